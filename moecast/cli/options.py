@@ -1,0 +1,84 @@
+"""Options that several commands share, said once: same flag, same help, same meaning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Cluster = Annotated[
+    str, typer.Option("--cluster", help="A preset (`moecast topology list`) or a YAML file.", show_default=False)
+]
+Nodes = Annotated[
+    int | None,
+    typer.Option("--nodes", min=1, help="How many of the preset's nodes (or domains).", show_default="as the file says"),
+]
+Fabric = Annotated[
+    str | None,
+    typer.Option(
+        "--fabric", help="leaf-spine:2 (oversubscription), rail:1 or single-switch.", show_default="as the file says"
+    ),
+]
+Model = Annotated[str, typer.Option("--model", help="A preset or a Hugging Face config.json.", show_default=False)]
+ModelOrTrace = Annotated[
+    str | None,
+    typer.Option(
+        "--model", help="A preset or a Hugging Face config.json.", show_default="the config.json in the trace, if it has one"
+    ),
+]
+Trace = Annotated[
+    Path, typer.Option("--trace", help="A routing trace: a Parquet file or a folder of shards.", show_default=False)
+]
+Dims = Annotated[
+    str | None,
+    typer.Option("--dims", help="Take widths, attention and element types from another model.", show_default="the model's own"),
+]
+Phase = Annotated[str, typer.Option("--phase", help="prefill or decode.")]
+TokensPerRank = Annotated[
+    int | None,
+    typer.Option(
+        "--tokens-per-rank",
+        min=1,
+        help="Tokens (prefill) or sequences (decode) that each rank has in flight.",
+        show_default="512 in prefill, 32 in decode",
+    ),
+]
+Steps = Annotated[int, typer.Option("--steps", min=1, help="How many steps the Workload holds.")]
+Context = Annotated[
+    int | None,
+    typer.Option(
+        "--context", min=1, help="Keys each decoded token attends to.", show_default="its recorded position + 1"
+    ),
+]
+Topics = Annotated[
+    str | None,
+    typer.Option("--topics", help="Restrict or weight topics: law,code or law=3,code=1.", show_default="all, as recorded"),
+]
+OneTopic = Annotated[bool, typer.Option("--one-topic-per-step", help="Draw each step from a single topic.")]
+Reuse = Annotated[bool, typer.Option("--reuse", help="Allow a trace too small for the Workload to repeat its tokens.")]
+FromPhase = Annotated[
+    str | None,
+    typer.Option("--from-phase", help="Draw from rows of another phase; the result says so.", show_default="the same phase"),
+]
+PlanOn = Annotated[
+    float,
+    typer.Option("--plan-on", min=0.0, max=1.0, help="The first part of each topic that plans are made on."),
+]
+Ep = Annotated[
+    int | None, typer.Option("--ep", min=1, help="Ranks of an EP group.", show_default="all GPUs of the cluster")
+]
+SlotsPerRank = Annotated[
+    int | None,
+    typer.Option("--slots-per-rank", min=1, help="Slots for experts in each rank and layer.", show_default="⌈E / ep⌉"),
+]
+Dispatch = Annotated[
+    str | None,
+    typer.Option(
+        "--dispatch",
+        help="per_choice, per_rank, per_domain, nccl or stay.",
+        show_default="the plan's, else per_domain in prefill and per_choice in decode",
+    ),
+]
+Seed = Annotated[int, typer.Option("--seed", help="Same seed, same result.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines, nothing else.")]
