@@ -1,0 +1,48 @@
+"""The rule on choices: ids below E or `NO_CHOICE`, and no expert twice for a token at one layer.
+
+Axes: T token, L MoE layer, K choice.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from moecast.traces.trace import NO_CHOICE
+
+
+def check_choices(experts_TLK: npt.NDArray[np.uint16], experts: int) -> None:
+    """Fail at the first token that breaks the rule.
+
+    Raises
+    ------
+    ValueError
+        Names the token, the layer and the id.
+    """
+    token, layer, expert = first_bad_choice(experts_TLK, experts)
+    if token < 0:
+        return
+    where = f"token {token}, layer {layer}: expert {expert}"
+    if expert >= experts:
+        raise ValueError(f"{where} is outside 0…{experts - 1} and not {NO_CHOICE} (no choice)")
+    raise ValueError(f"{where} is chosen twice")
+
+
+@njit(cache=True)
+def first_bad_choice(experts_TLK, experts):  # type: ignore[no-untyped-def]
+    """(token, layer, expert) of the first choice out of range or repeated; token -1 when there is none."""
+    tokens, layers, choices = experts_TLK.shape
+    last_seen_E = np.full(experts, -1, np.int64)
+    row = 0
+    for token in range(tokens):
+        for layer in range(layers):
+            for choice in range(choices):
+                expert = experts_TLK[token, layer, choice]
+                if expert == 65535:
+                    continue
+                if expert >= experts or last_seen_E[expert] == row:
+                    return token, layer, np.int64(expert)
+                last_seen_E[expert] = row
+            row += 1
+    return -1, -1, np.int64(-1)
