@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from moecast.topology.hardware import Hardware
 from moecast.topology.nodes import Gpu, Link, Node, link_kind
-from moecast.topology.routes import Adjacency, Routes, find_routes
+from moecast.topology.paths import Adjacency
+from moecast.topology.routes import Routes, find_routes
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -148,7 +149,9 @@ class Cluster:
         ValueError
             Arrays of different lengths, or an id that is no GPU.
         """
-        return find_routes(self._adjacency, source_F, destination_F, spray=self.routing == "spray", seed=seed)
+        return find_routes(
+            self._adjacency, self.latency_J, source_F, destination_F, spray=self.routing == "spray", seed=seed
+        )
 
 
 def _checked_gpus(nodes: Iterable[Node]) -> tuple[Gpu, ...]:

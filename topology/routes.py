@@ -1,4 +1,4 @@
-"""Paths through the cluster: which links a flow takes, and how much of it takes each.
+"""Which links a flow takes, and how much of it takes each.
 
 Axes: F flow, J link, X (flow, link) pairs in the order of flows.
 
@@ -6,22 +6,23 @@ A flow takes the shortest paths (fewest links) from its source GPU to its destin
 third GPU. Where several are shortest, ECMP takes one of them by a hash and spraying divides the flow evenly.
 
 The hash: three rounds of SplitMix64's mixing function over seed, source and destination (GPU ids, 64 bits each);
-its value modulo the number of shortest paths picks the path, counted in the order of the links. Every flow between
-the same two GPUs collides with itself, as the packets of one connection do.
+its value modulo the number of shortest paths picks the path, counted in the order of the links. All that one GPU
+sends to another takes the same path, as the packets of one connection do.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from moecast.topology.paths import Adjacency, Floats, Ints, flow_hash, follow_all, follow_one, next_hops
 
-    from moecast.topology.nodes import Link, Node
+# Entries that one block of destinations may take in each scratch array: 32 MiB of int64.
+_BLOCK_ENTRIES = 4 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -50,47 +51,27 @@ class Routes:
         """The number of flows."""
         return len(self.latency_F)
 
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Adjacency:
-    """The graph as index arrays: links leaving and entering each node, GPUs first in the order of their ids."""
-
-    n_gpus: int
-    out_start: npt.NDArray[np.int64]
-    out_link: npt.NDArray[np.int32]
-    in_start: npt.NDArray[np.int64]
-    in_link: npt.NDArray[np.int32]
-    link_source_J: npt.NDArray[np.int32]
-    link_destination_J: npt.NDArray[np.int32]
-    latency_J: npt.NDArray[np.float64]
-
-    @classmethod
-    def of(cls, gpus: Sequence[Node], others: Sequence[Node], links: Sequence[Link]) -> Adjacency:
-        """Index the links of a checked cluster."""
-        position = {node.name: index for index, node in enumerate([*gpus, *others])}
-        source_J = np.array([position[link.source] for link in links], dtype=np.int32)
-        destination_J = np.array([position[link.destination] for link in links], dtype=np.int32)
-        out_start, out_link = _group(source_J, len(position))
-        in_start, in_link = _group(destination_J, len(position))
-        return cls(
-            n_gpus=len(gpus),
-            out_start=out_start,
-            out_link=out_link,
-            in_start=in_start,
-            in_link=in_link,
-            link_source_J=source_J,
-            link_destination_J=destination_J,
-            latency_J=np.array([link.latency_s for link in links], dtype=np.float64),
-        )
+    @property
+    def flow_X(self) -> npt.NDArray[np.int64]:
+        """The flow of each entry."""
+        return np.repeat(np.arange(self.n_flows), np.diff(self.offsets_F1))
 
 
 def find_routes(
-    adjacency: Adjacency, source_F: npt.ArrayLike, destination_F: npt.ArrayLike, *, spray: bool, seed: int
+    adjacency: Adjacency,
+    latency_J: Floats,
+    source_F: npt.ArrayLike,
+    destination_F: npt.ArrayLike,
+    *,
+    spray: bool,
+    seed: int,
 ) -> Routes:
     """Find the links of each flow; a flow from a GPU to itself takes none.
 
     Parameters
     ----------
+    adjacency, latency_J
+        The cluster's graph and the seconds of each link.
     source_F, destination_F
         GPU ids, one per flow.
     spray
@@ -103,57 +84,54 @@ def find_routes(
     ValueError
         Arrays of different lengths, or an id that is no GPU.
     """
-    from moecast.topology import _paths  # numba: half a second that only those who route pay
+    source_F = _gpu_ids(source_F, adjacency.n_gpus, "source_F")
+    destination_F = _gpu_ids(destination_F, adjacency.n_gpus, "destination_F")
+    if source_F.shape != destination_F.shape:
+        raise ValueError(f"source_F has {source_F.size} flows, destination_F has {destination_F.size}")
+    flow, link, share = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0)]
+    for block_F, destination_D, column_F in _blocks(destination_F, len(latency_J)):
+        hops = next_hops(adjacency, destination_D)
+        if spray:
+            found = follow_all(hops, source_F[block_F], column_F)
+        else:
+            hash_F = flow_hash(seed, source_F[block_F], destination_F[block_F])
+            found = follow_one(hops, source_F[block_F], column_F, hash_F)
+        flow += [block_F[hop] for hop in found.flow]
+        link += found.link
+        share += found.share
+    return _as_routes(np.concatenate(flow), np.concatenate(link), np.concatenate(share), latency_J, len(source_F))
 
-    source = _gpu_ids(source_F, adjacency.n_gpus, "source_F")
-    destination = _gpu_ids(destination_F, adjacency.n_gpus, "destination_F")
-    if source.shape != destination.shape:
-        raise ValueError(f"source_F has {source.size} flows, destination_F has {destination.size}")
-    by_destination = np.argsort(destination, kind="stable")
-    length, link, share = _paths.routes_by_destination(
-        source[by_destination],
-        destination[by_destination],
-        spray,
-        np.uint64(seed % 2**64),
-        adjacency.n_gpus,
-        adjacency.out_start,
-        adjacency.out_link,
-        adjacency.in_start,
-        adjacency.in_link,
-        adjacency.link_source_J,
-        adjacency.link_destination_J,
+
+def _blocks(destination_F: Ints, n_links: int) -> Iterator[tuple[Ints, Ints, Ints]]:
+    """Cut the flows by destination: their indices, the distinct destinations, and each flow's place among those."""
+    if not len(destination_F):
+        return
+    every_D, column_F = np.unique(destination_F, return_inverse=True)
+    flows_each = -(-len(destination_F) // len(every_D))
+    width = max(1, _BLOCK_ENTRIES // max(n_links, 16 * flows_each))
+    order_F = np.argsort(column_F, kind="stable")
+    cuts = np.searchsorted(column_F[order_F], np.arange(0, len(every_D) + width, width))
+    for number, (start, end) in enumerate(pairwise(cuts)):
+        block_F = np.sort(order_F[start:end])
+        yield block_F, every_D[number * width : (number + 1) * width], column_F[block_F] - number * width
+
+
+def _as_routes(flow_X: Ints, link_X: Ints, share_X: Floats, latency_J: Floats, n_flows: int) -> Routes:
+    order = np.argsort(flow_X, kind="stable")
+    flow_X, link_X, share_X = flow_X[order], link_X[order], share_X[order]
+    counts_F = np.bincount(flow_X, minlength=n_flows)
+    return Routes(
+        offsets_F1=np.concatenate([[0], np.cumsum(counts_F)]).astype(np.int64),
+        link_X=link_X.astype(np.int32),
+        share_X=share_X,
+        latency_F=np.bincount(flow_X, weights=share_X * latency_J[link_X], minlength=n_flows).astype(np.float64),
     )
-    return _in_flow_order(by_destination, length, link, share, adjacency.latency_J)
 
 
-def _in_flow_order(
-    order: npt.NDArray[np.int64],
-    length: npt.NDArray[np.int64],
-    link: npt.NDArray[np.int32],
-    share: npt.NDArray[np.float64],
-    latency_J: npt.NDArray[np.float64],
-) -> Routes:
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
-    starts = np.concatenate([[0], np.cumsum(length)])[:-1][place]
-    length_F = length[place]
-    offsets_F1 = np.concatenate([[0], np.cumsum(length_F)]).astype(np.int64)
-    take = np.repeat(starts - offsets_F1[:-1], length_F) + np.arange(offsets_F1[-1])
-    link_X, share_X = link[take], share[take]
-    flow_X = np.repeat(np.arange(len(order)), length_F)
-    latency_F = np.bincount(flow_X, weights=share_X * latency_J[link_X], minlength=len(order))
-    return Routes(offsets_F1=offsets_F1, link_X=link_X, share_X=share_X, latency_F=latency_F.astype(np.float64))
-
-
-def _gpu_ids(ids: npt.ArrayLike, n_gpus: int, name: str) -> npt.NDArray[np.int64]:
+def _gpu_ids(ids: npt.ArrayLike, n_gpus: int, name: str) -> Ints:
     array = np.atleast_1d(np.asarray(ids, dtype=np.int64))
     if array.ndim != 1:
         raise ValueError(f"{name} must have one axis, got shape {array.shape}")
     if array.size and not (array.min() >= 0 and array.max() < n_gpus):
         raise ValueError(f"{name} holds a GPU id outside 0..{n_gpus - 1}")
     return array
-
-
-def _group(node_J: npt.NDArray[np.int32], n_nodes: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
-    start = np.concatenate([[0], np.cumsum(np.bincount(node_J, minlength=n_nodes))]).astype(np.int64)
-    return start, np.argsort(node_J, kind="stable").astype(np.int32)

@@ -1,0 +1,188 @@
+"""Shortest paths for many flows at once, level by level, in numpy (compiling would cost more than it saves).
+
+Axes: F flow, J link, V node of the graph (GPUs first, in the order of their ids), D distinct destination.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from moecast.topology.nodes import Link, Node
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Adjacency:
+    """The graph as index arrays; node v is left by the links ``out_link[out_start[v]:out_start[v + 1]]``."""
+
+    n_gpus: int
+    out_start: Ints
+    out_link: Ints
+    link_source_J: Ints
+    link_destination_J: Ints
+
+    @property
+    def n_nodes(self) -> int:
+        """GPUs, NICs and switches."""
+        return len(self.out_start) - 1
+
+    @classmethod
+    def of(cls, gpus: Sequence[Node], others: Sequence[Node], links: Sequence[Link]) -> Adjacency:
+        """Index the links of a checked cluster."""
+        place = {node.name: index for index, node in enumerate([*gpus, *others])}
+        source_J = np.array([place[link.source] for link in links], dtype=np.int64)
+        destination_J = np.array([place[link.destination] for link in links], dtype=np.int64)
+        degree_V = np.bincount(source_J, minlength=len(place))
+        return cls(
+            n_gpus=len(gpus),
+            out_start=np.concatenate([[0], np.cumsum(degree_V)]),
+            out_link=np.argsort(source_J, kind="stable"),
+            link_source_J=source_J,
+            link_destination_J=destination_J,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class NextHops:
+    """All shortest paths towards each of D destinations, by node.
+
+    Node v on its way to destination d (as columns of `destination_D`) has the entries
+    ``start[d * n_nodes + v]:start[d * n_nodes + v + 1]`` of `link`, `after` (the node the link leads to) and `ways`
+    (the number of shortest paths from there).
+    """
+
+    n_nodes: int
+    destination_D: Ints
+    start: Ints
+    link: Ints
+    after: Ints
+    ways: Ints
+
+    def leave(self, at: Ints, column: Ints) -> tuple[Ints, Ints]:
+        """List the entries that lead from nodes `at` on: the index into `at`, ascending, and the entry."""
+        key = column * self.n_nodes + at
+        first, count = self.start[key], self.start[key + 1] - self.start[key]
+        which = np.repeat(np.arange(len(at)), count)
+        return which, np.repeat(first - np.cumsum(count) + count, count) + np.arange(len(which))
+
+
+def next_hops(adjacency: Adjacency, destination_D: Ints) -> NextHops:
+    """Find all shortest paths from every node to each destination; a GPU passes nothing on."""
+    hops_DV, paths_DV = _count_paths(adjacency, destination_D)
+    source_J = adjacency.link_source_J[adjacency.out_link]
+    after_J = adjacency.link_destination_J[adjacency.out_link]
+    closer_DJ = hops_DV[:, source_J] == hops_DV[:, after_J] + 1
+    closer_DJ &= hops_DV[:, after_J] >= 0
+    closer_DJ &= (after_J >= adjacency.n_gpus) | (after_J == destination_D[:, None])
+    column, link = np.nonzero(closer_DJ)
+    n_keys = hops_DV.size
+    count = np.bincount(column * adjacency.n_nodes + source_J[link], minlength=n_keys)
+    return NextHops(
+        n_nodes=adjacency.n_nodes,
+        destination_D=destination_D,
+        start=np.concatenate([[0], np.cumsum(count)]),
+        link=adjacency.out_link[link],
+        after=after_J[link],
+        ways=paths_DV[column, after_J[link]],
+    )
+
+
+def _count_paths(adjacency: Adjacency, destination_D: Ints) -> tuple[npt.NDArray[np.int16], Ints]:
+    """Count the hops from every node (-1: no path) and the paths with that few hops."""
+    shape = (len(destination_D), adjacency.n_nodes)
+    hops_DV, reached_DV = np.full(shape, -1, np.int16), np.zeros(shape, np.int64)
+    row = np.arange(len(destination_D))
+    hops_DV[row, destination_D], reached_DV[row, destination_D] = 0, 1
+    paths_DV, level = reached_DV.copy(), 0
+    leaving = np.flatnonzero(np.diff(adjacency.out_start))
+    after_J = adjacency.link_destination_J[adjacency.out_link]
+    while reached_DV.any():
+        level += 1
+        found_DV = np.zeros(shape, np.int64)
+        found_DV[:, leaving] = np.add.reduceat(reached_DV[:, after_J], adjacency.out_start[leaving], axis=1)
+        found_DV[hops_DV >= 0] = 0
+        hops_DV[found_DV > 0] = level
+        paths_DV += found_DV
+        found_DV[:, : adjacency.n_gpus] = 0
+        reached_DV = found_DV
+    return hops_DV, paths_DV
+
+
+def follow_one(hops: NextHops, source_F: Ints, column_F: Ints, hash_F: npt.NDArray[np.uint64]) -> Found:
+    """Walk each flow along the path that its hash picks: of n paths, number hash modulo n."""
+    found = Found([], [], [])
+    flow, at = np.flatnonzero(source_F != hops.destination_D[column_F]), source_F
+    at, pick = at[flow], None
+    while len(flow):
+        which, entry = hops.leave(at, column_F[flow])
+        ways = hops.ways[entry]
+        end = np.cumsum(ways)
+        total = np.bincount(which, weights=ways, minlength=len(flow)).astype(np.int64)
+        if pick is None:
+            pick = (hash_F[flow] % total.astype(np.uint64)).astype(np.int64)
+        offset = (pick + np.cumsum(total) - total)[which] - (end - ways)
+        taken = (offset >= 0) & (offset < ways)
+        pick, at = offset[taken], hops.after[entry[taken]]
+        found.add(flow, hops.link[entry[taken]], np.ones(len(flow)))
+        going = at != hops.destination_D[column_F[flow]]
+        flow, at, pick = flow[going], at[going], pick[going]
+    return found
+
+
+def follow_all(hops: NextHops, source_F: Ints, column_F: Ints) -> Found:
+    """Walk each flow along all its shortest paths, evenly divided over them."""
+    found = Found([], [], [])
+    flow = np.flatnonzero(source_F != hops.destination_D[column_F])
+    at, part = source_F[flow], np.ones(len(flow))
+    while len(flow):
+        which, entry = hops.leave(at, column_F[flow])
+        ways, after, flow_of = hops.ways[entry], hops.after[entry], flow[which]
+        share = part[which] * ways / np.bincount(which, weights=ways)[which]
+        found.add(flow_of, hops.link[entry], share)
+        going = after != hops.destination_D[column_F[flow_of]]
+        flow, at, part = _merge(flow_of[going], after[going], share[going], hops.n_nodes)
+    return found
+
+
+def _merge(flow: Ints, at: Ints, share: Floats, n_nodes: int) -> tuple[Ints, Ints, Floats]:
+    """Join the parts of a flow that have met at a node."""
+    key = flow * n_nodes + at
+    if np.all(key[1:] > key[:-1]):
+        return flow, at, share
+    key, where = np.unique(key, return_inverse=True)
+    flow, at = np.divmod(key, n_nodes)
+    return flow, at, np.bincount(where, weights=share, minlength=len(key))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """(flow, link, share) entries, hop by hop."""
+
+    flow: list[Ints]
+    link: list[Ints]
+    share: list[Floats]
+
+    def add(self, flow: Ints, link: Ints, share: Floats) -> None:
+        self.flow.append(flow)
+        self.link.append(link)
+        self.share.append(share)
+
+
+def flow_hash(seed: int, source_F: Ints, destination_F: Ints) -> npt.NDArray[np.uint64]:
+    """Hash flows to 64 bits: SplitMix64's mixing (Steele, Lea and Flood 2014) of seed, source and destination."""
+    value = _mix64(np.full(len(source_F), seed % 2**64, np.uint64))
+    value = _mix64(value ^ source_F.astype(np.uint64))
+    return _mix64(value ^ destination_F.astype(np.uint64))
+
+
+def _mix64(value: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    value = value + np.uint64(0x9E3779B97F4A7C15)
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
