@@ -1,0 +1,183 @@
+"""Drawing sequences from a trace and filling ranks with their tokens; the rules stand in docs/design.md, 6.
+
+Axes: T token, G DP rank, S sequence, Q place in the drawing order, W step, B place of a rank (a token in prefill, a
+running sequence in decode), C topic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+if TYPE_CHECKING:
+    from moecast.traces import RoutingTrace
+
+Int = npt.NDArray[np.int64]
+Float = npt.NDArray[np.float64]
+Bool = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sequences:
+    """The sequences of a trace: rows of sequence s are ``row_T[first_S1[s]:first_S1[s + 1]]``, by position."""
+
+    row_T: Int
+    first_S1: Int
+    topic_S: Int
+
+    @property
+    def length_S(self) -> Int:
+        """Tokens of each sequence."""
+        return np.diff(self.first_S1)
+
+    @property
+    def n(self) -> int:
+        """S."""
+        return len(self.topic_S)
+
+    def only(self, keep_S: Bool) -> Sequences:
+        """Some of the sequences."""
+        keep_T = np.repeat(keep_S, self.length_S)
+        first_S1 = np.concatenate([[0], np.cumsum(self.length_S[keep_S])])
+        return Sequences(row_T=self.row_T[keep_T], first_S1=first_S1, topic_S=self.topic_S[keep_S])
+
+
+def sequences_of(trace: RoutingTrace, keep_T: Bool) -> Sequences:
+    """Group the tokens where `keep_T` holds into sequences; a sequence has the topic of its first token."""
+    row_T = np.flatnonzero(keep_T)
+    sequence_T = trace.sequence_T[row_T].astype(np.int64)
+    key_T = (sequence_T << 32) | trace.position_T[row_T]
+    if np.any(key_T[1:] < key_T[:-1]):
+        order = np.argsort(key_T, kind="stable")
+        row_T, sequence_T = row_T[order], sequence_T[order]
+    changes = np.flatnonzero(np.diff(sequence_T)) + 1
+    first_S1 = np.concatenate([[0], changes, [len(row_T)]]) if len(row_T) else np.zeros(1, np.int64)
+    return Sequences(row_T=row_T, first_S1=first_S1, topic_S=trace.topic_T[row_T[first_S1[:-1]]].astype(np.int64))
+
+
+def shuffled(n: int, rounds: int, rng: np.random.Generator) -> Int:
+    """0 … n − 1 in random order, `rounds` times anew."""
+    return np.concatenate([rng.permutation(n) for _ in range(rounds)])
+
+
+def weighted_order(
+    sequences: Sequences, weight_C: Float, cost_S: Int, *, need: int | None, rng: np.random.Generator
+) -> Int:
+    """An order whose every beginning spends `cost_S` on the topics by weight, to within one sequence.
+
+    The next sequence comes from the topic that lags most behind its share; within a topic the order is random. It ends
+    where a topic has no sequence left; with `need`, topics start anew until the order costs that much.
+    """
+    share_C = weight_C / weight_C.sum()
+    queues = []
+    for topic, share in enumerate(share_C):
+        members = np.flatnonzero(sequences.topic_S == topic) if share else np.empty(0, np.int64)
+        rounds = 1
+        if need is not None and len(members):  # a topic runs ahead of its share by less than one sequence
+            rounds += int((need * share + cost_S.max()) // cost_S[members].sum())
+        queues.append(members[shuffled(len(members), rounds, rng)])
+    ends_C1 = np.concatenate([[0], np.cumsum([len(queue) for queue in queues])])
+    limit = np.iinfo(np.int64).max if need is None else need
+    return _interleave(np.concatenate(queues), ends_C1, share_C, cost_S, limit)
+
+
+@njit(cache=True)
+def _interleave(queue_Q: Int, first_C1: Int, share_C: Float, cost_S: Int, limit: int) -> Int:
+    order_Q = np.empty(len(queue_Q), np.int64)
+    next_C = first_C1[:-1].copy()
+    given_C = np.zeros(len(share_C))
+    total, n = 0, 0
+    while total < limit:
+        topic = np.argmax(share_C * (total + 1) - given_C)
+        if next_C[topic] == first_C1[topic + 1]:
+            break
+        sequence = queue_Q[next_C[topic]]
+        next_C[topic] += 1
+        order_Q[n] = sequence
+        n += 1
+        given_C[topic] += cost_S[sequence]
+        total += cost_S[sequence]
+    return order_Q[:n]
+
+
+@njit(cache=True)
+def fill_prefill(order_Q: Int, first_S1: Int, ranks: int, tokens: int, steps: int) -> tuple[Int, int]:
+    """Fill ranks with whole sequences, cut where a rank is full; the rest goes on there in the next step.
+
+    Each next sequence goes to the rank that has fewest tokens in this step, the lowest of equals.
+
+    Returns
+    -------
+    at_WGB
+        Index into `row_T` of each token.
+    done
+        Steps that were filled; fewer than asked where the order ran out.
+    """
+    at_WGB = np.empty((steps, ranks, tokens), np.int64)
+    next_G, end_G = np.zeros(ranks, np.int64), np.zeros(ranks, np.int64)
+    filled_G = np.zeros(ranks, np.int64)
+    drawn = 0
+    for step in range(steps):
+        filled_G[:] = 0
+        rank = 0
+        while rank < ranks:  # what earlier steps left over
+            _move(at_WGB[step, rank], rank, filled_G, next_G, end_G)
+            rank += 1
+        while True:
+            rank = np.argmin(filled_G)
+            if filled_G[rank] == tokens:
+                break
+            if drawn == len(order_Q):
+                return at_WGB, step
+            sequence = order_Q[drawn]
+            drawn += 1
+            next_G[rank], end_G[rank] = first_S1[sequence], first_S1[sequence + 1]
+            _move(at_WGB[step, rank], rank, filled_G, next_G, end_G)
+    return at_WGB, steps
+
+
+@njit(cache=True)
+def _move(at_B: Int, rank: int, filled_G: Int, next_G: Int, end_G: Int) -> None:
+    count = min(end_G[rank] - next_G[rank], len(at_B) - filled_G[rank])
+    for i in range(count):
+        at_B[filled_G[rank] + i] = next_G[rank] + i
+    filled_G[rank] += count
+    next_G[rank] += count
+
+
+@njit(cache=True)
+def fill_decode(
+    order_Q: Int, start_Q: Float, first_S1: Int, ranks: int, sequences: int, steps: int
+) -> tuple[Int, int]:
+    """Take the next position of each running sequence in each step; one that ends is replaced by a fresh one.
+
+    The first sequences are dealt to the ranks in turn and start at ``start_Q`` (0 … 1) of their length, so that the first
+    step finds a batch in mid-service; fresh ones start at their beginning.
+
+    Returns
+    -------
+    at_WGB
+        Index into `row_T` of each token.
+    done
+        Steps that were filled; fewer than asked where the order ran out.
+    """
+    at_WGB = np.empty((steps, ranks, sequences), np.int64)
+    next_GB, end_GB = np.zeros((ranks, sequences), np.int64), np.zeros((ranks, sequences), np.int64)
+    drawn = 0
+    for step in range(steps):
+        for place in range(sequences):
+            for rank in range(ranks):
+                if next_GB[rank, place] == end_GB[rank, place]:
+                    if drawn == len(order_Q):
+                        return at_WGB, step
+                    first, end = first_S1[order_Q[drawn]], first_S1[order_Q[drawn] + 1]
+                    skip = int(start_Q[drawn] * (end - first)) if step == 0 else 0
+                    next_GB[rank, place], end_GB[rank, place] = first + skip, end
+                    drawn += 1
+                at_WGB[step, rank, place] = next_GB[rank, place]
+                next_GB[rank, place] += 1
+    return at_WGB, steps
