@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.topology.hardware import Hardware
-from moecast.topology.nodes import Gpu, Link, Node, link_kind
+from moecast.topology.nodes import Gpu, Link, Nic, Node, Switch, link_kind
 from moecast.topology.paths import Adjacency
 from moecast.topology.routes import Routes, find_routes
 
@@ -37,7 +37,7 @@ class Cluster:
     name
         How outputs call it.
     nodes
-        GPUs, NICs and switches; the ids of the GPUs are 0, 1, 2, ... in any order.
+        GPUs, NICs and switches, kept in this order; the ids of the GPUs are 0, 1, 2, ... in any order.
     links
         Directed links between them; two nodes have at most one link in each direction.
     hardware
@@ -76,9 +76,11 @@ class Cluster:
             raise ValueError(f"routing = {self.routing!r} is not one of {', '.join(ROUTINGS)}")
         gpus = _checked_gpus(self.nodes)
         _check_links(self.nodes, self.links)
-        others = [node for node in self.nodes if not isinstance(node, Gpu)]
+        nics = [node for node in self.nodes if isinstance(node, Nic)]
+        switches = [node for node in self.nodes if isinstance(node, Switch)]
         _check_reachable(gpus, self.links)
         derived = {
+            "nodes": (*gpus, *nics, *switches),
             "gpus": gpus,
             "link_names_J": [link.name for link in self.links],
             "link_kind_J": tuple(link.kind for link in self.links),
@@ -88,7 +90,7 @@ class Cluster:
             "domain_of_gpu_G": np.array([gpu.domain for gpu in gpus], dtype=np.int32),
             "index_in_domain_G": np.array([gpu.index for gpu in gpus], dtype=np.int32),
             "_gpu_at": {(gpu.domain, gpu.index): gpu.id for gpu in gpus},
-            "_adjacency": Adjacency.of(gpus, others, self.links),
+            "_adjacency": Adjacency.of(gpus, [*nics, *switches], self.links),
         }
         for name, value in derived.items():
             object.__setattr__(self, name, value)

@@ -46,7 +46,7 @@ class Hardware:
     Raises
     ------
     ValueError
-        A number out of its range, an unknown key, or a number without a source.
+        A number out of its range, or an unknown key.
     """
 
     name: str

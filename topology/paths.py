@@ -157,7 +157,7 @@ def _merge(flow: Ints, at: Ints, share: Floats, n_nodes: int) -> tuple[Ints, Int
         return flow, at, share
     key, where = np.unique(key, return_inverse=True)
     flow, at = np.divmod(key, n_nodes)
-    return flow, at, np.bincount(where, weights=share, minlength=len(key))
+    return flow, at, np.bincount(where, weights=share, minlength=len(key)).astype(np.float64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -169,6 +169,7 @@ class Found:
     share: list[Floats]
 
     def add(self, flow: Ints, link: Ints, share: Floats) -> None:
+        """Append one hop of some flows."""
         self.flow.append(flow)
         self.link.append(link)
         self.share.append(share)
