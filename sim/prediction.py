@@ -1,0 +1,197 @@
+"""The Prediction: what simulate answers, as a frozen value and as JSON.
+
+Axes: W simulated step, L MoE layer, G rank.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from moecast.errors import MoecastError
+from moecast.files import read_text, write_text
+
+SCHEMA = 1
+
+BREAKDOWN_PARTS = ("attention", "router", "dispatch", "expert", "combine", "other", "idle")
+MEMORY_PARTS = ("weights", "slots", "kv", "activations", "total", "capacity")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """How fast a plan runs a workload, what it needs, and what limits it.
+
+    Times are of the simulated steps; balance, fan-out, crossings, bytes and loads are of all steps of the workload.
+
+    Parameters
+    ----------
+    cluster, model
+        What they are called; a model whose routing and dimensions come from two models says so.
+    network
+        The rung that timed the steps: "bound", "fluid".
+    phase
+        "prefill" or "decode".
+    plan, workload, trace
+        What was asked: their own descriptions, as plain values.
+    seed
+        Of the hash that picks paths.
+    steps, steps_simulated
+        Steps of the workload; the indices of those that the network rung timed.
+    step_time_s, step_times_s
+        Mean, and each simulated step's own.
+    breakdown_s
+        Mean over steps and ranks of exposed time by part; waiting for peers is "idle". Adds up to `step_time_s`.
+    overlapped_s
+        Mean over steps and ranks of communication that ran under compute.
+    tokens_per_s, tokens_per_s_per_gpu
+        Of the whole cluster; per rank of the plan.
+    latency_s, latency_kind
+        Decode: inter-token latency. Prefill: time to first token of a prompt that one step holds whole, without queueing.
+        Both are the mean step time.
+    memory_bytes, fits
+        Per GPU, by part, the fullest rank; whether the total is within the capacity.
+    balance, balance_p5
+        Per step, layer and EP group mean / max over ranks of choices served: the mean, and the 5th percentile.
+    balance_pooled
+        The same with all steps taken as one, the mean over layers and EP groups.
+    fan_out, remote_fan_out, fan_out_domains
+        Distinct ranks, ranks other than its own, and domains that serve a token at a layer; mean over tokens and layers.
+    crossings
+        Over consecutive layers and all pairs of a token's choices, the part served on different ranks; 0 with one layer.
+    dispatch_bytes
+        Bytes leaving GPUs to dispatch, per step over all ranks and layers; a relayed copy leaves twice.
+    bottleneck, bottleneck_share
+        What the largest part of the step time goes to, by name, and that part (see `moecast.sim.bottleneck`).
+    link_utilisation
+        The busiest links: name, kind, bytes per step, and bytes / (capacity x step time).
+    rank_load, rank_load_LG
+        Choices served per step on each rank, over all layers; and by layer.
+    labels
+        What every output that shows these numbers must say with them.
+    warnings
+        What a reader should know before trusting them.
+    """
+
+    cluster: str
+    model: str
+    network: str
+    phase: str
+    plan: Mapping[str, Any]
+    workload: Mapping[str, Any]
+    trace: Mapping[str, Any]
+    seed: int
+    steps: int
+    steps_simulated: tuple[int, ...]
+    step_time_s: float
+    step_times_s: tuple[float, ...]
+    breakdown_s: Mapping[str, float]
+    overlapped_s: float
+    tokens_per_s: float
+    tokens_per_s_per_gpu: float
+    latency_s: float
+    latency_kind: str
+    memory_bytes: Mapping[str, int]
+    fits: bool
+    balance: float
+    balance_p5: float
+    balance_pooled: float
+    fan_out: float
+    remote_fan_out: float
+    fan_out_domains: float
+    crossings: float
+    dispatch_bytes: float
+    bottleneck: str
+    bottleneck_share: float
+    link_utilisation: tuple[Mapping[str, Any], ...]
+    rank_load: tuple[float, ...]
+    rank_load_LG: tuple[tuple[float, ...], ...]
+    labels: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the prediction as plain JSON values, in the order of the fields."""
+        values = {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        return {"schema": SCHEMA, **values}
+
+    @classmethod
+    def from_json(cls, value: Any, *, file: str | Path | None = None) -> Prediction:
+        """Read what `to_json` gave.
+
+        Raises
+        ------
+        MoecastError
+            A field is missing, unknown or of the wrong type, a number is not finite, or the schema is another's.
+        """
+        if not isinstance(value, dict) or "breakdown_s" not in value:
+            raise MoecastError("not a moecast prediction (no field 'breakdown_s')", file=file)
+        if value.get("schema") != SCHEMA:
+            raise MoecastError(
+                f"this moecast reads prediction schema {SCHEMA}", file=file, field="schema", value=value.get("schema")
+            )
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        for name in value:
+            if name != "schema" and name not in fields:
+                raise MoecastError("unknown field", file=file, field=name)
+        for name in fields:
+            if name not in value:
+                raise MoecastError("missing", file=file, field=name)
+        read = {name: _read(value[name], str(fields[name].type), name, file) for name in fields}
+        _check_keys(read["breakdown_s"], BREAKDOWN_PARTS, "breakdown_s", file)
+        _check_keys(read["memory_bytes"], MEMORY_PARTS, "memory_bytes", file)
+        return cls(**read)
+
+
+def write_prediction(prediction: Prediction, path: str | Path) -> None:
+    """Write a prediction as JSON, whole or not at all."""
+    write_text(path, json.dumps(prediction.to_json(), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_prediction(path: str | Path) -> Prediction:
+    """Read a prediction from its JSON file.
+
+    Raises
+    ------
+    MoecastError
+        The file is missing, not JSON, or not a prediction.
+    """
+    try:
+        value = json.loads(read_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise MoecastError("not JSON", file=path) from error
+    return Prediction.from_json(value, file=path)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _read(value: Any, annotation: str, name: str, file: str | Path | None) -> Any:
+    """`value` as the field's annotated type; the few that a Prediction has."""
+    if annotation.startswith("tuple[") and isinstance(value, list):
+        inner = annotation.removeprefix("tuple[").removesuffix(", ...]")
+        return tuple(_read(item, inner, name, file) for item in value)
+    if annotation.startswith("Mapping[str, ") and isinstance(value, dict):
+        inner = annotation.removeprefix("Mapping[str, ").removesuffix("]")
+        return {str(key): _read(item, inner, f"{name}.{key}", file) for key, item in value.items()}
+    if annotation == "Any":
+        return value
+    if annotation == "float" and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if math.isfinite(value):
+            return float(value)
+    elif type(value).__name__ == annotation:
+        return value
+    wanted = {"str": "text", "float": "a finite number", "int": "a whole number", "bool": "true or false"}
+    raise MoecastError(f"must be {wanted.get(annotation, 'an object or list')}", file=file, field=name, value=value)
+
+
+def _check_keys(found: Mapping[str, Any], keys: tuple[str, ...], name: str, file: str | Path | None) -> None:
+    if set(found) != set(keys):
+        raise MoecastError(f"has exactly the parts {', '.join(keys)}", file=file, field=name)

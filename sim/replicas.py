@@ -1,0 +1,166 @@
+"""Which slot serves a choice when several slots hold its expert: the plan's replica rule.
+
+Axes: D EP group, L MoE layer, G rank, P slot of a rank, E expert, S source rank, R (source class, layer, expert) row,
+X (row, candidate slot) pair.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from moecast.sim.plan import EMPTY, Plan
+
+Int = npt.NDArray[np.int64]
+Int32 = npt.NDArray[np.int32]
+Float = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ReplicaTable:
+    """The slots that may serve each expert, in the order in which a source takes them.
+
+    The i-th choice of an expert by source rank s (i counts from 0 per source, layer and expert, in token order within
+    the step) takes
+
+    - ``round_robin``: candidate (i + s) mod r of all r slots that hold the expert, in slot order;
+    - ``nearest``: the same over the candidates on its own rank; where there are none, those in its own domain; where
+      there are none, all;
+    - ``weights``: the candidate in whose share of [0, 1) the point frac((i + s + ½) · φ) falls, shares laid end to end
+      in slot order (φ: the golden ratio, so that any run of choices is spread close to the weights).
+
+    Parameters
+    ----------
+    row_of_S
+        First row of each source rank: the group's for ``round_robin`` and ``weights``, its own for ``nearest``. The
+        choices of an expert by source s at a layer have row ``row_of_S[s] + layer · E + expert``.
+    candidates_R
+        Where the row's candidates begin in the arrays below (upper bits), and how many it has (lower 16 bits).
+    place_X
+        The candidate's slot in its EP group (member · P + slot), its rank and its domain, 16 bits each from the top.
+    below_X
+        For ``weights``: the upper end of the candidate's share; empty otherwise.
+    """
+
+    row_of_S: npt.NDArray[np.int64]
+    candidates_R: Int
+    place_X: Int
+    below_X: Float
+
+    @classmethod
+    def of(cls, plan: Plan, domain_G: Int32) -> ReplicaTable:
+        """Build the table of a plan whose ranks stand in the domains `domain_G`.
+
+        Raises
+        ------
+        ValueError
+            An EP group has no slot for some expert, or the rule is ``weights`` and the plan has none.
+        """
+        first_R, count_R, slot_X = _slots_by_expert(plan.slots_DLGP, plan.experts)
+        if not count_R.all():
+            group, layer, expert = np.unravel_index(int(np.argmin(count_R)), (plan.groups, plan.layers, plan.experts))
+            raise ValueError(f"layer {layer} of EP group {group} has no slot for expert {expert}")
+        group_S = np.arange(plan.groups * plan.ep) // plan.ep
+        rows = plan.layers * plan.experts
+        row_of_S = group_S * rows
+        if plan.replica_rule == "nearest" and (count_R > 1).any():
+            first_R, count_R, slot_X = _nearest(
+                first_R, count_R, slot_X, group_S, domain_G, rows, plan.ep, plan.max_slots
+            )
+            row_of_S = np.arange(plan.groups * plan.ep) * rows
+            group_R = group_S.repeat(rows)
+        else:
+            group_R = np.arange(plan.groups).repeat(rows)
+        group_X = group_R.repeat(count_R)
+        rank_X = group_X * plan.ep + slot_X // plan.max_slots
+        return cls(
+            row_of_S=row_of_S.astype(np.int64),
+            candidates_R=first_R.astype(np.int64) << 16 | count_R,
+            place_X=slot_X.astype(np.int64) << 32 | rank_X << 16 | domain_G[rank_X],
+            below_X=_below(plan, first_R, count_R, slot_X) if plan.replica_rule == "weights" else np.empty(0),
+        )
+
+
+def _below(plan: Plan, first_R: Int32, count_R: Int32, slot_X: Int32) -> Float:
+    weights = plan.replica_weights_DLGP
+    if weights is None:
+        raise ValueError("replica_rule = 'weights', but the plan has no replica_weights")
+    if weights.shape != plan.slots_DLGP.shape:
+        raise ValueError(f"replica_weights: shape {weights.shape}, the slots have {plan.slots_DLGP.shape}")
+    if not np.isfinite(weights).all() or (weights < 0).any():
+        raise ValueError("replica_weights: every weight is finite and not negative")
+    flat = weights.reshape(plan.groups * plan.layers, plan.ep * plan.max_slots)
+    layer_X = (np.arange(len(count_R)) // plan.experts).repeat(count_R)
+    weight_X = flat[layer_X, slot_X]
+    total_R = np.add.reduceat(weight_X, first_R)
+    even_X = (total_R == 0).repeat(count_R)  # nothing said of this expert: an even split
+    weight_X = np.where(even_X, 1.0, weight_X)
+    total_X = np.add.reduceat(weight_X, first_R).repeat(count_R)
+    sum_X = np.cumsum(weight_X / total_X)
+    before_R = np.concatenate([[0.0], sum_X])[first_R]
+    below_X: Float = sum_X - before_R.repeat(count_R)
+    # The last candidate with any weight takes what rounding leaves over.
+    for row in np.flatnonzero(count_R > 1):
+        share = slice(first_R[row], first_R[row] + count_R[row])
+        last = np.flatnonzero(weight_X[share])[-1]
+        below_X[share][last:] = 2.0
+    below_X[first_R[count_R == 1]] = 2.0
+    return below_X
+
+
+@njit(cache=True)
+def _slots_by_expert(slots_DLGP, experts):  # type: ignore[no-untyped-def]
+    groups, layers, ranks, slots = slots_DLGP.shape
+    count_R = np.zeros(groups * layers * experts, np.int32)
+    first_R = np.zeros(groups * layers * experts, np.int32)
+    slot_X = np.empty(slots_DLGP.size, np.int32)
+    filled = 0
+    for block in range(groups * layers):
+        held = slots_DLGP[block // layers, block % layers].ravel()
+        row = block * experts
+        for slot in range(ranks * slots):
+            if held[slot] != EMPTY:
+                count_R[row + held[slot]] += 1
+        for expert in range(experts):
+            first_R[row + expert] = filled
+            filled += count_R[row + expert]
+        at = first_R[row : row + experts].copy()
+        for slot in range(ranks * slots):
+            if held[slot] != EMPTY:
+                slot_X[at[held[slot]]] = slot
+                at[held[slot]] += 1
+    return first_R, count_R, slot_X[:filled].copy()
+
+
+@njit(cache=True)
+def _nearest(first_R, count_R, slot_X, group_S, domain_G, rows, ep, slots):  # type: ignore[no-untyped-def]
+    sources = len(group_S)
+    first = np.empty(sources * rows, np.int32)
+    count = np.empty(sources * rows, np.int32)
+    out = np.empty(sources * (len(slot_X)), np.int32)  # never more than every slot for every source
+    filled = 0
+    for source in range(sources):
+        base = group_S[source] * rows
+        for row in range(rows):
+            begin, end = first_R[base + row], first_R[base + row] + count_R[base + row]
+            best = 0
+            for x in range(begin, end):
+                best = max(best, _closeness(source, slot_X[x], group_S, domain_G, ep, slots))
+            first[source * rows + row] = filled
+            for x in range(begin, end):
+                if _closeness(source, slot_X[x], group_S, domain_G, ep, slots) == best:
+                    out[filled] = slot_X[x]
+                    filled += 1
+            count[source * rows + row] = filled - first[source * rows + row]
+    return first, count, out[:filled].copy()
+
+
+@njit(cache=True)
+def _closeness(source, slot, group_S, domain_G, ep, slots):  # type: ignore[no-untyped-def]
+    rank = group_S[source] * ep + slot // slots
+    if rank == source:
+        return 2
+    return 1 if domain_G[rank] == domain_G[source] else 0
