@@ -1,0 +1,147 @@
+"""How long the network rungs take for one step: DeepSeek-V2-Lite's 26 MoE layers on 32 GPUs, two exchanges each.
+
+Prints a line for each rung and dispatch shape: warm (the fastest of three runs) and cold (a fresh process with an empty
+numba cache, compilation included).
+
+    python benchmarks/network.py [--nodes 4] [--layers 26] [--no-cold]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from moecast.sim.network import RUNGS
+from moecast.sim.program import Compute, Exchange, Flows, StepProgram
+from moecast.topology import Cluster, load_cluster
+
+SHAPES = ("per_rank", "per_domain")
+COPY_BYTES = 7168.0
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--nodes", type=int, default=4)
+    parser.add_argument("--layers", type=int, default=26)
+    parser.add_argument("--fabric", default="leaf-spine:2")
+    parser.add_argument("--no-cold", action="store_true")
+    parser.add_argument("--one", nargs=2, metavar=("RUNG", "SHAPE"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    cluster = load_cluster("dgx-h200", nodes=args.nodes, fabric=args.fabric)
+    if args.one:
+        print(json.dumps(measure(cluster, args.layers, *args.one, runs=1)))
+        return
+    print(f"{cluster.n_gpus} ranks, {args.layers} layers, 2 exchanges each, {args.fabric}, {os.cpu_count()} cores")
+    print(f"{'rung':8} {'shape':12} {'flows':>8} {'warm s':>9} {'cold s':>9} {'step ms':>9}")
+    for shape in SHAPES:
+        for rung in RUNGS:
+            warm = measure(cluster, args.layers, rung.name, shape, runs=4)
+            cold = "-" if args.no_cold else f"{measure_cold(rung.name, shape)['seconds']:.2f}"
+            print(
+                f"{rung.name:8} {shape:12} {warm['flows']:8.0f} {warm['seconds']:9.4f} {cold:>9} {warm['step_ms']:9.4f}"
+            )
+
+
+def measure(cluster: Cluster, layers: int, rung_name: str, shape: str, *, runs: int) -> dict[str, float]:
+    """Time the fastest of several runs of one rung."""
+    rung = next(rung for rung in RUNGS if rung.name == rung_name)
+    program = step_program(cluster, layers, shape)
+    seconds = []
+    for _ in range(runs):
+        before = time.perf_counter()
+        times = rung.run(program)
+        seconds.append(time.perf_counter() - before)
+    flows = sum(stage.flows.n for stage in program.stages if isinstance(stage, Exchange))
+    return {"seconds": min(seconds), "step_ms": times.step_time_s * 1e3, "flows": flows}
+
+
+def measure_cold(rung: str, shape: str) -> dict[str, float]:
+    """One run in a new process that must compile everything first."""
+    with tempfile.TemporaryDirectory() as cache:
+        answer = subprocess.run(
+            [sys.executable, str(Path(__file__)), *sys.argv[1:], "--one", rung, shape],
+            env={**os.environ, "NUMBA_CACHE_DIR": cache}, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    result: dict[str, float] = json.loads(answer.stdout)
+    return result
+
+
+def step_program(cluster: Cluster, layers: int, shape: str) -> StepProgram:
+    """Make a decode-like step: attention, dispatch, experts, combine at every layer; uneven work and traffic."""
+    rng = np.random.default_rng(0)
+    ranks = cluster.n_gpus
+    flows_of = {"per_rank": direct_flows, "per_domain": relayed_flows}[shape]
+    group_G = np.zeros(ranks, np.int32)
+    stages: list[Compute | Exchange] = []
+    for layer in range(layers):
+        sends_SD = rng.poisson(64 * rng.gamma(4.0, 0.25, (1, ranks)), (ranks, ranks)) * COPY_BYTES
+        stages += [
+            Compute(kind="attention", layer=layer, seconds_G=rng.normal(60e-6, 3e-6, ranks)),
+            Exchange(kind="dispatch", layer=layer, flows=flows_of(cluster, sends_SD), setup_s=5e-6, barrier=False,
+                     group_G=group_G),
+            Compute(kind="expert", layer=layer, seconds_G=rng.normal(80e-6, 10e-6, ranks)),
+            Exchange(kind="combine", layer=layer, flows=flows_of(cluster, 2 * sends_SD.T), setup_s=5e-6, barrier=False,
+                     group_G=group_G),
+        ]  # fmt: skip
+    return StepProgram(
+        stages=tuple(stages), n_ranks=ranks, capacity_J=cluster.capacity_J, link_names_J=tuple(cluster.link_names_J)
+    )
+
+
+def direct_flows(cluster: Cluster, sends_SD: np.ndarray) -> Flows:
+    """One flow for each pair of ranks."""
+    source_F, destination_F = (a.ravel().astype(np.int32) for a in np.indices(sends_SD.shape))
+    return _flows(cluster, sends_SD.ravel(), source_F, destination_F, waiter_F=destination_F)
+
+
+def relayed_flows(cluster: Cluster, sends_SD: np.ndarray) -> Flows:
+    """One flow from each rank to its peer of the same index in every other domain, which feeds the last legs."""
+    domain_G, index_G = cluster.domain_of_gpu_G, cluster.index_in_domain_G
+    source_F, destination_F, waiter_F, bytes_F, parent_F = [], [], [], [], []
+    for source in range(cluster.n_gpus):
+        for domain in range(cluster.n_domains):
+            members = np.flatnonzero(domain_G == domain)
+            relay, parent = source, -1
+            if domain_G[source] != domain:
+                relay, parent = cluster.gpu_at(domain, int(index_G[source])), len(bytes_F)
+                source_F.append(source)
+                destination_F.append(relay)
+                waiter_F.append(-1)
+                bytes_F.append(0.6 * sends_SD[source, members].sum())
+                parent_F.append(-1)
+            source_F += [relay] * len(members)
+            destination_F += members.tolist()
+            waiter_F += members.tolist()
+            bytes_F += sends_SD[source, members].tolist()
+            parent_F += [parent] * len(members)
+    arrays = (np.asarray(a, np.int32) for a in (source_F, destination_F, waiter_F))
+    source, destination, waiter = arrays
+    return _flows(cluster, np.asarray(bytes_F), source, destination, waiter_F=waiter, parent_F=np.asarray(parent_F))
+
+
+def _flows(
+    cluster: Cluster, bytes_F: np.ndarray, source_F: np.ndarray, destination_F: np.ndarray, *, waiter_F: np.ndarray,
+    parent_F: np.ndarray | None = None,
+) -> Flows:  # fmt: skip
+    parent_F = np.full(len(bytes_F), -1) if parent_F is None else parent_F
+    routes = cluster.routes(source_F, destination_F)
+    return Flows(
+        bytes_F=bytes_F.astype(np.float64), source_rank_F=source_F, destination_rank_F=destination_F, waiter_F=waiter_F,
+        offsets_F1=routes.offsets_F1, link_X=routes.link_X, share_X=routes.share_X, latency_F=routes.latency_F,
+        parent_offsets_F1=np.concatenate(([0], np.cumsum(parent_F >= 0))),
+        parent_R=parent_F[parent_F >= 0].astype(np.int32),
+        feed_delay_F=np.where(parent_F >= 0, 3e-6, 0.0), feed_tail_F=np.where(parent_F >= 0, 2e-6, 0.0),
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""What every rung asks of a set of flows first: are its numbers usable, and who feeds whom.
+
+Axes: F flow, J link, X (flow, link) pair, R (flow, parent) pair, C (flow, child) pair, G rank.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from moecast.sim.program import Exchange, Float, Flows, Int, Int32, StepProgram
+
+PROBLEMS = (
+    "",
+    "bytes_F must be finite and at least 0",
+    "latency_F, feed_delay_F and feed_tail_F must be finite and at least 0",
+    "offsets_F1 and parent_offsets_F1 must rise from 0 to the number of pairs",
+    "link_X must be an index of capacity_J",
+    "share_X must be finite and above 0",
+    "source_rank_F and destination_rank_F must be ranks, waiter_F a rank or -1",
+    "parent_R must be another flow of the same exchange",
+    "no flow may feed itself, through others either",
+)
+
+
+class Feeding(NamedTuple):
+    """Who feeds whom: `child_C` by parent, and an order in which parents stand before their children."""
+
+    child_offsets_F1: Int
+    child_C: Int
+    order_F: Int
+
+
+def check_program(program: StepProgram) -> None:
+    """See that a program's arrays are usable, before compiled loops index with them.
+
+    Raises
+    ------
+    ValueError
+        Names the stage and the rule that it breaks.
+    """
+    if not np.all((program.capacity_J > 0) & np.isfinite(program.capacity_J)):
+        raise ValueError("capacity_J must be finite and above 0")
+    for index, stage in enumerate(program.stages):
+        if isinstance(stage, Exchange):
+            _of_ranks(index, "group_G", stage.group_G, program.n_ranks)
+            _seconds(index, "setup_s", np.asarray(stage.setup_s))
+        else:
+            _of_ranks(index, "seconds_G", stage.seconds_G, program.n_ranks)
+            _seconds(index, "seconds_G", stage.seconds_G)
+
+
+def feeding(flows: Flows, *, n_links: int, n_ranks: int | None = None) -> Feeding:
+    """Check the flows of one exchange and turn its parents into children; flows without parents come first.
+
+    Raises
+    ------
+    ValueError
+        Names the rule that the flows break.
+    """
+    lengths = {len(a) for a in (flows.source_rank_F, flows.destination_rank_F, flows.waiter_F, flows.latency_F,
+                                flows.feed_delay_F, flows.feed_tail_F, flows.bytes_F)}  # fmt: skip
+    if lengths != {flows.n} or {len(flows.offsets_F1), len(flows.parent_offsets_F1)} != {flows.n + 1}:
+        raise ValueError("flows: arrays named _F must have one length, those named _F1 one more")
+    if len(flows.link_X) != len(flows.share_X):
+        raise ValueError("flows: link_X and share_X must have one length")
+    problem = _problem(
+        flows.bytes_F, flows.latency_F, flows.feed_delay_F, flows.feed_tail_F, flows.offsets_F1, flows.link_X,
+        flows.share_X, flows.parent_offsets_F1, flows.parent_R, n_links,
+    )  # fmt: skip
+    problem = problem or _rank_problem(
+        flows.source_rank_F, flows.destination_rank_F, flows.waiter_F, 2**31 - 1 if n_ranks is None else n_ranks
+    )
+    if problem:
+        raise ValueError(f"flows: {PROBLEMS[problem]}")
+    offsets_F1, child_C, order_F, ordered = _children(flows.parent_offsets_F1, flows.parent_R)
+    if ordered < flows.n:
+        raise ValueError(f"flows: {PROBLEMS[8]}")
+    return Feeding(offsets_F1, child_C, order_F)
+
+
+def _of_ranks(stage: int, name: str, values: Float | Int32, n_ranks: int) -> None:
+    if values.shape != (n_ranks,):
+        raise ValueError(f"stage {stage}: {name} has shape {values.shape}, the program {n_ranks} ranks")
+
+
+def _seconds(stage: int, name: str, values: Float) -> None:
+    if not np.all((values >= 0) & np.isfinite(values)):
+        raise ValueError(f"stage {stage}: {name} must be finite and at least 0")
+
+
+@njit(cache=True, nogil=True)
+def _problem(
+    bytes_F: Float, latency_F: Float, delay_F: Float, tail_F: Float, offsets_F1: Int, link_X: Int32, share_X: Float,
+    parents_F1: Int, parent_R: Int32, n_links: int,
+) -> int:  # fmt: skip
+    n = len(bytes_F)
+    if not (_rises(offsets_F1, len(link_X)) and _rises(parents_F1, len(parent_R))):
+        return 3
+    for f in range(n):
+        if not (0 <= bytes_F[f] < np.inf):
+            return 1
+        if not (0 <= latency_F[f] < np.inf and 0 <= delay_F[f] < np.inf and 0 <= tail_F[f] < np.inf):
+            return 2
+        for r in range(parents_F1[f], parents_F1[f + 1]):
+            if not (0 <= parent_R[r] < n and parent_R[r] != f):
+                return 7
+    for x in range(len(link_X)):
+        if not 0 <= link_X[x] < n_links:
+            return 4
+        if not (0 < share_X[x] < np.inf):
+            return 5
+    return 0
+
+
+@njit(cache=True, nogil=True)
+def _rank_problem(source_F: Int32, destination_F: Int32, waiter_F: Int32, n_ranks: int) -> int:
+    for f in range(len(source_F)):
+        if not (0 <= source_F[f] < n_ranks and 0 <= destination_F[f] < n_ranks and -1 <= waiter_F[f] < n_ranks):
+            return 6
+    return 0
+
+
+@njit(cache=True, nogil=True)
+def _rises(offsets_F1: Int, last: int) -> bool:
+    for f in range(len(offsets_F1) - 1):
+        if offsets_F1[f] > offsets_F1[f + 1]:
+            return False
+    return bool(offsets_F1[0] == 0 and offsets_F1[-1] == last)
+
+
+@njit(cache=True, nogil=True)
+def _children(parents_F1: Int, parent_R: Int32) -> tuple[Int, Int, Int, int]:
+    n = len(parents_F1) - 1
+    offsets_F1 = np.zeros(n + 1, np.int64)
+    for r in range(len(parent_R)):
+        offsets_F1[parent_R[r] + 1] += 1
+    for f in range(n):
+        offsets_F1[f + 1] += offsets_F1[f]
+    child_C = np.empty(len(parent_R), np.int64)
+    put_F = offsets_F1[:-1].copy()
+    unfed_F = np.empty(n, np.int64)
+    for f in range(n):
+        unfed_F[f] = parents_F1[f + 1] - parents_F1[f]
+        for r in range(parents_F1[f], parents_F1[f + 1]):
+            child_C[put_F[parent_R[r]]] = f
+            put_F[parent_R[r]] += 1
+    order_F, ordered = _parents_first(unfed_F, offsets_F1, child_C)
+    return offsets_F1, child_C, order_F, ordered
+
+
+@njit(cache=True, nogil=True)
+def _parents_first(unfed_F: Int, child_offsets_F1: Int, child_C: Int) -> tuple[Int, int]:
+    order_F = np.empty(len(unfed_F), np.int64)
+    ordered = 0
+    for f in range(len(unfed_F)):
+        if unfed_F[f] == 0:
+            order_F[ordered] = f
+            ordered += 1
+    seen = 0
+    while seen < ordered:
+        f = order_F[seen]
+        seen += 1
+        for c in range(child_offsets_F1[f], child_offsets_F1[f + 1]):
+            unfed_F[child_C[c]] -= 1
+            if unfed_F[child_C[c]] == 0:
+                order_F[ordered] = child_C[c]
+                ordered += 1
+    return order_F, ordered

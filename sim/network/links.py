@@ -1,0 +1,64 @@
+"""Links that carry the same flows: of those that stand in a row, only the narrowest can ever be full first.
+
+Axes: J link, F flow, X (flow, link) pair.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from moecast.sim.program import Exchange, Float, Int, Int32, StepProgram
+
+
+def parallel_links(program: StepProgram) -> Int:
+    """For each link [J] the narrowest of those that carry the same flows with the same shares.
+
+    A GPU's PCIe and its NIC, the n uplinks over which a leaf sprays: all but one may be left out of the sharing, and
+    every rate stays what it was.
+    """
+    class_J = np.zeros(len(program.capacity_J), np.int64)
+    classes = 1
+    for stage in program.stages:
+        if isinstance(stage, Exchange):
+            flows = stage.flows
+            classes = _refine(flows.offsets_F1, flows.link_X, flows.share_X, class_J, classes)
+            class_J, classes = _renumbered(class_J)
+    narrowest_first = np.lexsort((np.arange(len(class_J)), program.capacity_J, class_J))
+    _, first, inverse = np.unique(class_J[narrowest_first], return_index=True, return_inverse=True)
+    bottleneck_J = np.empty(len(class_J), np.int64)
+    bottleneck_J[narrowest_first] = narrowest_first[first[inverse]]
+    return bottleneck_J
+
+
+def kept_pairs(offsets_F1: Int, link_X: Int32, share_X: Float, keep_J: np.ndarray) -> tuple[Int, Int32, Float]:
+    """Leave out of a CSR the pairs whose link is not kept."""
+    if keep_J.all():
+        return offsets_F1, link_X, share_X
+    keep_X = keep_J[link_X]
+    kept_X1 = np.concatenate(([0], np.cumsum(keep_X)))
+    return kept_X1[offsets_F1], link_X[keep_X], share_X[keep_X]
+
+
+def _renumbered(class_J: Int) -> tuple[Int, int]:
+    names, class_J = np.unique(class_J, return_inverse=True)
+    return class_J, len(names)
+
+
+@njit(cache=True, nogil=True)
+def _refine(offsets_F1: Int, link_X: Int32, share_X: Float, class_J: Int, classes: int) -> int:
+    """Part the classes: links stay together while every flow that uses one uses the other with the same share."""
+    most = classes + len(link_X)
+    seen = np.full(most, -1)
+    successor, share = np.empty(most, np.int64), np.empty(most)
+    for f in range(len(offsets_F1) - 1):
+        for x in range(offsets_F1[f], offsets_F1[f + 1]):
+            old = class_J[link_X[x]]
+            if seen[old] == f and share[old] == share_X[x]:
+                class_J[link_X[x]] = successor[old]
+                continue
+            if seen[old] != f:
+                seen[old], successor[old], share[old] = f, classes, share_X[x]
+            class_J[link_X[x]] = classes
+            classes += 1
+    return classes
