@@ -15,8 +15,8 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    help="Forecast what a Mixture-of-Experts model's routing costs on a GPU cluster, place its experts, check the forecast.\n\n"
-    "Start with [bold]moecast demo[/bold].",
+    help="Forecast what a Mixture-of-Experts model's routing costs on a GPU cluster, place its experts, "
+    "check the forecast.\n\nStart with [bold]moecast demo[/bold].",
 )
 app.add_typer(topology.app, name="topology")
 app.add_typer(trace.app, name="trace")

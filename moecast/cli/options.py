@@ -12,7 +12,9 @@ Cluster = Annotated[
 ]
 Nodes = Annotated[
     int | None,
-    typer.Option("--nodes", min=1, help="How many of the preset's nodes (or domains).", show_default="as the file says"),
+    typer.Option(
+        "--nodes", min=1, help="How many of the preset's nodes (or domains).", show_default="as the file says"
+    ),
 ]
 Fabric = Annotated[
     str | None,
@@ -24,7 +26,9 @@ Model = Annotated[str, typer.Option("--model", help="A preset or a Hugging Face 
 ModelOrTrace = Annotated[
     str | None,
     typer.Option(
-        "--model", help="A preset or a Hugging Face config.json.", show_default="the config.json in the trace, if it has one"
+        "--model",
+        help="A preset or a Hugging Face config.json.",
+        show_default="the config.json in the trace, if it has one",
     ),
 ]
 Trace = Annotated[
@@ -32,7 +36,9 @@ Trace = Annotated[
 ]
 Dims = Annotated[
     str | None,
-    typer.Option("--dims", help="Take widths, attention and element types from another model.", show_default="the model's own"),
+    typer.Option(
+        "--dims", help="Take widths, attention and element types from another model.", show_default="the model's own"
+    ),
 ]
 Phase = Annotated[str, typer.Option("--phase", help="prefill or decode.")]
 TokensPerRank = Annotated[
@@ -53,13 +59,17 @@ Context = Annotated[
 ]
 Topics = Annotated[
     str | None,
-    typer.Option("--topics", help="Restrict or weight topics: law,code or law=3,code=1.", show_default="all, as recorded"),
+    typer.Option(
+        "--topics", help="Restrict or weight topics: law,code or law=3,code=1.", show_default="all, as recorded"
+    ),
 ]
 OneTopic = Annotated[bool, typer.Option("--one-topic-per-step", help="Draw each step from a single topic.")]
 Reuse = Annotated[bool, typer.Option("--reuse", help="Allow a trace too small for the Workload to repeat its tokens.")]
 FromPhase = Annotated[
     str | None,
-    typer.Option("--from-phase", help="Draw from rows of another phase; the result says so.", show_default="the same phase"),
+    typer.Option(
+        "--from-phase", help="Draw from rows of another phase; the result says so.", show_default="the same phase"
+    ),
 ]
 PlanOn = Annotated[
     float,

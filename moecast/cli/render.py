@@ -1,0 +1,94 @@
+"""What commands print: rich tables for people, JSON for machines, progress on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from moecast.cli.inputs import Inputs
+    from moecast.report import Entry
+    from moecast.sim import Plan, Prediction
+
+Advance = Callable[[int, int], None]  # (done, of)
+
+
+def console() -> Console:
+    """Where people read; wide enough for the tables when it is no terminal."""
+    from rich.console import Console
+
+    out = Console()
+    return out if out.is_terminal else Console(width=120, highlight=False)
+
+
+def echo_json(value: Any) -> None:
+    """Print one JSON value and nothing else."""
+    typer.echo(json.dumps(value, allow_nan=False))
+
+
+@contextlib.contextmanager
+def progress(what: str, *, quiet: bool) -> Iterator[Advance | None]:
+    """A progress bar on stderr; yields the function that moves it, or None when output is for machines."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    if quiet:
+        yield None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, of: bar.update(task, completed=done, total=of)
+
+
+def comparison_table(title: str, entries: dict[str, Entry]) -> None:
+    """Print the plans of one phase and rung side by side, the best of each row in green."""
+    from rich.table import Table
+
+    from moecast.report.rows import table_rows
+
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("")
+    for plan in entries:
+        table.add_column(plan, justify="right", overflow="fold")
+    group = None
+    for row in table_rows(entries):
+        if group is not None and row.group != group:
+            table.add_section()
+        group = row.group
+        cells = [f"[green]{text}[/green]" if i in row.best else text for i, text in enumerate(row.texts)]
+        table.add_row(row.name, *cells)
+    console().print(table)
+
+
+def show_prediction(prediction: Prediction, *, name: str = "prediction") -> None:
+    """Print one prediction: what was asked, the table, the warnings."""
+    from moecast.report import Entry
+
+    out = console()
+    for label in prediction.labels:
+        out.print(f"[yellow]{label}[/yellow]")
+    title = (
+        f"{prediction.phase} on {prediction.cluster}, rung {prediction.network}, "
+        f"{len(prediction.steps_simulated)} of {prediction.steps} steps"
+    )
+    comparison_table(title, {name: Entry(plan=name, prediction=prediction)})
+    for warning in prediction.warnings:
+        out.print(f"[yellow]warning:[/yellow] {warning}")
+
+
+def write_timeline(path: Path, inputs: Inputs, plan: Plan, *, network: str, seed: int) -> None:
+    """Write the first step of a workload as a Perfetto timeline."""
+    from moecast.sim import draw_steps, step_timeline, write_timeline
+
+    step = draw_steps(inputs.trace, inputs.workload, ranks=plan.ranks // plan.tp)[0]
+    events = step_timeline(inputs.cluster, inputs.model, plan, inputs.trace, step, network=network, seed=seed)
+    write_timeline(events, path)

@@ -1,0 +1,39 @@
+"""``moecast report``: an HTML page from saved predictions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moecast.cli import options
+
+
+def report_command(
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="Predictions (`simulate --out`) or a comparison (`demo`), as JSON.", metavar="FILE..."),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The HTML file to write.")] = Path("report.html"),
+    title: Annotated[
+        str | None, typer.Option("--title", help="The page's heading.", show_default="the comparison's own")
+    ] = None,
+    seed: options.Seed = 0,  # noqa: ARG001  every command takes one; nothing here is random
+    json: options.Json = False,
+) -> None:
+    """Write one self-contained HTML page: tables, breakdown, load, links and memory, side by side. It asks the network for nothing.
+
+    Example: moecast report contiguous.json joint.json --out report.html
+    """
+    from moecast.cli import render
+    from moecast.files import check_writable
+    from moecast.report import read_comparison, write_report
+
+    check_writable(out)
+    comparison = read_comparison(files, title=title)
+    write_report(comparison, out)
+    if json:
+        render.echo_json({"report": str(out), "predictions": len(comparison.entries)})
+    else:
+        render.console().print(f"{len(comparison.entries)} predictions in [bold]{out}[/bold]")

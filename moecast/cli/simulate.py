@@ -1,0 +1,148 @@
+"""``moecast simulate``: what one plan costs on one cluster, for one routing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from moecast.cli import options
+
+if TYPE_CHECKING:
+    from moecast.cli.inputs import Inputs
+    from moecast.sim import Plan
+
+
+def simulate_command(
+    cluster: options.Cluster,
+    trace: options.Trace,
+    model: options.ModelOrTrace = None,
+    nodes: options.Nodes = None,
+    fabric: options.Fabric = None,
+    dims: options.Dims = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            "--plan", help="A plan of moecast, SGLang or TensorRT-LLM.", show_default="contiguous over all GPUs"
+        ),
+    ] = None,
+    ep: options.Ep = None,
+    slots_per_rank: options.SlotsPerRank = None,
+    network: Annotated[str, typer.Option("--network", help="The rung: bound (µs) or fluid (seconds).")] = "fluid",
+    dispatch: options.Dispatch = None,
+    phase: options.Phase = "prefill",
+    tokens_per_rank: options.TokensPerRank = None,
+    steps: options.Steps = 8,
+    fluid_steps: Annotated[
+        int, typer.Option("--fluid-steps", min=1, help="How many of the steps the fluid rung runs; bound runs all.")
+    ] = 4,
+    context: options.Context = None,
+    topics: options.Topics = None,
+    one_topic_per_step: options.OneTopic = False,
+    reuse: options.Reuse = False,
+    from_phase: options.FromPhase = None,
+    part: Annotated[
+        str, typer.Option("--part", help="all, planning or measuring: which part of the trace (see --plan-on).")
+    ] = "all",
+    plan_on: options.PlanOn = 0.5,
+    out: Annotated[Path | None, typer.Option("--out", help="Write the prediction as JSON here.")] = None,
+    timeline: Annotated[
+        Path | None, typer.Option("--timeline", help="Write the first step for ui.perfetto.dev here.")
+    ] = None,
+    seed: options.Seed = 0,
+    json: options.Json = False,
+) -> None:
+    """Forecast a plan: step time and where it goes, tokens/s, latency, memory, balance, fan-out, the bottleneck.
+
+    Without --plan it is the contiguous one: experts in order over all GPUs, as engines do by default.
+
+    Example: moecast simulate --cluster dgx-h200 --nodes 4 --fabric leaf-spine:2 --model deepseek-v2-lite --trace t.parquet
+    """
+    from moecast.cli import inputs as reading
+    from moecast.cli import render
+    from moecast.files import check_writable
+    from moecast.sim import simulate, write_prediction
+
+    for path in (out, timeline):
+        if path is not None:
+            check_writable(path)
+    inputs = reading.read_inputs(
+        cluster=cluster,
+        nodes=nodes,
+        fabric=fabric,
+        model=model,
+        dims=dims,
+        trace=trace,
+        part=part,
+        plan_on=plan_on,
+        phase=phase,
+        tokens_per_rank=tokens_per_rank,
+        steps=steps,
+        context=context,
+        topics=topics,
+        one_topic_per_step=one_topic_per_step,
+        reuse=reuse,
+        from_phase=from_phase,
+        seed=seed,
+    )
+    asked = read_or_make_plan(plan, inputs, ep=ep, slots_per_rank=slots_per_rank, dispatch=dispatch)
+    with render.progress("simulating", quiet=json) as advance:
+        prediction = simulate(
+            inputs.cluster,
+            inputs.model,
+            asked,
+            inputs.trace,
+            inputs.workload,
+            network=network,
+            max_fluid_steps=fluid_steps,
+            seed=seed,
+            progress=advance,
+        )
+    if out is not None:
+        write_prediction(prediction, out)
+    if timeline is not None:
+        render.write_timeline(timeline, inputs, asked, network=network, seed=seed)
+    if json:
+        render.echo_json(prediction.to_json())
+    else:
+        render.show_prediction(prediction)
+
+
+def read_or_make_plan(
+    path: Path | None, inputs: Inputs, *, ep: int | None, slots_per_rank: int | None, dispatch: str | None
+) -> Plan:
+    """The plan of `--plan`, in any format that can be read, else the contiguous one; with `--dispatch` put in.
+
+    Raises
+    ------
+    MoecastError
+        The file is no plan, or the slots cannot hold the experts.
+    """
+    from moecast.errors import MoecastError
+    from moecast.placement.engines import read_any
+    from moecast.sim import DISPATCH_MODES, Plan
+
+    if dispatch is not None and dispatch not in DISPATCH_MODES:
+        raise MoecastError(f"one of {', '.join(DISPATCH_MODES)}", field="--dispatch", value=dispatch)
+    model = inputs.model
+    ranks = inputs.cluster.n_gpus
+    group = ep or ranks
+    if ranks % group:
+        raise MoecastError(f"does not divide the cluster's {ranks} GPUs into EP groups", field="--ep", value=group)
+    if path is not None:
+        plan = read_any(path, model=model, ep=group)
+    else:
+        try:
+            plan = Plan.contiguous(
+                layers=model.layers,
+                experts=model.experts,
+                choices=model.choices,
+                ep=group,
+                groups=ranks // group,
+                slots_per_rank=slots_per_rank,
+                layer_ids=model.moe_layer_ids,
+            )
+        except ValueError as error:
+            raise MoecastError(str(error), field="--slots-per-rank", value=slots_per_rank) from error
+    return plan if dispatch is None else plan.with_(dispatch=dispatch)

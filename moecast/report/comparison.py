@@ -1,0 +1,141 @@
+"""Several predictions of one question, side by side: what the table, the report and the demo show."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moecast.errors import MoecastError
+from moecast.files import read_text, write_text
+from moecast.sim import Prediction
+
+KIND = "moecast comparison"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One plan's prediction on one rung, with what the solver said of the plan (None: not made by `place`)."""
+
+    plan: str
+    prediction: Prediction
+    placement: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Predictions of one cluster, model and trace, by phase, rung and plan.
+
+    Parameters
+    ----------
+    title
+        The report's heading.
+    entries
+        In the order in which plans are shown; the first plan of a phase is what others are compared with.
+    notes
+        Sentences a reader must know: labels of the routing, what was planned and measured on which part.
+    trace
+        Facts of the trace for the report: name, tokens, topics, load [L][E], provenance.
+    """
+
+    title: str
+    entries: tuple[Entry, ...]
+    notes: tuple[str, ...] = ()
+    trace: dict[str, Any] | None = None
+
+    def phases(self) -> list[str]:
+        """The phases compared, in order of appearance."""
+        return list(dict.fromkeys(entry.prediction.phase for entry in self.entries))
+
+    def rungs(self, phase: str) -> list[str]:
+        """The network rungs a phase was predicted on, cheapest first."""
+        return list(dict.fromkeys(e.prediction.network for e in self.entries if e.prediction.phase == phase))
+
+    def of(self, phase: str, network: str) -> dict[str, Entry]:
+        """The entries of one phase and rung by plan."""
+        return {e.plan: e for e in self.entries if e.prediction.phase == phase and e.prediction.network == network}
+
+    def best_rung(self, phase: str) -> str:
+        """The truest rung of a phase."""
+        return self.rungs(phase)[-1]
+
+    def tables(self) -> Iterator[tuple[str, str, dict[str, Entry]]]:
+        """Each (phase, rung, entries by plan)."""
+        for phase in self.phases():
+            for network in self.rungs(phase):
+                yield phase, network, self.of(phase, network)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "kind": KIND,
+            "title": self.title,
+            "notes": list(self.notes),
+            "trace": self.trace,
+            "entries": [
+                {"plan": e.plan, "prediction": e.prediction.to_json(), "placement": e.placement} for e in self.entries
+            ],
+        }
+
+
+def write_comparison(comparison: Comparison, path: str | Path) -> None:
+    """Write a comparison as JSON, whole or not at all."""
+    write_text(path, json.dumps(comparison.to_json(), allow_nan=False) + "\n")
+
+
+def read_comparison(paths: list[Path], *, title: str | None = None) -> Comparison:
+    """Read saved predictions, or comparisons, into one comparison; predictions are named by their plan and file.
+
+    Raises
+    ------
+    MoecastError
+        A file is not JSON, or neither a prediction nor a comparison.
+    """
+    entries: list[Entry] = []
+    notes: list[str] = []
+    heading, trace = title, None
+    for path in paths:
+        value = _load(path)
+        if value.get("kind") == KIND:
+            heading = heading or value.get("title")
+            trace = trace or value.get("trace")
+            notes += [note for note in value.get("notes", []) if note not in notes]
+            entries += [_entry(item, path) for item in value.get("entries", [])]
+        else:
+            prediction = Prediction.from_json(value, file=path)
+            entries.append(Entry(plan=_free_name(path.stem, prediction, entries), prediction=prediction))
+    if not entries:
+        raise MoecastError("holds no prediction", file=paths[0])
+    return Comparison(title=heading or "Predictions", entries=tuple(entries), notes=tuple(notes), trace=trace)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise MoecastError(f"not JSON (line {error.lineno}: {error.msg})", file=path) from error
+    if not isinstance(value, dict):
+        raise MoecastError("neither a prediction nor a comparison", file=path)
+    return value
+
+
+def _entry(item: Any, path: Path) -> Entry:
+    if not isinstance(item, dict) or not {"plan", "prediction"} <= item.keys():
+        raise MoecastError("each needs 'plan' and 'prediction'", file=path, field="entries")
+    return Entry(
+        plan=str(item["plan"]),
+        prediction=Prediction.from_json(item["prediction"], file=path),
+        placement=item.get("placement"),
+    )
+
+
+def _free_name(name: str, prediction: Prediction, entries: list[Entry]) -> str:
+    taken = {
+        e.plan for e in entries if (e.prediction.phase, e.prediction.network) == (prediction.phase, prediction.network)
+    }
+    free, number = name, 2
+    while free in taken:
+        free, number = f"{name} ({number})", number + 1
+    return free

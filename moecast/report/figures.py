@@ -1,0 +1,175 @@
+"""The report's pictures: each takes predictions of one phase, keyed by plan, and gives a plotly figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import plotly.graph_objects as go
+
+from moecast.sim import Prediction
+
+# One colour a part of the step everywhere; idle is grey because nothing happens in it.
+PART_COLOURS = {
+    "attention": "#4c78a8",
+    "router": "#9ecae9",
+    "dispatch": "#f58518",
+    "expert": "#54a24b",
+    "combine": "#e45756",
+    "other": "#b279a2",
+    "idle": "#c8cdd3",
+}
+PLAN_COLOURS = ("#7a8594", "#f58518", "#2456c7", "#54a24b", "#b279a2", "#e45756")
+
+Predictions = Mapping[str, Prediction]
+
+
+def breakdown(predictions: Predictions) -> go.Figure:
+    """Where the step goes: a stacked bar per plan, in ms; the parts add up to the step time."""
+    figure = go.Figure()
+    plans = list(predictions)
+    for part, colour in PART_COLOURS.items():
+        values = [predictions[plan].breakdown_s[part] * 1e3 for plan in plans]
+        figure.add_bar(
+            y=plans,
+            x=values,
+            name=part,
+            orientation="h",
+            marker_color=colour,
+            hovertemplate="%{y}: " + part + " %{x:.3f} ms<extra></extra>",
+        )
+    figure.update_layout(barmode="stack", xaxis_title="mean over ranks, ms", yaxis_autorange="reversed")
+    return _finished(figure, height=110 + 46 * len(plans))
+
+
+def step_times(predictions: Predictions) -> go.Figure:
+    """Every simulated step of each plan, in ms: the spread is the forecast's own, not noise."""
+    figure = go.Figure()
+    for (plan, prediction), colour in zip(predictions.items(), _plan_colours(predictions), strict=True):
+        times = [t * 1e3 for t in prediction.step_times_s]
+        figure.add_box(x=times, name=plan, boxpoints="all", jitter=0.4, pointpos=0, marker_color=colour, line_width=1)
+    figure.update_layout(xaxis_title="step time, ms", showlegend=False, yaxis_autorange="reversed")
+    return _finished(figure, height=110 + 56 * len(predictions))
+
+
+def rank_load(predictions: Predictions) -> go.Figure:
+    """Choices served by each rank, pooled over layers and steps, over the mean of all ranks."""
+    figure = go.Figure()
+    for (plan, prediction), colour in zip(predictions.items(), _plan_colours(predictions), strict=True):
+        load_LG = np.asarray(prediction.rank_load_LG, float)
+        worst_G = (load_LG / load_LG.mean(axis=1, keepdims=True)).max(axis=0)
+        figure.add_scatter(
+            x=list(range(len(worst_G))),
+            y=worst_G,
+            name=plan,
+            mode="lines+markers",
+            line={"color": colour, "shape": "hvh"},
+            hovertemplate=f"{plan}, rank %{{x}}: %{{y:.2f}} × mean in its worst layer<extra></extra>",
+        )
+    figure.add_hline(y=1, line_dash="dot", line_color="#5b6675")
+    figure.update_layout(xaxis_title="rank", yaxis_title="worst layer's load ÷ mean")
+    return _finished(figure, height=300)
+
+
+def load_heatmap(prediction: Prediction) -> go.Figure:
+    """Load of each rank in each MoE layer over the layer's mean."""
+    load_LG = np.asarray(prediction.rank_load_LG, float)
+    ratio = load_LG / load_LG.mean(axis=1, keepdims=True)
+    return _heatmap(ratio, "rank", "MoE layer", "load ÷ mean", middle=1.0)
+
+
+def links(predictions: Predictions) -> go.Figure:
+    """The fullest links of each plan: share of their capacity used over the step."""
+    figure = go.Figure()
+    for (plan, prediction), colour in zip(predictions.items(), _plan_colours(predictions), strict=True):
+        top = prediction.link_utilisation[:8]
+        figure.add_bar(
+            y=[link["name"] for link in top],
+            x=[100 * link["utilisation"] for link in top],
+            name=plan,
+            orientation="h",
+            marker_color=colour,
+            hovertemplate=plan + ": %{y} %{x:.1f} %<extra></extra>",
+        )
+    figure.update_layout(xaxis_title="% of capacity over the step", yaxis_autorange="reversed", bargap=0.25)
+    figure.update_yaxes(automargin=True)
+    return _finished(figure, height=420)
+
+
+def trade_off(predictions: Predictions) -> go.Figure:
+    """Balance against fan-out: up is even, left is local; neither is a time."""
+    figure = go.Figure()
+    for (plan, prediction), colour in zip(predictions.items(), _plan_colours(predictions), strict=True):
+        figure.add_scatter(
+            x=[prediction.fan_out],
+            y=[prediction.balance],
+            name=plan,
+            mode="markers+text",
+            text=[plan],
+            textposition="top center",
+            marker={"size": 14, "color": colour},
+            hovertemplate=f"{plan}: fan-out %{{x:.2f}}, balance %{{y:.3f}}<extra></extra>",
+        )
+    figure.update_layout(xaxis_title="fan-out (ranks per token)", yaxis_title="balance per step", showlegend=False)
+    figure.update_xaxes(rangemode="normal")
+    return _finished(figure, height=320)
+
+
+def memory(predictions: Predictions) -> go.Figure:
+    """Memory of the fullest GPU by part, against its capacity, in GiB."""
+    figure = go.Figure()
+    plans = list(predictions)
+    colours = {"weights": "#4c78a8", "slots": "#54a24b", "kv": "#f58518", "activations": "#b279a2"}
+    for part, colour in colours.items():
+        values = [predictions[plan].memory_bytes.get(part, 0) / 2**30 for plan in plans]
+        figure.add_bar(
+            y=plans,
+            x=values,
+            name=part,
+            orientation="h",
+            marker_color=colour,
+            hovertemplate="%{y}: " + part + " %{x:.2f} GiB<extra></extra>",
+        )
+    capacity = max(predictions[plan].memory_bytes["capacity"] for plan in plans) / 2**30
+    figure.add_vline(x=capacity, line_dash="dash", line_color="#e45756", annotation_text="capacity")
+    figure.update_layout(barmode="stack", xaxis_title="GiB of the fullest GPU", yaxis_autorange="reversed")
+    return _finished(figure, height=110 + 46 * len(plans))
+
+
+def expert_load(load_LE: npt.NDArray[Any]) -> go.Figure:
+    """What the router does: choices of each expert in each layer over the layer's mean."""
+    load = np.asarray(load_LE, float)
+    return _heatmap(load / load.mean(axis=1, keepdims=True), "expert", "MoE layer", "load ÷ mean", middle=1.0)
+
+
+def _heatmap(values: npt.NDArray[np.float64], x: str, y: str, what: str, *, middle: float) -> go.Figure:
+    figure = go.Figure(
+        go.Heatmap(
+            z=np.round(values, 3),
+            colorscale="RdBu",
+            reversescale=True,
+            zmid=middle,
+            colorbar={"title": {"text": what, "side": "right"}, "thickness": 12},
+            hovertemplate=f"{y} %{{y}}, {x} %{{x}}: %{{z:.2f}} × mean<extra></extra>",
+        )
+    )
+    figure.update_layout(xaxis_title=x, yaxis_title=y)
+    return _finished(figure, height=120 + 16 * max(8, len(values)))
+
+
+def _plan_colours(predictions: Predictions) -> Sequence[str]:
+    return [PLAN_COLOURS[i % len(PLAN_COLOURS)] for i in range(len(predictions))]
+
+
+def _finished(figure: go.Figure, *, height: int) -> go.Figure:
+    figure.update_layout(
+        template="plotly_white",
+        height=height,
+        margin={"l": 8, "r": 8, "t": 36, "b": 40},
+        font={"family": "system-ui, sans-serif", "size": 13, "color": "#1c2430"},
+        legend={"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0},
+    )
+    figure.update_yaxes(automargin=True)
+    return figure

@@ -1,0 +1,154 @@
+"""The HTML page: one file that opens anywhere and asks the network for nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.io import to_html
+from plotly.offline import get_plotlyjs
+
+from moecast.files import write_text
+from moecast.report import figures
+from moecast.report.comparison import Comparison
+from moecast.report.rows import Row, table_rows
+from moecast.units import format_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Picture:
+    title: str
+    caption: str
+    html: str
+    wide: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Section:
+    """One phase: its table on each rung and its pictures on the truest."""
+
+    phase: str
+    headline: str
+    plans: tuple[str, ...]
+    tables: tuple[tuple[str, str, list[Row]], ...]  # rung, steps, rows
+    pictures: tuple[_Picture, ...]
+    warnings: tuple[str, ...]
+
+
+def write_report(comparison: Comparison, path: str | Path) -> None:
+    """Write a comparison as one self-contained HTML file, whole or not at all."""
+    write_text(path, render(comparison))
+
+
+def render(comparison: Comparison) -> str:
+    """The page as text."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("moecast.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.j2").render(
+        comparison=comparison,
+        style=resources.files("moecast.report").joinpath("style.css").read_text(encoding="utf-8"),
+        plotly=get_plotlyjs(),
+        sections=[_section(comparison, phase) for phase in comparison.phases()],
+        router=_router_picture(comparison),
+        first=comparison.entries[0].prediction,
+    )
+
+
+def headline(comparison: Comparison, phase: str) -> str:
+    """The answer in one sentence: what the best plan is worth against the first, and how far the certificate is."""
+    entries = comparison.of(phase, comparison.best_rung(phase))
+    times = {plan: entry.prediction.step_time_s for plan, entry in entries.items()}
+    base, *others = times
+    best = min(times, key=lambda plan: times[plan])
+    unit = format_s(times[best])
+    if not others:
+        return f"A {phase} step takes {format_s(times[base])}."
+    if best == base:
+        return f"No plan tried beats {base}: a {phase} step takes {unit}."
+    return f"{best} is fastest: a {phase} step takes {unit}, {times[base] / times[best]:.2f}× faster than {base}."
+
+
+def _section(comparison: Comparison, phase: str) -> _Section:
+    truest = comparison.of(phase, comparison.best_rung(phase))
+    predictions = {plan: entry.prediction for plan, entry in truest.items()}
+    warnings = [f"{plan}: {text}" for plan, p in predictions.items() for text in p.warnings]
+    tables = []
+    for rung in comparison.rungs(phase):
+        entries = comparison.of(phase, rung)
+        sample = next(iter(entries.values())).prediction
+        tables.append((rung, f"{len(sample.steps_simulated)} of {sample.steps} steps", table_rows(entries)))
+    return _Section(
+        phase=phase,
+        headline=headline(comparison, phase),
+        plans=tuple(predictions),
+        tables=tuple(tables),
+        pictures=tuple(_pictures(predictions)),
+        warnings=tuple(dict.fromkeys(warnings)),
+    )
+
+
+def _pictures(predictions: figures.Predictions) -> list[_Picture]:
+    last = list(predictions)[-1]
+    first = next(iter(predictions))
+    wide: list[tuple[str, str, Callable[[figures.Predictions], go.Figure]]] = [
+        (
+            "Where the step goes",
+            "Exposed time, mean over ranks; waiting for peers is idle; the parts add up to the step time.",
+            figures.breakdown,
+        ),
+        ("Every step", "Each point is one simulated step.", figures.step_times),
+        ("Load over ranks", "For each rank, its worst layer: choices served ÷ the layer's mean.", figures.rank_load),
+        ("The fullest links", "Share of each link's capacity used over the whole step.", figures.links),
+    ]
+    pictures = [_Picture(title=title, caption=caption, html=_html(draw(predictions))) for title, caption, draw in wide]
+    pictures += [
+        _Picture(
+            title="Balance against fan-out",
+            caption="Up is even, left is local; neither is a time.",
+            html=_html(figures.trade_off(predictions)),
+            wide=False,
+        ),
+        _Picture(
+            title="Memory", caption="Of the fullest GPU, by part.", html=_html(figures.memory(predictions)), wide=False
+        ),
+        _Picture(
+            title=f"Load of each rank and layer: {first}",
+            caption="Red ranks make the others wait.",
+            html=_html(figures.load_heatmap(predictions[first])),
+            wide=False,
+        ),
+        _Picture(
+            title=f"Load of each rank and layer: {last}",
+            caption="The same tokens under this plan.",
+            html=_html(figures.load_heatmap(predictions[last])),
+            wide=False,
+        ),
+    ]
+    return pictures
+
+
+def _router_picture(comparison: Comparison) -> _Picture | None:
+    trace = comparison.trace
+    if trace is None or "load" not in trace:
+        return None
+    return _Picture(
+        title="What the router does",
+        caption="Choices of each expert in each MoE layer ÷ the layer's mean, over the whole trace.",
+        html=_html(figures.expert_load(np.asarray(trace["load"]))),
+    )
+
+
+def _html(figure: go.Figure) -> str:
+    config = {"displaylogo": False, "responsive": True, "displayModeBar": False}
+    return str(to_html(figure, include_plotlyjs=False, full_html=False, config=config, default_width="100%"))
