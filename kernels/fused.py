@@ -19,7 +19,7 @@ def moe_layer_fused(
 
     Products are summed in float32; the activation between them is rounded to the type of `x_TH`.
     """
-    tile = tiling.rows if tiling else _tile_rows(experts_TK, weights)
+    tile = tiling.rows if tiling else tile_rows(experts_TK, weights)
     index = build_index(experts_TK, weights.experts, tile)
     rows_RH = permute(x_TH.contiguous(), index)
     hidden_RI = grouped_gemm(rows_RH, weights.gate_up_EUH.contiguous(), index, swiglu=True, tiling=tiling)
@@ -27,6 +27,7 @@ def moe_layer_fused(
     return unpermute(rows_RH, index, gates_TK.contiguous())
 
 
-def _tile_rows(experts_TK: Tensor, weights: ExpertWeights) -> int:
+def tile_rows(experts_TK: Tensor, weights: ExpertWeights) -> int:
+    """Choose the height of the tiles that both products share: the choices an expert gets on average."""
     per_expert = experts_TK.numel() / weights.experts
     return choose_tiling(choices_per_expert=per_expert, dtype=weights.down_EHI.dtype, swiglu=True).rows
