@@ -1,9 +1,9 @@
 """What one layer's attention costs, by kind.
 
 Sources: FLOP and KV traffic of multi-head and grouped-query attention (arXiv 2305.13245); multi-head latent attention
-and its absorbed form (arXiv 2405.04434, 2.1 and appendix C): prefill expands the latent vectors into heads, decode keeps
-them and moves the expansion into the queries and the output; keys are read once per tile of queries (FlashAttention-2,
-arXiv 2307.08691).
+and its absorbed form (arXiv 2405.04434, 2.1 and appendix C): prefill expands the latent vectors into heads, decode
+keeps them and moves the expansion into the queries and the output; keys are read once per tile of queries
+(FlashAttention-2, arXiv 2307.08691).
 
 Axes: G rank; arrays may have any axes in front.
 """
@@ -58,13 +58,15 @@ def attention_seconds(
 
 
 def projection_seconds(model: ModelShape, hardware: Hardware, tokens_G: npt.ArrayLike, *, tp: int = 1) -> Float:
-    """The matrix products around the attention of one layer, and one kernel that rotates and fills the KV cache.
+    """Multiply into queries, keys, values and back, and rotate and fill the KV cache in one more kernel; one layer.
 
     MLA's expansion of the latent vectors costs the same in both phases: in decode it multiplies queries and outputs.
     """
     total = np.zeros(np.shape(tokens_G))
     for inner, outer in _matrices(model, tp):
-        total = total + roofline.gemm_seconds(hardware, tokens_G, inner=inner, outer=outer, element_type=model.dense_type)
+        total = total + roofline.gemm_seconds(
+            hardware, tokens_G, inner=inner, outer=outer, element_type=model.dense_type
+        )
     rotated = 2 * 2 * _split(model.attention.heads, tp) * model.attention.head_dim + 2 * model.kv_bytes_per_token
     return total + roofline.elementwise_seconds(hardware, tokens_G, row_bytes=rotated)
 

@@ -85,5 +85,5 @@ class AttentionShape:
         return query + hidden * self.kv_width + expand + out
 
     def window_of(self, layer_id: int) -> int | None:
-        """The window of a hidden layer; None where it attends to the whole context."""
+        """Return the window of a hidden layer; None where it attends to the whole context."""
         return self.window if layer_id in self.windowed_layers else None

@@ -53,13 +53,13 @@ def expert_seconds(
 ) -> Float:
     """One layer's routed experts on each rank: ragged gate-and-up GEMM, activation, ragged down GEMM.
 
-    Each slot's rows are rounded up to whole tiles, and the tiles run in waves over the SMs; each kernel takes the time of
-    its waves or of its traffic, whichever is longer. Weights are read once per slot that has work. Launches are always
-    paid: the counts are on the device, so empty kernels are launched too.
+    Each slot's rows are rounded up to whole tiles, and the tiles run in waves over the SMs; each kernel takes the time
+    of its waves or of its traffic, whichever is longer. Weights are read once per slot that has work. Launches are
+    always paid: the counts are on the device, so empty kernels are launched too.
 
-    Prefill (contiguous layout): rows are padded to whole tiles in memory, and two more kernels permute them by expert and
-    back. Decode (low-latency, masked layout): the buffer has room for the most that can come, of which kernels skip what
-    is empty, so only real rows move, and dispatch has sorted them already; whole tiles are still computed.
+    Prefill (contiguous layout): rows are padded to whole tiles in memory, and two more kernels permute them by expert
+    and back. Decode (low-latency, masked layout): the buffer has room for the most that can come, of which kernels skip
+    what is empty, so only real rows move, and dispatch has sorted them already; whole tiles are still computed.
 
     Parameters
     ----------
@@ -118,7 +118,8 @@ def _grouped_gemm(
     tile_flop = 2.0 * rows_per_tile * TILE_COLUMNS * inner
     sm_rate = roofline.flop_rate(hardware, model.weight_type, "grouped_gemm") / hardware.sms
     traffic_G = hit_G * (inner * outer * model.type_bytes(model.weight_type)) + rows_G * (input_bytes + 2 * outer)
-    return np.maximum(waves_G * (tile_flop / sm_rate), roofline.memory_seconds(hardware, traffic_G))
+    arithmetic_G = waves_G * np.float64(tile_flop / sm_rate)
+    return np.maximum(arithmetic_G, roofline.memory_seconds(hardware, traffic_G))
 
 
 def _input_bytes(model: ModelShape, hardware: Hardware, width: int) -> int:
@@ -146,7 +147,7 @@ def shared_expert_seconds(model: ModelShape, hardware: Hardware, tokens_G: npt.A
 
 
 def dense_layer_seconds(model: ModelShape, hardware: Hardware, tokens_G: npt.ArrayLike, *, tp: int = 1) -> Float:
-    """The MLP of one layer that is not MoE; its attention and norms are counted where those of all layers are."""
+    """Compute the MLP of one layer that is not MoE; its attention and norms are counted like those of all layers."""
     if not model.dense_intermediate:
         return np.zeros(np.shape(tokens_G))
     return _mlp_seconds(model, hardware, tokens_G, -(-model.dense_intermediate // tp), element_type=model.dense_type)
@@ -155,8 +156,8 @@ def dense_layer_seconds(model: ModelShape, hardware: Hardware, tokens_G: npt.Arr
 def router_seconds(model: ModelShape, hardware: Hardware, tokens_G: npt.ArrayLike) -> Float:
     """One layer's router: a bf16 GEMM to E scores, and one kernel of softmax and top-k.
 
-    The selection is charged as K + 1 readings of the float32 scores at the memory's speed; checked against the published
-    6.3 µs (4096 × 128) and 13.9 µs (8192 × 256) for top-8 on H100 in `benchmarks/compute.py`.
+    The selection is charged as K + 1 readings of the float32 scores at the memory's speed; `benchmarks/compute.py` lays
+    it beside published times.
     """
     scores = roofline.gemm_seconds(hardware, tokens_G, inner=model.hidden, outer=model.experts, element_type="bf16")
     return scores + selection_seconds(hardware, tokens_G, experts=model.experts, choices=model.choices)
@@ -173,7 +174,7 @@ def norm_seconds(model: ModelShape, hardware: Hardware, tokens_G: npt.ArrayLike)
 
 
 def embedding_seconds(model: ModelShape, hardware: Hardware, tokens_G: npt.ArrayLike) -> Float:
-    """Looking up the tokens: a read and a write."""
+    """Look up the tokens: a read and a write."""
     return roofline.elementwise_seconds(hardware, tokens_G, row_bytes=2 * 2 * model.hidden)
 
 

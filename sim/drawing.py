@@ -40,7 +40,7 @@ class Sequences:
         return len(self.topic_S)
 
     def only(self, keep_S: Bool) -> Sequences:
-        """Some of the sequences."""
+        """Keep some of the sequences."""
         keep_T = np.repeat(keep_S, self.length_S)
         first_S1 = np.concatenate([[0], np.cumsum(self.length_S[keep_S])])
         return Sequences(row_T=self.row_T[keep_T], first_S1=first_S1, topic_S=self.topic_S[keep_S])
@@ -60,14 +60,14 @@ def sequences_of(trace: RoutingTrace, keep_T: Bool) -> Sequences:
 
 
 def shuffled(n: int, rounds: int, rng: np.random.Generator) -> Int:
-    """0 … n − 1 in random order, `rounds` times anew."""
+    """Put 0 to n - 1 in random order, `rounds` times anew."""
     return np.concatenate([rng.permutation(n) for _ in range(rounds)])
 
 
 def weighted_order(
     sequences: Sequences, weight_C: Float, cost_S: Int, *, need: int | None, rng: np.random.Generator
 ) -> Int:
-    """An order whose every beginning spends `cost_S` on the topics by weight, to within one sequence.
+    """Make an order whose every beginning spends `cost_S` on the topics by weight, to within one sequence.
 
     The next sequence comes from the topic that lags most behind its share; within a topic the order is random. It ends
     where a topic has no sequence left; with `need`, topics start anew until the order costs that much.
@@ -123,12 +123,10 @@ def fill_prefill(order_Q: Int, first_S1: Int, ranks: int, tokens: int, steps: in
     drawn = 0
     for step in range(steps):
         filled_G[:] = 0
-        rank = 0
-        while rank < ranks:  # what earlier steps left over
+        for rank in range(ranks):  # what earlier steps left over
             _move(at_WGB[step, rank], rank, filled_G, next_G, end_G)
-            rank += 1
         while True:
-            rank = np.argmin(filled_G)
+            rank = int(np.argmin(filled_G))
             if filled_G[rank] == tokens:
                 break
             if drawn == len(order_Q):
@@ -150,13 +148,11 @@ def _move(at_B: Int, rank: int, filled_G: Int, next_G: Int, end_G: Int) -> None:
 
 
 @njit(cache=True)
-def fill_decode(
-    order_Q: Int, start_Q: Float, first_S1: Int, ranks: int, sequences: int, steps: int
-) -> tuple[Int, int]:
+def fill_decode(order_Q: Int, start_Q: Float, first_S1: Int, ranks: int, sequences: int, steps: int) -> tuple[Int, int]:
     """Take the next position of each running sequence in each step; one that ends is replaced by a fresh one.
 
-    The first sequences are dealt to the ranks in turn and start at ``start_Q`` (0 … 1) of their length, so that the first
-    step finds a batch in mid-service; fresh ones start at their beginning.
+    The first sequences are dealt to the ranks in turn and start at ``start_Q`` (0 to 1) of their length, so that the
+    first step finds a batch in mid-service; fresh ones start at their beginning.
 
     Returns
     -------

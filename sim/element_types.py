@@ -1,6 +1,6 @@
 """Element types: what a number costs to store and to send, and at which rate a GPU multiplies it.
 
-Sources: DeepSeek-V3's config (`quantization_config`: FP8 e4m3 weights, one float32 scale per 128 × 128 block;
+Sources: DeepSeek-V3's config (`quantization_config`: FP8 e4m3 weights, one float32 scale per block of 128 by 128;
 activations one per 128 elements) and technical report (arXiv 2412.19437, 3.3); OCP Microscaling Formats v1.0
 (MXFP4: 4-bit elements, one 8-bit scale per 32).
 """
@@ -47,7 +47,7 @@ def row_bytes(name: str, width: int) -> int:
 
 
 def multiply_type(name: str, peaks: Mapping[str, float]) -> str:
-    """The rate of the hardware table at which weights of this type are multiplied.
+    """Name the rate of the hardware table at which weights of this type are multiplied.
 
     FP8 needs FP8 tensor cores. MXFP4 runs block-scaled against 8-bit activations where the GPU has FP4 tensor cores
     (their mixed instruction has the FP8 rate), else it is widened to bf16 on the way in.

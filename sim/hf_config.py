@@ -22,7 +22,7 @@ class _Reader:
         return MoecastError(rule, file=self.file, field=field, value=value)
 
     def integer(self, field: str, default: Any = _MISSING, *, least: int = 1) -> int:
-        """A whole number of at least `least`; `default` where the field is absent or null."""
+        """Read a whole number of at least `least`; `default` where the field is absent or null."""
         value = self.config.get(field)
         if value is None:
             if default is _MISSING:
@@ -33,7 +33,7 @@ class _Reader:
         return value
 
     def flag(self, field: str, default: bool) -> bool:
-        """A boolean."""
+        """Read a boolean."""
         value = self.config.get(field)
         if value is None:
             return default
@@ -42,7 +42,7 @@ class _Reader:
         return value
 
     def items(self, field: str, kind: type, default: list[Any] | None = None) -> list[Any] | None:
-        """A list of `kind`."""
+        """Read a list of `kind`."""
         value = self.config.get(field)
         if value is None:
             return default
@@ -52,7 +52,7 @@ class _Reader:
 
 
 def shape_fields(config: Mapping[str, Any], *, file: str | Path | None = None) -> dict[str, Any]:
-    """The fields of a ModelShape, its name left out.
+    """Read the fields of a ModelShape, its name left out.
 
     Raises
     ------

@@ -106,7 +106,8 @@ class ModelShape:
         Raises
         ------
         MoecastError
-            The file cannot be read; the architecture is not known; a field is missing, of the wrong type or out of range.
+            The file cannot be read; the architecture is not known; a field is missing, of the wrong type or out of
+            range.
         """
         file: Path | None = None
         if not isinstance(config, Mapping):
@@ -115,7 +116,9 @@ class ModelShape:
             config = _read_object(file)
         where = file if file is not None else name
         fields = shape_fields(config, file=where)
-        default = file.parent.name if file is not None and file.name == "config.json" else file.stem if file else "model"
+        default = (
+            file.parent.name if file is not None and file.name == "config.json" else file.stem if file else "model"
+        )
         try:
             return cls(name=name or default or "model", **fields)
         except ValueError as error:
@@ -124,7 +127,7 @@ class ModelShape:
     def with_routing(
         self, name: str, *, layers: int, experts: int, choices: int, layer_ids: tuple[int, ...] | None = None
     ) -> ModelShape:
-        """This model's widths, attention and element types under the L, E, K and layer ids of another one's routing.
+        """Put the L, E, K and layer ids of another model's routing under the widths, attention and types of this one.
 
         Where the other's layer ids are not known, its MoE layers follow as many dense layers as this model starts with.
         Hidden layers below the last MoE layer that are not MoE are dense; without a dense width here they take the
@@ -145,7 +148,7 @@ class ModelShape:
         )
 
     def with_dims(self, other: ModelShape) -> ModelShape:
-        """This model's L, E, K and layer ids with the widths, attention and element types of `other`."""
+        """Keep the L, E, K and layer ids, and take the widths, attention and element types of `other`."""
         return other.with_routing(
             self.name, layers=self.layers, experts=self.experts, choices=self.choices, layer_ids=self.moe_layer_ids
         )
@@ -181,12 +184,14 @@ class ModelShape:
         return self.attention.parameters(self.hidden)
 
     def total_parameters(self) -> int:
-        """All weights; biases, per-head norms and multi-token-prediction layers are left out (together under 0.1 %, the last counted apart by their authors)."""
+        """Count all weights; biases, norms inside attention (under 0.1 %) and multi-token prediction are left out."""
         per_moe_layer = self.experts * self.expert_parameters + self.shared_parameters + self.router_parameters
-        return self._common_parameters() + self.layers * per_moe_layer + (1 if self.tied_embedding else 2) * self._matrix
+        return (
+            self._common_parameters() + self.layers * per_moe_layer + (1 if self.tied_embedding else 2) * self._matrix
+        )
 
     def active_parameters(self, *, embedding: bool = True) -> int:
-        """Weights that one token meets: K experts of each layer; with `embedding`, the embedding matrix is counted too."""
+        """Count the weights that one token meets, K experts of each layer; with `embedding`, that matrix too."""
         per_moe_layer = self.choices * self.expert_parameters + self.shared_parameters + self.router_parameters
         matrices = 2 if embedding and not self.tied_embedding else 1
         return self._common_parameters() + self.layers * per_moe_layer + matrices * self._matrix
@@ -220,12 +225,12 @@ class ModelShape:
 
 
 def list_models() -> tuple[str, ...]:
-    """The names of the presets."""
+    """List the names of the presets."""
     return tuple(PRESETS)
 
 
 def load_model(name_or_path: str | Path) -> ModelShape:
-    """A preset by name, or the `config.json` (or the folder that holds it) at a path.
+    """Load a preset by name, or the `config.json` (or the folder that holds it) at a path.
 
     Raises
     ------

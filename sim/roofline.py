@@ -37,7 +37,7 @@ def memory_seconds(hardware: Hardware, traffic_bytes: npt.ArrayLike) -> Float:
 def kernel_seconds(
     hardware: Hardware, *, flop: npt.ArrayLike, traffic_bytes: npt.ArrayLike, element_type: str, kernel: str
 ) -> Float:
-    """The longer of arithmetic and traffic; the launch comes extra."""
+    """Return the longer of arithmetic and traffic; the launch comes extra."""
     arithmetic = np.asarray(flop, np.float64) / flop_rate(hardware, element_type, kernel)
     return np.maximum(arithmetic, memory_seconds(hardware, traffic_bytes))
 
@@ -49,9 +49,15 @@ def launched(hardware: Hardware, seconds: Float, work: npt.ArrayLike, kernels: i
 
 
 def gemm_seconds(
-    hardware: Hardware, rows_G: npt.ArrayLike, *, inner: int, outer: int, element_type: str, input_bytes: int | None = None
+    hardware: Hardware,
+    rows_G: npt.ArrayLike,
+    *,
+    inner: int,
+    outer: int,
+    element_type: str,
+    input_bytes: int | None = None,
 ) -> Float:
-    """[rows, inner] × [inner, outer]: 2 · rows · inner · outer FLOP; weights, input and output move once; one launch.
+    """Multiply [rows, inner] by [inner, outer]: 2 FLOP a pair; weights, input and output move once; one launch.
 
     `input_bytes` per row; None: bf16.
     """

@@ -3,7 +3,7 @@
 from moecast.sim.models.preset import ModelPreset
 
 DEEPSEEK_V2_LITE = ModelPreset(
-    source="config.json of deepseek-ai/DeepSeek-V2-Lite; 15.7 B parameters, 2.4 B activated (arXiv 2405.04434, appendix B)",
+    source="config.json of deepseek-ai/DeepSeek-V2-Lite; 15.7 B parameters, 2.4 B activated (arXiv 2405.04434, B)",
     total_parameters=15.7e9,
     active_parameters=2.4e9,
     config={
@@ -30,8 +30,8 @@ DEEPSEEK_V2_LITE = ModelPreset(
 )
 
 DEEPSEEK_V3 = ModelPreset(
-    source="config.json of deepseek-ai/DeepSeek-V3; 671 B parameters, 36.6 B activated with the LM head and without the "
-    "embedding, multi-token prediction apart (its README_WEIGHTS)",
+    source="config.json of deepseek-ai/DeepSeek-V3; 671 B parameters, 36.6 B activated with the LM head and without "
+    "the embedding, multi-token prediction apart (its README_WEIGHTS)",
     total_parameters=671e9,
     active_parameters=36.6e9,
     config={

@@ -1,0 +1,163 @@
+"""What stands in a GPU's memory, by part, and whether it fits.
+
+Axes: G rank, P slot; D EP group, L MoE layer as in the Plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from moecast.sim import element_types
+
+if TYPE_CHECKING:
+    from moecast.sim.model import ModelShape
+    from moecast.sim.plan import Plan
+    from moecast.sim.workload import Step, Workload
+    from moecast.topology import Hardware
+
+LOW_LATENCY = "per_choice"
+
+
+def memory_by_part(
+    model: ModelShape,
+    plan: Plan,
+    workload: Workload,
+    hardware: Hardware,
+    *,
+    steps: Sequence[Step],
+    expert_rows: int | None = None,
+) -> dict[str, int]:
+    """Bytes on the rank that holds most: `weights`, `slots`, `kv`, `activations`.
+
+    Parameters
+    ----------
+    steps
+        The Workload's steps: their contexts fill the KV cache.
+    expert_rows
+        The most choices that a rank serves in one layer of one step; None: an even share.
+
+    Notes
+    -----
+    - `weights`: attention, dense layers, shared experts, routers, norms, embedding and LM head; attention, dense and
+      shared MLPs and the vocabulary are cut by `tp`. Of the pipeline's stages, the fullest counts.
+    - `slots`: every slot of every MoE layer of the stage, empty ones too: engines allocate them.
+    - `kv`: the running sequences' contexts; in mode ``stay`` every rank of an EP group holds those of all its ranks.
+    - `activations`: the residual stream, the widest of the layer's intermediates, logits, and the dispatch buffers.
+    """
+    stage = max(range(plan.pp), key=lambda index: _stage_weights(model, plan, index))
+    ids = _hidden_layers(model, plan, stage)
+    moe = [layer for layer in ids if layer in set(model.moe_layer_ids)]
+    ranks = max(1, plan.ranks // (plan.tp * plan.cp * plan.pp))
+    return {
+        "weights": _weights(model, plan, ids, stage),
+        "slots": len(moe) * _slots(plan) * -(-model.expert_bytes // plan.etp),
+        "kv": sum(_kv(model, plan, layer, steps, ranks) for layer in ids),
+        "activations": _activations(model, plan, workload, hardware, steps, ranks, expert_rows),
+    }
+
+
+def fits(parts: dict[str, int], hardware: Hardware) -> bool:
+    """Whether the parts together are within what a program can use of the GPU's memory."""
+    return sum(parts.values()) <= hardware.memory_bytes
+
+
+def _slots(plan: Plan) -> int:
+    return plan.max_slots if plan.slots_per_rank is None else max(plan.slots_per_rank)
+
+
+def _hidden_layers(model: ModelShape, plan: Plan, stage: int) -> list[int]:
+    """List the hidden layers of a stage; a dense layer stands with the next MoE layer, trailing ones in the last."""
+    if plan.stage_of_layer is None:
+        per_stage = -(-model.n_layers // plan.pp)
+        return list(range(model.n_layers))[stage * per_stage : (stage + 1) * per_stage]
+    stage_of = dict(zip(model.moe_layer_ids, plan.stage_of_layer, strict=True))
+    ids, current = [], plan.pp - 1
+    for layer in reversed(range(model.n_layers)):
+        current = stage_of.get(layer, current)
+        if current == stage:
+            ids.append(layer)
+    return ids
+
+
+def _stage_weights(model: ModelShape, plan: Plan, stage: int) -> int:
+    ids = _hidden_layers(model, plan, stage)
+    experts = sum(layer in set(model.moe_layer_ids) for layer in ids) * _slots(plan) * model.expert_bytes
+    return experts + _weights(model, plan, ids, stage)
+
+
+def _weights(model: ModelShape, plan: Plan, ids: Sequence[int], stage: int) -> int:
+    moe = set(model.moe_layer_ids)
+    sharded = sum(
+        model.attention_parameters + (model.shared_parameters if layer in moe else model.dense_parameters)
+        for layer in ids
+    )
+    total = sharded * model.type_bytes(model.dense_type) / plan.tp
+    total += 2 * sum(2 * model.hidden + (model.router_parameters if layer in moe else 0) for layer in ids)
+    matrices = (stage == 0) + (stage == plan.pp - 1 and not (model.tied_embedding and plan.pp == 1))
+    return round(total + matrices * 2 * model.vocab * model.hidden / plan.tp)
+
+
+def _kv(model: ModelShape, plan: Plan, layer: int, steps: Sequence[Step], ranks: int) -> int:
+    """One layer's cache; MLA's latent vectors are the same for all heads and not cut by `tp`."""
+    window = model.attention.window_of(layer)
+    held = [step.held_G(ranks, window) for step in steps]
+    if plan.dispatch == "stay":
+        group = max(1, plan.ep // plan.tp)
+        most = max((int(h[g : g + group].sum()) for h in held for g in range(0, ranks, group)), default=0)
+    else:
+        most = max((int(h.max()) for h in held), default=0)
+    share = 1 if model.attention.kind == "mla" else min(plan.tp, model.attention.kv_heads)
+    return -(-most * model.kv_bytes_per_token // (share * plan.cp))
+
+
+def _activations(
+    model: ModelShape,
+    plan: Plan,
+    workload: Workload,
+    hardware: Hardware,
+    steps: Sequence[Step],
+    ranks: int,
+    expert_rows: int | None,
+) -> int:
+    """Residual and normalised hidden vectors, and the largest of attention, MLP, logits and MoE layer."""
+    tokens = max((int(step.tokens_G(ranks).max()) for step in steps), default=0)
+    wanted = max((int(step.logits_G(ranks).max()) for step in steps), default=0)
+    shape = model.attention
+    heads = -(-shape.heads // plan.tp)
+    attention = tokens * 2 * heads * (2 * shape.head_dim + 2 * shape.value_dim)
+    dense = tokens * 2 * 3 * max(model.dense_intermediate, model.shared_intermediate) // plan.tp
+    logits = wanted * 2 * 4 * model.vocab // plan.tp
+    rows = -(-tokens * model.choices // plan.tp) if expert_rows is None else expert_rows
+    low_latency = plan.dispatch == LOW_LATENCY or (plan.dispatch is None and workload.phase == "decode")
+    buffers = _buffer_bytes(model, plan, -(-tokens // plan.tp)) if low_latency else 0
+    moe = _expert_rows_bytes(model, plan, hardware, rows)
+    return round(tokens * 2 * 2 * model.hidden + max(attention, dense, logits, moe) + buffers)
+
+
+def _expert_rows_bytes(model: ModelShape, plan: Plan, hardware: Hardware, rows: int) -> int:
+    """Rows as they come, permuted, after gate and up, after the activation, and after down."""
+    kind = element_types.multiply_type(model.weight_type, hardware.peak_flop_per_s)
+    inner = -(-model.expert_intermediate // plan.etp)
+    per_row = (
+        model.copy_bytes(plan.dispatch_type or model.dispatch_type)
+        + element_types.row_bytes(kind, model.hidden)
+        + 2 * 2 * inner
+        + element_types.row_bytes(kind, inner)
+        + 2 * model.hidden
+    )
+    return rows * per_row
+
+
+def _buffer_bytes(model: ModelShape, plan: Plan, tokens: int) -> int:
+    """Size the low-latency kernels' buffers: room for every token of every rank at every slot, twice.
+
+    Source: DeepEP's low-latency layout: a message per (token, expert); a send buffer that holds a rank's tokens for
+    dispatch or all slots' rows for combine, a receive buffer for either; doubled so that two calls may overlap.
+    """
+    slots = plan.ep * _slots(plan)
+    dispatch = model.copy_bytes(plan.dispatch_type or model.dispatch_type)
+    combine = model.copy_bytes(plan.combine_type or "bf16")
+    send = max(tokens * dispatch, slots * tokens * combine)
+    receive = slots * tokens * max(dispatch, combine)
+    return 2 * (send + receive)

@@ -1,0 +1,186 @@
+"""Pools of sequences that the steps of a Workload draw from: all that may be drawn, or one for each topic.
+
+Axes: T token, G DP rank, S sequence, C topic, W step, B place of a rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from moecast.errors import MoecastError
+from moecast.sim import drawing
+
+if TYPE_CHECKING:
+    from moecast.sim.workload import Workload
+    from moecast.traces import RoutingTrace
+
+Int = npt.NDArray[np.int64]
+
+MAX_TOKENS = 1 << 31  # of one Workload; more is a mistake in the options
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Pool:
+    """Sequences that steps draw from: all that may be drawn, or those of one topic."""
+
+    sequences: drawing.Sequences
+    topic: str | None
+    weight: float = 1.0
+    weight_C: npt.NDArray[np.float64] | None = None  # None: alike
+    seed: tuple[int, ...] = ()
+
+
+def make_pools(trace: RoutingTrace, workload: Workload) -> list[Pool]:
+    """Sort the sequences of the drawn phase by the Workload's topics.
+
+    Raises
+    ------
+    MoecastError
+        The trace holds nothing of the phase, or nothing of a topic.
+    """
+    sequences = drawing.sequences_of(trace, phase_mask(trace, workload))
+    weights = _topic_weights(trace, workload, sequences)
+    if weights is not None:
+        weight_C = np.array([weights.get(name, 0.0) for name in trace.topics])
+        allowed_S = np.append(weight_C > 0, False)[sequences.topic_S]
+        sequences = sequences.only(allowed_S)
+    if not workload.one_topic_per_step:
+        present = np.unique(sequences.topic_S)
+        only = trace.topics[present[0]] if len(present) == 1 and present[0] >= 0 else None
+        mix_C = weight_C if weights is not None and isinstance(workload.topics, Mapping) else None
+        return [Pool(sequences=sequences, topic=only, weight_C=mix_C, seed=(workload.seed, 0))]
+    pools = []
+    for index, name in enumerate(trace.topics):
+        weight = 1.0 if weights is None else weights.get(name, 0.0)
+        own_S = sequences.topic_S == index
+        if weight and own_S.any():
+            part = sequences.only(own_S)
+            pools.append(Pool(sequences=part, topic=name, weight=weight, seed=(workload.seed, index + 1)))
+    if not pools:
+        raise MoecastError("the trace knows no topics", field="one_topic_per_step")
+    return pools
+
+
+def phase_mask(trace: RoutingTrace, workload: Workload) -> npt.NDArray[np.bool_]:
+    """Mark the trace's rows of the drawn phase.
+
+    Raises
+    ------
+    MoecastError
+        There are none, or the phase is not known.
+    """
+    from moecast.traces import PHASES as TRACE_PHASES
+
+    if workload.drawn_phase not in TRACE_PHASES:
+        raise MoecastError(f"one of {', '.join(TRACE_PHASES)}", field="from_phase", value=workload.from_phase)
+    mask_T: npt.NDArray[np.bool_] = trace.phase_T == TRACE_PHASES.index(workload.drawn_phase)
+    if not mask_T.any():
+        held = ", ".join(TRACE_PHASES[i] for i in np.unique(trace.phase_T)) or "no token"
+        raise MoecastError(f"the trace holds {held} only", field="phase", value=workload.drawn_phase)
+    return mask_T
+
+
+def last_rows(trace: RoutingTrace, pools: list[drawing.Sequences]) -> npt.NDArray[np.bool_]:
+    """Mark the trace's rows that end a sequence."""
+    last = np.zeros(trace.n_tokens, bool)
+    for sequences in pools:
+        last[sequences.row_T[sequences.first_S1[1:] - 1]] = True
+    return last
+
+
+def _topic_weights(trace: RoutingTrace, workload: Workload, sequences: drawing.Sequences) -> dict[str, float] | None:
+    topics = workload.topics
+    if topics is None:
+        return None
+    weights = dict(topics) if isinstance(topics, Mapping) else dict.fromkeys(topics, 1.0)
+    for name, weight in weights.items():
+        if name not in trace.topics:
+            raise MoecastError(f"the trace's topics: {', '.join(trace.topics) or 'none'}", field="topics", value=name)
+        if weight and not np.any(sequences.topic_S == trace.topics.index(name)):
+            rule = f"the trace holds no {workload.drawn_phase} token of this topic"
+            raise MoecastError(rule, field="topics", value=name)
+    return weights
+
+
+def pool_of_each_step(workload: Workload, pools: list[Pool]) -> list[int]:
+    """Let pools take turns by weight: each step goes to the one that lags most behind its share, in a seeded order."""
+    turn = np.random.default_rng((workload.seed, 0)).permutation(len(pools))
+    share = np.array([pools[i].weight for i in turn]) / sum(pool.weight for pool in pools)
+    given = np.zeros(len(pools))
+    chosen = []
+    for step in range(workload.steps):
+        lagging = int(np.argmax(np.round(share * (step + 1) - given, 9)))
+        given[lagging] += 1
+        chosen.append(int(turn[lagging]))
+    return chosen
+
+
+def draw_rows(pools: list[Pool], pool_W: list[int], workload: Workload, ranks: int, tokens: int) -> list[Int] | int:
+    """Draw the rows of each step; where a pool runs out, return the number of steps before."""
+    row_W: list[Int] = [np.empty(0, np.int64)] * len(pool_W)
+    short = len(pool_W)
+    for index, pool in enumerate(pools):
+        steps = [step for step, chosen in enumerate(pool_W) if chosen == index]
+        if not steps:
+            continue
+        at_WGB, done = _fill(pool, workload, ranks, tokens, len(steps))
+        if done < len(steps):
+            short = min(short, steps[done])
+            continue
+        for step, at_GB in zip(steps, at_WGB, strict=True):
+            row_W[step] = pool.sequences.row_T[at_GB.ravel()]
+    return short if short < len(pool_W) else row_W
+
+
+def _fill(pool: Pool, workload: Workload, ranks: int, tokens: int, steps: int) -> tuple[Int, int]:
+    sequences, decode = pool.sequences, workload.phase == "decode"
+    per_step = ranks * tokens
+    if per_step * steps > MAX_TOKENS:
+        raise MoecastError(
+            f"{per_step * steps} tokens in all, more than {MAX_TOKENS}", field="tokens_per_rank", value=tokens
+        )
+    if not workload.reuse and (per_step > sequences.n if decode else per_step * steps > len(sequences.row_T)):
+        return np.empty((0, 0, 0), np.int64), 0 if decode else len(sequences.row_T) // per_step
+    rng = np.random.default_rng(pool.seed)
+    length_S = sequences.length_S
+    if decode:  # a place's first sequence lasts a step or more, each later one at least the shortest length
+        cost_S, need = np.ones(sequences.n, np.int64), per_step * (1 - (1 - steps) // int(length_S.min()))
+    else:  # beyond what is asked, each rank can hold the rest of one sequence
+        cost_S, need = length_S, per_step * steps + ranks * int(length_S.max())
+    if pool.weight_C is not None:
+        order_Q = drawing.weighted_order(
+            sequences, pool.weight_C, cost_S, need=need if workload.reuse else None, rng=rng
+        )
+    else:
+        rounds = 1 + need // int(cost_S.sum()) if workload.reuse else 1
+        order_Q = drawing.shuffled(sequences.n, rounds, rng)
+    if decode:
+        return drawing.fill_decode(order_Q, rng.random(len(order_Q)), sequences.first_S1, ranks, tokens, steps)
+    return drawing.fill_prefill(order_Q, sequences.first_S1, ranks, tokens, steps)
+
+
+def too_small(pools: list[Pool], pool_W: list[int], workload: Workload, ranks: int, done: int) -> MoecastError:
+    """Make the error that names the most that fits; it is found by bisection and therefore tried."""
+    fits, fails = 0, workload.tokens_per_rank
+    while fails - fits > 1:
+        middle = (fits + fails) // 2
+        if isinstance(draw_rows(pools, pool_W, workload, ranks, middle), int):
+            fails = middle
+        else:
+            fits = middle
+    held = sum(len(pool.sequences.row_T) for pool in pools)
+    count = sum(pool.sequences.n for pool in pools)
+    what = "sequences" if workload.phase == "decode" else "tokens"
+    many = f"{fits} {what} per rank fit {len(pool_W)} steps" if fits else f"nothing fits {len(pool_W)} steps"
+    long = f", {done} steps fit as asked" if done else ""
+    return MoecastError(
+        f"the trace is too small ({held} {workload.drawn_phase} tokens in {count} sequences) for {ranks} ranks: "
+        f"{many}{long}; or allow reuse",
+        field="tokens_per_rank",
+        value=workload.tokens_per_rank,
+    )

@@ -1,0 +1,68 @@
+"""The Step: the tokens of one forward pass, and what each rank holds of them.
+
+Axes: T token, G DP rank.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Int = npt.NDArray[np.int64]
+Int32 = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Step:
+    """The tokens of one forward pass.
+
+    Parameters
+    ----------
+    token_T
+        int64; each token's row in the trace. Sorted by rank; within a rank a sequence's tokens stand in order.
+    source_T
+        int32; the DP rank that holds it.
+    context_T
+        int64; how many keys it attends to, itself included.
+    phase
+        `prefill` or `decode`.
+    topic
+        The topic of all its tokens, where the step was drawn from one.
+    last_T
+        Whether the token's logits are wanted: the last of a prompt in prefill, every token in decode. None: all.
+    """
+
+    token_T: Int
+    source_T: Int32
+    context_T: Int
+    phase: str
+    topic: str | None = None
+    last_T: npt.NDArray[np.bool_] | None = None
+
+    @property
+    def n_tokens(self) -> int:
+        """T."""
+        return len(self.token_T)
+
+    def tokens_G(self, ranks: int) -> Int:
+        """Tokens on each rank."""
+        return np.bincount(self.source_T, minlength=ranks)
+
+    def context_sum_G(self, ranks: int, window: int | None = None) -> Int:
+        """Keys that each rank's tokens attend to, at most `window` each."""
+        keys_T = self.context_T if window is None else np.minimum(self.context_T, window)
+        return np.bincount(self.source_T, keys_T, ranks).astype(np.int64)
+
+    def logits_G(self, ranks: int) -> Int:
+        """Tokens on each rank whose logits are wanted."""
+        return self.tokens_G(ranks) if self.last_T is None else np.bincount(self.source_T[self.last_T], minlength=ranks)
+
+    def held_G(self, ranks: int, window: int | None = None) -> Int:
+        """Keys of one layer that each rank's KV cache holds for the running sequences, at most `window` of each."""
+        ends_T = np.ones(self.n_tokens, bool)
+        if self.phase == "prefill" and self.n_tokens:  # of a chunk, the last token's context
+            ends_T[:-1] = (np.diff(self.context_T) != 1) | (np.diff(self.source_T) != 0)
+        held_T = self.context_T[ends_T] if window is None else np.minimum(self.context_T[ends_T], window)
+        return np.bincount(self.source_T[ends_T], held_T, ranks).astype(np.int64)
