@@ -3,9 +3,9 @@
 from moecast.topology.cluster import Cluster
 from moecast.topology.fabric import Fabric, parse_fabric
 from moecast.topology.hardware import Hardware
-from moecast.topology.load import find_preset, list_presets, load_cluster
+from moecast.topology.load import load_cluster, write_cluster
 from moecast.topology.nodes import Gpu, Link, Nic, Node, Switch
-from moecast.topology.presets import Preset
+from moecast.topology.presets import Preset, find_preset, list_presets
 from moecast.topology.recipe import Domain, Recipe
 from moecast.topology.routes import Routes
 
@@ -26,4 +26,5 @@ __all__ = [
     "list_presets",
     "load_cluster",
     "parse_fabric",
+    "write_cluster",
 ]

@@ -9,7 +9,7 @@ from moecast.errors import MoecastError
 
 Shape = Literal["leaf-spine", "rail", "single-switch"]
 SHAPES: tuple[Shape, ...] = get_args(Shape)
-_RULE = (
+FABRIC_RULE = (
     'give a fabric such as "leaf-spine:2", "rail:1", "single-switch" or "leaf-spine:2,routing=ecmp,nodes-per-leaf=4"'
 )
 
@@ -72,7 +72,7 @@ def parse_fabric(text: str) -> Fabric:
     given = dict(option.partition("=")[::2] for option in options)
     try:
         if set(given) - {"routing", "nodes-per-leaf"} or len(given) < len(options):
-            raise ValueError(_RULE)
+            raise ValueError(FABRIC_RULE)
         if shape == "single-switch" and ratio:
             raise ValueError('"single-switch" takes no oversubscription')
         return Fabric(
@@ -82,7 +82,7 @@ def parse_fabric(text: str) -> Fabric:
             routing=given.get("routing"),  # type: ignore[arg-type]  # checked by Fabric
         )
     except ValueError as error:
-        rule = str(error) if shape in SHAPES else _RULE
+        rule = str(error) if shape in SHAPES else FABRIC_RULE
         raise MoecastError(rule, field="fabric", value=text) from error
 
 
@@ -90,4 +90,4 @@ def _number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise ValueError(_RULE) from None
+        raise ValueError(FABRIC_RULE) from None

@@ -1,34 +1,15 @@
-"""From a name or a file to a cluster."""
+"""From a name or a file to a cluster, and back to a file."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from moecast.errors import MoecastError
+from moecast.files import write_text
 from moecast.topology.builders import build_cluster
 from moecast.topology.cluster import Cluster
 from moecast.topology.fabric import parse_fabric
-from moecast.topology.presets import PRESETS, Preset
-
-
-def list_presets() -> tuple[Preset, ...]:
-    """List the presets, in the order they are shown."""
-    return PRESETS
-
-
-def find_preset(name: str) -> Preset:
-    """Find the preset called `name`.
-
-    Raises
-    ------
-    MoecastError
-        There is none.
-    """
-    for preset in PRESETS:
-        if preset.name == name:
-            return preset
-    known = ", ".join(preset.name for preset in PRESETS)
-    raise MoecastError(f"no such cluster preset or YAML file; presets are {known}", field="cluster", value=name)
+from moecast.topology.presets import find_preset
 
 
 def load_cluster(name_or_path: str | Path, *, nodes: int | None = None, fabric: str | None = None) -> Cluster:
@@ -48,9 +29,37 @@ def load_cluster(name_or_path: str | Path, *, nodes: int | None = None, fabric: 
     MoecastError
         No such preset, a value out of its range, or a file that cannot be used.
     """
-    recipe = find_preset(str(name_or_path)).recipe
     wanted = parse_fabric(fabric) if fabric is not None else None
+    if nodes is not None and nodes < 1:
+        raise MoecastError("must be at least 1", field="nodes", value=nodes)
+    if str(name_or_path).endswith((".yaml", ".yml")):
+        from moecast.topology.yaml_io import read_cluster  # pydantic and pint: only files need them
+
+        return read_cluster(name_or_path, nodes=nodes, fabric=wanted)
+    preset = find_preset(str(name_or_path))
     try:
-        return build_cluster(recipe(n_domains=1 if nodes is None else nodes, fabric=wanted))
+        return build_cluster(preset.recipe(n_domains=nodes or 1, fabric=wanted))
     except ValueError as error:
         raise MoecastError(str(error), field="cluster", value=str(name_or_path)) from error
+
+
+def write_cluster(cluster: Cluster, path: str | Path, *, listing: bool = False) -> None:
+    """Write a cluster to a YAML file that `load_cluster` reads back to the same cluster.
+
+    Parameters
+    ----------
+    cluster
+        What to write.
+    path
+        The file, made or replaced.
+    listing
+        List every node and link, also where a preset and a fabric say the same.
+
+    Raises
+    ------
+    MoecastError
+        The folder does not exist or cannot be written.
+    """
+    from moecast.topology.yaml_out import to_yaml  # as above
+
+    write_text(path, to_yaml(cluster, listing=listing))

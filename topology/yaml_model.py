@@ -13,32 +13,45 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from moecast import units
 from moecast.errors import MoecastError
+from moecast.topology.fabric import FABRIC_RULE, parse_fabric
 
 Quantity = Literal["bandwidth", "time", "size", "rate"]
 
 
+@lru_cache(maxsize=4096)
+def parse_quantity(text: str, kind: Quantity) -> float:
+    """Read a quantity, keeping what was read: a cluster file repeats the same few thousands of times.
+
+    Raises
+    ------
+    MoecastError
+        As `moecast.units.parse`.
+    """
+    if len(text) > 40 or "**" in text or "^" in text:
+        raise MoecastError("no number with a unit", value=text)
+    return units.parse(text, kind)
+
+
 def _reader(kind: Quantity) -> Callable[[object], float]:
-    @lru_cache(maxsize=4096)
-    def read(text: object) -> float:
+    def read(value: object) -> float:
         try:
-            if isinstance(text, str) and (len(text) > 40 or "**" in text or "^" in text):
-                raise MoecastError("too long or too clever for a quantity")
-            return units.parse(text, kind)
+            return parse_quantity(value, kind) if isinstance(value, str) else units.parse(value, kind)
         except MoecastError as error:
             raise ValueError(error.rule) from None
 
-    def read_quantity(text: object) -> float:
-        return read(text) if isinstance(text, str) else units_error(kind)
-
-    return read_quantity
+    return read
 
 
-def units_error(kind: Quantity) -> float:
-    """Say how a quantity is written, in the words of `moecast.units`."""
+def _read_fabric(value: object) -> object:
+    if not isinstance(value, str):
+        if value is not None and not isinstance(value, dict):
+            raise ValueError(FABRIC_RULE)
+        return value
     try:
-        return units.parse(None, kind)
+        fabric = parse_fabric(value)
     except MoecastError as error:
         raise ValueError(error.rule) from None
+    return {name: getattr(fabric, name) for name in FabricSection.model_fields}
 
 
 Bandwidth = Annotated[float, BeforeValidator(_reader("bandwidth")), Field(gt=0)]
@@ -54,12 +67,8 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     def given(self) -> dict[str, Any]:
-        """The fields that the file sets, under their Python names."""
-        return {
-            info.alias or name: getattr(self, name)
-            for name, info in type(self).model_fields.items()
-            if name in self.model_fields_set
-        }
+        """List the fields that the file sets, under their Python names."""
+        return {name: value for name, value in self if name in self.model_fields_set and value is not None}
 
 
 class HardwareSection(_Section):
@@ -68,17 +77,17 @@ class HardwareSection(_Section):
     preset: Name | None = None
     name: Name | None = None
     sms: Count | None = None
-    memory: Size | None = None
-    memory_bandwidth: Bandwidth | None = None
-    peak: dict[str, Rate] | None = None
+    memory_bytes: Size | None = Field(default=None, alias="memory")
+    memory_Bps: Bandwidth | None = Field(default=None, alias="memory_bandwidth")
+    peak_flop_per_s: dict[str, Rate] | None = Field(default=None, alias="peak")
     efficiency: dict[str, float] | None = None
-    kernel_launch: Time | None = None
+    kernel_launch_s: Time | None = Field(default=None, alias="kernel_launch")
     gemm_tile_rows: Count | None = None
     communication_sms: Index | None = None
-    message: Time | None = None
-    collective_launch: Time | None = None
-    count_exchange: Time | None = None
-    barrier: Time | None = None
+    message_s: Time | None = Field(default=None, alias="message")
+    collective_launch_s: Time | None = Field(default=None, alias="collective_launch")
+    count_exchange_s: Time | None = Field(default=None, alias="count_exchange")
+    barrier_s: Time | None = Field(default=None, alias="barrier")
     sources: dict[str, str] | None = None
 
 
@@ -88,13 +97,13 @@ class DomainSection(_Section):
     hosts: Count | None = None
     gpus_per_host: Count | None = None
     nics_per_host: Count | None = None
-    nvlink_bandwidth: Bandwidth | None = None
-    nvlink_latency: Time | None = None
-    pcie_bandwidth: Bandwidth | None = None
-    pcie_latency: Time | None = None
-    nic_bandwidth: Bandwidth | None = None
-    nic_latency: Time | None = None
-    switch_latency: Time | None = None
+    nvlink_Bps: Bandwidth | None = Field(default=None, alias="nvlink_bandwidth")
+    nvlink_latency_s: Time | None = Field(default=None, alias="nvlink_latency")
+    pcie_Bps: Bandwidth | None = Field(default=None, alias="pcie_bandwidth")
+    pcie_latency_s: Time | None = Field(default=None, alias="pcie_latency")
+    nic_Bps: Bandwidth | None = Field(default=None, alias="nic_bandwidth")
+    nic_latency_s: Time | None = Field(default=None, alias="nic_latency")
+    switch_latency_s: Time | None = Field(default=None, alias="switch_latency")
     sources: dict[str, str] | None = None
 
 
@@ -136,8 +145,8 @@ class LinkEntry(_Section):
     between: tuple[Name, Name] | None = None
     source: Name | None = Field(default=None, alias="from")
     destination: Name | None = Field(default=None, alias="to")
-    bandwidth: Bandwidth
-    latency: Time
+    capacity_Bps: Bandwidth = Field(alias="bandwidth")
+    latency_s: Time = Field(alias="latency")
 
 
 class ClusterFile(_Section):
@@ -146,7 +155,7 @@ class ClusterFile(_Section):
     name: Name | None = None
     preset: Name | None = None
     nodes: Count | None = None
-    fabric: Name | FabricSection | None = None
+    fabric: Annotated[FabricSection | None, BeforeValidator(_read_fabric)] = None
     domain: DomainSection | None = None
     hardware: HardwareSection | None = None
     routing: Literal["ecmp", "spray"] | None = None

@@ -12,5 +12,4 @@ PRESET = Preset(
     domain=hopper.DGX,
     hardware=hopper.H100,
     fabric=Fabric(shape="rail", oversubscription=1, routing="spray"),
-    nodes_per_leaf=hopper.NODES_PER_LEAF,
 )

@@ -26,5 +26,4 @@ PRESET = Preset(
     domain=hopper.DGX,
     hardware=HARDWARE,
     fabric=Fabric(shape="rail", oversubscription=1, routing="spray"),
-    nodes_per_leaf=hopper.NODES_PER_LEAF,
 )

@@ -21,5 +21,4 @@ PRESET = Preset(
     domain=DOMAIN,
     hardware=replace(hopper.H100, name="H800 SXM"),
     fabric=Fabric(shape="rail", oversubscription=1, routing="spray"),
-    nodes_per_leaf=hopper.NODES_PER_LEAF,
 )

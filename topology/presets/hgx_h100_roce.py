@@ -26,5 +26,4 @@ PRESET = Preset(
     domain=DOMAIN,
     hardware=hopper.H100,
     fabric=Fabric(shape="rail", oversubscription=1, routing="ecmp"),
-    nodes_per_leaf=hopper.NODES_PER_LEAF,
 )

@@ -76,7 +76,3 @@ DGX = Domain(
     switch_latency_s=0.3e-6,
     sources=DOMAIN_SOURCES,
 )
-
-# Two nodes a leaf make a cluster of four cross its spines, as larger ones do; a 64-port leaf would take five at 2:1.
-# 32 nodes a pod: rail leaves of 64 ports, half of them downwards, as in NVIDIA's SuperPOD.
-NODES_PER_LEAF = {"leaf-spine": 2, "rail": 32}

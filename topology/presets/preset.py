@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from moecast.topology.fabric import Fabric
 from moecast.topology.hardware import Hardware
 from moecast.topology.recipe import Domain, Recipe
+
+# Two nodes a leaf make a cluster of four cross its spines, as larger ones do; a 64-port leaf would take five at 2:1.
+# 32 nodes a pod: rail leaves of 64 ports, half of them downwards, as in NVIDIA's SuperPOD.
+NODES_PER_LEAF = {"leaf-spine": 2, "rail": 32}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,7 +36,7 @@ class Preset:
     domain: Domain
     hardware: Hardware
     fabric: Fabric
-    nodes_per_leaf: dict[str, int]
+    nodes_per_leaf: Mapping[str, int] = field(default_factory=NODES_PER_LEAF.copy)
 
     def recipe(self, *, n_domains: int = 1, fabric: Fabric | None = None, name: str | None = None) -> Recipe:
         """Describe a cluster of `n_domains` of this preset; a single one has no fabric unless one is given.
