@@ -6,7 +6,7 @@ arXiv 2405.04434, 2.1).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 AttentionKind = Literal["mha", "gqa", "mla"]
@@ -83,6 +83,11 @@ class AttentionShape:
         query = self.q_rank * (hidden + queries) if self.q_rank else hidden * queries
         expand = self.kv_rank * self.heads * (self.nope_dim + self.value_dim)
         return query + hidden * self.kv_width + expand + out
+
+    def repeated(self, n_layers: int, total: int) -> AttentionShape:
+        """Continue the pattern of the windows of `n_layers` hidden layers over `total` of them."""
+        slides = set(self.windowed_layers)
+        return replace(self, windowed_layers=tuple(layer for layer in range(total) if layer % n_layers in slides))
 
     def window_of(self, layer_id: int) -> int | None:
         """Return the window of a hidden layer; None where it attends to the whole context."""

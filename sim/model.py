@@ -141,6 +141,7 @@ class ModelShape:
             self,
             name=f"routing of {name} at the dimensions of {self.name}",
             n_layers=n_layers,
+            attention=self.attention.repeated(self.n_layers, n_layers),
             moe_layer_ids=layer_ids,
             experts=experts,
             choices=choices,

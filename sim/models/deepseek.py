@@ -6,6 +6,7 @@ DEEPSEEK_V2_LITE = ModelPreset(
     source="config.json of deepseek-ai/DeepSeek-V2-Lite; 15.7 B parameters, 2.4 B activated (arXiv 2405.04434, B)",
     total_parameters=15.7e9,
     active_parameters=2.4e9,
+    active_with_embedding=False,
     config={
         "model_type": "deepseek_v2",
         "hidden_size": 2048,
@@ -34,6 +35,7 @@ DEEPSEEK_V3 = ModelPreset(
     "the embedding, multi-token prediction apart (its README_WEIGHTS)",
     total_parameters=671e9,
     active_parameters=36.6e9,
+    active_with_embedding=False,
     config={
         "model_type": "deepseek_v3",
         "hidden_size": 7168,

@@ -9,6 +9,7 @@ GPT_OSS_120B = ModelPreset(
     "embedding (arXiv 2508.10925, table 1)",
     total_parameters=116.83e9,
     active_parameters=5.13e9,
+    active_with_embedding=False,
     config={
         "model_type": "gpt_oss",
         "hidden_size": 2880,

@@ -17,11 +17,12 @@ class ModelPreset:
         Publisher and name of the model, and where its parameter counts were published.
     config
         Field names and values as in the file.
-    total_parameters, active_parameters
-        As published; the tests hold the shape to them.
+    total_parameters, active_parameters, active_with_embedding
+        As published, the active ones with or without the embedding matrix; the tests hold the shape to them.
     """
 
     source: str
     config: Mapping[str, Any]
     total_parameters: float
     active_parameters: float
+    active_with_embedding: bool = True
