@@ -1,6 +1,6 @@
 """What a step amounted to, once it is known when everything began and ended: busy seconds, and units on each link.
 
-Axes: G rank, F flow, J link, X (flow, link) pair.
+Axes: G rank, F flow, J link, X (flow, link) pair, V event that keeps up to three ranks busy.
 """
 
 from __future__ import annotations
@@ -23,20 +23,19 @@ def link_bytes(program: StepProgram) -> Float:
 
 def busy_seconds(
     exchange: Exchange, *, enter_G: Float, leave_G: Float, start_F: Float, end_F: Float,
-    window_from_G: Float | None = None, window_to_G: Float | None = None,
+    ports: tuple[Int, Float, Float] | None = None,
 ) -> Float:  # fmt: skip
     """How long each rank [G] of an exchange was busy between entering and leaving it.
 
     Busy is the union of its setup and of the times, from start to end, of the flows that it sends, receives or waits
-    for; and of one more window of time, where one is given. The rest of its stay is idle.
+    for. The rest of its stay is idle. `ports` adds more such times: ranks, starts and ends.
     """
-    nobody_G = np.full(len(enter_G), np.inf)
     flows = exchange.flows
-    return _busy(
-        np.argsort(start_F), start_F, end_F, flows.source_rank_F, flows.destination_rank_F, flows.waiter_F,
-        enter_G, leave_G, setup_start(exchange, enter_G), exchange.setup_s,
-        nobody_G if window_from_G is None else window_from_G.copy(), nobody_G if window_to_G is None else window_to_G,
-    )  # fmt: skip
+    rank_V = np.stack((flows.source_rank_F, flows.destination_rank_F, flows.waiter_F))
+    if ports is not None:
+        rank_V = np.concatenate((rank_V, np.broadcast_to(ports[0].astype(np.int32), (3, len(ports[0])))), axis=1)
+        start_F, end_F = np.concatenate((start_F, ports[1])), np.concatenate((end_F, ports[2]))
+    return _busy(rank_V, start_F, end_F, enter_G, leave_G, setup_start(exchange, enter_G), exchange.setup_s)
 
 
 def setup_start(exchange: Exchange, enter_G: Float) -> Float:
@@ -50,23 +49,16 @@ def setup_start(exchange: Exchange, enter_G: Float) -> Float:
 
 @njit(cache=True, nogil=True)
 def _busy(
-    order_F: Int, start_F: Float, end_F: Float, source_F: Int32, destination_F: Int32, waiter_F: Int32,
-    enter_G: Float, leave_G: Float, setup_from_G: Float, setup_s: float, window_from_G: Float, window_to_G: Float,
-) -> Float:  # fmt: skip
+    rank_V: Int32, start_V: Float, end_V: Float, enter_G: Float, leave_G: Float, setup_from_G: Float, setup_s: float
+) -> Float:
     busy_G = np.zeros(len(enter_G))
     until_G = enter_G.copy()  # all busy time before this has been counted
     for g in range(len(enter_G)):
         _count(g, setup_from_G[g], setup_from_G[g] + setup_s, leave_G, until_G, busy_G)
-    for f in order_F:
-        for g in (source_F[f], destination_F[f], waiter_F[f]):
-            if g < 0:
-                continue
-            if window_from_G[g] <= start_F[f]:
-                _count(g, window_from_G[g], window_to_G[g], leave_G, until_G, busy_G)
-                window_from_G[g] = np.inf
-            _count(g, start_F[f], end_F[f], leave_G, until_G, busy_G)
-    for g in range(len(enter_G)):
-        _count(g, window_from_G[g], window_to_G[g], leave_G, until_G, busy_G)
+    for v in np.argsort(start_V):
+        for who in range(3):
+            if rank_V[who, v] >= 0:
+                _count(rank_V[who, v], start_V[v], end_V[v], leave_G, until_G, busy_G)
     return busy_G
 
 

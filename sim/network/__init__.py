@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from moecast.sim.network.bound import Bound
 from moecast.sim.network.fluid import Fluid, OpenFluid, deliver
 from moecast.sim.network.maxmin import max_min_rates
 from moecast.sim.program import StepProgram, StepTimes
@@ -28,6 +29,6 @@ class Rung(Protocol):
         ...
 
 
-RUNGS: tuple[Rung, ...] = (Fluid(),)
+RUNGS: tuple[Rung, ...] = (Bound(), Fluid())
 
-__all__ = ["RUNGS", "Fluid", "OpenFluid", "Rung", "deliver", "max_min_rates"]
+__all__ = ["RUNGS", "Bound", "Fluid", "OpenFluid", "Rung", "deliver", "max_min_rates"]

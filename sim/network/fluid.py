@@ -170,7 +170,6 @@ def _empty(capacity_J: Float) -> Net:
         "group_F",
         "unstarted_F",
         "unended_F",
-        "place_F",
         "transit_A",
         "pending_H",
         *_OFFSETS,
