@@ -9,14 +9,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from moecast.traces.counter import TraceCounter
+    from moecast.traces.describe import TraceInfo, describe_trace
     from moecast.traces.importers import ImportOptions, import_trace
     from moecast.traces.importers.npz import import_npz
-    from moecast.traces.load_table import LoadTable
-    from moecast.traces.reader import iter_trace, read_meta, read_trace
+    from moecast.traces.lists import export_lists
+    from moecast.traces.load_table import LoadTable, read_load_table, write_load_table
+    from moecast.traces.meta import NO_CHOICE, PHASES, TraceMeta
+    from moecast.traces.reader import count_tokens, iter_trace, read_meta, read_trace
     from moecast.traces.shipped import shipped_trace_path
     from moecast.traces.statistics import (
-        TraceCounter,
-        TraceStats,
         balance_pooled,
         coactivation_LEE,
         contiguous_ranks_LE,
@@ -26,41 +28,42 @@ if TYPE_CHECKING:
         trace_stats,
         transition_LEE,
     )
-    from moecast.traces.trace import (
-        NO_CHOICE,
-        PHASES,
-        RoutingTrace,
-        TraceMeta,
-        concatenate,
-    )
+    from moecast.traces.summary import TraceStats
+    from moecast.traces.trace import RoutingTrace, concatenate
     from moecast.traces.writer import TraceWriter, write_trace
 
 _MODULE_OF = {
-    "NO_CHOICE": "trace",
-    "PHASES": "trace",
     "ImportOptions": "importers",
     "LoadTable": "load_table",
+    "NO_CHOICE": "meta",
+    "PHASES": "meta",
     "RoutingTrace": "trace",
-    "TraceMeta": "trace",
+    "TraceCounter": "counter",
+    "TraceInfo": "describe",
+    "TraceMeta": "meta",
+    "TraceStats": "summary",
     "TraceWriter": "writer",
+    "balance_pooled": "statistics",
+    "coactivation_LEE": "statistics",
     "concatenate": "trace",
+    "contiguous_ranks_LE": "statistics",
+    "count_tokens": "reader",
+    "crossings": "statistics",
+    "describe_trace": "describe",
+    "export_lists": "lists",
+    "fan_out": "statistics",
     "import_npz": "importers.npz",
     "import_trace": "importers",
     "iter_trace": "reader",
+    "load_LE": "statistics",
+    "read_load_table": "load_table",
     "read_meta": "reader",
     "read_trace": "reader",
     "shipped_trace_path": "shipped",
-    "write_trace": "writer",
-    "balance_pooled": "statistics",
-    "coactivation_LEE": "statistics",
-    "contiguous_ranks_LE": "statistics",
-    "crossings": "statistics",
-    "fan_out": "statistics",
-    "load_LE": "statistics",
     "trace_stats": "statistics",
     "transition_LEE": "statistics",
-    "TraceCounter": "statistics",
-    "TraceStats": "statistics",
+    "write_load_table": "load_table",
+    "write_trace": "writer",
 }
 __all__ = [
     "NO_CHOICE",
@@ -69,6 +72,7 @@ __all__ = [
     "LoadTable",
     "RoutingTrace",
     "TraceCounter",
+    "TraceInfo",
     "TraceMeta",
     "TraceStats",
     "TraceWriter",
@@ -76,17 +80,22 @@ __all__ = [
     "coactivation_LEE",
     "concatenate",
     "contiguous_ranks_LE",
+    "count_tokens",
     "crossings",
+    "describe_trace",
+    "export_lists",
     "fan_out",
     "import_npz",
     "import_trace",
     "iter_trace",
     "load_LE",
+    "read_load_table",
     "read_meta",
     "read_trace",
     "shipped_trace_path",
     "trace_stats",
     "transition_LEE",
+    "write_load_table",
     "write_trace",
 ]
 

@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from moecast.traces.trace import NO_CHOICE
+from moecast.traces.meta import NO_CHOICE
 
 
-def check_choices(experts_TLK: npt.NDArray[np.uint16], experts: int) -> None:
-    """Fail at the first token that breaks the rule.
+def check_choices(experts_TLK: npt.NDArray[np.uint16], experts: int, *, first_token: int = 0) -> None:
+    """Fail at the first token that breaks the rule; tokens are counted from `first_token`.
 
     Raises
     ------
@@ -23,13 +23,13 @@ def check_choices(experts_TLK: npt.NDArray[np.uint16], experts: int) -> None:
     token, layer, expert = first_bad_choice(experts_TLK, experts)
     if token < 0:
         return
-    where = f"token {token}, layer {layer}: expert {expert}"
+    where = f"token {first_token + token}, layer {layer}: expert {expert}"
     if expert >= experts:
         raise ValueError(f"{where} is outside 0…{experts - 1} and not {NO_CHOICE} (no choice)")
     raise ValueError(f"{where} is chosen twice")
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def first_bad_choice(experts_TLK, experts):  # type: ignore[no-untyped-def]
     """(token, layer, expert) of the first choice out of range or repeated; token -1 when there is none."""
     tokens, layers, choices = experts_TLK.shape
@@ -39,7 +39,7 @@ def first_bad_choice(experts_TLK, experts):  # type: ignore[no-untyped-def]
         for layer in range(layers):
             for choice in range(choices):
                 expert = experts_TLK[token, layer, choice]
-                if expert == 65535:
+                if expert == NO_CHOICE:
                     continue
                 if expert >= experts or last_seen_E[expert] == row:
                     return token, layer, np.int64(expert)

@@ -16,7 +16,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from moecast.errors import MoecastError
-from moecast.traces.trace import PHASES, RoutingTrace, TraceMeta
+from moecast.traces.meta import PHASES, TraceMeta
+from moecast.traces.trace import RoutingTrace
 
 SCHEMA_VERSION = 1
 _PREFIX = "moecast."
@@ -98,7 +99,7 @@ def decode_meta(raw: Mapping[bytes, bytes] | None, file: str | Path) -> TraceMet
     for name in ("config", "source"):
         if not isinstance(_json(values, name, file), (dict, type(None))):
             raise MoecastError("must be a JSON object", file=file, field=_PREFIX + name)
-    layer_ids = _json(values, "layer_ids", file)
+    layer_ids = _layer_ids(_json(values, "layer_ids", file), file)
     try:
         return TraceMeta(
             model=values.get("model", b"").decode(),
@@ -106,7 +107,7 @@ def decode_meta(raw: Mapping[bytes, bytes] | None, file: str | Path) -> TraceMet
             experts=_json(values, "experts", file),
             choices=_json(values, "choices", file),
             config=_json(values, "config", file),
-            layer_ids=None if layer_ids is None else tuple(layer_ids),
+            layer_ids=layer_ids,
             source=_json(values, "source", file) or {},
             notes=values.get("notes", b"").decode(),
         )
@@ -119,6 +120,14 @@ def _json(values: Mapping[str, bytes], name: str, file: str | Path) -> Any:
         return json.loads(values[name]) if name in values else None
     except (ValueError, RecursionError) as error:
         raise MoecastError("not JSON", file=file, field=_PREFIX + name) from error
+
+
+def _layer_ids(value: Any, file: str | Path) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(type(layer) is int for layer in value):
+        raise MoecastError("must be a list of whole numbers", file=file, field=_PREFIX + "layer_ids")
+    return tuple(value)
 
 
 def check_schema(schema: pa.Schema, meta: TraceMeta, file: str | Path) -> None:
@@ -143,9 +152,9 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(value) or pa.types.is_large_string(value))
 
 
-def to_table(trace: RoutingTrace) -> pa.Table:
-    """Arrow table of a trace; the matrices share its memory."""
-    schema = schema_of(trace.meta, weights=trace.weights_TLK is not None)
+def to_table(trace: RoutingTrace, meta: TraceMeta | None = None) -> pa.Table:
+    """Arrow table of a trace, with its own metadata or `meta`; the matrices share its memory."""
+    schema = schema_of(meta or trace.meta, weights=trace.weights_TLK is not None)
     tokens = trace.n_tokens
     columns: dict[str, pa.Array] = {}
     for name, attribute in NUMBER_COLUMNS.items():

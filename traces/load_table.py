@@ -6,11 +6,20 @@ Axes: L MoE layer, E expert.
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from moecast.traces.trace import TraceMeta
+from moecast.errors import MoecastError
+from moecast.files import read_text, write_text
+from moecast.traces.meta import TraceMeta
+from moecast.traces.trace import RoutingTrace
+
+_SCHEMA_VERSION = 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -34,11 +43,60 @@ class LoadTable:
     meta: TraceMeta
 
     def __post_init__(self) -> None:
-        load_LE = np.ascontiguousarray(self.load_LE)
-        if load_LE.shape != (self.meta.layers, self.meta.experts) or load_LE.dtype.kind not in "iu":
+        raw_LE = np.asarray(self.load_LE)
+        if raw_LE.shape != (self.meta.layers, self.meta.experts) or raw_LE.dtype.kind not in "iu":
             raise ValueError(f"load_LE: must be whole numbers [{self.meta.layers}, {self.meta.experts}]")
-        load_LE = load_LE.astype(np.int64)
+        load_LE = raw_LE.astype(np.int64)
         if load_LE.min() < 0:
             raise ValueError("load_LE: a negative count")
         load_LE.flags.writeable = False
         object.__setattr__(self, "load_LE", load_LE)
+
+    @classmethod
+    def count(cls, source: RoutingTrace | Iterable[RoutingTrace]) -> LoadTable:
+        """Count a trace, or batches of one.
+
+        Raises
+        ------
+        ValueError
+            No batches, or batches of different L, E or K.
+        """
+        from moecast.traces.counter import count_trace
+
+        counter = count_trace(source)
+        return cls(load_LE=counter.stats().load_LE, meta=counter.meta)
+
+
+def write_load_table(table: LoadTable, path: str | Path) -> None:
+    """Write a table as JSON, whole or not at all.
+
+    Raises
+    ------
+    MoecastError
+        The path cannot be written.
+    """
+    meta = dataclasses.asdict(table.meta)
+    write_text(path, json.dumps({"schema": _SCHEMA_VERSION, **meta, "load": table.load_LE.tolist()}) + "\n")
+
+
+def read_load_table(path: str | Path) -> LoadTable:
+    """Read what `write_load_table` wrote.
+
+    Raises
+    ------
+    MoecastError
+        Not JSON, a field missing, or counts that do not fit the sizes.
+    """
+    try:
+        value: Any = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise MoecastError("not JSON", file=path) from error
+    if not isinstance(value, dict) or value.get("schema") != _SCHEMA_VERSION or "load" not in value:
+        raise MoecastError(f"not a load table of schema {_SCHEMA_VERSION}", file=path)
+    fields = {field.name: value[field.name] for field in dataclasses.fields(TraceMeta) if field.name in value}
+    if fields.get("layer_ids") is not None:
+        fields["layer_ids"] = tuple(fields["layer_ids"])
+    try:
+        return LoadTable(load_LE=np.asarray(value["load"]), meta=TraceMeta(**fields))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise MoecastError(str(error), file=path, field="load table") from error

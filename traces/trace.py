@@ -6,21 +6,15 @@ Axes: T token, L MoE layer, E expert, K choice.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-PHASES = ("train", "prefill", "decode")
-NO_CHOICE = 65535
-"""The expert id of an empty choice: a dropped token, a null expert, a skipped layer."""
-
-MAX_EXPERTS = NO_CHOICE
-MAX_LAYERS = 4096
-MAX_CHOICES = 4096
+from moecast.traces.hashing import ContentHasher
+from moecast.traces.meta import NO_CHOICE, PHASES, TraceMeta
 
 # Column of RoutingTrace -> element type; those that may be None stand in the second table.
 _REQUIRED = {
@@ -36,60 +30,6 @@ _OPTIONAL = {
     "token_id_T": np.int32,
     "weights_TLK": np.float16,
 }
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class TraceMeta:
-    """What a trace says about itself: the model, its sizes, and where the routing was recorded.
-
-    Parameters
-    ----------
-    model
-        The model's name, free text.
-    layers, experts, choices
-        L, E and K: MoE layers, routed experts per layer, and the most choices a token makes at a layer.
-    config
-        The model's raw `config.json` where known.
-    layer_ids
-        The MoE layers' positions among the model's hidden layers, rising; None where not known.
-    source
-        What recorded it: hardware, software and versions, commit, date. JSON values.
-    notes
-        Free text.
-
-    Raises
-    ------
-    ValueError
-        A size out of range, K larger than E, or layer ids that are not L rising numbers.
-    """
-
-    model: str
-    layers: int
-    experts: int
-    choices: int
-    config: Mapping[str, Any] | None = None
-    layer_ids: tuple[int, ...] | None = None
-    source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    notes: str = ""
-
-    def __post_init__(self) -> None:
-        for name, most in (("layers", MAX_LAYERS), ("experts", MAX_EXPERTS), ("choices", MAX_CHOICES)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 1 <= value <= most:
-                raise ValueError(f"{name} = {value!r}: must be a whole number from 1 to {most}")
-            object.__setattr__(self, name, int(value))
-        if self.choices > self.experts:
-            raise ValueError(f"choices = {self.choices}: a token cannot choose more than the {self.experts} experts")
-        if self.layer_ids is not None:
-            ids = tuple(int(layer) for layer in self.layer_ids)
-            if len(ids) != self.layers or any(b <= a for a, b in zip((-1, *ids), ids, strict=False)):
-                raise ValueError(f"layer_ids = {ids}: must be {self.layers} rising numbers, one per MoE layer")
-            object.__setattr__(self, "layer_ids", ids)
-
-    @property
-    def shape_LEK(self) -> tuple[int, int, int]:
-        """(L, E, K), the sizes that must match the model's."""
-        return self.layers, self.experts, self.choices
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -152,6 +92,18 @@ class RoutingTrace:
                 f"experts_TLK: an id outside 0…{self.meta.experts - 1} that is not {NO_CHOICE} (no choice)"
             )
 
+    @classmethod
+    def empty(cls, meta: TraceMeta) -> RoutingTrace:
+        """Trace without tokens."""
+        return cls(
+            meta=meta,
+            experts_TLK=np.empty((0, meta.layers, meta.choices), np.uint16),
+            sequence_T=np.empty(0, np.uint32),
+            position_T=np.empty(0, np.uint32),
+            phase_T=np.empty(0, np.uint8),
+            topic_T=np.empty(0, np.int16),
+        )
+
     @property
     def n_tokens(self) -> int:
         """T."""
@@ -196,37 +148,6 @@ class RoutingTrace:
     def columns(self) -> dict[str, npt.NDArray[Any]]:
         """Arrays that are not None, by name."""
         return {name: array for name in (*_REQUIRED, *_OPTIONAL) if (array := getattr(self, name)) is not None}
-
-
-class ContentHasher:
-    """The content hash of a trace that comes in batches."""
-
-    def __init__(self, meta: TraceMeta) -> None:
-        self._meta = meta
-        self._hashers: dict[str, Any] = {}
-        self._topics: dict[str, int] = {}  # numbered by first appearance, which no batch size changes
-
-    def add(self, trace: RoutingTrace) -> None:
-        """Take the next tokens."""
-        for name, array in trace.columns().items():
-            column = self._renumber(trace) if name == "topic_T" else array
-            little = np.ascontiguousarray(column, dtype=column.dtype.newbyteorder("<"))
-            self._hashers.setdefault(name, hashlib.sha256()).update(little.data)
-
-    def hexdigest(self) -> str:
-        """Hash of the tokens so far."""
-        whole = hashlib.sha256(repr((self._meta.shape_LEK, list(self._topics))).encode())
-        for name in sorted(self._hashers):
-            whole.update(name.encode() + self._hashers[name].digest())
-        return whole.hexdigest()
-
-    def _renumber(self, trace: RoutingTrace) -> npt.NDArray[np.int16]:
-        used, first = np.unique(trace.topic_T, return_index=True)
-        new_of_old = np.full(len(trace.topics) + 1, -1, np.int16)  # last entry: index -1
-        for old in used[np.argsort(first)]:
-            if old >= 0:
-                new_of_old[old] = self._topics.setdefault(trace.topics[old], len(self._topics))
-        return new_of_old[trace.topic_T]
 
 
 def concatenate(traces: Sequence[RoutingTrace]) -> RoutingTrace:

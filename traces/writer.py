@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from moecast.errors import MoecastError
-from moecast.files import atomic_path
+from moecast.files import atomic_path, check_writable
 from moecast.traces.checks import check_choices
 from moecast.traces.format import schema_of, to_table
-from moecast.traces.trace import RoutingTrace, TraceMeta
+from moecast.traces.meta import TraceMeta
+from moecast.traces.trace import RoutingTrace, concatenate
 
-# Experts and weights per row group: what a streaming reader holds at once.
+# Choices per row group: what the writer holds back, and what other readers hold at once.
 _ROW_GROUP_BYTES = 32 << 20
 _SHARD_BYTES = 256 << 20
+_RISING = ("step", "sequence", "position")
 
 
 class TraceWriter:
@@ -42,6 +47,8 @@ class TraceWriter:
     ------
     MoecastError
         The path cannot be written, or the folder holds something already.
+    TypeError
+        `meta` holds something that JSON cannot say.
     """
 
     def __init__(
@@ -54,68 +61,75 @@ class TraceWriter:
         compression_level: int | None = None,
     ) -> None:
         row_bytes = 2 * meta.layers * meta.choices
-        self.path, self.meta = Path(path), meta
+        self.path, self.meta, self.n_tokens = Path(path), meta, 0
         self._row_group_tokens = max(1, _ROW_GROUP_BYTES // row_bytes)
-        self._shard_tokens = shard_tokens or max(1, _SHARD_BYTES // row_bytes)
+        self._shard_tokens = max(1, _SHARD_BYTES // row_bytes) if shard_tokens is None else shard_tokens
         if self._shard_tokens < 1:
             raise ValueError(f"shard_tokens = {shard_tokens}: must be at least 1")
         self._compression, self._level = compression, compression_level
         self._single = self.path.suffix == ".parquet"
         self._stack = contextlib.ExitStack()
         self._open: pq.ParquetWriter | None = None
-        self._weights: bool | None = None
-        self._pending: list[pa.Table] = []
+        self._columns: frozenset[str] | None = None
+        self._pending: list[RoutingTrace] = []
         self._pending_tokens = self._open_tokens = self._shards = 0
-        self.n_tokens = 0
-        if not self._single:
+        schema_of(meta, weights=False)  # fails now if meta is no JSON
+        if self._single:
+            check_writable(self.path)
+        else:
             _make_folder(self.path)
 
     def __enter__(self) -> TraceWriter:
         return self
 
     def append(self, trace: RoutingTrace) -> None:
-        """Add a batch of tokens.
+        """Add a batch of tokens; its arrays are copied and may change afterwards.
 
         Raises
         ------
         ValueError
-            The batch's L, E or K is not the writer's, only some batches have weights, or a token chooses an expert
-            twice at one layer.
+            The batch's L, E or K is not the writer's, it has other columns than the batches before, or a token chooses
+            an expert twice at one layer.
+        MoecastError
+            The disk is full.
         """
         if trace.meta.shape_LEK != self.meta.shape_LEK:
             raise ValueError(f"L, E, K = {trace.meta.shape_LEK}: this writer's are {self.meta.shape_LEK}")
-        weights = trace.weights_TLK is not None
-        if self._weights not in (None, weights):
-            raise ValueError("weights_TLK: all batches have it or none")
-        self._weights = weights
         check_choices(trace.experts_TLK, self.meta.experts)
-        table = to_table(trace).replace_schema_metadata(schema_of(self.meta, weights=weights).metadata)
-        start = 0
-        while start < len(table):
-            room = min(self._row_group_tokens - self._pending_tokens, self._room_in_shard())
-            part = table.slice(start, room)
-            self._pending.append(part)
-            self._pending_tokens += len(part)
-            start += len(part)
+        columns = frozenset(trace.columns())
+        if different := columns ^ (self._columns or columns):
+            raise ValueError(f"all batches must have the same columns, only some have {', '.join(sorted(different))}")
+        self._columns = columns
+        for part in self._row_group_parts(trace):
+            copies: dict[str, Any] = {name: array.copy() for name, array in part.columns().items()}
+            self._pending.append(dataclasses.replace(part, **copies))
+            self._pending_tokens += part.n_tokens
+            self.n_tokens += part.n_tokens
             self._write_if_full()
-        self.n_tokens += len(table)
 
     def close(self) -> None:
-        """Complete the file or the last shard."""
-        if self._single and self._open is None and not self._pending:
-            self._pending.append(schema_of(self.meta, weights=bool(self._weights)).empty_table())
+        """Complete the file or the last shard; without a token, an empty one."""
+        if not self._pending and self._open is None and not self._shards:
+            self._pending.append(RoutingTrace.empty(self.meta))
         self._write_pending()
         self._complete_shard()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None or not self._single:
-            self.close()
-        elif self._open is not None:
-            with contextlib.suppress(OSError):
-                self._open.close()
-            self._stack.__exit__(kind, error, trace)
+        try:
+            if kind is None or not self._single:
+                self.close()
+        finally:
+            self._abandon()
+
+    def _row_group_parts(self, trace: RoutingTrace) -> Iterator[RoutingTrace]:
+        """Cut a batch where row groups and shards are full."""
+        start = 0
+        while start < trace.n_tokens:
+            room = min(self._row_group_tokens - self._pending_tokens, self._room_in_shard())
+            yield trace.select(slice(start, start + room))
+            start += room
 
     def _room_in_shard(self) -> int:
         if self._single:
@@ -131,11 +145,11 @@ class TraceWriter:
     def _write_pending(self) -> None:
         if not self._pending:
             return
-        # Batches may name the topics in different orders: a row group has one dictionary.
-        table = pa.concat_tables(self._pending).unify_dictionaries().combine_chunks()
-        if self._open is None:
-            self._open = self._start(table.schema)
-        self._open.write_table(table, row_group_size=max(1, len(table)))
+        table = to_table(concatenate(self._pending), self.meta)
+        with self._disk_errors():
+            if self._open is None:
+                self._open = self._start(table.schema)
+            self._open.write_table(table, row_group_size=max(1, len(table)))
         self._open_tokens += len(table)
         self._pending, self._pending_tokens = [], 0
 
@@ -148,16 +162,35 @@ class TraceWriter:
             compression=self._compression,
             compression_level=self._level,
             use_dictionary=["phase", "topic"],
-            write_statistics=["step", "sequence", "position", "phase", "topic"],
+            column_encoding=dict.fromkeys(_RISING, "DELTA_BINARY_PACKED"),
+            write_statistics=[name for name in schema.names if name not in ("experts", "weights")],
+            write_page_checksum=True,
         )
 
     def _complete_shard(self) -> None:
         if self._open is None:
             return
-        self._open.close()
-        self._stack.close()
+        with self._disk_errors():
+            self._open.close()
+            self._stack.close()
         self._open, self._open_tokens = None, 0
         self._shards += 1
+
+    def _abandon(self) -> None:
+        """Remove what is unfinished, if anything."""
+        if self._open is not None:
+            with contextlib.suppress(OSError):
+                self._open.close()
+            unfinished = InterruptedError()
+            self._stack.__exit__(InterruptedError, unfinished, None)
+            self._open = None
+
+    @contextlib.contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise MoecastError(f"cannot be written ({error.strerror or error})", file=self.path) from error
 
 
 def write_trace(trace: RoutingTrace, path: str | Path, *, compression_level: int | None = None) -> None:

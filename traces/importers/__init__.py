@@ -22,7 +22,7 @@ class Importer(Protocol):
         ...
 
     def recognises(self, path: Path) -> bool:
-        """Whether the file looks like this format, judged by its name and first bytes."""
+        """Whether the file is of this format, judged by its name."""
         ...
 
     def read(self, path: Path, options: ImportOptions) -> RoutingTrace:

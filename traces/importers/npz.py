@@ -7,8 +7,12 @@ array's own header both give it, is known to fit. Axes: T token, L MoE layer, K 
 from __future__ import annotations
 
 import hashlib
+import lzma
 import math
+import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -18,19 +22,28 @@ import numpy.typing as npt
 
 from moecast.errors import MoecastError
 from moecast.traces.importers.options import ImportOptions
-from moecast.traces.trace import (
-    MAX_CHOICES,
-    MAX_EXPERTS,
-    MAX_LAYERS,
-    NO_CHOICE,
-    PHASES,
-    RoutingTrace,
-    TraceMeta,
-    concatenate,
-)
+from moecast.traces.limits import available_bytes
+from moecast.traces.meta import MAX_CHOICES, MAX_EXPERTS, MAX_LAYERS, NO_CHOICE, PHASES, TraceMeta
+from moecast.traces.trace import RoutingTrace, concatenate
 
 _LENGTHS = "_seqlen"
 _MAX_ARRAYS = 65536
+# What zipfile, its decompressors and NumPy's header parser raise on bytes that are not theirs.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    tokenize.TokenError,
+    EOFError,
+    OSError,
+    NotImplementedError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    OverflowError,
+)
 
 
 class NpzImporter:
@@ -50,7 +63,7 @@ class NpzImporter:
         MoecastError
             Damaged, pickled, too large, or arrays that are not routing.
         """
-        choices, lengths = _read_archive(path, options.limit_bytes)
+        choices, lengths = _read_archive(path, options)
         shapes = {array.shape[1:] for array in choices.values()}
         if len(shapes) != 1:
             raise MoecastError(f"the topics differ in layers and choices: {sorted(shapes)}", file=path)
@@ -60,7 +73,7 @@ class NpzImporter:
         experts = options.experts
         if experts is None:
             experts = max(highest + 1, per_layer)
-            notes.append(f"E = {experts} is the highest expert id in {path.name} + 1: the archive does not say it.")
+            notes.append(f"E = {experts} is taken from the highest expert id in {path.name}, which does not say it.")
         if highest >= experts:
             raise MoecastError(f"an expert id outside 0…{experts - 1}", file=path, value=highest)
         unmeasured = [topic for topic in choices if topic not in lengths]
@@ -120,7 +133,7 @@ def _assemble(
 
 
 def _check_repeats(path: Path, topic: str, trace: RoutingTrace) -> None:
-    from moecast.traces.checks import check_choices
+    from moecast.traces.checks import check_choices  # compiles: not needed to import this module
 
     try:
         check_choices(trace.experts_TLK, trace.meta.experts)
@@ -129,21 +142,27 @@ def _check_repeats(path: Path, topic: str, trace: RoutingTrace) -> None:
 
 
 def _read_archive(
-    path: Path, limit_bytes: int
+    path: Path, options: ImportOptions
 ) -> tuple[dict[str, npt.NDArray[np.uint16]], dict[str, npt.NDArray[np.int64]]]:
+    limit_bytes = available_bytes() // 4 if options.limit_bytes is None else options.limit_bytes
+    choices: dict[str, npt.NDArray[np.uint16]] = {}
+    lengths: dict[str, npt.NDArray[np.int64]] = {}
     try:
         with zipfile.ZipFile(path) as archive:
             members = _members(archive, path, limit_bytes)
-            topics = [name for name in members if not _is_lengths(name, members)]
-            choices = {name: _choices(archive, members[name], path, name) for name in topics}
-            lengths = {
-                name: _lengths(archive, members[name + _LENGTHS], path, name + _LENGTHS, len(choices[name]))
-                for name in topics
-                if name + _LENGTHS in members
-            }
-    except OSError as error:
-        raise MoecastError(f"cannot be read ({error.strerror or error})", file=path) from error
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+            total, done = sum(entry.file_size for entry in members.values()), 0
+            for name, entry in members.items():
+                if _is_lengths(name, members):
+                    continue
+                choices[name] = _choices(archive, entry, path, name)
+                if name + _LENGTHS in members:
+                    lengths[name] = _lengths(archive, members[name + _LENGTHS], path, len(choices[name]))
+                done += entry.file_size
+                if options.progress:
+                    options.progress(done, total)
+    except FileNotFoundError as error:
+        raise MoecastError("no such file", file=path) from error
+    except _DAMAGE as error:
         raise MoecastError(f"not a whole NumPy archive ({_first_line(error)})", file=path) from error
     if not choices:
         raise MoecastError("the archive holds no arrays", file=path)
@@ -176,7 +195,7 @@ def _read_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path, na
         if dtype.kind not in "iu" or len(shape) != axes:
             rule = f"must be an array of whole numbers with {axes} axes, not {dtype} {list(shape)}"
             raise MoecastError(rule, file=path, field=name)
-        if math.prod(shape) * dtype.itemsize != entry.file_size - file.tell():
+        if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != entry.file_size - file.tell():
             raise MoecastError(f"its header says {list(shape)} {dtype}, its size differs", file=path, field=name)
         data = file.read()
     flat = np.frombuffer(data, dtype)
@@ -206,9 +225,8 @@ def _choices(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path, name:
     return np.ascontiguousarray(array_TLK, np.uint16)
 
 
-def _lengths(
-    archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path, name: str, tokens: int
-) -> npt.NDArray[np.int64]:
+def _lengths(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path, tokens: int) -> npt.NDArray[np.int64]:
+    name = entry.filename.removesuffix(".npy")
     raw_Q = _read_array(archive, entry, path, name, 1)
     if raw_Q.size and (int(raw_Q.min()) < 1 or int(raw_Q.max()) > tokens):
         raise MoecastError(f"lengths must be from 1 to the topic's {tokens} tokens", file=path, field=name)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from moecast.traces.trace import PHASES
+from moecast.traces.meta import PHASES
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,7 +26,9 @@ class ImportOptions:
     source, notes
         Added to the metadata.
     limit_bytes
-        Most memory the unpacked arrays may take.
+        Most memory the unpacked arrays may take; by default a quarter of what is free.
+    progress
+        Called with (bytes unpacked, bytes in all).
 
     Raises
     ------
@@ -41,7 +43,8 @@ class ImportOptions:
     layer_ids: tuple[int, ...] | None = None
     source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     notes: str = ""
-    limit_bytes: int = 8 << 30
+    limit_bytes: int | None = None
+    progress: Callable[[int, int], None] | None = None
 
     def __post_init__(self) -> None:
         if self.phase not in PHASES:

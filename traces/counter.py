@@ -1,0 +1,181 @@
+"""Counting routing batch by batch, in one compiled pass over each.
+
+Axes: T token, L MoE layer, E expert, K choice, G rank, F fan-out 0…K.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from moecast.traces._count import count_batch
+from moecast.traces.meta import TraceMeta
+from moecast.traces.summary import Counts, TraceStats, rank_load_LG
+from moecast.traces.trace import RoutingTrace
+
+Source = RoutingTrace | Iterable[RoutingTrace]
+
+# A token adds at most 1 to an entry of a table.
+_SPILL_TOKENS = 2**32 - 1
+_MAX_TABLE_BYTES = 16 << 30
+
+
+class TraceCounter:
+    """Counts batch after batch; `stats()` may be asked at any time.
+
+    Parameters
+    ----------
+    meta
+        L, E and K of every batch.
+    rank_of_expert_LE
+        The rank that holds each expert, for the statistics of a placement without replicas.
+    n_ranks
+        Ranks there are; by default the highest in `rank_of_expert_LE` + 1.
+    coactivation, transition
+        Count these tables too: L·E·E numbers each.
+
+    Raises
+    ------
+    ValueError
+        `rank_of_expert_LE` is not [L, E] of ranks below `n_ranks`, or the tables are larger than 16 GiB.
+    """
+
+    def __init__(
+        self,
+        meta: TraceMeta,
+        *,
+        rank_of_expert_LE: npt.ArrayLike | None = None,
+        n_ranks: int | None = None,
+        coactivation: bool = False,
+        transition: bool = False,
+    ) -> None:
+        layers, experts, choices = meta.shape_LEK
+        self.meta, self.tokens = meta, 0
+        self._coactivation, self._transition = coactivation, transition
+        self._ranks_LE, self._n_ranks = None, 0
+        pair_layers = layers if coactivation else 0, layers - 1 if transition else 0
+        padded_LE = np.zeros((0, experts + 1), np.uint32)
+        if rank_of_expert_LE is not None:
+            self._ranks_LE, self._n_ranks = _checked_ranks(rank_of_expert_LE, (layers, experts), n_ranks)
+            padded_LE = np.pad(self._ranks_LE.astype(np.uint32), ((0, 0), (0, 1)), constant_values=self._n_ranks)
+        self._padded_LE = padded_LE
+        tables = (
+            (layers, experts + 1),
+            (pair_layers[0], experts + 1, experts + 1),
+            (pair_layers[1], experts + 1, experts + 1),
+        )
+        needed_bytes = sum(12 * math.prod(shape) for shape in tables)
+        if needed_bytes > _MAX_TABLE_BYTES:
+            raise ValueError(f"the tables of {layers} layers of {experts} experts take {needed_bytes >> 30} GiB")
+        # Counted in 32 bits, which halves the cache they fill, and spilled into 64 before they could overflow.
+        self._recent = [np.zeros(shape, np.uint32) for shape in tables]
+        self._total = [np.zeros(shape, np.int64) for shape in tables]
+        self._recent_tokens = 0
+        self._fan_out_LF = np.zeros((len(padded_LE), choices + 1), np.int64)
+        self._same_rank_L = np.zeros(max(len(padded_LE) - 1, 0), np.int64)
+        self._pairs_L = np.zeros(max(len(padded_LE) - 1, 0), np.int64)
+
+    def add(self, trace: RoutingTrace) -> None:
+        """Count the tokens of a batch.
+
+        Raises
+        ------
+        ValueError
+            The batch's L, E or K is not the counter's.
+        """
+        if trace.meta.shape_LEK != self.meta.shape_LEK:
+            raise ValueError(f"L, E, K = {trace.meta.shape_LEK}, expected {self.meta.shape_LEK}")
+        if self._recent_tokens + trace.n_tokens > _SPILL_TOKENS:
+            self._spill()
+        count_batch(
+            trace.experts_TLK,
+            self._recent[0],
+            self._recent[1],
+            self._recent[2],
+            self._padded_LE,
+            self._fan_out_LF,
+            self._same_rank_L,
+            self._pairs_L,
+        )
+        self._recent_tokens += trace.n_tokens
+        self.tokens += trace.n_tokens
+
+    def stats(self) -> TraceStats:
+        """Return the counts of all batches so far."""
+        self._spill()
+        experts = self.meta.experts
+        load_LE = self._total[0][:, :experts].copy()
+        coactivation_LEE, transition_LEE = (table[:, :experts, :experts].copy() for table in self._total[1:])
+        placed: dict[str, Counts] = {}
+        if self._ranks_LE is not None:
+            placed = {
+                "rank_load_LG": rank_load_LG(load_LE, self._ranks_LE, self._n_ranks),
+                "fan_out_LF": self._fan_out_LF.copy(),
+                "same_rank_L": self._same_rank_L.copy(),
+                "pairs_L": self._pairs_L.copy(),
+            }
+        return TraceStats(
+            tokens=self.tokens,
+            load_LE=load_LE,
+            coactivation_LEE=_mirrored(coactivation_LEE, load_LE) if self._coactivation else None,
+            transition_LEE=transition_LEE if self._transition else None,
+            **placed,
+        )
+
+    def _spill(self) -> None:
+        for total, recent in zip(self._total, self._recent, strict=True):
+            np.add(total, recent, out=total)
+            recent[...] = 0
+        self._recent_tokens = 0
+
+
+def count_trace(
+    source: Source,
+    *,
+    rank_of_expert_LE: npt.ArrayLike | None = None,
+    n_ranks: int | None = None,
+    coactivation: bool = False,
+    transition: bool = False,
+) -> TraceCounter:
+    """Count a trace, or batches of one; the parameters are those of `TraceCounter`.
+
+    Raises
+    ------
+    ValueError
+        No batches, batches of different L, E or K, or ranks that do not fit.
+    """
+    counter = None
+    for batch in (source,) if isinstance(source, RoutingTrace) else source:
+        counter = counter or TraceCounter(
+            batch.meta,
+            rank_of_expert_LE=rank_of_expert_LE,
+            n_ranks=n_ranks,
+            coactivation=coactivation,
+            transition=transition,
+        )
+        counter.add(batch)
+    if counter is None:
+        raise ValueError("no batches to count")
+    return counter
+
+
+def _checked_ranks(
+    ranks: npt.ArrayLike, shape_LE: tuple[int, int], n_ranks: int | None
+) -> tuple[npt.NDArray[np.int32], int]:
+    raw_LE = np.asarray(ranks)
+    if raw_LE.shape != shape_LE or raw_LE.dtype.kind not in "iu":
+        raise ValueError(f"rank_of_expert_LE: must be whole numbers {list(shape_LE)}, not {list(raw_LE.shape)}")
+    n_ranks = int(raw_LE.max()) + 1 if n_ranks is None else n_ranks
+    if raw_LE.min() < 0 or raw_LE.max() >= n_ranks:
+        raise ValueError(f"rank_of_expert_LE: a rank outside 0…{n_ranks - 1}")
+    return np.ascontiguousarray(raw_LE, np.int32), n_ranks
+
+
+def _mirrored(upper_LEE: Counts, load_LE: Counts) -> Counts:
+    whole_LEE = upper_LEE + upper_LEE.transpose(0, 2, 1)
+    diagonal = np.arange(load_LE.shape[1])
+    whole_LEE[:, diagonal, diagonal] = load_LE
+    return whole_LEE

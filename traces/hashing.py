@@ -1,0 +1,45 @@
+"""The content hash of a trace: the same for every shard layout, compression, batch size and order of topic names."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from moecast.traces.meta import TraceMeta
+
+if TYPE_CHECKING:
+    from moecast.traces.trace import RoutingTrace
+
+
+class ContentHasher:
+    """The content hash of a trace that comes in batches."""
+
+    def __init__(self, meta: TraceMeta) -> None:
+        self._meta = meta
+        self._hashers: dict[str, Any] = {}
+        self._topics: dict[str, int] = {}  # numbered by first appearance, which no batch size changes
+
+    def add(self, trace: RoutingTrace) -> None:
+        """Take the next tokens."""
+        for name, array in trace.columns().items():
+            column = self._renumber(trace) if name == "topic_T" else array
+            little = np.ascontiguousarray(column, dtype=column.dtype.newbyteorder("<"))
+            self._hashers.setdefault(name, hashlib.sha256()).update(little.data)
+
+    def hexdigest(self) -> str:
+        """Hash of the tokens so far."""
+        whole = hashlib.sha256(repr((self._meta.shape_LEK, list(self._topics))).encode())
+        for name in sorted(self._hashers):
+            whole.update(name.encode() + self._hashers[name].digest())
+        return whole.hexdigest()
+
+    def _renumber(self, trace: RoutingTrace) -> npt.NDArray[np.int16]:
+        used, first = np.unique(trace.topic_T, return_index=True)
+        new_of_old = np.full(len(trace.topics) + 1, -1, np.int16)  # last entry: index -1
+        for old in used[np.argsort(first)]:
+            if old >= 0:
+                new_of_old[old] = self._topics.setdefault(trace.topics[old], len(self._topics))
+        return new_of_old[trace.topic_T]
