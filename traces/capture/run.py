@@ -1,0 +1,202 @@
+"""The whole way from text to trace: corpus, tokenizer, training, scores, capture, and the file's own account."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from moecast.errors import MoecastError
+from moecast.files import check_writable
+from moecast.traces import RoutingTrace, TraceMeta, write_trace
+from moecast.traces.capture.corpus import Corpus, folder_corpus, packaged_corpus
+from moecast.traces.capture.evidence import Evidence, evidence
+from moecast.traces.capture.model import LanguageModel, ModelConfig
+from moecast.traces.capture.record import CaptureConfig, capture
+from moecast.traces.capture.score import Score, score
+from moecast.traces.capture.tokens import Tokens, tokenize
+from moecast.traces.capture.train import TrainConfig, Trained, train
+
+_COMPRESSION_LEVEL = 22
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Size:
+    """A model, how long it learns and how much of it is recorded."""
+
+    train: TrainConfig = field(default_factory=TrainConfig)
+    capture: CaptureConfig = field(default_factory=CaptureConfig)
+
+
+SIZES: Mapping[str, Size] = {
+    # What the shipped trace was made with.
+    "cpu": Size(),
+    # The same shape, wider and longer, for one data-centre GPU.
+    "gpu": Size(
+        train=TrainConfig(
+            model=ModelConfig(
+                vocabulary=8192, hidden=768, layers=12, heads=12, expert_width=256, dense_width=2048, max_positions=2048
+            ),
+            steps=6000,
+            row_tokens=1024,
+            rows_per_topic=4,
+            learning_rate=1e-3,
+            warm_up=200,
+        ),
+    ),
+    # Seconds, on a handful of small files: to see that everything works.
+    "tiny": Size(
+        train=TrainConfig(
+            model=ModelConfig(
+                vocabulary=257, hidden=16, layers=2, heads=2, experts=8, choices=2, expert_width=8, dense_width=32
+            ),
+            steps=30,
+            row_tokens=32,
+            warm_up=5,
+            learning_rate=1e-2,
+            checkpoint_every=10,
+        ),
+        capture=CaptureConfig(
+            prefill_tokens=400,
+            prefill_length=(8, 16, 32),
+            pass_tokens=128,
+            decode_sequences=8,
+            decode_tokens=4,
+            decode_batch=4,
+            prompt_length=(4, 8, 16),
+        ),
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What a run made and found out; `untrained` is the evidence for the same text before any training."""
+
+    trace: RoutingTrace
+    trained: Trained
+    score: Score
+    prefill: tuple[Evidence, ...]
+    decode: tuple[Evidence, ...]
+    untrained: tuple[Evidence, ...]
+
+
+def run(
+    out: Path,
+    *,
+    size: Size,
+    cache: Path,
+    text: Path | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+) -> Outcome:
+    """Train a model on packaged text (or the folder `text`), record its routing on held-out text, write it to `out`.
+
+    `cache` keeps packages, tokenizer and checkpoint; a run that was killed goes on from there.
+
+    Raises
+    ------
+    MoecastError
+        `out` cannot be written, the device is not there, or the text cannot be had or is too little.
+    """
+    check_writable(out)
+    _check_device(device)
+    if threads:
+        torch.set_num_threads(threads)
+    _make(cache)
+    corpus = folder_corpus(text) if text else packaged_corpus(cache)
+    tokens = tokenize(corpus, vocabulary=size.train.model.vocabulary, folder=cache)
+    trained = train(size.train, tokens, folder=cache, device=device)
+    scored = score(trained.model, tokens, row_tokens=size.train.row_tokens)
+    meta = describe(size, corpus, tokens, trained, scored, device=device)
+    trace = capture(trained.model, tokens, size.capture, meta)
+    write_trace(trace, out, compression_level=_COMPRESSION_LEVEL)
+    fresh = LanguageModel(size.train.model, seed=size.train.seed).to(device).eval()
+    before = capture(fresh, tokens, dataclasses.replace(size.capture, decode_sequences=0), meta)
+    return Outcome(
+        trace=trace,
+        trained=trained,
+        score=scored,
+        prefill=evidence(trace.select(trace.phase_T == 1)),
+        decode=evidence(trace.select(trace.phase_T == 2)),
+        untrained=evidence(before),
+    )
+
+
+def describe(size: Size, corpus: Corpus, tokens: Tokens, trained: Trained, scored: Score, *, device: str) -> TraceMeta:
+    """All that made the trace, as its metadata."""
+    model = size.train.model
+    source = {
+        "hardware": _hardware(device),
+        "software": {name: version(name) for name in ("torch", "numpy", "moecast")}
+        | {"python": platform.python_version()},
+        "threads": torch.get_num_threads(),
+        "commit": _commit(),
+        "date": dt.datetime.now(dt.UTC).date().isoformat(),
+        "corpus_sha256": {topic: corpus.sha256(topic) for topic in corpus.topics},
+        "tokens_sha256": tokens.sha256,
+        "training": {k: v for k, v in dataclasses.asdict(size.train).items() if k not in ("model", "minutes")}
+        | {"steps": trained.steps, "tokens": trained.tokens},
+        "capture": dataclasses.asdict(size.capture),
+        "loss_nats_per_token": {
+            "held_out": round(scored.model, 4),
+            "held_out_by_topic": {topic: round(loss, 4) for topic, loss in scored.model_by_topic.items()},
+            "unigram": round(scored.unigram, 4),
+            "bigram": round(scored.bigram, 4),
+            "training_last_50_steps": round(sum(trained.losses[-50:]) / len(trained.losses[-50:]), 4),
+        },
+    }
+    return TraceMeta(
+        model=f"moecast-capture-{model.experts}e (trained here, not a published model)",
+        layers=model.layers,
+        experts=model.experts,
+        choices=model.choices,
+        config=model.hugging_face(),
+        layer_ids=tuple(range(1, model.layers + 1)),
+        source=source,
+        notes="Held-out text, never trained on. Choices stand best first. Decode rows were generated by the model from "
+        "held-out prompts, which are not in the file, and go sequence by sequence; `step` tells which ran together.",
+    )
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise MoecastError("torch has no such device here", field="device", value=device) from error
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MoecastError(f"the folder cannot be made ({error.strerror})", file=folder) from error
+
+
+def _hardware(device: str) -> str:
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return f"{len(models)} cores of {models[0].split(':')[1].strip()}" if models else platform.machine()
+
+
+def _commit() -> str | None:
+    """The checkout's commit, with a plus where files differ from it; None outside a checkout."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"],  # noqa: S607
+            cwd=Path(__file__).resolve().parent,
+            capture_output=True,
+            check=True,
+            text=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return described.stdout.strip()

@@ -1,0 +1,183 @@
+"""Training from scratch: AdamW, a constant learning rate with a linear end, checkpoints that resume bit for bit.
+
+The learning rate does not depend on the number of steps until the end begins, so a run can be shortened while it is
+still in its constant part and is then the same run as one that was short from the start.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from moecast.errors import MoecastError
+from moecast.files import atomic_path
+from moecast.traces.capture.model import LanguageModel, ModelConfig
+from moecast.traces.capture.tokens import Tokens
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """How long and how the model learns. Each step reads `rows_per_topic` rows of `row_tokens` tokens per topic.
+
+    `minutes` ends the run early: `steps` is then cut so that the linear end (the last `ending` of all steps) fits.
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    seed: int = 0
+    steps: int = 2000
+    minutes: float | None = None
+    row_tokens: int = 512
+    rows_per_topic: int = 1
+    learning_rate: float = 3e-3
+    warm_up: int = 60
+    ending: float = 0.25
+    balance_weight: float = 0.02
+    weight_decay: float = 0.1
+    clip: float = 1.0
+    checkpoint_every: int = 50
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step: linear warm-up, constant, linear down to nothing."""
+        left = (self.steps - step) / max(1.0, self.ending * self.steps)
+        return self.learning_rate * min(1.0, (step + 1) / self.warm_up, left)
+
+    def fingerprint(self, tokens: Tokens) -> str:
+        """All that decides the weights at a step of the constant part, as text."""
+        decides = {k: v for k, v in asdict(self).items() if k not in ("steps", "minutes", "checkpoint_every")}
+        return repr((decides, tokens.sha256))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trained:
+    """A trained model, the steps and tokens it took, and the loss of each step in nats."""
+
+    model: LanguageModel
+    steps: int
+    tokens: int
+    losses: tuple[float, ...]
+    balances: tuple[float, ...]
+
+
+def train(config: TrainConfig, tokens: Tokens, *, folder: Path, device: str = "cpu", log_every: int = 20) -> Trained:
+    """Train, or go on from the checkpoint in `folder`; on a CPU the same input gives the same weights, bit for bit.
+
+    Raises
+    ------
+    MoecastError
+        The checkpoint is of another configuration, or already past the point where this run's end begins.
+    """
+    torch.use_deterministic_algorithms(device == "cpu")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    model = LanguageModel(config.model, seed=config.seed).to(device)
+    optimizer = torch.optim.AdamW(_groups(model, config.weight_decay), betas=(0.9, 0.95), fused=True)
+    file, steps = folder / "checkpoint.pt", config.steps
+    history = _resume(file, config, tokens, model, optimizer)
+    clock = _Clock(config.minutes)
+    while len(history) < steps:
+        step = len(history)
+        steps = clock.steps(step, steps, config.ending)
+        schedule = replace(config, steps=steps)
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.rate(step)
+        history.append(_step(schedule, tokens, model, optimizer, step, device))
+        clock.tick()
+        if len(history) % config.checkpoint_every == 0 or len(history) == steps:
+            _save(file, schedule, tokens, model, optimizer, history)
+        if log_every and len(history) % log_every == 0:
+            loss, balance = (sum(values) / log_every for values in zip(*history[-log_every:], strict=True))
+            _log(f"step {len(history)}/{steps}  loss {loss:.3f}  balance {balance:.3f}  {clock.seconds_per_step:.2f} s")
+    losses, balances = zip(*history, strict=True)
+    per_step = len(tokens.topics) * config.rows_per_topic * config.row_tokens
+    return Trained(model=model.eval(), steps=steps, tokens=steps * per_step, losses=losses, balances=balances)
+
+
+def _step(
+    config: TrainConfig,
+    tokens: Tokens,
+    model: LanguageModel,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    device: str,
+) -> tuple[float, float]:
+    rows = tokens.batch(step, row_tokens=config.row_tokens, rows_per_topic=config.rows_per_topic, seed=config.seed)
+    loss, balance = model.loss(torch.from_numpy(rows).long().to(device))
+    optimizer.zero_grad(set_to_none=True)
+    (loss + config.balance_weight * balance).backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+    optimizer.step()
+    return loss.item(), balance.item()
+
+
+def _groups(model: LanguageModel, weight_decay: float) -> list[dict[str, object]]:
+    """Matrices decay; norms and embeddings do not."""
+    named = list(model.named_parameters())
+    matrices = [p for name, p in named if p.ndim > 1 and not name.startswith("embedding")]
+    others = [p for name, p in named if p.ndim < 2 or name.startswith("embedding")]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+class _Clock:
+    """Cuts a run so that it ends within its minutes."""
+
+    def __init__(self, minutes: float | None) -> None:
+        self.end = math.inf if minutes is None else time.monotonic() + 60 * minutes
+        self.last = time.monotonic()
+        self.seconds_per_step = 0.0
+
+    def tick(self) -> None:
+        now = time.monotonic()
+        self.seconds_per_step = 0.95 * (self.seconds_per_step or now - self.last) + 0.05 * (now - self.last)
+        self.last = now
+
+    def steps(self, step: int, steps: int, ending: float) -> int:
+        """`steps`, or fewer when the linear end has to begin now."""
+        shortest = math.ceil(step / (1 - ending)) + 1
+        begins = time.monotonic() + (shortest - step) * self.seconds_per_step >= self.end
+        return shortest if begins and shortest < steps and self.seconds_per_step else steps
+
+
+def _save(
+    file: Path,
+    config: TrainConfig,
+    tokens: Tokens,
+    model: LanguageModel,
+    optimizer: torch.optim.Optimizer,
+    history: list[tuple[float, float]],
+) -> None:
+    state = {
+        "fingerprint": config.fingerprint(tokens),
+        "steps": config.steps,
+        "history": torch.tensor(history, dtype=torch.float64),
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
+    with atomic_path(file) as part:
+        torch.save(state, part)
+
+
+def _resume(
+    file: Path, config: TrainConfig, tokens: Tokens, model: LanguageModel, optimizer: torch.optim.Optimizer
+) -> list[tuple[float, float]]:
+    """Load the checkpoint where there is one; return the losses so far."""
+    if not file.exists():
+        return []
+    state = torch.load(file, weights_only=True)
+    if state["fingerprint"] != config.fingerprint(tokens):
+        raise MoecastError("is of another configuration or text; give another folder", file=file)
+    done = len(state["history"])
+    if config.steps != state["steps"] and done > (1 - config.ending) * min(config.steps, state["steps"]):
+        rule = f"the checkpoint has ended its constant part; only steps = {state['steps']} can go on from it"
+        raise MoecastError(rule, file=file, field="steps", value=config.steps)
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return [(float(loss), float(balance)) for loss, balance in state["history"]]
+
+
+def _log(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
