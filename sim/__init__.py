@@ -1,0 +1,67 @@
+"""The simulator: what a plan's routing costs on a cluster, from traffic to a Prediction."""
+
+from moecast.sim.collectives import COLLECTIVES, DEFAULT_MODE, MODES, collective_for, mode_of
+from moecast.sim.forecaster import Forecaster, bound_objective_s
+from moecast.sim.forward import ForwardPass, Setting
+from moecast.sim.layout import Layout
+from moecast.sim.memory import fits, memory_by_part
+from moecast.sim.model import ModelShape, list_models, load_model
+from moecast.sim.network import RUNGS
+from moecast.sim.plan import DISPATCH_MODES, REPLICA_RULES, MadeBy, Plan, read_plan, write_plan
+from moecast.sim.prediction import Prediction, read_prediction, write_prediction
+from moecast.sim.program import Compute, Exchange, Flows, StepProgram, StepTimes
+from moecast.sim.replicas import ReplicaTable
+from moecast.sim.schedules import SCHEDULES
+from moecast.sim.simulate import find_rung, simulate, simulate_step, step_program
+from moecast.sim.step import Step
+from moecast.sim.timeline import program_timeline, step_timeline, write_timeline
+from moecast.sim.traffic import LayerTraffic, StepTraffic, count_traffic
+from moecast.sim.workload import Workload, draw_steps
+
+__all__ = [
+    "COLLECTIVES",
+    "DEFAULT_MODE",
+    "DISPATCH_MODES",
+    "MODES",
+    "REPLICA_RULES",
+    "RUNGS",
+    "SCHEDULES",
+    "Compute",
+    "Exchange",
+    "Flows",
+    "Forecaster",
+    "ForwardPass",
+    "LayerTraffic",
+    "Layout",
+    "MadeBy",
+    "ModelShape",
+    "Plan",
+    "Prediction",
+    "ReplicaTable",
+    "Setting",
+    "Step",
+    "StepProgram",
+    "StepTimes",
+    "StepTraffic",
+    "Workload",
+    "bound_objective_s",
+    "collective_for",
+    "count_traffic",
+    "draw_steps",
+    "find_rung",
+    "fits",
+    "list_models",
+    "load_model",
+    "memory_by_part",
+    "mode_of",
+    "program_timeline",
+    "read_plan",
+    "read_prediction",
+    "simulate",
+    "simulate_step",
+    "step_program",
+    "step_timeline",
+    "write_plan",
+    "write_prediction",
+    "write_timeline",
+]

@@ -50,8 +50,8 @@ class Prediction:
     tokens_per_s, tokens_per_s_per_gpu
         Of the whole cluster; per rank of the plan.
     latency_s, latency_kind
-        Decode: inter-token latency. Prefill: time to first token of a prompt that one step holds whole, without queueing.
-        Both are the mean step time.
+        Decode: inter-token latency. Prefill: time to first token of a prompt that one step holds whole, without
+        queueing. Both are the mean step time.
     memory_bytes, fits
         Per GPU, by part, the fullest rank; whether the total is within the capacity.
     balance, balance_p5
@@ -59,9 +59,11 @@ class Prediction:
     balance_pooled
         The same with all steps taken as one, the mean over layers and EP groups.
     fan_out, remote_fan_out, fan_out_domains
-        Distinct ranks, ranks other than its own, and domains that serve a token at a layer; mean over tokens and layers.
+        Distinct ranks, ranks other than its own, and domains that serve a token at a layer; mean over tokens and
+        layers.
     crossings
-        Over consecutive layers and all pairs of a token's choices, the part served on different ranks; 0 with one layer.
+        Over consecutive layers and all pairs of a token's choices, the part served on different ranks; 0 with one
+        layer.
     dispatch_bytes
         Bytes leaving GPUs to dispatch, per step over all ranks and layers; a relayed copy leaves twice.
     bottleneck, bottleneck_share

@@ -1,0 +1,86 @@
+"""The dispatch modes: how many copies travel, and what kernels carry them.
+
+Sources: DeepEP (deepseek-ai/DeepEP) for the normal and the low-latency kernels; NCCL's all-to-all; ExFlow (arXiv
+2401.08383) for tokens that stay where their experts are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from moecast.sim.plan import DispatchMode
+from moecast.sim.traffic import LayerTraffic
+
+Int = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mode:
+    """One dispatch mode.
+
+    Parameters
+    ----------
+    name
+        As in the plan.
+    per_choice
+        A copy per choice; otherwise one per distinct rank (and, relayed, per distinct domain).
+    relayed
+        Copies for another domain go once to a relay there, which passes them on.
+    counts_first
+        The ranks of a group exchange counts before the dispatch, and wait for each other in that.
+    barrier
+        Nothing moves before every rank of the group is there, and nobody leaves before all has moved.
+    messages
+        Low-latency kernels: every copy that leaves over a NIC is a message of its own.
+    stay
+        Tokens move on to the rank of their first choice instead of returning home.
+    """
+
+    name: DispatchMode
+    per_choice: bool = False
+    relayed: bool = False
+    counts_first: bool = True
+    barrier: bool = False
+    messages: bool = False
+    stay: bool = False
+
+    def dispatch_counts(self, traffic: LayerTraffic) -> Int:
+        """Copies by (source, destination), then for relayed modes by (source, domain)."""
+        if self.per_choice:
+            return traffic.choices_SD.ravel()
+        return np.concatenate([traffic.copies_SD.ravel(), traffic.domain_copies_SN.ravel()])
+
+    def combine_counts(self, traffic: LayerTraffic) -> Int:
+        """Count results the same way, by (where they go, where they come from): reduced in each rank, then domain."""
+        if self.per_choice:
+            return traffic.choices_SD.ravel()
+        return np.concatenate([traffic.return_copies_SD.ravel(), traffic.return_domain_copies_SN.ravel()])
+
+
+MODES: tuple[Mode, ...] = (
+    Mode(name="per_choice", per_choice=True, counts_first=False, messages=True),
+    Mode(name="per_rank"),
+    Mode(name="per_domain", relayed=True),
+    Mode(name="nccl", per_choice=True, barrier=True),
+    Mode(name="stay", relayed=True, stay=True),
+)
+
+DEFAULT_MODE = {"prefill": "per_domain", "decode": "per_choice"}
+
+
+def mode_of(name: str | None, phase: str) -> Mode:
+    """Find a mode by name; None: what engines use in this phase.
+
+    Raises
+    ------
+    ValueError
+        There is no such mode.
+    """
+    wanted = DEFAULT_MODE[phase] if name is None else name
+    for mode in MODES:
+        if mode.name == wanted:
+            return mode
+    raise ValueError(f"dispatch = {wanted!r}: one of {', '.join(mode.name for mode in MODES)}")

@@ -1,0 +1,256 @@
+"""The flows of one kind of exchange, laid out once per layout and filled with each layer's counts.
+
+Which ranks may send to which, over which links, and who waits for what is the same at every layer; only the number of
+copies differs. A template holds the first, `fill` adds the second.
+
+Axes: F flow, X (flow, link) pair, R (flow, parent) pair, S source rank, D destination rank, N domain, C count.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from moecast.sim.layout import Layout
+from moecast.sim.program import Flows
+
+Float = npt.NDArray[np.float64]
+Int = npt.NDArray[np.int64]
+Int32 = npt.NDArray[np.int32]
+
+PRESENCE = -1
+"""The count of a flow of zero bytes inside one rank, which feeds others: they wait until that rank is there."""
+
+CHUNK_COPIES = 32
+"""Copies that a relay takes in before it passes them on: the chunk of DeepEP's normal kernels at 32 ranks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Legs:
+    """The possible flows of an exchange, before they have paths and sizes.
+
+    Parameters
+    ----------
+    source_F, destination_F
+        Ranks.
+    waiter_F
+        The rank that waits for the flow's end; -1: nobody but what it feeds.
+    count_F
+        Where in the counts the flow's number of copies stands, or `PRESENCE`.
+    child_R, parent_R
+        Pairs of flows: the parent feeds the child.
+    """
+
+    source_F: Int32
+    destination_F: Int32
+    waiter_F: Int32
+    count_F: Int
+    child_R: Int
+    parent_R: Int
+
+    @classmethod
+    def direct(cls, source_F: npt.ArrayLike, destination_F: npt.ArrayLike, count_F: npt.ArrayLike) -> Legs:
+        """Flows that are fed by none and awaited by their destination."""
+        none = np.empty(0, np.int64)
+        destination = np.asarray(destination_F, np.int32)
+        return cls(
+            source_F=np.asarray(source_F, np.int32), destination_F=destination, waiter_F=destination,
+            count_F=np.asarray(count_F, np.int64), child_R=none, parent_R=none,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FlowTemplate:
+    """Flows with paths, waiting for counts.
+
+    Parameters
+    ----------
+    legs
+        Who sends to whom.
+    copy_bytes
+        Bytes of one copy.
+    offsets_F1, link_X, share_X, latency_F
+        The paths, message-issue links included (see `moecast.sim.program.Flows`).
+    pace_F
+        Seconds per byte of a flow that has its links to itself.
+    parent_offsets_F1, parent_R
+        The parents of each flow.
+    """
+
+    legs: Legs
+    copy_bytes: float
+    offsets_F1: Int
+    link_X: Int32
+    share_X: Float
+    latency_F: Float
+    pace_F: Float
+    parent_offsets_F1: Int
+    parent_R: Int
+
+    @classmethod
+    def of(cls, layout: Layout, legs: Legs, copy_bytes: float, *, messages: bool = False) -> FlowTemplate:
+        """Find the paths of the legs.
+
+        Parameters
+        ----------
+        messages
+            Each copy that leaves over a NIC also takes one unit of its GPU's message-issue link.
+        """
+        cluster, gpu_G = layout.cluster, layout.gpu_G
+        routes = cluster.routes(gpu_G[legs.source_F], gpu_G[legs.destination_F], seed=layout.seed)
+        offsets_F1, link_X, share_X = routes.offsets_F1, routes.link_X, routes.share_X
+        if messages and cluster.hardware.message_s > 0:
+            nic_J = np.array([kind == "nic-out" for kind in cluster.link_kind_J])
+            issuer_F = np.where(_any_in_row(nic_J[link_X], offsets_F1), gpu_G[legs.source_F], -1)
+            offsets_F1, link_X, share_X = _with_issue_links(
+                offsets_F1, link_X, share_X, issuer_F, len(cluster.links), 1 / copy_bytes
+            )
+        capacity_J = link_capacity(layout)
+        order = np.argsort(legs.child_R, kind="stable")
+        parents_F = np.bincount(legs.child_R, minlength=len(legs.source_F))
+        return cls(
+            legs=legs,
+            copy_bytes=copy_bytes,
+            offsets_F1=offsets_F1,
+            link_X=link_X,
+            share_X=share_X,
+            latency_F=routes.latency_F,
+            pace_F=_row_max(share_X / capacity_J[link_X], offsets_F1),
+            parent_offsets_F1=np.concatenate([[0], np.cumsum(parents_F)]),
+            parent_R=legs.parent_R[order],
+        )
+
+    def copies_F(self, counts_C: Int) -> Int:
+        """Copies that each possible flow carries, `PRESENCE` flows zero."""
+        return np.where(self.legs.count_F < 0, 0, counts_C[self.legs.count_F])
+
+    def bytes_leaving(self, counts_C: Int) -> float:
+        """Bytes that leave GPUs."""
+        away_F = self.legs.source_F != self.legs.destination_F
+        return float(self.copies_F(counts_C)[away_F].sum() * self.copy_bytes)
+
+    def fill(self, counts_C: Int) -> Flows:
+        """Give the flows of one exchange; those without copies are left out, `PRESENCE` flows stay."""
+        legs = self.legs
+        chosen, offsets_F1, link_X, share_X, parent_offsets_F1, parent_R, delay_F, tail_F = _fill(
+            legs.count_F, counts_C, self.copy_bytes, CHUNK_COPIES * self.copy_bytes, self.offsets_F1, self.link_X,
+            self.share_X, self.latency_F, self.pace_F, self.parent_offsets_F1, self.parent_R,
+        )  # fmt: skip
+        return Flows(
+            bytes_F=self.copies_F(counts_C)[chosen] * self.copy_bytes,
+            source_rank_F=legs.source_F[chosen],
+            destination_rank_F=legs.destination_F[chosen],
+            waiter_F=legs.waiter_F[chosen],
+            offsets_F1=offsets_F1,
+            link_X=link_X,
+            share_X=share_X,
+            latency_F=self.latency_F[chosen],
+            parent_offsets_F1=parent_offsets_F1,
+            parent_R=parent_R,
+            feed_delay_F=delay_F,
+            feed_tail_F=tail_F,
+        )
+
+
+def link_capacity(layout: Layout) -> Float:
+    """Capacities of the cluster's links, then of one message-issue link per GPU in messages/s."""
+    message_s = layout.cluster.hardware.message_s
+    issue = 1 / message_s if message_s > 0 else np.inf
+    return np.concatenate([layout.cluster.capacity_J, np.full(layout.cluster.n_gpus, issue)])
+
+
+def link_names(layout: Layout) -> tuple[str, ...]:
+    """Name the links in the order of `link_capacity`."""
+    cluster = layout.cluster
+    return (*cluster.link_names_J, *(f"message issue of {gpu.name}" for gpu in cluster.gpus))
+
+
+def no_flows() -> Flows:
+    """Give an exchange in which nothing travels: ranks only wait for each other."""
+    ints, int32s, floats = np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0)
+    first = np.zeros(1, np.int64)
+    return Flows(
+        bytes_F=floats, source_rank_F=int32s, destination_rank_F=int32s, waiter_F=int32s, offsets_F1=first,
+        link_X=int32s, share_X=floats, latency_F=floats, parent_offsets_F1=first, parent_R=ints.astype(np.int32),
+        feed_delay_F=floats, feed_tail_F=floats,
+    )  # fmt: skip
+
+
+def _any_in_row(flag_X: npt.NDArray[np.bool_], offsets_F1: Int) -> npt.NDArray[np.bool_]:
+    before_X1 = np.concatenate([[0], np.cumsum(flag_X)])
+    return np.asarray(before_X1[offsets_F1[1:]] > before_X1[offsets_F1[:-1]])
+
+
+def _row_max(value_X: Float, offsets_F1: Int) -> Float:
+    largest_F = np.zeros(len(offsets_F1) - 1)
+    flow_X = np.repeat(np.arange(len(largest_F)), np.diff(offsets_F1))
+    np.maximum.at(largest_F, flow_X, value_X)
+    return largest_F
+
+
+def _with_issue_links(
+    offsets_F1: Int, link_X: Int32, share_X: Float, issuer_F: Int32, first_issue_link: int, share: float
+) -> tuple[Int, Int32, Float]:
+    """Append its issuer's message-issue link to the links of each flow that has an issuer."""
+    issued_F = issuer_F >= 0
+    ends = offsets_F1[1:][issued_F]
+    link = np.insert(link_X, ends, (first_issue_link + issuer_F[issued_F]).astype(np.int32))
+    offsets = offsets_F1 + np.concatenate([[0], np.cumsum(issued_F)])
+    return offsets, link, np.insert(share_X, ends, share)
+
+
+@njit(cache=True, nogil=True)
+def _fill(  # type: ignore[no-untyped-def]
+    count_F,
+    counts_C,
+    copy_bytes,
+    chunk_bytes,
+    offsets_F1,
+    link_X,
+    share_X,
+    latency_F,
+    pace_F,
+    parent_offsets_F1,
+    parent_R,
+):
+    n, links, parents = 0, 0, 0
+    new_of_old = np.full(len(count_F), -1, np.int32)
+    for f in range(len(count_F)):
+        if count_F[f] < 0 or counts_C[count_F[f]] > 0:
+            new_of_old[f] = n
+            n += 1
+            links += offsets_F1[f + 1] - offsets_F1[f]
+            parents += parent_offsets_F1[f + 1] - parent_offsets_F1[f]
+    chosen = np.empty(n, np.int64)
+    offsets = np.zeros(n + 1, np.int64)
+    parent_offsets = np.zeros(n + 1, np.int64)
+    link, share = np.empty(links, np.int32), np.empty(links)
+    parent = np.empty(parents, np.int32)
+    delay_F, tail_F = np.zeros(n), np.zeros(n)
+    at, at_parent = 0, 0
+    for f in range(len(count_F)):
+        new = new_of_old[f]
+        if new < 0:
+            continue
+        chosen[new] = f
+        for x in range(offsets_F1[f], offsets_F1[f + 1]):
+            link[at] = link_X[x]
+            share[at] = share_X[x]
+            at += 1
+        offsets[new + 1] = at
+        for r in range(parent_offsets_F1[f], parent_offsets_F1[f + 1]):
+            p = parent_R[r]
+            if new_of_old[p] < 0:
+                continue
+            parent[at_parent] = new_of_old[p]
+            at_parent += 1
+            fed = counts_C[count_F[p]] * copy_bytes if count_F[p] >= 0 else 0.0
+            delay_F[new] = max(delay_F[new], min(chunk_bytes, fed) * pace_F[p] + latency_F[p])
+        parent_offsets[new + 1] = at_parent
+        if at_parent > parent_offsets[new]:
+            own = counts_C[count_F[f]] * copy_bytes if count_F[f] >= 0 else 0.0
+            tail_F[new] = min(chunk_bytes, own) * pace_F[f] + latency_F[f]
+    return chosen, offsets, link, share, parent_offsets, parent[:at_parent].copy(), delay_F, tail_F

@@ -1,0 +1,80 @@
+"""What a Prediction says about its question: descriptions, labels and warnings."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from moecast.sim.collectives import Mode
+from moecast.sim.model import ModelShape
+from moecast.sim.plan import Plan
+from moecast.sim.workload import Workload
+from moecast.traces import RoutingTrace
+
+
+def describe_plan(plan: Plan, model: ModelShape, mode: Mode) -> dict[str, Any]:
+    """Give the layout and the rules of a plan, defaults filled in, without its slots."""
+    return {
+        "solver": plan.made_by.solver,
+        "ranks": plan.ranks, "groups": plan.groups, "ep": plan.ep, "tp": plan.tp, "dp": plan.dp,
+        "slots_per_rank": plan.max_slots,
+        "redundant_slots": redundant_slots(plan),
+        "wasted_slots": plan.wasted_slots(),
+        "replica_rule": plan.replica_rule,
+        "dispatch": mode.name,
+        "dispatch_type": plan.dispatch_type or model.dispatch_type,
+        "combine_type": plan.combine_type or "bf16",
+        "schedule": plan.schedule,
+        "made_by": dataclasses.asdict(plan.made_by),
+    }  # fmt: skip
+
+
+def redundant_slots(plan: Plan) -> int:
+    """Count the filled slots beyond one per expert, layer and EP group."""
+    return int((plan.slots_DLGP >= 0).sum()) - plan.groups * plan.layers * plan.experts
+
+
+def describe_workload(workload: Workload) -> dict[str, Any]:
+    """Give a workload's fields as plain values."""
+    values = dataclasses.asdict(workload)
+    topics = workload.topics
+    values["topics"] = dict(topics) if isinstance(topics, Mapping) else None if topics is None else list(topics)
+    return values
+
+
+def describe_trace(trace: RoutingTrace) -> dict[str, Any]:
+    """Say what was recorded, and how much of it there is."""
+    return {
+        "model": trace.meta.model,
+        "tokens": trace.n_tokens,
+        "topics": list(trace.topics),
+        "notes": trace.meta.notes,
+    }
+
+
+def labels(model: ModelShape, workload: Workload) -> tuple[str, ...]:
+    """List what every output must say with the numbers."""
+    mixed = (model.name,) if "at the dimensions of" in model.name else ()
+    return (*mixed, *((workload.label,) if workload.label else ()))
+
+
+def warnings(
+    plan: Plan, trace: RoutingTrace, workload: Workload, *, memory: Mapping[str, int], overrides: Sequence[str]
+) -> tuple[str, ...]:
+    """List what a reader should know before trusting the numbers."""
+    found = [f"override: {override}" for override in overrides]
+    if wasted := plan.wasted_slots():
+        found.append(f"{wasted} slots repeat an expert that their rank already holds: memory without use")
+    if redundant_slots(plan) and plan.made_by.solver in ("unknown", "eplb"):
+        found.append(
+            f"replicas are assumed to be chosen by rule {plan.replica_rule}; "
+            "the solver of this plan assumed that they share evenly"
+        )
+    if workload.reuse:
+        found.append("sequences may be drawn more than once (reuse): steps are more alike than they would be")
+    if plan.made_by.trace_hash is not None and plan.made_by.trace_hash == trace.content_hash():
+        found.append("the plan was made on the very tokens it is simulated on: it may do worse on others")
+    if memory["total"] > memory["capacity"]:
+        found.append(f"needs {memory['total'] / memory['capacity']:.0%} of a GPU's memory: it does not fit")
+    return tuple(found)

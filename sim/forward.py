@@ -1,0 +1,292 @@
+"""One forward pass, stage by stage: what schedules put in order.
+
+A `Setting` is what all steps of a workload share under one plan; a `ForwardPass` is one step in it.
+
+Axes: T token, L MoE layer, G rank, P slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from moecast.sim import compute
+from moecast.sim.collectives import FlowTemplate, Mode, collective_for, mode_of
+from moecast.sim.collectives.template import link_capacity, link_names, no_flows
+from moecast.sim.collectives.tensor_parallel import hidden_template
+from moecast.sim.layout import Layout
+from moecast.sim.model import ModelShape
+from moecast.sim.plan import Plan
+from moecast.sim.program import Compute, Exchange, Flows, Kind, Stage, StepProgram
+from moecast.sim.replicas import ReplicaTable
+from moecast.sim.step import Step
+from moecast.sim.traffic import StepTraffic, count_traffic
+from moecast.topology import Cluster
+from moecast.traces import RoutingTrace
+
+Float = npt.NDArray[np.float64]
+Int = npt.NDArray[np.int64]
+Int32 = npt.NDArray[np.int32]
+
+OUTSIDE = -1
+"""The layer of stages outside the MoE layers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Setting:
+    """A plan on a cluster, with everything laid out that no step changes.
+
+    Parameters
+    ----------
+    dispatch_flows, combine_flows
+        The possible flows of every layer's dispatch and combine.
+    context_flows
+        Mode ``stay``: those that bring new keys and values to every rank of the EP group; else None.
+    hidden_flows
+        Tensor parallelism: those that bring hidden vectors to the other ranks that share their tokens; else None.
+    """
+
+    model: ModelShape
+    plan: Plan
+    phase: str
+    mode: Mode
+    layout: Layout
+    table: ReplicaTable
+    dispatch_flows: FlowTemplate
+    combine_flows: FlowTemplate
+    context_flows: FlowTemplate | None
+    hidden_flows: FlowTemplate | None
+    capacity_J: Float
+    link_names_J: tuple[str, ...]
+
+    @classmethod
+    def of(cls, cluster: Cluster, model: ModelShape, plan: Plan, *, phase: str, seed: int = 0) -> Setting:
+        """Lay a plan out on a cluster.
+
+        Raises
+        ------
+        MoecastError
+            The plan names GPUs that the cluster does not have.
+        ValueError
+            The plan's types or replica weights cannot be used.
+        """
+        layout = Layout.of(cluster, plan, seed=seed)
+        mode = mode_of(plan.dispatch, phase)
+        collective = collective_for(mode, layout)
+        return cls(
+            model=model,
+            plan=plan,
+            phase=phase,
+            mode=mode,
+            layout=layout,
+            table=ReplicaTable.of(plan, layout.domain_G),
+            dispatch_flows=collective.dispatch(
+                layout, mode, model.copy_bytes(plan.dispatch_type or model.dispatch_type)
+            ),
+            combine_flows=collective.combine(layout, mode, model.copy_bytes(plan.combine_type or "bf16")),
+            context_flows=collective.dispatch(layout, mode, model.kv_bytes_per_token) if mode.stay else None,
+            hidden_flows=hidden_template(layout, plan.tp, 2 * model.hidden) if plan.tp > 1 else None,
+            capacity_J=link_capacity(layout),
+            link_names_J=link_names(layout),
+        )
+
+    def with_slots(self, plan: Plan) -> Setting:
+        """Give the setting of a plan that differs only in slots, replica rule or replica weights."""
+        from dataclasses import replace
+
+        return replace(self, plan=plan, table=ReplicaTable.of(plan, self.layout.domain_G))
+
+    def forward(self, trace: RoutingTrace, step: Step) -> ForwardPass:
+        """Count a step's traffic under this plan."""
+        home_T = home_ranks(step, self.plan.tp)
+        traffic = count_traffic(
+            self.plan, self.layout, trace.experts_TLK, step.token_T, home_T, stay=self.mode.stay, table=self.table
+        )
+        expert_LG = compute.expert_seconds(self.model, self.layout.cluster.hardware, traffic.load_LGP, phase=self.phase)
+        return ForwardPass(setting=self, step=step, home_T=home_T, traffic=traffic, expert_seconds_LG=expert_LG)
+
+
+def home_ranks(step: Step, tp: int) -> Int32:
+    """Find the rank that dispatches each token: with tensor parallelism its ranks take equal runs of its tokens."""
+    if tp == 1:
+        return step.source_T
+    tokens_G = np.bincount(step.source_T)
+    first_G = np.concatenate([[0], np.cumsum(tokens_G)])[:-1]
+    order = np.argsort(step.source_T, kind="stable")
+    place_T = np.empty(step.n_tokens, np.int64)
+    place_T[order] = np.arange(step.n_tokens)
+    place_T -= first_G[step.source_T]
+    home_T: Int32 = (step.source_T * tp + place_T * tp // tokens_G[step.source_T]).astype(np.int32)
+    return home_T
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ForwardPass:
+    """The stages of one step; each method gives the part of the pass it is named after.
+
+    Layers are hidden layers for `attention` and `dense_layer`, and MoE layers (0 … L - 1) for the rest.
+    """
+
+    setting: Setting
+    step: Step
+    home_T: Int32
+    traffic: StepTraffic
+    expert_seconds_LG: Float
+    _keys: dict[tuple[int, int | None], Int] = field(default_factory=dict, repr=False)
+
+    @property
+    def model(self) -> ModelShape:
+        """The model's shape."""
+        return self.setting.model
+
+    def embedding(self) -> Compute:
+        """Look the tokens up."""
+        return self._compute("other", OUTSIDE, compute.embedding_seconds(self.model, self._hardware, self._tokens_G(0)))
+
+    def attention(self, layer: int) -> Iterator[Stage]:
+        """Attend, with the layer's two norms; the ranks that share tokens gather them first and scatter sums after."""
+        row, moe = self._moe_layers_before(layer), self._moe_index(layer)
+        if self.setting.mode.stay and row and self.step.phase == "prefill":
+            yield self._share_context(self._tokens_G(row), moe)
+        hidden = self.setting.hidden_flows
+        if hidden is not None:
+            yield self._exchange("other", moe, hidden.fill(self._shared_counts(of_source=True)))
+        window = self.model.attention.window_of(layer)
+        seconds_G = compute.attention_seconds(
+            self.model,
+            self._hardware,
+            phase=self.step.phase,
+            tokens_G=self._attended_G(row),
+            context_sum_G=self._keys_G(row, None),
+            window_sum_G=None if window is None else self._keys_G(row, window),
+            tp=self.setting.plan.tp,
+        )
+        norms_G = compute.norm_seconds(self.model, self._hardware, self._tokens_G(row))
+        yield self._compute("attention", moe, seconds_G + norms_G)
+        if hidden is not None:
+            yield self._exchange("other", moe, hidden.fill(self._shared_counts(of_source=False)))
+
+    def dense_layer(self, layer: int) -> Compute:
+        """Run the MLP of a layer that is not MoE."""
+        tokens_G = self._tokens_G(self._moe_layers_before(layer))
+        return self._compute("other", OUTSIDE, compute.dense_layer_seconds(self.model, self._hardware, tokens_G))
+
+    def router(self, moe: int) -> Compute:
+        """Score the experts and choose."""
+        return self._compute("router", moe, compute.router_seconds(self.model, self._hardware, self._tokens_G(moe)))
+
+    def shared_experts(self, moe: int) -> Iterator[Compute]:
+        """Run the shared experts, where the model has some, over each rank's own tokens."""
+        if self.model.shared_intermediate:
+            seconds_G = compute.shared_expert_seconds(self.model, self._hardware, self._tokens_G(moe))
+            yield self._compute("other", moe, seconds_G)
+
+    def dispatch(self, moe: int) -> Iterator[Exchange]:
+        """Send copies to the experts; normal kernels and NCCL exchange counts before. Nothing with one rank."""
+        if self.setting.plan.ep == 1:
+            return
+        if self.setting.mode.counts_first:
+            yield Exchange(
+                kind="dispatch", layer=moe, flows=no_flows(), setup_s=self._hardware.count_exchange_s, barrier=True,
+                group_G=self.setting.layout.group_G,
+            )  # fmt: skip
+        counts = self.setting.mode.dispatch_counts(self.traffic.layer(moe))
+        yield self._exchange("dispatch", moe, self.setting.dispatch_flows.fill(counts), self.setting.mode.barrier)
+
+    def experts(self, moe: int) -> Compute:
+        """Run the routed experts that each rank holds over the choices they serve."""
+        return self._compute("expert", moe, self.expert_seconds_LG[moe])
+
+    def combine(self, moe: int) -> Iterator[Exchange]:
+        """Send the results to the tokens' homes, in mode ``stay`` to their next ones. Nothing with one rank."""
+        if self.setting.plan.ep > 1:
+            counts = self.setting.mode.combine_counts(self.traffic.layer(moe))
+            yield self._exchange("combine", moe, self.setting.combine_flows.fill(counts), self.setting.mode.barrier)
+
+    def head(self) -> Iterator[Stage]:
+        """Run the LM head for the tokens whose logits are wanted; in mode ``stay``, decode shares its new context."""
+        ranks = self.setting.layout.n_ranks
+        last = slice(None) if self.step.last_T is None else self.step.last_T
+        tokens_G = np.bincount(self._home_T(self.traffic.layers)[last], minlength=ranks)
+        yield self._compute("other", OUTSIDE, compute.head_seconds(self.model, self._hardware, tokens_G))
+        if self.setting.mode.stay and self.step.phase == "decode":
+            shared = [self._tokens_G(row) for row in map(self._moe_layers_before, range(self.model.n_layers)) if row]
+            if shared:
+                yield self._share_context(np.sum(shared, axis=0), OUTSIDE)
+
+    def dispatch_bytes(self) -> float:
+        """Bytes that leave GPUs to dispatch, over all layers; a relayed copy leaves twice."""
+        template, mode = self.setting.dispatch_flows, self.setting.mode
+        layers = range(self.traffic.layers)
+        return sum(template.bytes_leaving(mode.dispatch_counts(self.traffic.layer(layer))) for layer in layers)
+
+    def program(self, stages: Iterator[Stage]) -> StepProgram:
+        """Put stages in order into a program."""
+        return StepProgram(
+            stages=tuple(stages),
+            n_ranks=self.setting.layout.n_ranks,
+            capacity_J=self.setting.capacity_J,
+            link_names_J=self.setting.link_names_J,
+        )
+
+    @property
+    def _hardware(self):  # type: ignore[no-untyped-def]
+        return self.setting.layout.cluster.hardware
+
+    def _compute(self, kind: Kind, layer: int, seconds_G: Float) -> Compute:
+        return Compute(kind=kind, layer=layer, seconds_G=np.ascontiguousarray(seconds_G, np.float64))
+
+    def _exchange(self, kind: Kind, layer: int, flows: Flows, barrier: bool = False) -> Exchange:
+        setup_s = self._hardware.collective_launch_s + (self._hardware.barrier_s if barrier else 0.0)
+        return Exchange(
+            kind=kind, layer=layer, flows=flows, setup_s=setup_s, barrier=barrier, group_G=self.setting.layout.group_G
+        )
+
+    def _moe_layers_before(self, layer: int) -> int:
+        return int(np.searchsorted(self.model.moe_layer_ids, layer))
+
+    def _moe_index(self, layer: int) -> int:
+        index = self._moe_layers_before(layer)
+        return index if layer in self.model.moe_layer_ids else OUTSIDE
+
+    def _home_T(self, row: int) -> Int32:
+        """Where each token is at home after `row` MoE layers."""
+        return self.home_T if self.traffic.home_LT is None else self.traffic.home_LT[row]
+
+    def _tokens_G(self, row: int) -> Int:
+        return np.bincount(self._home_T(row), minlength=self.setting.layout.n_ranks)
+
+    def _attended_G(self, row: int) -> Int:
+        """Tokens that each rank attends for: with tensor parallelism all ranks that share tokens do."""
+        tp = self.setting.plan.tp
+        if tp == 1:
+            return self._tokens_G(row)
+        return self.step.tokens_G(self.setting.layout.n_ranks // tp).repeat(tp)
+
+    def _keys_G(self, row: int, window: int | None) -> Int:
+        """Keys attended to on each rank; kept, since most layers ask for the same."""
+        if self.traffic.home_LT is None:
+            row = 0
+        if (row, window) not in self._keys:
+            tp, ranks = self.setting.plan.tp, self.setting.layout.n_ranks
+            keys_T = self.step.context_T if window is None else np.minimum(self.step.context_T, window)
+            holder_T = self._home_T(row) if tp == 1 else self.step.source_T
+            self._keys[row, window] = np.bincount(holder_T, keys_T, ranks // tp).astype(np.int64).repeat(tp)
+        return self._keys[row, window]
+
+    def _shared_counts(self, *, of_source: bool) -> Int:
+        """Hidden vectors between ranks that share tokens: to gather, a rank's own; to scatter, the other's."""
+        tokens_G = self._tokens_G(0)
+        ranks = len(tokens_G)
+        axis = tokens_G[:, None] if of_source else tokens_G[None, :]
+        return np.broadcast_to(axis, (ranks, ranks)).ravel()
+
+    def _share_context(self, tokens_G: Int, moe: int) -> Exchange:
+        """Bring the keys and values of each rank's tokens to every rank of its EP group (ExFlow's all-gather)."""
+        template, layout = self.setting.context_flows, self.setting.layout
+        assert template is not None
+        counts = np.concatenate([tokens_G.repeat(layout.n_ranks), tokens_G.repeat(layout.n_domains)])
+        return self._exchange("other", moe, template.fill(counts))

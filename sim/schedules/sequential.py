@@ -1,0 +1,35 @@
+"""The sequential schedule: one stage after the other, nothing overlaps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from moecast.sim.forward import ForwardPass
+from moecast.sim.program import Stage
+
+
+class Sequential:
+    """What engines do without overlap: each layer's attention, then its MLP or its MoE layer, part by part.
+
+    Communication and compute never share a GPU here, so experts have all its SMs.
+    """
+
+    name = "sequential"
+
+    def stages(self, step: ForwardPass) -> Iterator[Stage]:
+        """Order a step's stages."""
+        model = step.model
+        yield step.embedding()
+        moe = 0
+        for layer in range(model.n_layers):
+            yield from step.attention(layer)
+            if layer not in model.moe_layer_ids:
+                yield step.dense_layer(layer)
+                continue
+            yield step.router(moe)
+            yield from step.shared_experts(moe)
+            yield from step.dispatch(moe)
+            yield step.experts(moe)
+            yield from step.combine(moe)
+            moe += 1
+        yield from step.head()

@@ -1,0 +1,169 @@
+"""`simulate`: from cluster, model, plan, trace and workload to a Prediction.
+
+Axes: W step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from moecast.errors import MoecastError
+from moecast.sim import describe
+from moecast.sim.checks import check_question, check_sizes
+from moecast.sim.forward import Setting
+from moecast.sim.memory import memory_by_part
+from moecast.sim.network import RUNGS, Rung
+from moecast.sim.prediction import Prediction
+from moecast.sim.program import StepProgram, StepTimes
+from moecast.sim.schedules import find_schedule
+from moecast.sim.tally import RoutingTally, TimeTally
+from moecast.sim.workload import draw_steps
+
+if TYPE_CHECKING:
+    from moecast.sim.model import ModelShape
+    from moecast.sim.plan import Plan
+    from moecast.sim.step import Step
+    from moecast.sim.workload import Workload
+    from moecast.topology import Cluster
+    from moecast.traces import RoutingTrace
+
+LATENCY_KIND = {"prefill": "time to first token", "decode": "inter-token latency"}
+
+
+def simulate(
+    cluster: Cluster,
+    model: ModelShape,
+    plan: Plan,
+    trace: RoutingTrace,
+    workload: Workload,
+    *,
+    network: str = "fluid",
+    max_fluid_steps: int = 4,
+    seed: int = 0,
+    overrides: Sequence[str] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> Prediction:
+    """Forecast how fast a plan runs a workload on a cluster, what it needs, and what limits it.
+
+    Parameters
+    ----------
+    network
+        The rung that times the steps. ``bound`` times all of them, the others `max_fluid_steps`, evenly spread.
+    seed
+        Of the hash that picks paths where the cluster does not spray; the workload has its own.
+    overrides
+        What was changed in the plan on the way here, for the result to say.
+    progress
+        Called with (steps done, steps in all).
+
+    Raises
+    ------
+    MoecastError
+        The question has no answer: sizes that do not match, a plan that is not legal or not simulated yet, a trace that
+        is too small.
+    """
+    rung = find_rung(network)
+    check_question(cluster, model, plan, trace)
+    steps = draw_steps(trace, workload, ranks=plan.ranks // plan.tp)
+    timed = timed_steps(len(steps), len(steps) if network == "bound" else max_fluid_steps)
+    setting = Setting.of(cluster, model, plan, phase=workload.phase, seed=seed)
+    schedule, routing, timing = find_schedule(plan.schedule), RoutingTally(setting), TimeTally(setting)
+    for index, step in enumerate(steps):
+        forward = setting.forward(trace, step)
+        routing.add(forward)
+        if index in timed:
+            program = forward.program(schedule.stages(forward))
+            timing.add(program, rung.run(program))
+        if progress is not None:
+            progress(index + 1, len(steps))
+    memory = _memory(setting, workload, steps, routing.most_rows)
+    return Prediction(
+        cluster=cluster.name,
+        model=model.name,
+        network=network,
+        phase=workload.phase,
+        plan=describe.describe_plan(plan, model, setting.mode),
+        workload=describe.describe_workload(workload),
+        trace=describe.describe_trace(trace),
+        seed=seed,
+        steps=len(steps),
+        steps_simulated=timed,
+        memory_bytes=memory,
+        fits=memory["total"] <= memory["capacity"],
+        labels=describe.labels(model, workload),
+        warnings=describe.warnings(plan, trace, workload, memory=memory, overrides=overrides),
+        **routing.fields(),
+        **_speed(timing, sum(steps[index].n_tokens for index in timed), plan.ranks, workload.phase),
+    )
+
+
+def step_program(
+    cluster: Cluster, model: ModelShape, plan: Plan, trace: RoutingTrace, step: Step, *, seed: int = 0
+) -> StepProgram:
+    """Build the program of one step, which every network rung runs.
+
+    Raises
+    ------
+    MoecastError
+        L, E or K differ, or the plan names GPUs that the cluster does not have.
+    """
+    check_sizes(model, plan, trace)
+    forward = Setting.of(cluster, model, plan, phase=step.phase, seed=seed).forward(trace, step)
+    return forward.program(find_schedule(plan.schedule).stages(forward))
+
+
+def simulate_step(
+    cluster: Cluster,
+    model: ModelShape,
+    plan: Plan,
+    trace: RoutingTrace,
+    step: Step,
+    *,
+    network: str = "fluid",
+    seed: int = 0,
+) -> tuple[StepProgram, StepTimes]:
+    """Time one step: its program, and when each rank enters and leaves each stage."""
+    program = step_program(cluster, model, plan, trace, step, seed=seed)
+    return program, find_rung(network).run(program)
+
+
+def find_rung(name: str) -> Rung:
+    """Find a network rung by name.
+
+    Raises
+    ------
+    MoecastError
+        There is none.
+    """
+    for rung in RUNGS:
+        if rung.name == name:
+            return rung
+    raise MoecastError(f"one of {', '.join(rung.name for rung in RUNGS)}", field="network", value=name)
+
+
+def timed_steps(steps: int, most: int) -> tuple[int, ...]:
+    """Choose at most `most` of the steps, evenly spread, the first one always."""
+    if most < 1:
+        raise MoecastError("must be at least 1", field="max_fluid_steps", value=most)
+    return tuple(sorted({int(index) for index in np.linspace(0, steps - 1, min(steps, most)).round()}))
+
+
+def _memory(setting: Setting, workload: Workload, steps: Sequence[Step], most_rows: int) -> dict[str, int]:
+    hardware = setting.layout.cluster.hardware
+    parts = memory_by_part(setting.model, setting.plan, workload, hardware, steps=steps, expert_rows=most_rows)
+    return {**parts, "total": sum(parts.values()), "capacity": int(hardware.memory_bytes)}
+
+
+def _speed(timing: TimeTally, tokens: int, ranks: int, phase: str) -> dict[str, Any]:
+    fields = timing.fields()
+    rate = tokens / sum(timing.step_times_s)
+    return {
+        **fields,
+        "tokens_per_s": rate,
+        "tokens_per_s_per_gpu": rate / ranks,
+        "latency_s": fields["step_time_s"],
+        "latency_kind": LATENCY_KIND[phase],
+    }
