@@ -29,11 +29,15 @@ __all__ = [
     "dense_layer_seconds",
     "embedding_seconds",
     "expert_seconds",
+    "grouped_gemm_seconds",
     "head_seconds",
     "norm_seconds",
+    "permute_seconds",
     "router_seconds",
+    "selection_seconds",
     "shared_expert_seconds",
     "tile_rows",
+    "unpermute_seconds",
 ]
 
 
@@ -76,48 +80,65 @@ def expert_seconds(
     -------
     float64 [..., G], seconds.
     """
-    load = np.asarray(load_GP)
+    load, inner, hidden = np.asarray(load_GP), -(-model.expert_intermediate // etp), model.hidden
+    rows_G = _moved_rows(hardware, load, phase)
+    up = grouped_gemm_seconds(model, hardware, load, phase=phase, inner=hidden, outer=2 * inner, sms=sms)
+    activation_bytes = 2 * 2 * inner + _input_bytes(model, hardware, inner)
+    activation = roofline.memory_seconds(hardware, rows_G * activation_bytes)
+    down = grouped_gemm_seconds(model, hardware, load, phase=phase, inner=inner, outer=hidden, sms=sms)
+    total: Float = up + activation + down + 3 * hardware.kernel_launch_s
+    if phase == "prefill":
+        total = total + permute_seconds(model, hardware, rows_G) + unpermute_seconds(model, hardware, rows_G)
+    return total
+
+
+def permute_seconds(model: ModelShape, hardware: Hardware, rows_G: npt.ArrayLike) -> Float:
+    """Sort the rows that came by expert: each is read and written once."""
+    row_bytes = 2 * _input_bytes(model, hardware, model.hidden)
+    return roofline.memory_seconds(hardware, np.asarray(rows_G) * row_bytes) + hardware.kernel_launch_s
+
+
+def unpermute_seconds(model: ModelShape, hardware: Hardware, rows_G: npt.ArrayLike) -> Float:
+    """Sum the experts' bf16 rows by token, weighted: each is read once, and at most as many are written."""
+    return roofline.memory_seconds(hardware, np.asarray(rows_G) * (2 * 2 * model.hidden)) + hardware.kernel_launch_s
+
+
+def _tiles(load_GP: npt.NDArray[np.int64], rows_per_tile: int) -> npt.NDArray[np.int64]:
+    tiles_G: npt.NDArray[np.int64] = (-(-load_GP // rows_per_tile)).sum(-1)
+    return tiles_G
+
+
+def _moved_rows(hardware: Hardware, load_GP: npt.NDArray[np.int64], phase: str) -> npt.NDArray[np.int64]:
+    """Count the rows that move: whole tiles in prefill's contiguous layout, real rows in decode's masked one."""
     rows_per_tile = tile_rows(hardware, phase)
-    tiles_GP = -(-load // rows_per_tile)
-    tiles, hit = tiles_GP.sum(-1), (load > 0).sum(-1)
-    rows = tiles * rows_per_tile if phase == "prefill" else load.sum(-1)
-    inner = -(-model.expert_intermediate // etp)
-    hidden_bytes = _input_bytes(model, hardware, model.hidden)
-    inner_bytes = _input_bytes(model, hardware, inner)
-    total = _grouped_gemm(
-        model, hardware, tiles, hit, rows,
-        shape=(rows_per_tile, model.hidden, 2 * inner), input_bytes=hidden_bytes, sms=sms,
-    )  # fmt: skip
-    total = total + roofline.memory_seconds(hardware, rows * (2 * 2 * inner + inner_bytes))
-    total = total + _grouped_gemm(
-        model, hardware, tiles, hit, rows,
-        shape=(rows_per_tile, inner, model.hidden), input_bytes=inner_bytes, sms=sms,
-    )  # fmt: skip
-    kernels = 3
-    if phase == "prefill":  # permute moves rows in and out, unpermute reads bf16 rows and writes their sums
-        total = total + roofline.memory_seconds(hardware, rows * (2 * hidden_bytes + 2 * 2 * model.hidden))
-        kernels = 5
-    return total + kernels * hardware.kernel_launch_s
+    rows_G: npt.NDArray[np.int64] = (
+        _tiles(load_GP, rows_per_tile) * rows_per_tile if phase == "prefill" else load_GP.sum(-1)
+    )
+    return rows_G
 
 
-def _grouped_gemm(
+def grouped_gemm_seconds(
     model: ModelShape,
     hardware: Hardware,
-    tiles_G: npt.NDArray[np.int64],
-    hit_G: npt.NDArray[np.int64],
-    rows_G: npt.NDArray[np.int64],
+    load_GP: npt.ArrayLike,
     *,
-    shape: tuple[int, int, int],
-    input_bytes: int,
-    sms: int | None,
+    phase: str,
+    inner: int,
+    outer: int,
+    sms: int | None = None,
 ) -> Float:
-    """Waves of tiles against weights and rows; `shape` is (rows of a tile, inner, outer)."""
-    rows_per_tile, inner, outer = shape
+    """Multiply each slot's rows by its own [inner, outer] matrix: waves of tiles against weights and rows.
+
+    A tile is `tile_rows` by 128 columns over all of `inner`; a wave is a tile on every SM. Without the launch.
+    """
+    load, rows_per_tile = np.asarray(load_GP), tile_rows(hardware, phase)
+    tiles_G, hit_G, rows_G = _tiles(load, rows_per_tile), (load > 0).sum(-1), _moved_rows(hardware, load, phase)
     used = hardware.sms if sms is None else sms
     waves_G = -(-tiles_G * -(-outer // TILE_COLUMNS) // used)
     tile_flop = 2.0 * rows_per_tile * TILE_COLUMNS * inner
     sm_rate = roofline.flop_rate(hardware, model.weight_type, "grouped_gemm") / hardware.sms
-    traffic_G = hit_G * (inner * outer * model.type_bytes(model.weight_type)) + rows_G * (input_bytes + 2 * outer)
+    row_bytes = _input_bytes(model, hardware, inner) + 2 * outer
+    traffic_G = hit_G * (inner * outer * model.type_bytes(model.weight_type)) + rows_G * row_bytes
     arithmetic_G = waves_G * np.float64(tile_flop / sm_rate)
     return np.maximum(arithmetic_G, roofline.memory_seconds(hardware, traffic_G))
 
@@ -154,18 +175,18 @@ def dense_layer_seconds(model: ModelShape, hardware: Hardware, tokens_G: npt.Arr
 
 
 def router_seconds(model: ModelShape, hardware: Hardware, tokens_G: npt.ArrayLike) -> Float:
-    """One layer's router: a bf16 GEMM to E scores, and one kernel of softmax and top-k.
-
-    The selection is charged as K + 1 readings of the float32 scores at the memory's speed; `benchmarks/compute.py` lays
-    it beside published times.
-    """
+    """One layer's router: a bf16 GEMM to E scores, and one kernel of softmax and top-k."""
     scores = roofline.gemm_seconds(hardware, tokens_G, inner=model.hidden, outer=model.experts, element_type="bf16")
     return scores + selection_seconds(hardware, tokens_G, experts=model.experts, choices=model.choices)
 
 
 def selection_seconds(hardware: Hardware, tokens_G: npt.ArrayLike, *, experts: int, choices: int) -> Float:
-    """Softmax and top-k over the scores of each token."""
-    return roofline.elementwise_seconds(hardware, tokens_G, row_bytes=4 * experts * (choices + 1))
+    """Softmax and top-k over the bf16 scores of each token: K + 1 passes, charged at the memory's speed.
+
+    The passes really run in registers and wait for each other; `benchmarks/compute.py` lays this beside published
+    times.
+    """
+    return roofline.elementwise_seconds(hardware, tokens_G, row_bytes=roofline.OUTPUT_BYTES * experts * (choices + 1))
 
 
 def norm_seconds(model: ModelShape, hardware: Hardware, tokens_G: npt.ArrayLike) -> Float:

@@ -39,8 +39,8 @@ def memory_by_part(
 
     Notes
     -----
-    - `weights`: attention, dense layers, shared experts, routers, norms, embedding and LM head; attention, dense and
-      shared MLPs and the vocabulary are cut by `tp`. Of the pipeline's stages, the fullest counts.
+    - `weights`: attention, dense layers, shared experts, routers, norms, embedding and LM head. Only attention is cut
+      by `tp`: each rank runs the rest over its own part of the tokens. Of the pipeline's stages, the fullest counts.
     - `slots`: every slot of every MoE layer of the stage, empty ones too: engines allocate them.
     - `kv`: the running sequences' contexts; in mode ``stay`` every rank of an EP group holds those of all its ranks.
     - `activations`: the residual stream, the widest of the layer's intermediates, logits, and the dispatch buffers.
@@ -88,14 +88,11 @@ def _stage_weights(model: ModelShape, plan: Plan, stage: int) -> int:
 
 def _weights(model: ModelShape, plan: Plan, ids: Sequence[int], stage: int) -> int:
     moe = set(model.moe_layer_ids)
-    sharded = sum(
-        model.attention_parameters + (model.shared_parameters if layer in moe else model.dense_parameters)
-        for layer in ids
-    )
-    total = sharded * model.type_bytes(model.dense_type) / plan.tp
+    own = sum(model.shared_parameters if layer in moe else model.dense_parameters for layer in ids)
+    total = model.type_bytes(model.dense_type) * (own + len(ids) * model.attention_parameters / plan.tp)
     total += 2 * sum(2 * model.hidden + (model.router_parameters if layer in moe else 0) for layer in ids)
     matrices = (stage == 0) + (stage == plan.pp - 1 and not (model.tied_embedding and plan.pp == 1))
-    return round(total + matrices * 2 * model.vocab * model.hidden / plan.tp)
+    return round(total + matrices * 2 * model.vocab * model.hidden)
 
 
 def _kv(model: ModelShape, plan: Plan, layer: int, steps: Sequence[Step], ranks: int) -> int:
@@ -126,11 +123,12 @@ def _activations(
     shape = model.attention
     heads = -(-shape.heads // plan.tp)
     attention = tokens * 2 * heads * (2 * shape.head_dim + 2 * shape.value_dim)
-    dense = tokens * 2 * 3 * max(model.dense_intermediate, model.shared_intermediate) // plan.tp
-    logits = wanted * 2 * 4 * model.vocab // plan.tp
-    rows = -(-tokens * model.choices // plan.tp) if expert_rows is None else expert_rows
+    own = -(-tokens // plan.tp)
+    dense = own * 2 * 3 * max(model.dense_intermediate, model.shared_intermediate)
+    logits = -(-wanted // plan.tp) * 2 * 4 * model.vocab
+    rows = own * model.choices if expert_rows is None else expert_rows
     low_latency = plan.dispatch == LOW_LATENCY or (plan.dispatch is None and workload.phase == "decode")
-    buffers = _buffer_bytes(model, plan, -(-tokens // plan.tp)) if low_latency else 0
+    buffers = _buffer_bytes(model, plan, own) if low_latency else 0
     moe = _expert_rows_bytes(model, plan, hardware, rows)
     return round(tokens * 2 * 2 * model.hidden + max(attention, dense, logits, moe) + buffers)
 

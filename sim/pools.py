@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from moecast.errors import MoecastError
 from moecast.sim import drawing
+from moecast.traces import PHASES as TRACE_PHASES
 
 if TYPE_CHECKING:
     from moecast.sim.workload import Workload
@@ -74,8 +75,6 @@ def phase_mask(trace: RoutingTrace, workload: Workload) -> npt.NDArray[np.bool_]
     MoecastError
         There are none, or the phase is not known.
     """
-    from moecast.traces import PHASES as TRACE_PHASES
-
     if workload.drawn_phase not in TRACE_PHASES:
         raise MoecastError(f"one of {', '.join(TRACE_PHASES)}", field="from_phase", value=workload.from_phase)
     mask_T: npt.NDArray[np.bool_] = trace.phase_T == TRACE_PHASES.index(workload.drawn_phase)
