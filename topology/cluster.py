@@ -5,7 +5,7 @@ Axes: G GPU, J link.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.topology.hardware import Hardware
-from moecast.topology.nodes import Gpu, Link, Nic, Node, Switch, link_kind
+from moecast.topology.nodes import NVLINK_KINDS, Gpu, Link, Nic, Node, Switch, link_kind
 from moecast.topology.paths import Adjacency
-from moecast.topology.routes import Routes, find_routes
+from moecast.topology.routes import Network, Routes, find_routes
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -50,13 +50,14 @@ class Cluster:
     Raises
     ------
     ValueError
-        Names or ids that repeat or are missing, links that cannot be, or a GPU that another cannot reach.
+        Names or ids that repeat or are missing, links that cannot be, a GPU that others of its domain cannot reach over
+        NVLink, or one that other domains cannot reach at all.
     """
 
     name: str
-    nodes: tuple[Node, ...]
-    links: tuple[Link, ...]
-    hardware: Hardware
+    nodes: tuple[Node, ...] = field(repr=False)
+    links: tuple[Link, ...] = field(repr=False)
+    hardware: Hardware = field(repr=False)
     routing: Routing = "ecmp"
     recipe: Recipe | None = field(default=None, compare=False, repr=False)
 
@@ -69,7 +70,7 @@ class Cluster:
     domain_of_gpu_G: npt.NDArray[np.int32] = field(init=False, compare=False, repr=False)
     index_in_domain_G: npt.NDArray[np.int32] = field(init=False, compare=False, repr=False)
     _gpu_at: dict[tuple[int, int], int] = field(init=False, compare=False, repr=False)
-    _adjacency: Adjacency = field(init=False, compare=False, repr=False)
+    _network: Network = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.routing not in ROUTINGS:
@@ -79,18 +80,26 @@ class Cluster:
         nics = [node for node in self.nodes if isinstance(node, Nic)]
         switches = [node for node in self.nodes if isinstance(node, Switch)]
         _check_reachable(gpus, self.links)
+        nodes: tuple[Node, ...] = (*gpus, *nics, *switches)
+        domain_of_gpu_G = np.array([gpu.domain for gpu in gpus], dtype=np.int32)
+        latency_J = np.array([link.latency_s for link in self.links], dtype=np.float64)
         derived = {
-            "nodes": (*gpus, *nics, *switches),
+            "nodes": nodes,
             "gpus": gpus,
             "link_names_J": [link.name for link in self.links],
             "link_kind_J": tuple(link.kind for link in self.links),
             "capacity_J": np.array([link.capacity_Bps for link in self.links], dtype=np.float64),
-            "latency_J": np.array([link.latency_s for link in self.links], dtype=np.float64),
+            "latency_J": latency_J,
             "node_of_gpu_G": np.array([gpu.node for gpu in gpus], dtype=np.int32),
-            "domain_of_gpu_G": np.array([gpu.domain for gpu in gpus], dtype=np.int32),
+            "domain_of_gpu_G": domain_of_gpu_G,
             "index_in_domain_G": np.array([gpu.index for gpu in gpus], dtype=np.int32),
             "_gpu_at": {(gpu.domain, gpu.index): gpu.id for gpu in gpus},
-            "_adjacency": Adjacency.of(gpus, [*nics, *switches], self.links),
+            "_network": Network(
+                inside=Adjacency.of(nodes, self.links, kinds=NVLINK_KINDS),
+                between=Adjacency.of(nodes, self.links),
+                domain_of_gpu_G=domain_of_gpu_G,
+                latency_J=latency_J,
+            ),
         }
         for name, value in derived.items():
             object.__setattr__(self, name, value)
@@ -151,9 +160,7 @@ class Cluster:
         ValueError
             Arrays of different lengths, or an id that is no GPU.
         """
-        return find_routes(
-            self._adjacency, self.latency_J, source_F, destination_F, spray=self.routing == "spray", seed=seed
-        )
+        return find_routes(self._network, source_F, destination_F, spray=self.routing == "spray", seed=seed)
 
 
 def _checked_gpus(nodes: Iterable[Node]) -> tuple[Gpu, ...]:
@@ -192,8 +199,21 @@ def _check_links(nodes: Iterable[Node], links: Iterable[Link]) -> None:
         seen.add((link.source, link.destination))
 
 
-def _check_reachable(gpus: tuple[Gpu, ...], links: Iterable[Link]) -> None:
-    """Name a GPU that another cannot reach without passing through a third."""
+def _check_reachable(gpus: tuple[Gpu, ...], links: tuple[Link, ...]) -> None:
+    """Name a GPU that another of its domain cannot reach over NVLink, or another domain cannot reach at all."""
+    domain: dict[int, int] = {}
+    for gpu in gpus:
+        domain[gpu.domain] = domain.get(gpu.domain, 0) | 1 << gpu.id
+    everyone = (1 << len(gpus)) - 1
+    inside_G = _reach(gpus, [link for link in links if link.kind in NVLINK_KINDS])
+    _name_missing(gpus, [domain[gpu.domain] & ~seen for gpu, seen in zip(gpus, inside_G, strict=True)], " over NVLink")
+    if len(domain) > 1:
+        between_G = _reach(gpus, links)
+        _name_missing(gpus, [everyone & ~domain[g.domain] & ~seen for g, seen in zip(gpus, between_G, strict=True)])
+
+
+def _reach(gpus: tuple[Gpu, ...], links: Sequence[Link]) -> list[int]:
+    """Find the GPUs that each GPU reaches without passing through another, itself included, as bits by id."""
     bit = {gpu.name: 1 << gpu.id for gpu in gpus}
     reach = dict.fromkeys((link.source for link in links), 0)
     changed = True
@@ -204,14 +224,17 @@ def _check_reachable(gpus: tuple[Gpu, ...], links: Iterable[Link]) -> None:
             if seen & ~reach[link.source]:
                 reach[link.source] |= seen
                 changed = True
-    everyone = (1 << len(gpus)) - 1
-    missing_G = [everyone & ~(reach.get(gpu.name, 0) | bit[gpu.name]) for gpu in gpus]
-    if any(missing_G):
-        # The GPU that most others miss is the one to name: the rest are its victims.
-        misses = [sum(missing >> gpu.id & 1 for missing in missing_G) + missing_G[gpu.id].bit_count() for gpu in gpus]
-        lost = gpus[misses.index(max(misses))]
-        cut_off = next((gpu for gpu in gpus if missing_G[gpu.id] >> lost.id & 1), None)
-        if cut_off:
-            raise ValueError(f"GPU {lost.name} is unreachable from GPU {cut_off.name}")
-        first = gpus[(missing_G[lost.id] & -missing_G[lost.id]).bit_length() - 1]
-        raise ValueError(f"GPU {lost.name} is unreachable: no path leads from it to GPU {first.name}")
+    return [reach.get(gpu.name, 0) | bit[gpu.name] for gpu in gpus]
+
+
+def _name_missing(gpus: tuple[Gpu, ...], missing_G: list[int], how: str = "") -> None:
+    if not any(missing_G):
+        return
+    # The GPU that most others miss is the one to name: the rest are its victims.
+    misses = [sum(missing >> gpu.id & 1 for missing in missing_G) + missing_G[gpu.id].bit_count() for gpu in gpus]
+    lost = gpus[misses.index(max(misses))]
+    cut_off = next((gpu for gpu in gpus if missing_G[gpu.id] >> lost.id & 1), None)
+    if cut_off:
+        raise ValueError(f"GPU {lost.name} is unreachable from GPU {cut_off.name}{how}")
+    first = gpus[(missing_G[lost.id] & -missing_G[lost.id]).bit_length() - 1]
+    raise ValueError(f"GPU {lost.name} is unreachable: no path leads from it to GPU {first.name}{how}")

@@ -36,7 +36,7 @@ def draw(cluster: Cluster, *, width: int = 100) -> str:
     if spines:
         up = [link for link in cluster.links if link.kind == "leaf-up"]
         body = _joined_to_spines(_spine_box(spines, up, len(body[0]) - 4), body, span + 4)
-    return "\n".join([*body, *_inside(cluster)])
+    return "\n".join(body)
 
 
 def _columns(cluster: Cluster) -> list[_Column]:
@@ -91,20 +91,6 @@ def _joined_to_spines(spines: list[str], body: list[str], box_width: int) -> lis
         if top[end] == "┐" and end - 3 < len(bottom) - 1:
             bottom[end - 3], top[end - 3] = "┬", "┴"
     return [*spines[:-1], "".join(bottom), "".join(top), *body[1:]]
-
-
-def _inside(cluster: Cluster) -> list[str]:
-    lines = []
-    for kind, text in (
-        ("nvlink-out", "GPU to NVSwitch"),
-        ("nvlink-direct", "GPU to GPU"),
-        ("pcie-out", "GPU to NIC (PCIe)"),
-        ("nic-out", "NIC to leaf"),
-    ):
-        links = [link for link in cluster.links if link.kind == kind]
-        if links:
-            lines.append(f"  {text + ':':<19}{_cables(links)}, each direction")
-    return lines
 
 
 def _cables(links: Sequence[Link]) -> str:

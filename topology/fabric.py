@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 from moecast.errors import MoecastError
 
+Number = TypeVar("Number", int, float)
 Shape = Literal["leaf-spine", "rail", "single-switch"]
 SHAPES: tuple[Shape, ...] = get_args(Shape)
 FABRIC_RULE = (
@@ -68,17 +69,17 @@ def parse_fabric(text: str) -> Fabric:
         An unknown shape or option, or a value out of its range.
     """
     head, *options = (part.strip() for part in text.split(","))
-    shape, _, ratio = head.partition(":")
+    shape, colon, ratio = head.partition(":")
     given = dict(option.partition("=")[::2] for option in options)
     try:
         if set(given) - {"routing", "nodes-per-leaf"} or len(given) < len(options):
             raise ValueError(FABRIC_RULE)
-        if shape == "single-switch" and ratio:
+        if shape == "single-switch" and colon:
             raise ValueError('"single-switch" takes no oversubscription')
         return Fabric(
             shape=shape,  # type: ignore[arg-type]  # checked by Fabric
-            oversubscription=_number(ratio.removesuffix(":1")) if ratio else 1.0,
-            nodes_per_leaf=int(_number(given["nodes-per-leaf"])) if "nodes-per-leaf" in given else None,
+            oversubscription=_number(float, ratio.removesuffix(":1")) if colon else 1.0,
+            nodes_per_leaf=_number(int, given["nodes-per-leaf"]) if "nodes-per-leaf" in given else None,
             routing=given.get("routing"),  # type: ignore[arg-type]  # checked by Fabric
         )
     except ValueError as error:
@@ -86,8 +87,8 @@ def parse_fabric(text: str) -> Fabric:
         raise MoecastError(rule, field="fabric", value=text) from error
 
 
-def _number(text: str) -> float:
+def _number(kind: type[Number], text: str) -> Number:
     try:
-        return float(text)
+        return kind(text)
     except ValueError:
         raise ValueError(FABRIC_RULE) from None

@@ -53,8 +53,8 @@ class Hardware:
     sms: int
     memory_bytes: float
     memory_Bps: float
-    peak_flop_per_s: Mapping[str, float]
-    efficiency: Mapping[str, float]
+    peak_flop_per_s: Mapping[str, float] = field(hash=False)
+    efficiency: Mapping[str, float] = field(hash=False)
     kernel_launch_s: float
     gemm_tile_rows: int
     communication_sms: int
@@ -62,7 +62,7 @@ class Hardware:
     collective_launch_s: float
     count_exchange_s: float
     barrier_s: float
-    sources: Mapping[str, str] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         for name in ("sms", "memory_bytes", "memory_Bps", "gemm_tile_rows"):

@@ -24,6 +24,8 @@ LINK_KINDS: dict[tuple[str, str], str] = {
     ("core", "spine"): "spine-down",
 }
 
+NVLINK_KINDS = frozenset({"nvlink-out", "nvlink-in", "nvlink-direct"})
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gpu:

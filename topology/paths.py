@@ -33,16 +33,17 @@ class Adjacency:
         return len(self.out_start) - 1
 
     @classmethod
-    def of(cls, gpus: Sequence[Node], others: Sequence[Node], links: Sequence[Link]) -> Adjacency:
-        """Index the links of a checked cluster."""
-        place = {node.name: index for index, node in enumerate([*gpus, *others])}
+    def of(cls, nodes: Sequence[Node], links: Sequence[Link], *, kinds: frozenset[str] | None = None) -> Adjacency:
+        """Index the links of a checked cluster, or those of some kinds only; GPUs stand first among the nodes."""
+        place = {node.name: index for index, node in enumerate(nodes)}
         source_J = np.array([place[link.source] for link in links], dtype=np.int64)
         destination_J = np.array([place[link.destination] for link in links], dtype=np.int64)
-        degree_V = np.bincount(source_J, minlength=len(place))
+        kept = np.array([index for index, link in enumerate(links) if kinds is None or link.kind in kinds], np.int64)
+        degree_V = np.bincount(source_J[kept], minlength=len(place))
         return cls(
-            n_gpus=len(gpus),
+            n_gpus=sum(node.kind == "gpu" for node in nodes),
             out_start=np.concatenate([[0], np.cumsum(degree_V)]),
-            out_link=np.argsort(source_J, kind="stable"),
+            out_link=kept[np.argsort(source_J[kept], kind="stable")],
             link_source_J=source_J,
             link_destination_J=destination_J,
         )

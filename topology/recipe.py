@@ -49,7 +49,7 @@ class Domain:
     nic_Bps: float
     nic_latency_s: float
     switch_latency_s: float
-    sources: Mapping[str, str] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         for name in ("hosts", "gpus_per_host", "nics_per_host"):

@@ -2,8 +2,9 @@
 
 Axes: F flow, J link, X (flow, link) pairs in the order of flows.
 
-A flow takes the shortest paths (fewest links) from its source GPU to its destination GPU; no path leads through a
-third GPU. Where several are shortest, ECMP takes one of them by a hash and spraying divides the flow evenly.
+A flow takes the shortest paths (fewest links) from its source GPU to its destination GPU: over NVLink alone inside a
+domain, over any links between domains. No path leads through a third GPU. Where several are shortest, ECMP takes one of
+them by a hash and spraying divides the flow evenly.
 
 The hash: three rounds of SplitMix64's mixing function over seed, source and destination (GPU ids, 64 bits each);
 its value modulo the number of shortest paths picks the path, counted in the order of the links. All that one GPU
@@ -57,21 +58,25 @@ class Routes:
         return np.repeat(np.arange(self.n_flows), np.diff(self.offsets_F1))
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Network:
+    """What paths are found in: the NVLinks inside domains, and all links between them."""
+
+    inside: Adjacency
+    between: Adjacency
+    domain_of_gpu_G: npt.NDArray[np.int32]
+    latency_J: Floats
+
+
 def find_routes(
-    adjacency: Adjacency,
-    latency_J: Floats,
-    source_F: npt.ArrayLike,
-    destination_F: npt.ArrayLike,
-    *,
-    spray: bool,
-    seed: int,
+    network: Network, source_F: npt.ArrayLike, destination_F: npt.ArrayLike, *, spray: bool, seed: int
 ) -> Routes:
     """Find the links of each flow; a flow from a GPU to itself takes none.
 
     Parameters
     ----------
-    adjacency, latency_J
-        The cluster's graph and the seconds of each link.
+    network
+        The cluster.
     source_F, destination_F
         GPU ids, one per flow.
     spray
@@ -84,36 +89,39 @@ def find_routes(
     ValueError
         Arrays of different lengths, or an id that is no GPU.
     """
-    source_F = _gpu_ids(source_F, adjacency.n_gpus, "source_F")
-    destination_F = _gpu_ids(destination_F, adjacency.n_gpus, "destination_F")
+    source_F = _gpu_ids(source_F, network.between.n_gpus, "source_F")
+    destination_F = _gpu_ids(destination_F, network.between.n_gpus, "destination_F")
     if source_F.shape != destination_F.shape:
         raise ValueError(f"source_F has {source_F.size} flows, destination_F has {destination_F.size}")
+    same_F = network.domain_of_gpu_G[source_F] == network.domain_of_gpu_G[destination_F]
     flow, link, share = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0)]
-    for block_F, destination_D, column_F in _blocks(destination_F, len(latency_J)):
-        hops = next_hops(adjacency, destination_D)
-        if spray:
-            found = follow_all(hops, source_F[block_F], column_F)
-        else:
-            hash_F = flow_hash(seed, source_F[block_F], destination_F[block_F])
-            found = follow_one(hops, source_F[block_F], column_F, hash_F)
-        flow += [block_F[hop] for hop in found.flow]
-        link += found.link
-        share += found.share
-    return _as_routes(np.concatenate(flow), np.concatenate(link), np.concatenate(share), latency_J, len(source_F))
+    for adjacency, part_F in ((network.inside, same_F & (source_F != destination_F)), (network.between, ~same_F)):
+        for block_F, destination_D, column_F in _blocks(np.flatnonzero(part_F), destination_F, len(network.latency_J)):
+            hops = next_hops(adjacency, destination_D)
+            if spray:
+                found = follow_all(hops, source_F[block_F], column_F)
+            else:
+                hash_F = flow_hash(seed, source_F[block_F], destination_F[block_F])
+                found = follow_one(hops, source_F[block_F], column_F, hash_F)
+            flow += [block_F[hop] for hop in found.flow]
+            link += found.link
+            share += found.share
+    joined = np.concatenate(flow), np.concatenate(link), np.concatenate(share)
+    return _as_routes(*joined, network.latency_J, len(source_F))
 
 
-def _blocks(destination_F: Ints, n_links: int) -> Iterator[tuple[Ints, Ints, Ints]]:
-    """Cut the flows by destination: their indices, the distinct destinations, and each flow's place among those."""
-    if not len(destination_F):
+def _blocks(part: Ints, destination_F: Ints, n_links: int) -> Iterator[tuple[Ints, Ints, Ints]]:
+    """Cut some flows by destination: their indices, the distinct destinations, and each flow's place among those."""
+    if not len(part):
         return
-    every_D, column_F = np.unique(destination_F, return_inverse=True)
-    flows_each = -(-len(destination_F) // len(every_D))
+    every_D, column = np.unique(destination_F[part], return_inverse=True)
+    flows_each = -(-len(part) // len(every_D))
     width = max(1, _BLOCK_ENTRIES // max(n_links, 16 * flows_each))
-    order_F = np.argsort(column_F, kind="stable")
-    cuts = np.searchsorted(column_F[order_F], np.arange(0, len(every_D) + width, width))
+    order = np.argsort(column, kind="stable")
+    cuts = np.searchsorted(column[order], np.arange(0, len(every_D) + width, width))
     for number, (start, end) in enumerate(pairwise(cuts)):
-        block_F = np.sort(order_F[start:end])
-        yield block_F, every_D[number * width : (number + 1) * width], column_F[block_F] - number * width
+        block = np.sort(order[start:end])
+        yield part[block], every_D[number * width : (number + 1) * width], column[block] - number * width
 
 
 def _as_routes(flow_X: Ints, link_X: Ints, share_X: Floats, latency_J: Floats, n_flows: int) -> Routes:
