@@ -118,11 +118,19 @@ def _qwen(reader: _Reader) -> dict[str, Any]:
     }
 
 
+def _deepseek_moe(reader: _Reader) -> dict[str, Any]:
+    """Read DeepSeekMoE, before latent attention; the language model of `moecast.traces.capture` uses its names."""
+    return {**_deepseek_layers(reader), "attention": _heads(reader)}
+
+
 def _deepseek(reader: _Reader) -> dict[str, Any]:
+    return {**_deepseek_layers(reader), "attention": _latent(reader)}
+
+
+def _deepseek_layers(reader: _Reader) -> dict[str, Any]:
     first, period = reader.integer("first_k_dense_replace", 0, least=0), reader.integer("moe_layer_freq", 1)
     moe = tuple(i for i in _all_layers(reader) if i >= first and i % period == 0)
     shared, width = reader.integer("n_shared_experts", 0, least=0), reader.integer("moe_intermediate_size")
-    heads, rope = reader.integer("num_attention_heads"), reader.integer("qk_rope_head_dim")
     return {
         "experts": reader.integer("n_routed_experts"),
         "expert_intermediate": width,
@@ -130,16 +138,6 @@ def _deepseek(reader: _Reader) -> dict[str, Any]:
         "dense_intermediate": _dense_width(reader, moe),
         "shared_experts": shared,
         "shared_intermediate": shared * width,
-        "attention": AttentionShape(
-            kind="mla",
-            heads=heads,
-            kv_heads=heads,
-            head_dim=reader.integer("qk_nope_head_dim") + rope,
-            value_dim=reader.integer("v_head_dim"),
-            q_rank=reader.integer("q_lora_rank", 0, least=0),
-            kv_rank=reader.integer("kv_lora_rank"),
-            rope_dim=rope,
-        ),
     }
 
 
@@ -163,6 +161,8 @@ def _gpt_oss(reader: _Reader) -> dict[str, Any]:
 
 FAMILIES: Mapping[str, Callable[[_Reader], dict[str, Any]]] = {
     "mixtral": _mixtral,
+    "deepseek": _deepseek_moe,
+    "moecast-capture": _deepseek_moe,
     "deepseek_v2": _deepseek,
     "deepseek_v3": _deepseek,
     "qwen2_moe": _qwen,
@@ -182,6 +182,20 @@ def _all_layers(reader: _Reader) -> tuple[int, ...]:
 
 def _dense_width(reader: _Reader, moe: tuple[int, ...]) -> int:
     return reader.integer("intermediate_size") if len(moe) < reader.integer("num_hidden_layers") else 0
+
+
+def _latent(reader: _Reader) -> AttentionShape:
+    heads, rope = reader.integer("num_attention_heads"), reader.integer("qk_rope_head_dim")
+    return AttentionShape(
+        kind="mla",
+        heads=heads,
+        kv_heads=heads,
+        head_dim=reader.integer("qk_nope_head_dim") + rope,
+        value_dim=reader.integer("v_head_dim"),
+        q_rank=reader.integer("q_lora_rank", 0, least=0),
+        kv_rank=reader.integer("kv_lora_rank"),
+        rope_dim=rope,
+    )
 
 
 def _heads(reader: _Reader, *, windowed: tuple[int, ...] = ()) -> AttentionShape:

@@ -85,6 +85,17 @@ def test_moe_layers_of_deepseek():
     assert ModelShape.from_config(config).moe_layer_ids == (2, 4, 6)
 
 
+@pytest.mark.parametrize("kind", ["deepseek", "moecast-capture"])
+def test_deepseek_names_without_latent_attention(kind):
+    config = {**PRESETS["deepseek-v2-lite"].config, "model_type": kind}
+    for field in ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"):
+        del config[field]
+    model = ModelShape.from_config(config, name="small")
+    assert (model.attention.kind, model.attention.head_dim) == ("mha", 128)
+    assert model.moe_layer_ids == tuple(range(1, 27))
+    assert model.with_dims(load_model("deepseek-v2-lite")).attention.kind == "mla"
+
+
 def test_qwen2_has_one_shared_expert_of_its_own_width():
     config = {**PRESETS["qwen3-30b-a3b"].config, "model_type": "qwen2_moe", "shared_expert_intermediate_size": 5632}
     model = ModelShape.from_config(config)
