@@ -91,7 +91,7 @@ def _exchange(stage: Exchange, capacity_J: Float, enter_G: Float, last: _LastRan
     """Earliest leave and the busy seconds of each rank; tells `last` when the last of each group leaves."""
     flows, group_G, n_ranks = stage.flows, stage.group_G, len(enter_G)
     n_groups = int(group_G.max(initial=-1)) + 1
-    fed = feeding(flows, n_links=len(capacity_J), n_ranks=n_ranks)
+    fed = feeding(flows)
     if_last_G = last.enters(group_G, enter_G)
     begin_G = setup_start(stage, enter_G)
     if stage.barrier:

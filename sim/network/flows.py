@@ -12,6 +12,7 @@ from numba import njit
 
 from moecast.sim.program import Exchange, Float, Flows, Int, Int32, StepProgram
 
+MOST_RANKS = 2**31 - 1
 PROBLEMS = (
     "",
     "bytes_F must be finite and at least 0",
@@ -45,6 +46,7 @@ def check_program(program: StepProgram) -> None:
         raise ValueError("capacity_J must be finite and above 0")
     for index, stage in enumerate(program.stages):
         if isinstance(stage, Exchange):
+            check_flows(stage.flows, n_links=len(program.capacity_J), n_ranks=program.n_ranks)
             _of_ranks(index, "group_G", stage.group_G, program.n_ranks)
             _seconds(index, "setup_s", np.asarray(stage.setup_s))
         else:
@@ -52,8 +54,8 @@ def check_program(program: StepProgram) -> None:
             _seconds(index, "seconds_G", stage.seconds_G)
 
 
-def feeding(flows: Flows, *, n_links: int, n_ranks: int | None = None) -> Feeding:
-    """Check the flows of one exchange and turn its parents into children; flows without parents come first.
+def check_flows(flows: Flows, *, n_links: int, n_ranks: int | None = None) -> None:
+    """See that the arrays of one exchange's flows are usable.
 
     Raises
     ------
@@ -71,10 +73,20 @@ def feeding(flows: Flows, *, n_links: int, n_ranks: int | None = None) -> Feedin
         flows.share_X, flows.parent_offsets_F1, flows.parent_R, n_links,
     )  # fmt: skip
     problem = problem or _rank_problem(
-        flows.source_rank_F, flows.destination_rank_F, flows.waiter_F, 2**31 - 1 if n_ranks is None else n_ranks
+        flows.source_rank_F, flows.destination_rank_F, flows.waiter_F, MOST_RANKS if n_ranks is None else n_ranks
     )
     if problem:
         raise ValueError(f"flows: {PROBLEMS[problem]}")
+
+
+def feeding(flows: Flows) -> Feeding:
+    """Turn the parents of checked flows into children.
+
+    Raises
+    ------
+    ValueError
+        A flow feeds itself, directly or through others.
+    """
     offsets_F1, child_C, order_F, ordered = _children(flows.parent_offsets_F1, flows.parent_R)
     if ordered < flows.n:
         raise ValueError(f"flows: {PROBLEMS[8]}")

@@ -11,7 +11,7 @@ import numpy as np
 
 from moecast.sim.engine import run_program
 from moecast.sim.network.events import ENDED, UNEVEN, Net, advance, next_event, submit_all
-from moecast.sim.network.flows import check_program, feeding
+from moecast.sim.network.flows import check_flows, check_program, feeding
 from moecast.sim.network.links import kept_pairs, parallel_links
 from moecast.sim.network.maxmin import new_chains, new_filling
 from moecast.sim.program import Float, Flows, Int, StepProgram, StepTimes
@@ -88,7 +88,8 @@ class OpenFluid:
         ValueError
             The flows' arrays do not fit together.
         """
-        fed = feeding(flows, n_links=len(self._net.capacity_J))
+        check_flows(flows, n_links=len(self._net.capacity_J))
+        fed = feeding(flows)
         offsets_F1, link_X, share_X = kept_pairs(flows.offsets_F1, flows.link_X, flows.share_X, self._keep_J)
         first, pair, child, group = self._flows, self._pairs, self._children, self._groups
         self._flows, self._pairs = first + flows.n, pair + len(link_X)

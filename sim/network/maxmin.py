@@ -16,6 +16,9 @@ from numba import njit
 
 from moecast.sim.program import Float, Int, Int32
 
+# A sum of shares that was counted down to less than this part of itself has lost too many digits.
+CANCELLED = 1e-3
+
 
 class Chains(NamedTuple):
     """For each link the pairs that are on it now, as a doubly linked chain: -1 ends it."""
@@ -31,6 +34,7 @@ class Filling(NamedTuple):
 
     users_J: Int  # flows on the link whose rates still rise
     weight_J: Float  # the sum of their shares
+    exact_J: Float  # the same when it was last summed rather than counted down
     left_J: Float  # capacity that the settled flows leave
     level_J: Float  # the rate at which the link was last seen to fill
     queue_J: Int  # heap of links by level
@@ -55,13 +59,8 @@ def new_chains(n_links: int, n_pairs: int) -> Chains:
 
 def new_filling(n_links: int) -> Filling:
     """Scratch for networks of `n_links` links."""
-    return Filling(
-        np.zeros(n_links, np.int64),
-        np.zeros(n_links),
-        np.zeros(n_links),
-        np.zeros(n_links),
-        np.zeros(n_links, np.int64),
-    )
+    a, b, c, d = np.zeros((4, n_links))
+    return Filling(np.zeros(n_links, np.int64), a, b, c, d, np.zeros(n_links, np.int64))
 
 
 @njit(cache=True, nogil=True)
@@ -105,6 +104,8 @@ def fill(
     while size:
         j = filling.queue_J[0]
         if filling.users_J[j]:
+            if filling.weight_J[j] < CANCELLED * filling.exact_J[j]:
+                _sum_weight(j, share_X, chains, filling, rate_F)
             level = filling.left_J[j] / filling.weight_J[j]
             if level > filling.level_J[j]:
                 filling.level_J[j] = level
@@ -136,7 +137,7 @@ def _open_links(
             filling.weight_J[j] += share_X[x]
     for i in range(size):
         j = filling.queue_J[i]
-        filling.left_J[j] = capacity_J[j]
+        filling.left_J[j], filling.exact_J[j] = capacity_J[j], filling.weight_J[j]
         filling.level_J[j] = capacity_J[j] / filling.weight_J[j]
     for i in range(size // 2 - 1, -1, -1):
         _sink(i, size, filling.queue_J, filling.level_J)
@@ -159,6 +160,16 @@ def _settle(
             filling.users_J[link_X[x]] -= 1
             filling.weight_J[link_X[x]] -= share_X[x]
             filling.left_J[link_X[x]] -= share_X[x] * rate
+
+
+@njit(cache=True, nogil=True)
+def _sum_weight(j: int, share_X: Float, chains: Chains, filling: Filling, rate_F: Float) -> None:
+    weight, pair = 0.0, chains.head_J[j]
+    while pair >= 0:
+        if rate_F[chains.flow_X[pair]] == np.inf:
+            weight += share_X[pair]
+        pair = chains.next_X[pair]
+    filling.weight_J[j] = filling.exact_J[j] = weight
 
 
 @njit(cache=True, nogil=True)

@@ -1,0 +1,280 @@
+"""The fluid network: closed forms, max-min fairness against an exact account, and the bytes that cross each link."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moecast.sim.network import RUNGS, OpenFluid, deliver, max_min_rates
+from moecast.sim.program import Exchange, Flows, StepProgram
+from moecast.topology import load_cluster
+from tests.sim.network_cases import cluster_flows, make_flows, slow_max_min, switch_flows
+from tests.strategies_program import programs
+
+CLOSE = {"rel": 1e-9, "abs": 0.0}
+
+
+def finish(flows: Flows, capacity: list[float] | np.ndarray, start: float = 0.0) -> np.ndarray:
+    return deliver(flows, np.full(flows.n, start), np.asarray(capacity, np.float64))
+
+
+def test_rungs_are_named_and_say_what_they_are() -> None:
+    assert [rung.name for rung in RUNGS] == ["bound", "fluid"]
+    assert all(type(rung).__doc__ for rung in RUNGS)
+
+
+def test_one_flow_takes_its_bytes_over_its_slowest_link_and_its_latency() -> None:
+    flows = make_flows([12e6], [[0, 1, 2]], latency=3e-6)
+    assert finish(flows, [50e9, 25e9, 900e9], start=1e-3)[0] == pytest.approx(1e-3 + 12e6 / 25e9 + 3e-6, **CLOSE)
+
+
+@pytest.mark.parametrize("n", [2, 7, 32])
+def test_incast_shares_the_receivers_port(n: int) -> None:
+    sends_SD = np.zeros((n, n))
+    sends_SD[1:, 0] = 1e6
+    flows = switch_flows(sends_SD, latency=2e-6)
+    expected = (n - 1) * 1e6 / 50e9 + 2e-6
+    assert finish(flows, [50e9] * 2 * n)[n::n] == pytest.approx(np.full(n - 1, expected), **CLOSE)
+
+
+def test_permutation_runs_at_full_rate() -> None:
+    n = 16
+    sends_SD = np.zeros((n, n))
+    sends_SD[np.arange(n), (np.arange(n) + 5) % n] = 3e6
+    flows = switch_flows(sends_SD, latency=2e-6)
+    assert finish(flows, [50e9] * 2 * n).max() == pytest.approx(3e6 / 50e9 + 2e-6, **CLOSE)
+
+
+@pytest.mark.parametrize("n", [2, 8, 64])
+def test_uniform_all_to_all_on_one_switch(n: int) -> None:
+    bytes_per_rank = 7e6
+    flows = switch_flows(np.full((n, n), bytes_per_rank / n), latency=2e-6)
+    expected = (n - 1) / n * bytes_per_rank / 50e9 + 2e-6
+    assert finish(flows, [50e9] * 2 * n).max() == pytest.approx(expected, **CLOSE)
+
+
+@pytest.mark.parametrize("fabric", ["single-switch", "leaf-spine:1,routing=spray,nodes-per-leaf=2"])
+def test_uniform_all_to_all_between_nodes_with_ideal_spraying(fabric: str) -> None:
+    cluster = load_cluster("dgx-h200", nodes=8, fabric=fabric)
+    ranks = np.arange(0, cluster.n_gpus, 8)  # one GPU of each node: all traffic goes through the NICs
+    sends_SD = np.zeros((cluster.n_gpus, cluster.n_gpus))
+    sends_SD[np.ix_(ranks, ranks)] = 4e6 / len(ranks)
+    flows = cluster_flows(cluster, sends_SD)
+    nic_Bps = cluster.capacity_J[cluster.link_kind_J.index("nic-out")]
+    end_F, sent = finish(flows, cluster.capacity_J), flows.bytes_F > 0
+    expected = (len(ranks) - 1) / len(ranks) * 4e6 / nic_Bps
+    assert (end_F - flows.latency_F)[sent].max() == pytest.approx(expected, **CLOSE)
+
+
+def test_hashed_paths_give_a_distribution_over_seeds() -> None:
+    sends_SD = np.full((32, 32), 4e6 / 32)
+    ends = {}
+    for routing, seeds in {"spray": 1, "ecmp": 12}.items():
+        cluster = load_cluster("dgx-h200", nodes=4, fabric=f"leaf-spine:1,routing={routing},nodes-per-leaf=1")
+        flows = [cluster_flows(cluster, sends_SD, seed=seed) for seed in range(seeds)]
+        ends[routing] = [finish(f, cluster.capacity_J).max() for f in flows]
+    nic_Bps = cluster.capacity_J[cluster.link_kind_J.index("nic-out")]
+    ideal = 24 / 32 * 4e6 / nic_Bps + flows[0].latency_F.max()  # 8 of 32 GPUs are reached by NVLink
+    assert ends["spray"][0] == pytest.approx(ideal, **CLOSE)
+    assert len(set(ends["ecmp"])) > 3
+    assert min(ends["ecmp"]) >= ideal
+    assert np.mean(ends["ecmp"]) > 1.1 * ideal
+
+
+def test_a_short_flow_hands_its_share_on() -> None:
+    flows = make_flows([1.0, 3.0], [[0], [0]])
+    assert finish(flows, [1.0]) == pytest.approx([2.0, 4.0], **CLOSE)
+
+
+def test_a_late_flow_takes_its_share_when_it_starts() -> None:
+    flows = make_flows([4.0, 1.0], [[0], [0]])
+    assert deliver(flows, np.array([0.0, 1.0]), np.array([1.0])) == pytest.approx([5.0, 3.0], **CLOSE)
+
+
+def test_a_sprayed_flow_takes_its_share_of_each_link() -> None:
+    flows = make_flows([8.0, 1.0], [[0, 1], [0]], share=0.5)
+    assert finish(flows, [1.0, 1.0]) == pytest.approx([4.5, 1.0], **CLOSE)
+
+
+def test_flows_without_bytes_or_links_take_their_latency() -> None:
+    flows = make_flows([0.0, 9.0, 2.0], [[0], [], [0]], latency=[0.5, 0.25, 0.0])
+    assert finish(flows, [1.0], start=1.0) == pytest.approx([1.5, 1.25, 3.0], **CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("first_Bps", "second_Bps"), [(2.0, 4.0), (4.0, 2.0)], ids=["slow first leg", "slow second leg"]
+)
+def test_relay_takes_the_slower_leg_and_one_chunk(first_Bps: float, second_Bps: float) -> None:
+    flows = make_flows([8.0, 8.0], [[0], [1]], parents=[[], [0]], latency=0.125, delay=0.5, tail=0.25)
+    first = 8.0 / first_Bps + 0.125
+    second = max(0.5 + 8.0 / second_Bps + 0.125, first + 0.25)
+    assert finish(flows, [first_Bps, second_Bps]) == pytest.approx([first, second], **CLOSE)
+
+
+def test_relay_chain_adds_a_delay_and_a_tail_per_hop() -> None:
+    hops = 5
+    flows = make_flows(
+        [6.0] * hops,
+        [[j] for j in range(hops)],
+        parents=[[h - 1] if h else [] for h in range(hops)],
+        delay=0.5,
+        tail=0.25,
+    )
+    slow_first = finish(flows, [1.0] + [3.0] * (hops - 1))
+    assert slow_first == pytest.approx([6.0 + 0.25 * h for h in range(hops)], **CLOSE)
+    slow_last = finish(flows, [3.0] * (hops - 1) + [1.0])
+    assert slow_last[-1] == pytest.approx(0.5 * (hops - 1) + 6.0, **CLOSE)
+
+
+def test_a_fed_flow_waits_for_the_last_of_its_parents() -> None:
+    flows = make_flows([1.0, 1.0, 1.0], [[0], [1], [2]], parents=[[], [], [0, 1]], delay=0.5, tail=0.25)
+    ends = deliver(flows, np.array([0.0, 4.0, 99.0]), np.array([1.0, 1.0, 1.0]))
+    assert ends == pytest.approx([1.0, 5.0, 5.5], **CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({"bytes_F": np.array([-1.0])}, "bytes_F"),
+        ({"bytes_F": np.array([np.nan])}, "bytes_F"),
+        ({"latency_F": np.array([-1.0])}, "latency_F"),
+        ({"link_X": np.array([3], np.int32)}, "link_X"),
+        ({"share_X": np.array([0.0])}, "share_X"),
+        ({"share_X": np.array([1.0, 1.0])}, "share_X"),
+        ({"offsets_F1": np.array([0, 2])}, "offsets_F1"),
+        ({"waiter_F": np.array([-2], np.int32)}, "waiter_F"),
+        ({"latency_F": np.array([0.0, 0.0])}, "one length"),
+        ({"parent_offsets_F1": np.array([0, 1]), "parent_R": np.array([5], np.int32)}, "parent_R"),
+    ],
+)
+def test_unusable_flows_are_refused_by_name(change: dict[str, np.ndarray], rule: str) -> None:
+    good = make_flows([1.0], [[0]])
+    fields = {name: getattr(good, name) for name in Flows.__dataclass_fields__}
+    with pytest.raises(ValueError, match=rule):
+        finish(Flows(**fields | change), [1.0])
+
+
+def test_flows_that_feed_each_other_are_refused() -> None:
+    with pytest.raises(ValueError, match="feed itself"):
+        finish(make_flows([1.0, 1.0, 1.0], [[0]] * 3, parents=[[], [2], [1]]), [1.0])
+
+
+@st.composite
+def networks(draw: st.DrawFn) -> tuple[list[dict[int, Fraction]], list[Fraction]]:
+    """Flows over a few links, with shares and capacities that make ties."""
+    links = draw(st.integers(1, 6))
+    capacity = [Fraction(draw(st.integers(1, 6))) for _ in range(links)]
+    share = st.sampled_from([Fraction(1), Fraction(1, 2), Fraction(1, 64), Fraction(3)])
+    route = st.dictionaries(st.integers(0, links - 1), share, min_size=1, max_size=links)
+    return draw(st.lists(route, min_size=1, max_size=12)), capacity
+
+
+@settings(max_examples=300, deadline=None)
+@given(networks())
+def test_rates_are_those_of_an_exact_account(case: tuple[list[dict[int, Fraction]], list[Fraction]]) -> None:
+    routes, capacity = case
+    rates = max_min_rates(
+        np.cumsum([0, *(len(route) for route in routes)]),
+        np.array([j for route in routes for j in route], np.int32),
+        np.array([float(share) for route in routes for share in route.values()]),
+        np.array([float(c) for c in capacity]),
+    )
+    assert rates == pytest.approx([float(rate) for rate in slow_max_min(routes, capacity)], rel=1e-12)
+
+
+def test_rates_stay_exact_where_shares_differ_by_a_million() -> None:
+    n = 1000
+    share_X = np.where(np.arange(n) == 7, 1e-6, 1.0)
+    link_X = np.where(np.arange(2 * n) % 2, np.arange(2 * n) // 2 + 1, 0).astype(np.int32)
+    capacity_J = np.concatenate(([100.0], np.full(n, 0.05)))
+    capacity_J[8] = 1e9  # the light flow is held by the shared link alone
+    shares = np.stack((share_X, np.ones(n)), axis=1).ravel()
+    rates = max_min_rates(np.arange(0, 2 * n + 1, 2), link_X, shares, capacity_J)
+    others = np.delete(rates, 7)
+    assert others == pytest.approx(np.full(n - 1, 0.05), rel=1e-12)
+    assert rates[7] == pytest.approx((100.0 - 0.05 * (n - 1)) / 1e-6, rel=1e-9)
+
+
+@settings(max_examples=100, deadline=None)
+@given(programs(most_stages=1))
+def test_every_event_keeps_capacity_fairness_and_bytes(program: StepProgram) -> None:
+    for stage in program.stages:
+        if isinstance(stage, Exchange):
+            follow(stage.flows, program.capacity_J)
+
+
+def follow(flows: Flows, capacity_J: np.ndarray) -> None:
+    """Go from event to event: no link above its capacity, rates max-min fair, and in the end all bytes over."""
+    start_F = np.random.default_rng(flows.n).choice([0.0, 0.0, 1.0, 2.5], flows.n)
+    network = OpenFluid(capacity_J)
+    first, _ = network.add(flows, np.full(flows.n, -1), 0)
+    roots = np.flatnonzero(np.diff(flows.parent_offsets_F1) == 0)
+    network.start(first, roots, start_F[roots])
+    flow_X = np.repeat(np.arange(flows.n), np.diff(flows.offsets_F1))
+    moved_F, clock = np.zeros(flows.n), 0.0
+    while network.next_event_s < np.inf:
+        rate_F = network.rates(first, flows.n)
+        moved_F += rate_F * (network.next_event_s - clock)
+        clock = network.next_event_s
+        check_fair(rate_F, flow_X, flows.link_X, flows.share_X, capacity_J)
+        network.advance(np.nextafter(clock, np.inf))
+        assert network.clock_s >= clock
+    begin_F, end_F = network.times(first, flows.n)
+    assert np.isfinite(end_F).all()
+    assert (begin_F >= start_F)[roots].all()
+    assert (end_F >= begin_F + flows.latency_F).all()
+    linked = np.diff(flows.offsets_F1) > 0
+    np.testing.assert_allclose(moved_F[linked], flows.bytes_F[linked], rtol=1e-9, atol=1e-9)
+
+
+def check_fair(
+    rate_F: np.ndarray, flow_X: np.ndarray, link_X: np.ndarray, share_X: np.ndarray, capacity_J: np.ndarray
+) -> None:
+    """Every flow in transit has a full link on which no flow is faster, and no link is over-full."""
+    load_J, fastest_J = np.zeros(len(capacity_J)), np.zeros(len(capacity_J))
+    np.add.at(load_J, link_X, rate_F[flow_X] * share_X)
+    np.maximum.at(fastest_J, link_X, rate_F[flow_X])
+    assert (load_J <= capacity_J * (1 + 1e-9)).all()
+    holds_X = (load_J >= capacity_J * (1 - 1e-9))[link_X] & (rate_F[flow_X] >= fastest_J[link_X] * (1 - 1e-9))
+    held = np.zeros(len(rate_F), np.bool_)
+    held[flow_X[holds_X]] = True
+    assert (held | (rate_F == 0)).all()
+
+
+@settings(max_examples=50, deadline=None)
+@given(programs(most_stages=1), st.randoms(use_true_random=False))
+def test_renaming_flows_and_links_changes_nothing(program: StepProgram, random: object) -> None:
+    rng = np.random.default_rng(random.getrandbits(32))  # type: ignore[attr-defined]
+    for stage in program.stages:
+        if not isinstance(stage, Exchange):
+            continue
+        flows = stage.flows
+        link_of = rng.permutation(len(program.capacity_J))
+        order = rng.permutation(flows.n)
+        place = np.argsort(order)
+        routes = rows(flows.offsets_F1, flows.link_X, order)
+        families = rows(flows.parent_offsets_F1, flows.parent_R, order)
+        renamed = make_flows(
+            flows.bytes_F[order], [link_of[route] for route in routes], latency=flows.latency_F[order],
+            parents=[place[family] for family in families],
+        )  # fmt: skip
+        shares = np.concatenate([np.zeros(0), *rows(flows.offsets_F1, flows.share_X, order)])
+        fields = {name: getattr(renamed, name) for name in Flows.__dataclass_fields__}
+        fields |= {
+            "share_X": shares,
+            "feed_delay_F": flows.feed_delay_F[order],
+            "feed_tail_F": flows.feed_tail_F[order],
+        }
+        capacity_J = np.empty_like(program.capacity_J)
+        capacity_J[link_of] = program.capacity_J
+        before, after = finish(flows, program.capacity_J), finish(Flows(**fields), capacity_J)
+        np.testing.assert_allclose(after, before[order], rtol=1e-9)
+
+
+def rows(offsets: np.ndarray, values: np.ndarray, order: np.ndarray) -> list[np.ndarray]:
+    """The rows of a CSR in another order."""
+    return [values[offsets[i] : offsets[i + 1]] for i in order]
