@@ -81,7 +81,8 @@ def packaged_corpus(cache: Path, *, manifest: Path = MANIFEST) -> Corpus:
     settings = tomllib.loads(read_text(manifest))
     documents = {}
     for topic, entry in settings["topics"].items():
-        key = hashlib.sha256(json.dumps([entry, settings["bytes_per_topic"]], sort_keys=True).encode()).hexdigest()
+        rules = [entry["packages"], settings["bytes_per_topic"], settings["bytes_per_document"]]
+        key = hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
         stored = cache / "text" / f"{topic}-{key[:12]}.json"
         if not stored.exists():
             chosen = _choose(topic, entry["packages"], cache, settings)

@@ -30,15 +30,18 @@ Experts = npt.NDArray[np.uint16]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CaptureConfig:
-    """How much text is run, and how it is cut: lengths are lognormal around their median, cut off at both ends."""
+    """How much text is run, and how it is cut: lengths are lognormal around their median, cut off at both ends.
+
+    No sequence is longer than the rows that training read: beyond them rotary positions are new to the model.
+    """
 
     prefill_tokens: int = 130_000
-    prefill_length: tuple[int, int, int] = (64, 160, 512)  # shortest, median, longest
+    prefill_length: tuple[int, int, int] = (48, 128, 256)  # shortest, median, longest
     pass_tokens: int = 4096
     decode_sequences: int = 2160
     decode_tokens: int = 24
     decode_batch: int = 240
-    prompt_length: tuple[int, int, int] = (16, 48, 192)
+    prompt_length: tuple[int, int, int] = (16, 48, 160)
     spread: float = 0.6
     temperature: float = 0.8
     seed: int = 0

@@ -31,11 +31,11 @@ class TrainConfig:
     seed: int = 0
     steps: int = 2000
     minutes: float | None = None
-    row_tokens: int = 512
+    row_tokens: int = 256
     rows_per_topic: int = 1
-    learning_rate: float = 3e-3
+    learning_rate: float = 2e-3
     warm_up: int = 60
-    ending: float = 0.25
+    ending: float = 0.3
     balance_weight: float = 0.02
     weight_decay: float = 0.1
     clip: float = 1.0

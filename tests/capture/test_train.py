@@ -1,0 +1,104 @@
+"""Training learns, resumes bit for bit, and can be cut short without becoming another run."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from moecast.errors import MoecastError
+from moecast.traces.capture.model import ModelConfig
+from moecast.traces.capture.score import score
+from moecast.traces.capture.tokens import Tokens
+from moecast.traces.capture.train import TrainConfig, Trained, train
+
+
+def same_weights(first: Trained, second: Trained) -> bool:
+    ours, theirs = first.model.state_dict(), second.model.state_dict()
+    return all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def killed_at(step: int, config: TrainConfig, tokens: Tokens, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train until the process would read the batch of `step`, and die there."""
+
+    class DeadError(Exception):
+        pass
+
+    def batch(self: Tokens, asked: int, **settings: int) -> np.ndarray:
+        if asked == step:
+            raise DeadError
+        return read(self, asked, **settings)
+
+    read = Tokens.batch
+    with monkeypatch.context() as patch:
+        patch.setattr(Tokens, "batch", batch)
+        with pytest.raises(DeadError):
+            train(config, tokens, folder=folder, log_every=0)
+
+
+def test_the_loss_falls(trained: Trained) -> None:
+    assert np.mean(trained.losses[-5:]) < np.mean(trained.losses[:5]) - 1
+
+
+def test_the_same_seed_gives_the_same_weights(
+    config: TrainConfig, tokens: Tokens, trained: Trained, tmp_path: Path
+) -> None:
+    again = train(config, tokens, folder=tmp_path, log_every=0)
+    assert again.losses == trained.losses
+    assert same_weights(again, trained)
+
+
+def test_resuming_after_a_kill_is_the_uninterrupted_run(
+    config: TrainConfig, tokens: Tokens, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_at(14, config, tokens, tmp_path, monkeypatch)
+    again = train(config, tokens, folder=tmp_path, log_every=0)
+    assert again.losses == trained.losses
+    assert same_weights(again, trained)
+
+
+def test_a_run_cut_in_its_constant_part_is_the_shorter_run(
+    config: TrainConfig, tokens: Tokens, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_at(14, dataclasses.replace(config, steps=300), tokens, tmp_path, monkeypatch)
+    assert same_weights(train(config, tokens, folder=tmp_path, log_every=0), trained)
+
+
+def test_a_time_limit_ends_early_and_says_after_how_many_steps(
+    config: TrainConfig, tokens: Tokens, tmp_path: Path
+) -> None:
+    cut = train(dataclasses.replace(config, steps=100_000, minutes=0.005), tokens, folder=tmp_path, log_every=0)
+    assert len(cut.losses) == cut.steps < 10_000
+    assert cut.tokens == cut.steps * 2 * config.row_tokens
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(config: TrainConfig, tokens: Tokens, tmp_path: Path) -> None:
+    train(dataclasses.replace(config, steps=10), tokens, folder=tmp_path, log_every=0)
+    with pytest.raises(MoecastError, match="another configuration"):
+        train(dataclasses.replace(config, seed=1), tokens, folder=tmp_path, log_every=0)
+    with pytest.raises(MoecastError, match="steps = 30"):
+        train(config, tokens, folder=tmp_path, log_every=0)
+
+
+def test_every_row_is_read_once_before_any_is_read_again(tokens: Tokens) -> None:
+    rows = len(tokens.training["code"]) // 64
+    seen = [tokens.batch(step, row_tokens=64, rows_per_topic=1, seed=3)[1].tobytes() for step in range(2 * rows)]
+    assert len(set(seen[:rows])) == rows
+    assert set(seen[rows:]) == set(seen[:rows])
+    assert seen[rows:] != seen[:rows]
+
+
+def test_the_baselines_are_those_of_counting(trained: Trained, tokens: Tokens) -> None:
+    found = score(trained.model, tokens, row_tokens=32)
+    assert found.bigram < found.unigram < np.log(257)
+    assert found.model < np.log(257) - 1
+    assert set(found.model_by_topic) == set(tokens.topics)
+
+
+@pytest.mark.parametrize("wrong", [{"choices": 65}, {"choices": 0}, {"heads": 5}])
+def test_a_shape_that_cannot_be_is_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=r"choices|hidden"):
+        ModelConfig(**wrong)
