@@ -8,7 +8,7 @@ Axes: T token, L MoE layer, G rank, P slot.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ from moecast.sim.program import Compute, Exchange, Flows, Kind, Stage, StepProgr
 from moecast.sim.replicas import ReplicaTable
 from moecast.sim.step import Step
 from moecast.sim.traffic import StepTraffic, count_traffic
-from moecast.topology import Cluster
+from moecast.topology import Cluster, Hardware
 from moecast.traces import RoutingTrace
 
 Float = npt.NDArray[np.float64]
@@ -95,8 +95,6 @@ class Setting:
 
     def with_slots(self, plan: Plan) -> Setting:
         """Give the setting of a plan that differs only in slots, replica rule or replica weights."""
-        from dataclasses import replace
-
         return replace(self, plan=plan, table=ReplicaTable.of(plan, self.layout.domain_G))
 
     def forward(self, trace: RoutingTrace, step: Step) -> ForwardPass:
@@ -233,7 +231,7 @@ class ForwardPass:
         )
 
     @property
-    def _hardware(self):  # type: ignore[no-untyped-def]
+    def _hardware(self) -> Hardware:
         return self.setting.layout.cluster.hardware
 
     def _compute(self, kind: Kind, layer: int, seconds_G: Float) -> Compute:
@@ -257,6 +255,9 @@ class ForwardPass:
         return self.home_T if self.traffic.home_LT is None else self.traffic.home_LT[row]
 
     def _tokens_G(self, row: int) -> Int:
+        """Tokens at home on each rank after `row` MoE layers."""
+        if row < self.traffic.layers:
+            return self.traffic.tokens_LG[row].astype(np.int64)
         return np.bincount(self._home_T(row), minlength=self.setting.layout.n_ranks)
 
     def _attended_G(self, row: int) -> Int:

@@ -92,22 +92,29 @@ def _below(plan: Plan, first_R: Int32, count_R: Int32, slot_X: Int32) -> Float:
         raise ValueError(f"replica_weights: shape {weights.shape}, the slots have {plan.slots_DLGP.shape}")
     if not np.isfinite(weights).all() or (weights < 0).any():
         raise ValueError("replica_weights: every weight is finite and not negative")
-    flat = weights.reshape(plan.groups * plan.layers, plan.ep * plan.max_slots)
-    layer_X = (np.arange(len(count_R)) // plan.experts).repeat(count_R)
-    weight_X = flat[layer_X, slot_X]
-    total_R = np.add.reduceat(weight_X, first_R)
-    even_X = (total_R == 0).repeat(count_R)  # nothing said of this expert: an even split
-    weight_X = np.where(even_X, 1.0, weight_X)
-    total_X = np.add.reduceat(weight_X, first_R).repeat(count_R)
-    sum_X = np.cumsum(weight_X / total_X)
-    before_R = np.concatenate([[0.0], sum_X])[first_R]
-    below_X: Float = sum_X - before_R.repeat(count_R)
-    # The last candidate with any weight takes what rounding leaves over.
-    for row in np.flatnonzero(count_R > 1):
-        share = slice(first_R[row], first_R[row] + count_R[row])
-        last = np.flatnonzero(weight_X[share])[-1]
-        below_X[share][last:] = 2.0
-    below_X[first_R[count_R == 1]] = 2.0
+    weight_LP = weights.reshape(plan.groups * plan.layers, plan.ep * plan.max_slots).astype(np.float64)
+    below_X: Float = _cumulative(weight_LP, plan.experts, first_R, count_R, slot_X)
+    return below_X
+
+
+@njit(cache=True)
+def _cumulative(weight_LP, experts, first_R, count_R, slot_X):  # type: ignore[no-untyped-def]
+    """Lay each row's shares end to end; nothing said of an expert (weights 0) is an even split."""
+    below_X = np.empty(len(slot_X))
+    for row in range(len(first_R)):
+        begin, end = first_R[row], first_R[row] + count_R[row]
+        weight_P = weight_LP[row // experts]
+        total = 0.0
+        last = end - 1
+        for x in range(begin, end):
+            if weight_P[slot_X[x]] > 0:
+                total += weight_P[slot_X[x]]
+                last = x
+        reached = 0.0
+        for x in range(begin, end):
+            reached += weight_P[slot_X[x]] / total if total > 0 else 1 / (end - begin)
+            below_X[x] = reached if x < last or total == 0 else 2.0  # the last one takes what rounding leaves over
+        below_X[end - 1] = 2.0
     return below_X
 
 

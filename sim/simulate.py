@@ -70,15 +70,7 @@ def simulate(
     steps = draw_steps(trace, workload, ranks=plan.ranks // plan.tp)
     timed = timed_steps(len(steps), len(steps) if network == "bound" else max_fluid_steps)
     setting = Setting.of(cluster, model, plan, phase=workload.phase, seed=seed)
-    schedule, routing, timing = find_schedule(plan.schedule), RoutingTally(setting), TimeTally(setting)
-    for index, step in enumerate(steps):
-        forward = setting.forward(trace, step)
-        routing.add(forward)
-        if index in timed:
-            program = forward.program(schedule.stages(forward))
-            timing.add(program, rung.run(program))
-        if progress is not None:
-            progress(index + 1, len(steps))
+    routing, timing = _run(setting, trace, steps, timed, rung, progress)
     memory = _memory(setting, workload, steps, routing.most_rows)
     return Prediction(
         cluster=cluster.name,
@@ -149,6 +141,27 @@ def timed_steps(steps: int, most: int) -> tuple[int, ...]:
     if most < 1:
         raise MoecastError("must be at least 1", field="max_fluid_steps", value=most)
     return tuple(sorted({int(index) for index in np.linspace(0, steps - 1, min(steps, most)).round()}))
+
+
+def _run(
+    setting: Setting,
+    trace: RoutingTrace,
+    steps: Sequence[Step],
+    timed: Sequence[int],
+    rung: Rung,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[RoutingTally, TimeTally]:
+    """Count every step's traffic, and time some of the steps."""
+    schedule, routing, timing = find_schedule(setting.plan.schedule), RoutingTally(setting), TimeTally(setting)
+    for index, step in enumerate(steps):
+        forward = setting.forward(trace, step)
+        routing.add(forward)
+        if index in timed:
+            program = forward.program(schedule.stages(forward))
+            timing.add(program, rung.run(program))
+        if progress is not None:
+            progress(index + 1, len(steps))
+    return routing, timing
 
 
 def _memory(setting: Setting, workload: Workload, steps: Sequence[Step], most_rows: int) -> dict[str, int]:
