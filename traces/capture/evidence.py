@@ -135,7 +135,8 @@ def _drawn(trace: RoutingTrace, weight_LE: Floats, rng: np.random.Generator) -> 
         key_LE = np.log(weight_LE).astype(np.float32)
     layers = []
     for key_E in key_LE:
-        noise_TE = -np.log(rng.standard_exponential((trace.n_tokens, trace.meta.experts), dtype=np.float32))
+        waits_TE = rng.standard_exponential((trace.n_tokens, trace.meta.experts), dtype=np.float32)
+        noise_TE = -np.log(np.maximum(waits_TE, np.finfo(np.float32).tiny))
         layers.append(np.argpartition(-(key_E + noise_TE), trace.meta.choices - 1)[:, : trace.meta.choices])
     return dataclasses.replace(trace, experts_TLK=np.stack(layers, axis=1).astype(np.uint16))
 

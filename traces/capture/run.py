@@ -188,15 +188,13 @@ def _hardware(device: str) -> str:
 
 
 def _commit() -> str | None:
-    """The checkout's commit, with a plus where files differ from it; None outside a checkout."""
+    """The checkout's commit, with a plus where this package differs from it; None outside a checkout."""
+    folder = Path(__file__).resolve().parent
     try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"],  # noqa: S607
-            cwd=Path(__file__).resolve().parent,
-            capture_output=True,
-            check=True,
-            text=True,
+        head, changed = (
+            subprocess.run(["git", *arguments], cwd=folder, capture_output=True, check=True, text=True).stdout  # noqa: S607
+            for arguments in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "."])
         )
     except (OSError, subprocess.CalledProcessError):
         return None
-    return described.stdout.strip()
+    return head.strip() + ("+" if changed else "")
