@@ -5,6 +5,7 @@ Axes: G GPU, J link.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -205,11 +206,14 @@ def _check_reachable(gpus: tuple[Gpu, ...], links: tuple[Link, ...]) -> None:
     for gpu in gpus:
         domain[gpu.domain] = domain.get(gpu.domain, 0) | 1 << gpu.id
     everyone = (1 << len(gpus)) - 1
-    inside_G = _reach(gpus, [link for link in links if link.kind in NVLINK_KINDS])
-    _name_missing(gpus, [domain[gpu.domain] & ~seen for gpu, seen in zip(gpus, inside_G, strict=True)], " over NVLink")
+    nvlinks = [link for link in links if link.kind in NVLINK_KINDS]
+    missing_G = [domain[gpu.domain] & ~seen for gpu, seen in zip(gpus, _reach(gpus, nvlinks), strict=True)]
+    if any(missing_G):
+        raise ValueError(_name_missing(gpus, missing_G, nvlinks) + " over NVLink, though they share a domain")
     if len(domain) > 1:
-        between_G = _reach(gpus, links)
-        _name_missing(gpus, [everyone & ~domain[g.domain] & ~seen for g, seen in zip(gpus, between_G, strict=True)])
+        missing_G = [everyone & ~domain[g.domain] & ~seen for g, seen in zip(gpus, _reach(gpus, links), strict=True)]
+        if any(missing_G):
+            raise ValueError(_name_missing(gpus, missing_G, links))
 
 
 def _reach(gpus: tuple[Gpu, ...], links: Sequence[Link]) -> list[int]:
@@ -227,14 +231,13 @@ def _reach(gpus: tuple[Gpu, ...], links: Sequence[Link]) -> list[int]:
     return [reach.get(gpu.name, 0) | bit[gpu.name] for gpu in gpus]
 
 
-def _name_missing(gpus: tuple[Gpu, ...], missing_G: list[int], how: str = "") -> None:
-    if not any(missing_G):
-        return
-    # The GPU that most others miss is the one to name: the rest are its victims.
-    misses = [sum(missing >> gpu.id & 1 for missing in missing_G) + missing_G[gpu.id].bit_count() for gpu in gpus]
-    lost = gpus[misses.index(max(misses))]
+def _name_missing(gpus: tuple[Gpu, ...], missing_G: list[int], links: Sequence[Link]) -> str:
+    """Pick the GPU to name: the one that most others miss, since those are its victims; of two, the less linked."""
+    ends = Counter(end for link in links for end in (link.source, link.destination))
+    misses_G = [sum(missing >> g.id & 1 for missing in missing_G) + missing_G[g.id].bit_count() for g in gpus]
+    lost = max(gpus, key=lambda gpu: (misses_G[gpu.id], -ends[gpu.name]))
     cut_off = next((gpu for gpu in gpus if missing_G[gpu.id] >> lost.id & 1), None)
     if cut_off:
-        raise ValueError(f"GPU {lost.name} is unreachable from GPU {cut_off.name}{how}")
+        return f"GPU {lost.name} is unreachable from GPU {cut_off.name}"
     first = gpus[(missing_G[lost.id] & -missing_G[lost.id]).bit_length() - 1]
-    raise ValueError(f"GPU {lost.name} is unreachable: no path leads from it to GPU {first.name}{how}")
+    return f"GPU {lost.name} is unreachable: no path leads from it to GPU {first.name}"

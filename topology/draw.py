@@ -102,7 +102,7 @@ def _cables(links: Sequence[Link]) -> str:
 
 def _title(names: Sequence[str]) -> str:
     if not names:
-        return "no fabric"
+        return "no leaves"
     if len(names) <= 2:
         return ", ".join(names)
     return f"{names[0]} … {names[-1]}"

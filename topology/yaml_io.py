@@ -155,12 +155,21 @@ def _filled(
     changes["sources"] = sources | (section.sources or {})
     with _naming(path, field):
         if base is not None:
-            return replace(base, **changes)
+            return _with_known_sources(replace(base, **changes), section, path, field)
         missing = [item.name for item in fields(kind) if item.name not in changes and not _has_default(item)]
         if missing:
             name = type(section).model_fields[missing[0]].alias or missing[0]
             raise MoecastError("missing: give it, or name a preset to start from", file=path, field=f"{field}.{name}")
-        return kind(**changes)
+        return _with_known_sources(kind(**changes), section, path, field)
+
+
+def _with_known_sources(table: Table, section: HardwareSection | DomainSection, path: Path, field: str) -> Table:
+    known = table.numbers() if isinstance(table, Hardware) else {item.name for item in fields(table)}
+    for name in section.sources or {}:
+        if name not in known:
+            rule = f"a source is given for one of {', '.join(sorted(known))}"
+            raise MoecastError(rule, file=path, field=f"{field}.sources.{name}")
+    return table
 
 
 def _has_default(item: Any) -> bool:
@@ -190,7 +199,10 @@ def _parse(path: Path) -> dict[str, Any]:
     return value
 
 
-class _Loader(yaml.SafeLoader):
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where PyYAML was built with it
+
+
+class _Loader(_SafeLoader):  # type: ignore[misc]  # which of the two is known only when it runs
     """YAML in which a key that stands twice is an error, and not the last one's word."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -199,7 +211,7 @@ class _Loader(yaml.SafeLoader):
             if key.value in seen:
                 raise yaml.MarkedYAMLError(problem=f"{key.value!r} stands twice", problem_mark=key.start_mark)
             seen.add(key.value)
-        return super().construct_mapping(node, deep)
+        return dict(super().construct_mapping(node, deep))
 
 
 def _checked(value: dict[str, Any], path: Path) -> ClusterFile:

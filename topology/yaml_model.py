@@ -60,7 +60,7 @@ Size = Annotated[float, BeforeValidator(_reader("size")), Field(gt=0)]
 Rate = Annotated[float, BeforeValidator(_reader("rate")), Field(gt=0)]
 Count = Annotated[int, Field(ge=1, strict=True)]
 Index = Annotated[int, Field(ge=0, strict=True)]
-Name = Annotated[str, Field(min_length=1, max_length=80, strict=True)]
+Name = Annotated[str, Field(min_length=1, max_length=80, strict=True, pattern=r"^[^\x00-\x1f\x7f]+$")]  # it is printed
 
 
 class _Section(BaseModel):

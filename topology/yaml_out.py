@@ -38,7 +38,10 @@ class _Lines(dict[str, Any]):
     """A mapping written one entry a line."""
 
 
-class _Dumper(yaml.SafeDumper):
+_SafeDumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # as in yaml_io
+
+
+class _Dumper(_SafeDumper):  # type: ignore[misc]
     """YAML with short mappings on one line, `_Lines` excepted, and no anchors."""
 
     def ignore_aliases(self, _data: Any) -> bool:

@@ -160,15 +160,18 @@ _ROUTING = {
 def _link_table(cluster: Cluster) -> Any:
     from moecast.units import format_Bps, format_s
 
-    groups: dict[tuple[str, float, float], int] = {}
+    recipe = cluster.recipe
+    sources = dict(recipe.domain.sources) if recipe else {}
+    if recipe and recipe.fabric:
+        sources["leaf_Bps"] = f"follows from {recipe.fabric}"
+    groups: dict[tuple[str, float, float], list[str]] = {}
     for link in cluster.links:
-        key = (link.kind, link.capacity_Bps, link.latency_s)
-        groups[key] = groups.get(key, 0) + 1
-    source = cluster.recipe.domain.sources if cluster.recipe else {}
-    table = _table("links", "how many", "each", "latency", "source", right=(1, 2, 3))
-    for (kind, capacity, latency), count in groups.items():
+        groups.setdefault((link.kind.split("-")[0], link.capacity_Bps, link.latency_s), []).append(link.kind)
+    table = _table("links", "how many", "each", "latency", "source of the rate", right=(1, 2, 3))
+    for (stem, capacity, latency), kinds in groups.items():
+        name = ", ".join(dict.fromkeys(kinds))
         table.add_row(
-            kind, str(count), format_Bps(capacity), format_s(latency), source.get(f"{kind.split('-')[0]}_Bps", "")
+            name, str(len(kinds)), format_Bps(capacity), format_s(latency), sources.get(f"{stem}_Bps", "not given")
         )
     return table
 
@@ -224,6 +227,7 @@ def _as_json(cluster: Cluster, ends: tuple[int, int] | None, seed: int) -> dict[
         **asdict(measure(cluster)),
         "routing": cluster.routing,
         "fabric": str(cluster.recipe.fabric) if cluster.recipe and cluster.recipe.fabric else None,
+        "link_sources": dict(cluster.recipe.domain.sources) if cluster.recipe else {},
         "hardware": {
             "name": cluster.hardware.name,
             **cluster.hardware.numbers(),
