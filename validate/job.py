@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 from moecast.errors import MoecastError
+from moecast.validate.launch import launch_line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,11 +96,6 @@ class Job:
         return tuple(names)
 
 
-def under_torchrun() -> bool:
-    """Tell whether this process is one of several that `torchrun` started."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
-
-
 @contextlib.contextmanager
 def join_job(ranks: int) -> Iterator[Job]:
     """Join the process group of `torchrun` for a plan of `ranks` ranks, and leave it at the end.
@@ -126,14 +122,3 @@ def join_job(ranks: int) -> Iterator[Job]:
         yield Job(rank=rank, world_size=world_size, backend=backend, device=device)
     finally:
         dist.destroy_process_group()
-
-
-def launch_line(ranks: int, per_node: int = 8) -> str:
-    """Say how a job of this many ranks is started."""
-    if ranks <= per_node:
-        return f"torchrun --no-python --nproc-per-node {ranks} moecast validate …"
-    nodes = -(-ranks // per_node)
-    return (
-        f"torchrun --no-python --nnodes {nodes} --nproc-per-node {-(-ranks // nodes)} --rdzv-backend c10d "
-        "--rdzv-endpoint HOST:PORT moecast validate … on each node"
-    )

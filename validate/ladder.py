@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from moecast.sim import RUNGS, ModelShape, Plan, Step, step_program
+from moecast.sim import RUNGS, ModelShape, Plan, Step, mode_of, step_program
 from moecast.topology import Cluster
 from moecast.traces import RoutingTrace
 from moecast.validate.compare import layer_errors, layer_seconds
@@ -66,11 +66,21 @@ class Ladder:
         In the order of docs/design.md, 2.
     layer_errors
         Where hardware was measured: by rung and exchange, the mean over layers of |this - hardware| / hardware.
+    labels
+        What every output must say with the numbers.
     """
 
-    question: dict[str, Any]
+    question: Mapping[str, Any]
     rungs: tuple[RungResult, ...]
-    layer_errors: dict[str, dict[str, float]]
+    layer_errors: Mapping[str, Mapping[str, float]]
+    labels: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """The question in a line."""
+        asked = self.question
+        steps = "1 step" if asked["steps"] == 1 else f"{asked['steps']} steps"
+        return f"{asked['phase']} on {asked['cluster']}, dispatch {asked['dispatch']}, {steps}"
 
     def to_json(self) -> dict[str, Any]:
         """Give the ladder as plain JSON values."""
@@ -85,6 +95,7 @@ def climb(
     steps: Sequence[Step],
     *,
     measurement: Measurement | None = None,
+    labels: Sequence[str] = (),
     seed: int = 0,
 ) -> Ladder:
     """Ask every rung that exists for the time of the same steps.
@@ -93,6 +104,8 @@ def climb(
     ----------
     measurement
         What hardware said; None: that rung is listed as not run.
+    labels
+        What the question is, where the numbers alone would mislead.
     seed
         Of the hash that picks paths.
     """
@@ -112,12 +125,13 @@ def climb(
         question={
             "cluster": cluster.name,
             "model": model.name,
-            "dispatch": plan.dispatch or "the phase's default",
+            "dispatch": mode_of(plan.dispatch, steps[0].phase).name,
             "phase": steps[0].phase,
             "steps": len(steps),
         },
         rungs=with_errors(results),
         layer_errors={} if measurement is None else layer_errors(by_rung, measurement),
+        labels=tuple(labels),
     )
 
 

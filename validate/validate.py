@@ -5,6 +5,7 @@ from __future__ import annotations
 from moecast.errors import MoecastError
 from moecast.sim import ModelShape, Plan, Workload, draw_steps
 from moecast.sim.checks import check_question
+from moecast.sim.describe import labels
 from moecast.topology import Cluster
 from moecast.traces import RoutingTrace
 from moecast.validate.identity import MODE, question_hashes
@@ -42,7 +43,8 @@ def validate(
         check_same_question(measurement, plan, trace, workload)
         plan = plan.with_(dispatch=MODE)
     steps = draw_steps(trace, workload, ranks=plan.ranks // plan.tp)
-    return climb(cluster, model, plan, trace, steps, measurement=measurement, seed=seed)
+    told = labels(model, workload)
+    return climb(cluster, model, plan, trace, steps, measurement=measurement, labels=told, seed=seed)
 
 
 def check_same_question(measurement: Measurement, plan: Plan, trace: RoutingTrace, workload: Workload) -> None:

@@ -14,7 +14,8 @@ import torch
 from moecast.errors import MoecastError
 from moecast.sim import Layout, draw_steps
 from moecast.validate import read_measurement, validate
-from moecast.validate.job import Job, join_job, launch_line
+from moecast.validate.job import Job, join_job
+from moecast.validate.launch import launch_line
 from moecast.validate.replay import Effort, exchange_rows, replay, row_bytes, serve_step
 from tests.validate.cases import Question, question
 

@@ -1,0 +1,165 @@
+"""``moecast validate``: the ladder of rungs for one plan; under ``torchrun``, with a replay on real processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from moecast.cli import options
+
+if TYPE_CHECKING:
+    from moecast.cli.inputs import Inputs
+    from moecast.sim import Plan
+    from moecast.validate import Ladder, Measurement
+
+
+def validate_command(
+    cluster: options.Cluster,
+    trace: options.Trace,
+    model: options.ModelOrTrace = None,
+    nodes: options.Nodes = None,
+    fabric: options.Fabric = None,
+    dims: options.Dims = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            "--plan", help="A plan of moecast, SGLang or TensorRT-LLM.", show_default="contiguous over all GPUs"
+        ),
+    ] = None,
+    ep: options.Ep = None,
+    slots_per_rank: options.SlotsPerRank = None,
+    dispatch: options.Dispatch = None,
+    phase: options.Phase = "prefill",
+    tokens_per_rank: options.TokensPerRank = None,
+    steps: options.Steps = 1,
+    context: options.Context = None,
+    topics: options.Topics = None,
+    one_topic_per_step: options.OneTopic = False,
+    reuse: options.Reuse = False,
+    from_phase: options.FromPhase = None,
+    part: Annotated[
+        str, typer.Option("--part", help="all, planning or measuring: which part of the trace (see --plan-on).")
+    ] = "all",
+    plan_on: options.PlanOn = 0.5,
+    measurement: Annotated[
+        Path | None, typer.Option("--measurement", help="What an earlier replay of the same question wrote.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write the measurement (under torchrun) or the ladder here.")
+    ] = None,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Replay: how often each exchange is timed.")] = 5,
+    warmup: Annotated[int, typer.Option("--warmup", min=0, help="Replay: how often it runs before that.")] = 2,
+    experts: Annotated[
+        bool, typer.Option("--experts", help="Replay: also run the experts on the rows that arrive.")
+    ] = False,
+    seed: options.Seed = 0,
+    json: options.Json = False,
+) -> None:
+    """Say how far to trust a forecast: a time for every rung that exists, and its error against the rung above.
+
+    Under torchrun it also moves the plan's own uneven token counts between the processes, with NCCL where every rank
+    has a GPU and with gloo elsewhere, and checks every byte that arrives. One process stands for one rank:
+
+    $ torchrun --no-python --nproc-per-node 8 moecast validate --plan plan.json --cluster dgx-h200 --trace t.parquet
+
+    Example: moecast validate --plan plan.json --cluster dgx-h200 --model deepseek-v2-lite --trace t.parquet
+    """
+    import json as json_module
+
+    from moecast.cli import inputs as reading
+    from moecast.cli import render
+    from moecast.cli.simulate import read_or_make_plan
+    from moecast.files import check_writable, write_text
+    from moecast.validate import read_measurement, validate, write_measurement
+    from moecast.validate.launch import under_torchrun
+
+    if out is not None:
+        check_writable(out)
+    inputs = reading.read_inputs(
+        cluster=cluster,
+        nodes=nodes,
+        fabric=fabric,
+        model=model,
+        dims=dims,
+        trace=trace,
+        part=part,
+        plan_on=plan_on,
+        phase=phase,
+        tokens_per_rank=tokens_per_rank,
+        steps=steps,
+        context=context,
+        topics=topics,
+        one_topic_per_step=one_topic_per_step,
+        reuse=reuse,
+        from_phase=from_phase,
+        seed=seed,
+    )
+    asked = read_or_make_plan(plan, inputs, ep=ep, slots_per_rank=slots_per_rank, dispatch=dispatch)
+    measured = None if measurement is None else read_measurement(measurement)
+    if under_torchrun():
+        measured, first = _replay(inputs, asked, repeats=repeats, warmup=warmup, experts=experts)
+        if not first:
+            return
+    ladder = validate(
+        inputs.cluster, inputs.model, asked, inputs.trace, inputs.workload, measurement=measured, seed=seed
+    )
+    answer = ladder.to_json() | {"measurement": None if measured is None else measured.to_json()}
+    if out is not None and under_torchrun() and measured is not None:
+        write_measurement(measured, out)
+    elif out is not None:
+        write_text(out, json_module.dumps(answer, indent=1, allow_nan=False) + "\n")
+    if json:
+        render.echo_json(answer)
+    else:
+        _show(ladder, measured)
+
+
+def _replay(inputs: Inputs, plan: Plan, *, repeats: int, warmup: int, experts: bool) -> tuple[Measurement, bool]:
+    """Replay on this job; the second value tells whether this process is the one that reports."""
+    from moecast.validate.job import join_job
+    from moecast.validate.replay import Effort, replay
+
+    effort = Effort(repeats=repeats, warmup=warmup, experts=experts)
+    with join_job(plan.ranks) as job:
+        measured = replay(job, inputs.cluster, inputs.model, plan, inputs.trace, inputs.workload, effort=effort)
+        return measured, job.rank == 0
+
+
+def _show(ladder: Ladder, measured: Measurement | None) -> None:
+    from rich.table import Table
+
+    from moecast.cli import render
+    from moecast.units import format_bytes, format_s
+
+    out = render.console()
+    for label in ladder.labels:
+        out.print(f"[yellow]{label}[/yellow]")
+    table = Table(title=ladder.title, title_justify="left", title_style="bold")
+    table.add_column("rung")
+    for name in ("step time", "error", "exchanges alone", "error", "time to answer"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for rung in ladder.rungs:
+        times = [_or_dash(value, format_s) for value in (rung.step_time_s, rung.exchange_s, rung.cost_s)]
+        errors = [_or_dash(value, "{:+.1%}".format) for value in (rung.step_error, rung.exchange_error)]
+        note = f"not run: {rung.not_run}" if rung.not_run else ""
+        table.add_row(rung.rung, times[0], errors[0], times[1], errors[1], times[2], note)
+    out.print(table)
+    out.print("error: (this rung - the next above that has the number) / that one")
+    for rung_name, errors_by_exchange in ladder.layer_errors.items():
+        told = ", ".join(f"{name} {error:.1%}" for name, error in errors_by_exchange.items())
+        out.print(f"{rung_name} against hardware, mean absolute error of a layer: {told}")
+    if measured is not None:
+        versions = ", ".join(f"{name} {version}" for name, version in measured.software.items())
+        out.print(
+            f"hardware: {measured.backend} on {measured.ranks} x {measured.hardware[0]} ({versions}), {measured.date}; "
+            f"{measured.rows_checked} rows checked byte by byte, "
+            f"{format_bytes(measured.dispatch_bytes)} dispatched a step"
+        )
+
+
+def _or_dash(value: float | None, form: Callable[[float], str]) -> str:
+    return "-" if value is None else form(value)
