@@ -33,7 +33,8 @@ class Hardware:
     communication_sms
         SMs that the normal dispatch and combine kernels take from compute.
     message_s
-        Cost of one copy at its sender, in the low-latency kernels.
+        Cost of one copy at its sender, in the low-latency kernels: added to the time that its bytes take on the first
+        link of its path, whether NIC or NVLink, and not hidden behind it.
     collective_launch_s
         Fixed cost of one dispatch or combine.
     count_exchange_s

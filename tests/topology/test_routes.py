@@ -3,6 +3,7 @@
 import itertools
 import time
 from dataclasses import replace
+from random import Random
 
 import networkx as nx
 import numpy as np
@@ -111,6 +112,29 @@ def test_a_flow_is_routed_the_same_in_any_company(cluster: Cluster, data: st.Dat
         alone = cluster.routes([source], [destination], seed=5)
         assert links_of(together, flow) == links_of(alone, 0)
         assert together.latency_F[flow] == pytest.approx(alone.latency_F[0], abs=1e-15)
+
+
+@given(clusters(routing="spray"), st.randoms(use_true_random=False))
+@settings(deadline=None, max_examples=30)
+def test_renaming_gpus_moves_no_sprayed_byte(cluster: Cluster, random: Random) -> None:
+    new_id = list(range(cluster.n_gpus))
+    random.shuffle(new_id)
+    renamed = replace(cluster, nodes=[replace(n, id=new_id[n.id]) if isinstance(n, Gpu) else n for n in cluster.nodes])
+    source_F, destination_F = all_pairs(cluster)
+    before = cluster.routes(source_F, destination_F)
+    after = renamed.routes(np.array(new_id)[source_F], np.array(new_id)[destination_F])
+    for flow in range(before.n_flows):
+        assert dict(links_of(before, flow)) == pytest.approx(dict(links_of(after, flow)), rel=1e-12)
+
+
+def test_many_flows_are_routed_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = build("leaf-spine", 4, oversubscription=2, nodes_per_leaf=1, routing="ecmp")
+    source_F, destination_F = all_pairs(cluster)
+    at_once = cluster.routes(source_F, destination_F, seed=2)
+    monkeypatch.setattr("moecast.topology.routes._BLOCK_ENTRIES", 1)
+    in_blocks = cluster.routes(source_F, destination_F, seed=2)
+    for name in ("offsets_F1", "link_X", "share_X", "latency_F"):
+        assert np.array_equal(getattr(at_once, name), getattr(in_blocks, name))
 
 
 def test_routes_in_a_leaf_spine_fabric() -> None:
