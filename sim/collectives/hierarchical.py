@@ -33,14 +33,17 @@ class HierarchicalAllToAll:
         return mode.relayed
 
     def dispatch(self, layout: Layout, mode: Mode, copy_bytes: float) -> FlowTemplate:  # noqa: ARG002
-        """Lay out the way to the experts; a relay that is itself a destination waits for the leg it relays."""
+        """Lay out the way to the experts; a relay that some of the copies are for waits for the leg that it relays."""
         legs = _two_legs(layout)
         far, fans = len(legs.far_source), len(legs.fan_source)
-        presence = np.arange(layout.n_ranks)
+        presence, nobody = np.arange(layout.n_ranks), np.zeros(layout.n_ranks, np.int64)
         out = Legs(
             source_F=_int32(legs.near_source, legs.far_source, legs.fan_relay, presence),
             destination_F=_int32(legs.near_server, legs.far_relay, legs.fan_server, presence),
-            waiter_F=_int32(legs.near_server, legs.far_relay, legs.fan_server, np.full(layout.n_ranks, -1)),
+            waiter_F=_int32(legs.near_server, legs.far_relay, legs.fan_server, nobody - 1),
+            awaited_F=np.concatenate(
+                [legs.near_count, legs.far_source * layout.n_ranks + legs.far_relay, legs.fan_count, nobody]
+            ),
             count_F=np.concatenate(
                 [legs.near_count, legs.far_count, legs.fan_count, np.full(layout.n_ranks, PRESENCE)]
             ),
@@ -60,6 +63,7 @@ class HierarchicalAllToAll:
             source_F=_int32(legs.near_server, legs.far_relay, legs.fan_server, presence),
             destination_F=_int32(legs.near_source, legs.far_source, legs.fan_relay, presence),
             waiter_F=_int32(legs.near_source, legs.far_source, np.full(fans + layout.n_ranks, -1)),
+            awaited_F=np.concatenate([legs.near_count, legs.far_count, np.zeros(fans + layout.n_ranks, np.int64)]),
             count_F=np.concatenate(
                 [legs.near_count, legs.far_count, legs.fan_count, np.full(layout.n_ranks, PRESENCE)]
             ),

@@ -38,6 +38,8 @@ class Legs:
         Ranks.
     waiter_F
         The rank that waits for the flow's end; -1: nobody but what it feeds.
+    awaited_F
+        Where in the counts the copies stand that the waiter waits for: without any it does not wait.
     count_F
         Where in the counts the flow's number of copies stands, or `PRESENCE`.
     child_R, parent_R
@@ -47,6 +49,7 @@ class Legs:
     source_F: Int32
     destination_F: Int32
     waiter_F: Int32
+    awaited_F: Int
     count_F: Int
     child_R: Int
     parent_R: Int
@@ -58,7 +61,8 @@ class Legs:
         destination = np.asarray(destination_F, np.int32)
         return cls(
             source_F=np.asarray(source_F, np.int32), destination_F=destination, waiter_F=destination,
-            count_F=np.asarray(count_F, np.int64), child_R=none, parent_R=none,
+            awaited_F=np.asarray(count_F, np.int64), count_F=np.asarray(count_F, np.int64),
+            child_R=none, parent_R=none,
         )  # fmt: skip
 
 
@@ -143,7 +147,7 @@ class FlowTemplate:
             bytes_F=self.copies_F(counts_C)[chosen] * self.copy_bytes,
             source_rank_F=legs.source_F[chosen],
             destination_rank_F=legs.destination_F[chosen],
-            waiter_F=legs.waiter_F[chosen],
+            waiter_F=np.where(counts_C[legs.awaited_F[chosen]] > 0, legs.waiter_F[chosen], np.int32(-1)),
             offsets_F1=offsets_F1,
             link_X=link_X,
             share_X=share_X,

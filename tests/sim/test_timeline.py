@@ -1,0 +1,111 @@
+"""The timeline against the rules of the trace-event format, and against the times it shows."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from moecast.sim import Compute, program_timeline, simulate_step, step_timeline, write_timeline
+from moecast.sim.timeline import PROCESS
+from tests.sim.plan_cases import Question, questions
+
+COUNTER, SPAN, METADATA = "C", "X", "M"
+
+
+def check_format(events: list[dict[str, object]]) -> None:
+    """What Chrome's and Perfetto's importers ask of JSON events."""
+    for event in events:
+        assert event["ph"] in (COUNTER, SPAN, METADATA)
+        assert isinstance(event["pid"], int)
+        assert isinstance(event["tid"], int)
+        assert isinstance(event["name"], str)
+        if event["ph"] == METADATA:
+            assert event["name"] in ("process_name", "thread_name", "thread_sort_index")
+            [key] = event["args"]
+            assert key == ("sort_index" if event["name"] == "thread_sort_index" else "name")
+            continue
+        assert isinstance(event["ts"], float)
+        assert event["ts"] >= 0
+        if event["ph"] == SPAN:
+            assert event["dur"] > 0
+            assert event["cat"] in ("compute", "exchange")
+        else:
+            assert event["args"]
+            assert all(value >= 0 for value in event["args"].values())
+
+
+@settings(max_examples=25, deadline=None)
+@given(questions(modes=(None, "per_choice", "per_domain", "nccl", "stay")))
+@pytest.mark.parametrize("network", ["bound", "fluid"])
+def test_timeline_is_valid_and_tells_the_times(network: str, question: Question) -> None:
+    args = question.cluster, question.model, question.plan, question.trace, question.step
+    timeline = step_timeline(*args, network=network)
+    program, times = simulate_step(*args, network=network)
+    events = json.loads(json.dumps(timeline, allow_nan=False))["traceEvents"]
+    check_format(events)
+    spans = defaultdict(list)
+    for event in events:
+        if event["ph"] == SPAN:
+            assert event["pid"] == PROCESS
+            spans[event["tid"]].append(event)
+    for rank in range(program.n_ranks):
+        clock = 0.0
+        for event in sorted(spans[rank], key=lambda event: event["ts"]):
+            assert event["ts"] == pytest.approx(clock, abs=1e-6)  # a rank is always in exactly one stage
+            clock = event["ts"] + event["dur"]
+        assert clock == pytest.approx(times.leave_SG[-1, rank] * 1e6, abs=1e-6)
+    names = {event["tid"]: event["args"]["name"] for event in events if event["name"] == "thread_name"}
+    assert len(names) == program.n_ranks
+    for rank, name in names.items():
+        assert name == f"rank {rank} ({question.cluster.gpus[question.plan.gpu_of_rank[rank]].name})"
+
+
+@settings(max_examples=20, deadline=None)
+@given(questions())
+def test_counters_end_where_they_begin(question: Question) -> None:
+    """All ranks are somewhere until the last is done; then counters are back at zero."""
+    args = question.cluster, question.model, question.plan, question.trace, question.step
+    events = step_timeline(*args)["traceEvents"]
+    last: dict[str, dict[str, float]] = {}
+    for event in events:
+        if event["ph"] == COUNTER:
+            last[event["name"]] = event["args"]
+    assert last["ranks"] == {"compute": 0, "exchange": 0}
+    for name, values in last.items():
+        if name != "ranks":
+            assert values["%"] == pytest.approx(0, abs=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(questions())
+def test_spans_carry_every_byte(question: Question) -> None:
+    args = question.cluster, question.model, question.plan, question.trace, question.step
+    program, times = simulate_step(*args)
+    events = program_timeline(program, times)["traceEvents"]
+    sent = sum(event["args"].get("bytes sent", 0) for event in events if event["ph"] == SPAN)
+    expected = 0.0
+    for stage in program.stages:
+        if not isinstance(stage, Compute):
+            away = stage.flows.source_rank_F != stage.flows.destination_rank_F
+            expected += stage.flows.bytes_F[away].sum()
+    assert sent == pytest.approx(expected)
+    assert not [event for event in events if event["ph"] == COUNTER and event["name"] != "ranks"]
+
+
+@settings(max_examples=1, deadline=None)
+@given(questions())
+def test_written_whole(tmp_path_factory: pytest.TempPathFactory, question: Question) -> None:
+    path: Path = tmp_path_factory.getbasetemp() / "timeline.json"
+    args = question.cluster, question.model, question.plan, question.trace, question.step
+    timeline = step_timeline(*args)
+    write_timeline(timeline, path)
+    read = json.loads(path.read_text())
+    assert read["otherData"]["network"] == "fluid"
+    assert read["displayTimeUnit"] == "ms"
+    assert len(read["traceEvents"]) == len(timeline["traceEvents"])
+    assert np.isfinite(read["otherData"]["step_time_s"])
