@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from moecast.traces.lists import export_lists
     from moecast.traces.load_table import LoadTable, read_load_table, write_load_table
     from moecast.traces.meta import NO_CHOICE, PHASES, TraceMeta
-    from moecast.traces.reader import count_tokens, iter_trace, read_meta, read_trace
+    from moecast.traces.reader import count_tokens, hash_trace, iter_trace, read_meta, read_trace
     from moecast.traces.shipped import shipped_trace_path
     from moecast.traces.statistics import (
         balance_pooled,
@@ -52,6 +52,7 @@ _MODULE_OF = {
     "describe_trace": "describe",
     "export_lists": "lists",
     "fan_out": "statistics",
+    "hash_trace": "reader",
     "import_npz": "importers.npz",
     "import_trace": "importers",
     "iter_trace": "reader",
@@ -85,6 +86,7 @@ __all__ = [
     "describe_trace",
     "export_lists",
     "fan_out",
+    "hash_trace",
     "import_npz",
     "import_trace",
     "iter_trace",

@@ -79,11 +79,14 @@ class Decoder:
         self._file, self._row = path, 0
         with open_parquet(path) as file:
             self._check_shard(file.schema_arrow)
+            rows = file.metadata.num_rows
             batches = file.iter_batches(batch_size=batch_tokens, columns=self._columns, use_threads=False)
             while (batch := self._next(batches)) is not None:
-                if len(batch):
+                if len(batch) and self._row + len(batch) <= rows:
                     yield self._decode(batch)
-                    self._row += len(batch)
+                self._row += len(batch)
+            if self._row != rows:
+                raise MoecastError(f"damaged Parquet: {rows} rows promised, {self._row} there", file=path)
 
     def trace(self, columns: dict[str, Any]) -> RoutingTrace:
         """Make the trace of one batch.
@@ -152,7 +155,7 @@ class Decoder:
         return column.to_numpy(zero_copy_only=True) if known else None
 
     def _phases(self, column: pa.Array) -> npt.NDArray[np.uint8]:
-        names, used_T = _codes(column)
+        names, used_T = self._codes(column)
         strange = {str(names[i]) for i in np.unique(used_T)} - set(PHASES)
         if strange:
             raise self._error("phase", f"must be one of {', '.join(PHASES)}", min(strange))
@@ -160,7 +163,7 @@ class Decoder:
         return number[used_T]
 
     def _topic_index(self, column: pa.Array) -> npt.NDArray[np.int16]:
-        names, used_T = _codes(column)
+        names, used_T = self._codes(column)
         number = np.full(len(names) + 1, -1, np.int16)  # the last entry stands for null
         present, first = np.unique(used_T, return_index=True)
         for old in present[np.argsort(first)]:
@@ -170,12 +173,17 @@ class Decoder:
                     raise self._error("topic", f"more than {_MAX_TOPICS} topics")
         return number[used_T]
 
-
-def _codes(column: pa.Array) -> tuple[list[str | None], npt.NDArray[np.int64]]:
-    """Return the dictionary of a text column and each row's place in it, -1 for null."""
-    coded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
-    indices = coded.indices.cast(pa.int64()).fill_null(-1)
-    return coded.dictionary.to_pylist(), indices.to_numpy(zero_copy_only=False)
+    def _codes(self, column: pa.Array) -> tuple[list[str | None], npt.NDArray[np.int64]]:
+        """Return the dictionary of a text column and each row's place in it, -1 for null."""
+        try:
+            coded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+            names = coded.dictionary.to_pylist()
+        except ValueError as error:  # not UTF-8
+            raise MoecastError(f"damaged Parquet ({_first_line(error)})", file=self._file) from error
+        used_T = coded.indices.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)
+        if not -1 <= used_T.min() <= used_T.max() < len(names):
+            raise MoecastError("damaged Parquet (a dictionary is too short)", file=self._file)
+        return names, used_T
 
 
 def _first_line(error: BaseException) -> str:

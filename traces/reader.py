@@ -12,6 +12,7 @@ import numpy.typing as npt
 from moecast.errors import MoecastError
 from moecast.traces.decoder import Decoder, open_parquet
 from moecast.traces.format import decode_meta, schema_of
+from moecast.traces.hashing import ContentHasher
 from moecast.traces.limits import check_memory
 from moecast.traces.meta import PHASES, TraceMeta
 from moecast.traces.trace import RoutingTrace
@@ -65,7 +66,7 @@ def count_tokens(path: str | Path) -> int:
     total = 0
     for shard in shard_paths(path):
         with open_parquet(shard) as file:
-            total += file.metadata.num_rows
+            total += max(file.metadata.num_rows, 0)
     return total
 
 
@@ -154,6 +155,20 @@ def read_trace(
         seen = batch.topics
     _check_found(path, phase, topics, seen, filled)
     return RoutingTrace(meta=meta, topics=seen, **{name: array[:filled] for name, array in columns.items()})
+
+
+def hash_trace(path: str | Path, *, progress: Advance | None = None) -> str:
+    """Content hash of a trace too large to read whole: what `RoutingTrace.content_hash` gives.
+
+    Raises
+    ------
+    MoecastError
+        The file is truncated, foreign or breaks a rule of the format.
+    """
+    hasher = ContentHasher(read_meta(path))
+    for batch in iter_trace(path, progress=progress):
+        hasher.add(batch)
+    return hasher.hexdigest()
 
 
 def _check_phase(phase: str | None) -> None:

@@ -6,11 +6,14 @@ Axes: T token, L MoE layer, E expert, K choice, G rank, F fan-out 0…K.
 from __future__ import annotations
 
 import dataclasses
+import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 Counts = npt.NDArray[np.int64]
+Fractions = npt.NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -29,7 +32,7 @@ class TraceStats:
         [L-1, E, E]: pairs of a choice at a layer and one at the next MoE layer by the same token.
     rank_load_LG, fan_out_LF, same_rank_L, pairs_L
         With a placement: choices served by each rank; tokens by number of distinct ranks; [L-1] pairs of choices at
-        consecutive layers, and those whose two experts share a rank.
+        consecutive layers whose two experts share a rank, and all of them.
     """
 
     tokens: int
@@ -42,7 +45,7 @@ class TraceStats:
     pairs_L: Counts | None = None
 
     @property
-    def gini_L(self) -> npt.NDArray[np.float64]:
+    def gini_L(self) -> Fractions:
         """Gini coefficient of each layer's load: 0 when all experts are chosen alike, towards 1 when one takes all."""
         return gini_L(self.load_LE)
 
@@ -52,27 +55,42 @@ class TraceStats:
         return float(self.gini_L.mean())
 
     @property
+    def balance_pooled_L(self) -> Fractions:
+        """Mean / max over ranks of each layer's load; nan for a layer without any."""
+        return balance_L(asked(self.rank_load_LG))
+
+    @property
     def balance_pooled(self) -> float:
-        """Balance with all tokens taken as one step: mean / max over ranks, averaged over the layers with any load."""
-        return balance(asked(self.rank_load_LG))
+        """Balance with all tokens taken as one step, averaged over the layers with any load; nan if there are none."""
+        balance_L = self.balance_pooled_L
+        return math.nan if np.isnan(balance_L).all() else float(np.nanmean(balance_L))
+
+    @property
+    def fan_out_L(self) -> Fractions:
+        """Mean over tokens of the distinct ranks that hold a token's choices, by layer; nan without tokens."""
+        fan_out_LF = asked(self.fan_out_LF)
+        return _ratio(fan_out_LF @ np.arange(fan_out_LF.shape[1]), fan_out_LF.sum(axis=1))
 
     @property
     def fan_out(self) -> float:
-        """Mean over tokens and layers of the distinct ranks that hold a token's choices."""
-        fan_out_LF = asked(self.fan_out_LF)
-        return float((fan_out_LF * np.arange(fan_out_LF.shape[1])).sum() / max(fan_out_LF.sum(), 1))
+        """Mean over tokens and layers of the distinct ranks that hold a token's choices; nan without tokens."""
+        return float(self.fan_out_L.mean())
+
+    @property
+    def crossings_L(self) -> Fractions:
+        """[L-1]: `crossings` between each layer and the next."""
+        return 1 - _ratio(asked(self.same_rank_L), asked(self.pairs_L))
 
     @property
     def crossings(self) -> float:
         """Fraction of the pairs of choices at consecutive layers whose experts lie on different ranks; nan if none."""
-        pairs = int(asked(self.pairs_L).sum())
-        return 1 - int(asked(self.same_rank_L).sum()) / pairs if pairs else float("nan")
+        same, pairs = asked(self.same_rank_L), asked(self.pairs_L)
+        return float(1 - _ratio(same.sum(keepdims=True), pairs.sum(keepdims=True))[0])
 
 
-def balance(rank_load_LG: npt.NDArray[np.int64]) -> float:
-    """Mean / max over ranks, averaged over the layers with any load; 1 is perfect, nan without any load."""
-    loaded_LG = rank_load_LG[rank_load_LG.max(axis=1) > 0]
-    return float((loaded_LG.mean(axis=1) / loaded_LG.max(axis=1)).mean()) if len(loaded_LG) else float("nan")
+def balance_L(rank_load_LG: Counts) -> Fractions:
+    """Mean / max over ranks of each layer's load; nan for a layer without any."""
+    return _ratio(rank_load_LG.mean(axis=1), rank_load_LG.max(axis=1))
 
 
 def rank_load_LG(load_LE: Counts, rank_of_expert_LE: npt.NDArray[np.int32], n_ranks: int) -> Counts:
@@ -82,21 +100,28 @@ def rank_load_LG(load_LE: Counts, rank_of_expert_LE: npt.NDArray[np.int32], n_ra
     return loads_LG
 
 
-def gini_L(load_LE: Counts) -> npt.NDArray[np.float64]:
+def gini_L(load_LE: Counts) -> Fractions:
     """Gini coefficient of each layer's load: half the mean absolute difference over the mean; 0 without load."""
     sorted_LE = np.sort(load_LE.astype(np.float64), axis=1)
     experts = sorted_LE.shape[1]
-    total_L = sorted_LE.sum(axis=1)
-    rank_E = np.arange(1, experts + 1)
-    skew_L = (sorted_LE * (2 * rank_E - experts - 1)).sum(axis=1)
-    loaded_L = total_L > 0
-    gini = np.zeros(len(load_LE))
-    gini[loaded_L] = skew_L[loaded_L] / (experts * total_L[loaded_L])
-    return gini
+    skew_L = sorted_LE @ (2.0 * np.arange(1, experts + 1) - experts - 1)
+    return np.nan_to_num(_ratio(skew_L, experts * sorted_LE.sum(axis=1)))
 
 
 def asked(counts: Counts | None) -> Counts:
-    """Fail when a table was not counted."""
+    """Fail when a table was not counted.
+
+    Raises
+    ------
+    ValueError
+        It is None.
+    """
     if counts is None:
         raise ValueError("not counted: ask for it when counting (rank_of_expert_LE, coactivation or transition)")
     return counts
+
+
+def _ratio(part: npt.NDArray[Any], whole: npt.NDArray[Any]) -> Fractions:
+    ratio = np.full(whole.shape, math.nan)
+    np.divide(part, whole, out=ratio, where=whole > 0)
+    return ratio

@@ -140,7 +140,10 @@ class RoutingTrace:
         return self.select(planning_T), self.select(~planning_T)
 
     def content_hash(self) -> str:
-        """Sha-256 (hex) of L, E, K and the columns: the same for every shard layout, compression and topic order."""
+        """Sha-256 (hex) of L, E, K and the columns but `weights_TLK`.
+
+        The same for every shard layout, compression and order of topic names.
+        """
         hasher = ContentHasher(self.meta)
         hasher.add(self)
         return hasher.hexdigest()
