@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,9 @@ from moecast.errors import MoecastError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+# A quantity is a number and a unit: pint would also work out "9**9**9 B", and take its time.
+_QUANTITY = re.compile(r"\s*[-+]?[0-9][0-9_.]*([eE][-+]?[0-9]{1,3})?\s*[A-Za-zµ][A-Za-zµ/ ]{0,31}")
 
 # What each kind of quantity is converted to, and an example for the error line.
 _KINDS = {
@@ -23,7 +27,7 @@ _KINDS = {
 def _registry() -> Any:
     import pint  # 0.3 s: only commands that read files pay it
 
-    registry = pint.UnitRegistry()
+    registry: Any = pint.UnitRegistry()
     registry.define("FLOP = 1 = flop")
     registry.define("Gb = 1e9 * bit")
     registry.define("Mb = 1e6 * bit")
@@ -50,7 +54,7 @@ def parse(text: object, kind: str, *, file: str | Path | None = None, field: str
     """
     unit, example = _KINDS[kind]
     rule = f'give a {kind} with its unit, such as "{example}"'
-    if not isinstance(text, str):
+    if not isinstance(text, str) or not _QUANTITY.fullmatch(text):
         raise MoecastError(rule, file=file, field=field, value=text)
     try:
         quantity = _registry().Quantity(text)

@@ -22,7 +22,9 @@ def report_command(
     seed: options.Seed = 0,  # noqa: ARG001  every command takes one; nothing here is random
     json: options.Json = False,
 ) -> None:
-    """Write one self-contained HTML page: tables, breakdown, load, links and memory, side by side. It asks the network for nothing.
+    """Write one self-contained HTML page: tables, breakdown, load, links and memory, side by side.
+
+    The page asks the network for nothing.
 
     Example: moecast report contiguous.json joint.json --out report.html
     """

@@ -57,7 +57,7 @@ def simulate_command(
 
     Without --plan it is the contiguous one: experts in order over all GPUs, as engines do by default.
 
-    Example: moecast simulate --cluster dgx-h200 --nodes 4 --fabric leaf-spine:2 --model deepseek-v2-lite --trace t.parquet
+    Example: moecast simulate --cluster dgx-h200 --nodes 4 --model deepseek-v2-lite --trace t.parquet --phase prefill
     """
     from moecast.cli import inputs as reading
     from moecast.cli import render

@@ -1,0 +1,149 @@
+"""Bad input: one line that names what is wrong, exit code 2, nothing written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from moecast.sim import Plan, write_plan
+
+from .conftest import CONFIG, Run
+
+CLUSTER = ("--cluster", "dgx-h200")
+
+
+def refused(done: object, *words: str) -> None:
+    """Exit code 2, one line on stderr with all the words, nothing on stdout."""
+    assert done.returncode == 2, done
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    for word in words:
+        assert word in lines[0], lines[0]
+
+
+def simulate(small: Path, *more: object, trace: Path | None = None, model: Path | None = None) -> list[object]:
+    chosen = ["--model", model or small / "config.json", "--trace", trace or small / "t.parquet"]
+    return ["simulate", *CLUSTER, *chosen, "--tokens-per-rank", 32, "--steps", 1, "--network", "bound", *more]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("preset: dgx-h200\nnodes: 2\nbandwith: 400 Gb/s\n", ["bandwith"]),
+        ("preset: dgx-h200\nnodes: minus two\n", ["nodes"]),
+        ("preset: dgx-h900\n", ["dgx-h900"]),
+        ("[1, 2", ["YAML"]),
+    ],
+)
+def test_cluster_file(run: Run, small: Path, tmp_path: Path, text: str, words: list[str]) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    done = run("simulate", "--cluster", file, "--model", small / "config.json", "--trace", small / "t.parquet")
+    refused(done, "c.yaml", *words)
+
+
+def test_trace_file_that_is_truncated(run: Run, small: Path, tmp_path: Path) -> None:
+    file = tmp_path / "cut.parquet"
+    file.write_bytes((small / "t.parquet").read_bytes()[:-700])
+    refused(run(*simulate(small, trace=file)), "cut.parquet")
+
+
+def test_trace_file_of_another_tool(run: Run, small: Path, tmp_path: Path) -> None:
+    file = tmp_path / "foreign.parquet"
+    pq.write_table(pa.table({"a": [1, 2]}), file)
+    refused(run(*simulate(small, trace=file)), "foreign.parquet")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "word"),
+    [("num_hidden_layers", 4, "layers"), ("num_experts", 32, "experts"), ("num_experts_per_tok", 2, "choices")],
+)
+def test_trace_of_another_shape_than_the_model(
+    run: Run, small: Path, tmp_path: Path, field: str, value: int, word: str
+) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(CONFIG | {field: value}))
+    refused(run(*simulate(small, model=file)), "t.parquet", word)
+
+
+def test_trace_too_small_names_the_most_that_fits(run: Run, small: Path) -> None:
+    refused(run(*simulate(small, "--steps", 5000)), "--reuse")
+
+
+def test_plan_that_misses_an_expert(run: Run, small: Path, tmp_path: Path) -> None:
+    plan = Plan.contiguous(layers=3, experts=16, choices=4, ep=8).to_json()
+    plan["slots"][0][1][3] = [0, 1]
+    file = tmp_path / "plan.json"
+    file.write_text(json.dumps(plan))
+    refused(run(*simulate(small, "--plan", file)), "plan.json", "misses expert")
+
+
+def test_plan_that_overfills_a_rank(run: Run, small: Path, tmp_path: Path) -> None:
+    plan = Plan.contiguous(layers=3, experts=16, choices=4, ep=8).to_json() | {"slots_per_rank": [2] * 7 + [1]}
+    file = tmp_path / "plan.json"
+    file.write_text(json.dumps(plan))
+    refused(run(*simulate(small, "--plan", file)), "plan.json", "rank 7 holds more experts")
+
+
+def test_plan_that_overfills_the_memory(run: Run, small: Path, tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(CONFIG | {"hidden_size": 16384, "intermediate_size": 131072}))
+    out = tmp_path / "plan.json"
+    done = run("place", *CLUSTER, "--model", file, "--trace", small / "t.parquet", "--tokens-per-rank", 16,
+               "--steps", 1, "--solver", "eplb", "--out", out)  # fmt: skip
+    refused(done, "GiB")
+    assert not out.exists()
+
+
+def test_more_ranks_than_gpus(run: Run, small: Path, tmp_path: Path) -> None:
+    write_plan(Plan.contiguous(layers=3, experts=16, choices=4, ep=16), tmp_path / "plan.json")
+    refused(run(*simulate(small, "--plan", tmp_path / "plan.json")), "16", "8 GPUs")
+
+
+@pytest.mark.parametrize("limit", ["0s", "-3s", "60"])
+def test_time_limit(run: Run, small: Path, tmp_path: Path, limit: str) -> None:
+    out = tmp_path / "plan.json"
+    done = run("place", *CLUSTER, "--model", small / "config.json", "--trace", small / "t.parquet",
+               "--time-limit", limit, "--out", out)  # fmt: skip
+    refused(done, "--time-limit")
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("command", ["simulate", "place", "report", "demo"])
+def test_output_folder_that_is_not_there(run: Run, small: Path, tmp_path: Path, command: str) -> None:
+    arguments = {
+        "simulate": simulate(small, "--out", "missing/p.json"),
+        "place": ["place", *CLUSTER, "--trace", small / "t.parquet", "--out", "missing/p.json"],
+        "report": ["report", small / "config.json", "--out", "missing/r.html"],
+        "demo": ["demo", "--out", small / "config.json" / "out"],
+    }
+    refused(run(*arguments[command]), "missing" if command != "demo" else "config.json")
+    assert not (tmp_path / "missing").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "word"),
+    [
+        ("--network", "packets", "bound, fluid"),
+        ("--dispatch", "per_token", "per_choice"),
+        ("--phase", "train", "prefill"),
+        ("--part", "half", "planning"),
+        ("--model", "gpt-5", "deepseek-v3"),
+        ("--fabric", "torus", "leaf-spine"),
+        ("--topics", "law", "law"),
+        ("--ep", "3", "3"),
+    ],
+)
+def test_options(run: Run, small: Path, option: str, value: str, word: str) -> None:
+    refused(run(*simulate(small, option, value)), word)
+
+
+def test_report_of_a_file_that_is_no_prediction(run: Run, small: Path, tmp_path: Path) -> None:
+    refused(run("report", small / "config.json", "--out", tmp_path / "r.html"), "config.json")
+    assert not (tmp_path / "r.html").exists()

@@ -1,0 +1,53 @@
+"""What the README and the docs show is run, and what they print is compared."""
+
+from __future__ import annotations
+
+import doctest
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
+
+
+def test_readme_session() -> None:
+    failed, tried = doctest.testfile(
+        str(ROOT / "README.md"), module_relative=False, optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+    )
+    assert tried >= 5
+    assert failed == 0
+
+
+def test_readme_first_screen_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 60
+
+
+@pytest.mark.parametrize("page", sorted(p.relative_to(ROOT).as_posix() for p in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]))
+def test_links_lead_somewhere(page: str) -> None:
+    file = ROOT / page
+    for target in LINK.findall(file.read_text(encoding="utf-8")):
+        assert (file.parent / target).exists(), f"{page}: {target}"
+
+
+def commands(page: Path) -> list[str]:
+    """The ``$ moecast …`` lines of a page's console blocks, continuation lines joined."""
+    blocks = re.findall(r"```console\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    text = "\n".join(blocks).replace("\\\n", " ")
+    return [line[2:] for line in text.splitlines() if line.startswith("$ ")]
+
+
+@pytest.mark.slow
+def test_recipes_run(tmp_path: Path) -> None:
+    """Every command of the recipes, in order, in one folder."""
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    lines = commands(ROOT / "docs" / "recipes.md")
+    assert len(lines) >= 8
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    for line in lines:
+        done = subprocess.run(line, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
