@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     )
     from moecast.traces.summary import TraceStats
     from moecast.traces.trace import RoutingTrace, concatenate
-    from moecast.traces.writer import TraceWriter, write_trace
+    from moecast.traces.writer import TraceWriter, check_target, write_trace
 
 _MODULE_OF = {
     "ImportOptions": "importers",
@@ -44,6 +44,7 @@ _MODULE_OF = {
     "TraceStats": "summary",
     "TraceWriter": "writer",
     "balance_pooled": "statistics",
+    "check_target": "writer",
     "coactivation_LEE": "statistics",
     "concatenate": "trace",
     "contiguous_ranks_LE": "statistics",
@@ -78,6 +79,7 @@ __all__ = [
     "TraceStats",
     "TraceWriter",
     "balance_pooled",
+    "check_target",
     "coactivation_LEE",
     "concatenate",
     "contiguous_ranks_LE",

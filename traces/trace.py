@@ -131,7 +131,7 @@ class RoutingTrace:
         """
         if not 0 <= fraction <= 1:
             raise ValueError(f"fraction = {fraction!r}: must be between 0 and 1")
-        exact = Fraction(str(fraction))  # 0.29 of 100 is 29, which it is not in binary
+        exact = Fraction(float(fraction)).limit_denominator(10**6)  # 0.29 of 100 is 29, which it is not in binary
         planning_T = np.zeros(self.n_tokens, bool)
         group_T = self.phase_T.astype(np.int64) * (len(self.topics) + 1) + self.topic_T + 1
         for group in np.unique(group_T):

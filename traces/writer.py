@@ -74,10 +74,10 @@ class TraceWriter:
         self._pending: list[RoutingTrace] = []
         self._pending_tokens = self._open_tokens = self._shards = 0
         schema_of(meta, weights=False)  # fails now if meta is no JSON
-        if self._single:
-            check_writable(self.path)
-        else:
-            _make_folder(self.path)
+        check_target(self.path)
+        if not self._single:
+            with self._disk_errors():
+                self.path.mkdir(exist_ok=True)
 
     def __enter__(self) -> TraceWriter:
         return self
@@ -207,12 +207,21 @@ def write_trace(trace: RoutingTrace, path: str | Path, *, compression_level: int
         writer.append(trace)
 
 
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(exist_ok=True)
+def check_target(path: str | Path) -> None:
+    """Fail in one line when no trace can be written at `path`; called before long work starts.
+
+    Raises
+    ------
+    MoecastError
+        The folder to write in is missing or not writable, or a folder for shards holds something already.
+    """
+    path = Path(path)
+    if path.suffix == ".parquet":
+        check_writable(path)
+    elif path.is_dir():
         if any(path.iterdir()):
             raise MoecastError("the folder holds something already, name a new one", file=path)
-    except FileExistsError as error:
-        raise MoecastError("is a file; a name ending in .parquet makes one file, others a folder", file=path) from error
-    except OSError as error:
-        raise MoecastError(f"the folder cannot be made ({error.strerror})", file=path) from error
+    elif path.exists():
+        raise MoecastError("is a file; a name ending in .parquet makes one file, others a folder", file=path)
+    else:
+        check_writable(path)  # its parent, that is

@@ -79,14 +79,12 @@ def import_command(
     from moecast.cli import render
     from moecast.cli import trace_tables as tables
     from moecast.errors import MoecastError
-    from moecast.files import check_writable
-    from moecast.traces import PHASES, ImportOptions, describe_trace, import_trace, write_trace
+    from moecast.traces import PHASES, ImportOptions, check_target, describe_trace, import_trace, write_trace
 
     if phase not in PHASES:
         raise MoecastError(f"one of {', '.join(PHASES)}", field="--phase", value=phase)
 
-    if out.suffix == ".parquet":
-        check_writable(out)
+    check_target(out)
     shape, known = _known_model(model, config)
     with render.progress("importing", quiet=json) as advance:
         asked = ImportOptions(
@@ -113,9 +111,14 @@ def import_command(
 def stats_command(
     trace: _Trace,
     ranks: Annotated[
-        int,
-        typer.Option("--ranks", min=1, help="Count balance, fan-out and crossings for experts in order on so many."),
-    ] = 8,
+        int | None,
+        typer.Option(
+            "--ranks",
+            min=1,
+            help="Count balance, fan-out and crossings for experts in order on so many ranks.",
+            show_default="8, or E where it is less",
+        ),
+    ] = None,
     phase: Annotated[
         str | None, typer.Option("--phase", help="Only train, prefill or decode.", show_default="all")
     ] = None,
@@ -135,13 +138,16 @@ def stats_command(
     from moecast.cli import trace_tables as tables
     from moecast.cli.inputs import PARTS
     from moecast.errors import MoecastError
-    from moecast.traces import contiguous_ranks_LE, iter_trace, read_meta, read_trace, trace_stats
+    from moecast.traces import contiguous_ranks_LE, count_tokens, iter_trace, read_meta, read_trace, trace_stats
 
     if part not in PARTS:
         raise MoecastError(f"one of {', '.join(PARTS)}", field="--part", value=part)
     meta = read_meta(trace)
+    ranks = min(8, meta.experts) if ranks is None else ranks
     if ranks > meta.experts:
         raise MoecastError(f"the trace has {meta.experts} experts per layer", field="--ranks", value=ranks)
+    if not count_tokens(trace):
+        raise MoecastError("holds no tokens", file=trace)
     wanted = None if topics is None else [name.strip() for name in topics.split(",")]
     with render.progress("counting", quiet=json) as advance:
         if part == "all" and phase is None and wanted is None:

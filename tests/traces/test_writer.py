@@ -67,7 +67,7 @@ def test_a_folder_in_use_and_a_path_that_cannot_be_written_are_refused(tmp_path)
         ("shards", "holds something already"),
         ("file", "is a file"),
         ("none/t.parquet", "does not exist"),
-        ("none/shards", "cannot be made"),
+        ("none/shards", "does not exist"),
     ):
         with pytest.raises(MoecastError, match=rule):
             TraceWriter(tmp_path / path, small().meta)
