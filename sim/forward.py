@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from moecast.sim import compute
 from moecast.sim.collectives import FlowTemplate, Mode, collective_for, mode_of
-from moecast.sim.collectives.template import link_capacity, link_names, no_flows
+from moecast.sim.collectives.links import link_capacity, link_names
+from moecast.sim.collectives.template import no_flows
 from moecast.sim.collectives.tensor_parallel import hidden_template
 from moecast.sim.layout import Layout
 from moecast.sim.model import ModelShape
@@ -257,8 +258,8 @@ class ForwardPass:
     def _tokens_G(self, row: int) -> Int:
         """Tokens at home on each rank after `row` MoE layers."""
         if row < self.traffic.layers:
-            return self.traffic.tokens_LG[row].astype(np.int64)
-        return np.bincount(self._home_T(row), minlength=self.setting.layout.n_ranks)
+            return np.asarray(self.traffic.tokens_LG[row], np.int64)
+        return np.bincount(self._home_T(row), minlength=self.setting.layout.n_ranks).astype(np.int64)
 
     def _attended_G(self, row: int) -> Int:
         """Tokens that each rank attends for: with tensor parallelism all ranks that share tokens do."""

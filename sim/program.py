@@ -45,7 +45,7 @@ class Flows:
     waiter_F: Int32  # the rank that waits for its end; −1: nobody but the flows it feeds
     offsets_F1: Int  # CSR of its links
     link_X: Int32
-    share_X: Float  # link units per byte: 1, 1/n when sprayed, messages per byte on a message-issue link
+    share_X: Float  # link units per byte: 1, 1/n when sprayed, seconds per byte on an issue link
     latency_F: Float  # seconds from the last byte's departure to its arrival
     parent_offsets_F1: Int  # CSR of the flows that feed it
     parent_R: Int32
@@ -81,7 +81,8 @@ Stage = Compute | Exchange
 class StepProgram:
     """One forward pass: the stages in the order in which every rank goes through them.
 
-    `capacity_J` has the cluster's links first, then one message-issue link for each GPU (messages/s).
+    `capacity_J` has the cluster's links first, then two issue links for each GPU, for its copies over NVLink and over
+    its NIC: what the sender's time is taken by (one second per second).
     """
 
     stages: tuple[Stage, ...]

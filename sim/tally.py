@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.sim.bottleneck import Bottleneck
+from moecast.sim.collectives.links import link_kinds
 from moecast.sim.forward import ForwardPass, Setting
 from moecast.sim.prediction import BREAKDOWN_PARTS
-from moecast.sim.program import Compute, StepProgram, StepTimes
+from moecast.sim.program import Compute, Exchange, Flows, StepProgram, StepTimes
 
 Float = npt.NDArray[np.float64]
 
@@ -83,10 +84,12 @@ class TimeTally:
 
     def __init__(self, setting: Setting) -> None:
         cluster = setting.layout.cluster
-        self._kind_J = (*cluster.link_kind_J, *["message-issue"] * cluster.n_gpus)
+        self._kind_J = link_kinds(cluster)
+        self._n_links = len(cluster.links)
         self._setting = setting
         self._bottleneck = Bottleneck(self._kind_J)
         self._units_J = np.zeros(len(setting.capacity_J))
+        self._bytes_J = np.zeros(len(setting.capacity_J))
         self._parts = dict.fromkeys(BREAKDOWN_PARTS, 0.0)
         self.step_times_s: list[float] = []
 
@@ -97,6 +100,9 @@ class TimeTally:
             self._parts[part] += seconds
         self._units_J += times.link_bytes_J
         self._bottleneck.add(program, times)
+        for stage in program.stages:
+            if isinstance(stage, Exchange):
+                self._bytes_J += link_bytes(stage.flows, len(self._bytes_J), self._n_links)
 
     def fields(self) -> dict[str, Any]:
         """Give the Prediction's fields."""
@@ -120,12 +126,20 @@ class TimeTally:
             {
                 "name": self._setting.link_names_J[link],
                 "kind": self._kind_J[link],
-                "bytes": float(self._units_J[link] / len(self.step_times_s)),
+                "bytes": float(self._bytes_J[link] / len(self.step_times_s)),
                 "utilisation": float(used_J[link]),
             }
             for link in busiest
             if used_J[link] > 0
         )
+
+
+def link_bytes(flows: Flows, n_links: int, n_real: int) -> Float:
+    """Bytes on each link; all of a flow's on its issue link, whose units are seconds."""
+    part_X = np.where(flows.link_X < n_real, flows.share_X, 1.0)
+    return np.bincount(flows.link_X, np.repeat(flows.bytes_F, np.diff(flows.offsets_F1)) * part_X, n_links).astype(
+        np.float64
+    )
 
 
 def breakdown(program: StepProgram, times: StepTimes) -> dict[str, float]:

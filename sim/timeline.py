@@ -18,6 +18,7 @@ import numpy as np
 
 from moecast.files import write_text
 from moecast.sim.bottleneck import link_load
+from moecast.sim.collectives.links import link_kinds
 from moecast.sim.program import Compute, Exchange, Stage, StepProgram, StepTimes
 from moecast.sim.simulate import simulate_step
 
@@ -55,8 +56,7 @@ def step_timeline(
         "network": network,
         "step_time_s": times.step_time_s,
     }
-    kind_J = (*cluster.link_kind_J, *["message-issue"] * cluster.n_gpus)
-    return program_timeline(program, times, rank_names=names, link_kind_J=kind_J, about=about)
+    return program_timeline(program, times, rank_names=names, link_kind_J=link_kinds(cluster), about=about)
 
 
 def program_timeline(

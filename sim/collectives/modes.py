@@ -34,7 +34,7 @@ class Mode:
     barrier
         Nothing moves before every rank of the group is there, and nobody leaves before all has moved.
     messages
-        Low-latency kernels: every copy that leaves over a NIC is a message of its own.
+        Low-latency kernels: every copy is a message of its own, which costs its sender time.
     stay
         Tokens move on to the rank of their first choice instead of returning home.
     """

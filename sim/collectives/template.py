@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from moecast.sim.collectives.links import link_capacity, row_max, with_issue_links
 from moecast.sim.layout import Layout
 from moecast.sim.program import Flows
 
@@ -77,7 +78,7 @@ class FlowTemplate:
     copy_bytes
         Bytes of one copy.
     offsets_F1, link_X, share_X, latency_F
-        The paths, message-issue links included (see `moecast.sim.program.Flows`).
+        The paths, issue links included (see `moecast.sim.program.Flows`).
     pace_F
         Seconds per byte of a flow that has its links to itself.
     parent_offsets_F1, parent_R
@@ -101,17 +102,13 @@ class FlowTemplate:
         Parameters
         ----------
         messages
-            Each copy that leaves over a NIC also takes one unit of its GPU's message-issue link.
+            Each copy costs its sender `Hardware.message_s` on top of the time of its bytes (`with_issue_links`).
         """
         cluster, gpu_G = layout.cluster, layout.gpu_G
         routes = cluster.routes(gpu_G[legs.source_F], gpu_G[legs.destination_F], seed=layout.seed)
         offsets_F1, link_X, share_X = routes.offsets_F1, routes.link_X, routes.share_X
         if messages and cluster.hardware.message_s > 0:
-            nic_J = np.array([kind == "nic-out" for kind in cluster.link_kind_J])
-            issuer_F = np.where(_any_in_row(nic_J[link_X], offsets_F1), gpu_G[legs.source_F], -1)
-            offsets_F1, link_X, share_X = _with_issue_links(
-                offsets_F1, link_X, share_X, issuer_F, len(cluster.links), 1 / copy_bytes
-            )
+            offsets_F1, link_X, share_X = with_issue_links(layout, legs.source_F, routes, copy_bytes)
         capacity_J = link_capacity(layout)
         order = np.argsort(legs.child_R, kind="stable")
         parents_F = np.bincount(legs.child_R, minlength=len(legs.source_F))
@@ -122,7 +119,7 @@ class FlowTemplate:
             link_X=link_X,
             share_X=share_X,
             latency_F=routes.latency_F,
-            pace_F=_row_max(share_X / capacity_J[link_X], offsets_F1),
+            pace_F=row_max(share_X / capacity_J[link_X], offsets_F1),
             parent_offsets_F1=np.concatenate([[0], np.cumsum(parents_F)]),
             parent_R=legs.parent_R[order],
         )
@@ -159,19 +156,6 @@ class FlowTemplate:
         )
 
 
-def link_capacity(layout: Layout) -> Float:
-    """Capacities of the cluster's links, then of one message-issue link per GPU in messages/s."""
-    message_s = layout.cluster.hardware.message_s
-    issue = 1 / message_s if message_s > 0 else np.inf
-    return np.concatenate([layout.cluster.capacity_J, np.full(layout.cluster.n_gpus, issue)])
-
-
-def link_names(layout: Layout) -> tuple[str, ...]:
-    """Name the links in the order of `link_capacity`."""
-    cluster = layout.cluster
-    return (*cluster.link_names_J, *(f"message issue of {gpu.name}" for gpu in cluster.gpus))
-
-
 def no_flows() -> Flows:
     """Give an exchange in which nothing travels: ranks only wait for each other."""
     ints, int32s, floats = np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0)
@@ -181,29 +165,6 @@ def no_flows() -> Flows:
         link_X=int32s, share_X=floats, latency_F=floats, parent_offsets_F1=first, parent_R=ints.astype(np.int32),
         feed_delay_F=floats, feed_tail_F=floats,
     )  # fmt: skip
-
-
-def _any_in_row(flag_X: npt.NDArray[np.bool_], offsets_F1: Int) -> npt.NDArray[np.bool_]:
-    before_X1 = np.concatenate([[0], np.cumsum(flag_X)])
-    return np.asarray(before_X1[offsets_F1[1:]] > before_X1[offsets_F1[:-1]])
-
-
-def _row_max(value_X: Float, offsets_F1: Int) -> Float:
-    largest_F = np.zeros(len(offsets_F1) - 1)
-    flow_X = np.repeat(np.arange(len(largest_F)), np.diff(offsets_F1))
-    np.maximum.at(largest_F, flow_X, value_X)
-    return largest_F
-
-
-def _with_issue_links(
-    offsets_F1: Int, link_X: Int32, share_X: Float, issuer_F: Int32, first_issue_link: int, share: float
-) -> tuple[Int, Int32, Float]:
-    """Append its issuer's message-issue link to the links of each flow that has an issuer."""
-    issued_F = issuer_F >= 0
-    ends = offsets_F1[1:][issued_F]
-    link = np.insert(link_X, ends, (first_issue_link + issuer_F[issued_F]).astype(np.int32))
-    offsets = offsets_F1 + np.concatenate([[0], np.cumsum(issued_F)])
-    return offsets, link, np.insert(share_X, ends, share)
 
 
 @njit(cache=True, nogil=True)

@@ -12,7 +12,7 @@ from moecast.sim import DISPATCH_MODES, MODES, Flows, Layout, Plan, Setting, col
 from moecast.sim.collectives import DEFAULT_MODE
 from moecast.sim.collectives.template import CHUNK_COPIES
 from moecast.sim.traffic import LayerTraffic
-from moecast.topology import load_cluster
+from moecast.topology import Cluster, load_cluster
 from tests.sim.plan_cases import Question, questions
 
 COPY_BYTES = 1000.0
@@ -134,15 +134,25 @@ def test_flows_stay_in_their_group_and_on_real_paths(name: str, question: Questi
 
 @settings(max_examples=40, deadline=None)
 @given(questions())
-def test_messages_are_counted_at_the_sender_of_each_copy_over_a_nic(question: Question) -> None:
-    layout, traffic, dispatch, _ = exchanges(question, "per_choice")
-    cluster = question.cluster
-    units_X = np.repeat(dispatch.bytes_F, np.diff(dispatch.offsets_F1)) * dispatch.share_X
-    issued_G = np.bincount(dispatch.link_X, units_X, len(cluster.links) + cluster.n_gpus)[len(cluster.links) :]
-    remote_SD = layout.domain_G[:, None] != layout.domain_G[None, :]
-    expected_G = np.zeros(cluster.n_gpus)
-    expected_G[layout.gpu_G] = (traffic.choices_SD * remote_SD).sum(1)
-    np.testing.assert_allclose(issued_G, expected_G, rtol=1e-12)
+def test_each_message_costs_its_sender_time(question: Question) -> None:
+    """copies x message_s + bytes / rate, over NVLink and over the NIC apart."""
+    layout, traffic, dispatch, combine = exchanges(question, "per_choice")
+    cluster, n_links, n_gpus = question.cluster, len(question.cluster.links), question.cluster.n_gpus
+    rate = {"NVLink": capacity(cluster, "nvlink-out"), "NIC": capacity(cluster, "pcie-out", "nic-out")}
+    near_SD = layout.domain_G[:, None] == layout.domain_G[None, :]
+    away_SD = traffic.choices_SD * ~np.eye(layout.n_ranks, dtype=bool)
+    for flows, counts_SD in ((dispatch, away_SD), (combine, away_SD.T)):
+        units_X = np.repeat(flows.bytes_F, np.diff(flows.offsets_F1)) * flows.share_X
+        busy_J = np.bincount(flows.link_X, units_X, n_links + 2 * n_gpus)
+        for way, copies_G in (("NVLink", (counts_SD * near_SD).sum(1)), ("NIC", (counts_SD * ~near_SD).sum(1))):
+            first = n_links if way == "NVLink" else n_links + n_gpus
+            each_s = cluster.hardware.message_s + COPY_BYTES / rate[way]
+            np.testing.assert_allclose(busy_J[first + layout.gpu_G], copies_G * each_s, rtol=1e-12)
+
+
+def capacity(cluster: Cluster, *kinds: str) -> float:
+    pairs = zip(cluster.capacity_J, cluster.link_kind_J, strict=True)
+    return float(min((capacity for capacity, kind in pairs if kind in kinds), default=np.inf))
 
 
 @settings(max_examples=30, deadline=None)

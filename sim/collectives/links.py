@@ -1,0 +1,71 @@
+"""The links of a step's program: the cluster's, and those on which low-latency kernels issue their copies.
+
+Axes: F flow, X (flow, link) pair, J link.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from moecast.sim.layout import Layout
+from moecast.topology import Cluster, Routes
+
+Float = npt.NDArray[np.float64]
+Int = npt.NDArray[np.int64]
+Int32 = npt.NDArray[np.int32]
+
+ISSUE_KIND = "copy-issue"
+
+
+def link_capacity(layout: Layout) -> Float:
+    """Capacities of the cluster's links, then of two issue links per GPU (NVLink, NIC): one second per second."""
+    return np.concatenate([layout.cluster.capacity_J, np.ones(2 * layout.cluster.n_gpus)])
+
+
+def link_names(layout: Layout) -> tuple[str, ...]:
+    """Name the links in the order of `link_capacity`."""
+    cluster = layout.cluster
+    issue = [f"copies from {gpu.name} over {way}" for way in ("NVLink", "its NIC") for gpu in cluster.gpus]
+    return (*cluster.link_names_J, *issue)
+
+
+def link_kinds(cluster: Cluster) -> tuple[str, ...]:
+    """Give the kinds of the links in the order of `link_capacity`; an issue link's is "copy-issue"."""
+    return (*cluster.link_kind_J, *[ISSUE_KIND] * 2 * cluster.n_gpus)
+
+
+def with_issue_links(layout: Layout, source_F: Int32, routes: Routes, copy_bytes: float) -> tuple[Int, Int32, Float]:
+    """Append the sender's issue link, over NVLink or over the NIC, to the links of each flow that leaves its GPU.
+
+    A byte takes `message_s` / `copy_bytes` + 1 / (rate of the sender's own links) seconds of it, so that a sender needs
+    the sum of the two for its copies, as low-latency kernels do: the rows that `Hardware.message_s` is fitted on.
+
+    Returns
+    -------
+    offsets_F1, link_X, share_X
+    """
+    cluster = layout.cluster
+    kind_J = np.array(cluster.link_kind_J)
+    sending_J = np.isin(kind_J, ("nvlink-out", "pcie-out", "nic-out"))
+    slowness_J = np.where(sending_J, 1 / cluster.capacity_J, 0.0)
+    slowness_F = row_max(routes.share_X * slowness_J[routes.link_X], routes.offsets_F1)
+    nic_F = row_max((kind_J[routes.link_X] == "nic-out").astype(np.float64), routes.offsets_F1) > 0
+    gpu_F = layout.gpu_G[source_F]
+    sends_F = np.diff(routes.offsets_F1) > 0
+    ends = routes.offsets_F1[1:][sends_F]
+    issue_F = (len(cluster.links) + nic_F * cluster.n_gpus + gpu_F).astype(np.int32)
+    seconds_F = cluster.hardware.message_s / copy_bytes + slowness_F
+    return (
+        routes.offsets_F1 + np.concatenate([[0], np.cumsum(sends_F)]),
+        np.insert(routes.link_X, ends, issue_F[sends_F]),
+        np.insert(routes.share_X, ends, seconds_F[sends_F]),
+    )
+
+
+def row_max(value_X: Float, offsets_F1: Int) -> Float:
+    """Find the largest value of each row of a CSR, 0 where it is empty."""
+    largest_F = np.zeros(len(offsets_F1) - 1)
+    flow_X = np.repeat(np.arange(len(largest_F)), np.diff(offsets_F1))
+    np.maximum.at(largest_F, flow_X, value_X)
+    return largest_F
