@@ -22,11 +22,11 @@ def traces(
 ):
     """A small RoutingTrace that obeys the format.
 
-    Ranges are inclusive (low, high); `weights` and `recorded_steps` (step and source_rank) are drawn when None.
-    Skewed like real routing: some experts are far more popular than others.
+    Ranges are inclusive (low, high). `weights` and `recorded_steps` (step and source_rank) are drawn when None; some
+    sequences have no topic; `empty_choices` allows NO_CHOICE. Some experts are far more popular than others.
     """
     n_layers, n_experts = draw(st.integers(*layers)), draw(st.integers(*experts))
-    n_choices = draw(st.integers(choices[0], max(choices[0], min(choices[1], n_experts))))
+    n_choices = draw(st.integers(min(choices[0], n_experts), min(choices[1], n_experts)))
     n_tokens = draw(st.integers(*tokens))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     meta = TraceMeta(model="random", layers=n_layers, experts=n_experts, choices=n_choices)
@@ -35,7 +35,7 @@ def traces(
     with_weights = draw(st.booleans()) if weights is None else weights
     with_steps = draw(st.booleans()) if recorded_steps is None else recorded_steps
     shape = (n_tokens, n_layers, n_choices)
-    topic_of_sequence = rng.integers(-1 if n_topics == 0 else 0, max(n_topics, 1 if n_topics else 0), n_tokens)
+    topic_of_sequence = rng.integers(-1, n_topics, n_tokens)  # -1: not known
     return RoutingTrace(
         meta=meta,
         experts_TLK=_choices(rng, shape, n_experts, empty_choices and draw(st.booleans())),
