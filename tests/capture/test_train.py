@@ -91,9 +91,9 @@ def test_every_row_is_read_once_before_any_is_read_again(tokens: Tokens) -> None
     assert seen[rows:] != seen[:rows]
 
 
-def test_the_baselines_are_those_of_counting(trained: Trained, tokens: Tokens) -> None:
-    found = score(trained.model, tokens, row_tokens=32)
-    assert found.bigram < found.unigram < np.log(257)
+def test_the_baselines_are_those_of_counting(config: TrainConfig, trained: Trained, tokens: Tokens) -> None:
+    found = score(trained.model, tokens, read=config.read(tokens, trained.steps), row_tokens=32)
+    assert found.bigram_of_all < found.bigram < found.unigram < np.log(257)
     assert found.model < np.log(257) - 1
     assert set(found.model_by_topic) == set(tokens.topics)
 

@@ -157,7 +157,8 @@ class LanguageModel(nn.Module):
         if position_BQ is None:
             position_BQ = torch.arange(token_BQ.shape[1], device=token_BQ.device).expand_as(token_BQ)
         cosine, sine = self.rotation[:, position_BQ].unsqueeze(2)
-        x_BQH, balance = self.embedding(token_BQ), []
+        # Embedding and head share a matrix: scaled here, a token enters as strong as what the layers add to it.
+        x_BQH, balance = self.embedding(token_BQ) * self.config.hidden**0.5, []
         for index, block in enumerate(self.blocks):
             x_BQH, loss = block(x_BQH, (cosine, sine), position_BQ, cache[index] if cache else None)
             balance.append(loss)
@@ -202,7 +203,7 @@ def _initialise(model: LanguageModel, seed: int) -> None:
         if weight.ndim < 2:
             continue
         fan_in = weight.shape[-2] if name.endswith(("_EHI", "_EIH")) else weight.shape[-1]
-        scale = 0.02 if name.startswith("embedding") else fan_in**-0.5
+        scale = fan_in**-0.5
         scale *= damping if name.endswith(("out.weight", "down.weight", "down_EIH")) else 1.0
-        scale *= 0.5 if "router" in name else 1.0
+        scale *= 0.5 if name.startswith("embedding") or "router" in name else 1.0
         weight.copy_(torch.randn(weight.shape, generator=generator) * scale)

@@ -114,7 +114,7 @@ def run(
     corpus = folder_corpus(text) if text else packaged_corpus(cache)
     tokens = tokenize(corpus, vocabulary=size.train.model.vocabulary, folder=cache)
     trained = train(size.train, tokens, folder=cache, device=device)
-    scored = score(trained.model, tokens, row_tokens=size.train.row_tokens)
+    scored = score(trained.model, tokens, read=size.train.read(tokens, trained.steps), row_tokens=size.train.row_tokens)
     meta = describe(size, corpus, tokens, trained, scored, device=device)
     trace = capture(trained.model, tokens, size.capture, meta)
     write_trace(trace, out, compression_level=_COMPRESSION_LEVEL)
@@ -150,6 +150,7 @@ def describe(size: Size, corpus: Corpus, tokens: Tokens, trained: Trained, score
             "held_out_by_topic": {topic: round(loss, 4) for topic, loss in scored.model_by_topic.items()},
             "unigram": round(scored.unigram, 4),
             "bigram": round(scored.bigram, 4),
+            "bigram_of_all_training_text": round(scored.bigram_of_all, 4),
             "training_last_50_steps": round(sum(trained.losses[-50:]) / len(trained.losses[-50:]), 4),
         },
     }

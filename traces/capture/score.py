@@ -1,7 +1,8 @@
 """Did the model learn? Its loss on held-out text beside what counting words would give.
 
-The baselines are fitted on the same training ids: a unigram, and a bigram backed off to it whose one parameter is
-chosen on the held-out text itself, which favours it. Axes: V vocabulary.
+A unigram, and a bigram backed off to it whose one parameter is chosen on the held-out text itself, which favours it;
+both count the tokens that the model read, and the bigram also all training text, most of which a short run never saw.
+Axes: V vocabulary.
 """
 
 from __future__ import annotations
@@ -20,29 +21,35 @@ _BACK_OFF = (3.0, 10.0, 30.0, 100.0, 300.0)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Score:
-    """Mean held-out loss in nats per token, of the model and of the baselines; topics weigh the same."""
+    """Mean held-out loss in nats per token, of the model and of the baselines; topics weigh the same.
+
+    `unigram` and `bigram` count what the model read, `bigram_of_all` all training text.
+    """
 
     model: float
     unigram: float
     bigram: float
+    bigram_of_all: float
     model_by_topic: dict[str, float]
 
 
-def score(model: LanguageModel, tokens: Tokens, *, row_tokens: int, rows_per_topic: int = 16) -> Score:
-    """Score the first rows of each topic's held-out stream; the baselines see the same rows."""
-    losses, baselines = {}, []
-    counted = _Counts(np.concatenate(list(tokens.training.values())), model.config.vocabulary)
+def score(model: LanguageModel, tokens: Tokens, *, read: Ids, row_tokens: int, rows_per_topic: int = 16) -> Score:
+    """Score the first rows of each topic's held-out stream; `read` is what the model was trained on, in order."""
+    losses: dict[str, float] = {}
+    baselines = []
+    fitted = [_Counts(ids, model.config.vocabulary) for ids in (read, np.concatenate(list(tokens.training.values())))]
     for topic, stream in tokens.held_out.items():
         count = min(rows_per_topic, len(stream) // row_tokens) or 1
         rows = np.stack([stream[i * row_tokens : (i + 1) * row_tokens] for i in range(count)])
         rows = np.concatenate([np.full((count, 1), START, rows.dtype), rows], axis=1)
         losses[topic] = _loss(model, rows)
-        baselines.append(counted.losses(rows))
-    unigram, *bigrams = np.mean(baselines, axis=0)
+        baselines.append([counts.losses(rows) for counts in fitted])
+    (unigram, *bigrams), (_, *bigrams_of_all) = np.mean(baselines, axis=0)
     return Score(
         model=float(np.mean(list(losses.values()))),
         unigram=float(unigram),
         bigram=float(min(bigrams)),
+        bigram_of_all=float(min(bigrams_of_all)),
         model_by_topic=losses,
     )
 

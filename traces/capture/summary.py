@@ -30,7 +30,10 @@ def as_text(outcome: Outcome) -> str:
         f"{(phase_T == 1).sum():,} prefill and {(phase_T == 2).sum():,} decode tokens recorded; the model read "
         f"{outcome.trained.tokens:,} tokens in {outcome.trained.steps:,} steps."
     )
-    losses = f"Held-out loss {score.model:.3f} nats per token; unigram {score.unigram:.3f}, bigram {score.bigram:.3f}."
+    losses = (
+        f"Held-out loss {score.model:.3f} nats per token; unigram {score.unigram:.3f}, bigram {score.bigram:.3f}"
+        f" (of all training text {score.bigram_of_all:.3f})."
+    )
     tables = {
         "Prefill": outcome.prefill,
         "Decode": outcome.decode,

@@ -12,12 +12,13 @@ import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from moecast.errors import MoecastError
 from moecast.files import atomic_path
 from moecast.traces.capture.model import LanguageModel, ModelConfig
-from moecast.traces.capture.tokens import Tokens
+from moecast.traces.capture.tokens import Ids, Tokens
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +35,7 @@ class TrainConfig:
     row_tokens: int = 256
     rows_per_topic: int = 1
     learning_rate: float = 2e-3
-    warm_up: int = 60
+    warm_up: int = 40
     ending: float = 0.3
     balance_weight: float = 0.02
     weight_decay: float = 0.1
@@ -45,6 +46,14 @@ class TrainConfig:
         """Learning rate of a step: linear warm-up, constant, linear down to nothing."""
         left = (self.steps - step) / max(1.0, self.ending * self.steps)
         return self.learning_rate * min(1.0, (step + 1) / self.warm_up, left)
+
+    def batch(self, tokens: Tokens, step: int) -> Ids:
+        """The rows of a step."""
+        return tokens.batch(step, row_tokens=self.row_tokens, rows_per_topic=self.rows_per_topic, seed=self.seed)
+
+    def read(self, tokens: Tokens, steps: int) -> Ids:
+        """All that the first `steps` steps read, row after row."""
+        return np.concatenate([self.batch(tokens, step).ravel() for step in range(steps)])
 
     def fingerprint(self, tokens: Tokens) -> str:
         """All that decides the weights at a step of the constant part, as text."""
@@ -104,8 +113,7 @@ def _step(
     step: int,
     device: str,
 ) -> tuple[float, float]:
-    rows = tokens.batch(step, row_tokens=config.row_tokens, rows_per_topic=config.rows_per_topic, seed=config.seed)
-    loss, balance = model.loss(torch.from_numpy(rows).long().to(device))
+    loss, balance = model.loss(torch.from_numpy(config.batch(tokens, step)).long().to(device))
     optimizer.zero_grad(set_to_none=True)
     (loss + config.balance_weight * balance).backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
