@@ -117,9 +117,13 @@ def decode_meta(raw: Mapping[bytes, bytes] | None, file: str | Path) -> TraceMet
 
 def _json(values: Mapping[str, bytes], name: str, file: str | Path) -> Any:
     try:
-        return json.loads(values[name]) if name in values else None
+        return json.loads(values[name], parse_constant=_no_constant) if name in values else None
     except (ValueError, RecursionError) as error:
         raise MoecastError("not JSON", file=file, field=_PREFIX + name) from error
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _layer_ids(value: Any, file: str | Path) -> tuple[int, ...] | None:

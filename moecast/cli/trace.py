@@ -83,22 +83,21 @@ def import_command(
 
     if phase not in PHASES:
         raise MoecastError(f"one of {', '.join(PHASES)}", field="--phase", value=phase)
-
     check_target(out)
-    shape, known = _known_model(model, config)
+    known = _known_model(model, config)
     with render.progress("importing", quiet=json) as advance:
         asked = ImportOptions(
             model=model,
             phase=phase,
-            experts=experts or (shape.experts if shape else None),
-            config=known,
-            source={} if known is None else {"config": f"{config.name if config else f'moecast preset {model}'}"},
+            experts=experts or (known.shape.experts if known.shape else None),
+            config=known.config,
+            source=known.source,
             notes=note,
             progress=advance,
         )
         imported = import_trace(file, asked)
-    if shape is not None:
-        imported = _with_layer_ids(imported, shape, file)
+    if known.shape is not None:
+        imported = _with_layer_ids(imported, known.shape, file)
     write_trace(imported, out)
     info = describe_trace(out)
     if json:
@@ -190,27 +189,31 @@ def export_command(
         typer.echo(f"{tokens} tokens written to {out}")
 
 
-def _known_model(model: str | None, config: Path | None) -> tuple[ModelShape | None, Mapping[str, Any] | None]:
-    """The shape and the raw config.json of `--config`, else of the preset that `--model` names, else nothing."""
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Known:
+    """What `--model` and `--config` say: the model's shape, its raw config.json, and where that was found."""
+
+    shape: ModelShape | None = None
+    config: Mapping[str, Any] | None = None
+    source: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def _known_model(model: str | None, config: Path | None) -> _Known:
     import json
 
-    from moecast.errors import MoecastError
     from moecast.files import read_text
     from moecast.sim import ModelShape
     from moecast.sim.models import PRESETS
 
     if config is not None:
-        try:
-            raw = json.loads(read_text(config, limit_bytes=16 << 20))
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise MoecastError("not JSON", file=config) from error
-        if not isinstance(raw, dict):
-            raise MoecastError("not a JSON object", file=config)
-        return ModelShape.from_config(raw, name=model), raw
+        file = config / "config.json" if config.is_dir() else config
+        shape = ModelShape.from_config(file, name=model)
+        return _Known(shape=shape, config=json.loads(read_text(file)), source={"config": file.name})
     if model is not None and model in PRESETS:
         raw = dict(PRESETS[model].config)
-        return ModelShape.from_config(raw, name=model), raw
-    return None, None
+        shape = ModelShape.from_config(raw, name=model)
+        return _Known(shape=shape, config=raw, source={"config": f"moecast preset {model}"})
+    return _Known()
 
 
 def _with_layer_ids(trace: RoutingTrace, shape: ModelShape, file: Path) -> RoutingTrace:

@@ -80,6 +80,7 @@ BAD_COLUMNS = {
     "an L of true": ({"moecast_layers": b"true"}, "layers = True"),
     "metadata that is no JSON": ({"moecast_experts": b"{"}, "experts: not JSON"),
     "nested metadata": ({"moecast_config": b"[" * 100_000}, "config: not JSON"),
+    "metadata with infinities": ({"moecast_config": b'{"a": Infinity}'}, "config: not JSON"),
     "a config that is a list": ({"moecast_config": b"[]"}, "config: must be a JSON object"),
     "layer ids of text": ({"moecast_layer_ids": b'["a", "b", "c"]'}, "layer_ids: must be a list of whole numbers"),
     "too few layer ids": ({"moecast_layer_ids": b"[1]"}, "layer_ids"),
