@@ -1,0 +1,119 @@
+"""Which engines' files exist, and how a file is recognised."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from moecast.errors import MoecastError
+from moecast.files import read_text, write_text
+from moecast.placement.engines.sglang import SGLang
+from moecast.placement.engines.trtllm import TensorRTLLM
+from moecast.sim.plan import Plan
+
+if TYPE_CHECKING:
+    from moecast.sim.model import ModelShape
+
+MAX_FILE_BYTES = 64 << 20  # 60 layers × 2304 slots are 1 MB
+
+
+class EngineFormat(Protocol):
+    """An engine's placement file.
+
+    A file holds the experts' slots and nothing of the layout: ranks, dispatch and replica rule are the engine's own.
+    """
+
+    @property
+    def name(self) -> str:
+        """What ``--export`` calls it."""
+
+    @property
+    def suffix(self) -> str:
+        """What is put behind the plan's name."""
+
+    def recognises(self, value: Mapping[Any, Any]) -> bool:
+        """Whether a parsed file looks like this engine's."""
+
+    def dump(self, plan: Plan, model: ModelShape) -> str:
+        """The file's text; MoecastError where the engine cannot hold the plan."""
+
+    def load(self, value: Mapping[Any, Any], model: ModelShape, ep: int, *, file: Path) -> Plan:
+        """The plan of a parsed file for EP groups of `ep` ranks; MoecastError where it is none for this model."""
+
+
+ENGINES: tuple[EngineFormat, ...] = (SGLang(), TensorRTLLM())
+
+
+def find_engine(name: str) -> EngineFormat:
+    """Find an engine's format by name.
+
+    Raises
+    ------
+    MoecastError
+        There is none.
+    """
+    for engine in ENGINES:
+        if engine.name == name:
+            return engine
+    raise MoecastError(f"one of {', '.join(engine.name for engine in ENGINES)}", field="--export", value=name)
+
+
+def engine_path(plan: str | Path, engine: str) -> Path:
+    """Where an engine's file lies beside a plan: ``plan.json`` gives ``plan.sglang.json``."""
+    return Path(plan).with_suffix(find_engine(engine).suffix)
+
+
+def write_engine_file(plan: Plan, path: str | Path, *, engine: str, model: ModelShape) -> None:
+    """Write a plan in an engine's own format, whole or not at all.
+
+    Raises
+    ------
+    MoecastError
+        The engine cannot hold the plan: empty slots, EP groups that differ, or ranks with different numbers of slots.
+    """
+    write_text(path, find_engine(engine).dump(plan, model))
+
+
+def read_any(path: str | Path, *, model: ModelShape, ep: int) -> Plan:
+    """Read a plan in moecast's own format or in an engine's.
+
+    Parameters
+    ----------
+    model
+        Whose layers and experts an engine's file is of; moecast's own plans know theirs.
+    ep
+        Ranks that an engine's slots are spread over.
+
+    Raises
+    ------
+    MoecastError
+        The file is none of these, or not a legal plan.
+    """
+    path = Path(path)
+    value = _parse(path)
+    for engine in ENGINES:
+        if engine.recognises(value):
+            plan = engine.load(value, model, ep, file=path)
+            plan.check_legal(file=path)
+            return plan
+    return Plan.from_json(value, file=path)
+
+
+def _parse(path: Path) -> Mapping[Any, Any]:
+    import json
+
+    import yaml
+
+    text = read_text(path, limit_bytes=MAX_FILE_BYTES)
+    try:
+        if path.suffix in (".yaml", ".yml"):
+            # The C parser is ten times faster on long lists.
+            value = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506  a safe loader
+        else:
+            value = json.loads(text)
+    except (json.JSONDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
+        raise MoecastError("neither JSON nor, by its name, YAML that can be read", file=path) from error
+    if not isinstance(value, Mapping):
+        raise MoecastError("not a plan: one object is expected", file=path)
+    return value
