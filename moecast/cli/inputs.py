@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from moecast.errors import MoecastError
 
 if TYPE_CHECKING:
-    from moecast.sim import ModelShape, Plan, Workload
+    from moecast.sim import ModelShape, Workload
     from moecast.topology import Cluster
     from moecast.traces import RoutingTrace, TraceMeta
 
@@ -120,15 +120,3 @@ def read_inputs(
     if part != "all":
         whole = whole.split(plan_on)[PARTS.index(part) - 1]
     return Inputs(cluster=built, model=shape, trace=whole, workload=workload)
-
-
-def check_plan_fits(plan: Plan, inputs: Inputs) -> None:
-    """A plan's ranks and sizes against the cluster and the model.
-
-    Raises
-    ------
-    MoecastError
-        More ranks than GPUs, or other L, E or K.
-    """
-    if plan.ranks > inputs.cluster.n_gpus:
-        raise MoecastError(f"{inputs.cluster.name} has {inputs.cluster.n_gpus} GPUs", field="ranks", value=plan.ranks)

@@ -7,6 +7,16 @@ from typing import Annotated
 
 import typer
 
+
+def _shipped(path: Path | None) -> Path | None:
+    """Read ``shipped`` as the trace that comes with moecast, unless a file has that name."""
+    if str(path) != "shipped" or Path("shipped").exists():
+        return path
+    from moecast.traces import shipped_trace_path
+
+    return shipped_trace_path()
+
+
 Cluster = Annotated[
     str, typer.Option("--cluster", help="A preset (`moecast topology list`) or a YAML file.", show_default=False)
 ]
@@ -32,7 +42,14 @@ ModelOrTrace = Annotated[
     ),
 ]
 Trace = Annotated[
-    Path, typer.Option("--trace", help="A routing trace: a Parquet file or a folder of shards.", show_default=False)
+    Path,
+    typer.Option(
+        "--trace", callback=_shipped, help="A Parquet file, a folder of shards, or `shipped`.", show_default=False
+    ),
+]
+TraceArgument = Annotated[
+    Path,
+    typer.Argument(help="A Parquet file, a folder of shards, or `shipped`.", metavar="TRACE", callback=_shipped),
 ]
 Dims = Annotated[
     str | None,

@@ -17,12 +17,10 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Routing traces: info, import, stats, export.")
 
-_Trace = Annotated[Path, typer.Argument(help="A routing trace: a Parquet file or a folder of shards.", metavar="TRACE")]
-
 
 @app.command("info")
 def info_command(
-    trace: _Trace,
+    trace: options.TraceArgument,
     content_hash: Annotated[bool, typer.Option("--hash", help="Compute the content hash: reads all of it.")] = False,
     seed: options.Seed = 0,  # noqa: ARG001  every command takes one; nothing here is random
     json: options.Json = False,
@@ -108,7 +106,7 @@ def import_command(
 
 @app.command("stats")
 def stats_command(
-    trace: _Trace,
+    trace: options.TraceArgument,
     ranks: Annotated[
         int | None,
         typer.Option(
@@ -163,7 +161,7 @@ def stats_command(
 
 @app.command("export")
 def export_command(
-    trace: _Trace,
+    trace: options.TraceArgument,
     out: Annotated[Path, typer.Option("--out", help="The .parquet file to write.", show_default=False)],
     lists: Annotated[bool, typer.Option("--lists", help="Choices as Parquet lists, empty ones null.")] = True,
     seed: options.Seed = 0,  # noqa: ARG001  every command takes one; nothing here is random
