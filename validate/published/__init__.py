@@ -1,1 +1,19 @@
-"""Published measurements as typed rows, one file a source, and what the simulator says of the same quantities."""
+"""Published measurements as typed rows, one file a source, and what the simulator says of the same quantities.
+
+To add one: a file with a `SOURCE`, and a place for it in `SOURCES`.
+"""
+
+from moecast.validate.published import aiconfigurator, deepep, nvswitch, pplx, sglang, unpredicted
+from moecast.validate.published.row import Question, Row, Source
+from moecast.validate.published.table import Outcome, markdown, mean_error, predict
+
+SOURCES: tuple[Source, ...] = (
+    deepep.SOURCE,
+    pplx.SOURCE,
+    aiconfigurator.SOURCE,
+    nvswitch.SOURCE,
+    sglang.SOURCE,
+    *unpredicted.SOURCES,
+)
+
+__all__ = ["SOURCES", "Outcome", "Question", "Row", "Source", "markdown", "mean_error", "predict"]

@@ -1,0 +1,200 @@
+"""The questions that published rows ask: one exchange of tokens, one even all-to-all, one whole step.
+
+Axes: T token, G rank, F flow, S source rank, D destination rank.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from moecast.sim import Exchange, Flows, ModelShape, Plan, Step, StepProgram, load_model, step_program
+from moecast.sim.network import Rung
+from moecast.topology import Cluster, find_preset, load_cluster
+from moecast.topology.builders import build_cluster
+from moecast.traces import RoutingTrace
+from moecast.validate.published.routing import uniform_trace
+
+ExchangeName = Literal["dispatch", "combine"]
+
+FLUID_RANKS = 64
+"""Beyond this the fluid rung takes minutes for one exchange of single copies; the bound answers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenExchange:
+    """A dispatch or a combine of uniformly routed tokens at DeepSeek-V3's widths, without an exchange of counts.
+
+    Parameters
+    ----------
+    cluster, nodes
+        A preset and how many of it; its first `ranks` GPUs take part.
+    ranks, tokens
+        The EP group, and the tokens of each rank.
+    mode, exchange
+        Dispatch mode; "dispatch" (FP8) or "combine" (bf16).
+    only_nics
+        Whether copies for a GPU of the same node also go over NICs: the cluster is then made of one-GPU nodes.
+    unit
+        "us", or "GB/s" of the bytes that DeepEP's own tests count: distinct (token, node) pairs or, on one node,
+        (token, rank) pairs, a rank's own included; without metadata.
+    """
+
+    cluster: str
+    nodes: int = 1
+    ranks: int
+    tokens: int
+    mode: str
+    exchange: ExchangeName
+    only_nics: bool = False
+    unit: Literal["us", "GB/s"] = "us"
+
+    @property
+    def rung(self) -> str:
+        """The rung that answers it."""
+        return "fluid" if self.ranks <= FLUID_RANKS else "bound"
+
+    def predict(self, rung: Rung) -> float:
+        """Answer, in `unit`."""
+        model, trace = self._model(), uniform_trace(tokens=self.ranks * self.tokens, experts=256, choices=8)
+        plan = _contiguous(model, self.ranks).with_(dispatch=self.mode)
+        step = Step(
+            token_T=np.arange(self.ranks * self.tokens),
+            source_T=np.repeat(np.arange(self.ranks, dtype=np.int32), self.tokens),
+            context_T=np.ones(self.ranks * self.tokens, np.int64),
+            phase="decode",
+        )
+        program = step_program(self._cluster(), model, plan, trace, step)
+        stages = [s for s in program.stages if isinstance(s, Exchange) and s.kind == self.exchange and s.flows.n]
+        taken_s = rung.run(replace(program, stages=tuple(stages))).step_time_s
+        return 1e6 * taken_s if self.unit == "us" else 1e-9 * self._counted_bytes(model, trace) / taken_s
+
+    def _model(self) -> ModelShape:
+        return load_model("deepseek-v3").with_routing("uniform", layers=1, experts=256, choices=8)
+
+    def _cluster(self) -> Cluster:
+        if not self.only_nics:
+            return load_cluster(self.cluster, nodes=self.nodes)
+        preset = find_preset(self.cluster)
+        lone = replace(preset, domain=replace(preset.domain, gpus_per_host=1, nics_per_host=1))
+        return build_cluster(lone.recipe(n_domains=self.ranks))
+
+    def _counted_bytes(self, model: ModelShape, trace: RoutingTrace) -> float:
+        parts = self.nodes if self.nodes > 1 else self.ranks
+        place_TK = np.sort(trace.experts_TLK[:, 0].astype(np.int64) * parts // 256, axis=1)
+        pairs = len(place_TK) + int((np.diff(place_TK, axis=1) > 0).sum())
+        element_bytes = 1 + 4 / 128 if self.exchange == "dispatch" else 2.0
+        return pairs / self.ranks * model.hidden * element_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllToAll:
+    """An even all-to-all over GPUs of one preset, ranks meeting first: `bytes_per_rank` in all, own share included.
+
+    Parameters
+    ----------
+    unit
+        "us", or "GB/s" of bus bandwidth: bytes · (n-1) / n over time.
+    """
+
+    cluster: str
+    ranks: int
+    bytes_per_rank: float
+    unit: Literal["us", "GB/s"] = "us"
+    rung: str = "fluid"
+
+    def predict(self, rung: Rung) -> float:
+        """Answer, in `unit`."""
+        cluster = load_cluster(self.cluster)
+        taken_s = rung.run(_all_to_all(cluster, self.ranks, self.bytes_per_rank / self.ranks)).step_time_s
+        moved = self.bytes_per_rank * (self.ranks - 1) / self.ranks
+        return 1e6 * taken_s if self.unit == "us" else 1e-9 * moved / taken_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WholeStep:
+    """A step of DeepSeek-V3 with uniform routing and DP attention, in tokens/s per node of eight GPUs.
+
+    Parameters
+    ----------
+    tokens
+        Prefill: tokens of each rank. Decode: sequences of each rank.
+    prompt, context
+        Prefill: length of each prompt. Decode: keys that every token attends to.
+    slots_per_rank
+        None: as few as hold all experts.
+    """
+
+    cluster: str
+    nodes: int
+    phase: Literal["prefill", "decode"]
+    tokens: int
+    prompt: int = 0
+    context: int = 0
+    slots_per_rank: int | None = None
+    rung: str = "bound"
+
+    def predict(self, rung: Rung) -> float:
+        """Answer, in tokens/s per node."""
+        cluster, model = load_cluster(self.cluster, nodes=self.nodes), load_model("deepseek-v3")
+        ranks, rows = cluster.n_gpus, 4096
+        trace = uniform_trace(tokens=rows, experts=256, choices=8, layers=model.layers)
+        tokens = ranks * self.tokens
+        in_prompt_T = np.arange(tokens) % self.prompt + 1 if self.prompt else np.full(tokens, self.context)
+        step = Step(
+            token_T=np.random.default_rng(0).integers(0, rows, tokens),
+            source_T=np.repeat(np.arange(ranks, dtype=np.int32), self.tokens),
+            context_T=in_prompt_T.astype(np.int64),
+            phase=self.phase,
+            last_T=in_prompt_T == self.prompt if self.prompt else None,
+        )
+        plan = _contiguous(model, ranks, self.slots_per_rank)
+        taken_s = rung.run(step_program(cluster, model, plan, trace, step)).step_time_s
+        return tokens / taken_s / self.nodes
+
+
+def _contiguous(model: ModelShape, ranks: int, slots_per_rank: int | None = None) -> Plan:
+    return Plan.contiguous(
+        layers=model.layers,
+        experts=model.experts,
+        choices=model.choices,
+        ep=ranks,
+        slots_per_rank=slots_per_rank,
+        layer_ids=model.moe_layer_ids,
+    )
+
+
+def _all_to_all(cluster: Cluster, ranks: int, pair_bytes: float) -> StepProgram:
+    """One flow per ordered pair of ranks, behind a barrier."""
+    source_F, destination_F = (index.astype(np.int32) for index in np.nonzero(~np.eye(ranks, dtype=bool)))
+    routes, count = cluster.routes(source_F, destination_F), ranks * (ranks - 1)
+    zeros: npt.NDArray[np.float64] = np.zeros(count)
+    flows = Flows(
+        bytes_F=np.full(count, float(pair_bytes)),
+        source_rank_F=source_F,
+        destination_rank_F=destination_F,
+        waiter_F=destination_F,
+        offsets_F1=routes.offsets_F1,
+        link_X=routes.link_X,
+        share_X=routes.share_X,
+        latency_F=routes.latency_F,
+        parent_offsets_F1=np.zeros(count + 1, np.int64),
+        parent_R=np.empty(0, np.int32),
+        feed_delay_F=zeros,
+        feed_tail_F=zeros,
+    )
+    hardware = cluster.hardware
+    exchange = Exchange(
+        kind="dispatch",
+        layer=0,
+        flows=flows,
+        setup_s=hardware.collective_launch_s + hardware.barrier_s,
+        barrier=True,
+        group_G=np.zeros(ranks, np.int32),
+    )
+    return StepProgram(
+        stages=(exchange,), n_ranks=ranks, capacity_J=cluster.capacity_J, link_names_J=tuple(cluster.link_names_J)
+    )
