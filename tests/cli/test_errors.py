@@ -73,7 +73,7 @@ def test_trace_of_another_shape_than_the_model(
 
 
 def test_trace_too_small_names_the_most_that_fits(run: Run, small: Path) -> None:
-    refused(run(*simulate(small, "--steps", 5000)), "--reuse")
+    refused(run(*simulate(small, "--steps", 5000)), "15 steps fit", "reuse")
 
 
 def test_plan_that_misses_an_expert(run: Run, small: Path, tmp_path: Path) -> None:
