@@ -43,6 +43,8 @@ class RungResult:
         (This - the next rung above that has the number) / that; None at the top.
     not_run
         Why there are no numbers; empty where there are.
+    elsewhere
+        Hardware that is not the cluster's, by name: nothing is held against its times. Empty where it is.
     """
 
     rung: str
@@ -52,6 +54,7 @@ class RungResult:
     step_error: float | None = None
     exchange_error: float | None = None
     not_run: str = ""
+    elsewhere: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +68,8 @@ class Ladder:
     rungs
         In the order of docs/design.md, 2.
     layer_errors
-        Where hardware was measured: by rung and exchange, the mean over layers of |this - hardware| / hardware.
+        Where the cluster's hardware was measured: by rung and exchange, the mean over layers of
+        |this - hardware| / hardware.
     labels
         What every output must say with the numbers.
     """
@@ -120,7 +124,8 @@ def climb(
         results.append(RungResult(rung=rung.name, step_time_s=step_time_s, exchange_s=exchange_s, cost_s=cost_s))
     results += [RungResult(rung=name, not_run=why) for name, why in NOT_RUN.items()]
     if measurement is not None:
-        results[-1] = RungResult(rung="hardware", exchange_s=measurement.exchange_s)
+        elsewhere = other_hardware(cluster, measurement)
+        results[-1] = RungResult(rung="hardware", exchange_s=measurement.exchange_s, elsewhere=elsewhere)
     return Ladder(
         question={
             "cluster": cluster.name,
@@ -130,16 +135,22 @@ def climb(
             "steps": len(steps),
         },
         rungs=with_errors(results),
-        layer_errors={} if measurement is None else layer_errors(by_rung, measurement),
+        layer_errors={} if measurement is None or results[-1].elsewhere else layer_errors(by_rung, measurement),
         labels=tuple(labels),
     )
 
 
+def other_hardware(cluster: Cluster, measurement: Measurement) -> str:
+    """Name the first device of a measurement that is not one of the cluster's GPUs; empty where all are."""
+    model = cluster.hardware.name.split()[0]
+    return next((f"{measurement.backend} on {name}" for name in measurement.hardware if model not in name), "")
+
+
 def with_errors(rungs: Sequence[RungResult]) -> tuple[RungResult, ...]:
-    """Hold each rung against the next one above that has the number."""
+    """Hold each rung against the next one above that has the number for the same hardware."""
     done: list[RungResult] = []
     for index, rung in enumerate(rungs):
-        above = rungs[index + 1 :]
+        above = [other for other in rungs[index + 1 :] if not other.elsewhere]
         done.append(
             replace(
                 rung,

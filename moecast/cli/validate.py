@@ -146,6 +146,8 @@ def _show(ladder: Ladder, measured: Measurement | None) -> None:
         times = [_or_dash(value, format_s) for value in (rung.step_time_s, rung.exchange_s, rung.cost_s)]
         errors = [_or_dash(value, "{:+.1%}".format) for value in (rung.step_error, rung.exchange_error)]
         note = f"not run: {rung.not_run}" if rung.not_run else ""
+        if rung.elsewhere:
+            note = f"{rung.elsewhere}: other hardware, no error"
         table.add_row(rung.rung, times[0], errors[0], times[1], errors[1], times[2], note)
     out.print(table)
     out.print("error: (this rung - the next above that has the number) / that one")

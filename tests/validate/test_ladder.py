@@ -24,7 +24,7 @@ def measurement(asked: Question, **changes: Any) -> Measurement:
         "model": "narrow", "dispatch": "nccl", "ranks": 4, "layers": 3, "steps": 2,
         "dispatch_s_WLG": times, "combine_s_WLG": times, "expert_s_WLG": None,
         "dispatch_bytes": 1.0, "combine_bytes": 2.0, "row_bytes": {"dispatch": 64, "combine": 64}, "rows_checked": 3,
-        "repeats": 5, "warmup": 2, "backend": "gloo", "hardware": ("CPU",) * 4, "software": {"torch": "2"},
+        "repeats": 5, "warmup": 2, "backend": "nccl", "hardware": ("NVIDIA H200",) * 4, "software": {"torch": "2"},
         "date": "2025-01-01T00:00:00+00:00",
     }  # fmt: skip
     return Measurement(**(fields | changes))
@@ -63,6 +63,16 @@ def test_a_measurement_becomes_the_top_rung() -> None:
     assert ladder.rungs[1].exchange_error == pytest.approx(ladder.rungs[1].exchange_s / measured.exchange_s - 1)
     assert ladder.rungs[0].exchange_error == pytest.approx(ladder.rungs[0].exchange_s / ladder.rungs[1].exchange_s - 1)
     assert set(ladder.layer_errors) == {"bound", "fluid"}
+
+
+def test_other_hardware_is_shown_but_nothing_is_held_against_it() -> None:
+    asked = question(ranks=4)
+    measured = measurement(asked, hardware=("NVIDIA H200", "CPU (x86_64)", "NVIDIA H200", "NVIDIA H200"))
+    ladder = validate(*asked.arguments, measurement=measured)
+    assert ladder.rungs[-1].exchange_s == measured.exchange_s
+    assert "CPU (x86_64)" in ladder.rungs[-1].elsewhere
+    assert ladder.rungs[1].exchange_error is None
+    assert not ladder.layer_errors
 
 
 def test_a_measurement_of_something_else_is_refused() -> None:
