@@ -5,23 +5,14 @@ Axes: F flow, J link, X (flow, link) pair, K group of flows.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from moecast.sim.engine import run_program
-from moecast.sim.network.events import ENDED, UNEVEN, Net, advance, next_event, submit_all
+from moecast.sim.network.events import ENDED, FLOW, GROUP, START, UNEVEN, Net, advance, next_event, submit_all
 from moecast.sim.network.flows import check_flows, check_program, feeding
 from moecast.sim.network.links import kept_pairs, parallel_links
-from moecast.sim.network.maxmin import new_chains, new_filling
+from moecast.sim.network.maxmin import PAIR, Records, empty_links
 from moecast.sim.program import Float, Flows, Int, StepProgram, StepTimes
-
-_FLOW = ("bytes_F", "latency_F", "delay_F", "tail_F", "group_F", "start_F", "end_F", "unstarted_F", "unended_F",
-         "left_F", "since_F", "rate_F", "fair_F", "last_F", "transit_A", "time_H", "pending_H")  # fmt: skip
-_PAIR = ("link_X", "share_X")
-_OFFSETS = ("offsets_F1", "child_offsets_F1")
-_CHILD = ("child_C", "stack_F")
-_GROUP = ("open_K", "end_K", "ended_K")
 
 
 class Fluid:
@@ -58,7 +49,8 @@ class OpenFluid:
 
     def __init__(self, capacity_J: Float, *, bottleneck_J: Int | None = None) -> None:
         self._net = _empty(np.asarray(capacity_J, np.float64))
-        self._flows = self._pairs = self._children = self._groups = 0
+        self._sizes = dict.fromkeys("FXCK", 0)
+        self._next_event_s = np.inf  # no later than the true one
         self._keep_J = np.ones(len(capacity_J), np.bool_)
         if bottleneck_J is not None:
             self._keep_J = bottleneck_J == np.arange(len(capacity_J))
@@ -91,28 +83,27 @@ class OpenFluid:
         check_flows(flows, n_links=len(self._net.capacity_J))
         fed = feeding(flows)
         offsets_F1, link_X, share_X = kept_pairs(flows.offsets_F1, flows.link_X, flows.share_X, self._keep_J)
-        first, pair, child, group = self._flows, self._pairs, self._children, self._groups
-        self._flows, self._pairs = first + flows.n, pair + len(link_X)
-        self._children, self._groups = child + len(fed.child_C), group + n_groups
-        self._make_room()
-        net, parents_F = self._net, np.diff(flows.parent_offsets_F1)
-        mine = slice(first, self._flows)
-        net.bytes_F[mine], net.latency_F[mine] = flows.bytes_F, flows.latency_F
-        net.delay_F[mine], net.tail_F[mine] = flows.feed_delay_F, flows.feed_tail_F
-        net.group_F[mine] = np.where(group_F < 0, -1, group_F + group)
-        net.start_F[mine], net.end_F[mine] = -np.inf, -np.inf
-        net.unstarted_F[mine], net.unended_F[mine] = parents_F, parents_F + 1
-        net.left_F[mine], net.rate_F[mine], net.last_F[mine] = flows.bytes_F, 0.0, np.inf
-        net.offsets_F1[first : self._flows + 1] = offsets_F1 + pair
-        net.link_X[pair : self._pairs], net.share_X[pair : self._pairs] = link_X, share_X
-        net.child_offsets_F1[first : self._flows + 1] = fed.child_offsets_F1 + child
-        net.child_C[child : self._children] = fed.child_C + first
-        net.open_K[group : self._groups] = np.bincount(group_F[group_F >= 0], minlength=n_groups)
-        net.end_K[group : self._groups] = -np.inf
-        return first, group
+        parents_F = np.diff(flows.parent_offsets_F1)
+        f, x, c, k = (self._sizes[axis] for axis in "FXCK")
+        self._sizes = {"F": f + flows.n, "X": x + len(link_X), "C": c + len(fed.child_C), "K": k + n_groups}
+        self._net = net = _with_room(self._net, self._sizes)
+        flow_F, pair_X, group_K = net.flow_F[f : f + flows.n], net.pair_X[x:], net.group_K[k : k + n_groups]
+        flow_F["bytes"], flow_F["latency"] = flows.bytes_F, flows.latency_F
+        flow_F["feed_delay"], flow_F["feed_tail"] = flows.feed_delay_F, flows.feed_tail_F
+        flow_F["group"] = np.where(group_F < 0, -1, group_F + k)
+        flow_F["start"] = flow_F["end"] = -np.inf
+        flow_F["unstarted"], flow_F["unended"] = parents_F, parents_F + 1
+        pair_X["link"][: len(link_X)], pair_X["share"][: len(link_X)] = link_X, share_X
+        net.offsets_F1[f : f + flows.n + 1] = offsets_F1 + x
+        net.child_offsets_F1[f : f + flows.n + 1] = fed.child_offsets_F1 + c
+        net.child_C[c : c + len(fed.child_C)] = fed.child_C + f
+        net.rate_F[f : f + flows.n] = 0.0
+        group_K["end"], group_K["open"] = -np.inf, np.bincount(group_F[group_F >= 0], minlength=n_groups)
+        return f, k
 
     def start(self, first: int, flow_A: Int, at_A: Float) -> None:
         """Start parentless flows, counted from `first`, at their times; flows that they feed follow by themselves."""
+        self._next_event_s = min(self._next_event_s, at_A.min(initial=np.inf))
         submit_all(self._net, first, flow_A, at_A)
 
     def advance(self, until_s: float) -> list[tuple[int, float]]:
@@ -120,32 +111,23 @@ class OpenFluid:
 
         Returns the groups that became known to end, with their ends, none before the clock.
         """
-        advance(self._net, until_s)
-        return [(int(k), float(self._net.end_K[k])) for k in self._net.ended_K[: self._net.counts[ENDED]]]
+        net = self._net
+        if until_s <= self._next_event_s and until_s < np.inf:
+            net.clock[0] = max(net.clock[0], until_s)
+            return []
+        self._next_event_s = advance(net, until_s)
+        return [(int(k), float(net.group_K[k]["end"])) for k in net.ended_K[: net.counts[ENDED]]]
 
     def times(self, first: int, n: int) -> tuple[Float, Float]:
         """Start and end of `n` flows, counted from `first`; infinite where it is not known yet."""
-        net = self._net
-        start_F, end_F = net.start_F[first : first + n].copy(), net.end_F[first : first + n].copy()
-        start_F[net.unstarted_F[first : first + n] > 0] = np.inf
-        end_F[net.unended_F[first : first + n] > 0] = np.inf
-        return start_F, end_F
+        flow_F = self._net.flow_F[first : first + n]
+        start_F = np.where(flow_F["unstarted"] > 0, np.inf, flow_F["start"])
+        return start_F, np.where(flow_F["unended"] > 0, np.inf, flow_F["end"])
 
     def rates(self, first: int, n: int) -> Float:
         """Rates of `n` flows, counted from `first`, from now to the next event; 0 for one that is not in transit."""
         next_event(self._net)
         return self._net.rate_F[first : first + n].copy()
-
-    def _make_room(self) -> None:
-        room = dict.fromkeys(_FLOW, self._flows) | dict.fromkeys(_OFFSETS, self._flows + 1)
-        room |= dict.fromkeys(_PAIR, self._pairs) | dict.fromkeys(_CHILD, self._children + 1)
-        room |= dict.fromkeys(_GROUP, self._groups)
-        grown: dict[str, Any] = {name: _grown(getattr(self._net, name), size) for name, size in room.items()}
-        old = self._net.chains
-        chains = old._replace(**{
-            name: _grown(getattr(old, name), self._pairs) for name in ("next_X", "previous_X", "flow_X")
-        })  # fmt: skip
-        self._net = self._net._replace(chains=chains, **grown)
 
 
 def deliver(flows: Flows, start_F: Float, capacity_J: Float) -> Float:
@@ -167,27 +149,43 @@ def deliver(flows: Flows, start_F: Float, capacity_J: Float) -> Float:
 
 
 def _empty(capacity_J: Float) -> Net:
-    whole = {
-        "group_F",
-        "unstarted_F",
-        "unended_F",
-        "transit_A",
-        "pending_H",
-        *_OFFSETS,
-        *_CHILD,
-        "open_K",
-        "ended_K",
-    }
-    names = (*_FLOW, *_PAIR, *_OFFSETS, *_CHILD, *_GROUP)
-    fields: dict[str, Any] = {name: np.zeros(1, np.int64 if name in whole else np.float64) for name in names}
-    fields["link_X"] = np.zeros(1, np.int32)
+    links = len(capacity_J)
     return Net(
-        capacity_J=capacity_J, chains=new_chains(len(capacity_J), 1), filling=new_filling(len(capacity_J)),
-        counts=np.zeros(UNEVEN + 1, np.int64), clock=np.zeros(1), **fields,
-    )  # fmt: skip
+        capacity_J=capacity_J,
+        link_J=empty_links(capacity_J),
+        pair_X=np.zeros(0, PAIR),
+        offsets_F1=np.zeros(1, np.int64),
+        flow_F=np.zeros(0, FLOW),
+        child_offsets_F1=np.zeros(1, np.int64),
+        child_C=np.zeros(0, np.int64),
+        group_K=np.zeros(0, GROUP),
+        rate_F=np.zeros(0),
+        fair_F=np.zeros(0),
+        last_F=np.zeros(0),
+        left_F=np.zeros(0),
+        since_F=np.zeros(0),
+        transit_A=np.zeros(0, np.int64),
+        again_A=np.zeros(0, np.int64),
+        pending_H=np.zeros(0, START),
+        queue_J=np.zeros(links, np.int64),
+        stack_C=np.zeros(1, np.int64),
+        ended_K=np.zeros(0, np.int64),
+        counts=np.zeros(UNEVEN + 1, np.int64),
+        clock=np.array([0.0, np.inf]),
+    )
 
 
-def _grown(array: Any, size: int) -> Any:
+def _with_room(net: Net, sizes: dict[str, int]) -> Net:
+    """Let the arrays hold so many flows (F), pairs (X), children (C) and groups (K)."""
+    room = {name: sizes[name[-1]] for name in ("pair_X", "flow_F", "child_C", "group_K", "ended_K")}
+    room |= dict.fromkeys(
+        ("rate_F", "fair_F", "last_F", "left_F", "since_F", "transit_A", "again_A", "pending_H"), sizes["F"]
+    )
+    room |= {"offsets_F1": sizes["F"] + 1, "child_offsets_F1": sizes["F"] + 1, "stack_C": sizes["C"] + 1}
+    return net._replace(**{name: _grown(getattr(net, name), size) for name, size in room.items()})
+
+
+def _grown(array: Records, size: int) -> Records:
     if size <= len(array):
         return array
     bigger = np.empty(max(size, 2 * len(array)), array.dtype)

@@ -48,17 +48,21 @@ def _renumbered(class_J: Int) -> tuple[Int, int]:
 @njit(cache=True, nogil=True)
 def _refine(offsets_F1: Int, link_X: Int32, share_X: Float, class_J: Int, classes: int) -> int:
     """Part the classes: links stay together while every flow that uses one uses the other with the same share."""
-    most = classes + len(link_X)
-    seen = np.full(most, -1)
+    most = classes + 2 * len(link_X)
+    seen, another = np.full(most, -1), np.empty(most, np.int64)
     successor, share = np.empty(most, np.int64), np.empty(most)
+    spare = classes + len(link_X)
     for f in range(len(offsets_F1) - 1):
         for x in range(offsets_F1[f], offsets_F1[f + 1]):
-            old = class_J[link_X[x]]
-            if seen[old] == f and share[old] == share_X[x]:
-                class_J[link_X[x]] = successor[old]
+            j, entry = link_X[x], class_J[link_X[x]]
+            while seen[entry] == f and share[entry] != share_X[x] and another[entry] >= 0:
+                entry = another[entry]
+            if seen[entry] == f and share[entry] == share_X[x]:
+                class_J[j] = successor[entry]
                 continue
-            if seen[old] != f:
-                seen[old], successor[old], share[old] = f, classes, share_X[x]
-            class_J[link_X[x]] = classes
+            if seen[entry] == f:  # the same class with another share
+                another[entry], entry, spare = spare, spare, spare + 1
+            seen[entry], another[entry], share[entry], successor[entry] = f, -1, share_X[x], classes
+            class_J[j] = classes
             classes += 1
     return classes

@@ -4,182 +4,181 @@ All rates rise together until a link is full; its flows keep the rate they have,
 flow has a full link on which no flow is faster (Bertsekas and Gallager, Data Networks, 1987, section 6.5.2). A flow
 of rate r takes ``r · share`` of each of its links.
 
-Axes: F flow, J link, X (flow, link) pair, A flow in transit.
+Records keep what one step reads together in one place, and few arrays make calls into compiled code cheap.
+
+Axes: F flow, J link, X (flow, link) pair, A some of the flows.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from numba import njit
 
 from moecast.sim.program import Float, Int, Int32
+
+Records = npt.NDArray[Any]
+
+# A flow on a link. The pairs that are on a link now form a doubly linked chain; -1 ends it.
+PAIR = np.dtype([("share", "f8"), ("link", "i4"), ("flow", "i4"), ("next", "i4"), ("previous", "i4")], align=True)
+
+# A link: what the settled flows leave of it, kept from one filling to the next; the rate at which it was last seen to
+# fill; the shares of its flows that still rise, counted down, and when they were last summed; how many those are, 0
+# between fillings; the first pair of its chain.
+LINK = np.dtype(
+    [("left", "f8"), ("level", "f8"), ("weight", "f8"), ("summed", "f8"), ("rising", "i4"), ("first", "i4")], align=True
+)
 
 # A sum of shares that was counted down to less than this part of itself has lost too many digits.
 CANCELLED = 1e-3
 
 
-class Chains(NamedTuple):
-    """For each link the pairs that are on it now, as a doubly linked chain: -1 ends it."""
-
-    head_J: Int
-    next_X: Int
-    previous_X: Int
-    flow_X: Int
-
-
-class Filling(NamedTuple):
-    """Scratch of one filling; `users_J` is all zeros between fillings."""
-
-    users_J: Int  # flows on the link whose rates still rise
-    weight_J: Float  # the sum of their shares
-    exact_J: Float  # the same when it was last summed rather than counted down
-    left_J: Float  # capacity that the settled flows leave
-    level_J: Float  # the rate at which the link was last seen to fill
-    queue_J: Int  # heap of links by level
-
-
 def max_min_rates(offsets_F1: Int, link_X: Int32, share_X: Float, capacity_J: Float) -> Float:
     """Rates [F] at which these flows share the links, in the capacity's unit; infinite for a flow without links."""
     n = len(offsets_F1) - 1
-    chains = new_chains(len(capacity_J), len(link_X))
-    rate_F = np.empty(n)
+    rate_F, link_J = np.zeros(n), empty_links(capacity_J)
+    pair_X = np.zeros(len(link_X), PAIR)
+    pair_X["link"], pair_X["share"] = link_X, share_X
     for f in range(n):
-        link_flow(f, offsets_F1, link_X, chains)
-    fill(np.arange(n), n, offsets_F1, link_X, share_X, capacity_J, chains, new_filling(len(capacity_J)), rate_F)
+        join(f, offsets_F1, pair_X, link_J)
+    fill(np.arange(n), n, 0.0, offsets_F1, pair_X, link_J, np.empty(len(capacity_J), np.int64), rate_F)
     return rate_F
 
 
-def new_chains(n_links: int, n_pairs: int) -> Chains:
-    """Empty links."""
-    chain_X = (np.full(n_pairs, -1), np.full(n_pairs, -1), np.full(n_pairs, -1))
-    return Chains(np.full(n_links, -1), *chain_X)
-
-
-def new_filling(n_links: int) -> Filling:
-    """Scratch for networks of `n_links` links."""
-    a, b, c, d = np.zeros((4, n_links))
-    return Filling(np.zeros(n_links, np.int64), a, b, c, d, np.zeros(n_links, np.int64))
+def empty_links(capacity_J: Float) -> Records:
+    """Make links without flows."""
+    link_J = np.zeros(len(capacity_J), LINK)
+    link_J["left"], link_J["first"] = capacity_J, -1
+    return link_J
 
 
 @njit(cache=True, nogil=True)
-def link_flow(f: int, offsets_F1: Int, link_X: Int32, chains: Chains) -> None:
+def join(f: int, offsets_F1: Int, pair_X: Records, link_J: Records) -> None:
     """Put a flow on its links."""
     for x in range(offsets_F1[f], offsets_F1[f + 1]):
-        first = chains.head_J[link_X[x]]
-        chains.flow_X[x] = f
-        chains.next_X[x] = first
-        chains.previous_X[x] = -1
-        if first >= 0:
-            chains.previous_X[first] = x
-        chains.head_J[link_X[x]] = x
+        link = link_J[pair_X[x].link]
+        pair_X[x].flow, pair_X[x].next, pair_X[x].previous = f, link.first, -1
+        if link.first >= 0:
+            pair_X[link.first].previous = x
+        link.first = x
 
 
 @njit(cache=True, nogil=True)
-def unlink_flow(f: int, offsets_F1: Int, link_X: Int32, chains: Chains) -> None:
+def part(f: int, offsets_F1: Int, pair_X: Records, link_J: Records) -> None:
     """Take a flow off its links."""
     for x in range(offsets_F1[f], offsets_F1[f + 1]):
-        before, after = chains.previous_X[x], chains.next_X[x]
+        before, after = pair_X[x].previous, pair_X[x].next
         if before >= 0:
-            chains.next_X[before] = after
+            pair_X[before].next = after
         else:
-            chains.head_J[link_X[x]] = after
+            link_J[pair_X[x].link].first = after
         if after >= 0:
-            chains.previous_X[after] = before
+            pair_X[after].previous = before
+
+
+@njit(cache=True, nogil=True)
+def release(f: int, offsets_F1: Int, pair_X: Records, link_J: Records, rate_F: Float) -> None:
+    """Give back what a settled flow takes of its links."""
+    for x in range(offsets_F1[f], offsets_F1[f + 1]):
+        link_J[pair_X[x].link].left += pair_X[x].share * rate_F[f]
 
 
 @njit(cache=True, nogil=True)
 def fill(
-    flow_A: Int, n: int, offsets_F1: Int, link_X: Int32, share_X: Float, capacity_J: Float, chains: Chains,
-    filling: Filling, rate_F: Float,
-) -> None:  # fmt: skip
-    """Write the max-min fair rates of the first `n` flows of `flow_A`, which are exactly those in `chains`.
+    flow_A: Int, n: int, least: float, offsets_F1: Int, pair_X: Records, link_J: Records, queue_J: Int, rate_F: Float
+) -> None:
+    """Raise the rates of the first `n` flows of `flow_A` together from `least` until each has a full link.
 
-    A heap holds the links by the rate at which they would fill. That rate only rises as other links settle their
-    flows at lower rates, so an entry that is out of date is too early: it is brought up to date when it comes first.
+    Before, `left` is without what `rate_F` gives to all flows on the links; those not in `flow_A` keep that. No rate
+    below `least` is given.
+
+    A heap, `queue_J`, holds the links by the rate at which they would fill. That rate only rises as other links settle
+    their flows at lower rates, so an entry that is out of date is too early: it is brought up to date when it comes
+    first.
     """
-    size = _open_links(flow_A, n, offsets_F1, link_X, share_X, capacity_J, filling, rate_F)
-    rate = 0.0
+    size = _open_links(flow_A, n, offsets_F1, pair_X, link_J, queue_J, rate_F)
+    rate = least
     while size:
-        j = filling.queue_J[0]
-        if filling.users_J[j]:
-            if filling.weight_J[j] < CANCELLED * filling.exact_J[j]:
-                _sum_weight(j, share_X, chains, filling, rate_F)
-            level = filling.left_J[j] / filling.weight_J[j]
-            if level > filling.level_J[j]:
-                filling.level_J[j] = level
-                _sink(0, size, filling.queue_J, filling.level_J)
+        link = link_J[queue_J[0]]
+        if link.rising:
+            if link.weight < CANCELLED * link.summed:
+                _sum_weight(link, pair_X, rate_F)
+            level = link.left / link.weight
+            if level > link.level:
+                link.level = level
+                _sink(0, size, queue_J, link_J)
                 continue
             rate = max(rate, level)  # a link that fills together with the last one may seem earlier by rounding
-            _settle(j, rate, offsets_F1, link_X, share_X, chains, filling, rate_F)
+            _settle(link, rate, offsets_F1, pair_X, link_J, rate_F)
         size -= 1
-        filling.queue_J[0] = filling.queue_J[size]
-        _sink(0, size, filling.queue_J, filling.level_J)
+        queue_J[0] = queue_J[size]
+        _sink(0, size, queue_J, link_J)
 
 
 @njit(cache=True, nogil=True)
 def _open_links(
-    flow_A: Int, n: int, offsets_F1: Int, link_X: Int32, share_X: Float, capacity_J: Float, filling: Filling,
-    rate_F: Float,
-) -> int:  # fmt: skip
+    flow_A: Int, n: int, offsets_F1: Int, pair_X: Records, link_J: Records, queue_J: Int, rate_F: Float
+) -> int:
     size = 0
     for a in range(n):
         f = flow_A[a]
+        rate = rate_F[f]
         rate_F[f] = np.inf
         for x in range(offsets_F1[f], offsets_F1[f + 1]):
-            j = link_X[x]
-            if filling.users_J[j] == 0:
-                filling.weight_J[j] = 0.0
-                filling.queue_J[size] = j
+            link = link_J[pair_X[x].link]
+            if link.rising == 0:
+                link.weight = 0.0
+                queue_J[size] = pair_X[x].link
                 size += 1
-            filling.users_J[j] += 1
-            filling.weight_J[j] += share_X[x]
+            link.rising += 1
+            link.weight += pair_X[x].share
+            link.left += pair_X[x].share * rate
     for i in range(size):
-        j = filling.queue_J[i]
-        filling.left_J[j], filling.exact_J[j] = capacity_J[j], filling.weight_J[j]
-        filling.level_J[j] = capacity_J[j] / filling.weight_J[j]
+        link = link_J[queue_J[i]]
+        link.summed = link.weight
+        link.level = link.left / link.weight
     for i in range(size // 2 - 1, -1, -1):
-        _sink(i, size, filling.queue_J, filling.level_J)
+        _sink(i, size, queue_J, link_J)
     return size
 
 
 @njit(cache=True, nogil=True)
-def _settle(
-    j: int, rate: float, offsets_F1: Int, link_X: Int32, share_X: Float, chains: Chains, filling: Filling,
-    rate_F: Float,
-) -> None:  # fmt: skip
-    pair = chains.head_J[j]
-    while pair >= 0:
-        f = chains.flow_X[pair]
-        pair = chains.next_X[pair]
+def _settle(full: Any, rate: float, offsets_F1: Int, pair_X: Records, link_J: Records, rate_F: Float) -> None:
+    x = full.first
+    while x >= 0:
+        f = pair_X[x].flow
+        x = pair_X[x].next
         if rate_F[f] < np.inf:
             continue
         rate_F[f] = rate
-        for x in range(offsets_F1[f], offsets_F1[f + 1]):
-            filling.users_J[link_X[x]] -= 1
-            filling.weight_J[link_X[x]] -= share_X[x]
-            filling.left_J[link_X[x]] -= share_X[x] * rate
+        for y in range(offsets_F1[f], offsets_F1[f + 1]):
+            link = link_J[pair_X[y].link]
+            link.rising -= 1
+            link.weight -= pair_X[y].share
+            link.left -= pair_X[y].share * rate
 
 
 @njit(cache=True, nogil=True)
-def _sum_weight(j: int, share_X: Float, chains: Chains, filling: Filling, rate_F: Float) -> None:
-    weight, pair = 0.0, chains.head_J[j]
-    while pair >= 0:
-        if rate_F[chains.flow_X[pair]] == np.inf:
-            weight += share_X[pair]
-        pair = chains.next_X[pair]
-    filling.weight_J[j] = filling.exact_J[j] = weight
+def _sum_weight(link: Any, pair_X: Records, rate_F: Float) -> None:
+    weight, x = 0.0, link.first
+    while x >= 0:
+        if rate_F[pair_X[x].flow] == np.inf:
+            weight += pair_X[x].share
+        x = pair_X[x].next
+    link.weight = weight
+    link.summed = weight
 
 
 @njit(cache=True, nogil=True)
-def _sink(i: int, size: int, queue_J: Int, level_J: Float) -> None:
+def _sink(i: int, size: int, queue_J: Int, link_J: Records) -> None:
     j = queue_J[i]
     while 2 * i + 1 < size:
         child = 2 * i + 1
-        if child + 1 < size and level_J[queue_J[child + 1]] < level_J[queue_J[child]]:
+        if child + 1 < size and link_J[queue_J[child + 1]].level < link_J[queue_J[child]].level:
             child += 1
-        if level_J[queue_J[child]] >= level_J[j]:
+        if link_J[queue_J[child]].level >= link_J[j].level:
             break
         queue_J[i] = queue_J[child]
         i = child
