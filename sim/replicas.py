@@ -118,28 +118,16 @@ def _cumulative(weight_LP, experts, first_R, count_R, slot_X):  # type: ignore[n
     return below_X
 
 
-@njit(cache=True)
-def _slots_by_expert(slots_DLGP, experts):  # type: ignore[no-untyped-def]
+def _slots_by_expert(slots_DLGP: Int32, experts: int) -> tuple[Int32, Int32, Int32]:
+    """List the slots that hold each (group, layer, expert), in slot order."""
     groups, layers, ranks, slots = slots_DLGP.shape
-    count_R = np.zeros(groups * layers * experts, np.int32)
-    first_R = np.zeros(groups * layers * experts, np.int32)
-    slot_X = np.empty(slots_DLGP.size, np.int32)
-    filled = 0
-    for block in range(groups * layers):
-        held = slots_DLGP[block // layers, block % layers].ravel()
-        row = block * experts
-        for slot in range(ranks * slots):
-            if held[slot] != EMPTY:
-                count_R[row + held[slot]] += 1
-        for expert in range(experts):
-            first_R[row + expert] = filled
-            filled += count_R[row + expert]
-        at = first_R[row : row + experts].copy()
-        for slot in range(ranks * slots):
-            if held[slot] != EMPTY:
-                slot_X[at[held[slot]]] = slot
-                at[held[slot]] += 1
-    return first_R, count_R, slot_X[:filled].copy()
+    held_BP = slots_DLGP.reshape(groups * layers, ranks * slots)
+    block, slot = np.nonzero(held_BP != EMPTY)
+    row = block * experts + held_BP[block, slot]
+    count_R = np.bincount(row, minlength=groups * layers * experts)
+    first_R = np.cumsum(count_R) - count_R
+    order = np.argsort(row, kind="stable")
+    return first_R.astype(np.int32), count_R.astype(np.int32), slot[order].astype(np.int32)
 
 
 @njit(cache=True)

@@ -6,6 +6,7 @@ Axes: T token, L MoE layer, E expert, K choice, G rank, S source rank, D destina
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -147,11 +148,12 @@ def count_traffic(
         token_T, home_T = token_T[order], home_T[order]
     if table is None:
         table = ReplicaTable.of(plan, layout.domain_G)
-    counts = _count(
-        experts_TLK, token_T, home_T, plan.experts, plan.ep * plan.max_slots, layout.group_G, layout.domain_G,
-        layout.n_domains, table.row_of_S, table.candidates_R, table.place_X, table.below_X, stay,
+    counts = _new_counts(plan, layout, table, len(token_T) if stay else 0)
+    same, pairs = _count(
+        experts_TLK, token_T, home_T, layout.group_G, layout.domain_G, layout.n_domains,
+        table.row_of_S, table.candidates_R, table.place_X, table.below_X, stay, counts,
     )  # fmt: skip
-    tokens_SL, choices_SLD, copies_SLD, domains_SLN, load_DLP, back_SLD, back_domains_SLN, home_LT, same, pairs = counts
+    tokens_SL, choices_SLD, copies_SLD, domains_SLN, load_DLP, back_SLD, back_domains_SLN, home_LT = counts[:8]
     copies_LSD, domains_LSN = copies_SLD.swapaxes(0, 1), domains_SLN.swapaxes(0, 1)
     shape_DLGP = (plan.groups, plan.layers, plan.ep, plan.max_slots)
     load_LDGP = load_DLP.reshape(shape_DLGP).swapaxes(0, 1)
@@ -169,35 +171,62 @@ def count_traffic(
     )
 
 
+class _Counts(NamedTuple):
+    """What a pass fills in; `next_SLE` is how far each (source, layer, expert) is in its candidates."""
+
+    tokens_SL: Int32
+    choices_SLD: Int32
+    copies_SLD: Int32
+    domains_SLN: Int32
+    load_DLP: Int32
+    back_SLD: Int32
+    back_domains_SLN: Int32
+    home_LT: Int32
+    next_SLE: npt.NDArray[np.uint32]
+
+
+def _new_counts(plan: Plan, layout: Layout, table: ReplicaTable, staying: int) -> _Counts:
+    """Make zeros; the last arrays are empty unless `staying` tokens move on from layer to layer."""
+    ranks, layers = layout.n_ranks, plan.layers
+    movers = ranks if staying else 0
+    source_S1 = np.arange(ranks)[:, None]
+    if plan.replica_rule == "weights":  # counts of choices, which never start anew
+        next_SLE = np.broadcast_to(source_S1, (ranks, layers * plan.experts))
+    else:
+        replicas_R = table.candidates_R & 65535
+        next_SLE = source_S1 % replicas_R[table.row_of_S[:, None] + np.arange(layers * plan.experts)]
+    return _Counts(
+        tokens_SL=np.zeros((ranks, layers), np.int32),
+        choices_SLD=np.zeros((ranks, layers, ranks), np.int32),
+        copies_SLD=np.zeros((ranks, layers, ranks), np.int32),
+        domains_SLN=np.zeros((ranks, layers, layout.n_domains), np.int32),
+        load_DLP=np.zeros((plan.groups, layers, plan.ep * plan.max_slots), np.int32),
+        back_SLD=np.zeros((movers, layers, ranks), np.int32),
+        back_domains_SLN=np.zeros((movers, layers, layout.n_domains), np.int32),
+        home_LT=np.empty((layers + 1 if staying else 0, staying), np.int32),
+        next_SLE=next_SLE.astype(np.uint32).reshape(ranks, layers, plan.experts),
+    )
+
+
 _u = np.uint64  # numba checks signed indices for wrapping; unsigned ones are twice as fast here
 
 
 @njit(cache=True, nogil=True)
-def _count(  # type: ignore[no-untyped-def]  # noqa: C901
-    experts_TLK, token_T, home_T, experts, group_slots, group_G, domain_G, n_domains,
-    row_of_S, candidates_R, place_X, below_X, stay,
-):  # fmt: skip
+def _count(  # type: ignore[no-untyped-def]
+    experts_TLK, token_T, home_T, group_G, domain_G, n_domains, row_of_S, candidates_R, place_X, below_X, stay, counts
+):
     layers, choices = experts_TLK.shape[1], experts_TLK.shape[2]
-    ranks = len(group_G)
+    ranks, experts, group_slots = len(group_G), counts.next_SLE.shape[2], counts.load_DLP.shape[2]
     weighted = len(below_X) > 0
-    tokens_SL = np.zeros((ranks, layers), np.int32)
-    choices_X = np.zeros(ranks * layers * ranks, np.int32)
-    copies_X = np.zeros(ranks * layers * ranks, np.int32)
-    domains_X = np.zeros(ranks * layers * n_domains, np.int32)
-    load_X = np.zeros((group_G.max() + 1) * layers * group_slots, np.int32)
-    back_SLD = np.zeros((ranks if stay else 0, layers, ranks), np.int32)
-    back_domains_SLN = np.zeros((ranks if stay else 0, layers, n_domains), np.int32)
-    home_LT = np.empty((layers + 1 if stay else 0, len(token_T)), np.int32)
-    next_SLE = _first_candidates(ranks, layers, experts, row_of_S, candidates_R, weighted)
+    choices_X, copies_X, domains_X = counts.choices_SLD.ravel(), counts.copies_SLD.ravel(), counts.domains_SLN.ravel()
+    load_X, next_X = counts.load_DLP.ravel(), counts.next_SLE.ravel()
     # mark + choices so far, per rank, for the current and the previous layer; a mark is one (token, layer), and rises.
     seen_G = np.zeros(2 * ranks, np.int64)
     seen_N = np.zeros(n_domains, np.int64)
     visited = np.empty(choices + 1, np.int64)
-    same = np.int64(0)
-    pairs = np.int64(0)
+    same, pairs = np.int64(0), np.int64(0)
     for t in range(len(token_T)):
-        token = _u(token_T[t])
-        home = np.int64(home_T[t])
+        token, home = _u(token_T[t]), np.int64(home_T[t])
         made_before = 0
         for layer in range(layers):
             mark = (t * (layers + 1) + layer + 1) << 16
@@ -208,23 +237,21 @@ def _count(  # type: ignore[no-untyped-def]  # noqa: C901
             rows, nexts = _u(row_of_S[home] + layer * experts), _u(at * experts)
             to_ranks, to_domains = _u(at * ranks), _u(at * n_domains)
             to_slots = _u((group_G[home] * layers + layer) * group_slots)
-            made = 0
-            distinct = 0
-            first_rank = home
+            made, distinct, first_rank = 0, 0, home
             for k in range(choices):
                 expert = experts_TLK[token, _u(layer), _u(k)]
                 if expert == np.uint16(65535):
                     continue
                 candidates = candidates_R[rows + _u(expert)]
-                i = next_SLE[nexts + _u(expert)]
+                i = next_X[nexts + _u(expert)]
                 x = _u(candidates >> 16)
                 if weighted:
-                    next_SLE[nexts + _u(expert)] = i + np.uint32(1)
+                    next_X[nexts + _u(expert)] = i + np.uint32(1)
                     x += _u(_by_weight(below_X, x, i))
                 else:
                     x += _u(i)
                     i = np.uint32(i + np.uint32(1))
-                    next_SLE[nexts + _u(expert)] = np.uint32(0) if i == (candidates & 65535) else i
+                    next_X[nexts + _u(expert)] = np.uint32(0) if i == (candidates & 65535) else i
                 place = place_X[x]
                 rank, domain = _u((place >> 16) & 65535), _u(place & 65535)
                 load_X[to_slots + _u(place >> 32)] += 1
@@ -238,44 +265,34 @@ def _count(  # type: ignore[no-untyped-def]  # noqa: C901
                 before = seen_G[other + rank]
                 same += before - mark_before if before >= mark_before else 0
                 if stay:
-                    if made == 0:
-                        first_rank = np.int64(rank)
+                    first_rank = np.int64(rank) if made == 0 else first_rank
                     if new:
                         visited[distinct] = rank
                         distinct += 1
                 made += 1
             pairs += made * made_before
             made_before = made
-            tokens_SL[home, layer] += 1
+            counts.tokens_SL[home, layer] += 1
             if stay:
-                home_LT[layer, t] = home
+                counts.home_LT[layer, t] = home
                 if seen_G[side + _u(home)] < mark:
                     visited[distinct] = home
                     distinct += 1
                 home = first_rank
-                for v in range(distinct):
-                    back_SLD[home, layer, visited[v]] += 1
-                    back = domain_G[visited[v]]
-                    back_domains_SLN[home, layer, back] += seen_N[back] <= mark
-                    seen_N[back] = mark + 1
+                _come_home(home, layer, visited[:distinct], domain_G, seen_N, mark + 1, counts)
         if stay:
-            home_LT[layers, t] = home
-    return (
-        tokens_SL, choices_X.reshape(ranks, layers, ranks), copies_X.reshape(ranks, layers, ranks),
-        domains_X.reshape(ranks, layers, n_domains), load_X, back_SLD, back_domains_SLN, home_LT, same, pairs,
-    )  # fmt: skip
+            counts.home_LT[layers, t] = home
+    return same, pairs
 
 
-@njit(cache=True)
-def _first_candidates(ranks, layers, experts, row_of_S, candidates_R, weighted):  # type: ignore[no-untyped-def]
-    """Find what each (source, layer, expert) takes first: candidate s mod r; for ``weights``, the count itself, s."""
-    first_X = np.empty(ranks * layers * experts, np.uint32)
-    block = layers * experts
-    for source in range(ranks):
-        for row in range(block):
-            replicas = candidates_R[row_of_S[source] + row] & 65535
-            first_X[source * block + row] = source if weighted else source % replicas
-    return first_X
+@njit(cache=True, nogil=True)
+def _come_home(home, layer, visited, domain_G, seen_N, mark, counts):  # type: ignore[no-untyped-def]
+    """Count a result from each rank and each domain to the token's next home."""
+    for rank in visited:
+        counts.back_SLD[home, layer, rank] += 1
+        domain = domain_G[rank]
+        counts.back_domains_SLN[home, layer, domain] += seen_N[domain] < mark
+        seen_N[domain] = mark
 
 
 @njit(cache=True)
