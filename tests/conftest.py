@@ -1,4 +1,5 @@
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,3 +14,17 @@ def shared_traces() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no shared traces: {folder} is absent (set MOECAST_SHARED)")
     return folder
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Close with how many tests were skipped and why, so that a green run does not hide what it left out."""
+    reasons = Counter(_reason(report) for report in terminalreporter.stats.get("skipped", []))
+    if reasons:
+        listed = "; ".join(f"{count} × {reason}" for reason, count in reasons.most_common())
+        terminalreporter.write_line(f"skipped {reasons.total()}: {listed}")
+
+
+def _reason(report: pytest.TestReport) -> str:
+    """The reason given, without pytest's prefix."""
+    text = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    return text.removeprefix("Skipped: ")
