@@ -19,7 +19,7 @@ Int = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mode:
-    """One dispatch mode.
+    """One dispatch mode. NCCL's all-to-all is the uneven one: it moves what there is and pads nothing.
 
     Parameters
     ----------

@@ -29,6 +29,7 @@ from moecast.sim import (
     step_program,
 )
 from moecast.sim.bottleneck import link_load
+from moecast.sim.schedules import SCHEDULES, Schedule
 from moecast.sim.simulate import timed_steps
 from moecast.topology import Cluster, Gpu, load_cluster
 from moecast.traces import PHASES, RoutingTrace, TraceMeta
@@ -385,6 +386,23 @@ def test_more_refusals(cluster: Cluster, trace: RoutingTrace) -> None:
                 **question,  # type: ignore[arg-type]
             )
         assert line in str(error.value)
+
+
+@settings(max_examples=20, deadline=None)
+@given(questions(modes=("per_rank", "per_choice")))
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: schedule.name)
+def test_every_schedule_runs_every_layer_in_order(schedule: Schedule, question: Question) -> None:
+    setting = Setting.of(question.cluster, question.model, question.plan, phase=question.step.phase)
+    stages = list(schedule.stages(setting.forward(question.trace, question.step)))
+    for moe in range(question.model.layers):
+        kinds = [stage.kind for stage in stages if stage.layer == moe and stage.kind != "other"]
+        order = [kind for kind, before in zip(kinds, ["", *kinds], strict=False) if kind != before]
+        alone = question.plan.ep == 1
+        around = (
+            ("attention", "router", "expert") if alone else ("attention", "router", "dispatch", "expert", "combine")
+        )
+        assert tuple(order) == around
+    assert sum(stage.kind == "attention" for stage in stages) == question.model.n_layers
 
 
 @pytest.mark.parametrize("phase", ["prefill", "decode"])
