@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from moecast.sim import DISPATCH_MODES, REPLICA_RULES, ModelShape, Plan, Step
 from moecast.sim.attention_shape import AttentionShape
 from moecast.topology import Cluster
-from moecast.traces import RoutingTrace
+from moecast.traces import PHASES, RoutingTrace, TraceMeta
 from tests.strategies import traces
 from tests.topology.clusters import clusters
+
+MODE_OR_DEFAULT = (None, *DISPATCH_MODES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,3 +124,26 @@ def random_slots(rng: np.random.Generator, experts: int, slots: int) -> np.ndarr
     """Every expert once, the other slots anything: replicas, repeats on a rank, or empty."""
     filled = np.concatenate([np.arange(experts), rng.integers(-1, experts, slots - experts)])
     return rng.permutation(filled).astype(np.int32)
+
+
+def small_trace(
+    *, tokens: int = 6000, layers: int = 3, experts: int = 16, choices: int = 2, seed: int = 0, topics: int = 2
+) -> RoutingTrace:
+    """Prefill and decode rows of sequences of 20 tokens, skewed routing."""
+    rng = np.random.default_rng(seed)
+    score = rng.gumbel(size=(tokens, layers, experts)) + rng.normal(size=(layers, experts))
+    sequence_T = np.arange(tokens) // 20
+    return RoutingTrace(
+        meta=TraceMeta(model="random", layers=layers, experts=experts, choices=choices),
+        experts_TLK=np.argsort(-score, axis=2)[:, :, :choices].astype(np.uint16),
+        sequence_T=sequence_T.astype(np.uint32),
+        position_T=(np.arange(tokens) % 20).astype(np.uint32),
+        phase_T=np.where(sequence_T % 2, PHASES.index("decode"), PHASES.index("prefill")).astype(np.uint8),
+        topics=tuple(f"topic-{i}" for i in range(topics)),
+        topic_T=(sequence_T // 2 % topics).astype(np.int16),
+    )
+
+
+def contiguous(**changes: object) -> Plan:
+    """`small_trace`'s plan on 16 ranks, two slots each."""
+    return Plan.contiguous(layers=3, experts=16, choices=2, ep=16, slots_per_rank=2).with_(**changes)
