@@ -67,11 +67,9 @@ def parse(text: object, kind: str, *, file: str | Path | None = None, field: str
 
 
 def _scaled(value: float, unit: str, steps: tuple[tuple[float, str], ...], digits: int = 3) -> str:
-    for size, prefix in steps:
-        if abs(value) >= size:
-            return f"{value / size:.{digits}g} {prefix}{unit}"
-    size, prefix = steps[-1]
-    return f"{value / size:.{digits}g} {prefix}{unit}"
+    """The value in the largest of the steps that it reaches, with `digits` significant digits."""
+    size, prefix = next((step for step in steps if abs(value) >= step[0]), steps[-1])
+    return f"{value / size:#.{digits}g}".rstrip(".") + f" {prefix}{unit}"
 
 
 def format_s(value: float) -> str:

@@ -69,7 +69,7 @@ class Prediction:
     bottleneck, bottleneck_share
         What the largest part of the step time goes to, by name, and that part (see `moecast.sim.bottleneck`).
     link_utilisation
-        The busiest links: name, kind, bytes per step, and bytes / (capacity x step time).
+        The busiest links of each kind: name, kind, bytes per step, and bytes / (capacity x step time).
     rank_load, rank_load_LG
         Choices served per step on each rank, over all layers; and by layer.
     labels

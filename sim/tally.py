@@ -5,6 +5,7 @@ Axes: S stage, G rank, L MoE layer, D EP group, J link.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from moecast.sim.program import Compute, Exchange, Flows, StepProgram, StepTimes
 
 Float = npt.NDArray[np.float64]
 
-TOP_LINKS = 16
+TOP_LINKS = 3  # of each kind: a fabric has hundreds of links that are equally busy
 
 
 class RoutingTally:
@@ -121,7 +122,13 @@ class TimeTally:
     def _busiest_links(self) -> tuple[dict[str, Any], ...]:
         time_s = sum(self.step_times_s)
         used_J = self._units_J / (self._setting.capacity_J * time_s) if time_s else np.zeros_like(self._units_J)
-        busiest = np.argsort(-used_J, kind="stable")[:TOP_LINKS]
+        ranked = [int(link) for link in np.argsort(-used_J, kind="stable")]
+        listed: Counter[str] = Counter()
+        busiest = []
+        for link in ranked:
+            listed[self._kind_J[link]] += 1
+            if listed[self._kind_J[link]] <= TOP_LINKS:
+                busiest.append(link)
         return tuple(
             {
                 "name": self._setting.link_names_J[link],

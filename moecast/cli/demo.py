@@ -200,12 +200,10 @@ def _show(comparison: Comparison, written: list[Path]) -> None:
     out.print(f"[bold]{comparison.title}[/bold]")
     for note in comparison.notes:
         out.print(f"[yellow]{note}[/yellow]")
-    for phase, network, entries in comparison.tables():
-        sample = next(iter(entries.values())).prediction
-        render.comparison_table(
-            f"{phase}, rung {network}, {len(sample.steps_simulated)} of {sample.steps} steps", entries
-        )
     for phase in comparison.phases():
+        columns = comparison.columns(phase)
+        samples = dict.fromkeys(render.sample_of(entry.prediction) for entry in columns)
+        render.comparison_table(f"{phase} ({'; '.join(samples)})", columns)
         out.print(headline(comparison, phase))
     report, *others = written
     out.print(f"\nReport: [bold]{report}[/bold]; beside it: {', '.join(path.name for path in others)}")

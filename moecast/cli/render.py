@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -49,18 +49,18 @@ def progress(what: str, *, quiet: bool) -> Iterator[Advance | None]:
         yield lambda done, of: bar.update(task, completed=done, total=of)
 
 
-def comparison_table(title: str, entries: dict[str, Entry]) -> None:
-    """Print the plans of one phase and rung side by side, the best of each row in green."""
+def comparison_table(title: str, columns: Sequence[Entry]) -> None:
+    """Print the plans and rungs of one phase side by side, the best of each row and rung in green."""
     from rich.table import Table
 
     from moecast.report.rows import table_rows
 
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("")
-    for plan in entries:
-        table.add_column(plan, justify="right", overflow="fold")
+    for entry in columns:
+        table.add_column(f"{entry.plan}\n{entry.prediction.network}", justify="right", overflow="fold")
     group = None
-    for row in table_rows(entries):
+    for row in table_rows(columns):
         if group is not None and row.group != group:
             table.add_section()
         group = row.group
@@ -76,13 +76,15 @@ def show_prediction(prediction: Prediction, *, name: str = "prediction") -> None
     out = console()
     for label in prediction.labels:
         out.print(f"[yellow]{label}[/yellow]")
-    title = (
-        f"{prediction.phase} on {prediction.cluster}, rung {prediction.network}, "
-        f"{len(prediction.steps_simulated)} of {prediction.steps} steps"
-    )
-    comparison_table(title, {name: Entry(plan=name, prediction=prediction)})
+    title = f"{prediction.phase} on {prediction.cluster}, {sample_of(prediction)}"
+    comparison_table(title, [Entry(plan=name, prediction=prediction)])
     for warning in prediction.warnings:
         out.print(f"[yellow]warning:[/yellow] {warning}")
+
+
+def sample_of(prediction: Prediction) -> str:
+    """Which of the steps a rung timed."""
+    return f"{prediction.network}: {len(prediction.steps_simulated)} of {prediction.steps} steps"
 
 
 def write_timeline(path: Path, inputs: Inputs, plan: Plan, *, network: str, seed: int) -> None:

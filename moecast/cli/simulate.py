@@ -95,6 +95,7 @@ def simulate_command(
             inputs.trace,
             inputs.workload,
             network=network,
+            overrides=[] if dispatch is None else [f"--dispatch {dispatch}"],
             max_fluid_steps=fluid_steps,
             seed=seed,
             progress=advance,

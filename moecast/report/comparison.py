@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,11 +60,9 @@ class Comparison:
         """The truest rung of a phase."""
         return self.rungs(phase)[-1]
 
-    def tables(self) -> Iterator[tuple[str, str, dict[str, Entry]]]:
-        """Each (phase, rung, entries by plan)."""
-        for phase in self.phases():
-            for network in self.rungs(phase):
-                yield phase, network, self.of(phase, network)
+    def columns(self, phase: str) -> list[Entry]:
+        """The entries of one phase, rung by rung, the plans of a rung side by side."""
+        return [entry for network in self.rungs(phase) for entry in self.of(phase, network).values()]
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -81,20 +81,22 @@ def load_heatmap(prediction: Prediction) -> go.Figure:
 
 
 def links(predictions: Predictions) -> go.Figure:
-    """The fullest links of each plan: share of their capacity used over the step."""
+    """The fullest link of each kind: share of its capacity used over the step."""
     figure = go.Figure()
     for (plan, prediction), colour in zip(predictions.items(), _plan_colours(predictions), strict=True):
-        top = prediction.link_utilisation[:8]
+        fullest: dict[str, Mapping[str, Any]] = {}
+        for link in prediction.link_utilisation:  # sorted, the fullest first
+            fullest.setdefault(link["kind"], link)
         figure.add_bar(
-            y=[link["name"] for link in top],
-            x=[100 * link["utilisation"] for link in top],
+            y=list(fullest),
+            x=[100 * link["utilisation"] for link in fullest.values()],
             name=plan,
             orientation="h",
             marker_color=colour,
-            hovertemplate=plan + ": %{y} %{x:.1f} %<extra></extra>",
+            customdata=[link["name"] for link in fullest.values()],
+            hovertemplate=plan + ": %{customdata} %{x:.1f} %<extra></extra>",
         )
     figure.update_layout(xaxis_title="% of capacity over the step", yaxis_autorange="reversed", bargap=0.25)
-    figure.update_yaxes(automargin=True)
     return _finished(figure, height=420)
 
 
@@ -169,7 +171,7 @@ def _finished(figure: go.Figure, *, height: int) -> go.Figure:
         height=height,
         margin={"l": 8, "r": 8, "t": 36, "b": 40},
         font={"family": "system-ui, sans-serif", "size": 13, "color": "#1c2430"},
-        legend={"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0},
+        legend={"traceorder": "normal", "orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0},
     )
     figure.update_yaxes(automargin=True)
     return figure

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -33,8 +34,9 @@ class _Section:
 
     phase: str
     headline: str
-    plans: tuple[str, ...]
-    tables: tuple[tuple[str, str, list[Row]], ...]  # rung, steps, rows
+    rungs: tuple[tuple[str, int, str], ...]  # name, columns, steps
+    plans: tuple[str, ...]  # of each column
+    rows: tuple[Row, ...]
     pictures: tuple[_Picture, ...]
     warnings: tuple[str, ...]
 
@@ -61,7 +63,7 @@ def render(comparison: Comparison) -> str:
         plotly=get_plotlyjs(),
         sections=[_section(comparison, phase) for phase in comparison.phases()],
         router=_router_picture(comparison),
-        first=comparison.entries[0].prediction,
+        inputs=_inputs(comparison),
     )
 
 
@@ -80,22 +82,31 @@ def headline(comparison: Comparison, phase: str) -> str:
 
 
 def _section(comparison: Comparison, phase: str) -> _Section:
+    columns = comparison.columns(phase)
     truest = comparison.of(phase, comparison.best_rung(phase))
     predictions = {plan: entry.prediction for plan, entry in truest.items()}
-    warnings = [f"{plan}: {text}" for plan, p in predictions.items() for text in p.warnings]
-    tables = []
+    rungs = []
     for rung in comparison.rungs(phase):
-        entries = comparison.of(phase, rung)
-        sample = next(iter(entries.values())).prediction
-        tables.append((rung, f"{len(sample.steps_simulated)} of {sample.steps} steps", table_rows(entries)))
+        own = [entry.prediction for entry in columns if entry.prediction.network == rung]
+        rungs.append((rung, len(own), f"{len(own[0].steps_simulated)} of {own[0].steps} steps"))
     return _Section(
         phase=phase,
         headline=headline(comparison, phase),
-        plans=tuple(predictions),
-        tables=tuple(tables),
+        rungs=tuple(rungs),
+        plans=tuple(entry.plan for entry in columns),
+        rows=tuple(table_rows(columns)),
         pictures=tuple(_pictures(predictions)),
-        warnings=tuple(dict.fromkeys(warnings)),
+        warnings=tuple(_warnings(predictions)),
     )
+
+
+def _warnings(predictions: figures.Predictions) -> list[str]:
+    """Each warning once, with the plans it is of."""
+    plans: dict[str, list[str]] = {}
+    for plan, prediction in predictions.items():
+        for text in prediction.warnings:
+            plans.setdefault(text, []).append(plan)
+    return [text if len(of) == len(predictions) else f"{', '.join(of)}: {text}" for text, of in plans.items()]
 
 
 def _pictures(predictions: figures.Predictions) -> list[_Picture]:
@@ -109,7 +120,7 @@ def _pictures(predictions: figures.Predictions) -> list[_Picture]:
         ),
         ("Every step", "Each point is one simulated step.", figures.step_times),
         ("Load over ranks", "For each rank, its worst layer: choices served ÷ the layer's mean.", figures.rank_load),
-        ("The fullest links", "Share of each link's capacity used over the whole step.", figures.links),
+        ("The fullest link of each kind", "Share of its capacity used over the whole step.", figures.links),
     ]
     pictures = [_Picture(title=title, caption=caption, html=_html(draw(predictions))) for title, caption, draw in wide]
     pictures += [
@@ -147,6 +158,30 @@ def _router_picture(comparison: Comparison) -> _Picture | None:
         caption="Choices of each expert in each MoE layer ÷ the layer's mean, over the whole trace.",
         html=_html(figures.expert_load(np.asarray(trace["load"]))),
     )
+
+
+def _inputs(comparison: Comparison) -> list[tuple[str, str]]:
+    """What was asked, in words: enough to ask it again."""
+    first = comparison.entries[0].prediction
+    listed = [("cluster", first.cluster), ("model", first.model)]
+    for phase in comparison.phases():
+        prediction = next(e.prediction for e in comparison.entries if e.prediction.phase == phase)
+        listed.append((f"workload, {phase}", _words(prediction.workload)))
+        for plan, entry in comparison.of(phase, comparison.best_rung(phase)).items():
+            listed.append((f"plan, {phase}: {plan}", _words(entry.prediction.plan)))
+    trace = comparison.trace or first.trace
+    return [*listed, ("trace", _words({key: value for key, value in trace.items() if key != "load"}))]
+
+
+def _words(value: Any) -> str:
+    """A value of plain JSON as text, unknown parts left out."""
+    if isinstance(value, Mapping):
+        return "; ".join(
+            f"{key.replace('_', ' ')}: {_words(v)}" for key, v in value.items() if v not in (None, "", [], {})
+        )
+    if isinstance(value, list | tuple):
+        return ", ".join(_words(item) for item in value)
+    return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
 
 
 def _html(figure: go.Figure) -> str:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from moecast.report.comparison import Entry
 from moecast.sim import Prediction
 from moecast.units import format_bytes, format_count, format_s
-
-LATENCY_NAMES = {"inter-token": "inter-token latency", "first-token": "time to first token"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,35 +71,42 @@ _LINES = (
 )
 
 
-def table_rows(entries: dict[str, Entry]) -> list[Row]:
-    """The comparison of one phase on one rung: a row per quantity, a column per plan; the first plan is the base."""
-    predictions = [entry.prediction for entry in entries.values()]
+def table_rows(columns: Sequence[Entry]) -> list[Row]:
+    """The comparison of one phase: a row per quantity, a column per rung and plan.
+
+    Within a rung, the first plan is what speed-ups are counted from, and the best value of each row is marked.
+    """
+    predictions = [entry.prediction for entry in columns]
+    rungs = [prediction.network for prediction in predictions]
     rows = []
     for line in _LINES:
-        values = [line.value(p) for p in predictions]
-        name = LATENCY_NAMES.get(predictions[0].latency_kind, line.name) if line.name == "latency" else line.name
+        values = [line.value(prediction) for prediction in predictions]
         texts = tuple(line.text(value) for value in values)
-        rows.append(Row(group=line.group, name=name, texts=texts, best=_best(values, texts, line.better)))
+        best = frozenset(i for rung in dict.fromkeys(rungs) for i in _best(values, texts, rungs, rung, line.better))
+        name = predictions[0].latency_kind if line.name == "latency" else line.name
+        rows.append(Row(group=line.group, name=name, texts=texts, best=best))
         if line.name == "step time" and len(values) > 1:
-            rows.append(_speedup(values))
-    return rows + _solver_rows(entries)
+            rows.append(_speedup(values, rungs))
+    return rows + _solver_rows(columns)
 
 
-def _speedup(times: list[float]) -> Row:
-    texts = tuple("1" if i == 0 else f"{times[0] / time:.3f}×" for i, time in enumerate(times))
+def _speedup(times: list[float], rungs: list[str]) -> Row:
+    firsts = [rungs.index(rung) for rung in rungs]
+    texts = tuple("1" if i == first else f"{times[first] / times[i]:.3f}×" for i, first in enumerate(firsts))
     return Row(group="Time", name="  speed-up", texts=texts)
 
 
-def _best(values: list[Any], texts: tuple[str, ...], better: str) -> frozenset[int]:
-    if not better or len(set(texts)) < 2:
-        return frozenset()
-    aim = min(values) if better == "low" else max(values)
-    best_text = texts[values.index(aim)]
-    return frozenset(i for i, text in enumerate(texts) if text == best_text)
+def _best(values: list[Any], texts: tuple[str, ...], rungs: list[str], rung: str, better: str) -> list[int]:
+    """The columns of a rung that print the best value; none where all print the same."""
+    own = [i for i, name in enumerate(rungs) if name == rung]
+    if not better or len({texts[i] for i in own}) < 2:
+        return []
+    aim = (min if better == "low" else max)(own, key=lambda i: values[i])
+    return [i for i in own if texts[i] == texts[aim]]
 
 
-def _solver_rows(entries: dict[str, Entry]) -> list[Row]:
-    made = [entry.placement for entry in entries.values()]
+def _solver_rows(columns: Sequence[Entry]) -> list[Row]:
+    made = [entry.placement for entry in columns]
     if not any(made):
         return []
     lines: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
