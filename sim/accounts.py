@@ -21,21 +21,18 @@ def link_bytes(program: StepProgram) -> Float:
     return total_J
 
 
-def busy_seconds(
-    exchange: Exchange, *, enter_G: Float, leave_G: Float, start_F: Float, end_F: Float,
-    ports: tuple[Int, Float, Float] | None = None,
-) -> Float:  # fmt: skip
+def busy_seconds(exchange: Exchange, *, enter_G: Float, leave_G: Float, start_F: Float, end_F: Float) -> Float:
     """How long each rank [G] of an exchange was busy between entering and leaving it.
 
     Busy is the union of its setup and of the times, from start to end, of the flows that it sends, receives or waits
-    for. The rest of its stay is idle. `ports` adds more such times: ranks, starts and ends.
+    for. The rest of its stay is idle.
     """
     flows = exchange.flows
-    rank_V = np.stack((flows.source_rank_F, flows.destination_rank_F, flows.waiter_F))
-    if ports is not None:
-        rank_V = np.concatenate((rank_V, np.broadcast_to(ports[0].astype(np.int32), (3, len(ports[0])))), axis=1)
-        start_F, end_F = np.concatenate((start_F, ports[1])), np.concatenate((end_F, ports[2]))
-    return _busy(rank_V, start_F, end_F, enter_G, leave_G, setup_start(exchange, enter_G), exchange.setup_s)
+    nothing = np.zeros(0, np.int32), np.zeros(0), np.zeros(0)
+    return busy(
+        (flows.source_rank_F, flows.destination_rank_F, flows.waiter_F), start_F, end_F, nothing, enter_G, leave_G,
+        setup_start(exchange, enter_G), exchange.setup_s,
+    )  # fmt: skip
 
 
 def setup_start(exchange: Exchange, enter_G: Float) -> Float:
@@ -48,17 +45,23 @@ def setup_start(exchange: Exchange, enter_G: Float) -> Float:
 
 
 @njit(cache=True, nogil=True)
-def _busy(
-    rank_V: Int32, start_V: Float, end_V: Float, enter_G: Float, leave_G: Float, setup_from_G: Float, setup_s: float
-) -> Float:
+def busy(
+    who_F: tuple[Int32, Int32, Int32], start_F: Float, end_F: Float, more: tuple[Int32, Float, Float],
+    enter_G: Float, leave_G: Float, setup_from_G: Float, setup_s: float,
+) -> Float:  # fmt: skip
+    """Compiled form of `busy_seconds`; `more` gives further busy times: ranks, starts and ends."""
     busy_G = np.zeros(len(enter_G))
     until_G = enter_G.copy()  # all busy time before this has been counted
     for g in range(len(enter_G)):
         _count(g, setup_from_G[g], setup_from_G[g] + setup_s, leave_G, until_G, busy_G)
-    for v in np.argsort(start_V):
-        for who in range(3):
-            if rank_V[who, v] >= 0:
-                _count(rank_V[who, v], start_V[v], end_V[v], leave_G, until_G, busy_G)
+    for v in np.argsort(np.concatenate((start_F, more[1]))):
+        i = v - len(start_F)
+        if i >= 0:
+            _count(more[0][i], more[1][i], more[2][i], leave_G, until_G, busy_G)
+            continue
+        for rank_F in who_F:
+            if rank_F[v] >= 0:
+                _count(rank_F[v], start_F[v], end_F[v], leave_G, until_G, busy_G)
     return busy_G
 
 

@@ -34,9 +34,9 @@ class Compute:
 class Flows:
     """The flows of one exchange, with the links they use.
 
-    A flow of `bytes_F` bytes takes ``rate · share_X`` of each of its links. A *fed* flow (the second leg of a relay) has
-    parents: it starts ``feed_delay_F`` after the last of them has started, and ends no sooner than ``feed_tail_F`` after
-    the last of them has ended. A flow without parents starts when its `source_rank_F` enters the exchange.
+    A flow of `bytes_F` bytes takes ``rate · share_X`` of each of its links. A *fed* flow (the second leg of a relay)
+    has parents: it starts ``feed_delay_F`` after the last of them has started, and ends no sooner than ``feed_tail_F``
+    after the last of them has ended. A flow without parents starts when its `source_rank_F` enters the exchange.
     """
 
     bytes_F: Float
@@ -62,8 +62,9 @@ class Flows:
 class Exchange:
     """Bytes that ranks send each other.
 
-    A rank enters, waits `setup_s`, starts its flows, and leaves when every flow it waits for has ended. With `barrier`, no flow starts before the last rank of its EP group has entered, and nobody leaves before the group's
-    last flow has ended.
+    A rank enters, waits `setup_s`, starts its flows, and leaves when every flow it waits for has ended. With `barrier`,
+    no flow starts before the last rank of its EP group has entered, and nobody leaves before the group's last flow has
+    ended.
     """
 
     kind: Kind
@@ -103,8 +104,15 @@ class StepTimes:
     leave_SG: Float
     busy_SG: Float
     link_bytes_J: Float  # units carried by each link over the step
+    floor_S: Float | None = None  # no stage's last leave is earlier, where that is known of no single rank (`bound`)
+
+    @property
+    def last_S(self) -> Float:
+        """When the last rank leaves each stage."""
+        latest_S = self.leave_SG.max(axis=1)
+        return np.asarray(latest_S if self.floor_S is None else np.maximum(latest_S, self.floor_S))
 
     @property
     def step_time_s(self) -> float:
         """When the last rank is done."""
-        return float(self.leave_SG[-1].max())
+        return float(self.last_S[-1])

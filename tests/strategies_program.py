@@ -33,7 +33,7 @@ def random_program(
     """A program over a random network; `even` makes equal sizes and speeds, so that events fall together."""
     links = int(rng.integers(1, 9))
     capacity_J = np.full(links, 4.0) if even else rng.choice([1.0, 2.0, 2.0, 5.0], links) * rng.uniform(0.5, 2, links)
-    group_G = rng.integers(0, rng.integers(1, 3), ranks).astype(np.int32)
+    group_G = rng.integers(0, min(rng.integers(1, 3), ranks), ranks).astype(np.int32)
     routes = {pair: random_route(rng, links) for pair in np.ndindex(ranks, ranks)}
     made = []
     for _ in range(stages):

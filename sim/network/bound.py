@@ -6,11 +6,22 @@ Axes: S stage, G rank, F flow, J link, K EP group, C crowd (see `moecast.sim.net
 from __future__ import annotations
 
 import numpy as np
+from numba import njit
 
-from moecast.sim.accounts import busy_seconds, link_bytes, setup_start
-from moecast.sim.network.flows import check_program, feeding
-from moecast.sim.network.waits import awaited, crowd_bounds, flow_bounds, latest_end, whoever_is_last, with_groups
-from moecast.sim.program import Compute, Exchange, Float, Int32, StepProgram, StepTimes
+from moecast.sim.accounts import busy, link_bytes
+from moecast.sim.network.flows import check_program, parents_first
+from moecast.sim.network.links import kept_pairs, parallel_links
+from moecast.sim.network.maxmin import Records
+from moecast.sim.network.waits import (
+    WORK,
+    awaited,
+    crowd_bounds,
+    flow_bounds,
+    latest_end,
+    whoever_is_last,
+    with_groups,
+)
+from moecast.sim.program import Compute, Exchange, Float, Int, Int32, StepProgram, StepTimes
 
 
 class Bound:
@@ -23,13 +34,15 @@ class Bound:
     2. *A port.* Of the flows that a rank waits for, those that start at s or later all cross a link in no less than
        the sum of their loads on it; the last of them then has its latency to come. A flow that feeds one that the
        rank waits for counts too: the rank leaves no sooner than that flow's end and the tails along the chain.
+       This runs on from exchange to exchange: a rank has left neither before all of both had crossed the link.
     3. *Somebody is last.* The same sum over the flows that any rank of an EP group waits for bounds the moment when
        the last rank of the group leaves. Which rank that is remains open; the number M says only that *some* rank r*
        leaves no sooner than M.
     4. *And others wait for it.* r* enters the next exchange no sooner than M and its own work in between. A rank w to
-       which r* sends leaves no sooner than that, the setup and the flow's time alone. As r* is not known, the least
-       over all ranks of the group is taken, r* = w among them; where some rank sends w nothing it says nothing.
-       Behind a barrier, nobody starts sooner than the least over r* of its entry.
+       which r* sends leaves no sooner than that, the setup and the flow's time alone; and somebody leaves no sooner
+       than all that r* sends has crossed its ports. As r* is not known, the least over all ranks of the group is
+       taken, r* = w among them; where some rank sends w nothing it says nothing about w. Behind a barrier, nobody
+       starts sooner than the least over r* of its entry.
 
     Each holds for any shares of the links and for any later start than assumed, so by induction over the stages every
     time is a lower bound. A rank is busy as in `fluid`, with the earliest starts and ends of its flows and, for those
@@ -49,82 +62,113 @@ class Bound:
         check_program(program)
         enter_SG = np.zeros((len(program.stages), program.n_ranks))
         leave_SG, busy_SG = np.zeros_like(enter_SG), np.zeros_like(enter_SG)
-        last = _LastRank(program.n_ranks)
+        floor_S = np.zeros(len(program.stages))
+        past, bottleneck_J = _Past(program.n_ranks, len(program.capacity_J)), parallel_links(program)
         now_G = np.zeros(program.n_ranks)
         for index, stage in enumerate(program.stages):
             enter_SG[index] = now_G
             if isinstance(stage, Compute):
                 now_G = now_G + stage.seconds_G
                 busy_SG[index] = stage.seconds_G
-                last.works(stage.seconds_G)
+                past.work_G = past.work_G + stage.seconds_G
             else:
-                now_G, busy_SG[index] = _exchange(stage, program.capacity_J, now_G, last)
-            leave_SG[index] = now_G
-        return StepTimes(enter_SG=enter_SG, leave_SG=leave_SG, busy_SG=busy_SG, link_bytes_J=link_bytes(program))
+                now_G, busy_SG[index] = _exchange(stage, program.capacity_J, bottleneck_J, now_G, past)
+            leave_SG[index], floor_S[index] = now_G, past.floor_s
+        return StepTimes(
+            enter_SG=enter_SG, leave_SG=leave_SG, busy_SG=busy_SG, link_bytes_J=link_bytes(program), floor_S=floor_S
+        )
 
 
-class _LastRank:
-    """What is known of the last rank of each EP group: not which it is, but that it left no sooner than `left_G`."""
+class _Past:
+    """What earlier exchanges leave behind, besides the time at which each rank left.
 
-    def __init__(self, n_ranks: int) -> None:
+    The last rank of each EP group, whichever it is, left no sooner than `left_G`; each rank has computed `work_G`
+    since. `served_CJ` is what the links have served for the ranks, and for the EP groups.
+    """
+
+    def __init__(self, n_ranks: int, n_links: int) -> None:
         self.group_G = np.full(n_ranks, -1, np.int32)
-        self.left_G = np.full(n_ranks, -np.inf)  # of the last rank of each rank's group
-        self.work_G = np.zeros(n_ranks)  # since then
+        self.left_G = np.full(n_ranks, -np.inf)
+        self.work_G = np.zeros(n_ranks)
+        self.served_CJ = np.zeros((2 * n_ranks, n_links), WORK)
+        self.served_CJ["since"] = self.served_CJ["tail"] = np.inf
 
-    def works(self, seconds_G: Float) -> None:
-        """Let every rank compute."""
-        self.work_G = self.work_G + seconds_G
-
-    def enters(self, group_G: Int32, enter_G: Float) -> Float:
+    def enter(self, group_G: Int32, enter_G: Float) -> Float:
         """When each rank enters at the earliest if it is the one that was last."""
         if not np.array_equal(group_G, self.group_G):
+            self.group_G = group_G
+            groups_CJ = self.served_CJ[len(group_G) :]
+            groups_CJ["load"], groups_CJ["since"], groups_CJ["tail"] = 0.0, np.inf, np.inf
             return enter_G
         return np.maximum(enter_G, self.left_G + self.work_G)
 
-    def leaves(self, group_G: Int32, left_K: Float) -> None:
+    @property
+    def floor_s(self) -> float:
+        """When the last rank of all is done at the earliest, whichever that is."""
+        if self.group_G[0] < 0:
+            return 0.0
+        last_K = -latest_end(self.group_G, -(self.left_G + self.work_G), int(self.group_G.max()) + 1)
+        return float(last_K[self.group_G].max(initial=0.0))
+
+    def leave(self, left_K: Float) -> None:
         """Start again from an exchange that the last rank of each group leaves no sooner than `left_K`."""
-        self.group_G, self.left_G = group_G, left_K[group_G]
+        self.left_G = left_K[self.group_G]
         self.work_G = np.zeros_like(self.work_G)
 
 
-def _exchange(stage: Exchange, capacity_J: Float, enter_G: Float, last: _LastRank) -> tuple[Float, Float]:
-    """Earliest leave and the busy seconds of each rank; tells `last` when the last of each group leaves."""
-    flows, group_G, n_ranks = stage.flows, stage.group_G, len(enter_G)
-    n_groups = int(group_G.max(initial=-1)) + 1
-    fed = feeding(flows)
-    if_last_G = last.enters(group_G, enter_G)
-    begin_G = setup_start(stage, enter_G)
-    if stage.barrier:
-        begin_G = np.maximum(begin_G, -latest_end(group_G, -if_last_G, n_groups)[group_G])
-    begin_G = begin_G + stage.setup_s
-    start_F, end_F, alone_F = flow_bounds(
-        fed.order_F, flows.bytes_F, flows.source_rank_F, flows.offsets_F1, flows.link_X, flows.share_X, flows.latency_F,
-        flows.parent_offsets_F1, flows.parent_R, flows.feed_delay_F, flows.feed_tail_F, capacity_J, begin_G,
+def _exchange(
+    stage: Exchange, capacity_J: Float, bottleneck_J: Int, enter_G: Float, past: _Past
+) -> tuple[Float, Float]:
+    """Earliest leave and the busy seconds of each rank; tells `past` when the last of each group leaves."""
+    flows, n_groups = stage.flows, int(stage.group_G.max(initial=-1)) + 1
+    leave_G, left_K, busy_G = _cross(
+        flows.bytes_F, flows.source_rank_F, flows.destination_rank_F, flows.waiter_F, flows.offsets_F1, flows.link_X,
+        flows.share_X, flows.latency_F, flows.parent_offsets_F1, flows.parent_R, flows.feed_delay_F, flows.feed_tail_F,
+        stage.group_G, n_groups, stage.setup_s, stage.barrier, enter_G, past.enter(stage.group_G, enter_G),
+        capacity_J, bottleneck_J, past.served_CJ[: len(enter_G) + n_groups],
     )  # fmt: skip
-    members = awaited(
-        flows.waiter_F, alone_F, flows.parent_offsets_F1, flows.parent_R, flows.feed_delay_F, flows.feed_tail_F, n_ranks
-    )
-    over_C, since_C = crowd_bounds(
-        with_groups(members, group_G, flows.source_rank_F, n_groups, stage.barrier), 2 * n_ranks + n_groups, start_F,
-        flows.bytes_F, flows.offsets_F1, flows.link_X, flows.share_X, flows.latency_F, capacity_J,
-    )  # fmt: skip
-    over_K = over_C[n_ranks : n_ranks + n_groups]
-    if stage.barrier:
-        leave_G = np.maximum(begin_G, over_K[group_G])
-        ended_G = latest_end(group_G[flows.source_rank_F], end_F, n_groups)[group_G]
-    else:
-        leave_G = np.maximum(begin_G, over_C[:n_ranks])
-        ended_G = latest_end(flows.waiter_F, end_F, n_ranks)
-        leave_G = np.maximum(
-            leave_G,
-            whoever_is_last(members, flows.source_rank_F, flows.parent_offsets_F1, group_G, if_last_G + stage.setup_s),
-        )
-    leave_G = np.maximum(leave_G, ended_G)
-    last.leaves(group_G, np.maximum(over_K, latest_end(group_G, leave_G, n_groups)))
-    ranks = np.arange(n_ranks)
-    port_C = np.concatenate((ranks, np.arange(n_ranks + n_groups, 2 * n_ranks + n_groups)))
-    busy_G = busy_seconds(
-        stage, enter_G=enter_G, leave_G=leave_G, start_F=start_F, end_F=end_F,
-        ports=(np.concatenate((ranks, ranks)), since_C[port_C], over_C[port_C]),
-    )  # fmt: skip
+    past.leave(left_K)
     return leave_G, busy_G
+
+
+@njit(cache=True, nogil=True)
+def _cross(
+    bytes_F: Float, source_F: Int32, destination_F: Int32, waiter_F: Int32, offsets_F1: Int, link_X: Int32,
+    share_X: Float, latency_F: Float, parents_F1: Int, parent_R: Int32, delay_F: Float, tail_F: Float,
+    group_G: Int32, n_groups: int, setup_s: float, barrier: bool, enter_G: Float, if_last_G: Float,
+    capacity_J: Float, bottleneck_J: Int, past_CJ: Records,
+) -> tuple[Float, Float, Float]:  # fmt: skip
+    n_ranks = len(enter_G)
+    offsets_F1, link_X, share_X = kept_pairs(offsets_F1, link_X, share_X, bottleneck_J)
+    setup_G = latest_end(group_G, enter_G, n_groups)[group_G] if barrier else enter_G
+    if barrier:
+        setup_G = np.maximum(setup_G, -latest_end(group_G, -if_last_G, n_groups)[group_G])
+    begin_G = setup_G + setup_s
+    start_F, end_F, alone_F = flow_bounds(
+        parents_first(parents_F1, parent_R), bytes_F, source_F, offsets_F1, link_X, share_X, latency_F, parents_F1,
+        parent_R, delay_F, tail_F, capacity_J, begin_G,
+    )  # fmt: skip
+    members = awaited(waiter_F, alone_F, parents_F1, parent_R, delay_F, tail_F, n_ranks)
+    crowds = with_groups(members, group_G, source_F, parents_F1, n_groups, barrier)
+    over_C, since_C = crowd_bounds(
+        crowds, 2 * n_ranks + n_groups, start_F, bytes_F, offsets_F1, link_X, share_X, latency_F, capacity_J, past_CJ
+    )
+    over_K, sent_G = over_C[n_ranks : n_ranks + n_groups], over_C[n_ranks + n_groups :]
+    if barrier:
+        ended_K = latest_end(group_G[source_F], end_F, n_groups)
+        leave_G = np.maximum(begin_G, np.maximum(over_K, ended_K)[group_G])
+    else:
+        leave_G = np.maximum(np.maximum(begin_G, over_C[:n_ranks]), latest_end(waiter_F, end_F, n_ranks))
+        leave_G = np.maximum(leave_G, whoever_is_last(members, source_F, parents_F1, group_G, if_last_G + setup_s))
+    # Whoever was last also has to send all of its own flows before the exchange is over.
+    last_sent_G = if_last_G + setup_s + np.maximum(sent_G - begin_G, 0.0)
+    left_K = np.maximum(over_K, latest_end(group_G, leave_G, n_groups))
+    left_K = np.maximum(left_K, -latest_end(group_G, -last_sent_G, n_groups))
+    ranks = np.arange(n_ranks).astype(np.int32)
+    ports = (
+        np.concatenate((ranks, ranks)),
+        np.concatenate((since_C[:n_ranks], since_C[n_ranks + n_groups :])),
+        np.concatenate((over_C[:n_ranks], sent_G)),
+    )
+    busy_G = busy((source_F, destination_F, waiter_F), start_F, end_F, ports, enter_G, leave_G, setup_G, setup_s)
+    return leave_G, left_K, busy_G

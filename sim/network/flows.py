@@ -5,8 +5,6 @@ Axes: F flow, J link, X (flow, link) pair, R (flow, parent) pair, C (flow, child
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numba import njit
 
@@ -26,14 +24,6 @@ PROBLEMS = (
 )
 
 
-class Feeding(NamedTuple):
-    """Who feeds whom: `child_C` by parent, and an order in which parents stand before their children."""
-
-    child_offsets_F1: Int
-    child_C: Int
-    order_F: Int
-
-
 def check_program(program: StepProgram) -> None:
     """See that a program's arrays are usable, before compiled loops index with them.
 
@@ -48,6 +38,8 @@ def check_program(program: StepProgram) -> None:
         if isinstance(stage, Exchange):
             check_flows(stage.flows, n_links=len(program.capacity_J), n_ranks=program.n_ranks)
             _of_ranks(index, "group_G", stage.group_G, program.n_ranks)
+            if not np.all((stage.group_G >= 0) & (stage.group_G < program.n_ranks)):
+                raise ValueError(f"stage {index}: group_G must count from 0 to at most the number of ranks - 1")
             _seconds(index, "setup_s", np.asarray(stage.setup_s))
         else:
             _of_ranks(index, "seconds_G", stage.seconds_G, program.n_ranks)
@@ -75,22 +67,10 @@ def check_flows(flows: Flows, *, n_links: int, n_ranks: int | None = None) -> No
     problem = problem or _rank_problem(
         flows.source_rank_F, flows.destination_rank_F, flows.waiter_F, MOST_RANKS if n_ranks is None else n_ranks
     )
+    if not problem and len(flows.parent_R) and len(parents_first(flows.parent_offsets_F1, flows.parent_R)) < flows.n:
+        problem = 8
     if problem:
         raise ValueError(f"flows: {PROBLEMS[problem]}")
-
-
-def feeding(flows: Flows) -> Feeding:
-    """Turn the parents of checked flows into children.
-
-    Raises
-    ------
-    ValueError
-        A flow feeds itself, directly or through others.
-    """
-    offsets_F1, child_C, order_F, ordered = _children(flows.parent_offsets_F1, flows.parent_R)
-    if ordered < flows.n:
-        raise ValueError(f"flows: {PROBLEMS[8]}")
-    return Feeding(offsets_F1, child_C, order_F)
 
 
 def _of_ranks(stage: int, name: str, values: Float | Int32, n_ranks: int) -> None:
@@ -144,30 +124,31 @@ def _rises(offsets_F1: Int, last: int) -> bool:
 
 
 @njit(cache=True, nogil=True)
-def _children(parents_F1: Int, parent_R: Int32) -> tuple[Int, Int, Int, int]:
+def children(parents_F1: Int, parent_R: Int32) -> tuple[Int, Int]:
+    """Turn the parents of each flow into the children of each, as a CSR."""
     n = len(parents_F1) - 1
     offsets_F1 = np.zeros(n + 1, np.int64)
     for r in range(len(parent_R)):
         offsets_F1[parent_R[r] + 1] += 1
     for f in range(n):
         offsets_F1[f + 1] += offsets_F1[f]
-    child_C = np.empty(len(parent_R), np.int64)
-    put_F = offsets_F1[:-1].copy()
-    unfed_F = np.empty(n, np.int64)
+    child_C, put_F = np.empty(len(parent_R), np.int64), offsets_F1[:-1].copy()
     for f in range(n):
-        unfed_F[f] = parents_F1[f + 1] - parents_F1[f]
         for r in range(parents_F1[f], parents_F1[f + 1]):
             child_C[put_F[parent_R[r]]] = f
             put_F[parent_R[r]] += 1
-    order_F, ordered = _parents_first(unfed_F, offsets_F1, child_C)
-    return offsets_F1, child_C, order_F, ordered
+    return offsets_F1, child_C
 
 
 @njit(cache=True, nogil=True)
-def _parents_first(unfed_F: Int, child_offsets_F1: Int, child_C: Int) -> tuple[Int, int]:
-    order_F = np.empty(len(unfed_F), np.int64)
+def parents_first(parents_F1: Int, parent_R: Int32) -> Int:
+    """Order the flows so that parents stand before their children; those that feed themselves are left out."""
+    n = len(parents_F1) - 1
+    offsets_F1, child_C = children(parents_F1, parent_R)
+    order_F, unfed_F = np.empty(n, np.int64), np.empty(n, np.int64)
     ordered = 0
-    for f in range(len(unfed_F)):
+    for f in range(n):
+        unfed_F[f] = parents_F1[f + 1] - parents_F1[f]
         if unfed_F[f] == 0:
             order_F[ordered] = f
             ordered += 1
@@ -175,9 +156,9 @@ def _parents_first(unfed_F: Int, child_offsets_F1: Int, child_C: Int) -> tuple[I
     while seen < ordered:
         f = order_F[seen]
         seen += 1
-        for c in range(child_offsets_F1[f], child_offsets_F1[f + 1]):
-            unfed_F[child_C[c]] -= 1
-            if unfed_F[child_C[c]] == 0:
-                order_F[ordered] = child_C[c]
+        for child in child_C[offsets_F1[f] : offsets_F1[f + 1]]:
+            unfed_F[child] -= 1
+            if unfed_F[child] == 0:
+                order_F[ordered] = child
                 ordered += 1
-    return order_F, ordered
+    return order_F[:ordered]

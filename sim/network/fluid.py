@@ -9,7 +9,7 @@ import numpy as np
 
 from moecast.sim.engine import run_program
 from moecast.sim.network.events import ENDED, FLOW, GROUP, START, UNEVEN, Net, advance, next_event, submit_all
-from moecast.sim.network.flows import check_flows, check_program, feeding
+from moecast.sim.network.flows import check_flows, check_program, children
 from moecast.sim.network.links import kept_pairs, parallel_links
 from moecast.sim.network.maxmin import PAIR, Records, empty_links
 from moecast.sim.program import Float, Flows, Int, StepProgram, StepTimes
@@ -51,9 +51,7 @@ class OpenFluid:
         self._net = _empty(np.asarray(capacity_J, np.float64))
         self._sizes = dict.fromkeys("FXCK", 0)
         self._next_event_s = np.inf  # no later than the true one
-        self._keep_J = np.ones(len(capacity_J), np.bool_)
-        if bottleneck_J is not None:
-            self._keep_J = bottleneck_J == np.arange(len(capacity_J))
+        self._bottleneck_J = np.arange(len(capacity_J)) if bottleneck_J is None else bottleneck_J
 
     @property
     def clock_s(self) -> float:
@@ -81,11 +79,11 @@ class OpenFluid:
             The flows' arrays do not fit together.
         """
         check_flows(flows, n_links=len(self._net.capacity_J))
-        fed = feeding(flows)
-        offsets_F1, link_X, share_X = kept_pairs(flows.offsets_F1, flows.link_X, flows.share_X, self._keep_J)
+        child_offsets_F1, child_C = children(flows.parent_offsets_F1, flows.parent_R)
+        offsets_F1, link_X, share_X = kept_pairs(flows.offsets_F1, flows.link_X, flows.share_X, self._bottleneck_J)
         parents_F = np.diff(flows.parent_offsets_F1)
         f, x, c, k = (self._sizes[axis] for axis in "FXCK")
-        self._sizes = {"F": f + flows.n, "X": x + len(link_X), "C": c + len(fed.child_C), "K": k + n_groups}
+        self._sizes = {"F": f + flows.n, "X": x + len(link_X), "C": c + len(child_C), "K": k + n_groups}
         self._net = net = _with_room(self._net, self._sizes)
         flow_F, pair_X, group_K = net.flow_F[f : f + flows.n], net.pair_X[x:], net.group_K[k : k + n_groups]
         flow_F["bytes"], flow_F["latency"] = flows.bytes_F, flows.latency_F
@@ -95,8 +93,8 @@ class OpenFluid:
         flow_F["unstarted"], flow_F["unended"] = parents_F, parents_F + 1
         pair_X["link"][: len(link_X)], pair_X["share"][: len(link_X)] = link_X, share_X
         net.offsets_F1[f : f + flows.n + 1] = offsets_F1 + x
-        net.child_offsets_F1[f : f + flows.n + 1] = fed.child_offsets_F1 + c
-        net.child_C[c : c + len(fed.child_C)] = fed.child_C + f
+        net.child_offsets_F1[f : f + flows.n + 1] = child_offsets_F1 + c
+        net.child_C[c : c + len(child_C)] = child_C + f
         net.rate_F[f : f + flows.n] = 0.0
         group_K["end"], group_K["open"] = -np.inf, np.bincount(group_F[group_F >= 0], minlength=n_groups)
         return f, k

@@ -31,13 +31,19 @@ def parallel_links(program: StepProgram) -> Int:
     return bottleneck_J
 
 
-def kept_pairs(offsets_F1: Int, link_X: Int32, share_X: Float, keep_J: np.ndarray) -> tuple[Int, Int32, Float]:
-    """Leave out of a CSR the pairs whose link is not kept."""
-    if keep_J.all():
-        return offsets_F1, link_X, share_X
-    keep_X = keep_J[link_X]
-    kept_X1 = np.concatenate(([0], np.cumsum(keep_X)))
-    return kept_X1[offsets_F1], link_X[keep_X], share_X[keep_X]
+@njit(cache=True, nogil=True)
+def kept_pairs(offsets_F1: Int, link_X: Int32, share_X: Float, bottleneck_J: Int) -> tuple[Int, Int32, Float]:
+    """Leave out of a CSR the pairs whose link is not its own bottleneck."""
+    kept_F1, kept_link_X, kept_share_X = np.empty_like(offsets_F1), np.empty_like(link_X), np.empty_like(share_X)
+    kept = 0
+    for f in range(len(offsets_F1) - 1):
+        kept_F1[f] = kept
+        for x in range(offsets_F1[f], offsets_F1[f + 1]):
+            if bottleneck_J[link_X[x]] == link_X[x]:
+                kept_link_X[kept], kept_share_X[kept] = link_X[x], share_X[x]
+                kept += 1
+    kept_F1[-1] = kept
+    return kept_F1, kept_link_X[:kept], kept_share_X[:kept]
 
 
 def _renumbered(class_J: Int) -> tuple[Int, int]:

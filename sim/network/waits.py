@@ -8,12 +8,17 @@ Axes: F flow, J link, X (flow, link) pair, G rank, K EP group, C crowd, M (crowd
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
 
+from moecast.sim.network.maxmin import Records
 from moecast.sim.program import Float, Int, Int32
+
+# What a link serves: the earliest start of all, and the load of all in seconds; the same of the last of them between
+# which it need not be idle; the least time from a last byte until whoever waits may leave.
+WORK = np.dtype([("first", "f8"), ("total", "f8"), ("since", "f8"), ("load", "f8"), ("tail", "f8")], align=True)
 
 
 class Members(NamedTuple):
@@ -125,20 +130,25 @@ def _reach_back(
 
 
 @njit(cache=True, nogil=True)
-def with_groups(members: Members, group_G: Int32, source_F: Int32, n_groups: int, barrier: bool) -> Members:
+def with_groups(
+    members: Members, group_G: Int32, source_F: Int32, parents_F1: Int, n_groups: int, barrier: bool
+) -> Members:
     """Add the crowds of the EP groups, and the senders'.
 
     A flow has the longest tail that any rank of the group gives it. Behind a barrier all that a group starts counts.
+    Of a sender only the flows count that it starts itself.
     """
     n_ranks, n_flows = len(group_G), len(source_F)
     if barrier:
         group_M, flow_M, tail_M = group_G[source_F].astype(np.int64), np.arange(n_flows), np.zeros(n_flows)
     else:
         group_M, flow_M, tail_M = _by_group(members, group_G, n_flows)
+    own = (parents_F1[flow_M] == parents_F1[flow_M + 1]) & (group_G[source_F[flow_M]] == group_M)
+    own_M = np.flatnonzero(own)
     return Members(
-        np.concatenate((members.crowd_M, n_ranks + group_M, n_ranks + n_groups + source_F.astype(np.int64))),
-        np.concatenate((members.flow_M, flow_M, np.arange(n_flows))),
-        np.concatenate((members.tail_M, tail_M, np.zeros(n_flows))),
+        np.concatenate((members.crowd_M, n_ranks + group_M, n_ranks + n_groups + source_F[flow_M[own_M]])),
+        np.concatenate((members.flow_M, flow_M, flow_M[own_M])),
+        np.concatenate((members.tail_M, tail_M, tail_M[own_M])),
         members.span_M,
     )
 
@@ -163,41 +173,65 @@ def _by_group(members: Members, group_G: Int32, n_flows: int) -> tuple[Int, Int,
 @njit(cache=True, nogil=True)
 def crowd_bounds(
     members: Members, n_crowds: int, start_F: Float, bytes_F: Float, offsets_F1: Int, link_X: Int32, share_X: Float,
-    latency_F: Float, capacity_J: Float,
+    latency_F: Float, capacity_J: Float, past_CJ: Records,
 ) -> tuple[Float, Float]:  # fmt: skip
     """For each crowd, when the last of it is over on its slowest link at the earliest, and since when that link works.
 
-    The flows of a crowd that start at `s` or later need, on a link, the sum of their bytes times share over its
-    capacity; the last of them still has its latency and tail to come. The bound is the latest over all links and `s`.
+    A link serves the flows of a crowd, in the order of their starts, in their bytes times share over its capacity each;
+    the last of them still has its latency and tail to come. `past_CJ` holds, for the crowds that it has rows for, what
+    each link has served in earlier exchanges, and is brought up to date: the flows of both together need their time
+    too, from the earliest of their starts.
     """
-    first_C1, member_M = _latest_first(members, n_crowds, start_F)
+    first_C1, member_M = _in_order(members, n_crowds, start_F)
     over_C, since_C = np.full(n_crowds, -np.inf), np.full(n_crowds, np.inf)
-    load_J, least_J, used_J = np.zeros(len(capacity_J)), np.empty(len(capacity_J)), np.empty(len(capacity_J), np.int64)
+    used_J, work_J = np.empty(len(capacity_J), np.int64), np.zeros(len(capacity_J), WORK)
     for c in range(n_crowds):
         used = 0
         for m in member_M[first_C1[c] : first_C1[c + 1]]:
             f = members.flow_M[m]
-            if bytes_F[f] == 0:
-                continue
             for x in range(offsets_F1[f], offsets_F1[f + 1]):
-                j = link_X[x]
-                if load_J[j] == 0:
-                    used_J[used], least_J[j] = j, np.inf
-                    used += 1
-                load_J[j] += bytes_F[f] * share_X[x] / capacity_J[j]
-                least_J[j] = min(least_J[j], latency_F[f] + members.tail_M[m])
-                over = start_F[f] + load_J[j] + least_J[j]
-                if over > over_C[c]:
-                    over_C[c], since_C[c] = over, start_F[f]
-        for i in range(used):
-            load_J[used_J[i]] = 0.0
+                load = bytes_F[f] * share_X[x] / capacity_J[link_X[x]]
+                if load > 0:
+                    used_J[used] = link_X[x]
+                    used += _serve(work_J[link_X[x]], start_F[f], load, latency_F[f] + members.tail_M[m])
+        for j in used_J[:used]:
+            work = work_J[j]
+            over = work.since + work.load + work.tail
+            if c < len(past_CJ):
+                over = max(over, _add_to_past(past_CJ[c, j], work))
+            if over > over_C[c]:
+                over_C[c], since_C[c] = over, work.since
+            work.total = 0.0
     return over_C, since_C
 
 
 @njit(cache=True, nogil=True)
-def _latest_first(members: Members, n_crowds: int, start_F: Float) -> tuple[Int, Int]:
-    """Bring the members in the order of crowds, and those of a crowd in falling order of their flows' starts."""
-    order_F = np.argsort(-start_F, kind="mergesort")
+def _serve(work: Any, start: float, load: float, tail: float) -> int:
+    """Let a link serve one more flow, which starts no sooner than those before; 1 if it is the first."""
+    if work.total == 0:
+        work.first, work.since, work.load, work.total, work.tail = start, start, load, load, tail
+        return 1
+    if start > work.since + work.load:
+        work.since, work.load = start, 0.0
+    work.load += load
+    work.total += load
+    work.tail = min(work.tail, tail)
+    return 0
+
+
+@njit(cache=True, nogil=True)
+def _add_to_past(past: Any, work: Any) -> float:
+    """Join an exchange's work to that of earlier ones, or let the past go if this alone ends later."""
+    past.since, past.load, past.tail = min(past.since, work.first), past.load + work.total, min(past.tail, work.tail)
+    over = float(past.since + past.load + past.tail)
+    if work.since + work.load > past.since + past.load:
+        past.since, past.load, past.tail = work.since, work.load, work.tail
+    return over
+
+
+@njit(cache=True, nogil=True)
+def _in_order(members: Members, n_crowds: int, start_F: Float) -> tuple[Int, Int]:
+    """Bring the members in the order of crowds, and those of a crowd in the order of their flows' starts."""
     by_flow, by_crowd = np.zeros(len(start_F) + 1, np.int64), np.zeros(n_crowds + 1, np.int64)
     for m in range(len(members.flow_M)):
         by_flow[members.flow_M[m] + 1] += 1
@@ -208,7 +242,7 @@ def _latest_first(members: Members, n_crowds: int, start_F: Float) -> tuple[Int,
     for m in range(len(members.flow_M)):
         of_flow[put_F[members.flow_M[m]]] = m
         put_F[members.flow_M[m]] += 1
-    for f in order_F:
+    for f in np.argsort(start_F):
         for m in of_flow[by_flow[f] : by_flow[f + 1]]:
             of_crowd[put_C[members.crowd_M[m]]] = m
             put_C[members.crowd_M[m]] += 1

@@ -80,6 +80,33 @@ def cluster_flows(cluster: Cluster, sends_SD: np.ndarray, *, seed: int = 0) -> F
     )
 
 
+def reordered(flows: Flows, order: np.ndarray, *, link_of: np.ndarray, rank_of: np.ndarray) -> Flows:
+    """The same flows in another order, over links and between ranks of other numbers."""
+    place = np.argsort(order)
+    families = _rows(flows.parent_offsets_F1, place[flows.parent_R], order)
+    routes = _rows(flows.offsets_F1, link_of[flows.link_X], order)
+    shares = _rows(flows.offsets_F1, flows.share_X, order)
+    waiter_F = np.where(flows.waiter_F < 0, -1, rank_of[flows.waiter_F])
+    return Flows(
+        bytes_F=flows.bytes_F[order],
+        source_rank_F=rank_of[flows.source_rank_F][order].astype(np.int32),
+        destination_rank_F=rank_of[flows.destination_rank_F][order].astype(np.int32),
+        waiter_F=waiter_F[order].astype(np.int32),
+        offsets_F1=np.concatenate(([0], np.cumsum([len(r) for r in routes], dtype=np.int64))),
+        link_X=np.concatenate([np.zeros(0), *routes]).astype(np.int32),
+        share_X=np.concatenate([np.zeros(0), *shares]),
+        latency_F=flows.latency_F[order],
+        parent_offsets_F1=np.concatenate(([0], np.cumsum([len(r) for r in families], dtype=np.int64))),
+        parent_R=np.concatenate([np.zeros(0), *families]).astype(np.int32),
+        feed_delay_F=flows.feed_delay_F[order],
+        feed_tail_F=flows.feed_tail_F[order],
+    )
+
+
+def _rows(offsets: np.ndarray, values: np.ndarray, order: np.ndarray) -> list[np.ndarray]:
+    return [values[offsets[i] : offsets[i + 1]] for i in order]
+
+
 def make_program(*stages: Compute | Exchange, capacity: Sequence[float], ranks: int) -> StepProgram:
     """A program over links without names worth reading."""
     capacity_J = np.asarray(capacity, np.float64)

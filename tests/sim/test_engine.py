@@ -110,7 +110,7 @@ def test_leaving_parallel_links_out_changes_nothing(program: StepProgram) -> Non
 def test_same_program_same_bytes() -> None:
     program = random_program(np.random.default_rng(3), ranks=6, stages=6)
     first, second = Fluid().run(program), Fluid().run(program)
-    for name in StepTimes.__dataclass_fields__:
+    for name in ("enter_SG", "leave_SG", "busy_SG", "link_bytes_J", "last_S"):
         assert getattr(first, name).tobytes() == getattr(second, name).tobytes()
 
 

@@ -243,38 +243,3 @@ def check_fair(
     held = np.zeros(len(rate_F), np.bool_)
     held[flow_X[holds_X]] = True
     assert (held | (rate_F == 0)).all()
-
-
-@settings(max_examples=50, deadline=None)
-@given(programs(most_stages=1), st.randoms(use_true_random=False))
-def test_renaming_flows_and_links_changes_nothing(program: StepProgram, random: object) -> None:
-    rng = np.random.default_rng(random.getrandbits(32))  # type: ignore[attr-defined]
-    for stage in program.stages:
-        if not isinstance(stage, Exchange):
-            continue
-        flows = stage.flows
-        link_of = rng.permutation(len(program.capacity_J))
-        order = rng.permutation(flows.n)
-        place = np.argsort(order)
-        routes = rows(flows.offsets_F1, flows.link_X, order)
-        families = rows(flows.parent_offsets_F1, flows.parent_R, order)
-        renamed = make_flows(
-            flows.bytes_F[order], [link_of[route] for route in routes], latency=flows.latency_F[order],
-            parents=[place[family] for family in families],
-        )  # fmt: skip
-        shares = np.concatenate([np.zeros(0), *rows(flows.offsets_F1, flows.share_X, order)])
-        fields = {name: getattr(renamed, name) for name in Flows.__dataclass_fields__}
-        fields |= {
-            "share_X": shares,
-            "feed_delay_F": flows.feed_delay_F[order],
-            "feed_tail_F": flows.feed_tail_F[order],
-        }
-        capacity_J = np.empty_like(program.capacity_J)
-        capacity_J[link_of] = program.capacity_J
-        before, after = finish(flows, program.capacity_J), finish(Flows(**fields), capacity_J)
-        np.testing.assert_allclose(after, before[order], rtol=1e-9)
-
-
-def rows(offsets: np.ndarray, values: np.ndarray, order: np.ndarray) -> list[np.ndarray]:
-    """The rows of a CSR in another order."""
-    return [values[offsets[i] : offsets[i + 1]] for i in order]
