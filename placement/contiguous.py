@@ -1,0 +1,40 @@
+"""Experts in order: what engines do by default.
+
+Axes: L MoE layer, G rank, P slot of a rank.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from moecast.placement.solver import Solved
+from moecast.sim.plan import Plan
+
+if TYPE_CHECKING:
+    from moecast.placement.limit import Budget
+    from moecast.placement.objective import Objective
+    from moecast.placement.problem import PlacementProblem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contiguous:
+    """Experts in order, as evenly many to a rank as they divide; spare slots stay empty."""
+
+    name: str = "contiguous"
+
+    def supports(self, problem: PlacementProblem) -> str | None:
+        """Take problems whose ranks all have room for their share."""
+        share = -(-problem.layout.experts // problem.layout.ep)
+        return None if problem.slots_G.min() >= share else f"needs {share} slots on every rank"
+
+    def solve(self, problem: PlacementProblem, objective: Objective, budget: Budget, *, seed: int = 0) -> Solved:  # noqa: ARG002
+        """Deal the experts out in order."""
+        layout = problem.layout
+        plan = Plan.contiguous(
+            layers=layout.layers, experts=layout.experts, choices=layout.choices, ep=layout.ep,
+            slots_per_rank=layout.max_slots,
+        )  # fmt: skip
+        return Solved(slots_LGP=np.array(plan.slots_DLGP[0]))

@@ -1,0 +1,135 @@
+"""DeepSeek's Expert Parallelism Load Balancer, from its published algorithm (github.com/deepseek-ai/EPLB).
+
+Groups of experts are packed onto nodes, hot experts get replicas inside their node, and the replicas are packed onto the
+node's GPUs; where the groups do not divide evenly, the whole cluster is taken as one node with one group. An even split
+of an expert's load over its replicas is assumed, and nothing keeps two replicas of one expert off one GPU.
+
+Axes: L layer, E expert, I item to pack, B bin, G rank, P slot of a rank, S slot of all ranks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from moecast.placement.solver import Solved
+
+if TYPE_CHECKING:
+    from moecast.placement.limit import Budget
+    from moecast.placement.objective import Objective
+    from moecast.placement.problem import PlacementProblem
+
+Int = npt.NDArray[np.int64]
+Float = npt.NDArray[np.float64]
+
+
+def rebalance(load_LE: npt.ArrayLike, *, slots: int, ranks: int, expert_groups: int = 1, nodes: int = 1) -> Int:
+    """Place experts by load alone.
+
+    Parameters
+    ----------
+    load_LE
+        Load of each expert at each layer.
+    slots, ranks
+        Slots of all ranks together, a multiple of `ranks`.
+    expert_groups
+        Groups of E / groups successive experts that a token's choices are limited to; 1 where the router has none.
+    nodes
+        Nodes that the ranks stand on; groups stay on a node where `nodes` divides them.
+
+    Returns
+    -------
+    int64 [L, ranks, slots / ranks], the expert in each slot.
+
+    Raises
+    ------
+    ValueError
+        Sizes that do not divide, or fewer slots than experts.
+    """
+    load = np.asarray(load_LE, np.float64)
+    experts = load.shape[1]
+    if slots % ranks or slots < experts:
+        raise ValueError(f"slots = {slots}: a multiple of {ranks} ranks, and at least {experts} experts")
+    if ranks % nodes or experts % expert_groups:
+        raise ValueError(f"{nodes} nodes must divide {ranks} ranks, {expert_groups} groups must divide {experts} experts")
+    if expert_groups % nodes:
+        nodes = expert_groups = 1
+    return np.stack([_layer(load_E, slots, ranks, expert_groups, nodes) for load_E in load])
+
+
+def _layer(load_E: Float, slots: int, ranks: int, groups: int, nodes: int) -> Int:
+    per_group = len(load_E) // groups
+    groups_on_node = _pack(load_E.reshape(groups, per_group).sum(1), nodes)
+    placed = []
+    for group_I in groups_on_node:
+        expert_I = (group_I[:, None] * per_group + np.arange(per_group)).ravel()
+        which_S, share_S = replicate(load_E[expert_I], slots // nodes)
+        placed.append(expert_I[which_S[_pack(share_S, ranks // nodes)]])
+    return np.concatenate(placed)
+
+
+def replicate(load_E: Float, slots: int) -> tuple[Int, Float]:
+    """Give every expert a slot, and each slot left to the expert with the most load per replica, the first one of equals.
+
+    Returns
+    -------
+    The expert of each slot (int64 [slots]), and the load per replica that it will carry (float64 [slots]).
+    """
+    expert_S = np.arange(slots)
+    replicas_E = np.ones(len(load_E), np.int64)
+    for slot in range(len(load_E), slots):
+        expert_S[slot] = np.argmax(load_E / replicas_E)
+        replicas_E[expert_S[slot]] += 1
+    return expert_S, (load_E / replicas_E)[expert_S]
+
+
+def _pack(load_I: Float, bins: int) -> Int:
+    """Deal items to bins of equal size, the heaviest first, each to the lightest bin with room: int64 [bins, I / bins]."""
+    size = len(load_I) // bins
+    if size == 1:
+        return np.arange(bins)[:, None]
+    packed_BI = np.empty((bins, size), np.int64)
+    filled_B, load_B = np.zeros(bins, np.int64), np.zeros(bins)
+    for item in np.argsort(-load_I, kind="stable"):
+        lightest = int(np.argmin(np.where(filled_B < size, load_B, np.inf)))
+        packed_BI[lightest, filled_B[lightest]] = item
+        filled_B[lightest] += 1
+        load_B[lightest] += load_I[item]
+    return packed_BI
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Eplb:
+    """DeepSeek's algorithm on the loads of the planning steps.
+
+    Parameters
+    ----------
+    expert_groups
+        Groups of experts that the router limits a token to (DeepSeek-V3: 8); 1 where it has none.
+    """
+
+    name: str = "eplb"
+    expert_groups: int = 1
+
+    def supports(self, problem: PlacementProblem) -> str | None:
+        """Take ranks with equally many slots."""
+        if problem.slots_G.min() != problem.slots_G.max():
+            return "needs equally many slots on every rank"
+        if problem.layout.experts % self.expert_groups:
+            return f"its {self.expert_groups} groups do not divide {problem.layout.experts} experts"
+        return None
+
+    def solve(self, problem: PlacementProblem, objective: Objective, budget: Budget, *, seed: int = 0) -> Solved:  # noqa: ARG002
+        """Pack by load alone."""
+        load_LE = problem.windows.load_LWE.sum(1)
+        nodes = problem.n_domains if problem.layout.ep % problem.n_domains == 0 else 1
+        slots_LGP = rebalance(
+            load_LE, slots=int(problem.slots_G.sum()), ranks=problem.layout.ep, expert_groups=self.expert_groups, nodes=nodes
+        ).astype(np.int32)  # fmt: skip
+        ordered = np.sort(slots_LGP, axis=-1)
+        wasted = int((ordered[..., 1:] == ordered[..., :-1]).sum())
+        note = f"EPLB put {wasted} replicas beside another of their expert; they are wasted" if wasted else ""
+        return Solved(slots_LGP=slots_LGP, note=note)

@@ -1,0 +1,208 @@
+"""The joint search: load and fan-out together, for the least seconds under the Workload.
+
+For several weights of balance against copies, and for several numbers of replicas (they spread load, but where a step is
+bound by reading weights each of them costs), every layer is annealed under the linear layer cost. What is found, and what
+the simpler solvers find, is estimated by the step; the best of each layer make one more plan. The plans that the estimate
+cannot tell from the best are timed by the simulator, and the fastest wins.
+
+Axes: L MoE layer, G rank, P slot of a rank.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from moecast.errors import MoecastError
+from moecast.placement.balance import Balance
+from moecast.placement.contiguous import Contiguous
+from moecast.placement.cost import LayerCost
+from moecast.placement.eplb import Eplb
+from moecast.placement.search import LayerSearch
+from moecast.placement.solver import Solved, Solver
+
+if TYPE_CHECKING:
+    from moecast.placement.limit import Budget
+    from moecast.placement.objective import Estimate, Objective
+    from moecast.placement.problem import PlacementProblem
+
+Int32 = npt.NDArray[np.int32]
+
+BALANCE_WEIGHTS = (1.0, 4.0, 0.3)
+PROPOSALS_PER_SLOT = 200  # and layer and candidate, without a work limit
+ROUNDS = 8  # of all layers, so that none is far behind when the time is over; the last one only descends
+LONGEST = 64  # times the first search, as long as there is time
+DOUBT = 0.04  # plans whose estimates differ by less are timed; the estimate is within 0.03 of fluid
+FINALISTS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """What one annealing run weighs and uses: replicas of all experts together."""
+
+    balance_weight: float
+    replicas: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Joint:
+    """The joint search as a solver.
+
+    Parameters
+    ----------
+    balance_weight
+        What the experts' time counts against the copies', 1 being seconds against seconds. None: several are tried and
+        the step time decides, also against the simpler solvers; the plan of a given weight is taken as it is.
+
+    Raises
+    ------
+    MoecastError
+        A weight that is negative or not finite.
+    """
+
+    name: str = "joint"
+    balance_weight: float | None = None
+
+    def __post_init__(self) -> None:
+        weight = self.balance_weight
+        if weight is not None and not 0 <= weight < float("inf"):
+            raise MoecastError("must be finite and not negative", field="balance_weight", value=weight)
+
+    def supports(self, problem: PlacementProblem) -> str | None:  # noqa: ARG002
+        """Take every problem."""
+        return None
+
+    def solve(self, problem: PlacementProblem, objective: Objective, budget: Budget, *, seed: int = 0) -> Solved:
+        """Search for the fastest placement."""
+        if self.balance_weight is not None:
+            only = Candidate(balance_weight=self.balance_weight, replicas=int(problem.slots_G.sum()))
+            return Solved(slots_LGP=search(problem, only, budget, seed=seed))
+        simple = _simple_plans(problem, objective, budget, seed)
+        reserve_s = _reserved_seconds(objective, simple[0], budget)
+        found: list[Estimate] = []
+        candidates = _candidates(problem)
+        for index, candidate in enumerate(candidates):
+            if budget.seconds_left < reserve_s and found:
+                break
+            share_s = (budget.seconds_left - reserve_s) / (len(candidates) - index)
+            slots_LGP = search(problem, candidate, budget, seed=seed, parts=len(candidates), seconds=share_s)
+            found.append(objective.estimate(slots_LGP))
+        best = candidates[int(np.argmin([estimate.step_s for estimate in found]))]
+        found += _search_longer(problem, objective, best, budget, seed, reserve_s)
+        mixed = objective.estimate(_layer_by_layer([*simple, *found]))
+        return Solved(slots_LGP=_fastest([mixed, *found, *simple], objective, budget))
+
+
+def search(
+    problem: PlacementProblem,
+    candidate: Candidate,
+    budget: Budget,
+    *,
+    seed: int,
+    parts: int = 1,
+    longer: int = 1,
+    seconds: float = float("inf"),
+) -> Int32:
+    """Anneal all layers for one candidate.
+
+    Parameters
+    ----------
+    parts
+        Of a work limit, this search takes one in so many.
+    longer
+        Times the usual number of proposals, where no work limit says otherwise.
+    seconds
+        On the clock, after which it stops with the best so far.
+    """
+    layers, slots = problem.layout.layers, int(problem.slots_G.sum())
+    cost = LayerCost.of(problem).weighted(candidate.balance_weight)
+    proposals = PROPOSALS_PER_SLOT * slots * longer
+    if budget.limit.work is not None:
+        proposals = max(1, budget.limit.work // (parts * layers))
+    stop = budget.seconds + min(seconds, budget.seconds_left)
+    searches = [
+        LayerSearch(problem, layer, cost=cost, replicas=candidate.replicas, seed=seed + layer)
+        for layer in range(layers)
+    ]
+    for number in range(ROUNDS):
+        share = proposals // ROUNDS + (number < proposals % ROUNDS)
+        for one in searches:
+            if budget.seconds >= stop:
+                break
+            last = number == ROUNDS - 1
+            begin, end = number / (ROUNDS - 1), (number + 1) / (ROUNDS - 1)
+            budget.spend(one.descend(share) if last else one.anneal(share, begin=begin, end=end))
+        budget.tell(f"annealing, balance weight {candidate.balance_weight:g}", budget.used / _default_work(problem))
+    return np.stack([one.slots_GP() for one in searches])
+
+
+def _default_work(problem: PlacementProblem) -> int:
+    """Proposals of all candidates together, without limits."""
+    per_candidate = PROPOSALS_PER_SLOT * int(problem.slots_G.sum()) * problem.layout.layers
+    return per_candidate * len(_candidates(problem))
+
+
+def _candidates(problem: PlacementProblem) -> list[Candidate]:
+    """All weights with every slot in use; then with half and none of the spare slots."""
+    experts, slots = problem.layout.experts, int(problem.slots_G.sum())
+    fewer = [replicas for replicas in sorted({(experts + slots) // 2, experts}, reverse=True) if replicas < slots]
+    return [Candidate(balance_weight=weight, replicas=slots) for weight in BALANCE_WEIGHTS] + [
+        Candidate(balance_weight=1.0, replicas=replicas) for replicas in fewer
+    ]
+
+
+def _simple_plans(problem: PlacementProblem, objective: Objective, budget: Budget, seed: int) -> list[Estimate]:
+    solvers: tuple[Solver, ...] = (Balance(), Eplb(), Contiguous())
+    found: list[Estimate] = []
+    for solver in solvers:
+        if solver.supports(problem) is None and not (found and budget.seconds_left <= 0):
+            found.append(objective.estimate(solver.solve(problem, objective, budget, seed=seed).slots_LGP))
+    return found
+
+
+def _reserved_seconds(objective: Objective, plan: Estimate, budget: Budget) -> float:
+    """Seconds on the clock to keep for timing the finalists; measured only where a time limit asks for it."""
+    if budget.limit.time_s is None or budget.seconds_left <= 0:
+        return 0.0
+    begin = time.monotonic()
+    objective.step_s(plan.slots_LGP)
+    return min(FINALISTS * (time.monotonic() - begin), budget.seconds_left / 2)
+
+
+def _search_longer(
+    problem: PlacementProblem, objective: Objective, best: Candidate, budget: Budget, seed: int, reserve_s: float
+) -> list[Estimate]:
+    """Search again, longer each time, where a time limit leaves time."""
+    found, longer = [], 4
+    while budget.limit.time_s is not None and budget.seconds_left > reserve_s and longer <= LONGEST:
+        seconds = budget.seconds_left - reserve_s
+        slots_LGP = search(problem, best, budget, seed=seed + longer, longer=longer, seconds=seconds)
+        found.append(objective.estimate(slots_LGP))
+        longer *= 4
+    return found
+
+
+def _layer_by_layer(estimates: Sequence[Estimate]) -> Int32:
+    """For each layer the placement under which it takes least: the estimate is a sum over layers."""
+    best_L = np.argmin([estimate.layer_s_L for estimate in estimates], axis=0)
+    return np.stack([estimates[best].slots_LGP[layer] for layer, best in enumerate(best_L)])
+
+
+def _fastest(estimates: Sequence[Estimate], objective: Objective, budget: Budget) -> Int32:
+    """Time those that the estimate cannot tell from the best, best first, while there is time."""
+    unique = {estimate.slots_LGP.tobytes(): estimate for estimate in estimates}
+    order = sorted(unique.values(), key=lambda estimate: estimate.step_s)
+    close = [estimate for estimate in order if estimate.step_s <= (1 + DOUBT) * order[0].step_s][:FINALISTS]
+    timed: list[tuple[float, Int32]] = []
+    for number, estimate in enumerate(close):
+        begin = budget.seconds
+        timed.append((objective.step_s(estimate.slots_LGP), estimate.slots_LGP))
+        budget.tell("timing the finalists", (number + 1) / len(close))
+        if budget.seconds_left < budget.seconds - begin:
+            break
+    return min(timed, key=lambda pair: pair[0])[1]

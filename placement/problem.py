@@ -1,0 +1,146 @@
+"""What is to be placed: a model's experts, for a workload, on the ranks of a layout.
+
+Axes: D EP group, L MoE layer, E expert, G rank of an EP group, P slot of a rank.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from moecast.errors import MoecastError
+from moecast.placement.windows import Windows
+from moecast.sim.checks import check_question
+from moecast.sim.memory import memory_by_part
+from moecast.sim.plan import EMPTY, MadeBy, Plan
+from moecast.sim.simulate import find_rung
+from moecast.sim.workload import Workload, draw_steps
+
+if TYPE_CHECKING:
+    from moecast.sim.model import ModelShape
+    from moecast.sim.step import Step
+    from moecast.topology import Cluster
+    from moecast.traces import RoutingTrace
+
+Int32 = npt.NDArray[np.int32]
+
+FLUID_RANKS = 64  # beyond, timing a step event by event takes longer than a search should
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PlacementProblem:
+    """The question that solvers answer.
+
+    Parameters
+    ----------
+    cluster, model
+        Where, and of what shape.
+    trace
+        The part of the trace to plan on.
+    workload
+        Which of its tokens are in flight together.
+    layout
+        Any plan with the wanted ranks, slots, dispatch mode and replica rule; the experts in its slots do not count.
+    network
+        The rung that judges plans; empty: ``fluid``, or ``bound`` with more than `FLUID_RANKS` ranks.
+    seed
+        Of the hash that picks paths.
+    trace_part
+        Which part of the trace this is, for the plan's record.
+    steps
+        The planning steps.
+    windows
+        The tokens that searches look at: those steps' and more.
+    slots_G, domain_G
+        Slots and domain of each member of an EP group; domains that the group is not in are not counted.
+
+    Raises
+    ------
+    MoecastError
+        Sizes that do not match, slots that cannot hold the experts or overfill the GPU, a trace that is too small.
+    """
+
+    cluster: Cluster
+    model: ModelShape
+    trace: RoutingTrace
+    workload: Workload
+    layout: Plan
+    network: str = ""
+    seed: int = 0
+    trace_part: str | None = None
+    steps: tuple[Step, ...] = field(init=False, repr=False)
+    windows: Windows = field(init=False, repr=False)
+    slots_G: Int32 = field(init=False, repr=False)
+    domain_G: Int32 = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        layout = self.layout
+        if not self.network:
+            object.__setattr__(self, "network", "fluid" if layout.ranks <= FLUID_RANKS else "bound")
+        find_rung(self.network)
+        slots_G = np.full(layout.ep, layout.max_slots, np.int32)
+        if layout.slots_per_rank is not None:
+            slots_G = np.array(layout.slots_per_rank[: layout.ep], np.int32)
+        if slots_G.sum() < layout.experts:
+            raise MoecastError(
+                f"{layout.ep} ranks with {slots_G.sum()} slots in all cannot hold {layout.experts} experts",
+                field="slots_per_rank",
+                value=int(slots_G.max()),
+            )
+        if layout.replica_rule == "weights":
+            raise MoecastError("no solver makes replica weights: use round_robin or nearest", field="replica_rule")
+        object.__setattr__(self, "slots_G", slots_G)
+        check_question(self.cluster, self.model, self.any_plan(), self.trace)
+        domain_G = self.cluster.domain_of_gpu_G[list(layout.gpu_of_rank[: layout.ep])]
+        object.__setattr__(self, "domain_G", np.unique(domain_G, return_inverse=True)[1].astype(np.int32))
+        object.__setattr__(self, "steps", tuple(draw_steps(self.trace, self.workload, ranks=self.sources)))
+        object.__setattr__(self, "windows", Windows.of(self))
+        self._check_memory()
+
+    @property
+    def sources(self) -> int:
+        """DP ranks: ranks, or groups of `tp` of them, that hold tokens of their own."""
+        return self.layout.ranks // self.layout.tp
+
+    @property
+    def spare_slots(self) -> int:
+        """Slots of an EP group beyond one for each expert."""
+        return int(self.slots_G.sum()) - self.layout.experts
+
+    @property
+    def n_domains(self) -> int:
+        """Domains that an EP group's ranks stand in."""
+        return int(self.domain_G.max()) + 1
+
+    def empty_slots_LGP(self) -> Int32:
+        """Make a table of empty slots to fill."""
+        return np.full((self.layout.layers, self.layout.ep, self.layout.max_slots), EMPTY, np.int32)
+
+    def any_plan(self) -> Plan:
+        """Make some legal plan of the layout: experts in order, as many as fit."""
+        layout, slots_LGP = self.layout, self.empty_slots_LGP()
+        rank_S = np.repeat(np.arange(layout.ep), self.slots_G)
+        slot_S = np.concatenate([np.arange(count) for count in self.slots_G])
+        slots_LGP[:, rank_S[: layout.experts], slot_S[: layout.experts]] = np.arange(layout.experts)
+        return self.plan(slots_LGP)
+
+    def plan(self, slots_LGP: Int32, *, made_by: MadeBy | None = None) -> Plan:
+        """Make the plan that has these experts in the slots of every EP group."""
+        slots_DLGP = np.broadcast_to(slots_LGP, (self.layout.groups, *slots_LGP.shape)).astype(np.int32)
+        made_by = made_by or MadeBy(solver="unknown")
+        return replace(self.layout, slots_DLGP=slots_DLGP, replica_weights_DLGP=None, made_by=made_by)
+
+    def _check_memory(self) -> None:
+        hardware = self.cluster.hardware
+        parts = memory_by_part(self.model, self.any_plan(), self.workload, hardware, steps=self.steps)
+        if sum(parts.values()) > hardware.memory_bytes:
+            held = ", ".join(f"{name} {size / 2**30:.1f}" for name, size in parts.items())
+            raise MoecastError(
+                f"{sum(parts.values()) / 2**30:.1f} GiB ({held}) overfill the {hardware.memory_bytes / 2**30:.1f} GiB "
+                f"of a {hardware.name}: use fewer slots or more ranks",
+                field="slots_per_rank",
+                value=self.layout.max_slots,
+            )

@@ -1,0 +1,170 @@
+"""The search of one layer: items, their tokens and prices brought together, and annealed.
+
+Axes: T token, K choice, E expert, V item (a replica, or a hole), G rank, N domain, W window, P slot of a rank.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from moecast.placement import anneal, swaps
+from moecast.placement.cost import MEAN_SHARE, LayerCost
+from moecast.placement.replicas import HOLE, Items, longest_first, replica_counts
+from moecast.placement.windows import serve
+
+if TYPE_CHECKING:
+    from moecast.placement.problem import PlacementProblem
+    from moecast.placement.windows import Windows
+
+Int32 = npt.NDArray[np.int32]
+
+HOT, COLD = 0.05, 0.01
+"""First and last temperature, in typical changes of the cost by a random swap."""
+SAMPLES = 256  # random swaps that say what is typical
+LEAST_GAIN = 1e-9  # of the cost: smaller gains are rounding
+
+
+class LayerSearch:
+    """Where one layer's experts stand, and the search for better places.
+
+    Parameters
+    ----------
+    layer
+        The MoE layer.
+    cost
+        The prices.
+    replicas
+        Of all experts together; spare slots beyond them stay empty.
+    seed
+        Of the random swaps.
+    """
+
+    def __init__(
+        self,
+        problem: PlacementProblem,
+        layer: int,
+        *,
+        cost: LayerCost,
+        replicas: int,
+        seed: int,
+    ) -> None:
+        self._problem, windows = problem, problem.windows
+        load_WE = windows.load_LWE[layer]
+        replicas_E = replica_counts(load_WE, slots=replicas, ranks=problem.layout.ep)
+        self.items = longest_first(load_WE.sum(0), replicas_E, problem.slots_G, problem.domain_G)
+        self._layer, self._cost, self._seed = layer, cost, seed
+        self._work: _Work | None = None
+
+    @property
+    def cost_s(self) -> float:
+        """The layer's cost in the best state seen."""
+        return float(self._prepared().state.total[1])
+
+    def anneal(self, proposals: int, *, begin: float, end: float) -> int:
+        """Judge random swaps while the temperature falls, from part `begin` of its way to part `end`; returns how many."""
+        work = self._prepared()
+        hot, cold = (work.typical * HOT * (COLD / HOT) ** part for part in (begin, end))
+        anneal.anneal(*work.arrays, proposals, hot, cold)
+        return proposals
+
+    def descend(self, proposals: int) -> int:
+        """Take swaps that gain until none does, or `proposals` are judged; returns how many were."""
+        return int(anneal.descend(*self._prepared().arrays, proposals, LEAST_GAIN * self.cost_s))
+
+    def slots_GP(self) -> Int32:
+        """Lay the best state out as a table of slots."""
+        layout = self._problem.layout
+        rank_V = self.items.rank_V if self._work is None else self._work.state.best_V
+        return self.items.slots_GP(rank_V, ranks=layout.ep, slots=layout.max_slots)
+
+    def _prepared(self) -> _Work:
+        if self._work is None:
+            self._work = _prepare(self._problem, self._layer, self.items, self._cost, self._seed)
+        return self._work
+
+
+class _Work(NamedTuple):
+    """What the compiled functions work on."""
+
+    tokens: swaps.Tokens
+    domain_tokens: swaps.Tokens
+    prices: anneal.Prices
+    ranks: swaps.Counts
+    domains: swaps.Counts
+    state: anneal.State
+    typical: float
+
+    @property
+    def arrays(self) -> tuple[Any, ...]:
+        return self[:6]
+
+
+def _prepare(problem: PlacementProblem, layer: int, items: Items, cost: LayerCost, seed: int) -> _Work:
+    windows, layout = problem.windows, problem.layout
+    item_TK = serve(
+        problem.trace.experts_TLK, layer, windows.row_T, windows.rank_T, windows.step_T, items.first_E1,
+        problem.domain_G[items.rank_V], problem.domain_G, layout.replica_rule == "nearest",
+    )  # fmt: skip
+    prices = _prices(problem, windows, item_TK, items.expert_V, cost)
+    tokens = _counted(windows, item_TK, len(items.rank_V), cost.copy_s > 0)
+    domain_tokens = _counted(windows, item_TK, len(items.rank_V), cost.domain_copy_s > 0)
+    state = _state(problem, items, windows.n, seed)
+    ranks = swaps.count(tokens, state.rank_V, layout.ep, windows.n)
+    domains = swaps.count(domain_tokens, state.domain_V, problem.n_domains, windows.n)
+    anneal.settle(prices, ranks, domains, state)
+    typical = float(anneal.typical_change(prices, ranks, domains, state, SAMPLES))
+    return _Work(tokens, domain_tokens, prices, ranks, domains, state, typical)
+
+
+def _prices(
+    problem: PlacementProblem, windows: Windows, item_TK: npt.NDArray[np.int16], expert_V: Int32, cost: LayerCost
+) -> anneal.Prices:
+    """Prices by window, for sums over its steps that are divided by the number of steps, and for the counted part."""
+    served, items = item_TK >= 0, len(expert_V)
+    window_TK = np.broadcast_to(windows.window_T[:, None], item_TK.shape)
+    load_VW = np.bincount(
+        item_TK[served].astype(np.int64) * windows.n + window_TK[served], minlength=items * windows.n
+    ).reshape(items, windows.n)
+    copy_W = cost.copy_s / windows.n_steps / np.maximum(windows.counted_share_W, 1e-9)
+    domain_copy_W = cost.domain_copy_s / windows.n_steps / np.maximum(windows.counted_share_W, 1e-9)
+    held_V = expert_V != HOLE
+    return anneal.Prices(
+        load_VW=load_VW * (cost.choice_s / windows.n_steps) + held_V[:, None] * cost.replica_s * windows.step_share_W,
+        copy_W=copy_W * (1 - MEAN_SHARE),
+        domain_copy_W=domain_copy_W * (1 - MEAN_SHARE),
+        mean_W=copy_W * (MEAN_SHARE / problem.layout.ep),
+        domain_mean_W=domain_copy_W * (MEAN_SHARE / problem.n_domains),
+    )
+
+
+def _counted(windows: Windows, item_TK: npt.NDArray[np.int16], items: int, wanted: bool) -> swaps.Tokens:
+    """The tokens whose copies count; none where copies cost nothing."""
+    mask_T = windows.counted_T if wanted else np.zeros(len(item_TK), bool)
+    return swaps.Tokens.of(item_TK[mask_T], windows.window_T[mask_T], items)
+
+
+def _state(problem: PlacementProblem, items: Items, windows: int, seed: int) -> anneal.State:
+    rank_V, expert_V = items.rank_V.copy(), items.expert_V
+    holds_EG = np.zeros((problem.layout.experts, problem.layout.ep), np.int8)
+    held = expert_V != HOLE
+    holds_EG[expert_V[held], rank_V[held]] = 1
+    replicas_E = np.diff(items.first_E1)
+    pinned_V = np.zeros(len(rank_V), bool)
+    if problem.layout.replica_rule == "nearest":  # which replica serves a choice depends on the domains they stand in
+        pinned_V[held] = replicas_E[expert_V[held]] > 1
+    return anneal.State(
+        rank_V=rank_V,
+        domain_V=problem.domain_G[rank_V],
+        best_V=rank_V.copy(),
+        expert_V=expert_V,
+        pinned_V=pinned_V,
+        domain_G=problem.domain_G,
+        holds_EG=holds_EG,
+        seconds_WG=np.zeros((windows, problem.layout.ep)),
+        slowest_W=np.zeros(windows),
+        total=np.array([np.inf, np.inf]),
+        random=np.array([seed], np.uint64),
+    )

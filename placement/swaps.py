@@ -1,0 +1,170 @@
+"""Which copies of tokens a swap of two experts saves or adds: exact counts, kept up to date as experts move.
+
+A layer's slots are *items*: replicas of experts, or holes. Items stand in buckets (ranks, or domains), and a token costs
+one copy per bucket that holds at least one of its items. Only three kinds of counts are needed to tell what any swap
+does to the copies of any window, without looking at a token again.
+
+Axes: T token, K choice, V item, B bucket, W window, X (item, token) pair.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+Int = npt.NDArray[np.int64]
+Int32 = npt.NDArray[np.int32]
+
+
+class Tokens(NamedTuple):
+    """The tokens of a layer, as the items they choose.
+
+    Parameters
+    ----------
+    item_TK
+        int16; the item that serves each choice, -1 for none. A token has an item at most once.
+    window_T
+        int32; the window each token is in.
+    offsets_V1, token_X
+        CSR: the tokens that have each item.
+    """
+
+    item_TK: npt.NDArray[np.int16]
+    window_T: Int32
+    offsets_V1: Int
+    token_X: Int32
+
+    @classmethod
+    def of(cls, item_TK: npt.NDArray[np.int16], window_T: Int32, items: int) -> Tokens:
+        """Index the tokens by item."""
+        flat = item_TK.ravel()
+        at = np.flatnonzero(flat >= 0)
+        order = np.argsort(flat[at], kind="stable")
+        offsets_V1 = np.concatenate([[0], np.cumsum(np.bincount(flat[at], minlength=items))]).astype(np.int64)
+        token_X = (at[order] // max(item_TK.shape[1], 1)).astype(np.int32)
+        return cls(np.ascontiguousarray(item_TK), np.ascontiguousarray(window_T, np.int32), offsets_V1, token_X)
+
+
+class Counts(NamedTuple):
+    """What decides the copies before and after any swap.
+
+    Parameters
+    ----------
+    held_TB
+        uint8; how many of a token's items stand in each bucket.
+    enter_VBW
+        Tokens with the item, and nothing in the bucket: copies added when the item comes in.
+    leave_VW
+        Tokens for which the item is alone in its bucket: copies saved when it goes.
+    both_VVW
+        [v, u]: those among them that have item u too, so that nothing is saved when v and u change places.
+    copies_WB
+        Tokens with anything in the bucket.
+    """
+
+    held_TB: npt.NDArray[np.uint8]
+    enter_VBW: Int32
+    leave_VW: Int32
+    both_VVW: Int32
+    copies_WB: Int
+
+
+@njit(cache=True)
+def count(tokens: Any, bucket_V: Any, buckets: int, windows: int) -> Counts:
+    """Count from nothing, for items that stand in buckets `bucket_V`."""
+    n_tokens, choices = tokens.item_TK.shape
+    items = len(bucket_V)
+    held_TB = np.zeros((n_tokens, buckets), np.uint8)
+    enter_VBW = np.zeros((items, buckets, windows), np.int32)
+    leave_VW = np.zeros((items, windows), np.int32)
+    both_VVW = np.zeros((items, items, windows), np.int32)
+    copies_WB = np.zeros((windows, buckets), np.int64)
+    counts = Counts(held_TB, enter_VBW, leave_VW, both_VVW, copies_WB)
+    for t in range(n_tokens):
+        w = tokens.window_T[t]
+        for k in range(choices):
+            v = tokens.item_TK[t, k]
+            if v >= 0:
+                copies_WB[w, bucket_V[v]] += held_TB[t, bucket_V[v]] == 0
+                held_TB[t, bucket_V[v]] += 1
+        for k in range(choices):
+            v = tokens.item_TK[t, k]
+            if v < 0:
+                continue
+            for b in range(buckets):
+                enter_VBW[v, b, w] += held_TB[t, b] == 0
+            if held_TB[t, bucket_V[v]] == 1:
+                _alone(tokens, counts, t, v, 1)
+    return counts
+
+
+@njit(cache=True)
+def added_copies(counts: Any, a: int, b: int, bucket_a: int, w: int) -> int:
+    """Copies that bucket `bucket_a` gains in window `w` when `a` leaves it for the place of `b`; below 0: saves."""
+    return int(counts.enter_VBW[b, bucket_a, w]) - counts.leave_VW[a, w] + counts.both_VVW[a, b, w]
+
+
+@njit(cache=True)
+def swap(tokens: Any, counts: Any, bucket_V: Any, a: int, b: int) -> None:
+    """Let items `a` and `b`, which stand in different buckets, change places."""
+    bucket_a, bucket_b = bucket_V[a], bucket_V[b]
+    _move(tokens, counts, bucket_V, a, bucket_b)
+    _move(tokens, counts, bucket_V, b, bucket_a)
+
+
+@njit(cache=True)
+def _move(tokens, counts, bucket_V, v, to):  # type: ignore[no-untyped-def]
+    origin = bucket_V[v]
+    for x in range(tokens.offsets_V1[v], tokens.offsets_V1[v + 1]):
+        t = tokens.token_X[x]
+        w = tokens.window_T[t]
+        counts.held_TB[t, origin] -= 1
+        left = counts.held_TB[t, origin]
+        if left == 0:
+            counts.copies_WB[w, origin] -= 1
+            _alone(tokens, counts, t, v, -1)
+            _enterable(tokens, counts, t, origin, 1)
+        elif left == 1:
+            _alone(tokens, counts, t, _other(tokens, bucket_V, t, v, origin), 1)
+        found = counts.held_TB[t, to]
+        counts.held_TB[t, to] += 1
+        if found == 0:
+            counts.copies_WB[w, to] += 1
+            _alone(tokens, counts, t, v, 1)
+            _enterable(tokens, counts, t, to, -1)
+        elif found == 1:
+            _alone(tokens, counts, t, _other(tokens, bucket_V, t, v, to), -1)
+    bucket_V[v] = to
+
+
+@njit(cache=True)
+def _alone(tokens, counts, t, v, sign):  # type: ignore[no-untyped-def]
+    """Item v of token t becomes (or, with sign -1, ceases to be) alone in its bucket."""
+    w = tokens.window_T[t]
+    counts.leave_VW[v, w] += sign
+    for k in range(tokens.item_TK.shape[1]):
+        u = tokens.item_TK[t, k]
+        if u >= 0 and u != v:
+            counts.both_VVW[v, u, w] += sign
+
+
+@njit(cache=True)
+def _enterable(tokens, counts, t, bucket, sign):  # type: ignore[no-untyped-def]
+    w = tokens.window_T[t]
+    for k in range(tokens.item_TK.shape[1]):
+        u = tokens.item_TK[t, k]
+        if u >= 0:
+            counts.enter_VBW[u, bucket, w] += sign
+
+
+@njit(cache=True)
+def _other(tokens, bucket_V, t, v, bucket):  # type: ignore[no-untyped-def]
+    """Find the item of token t, other than v, that stands in the bucket."""
+    for k in range(tokens.item_TK.shape[1]):
+        u = tokens.item_TK[t, k]
+        if u >= 0 and u != v and bucket_V[u] == bucket:
+            return u
+    return v

@@ -1,0 +1,192 @@
+"""The tokens that a search looks at: those of as many steps of the Workload as the trace gives.
+
+More steps than are simulated are drawn, so that a plan is fitted to the text and not to the accident of a few steps.
+A window is a step's tokens of one EP group, or several of one topic taken together; the cost of a plan is the mean over
+windows of the slowest rank, never the slowest rank of all windows taken together.
+
+Axes: T token, L layer, K choice, E expert, V item (a replica), W window.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from moecast.errors import MoecastError
+from moecast.sim.forward import home_ranks
+from moecast.sim.workload import draw_steps
+
+if TYPE_CHECKING:
+    from moecast.placement.problem import PlacementProblem
+    from moecast.sim.step import Step
+
+Int = npt.NDArray[np.int64]
+Int32 = npt.NDArray[np.int32]
+
+MAX_WINDOWS = 16
+ENOUGH_TOKENS = 1 << 14  # drawn for a search, where the trace has them
+MAX_TOKENS = 1 << 14  # whose copies are counted; loads are of all
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Windows:
+    """Tokens, and which of them are in flight together.
+
+    Parameters
+    ----------
+    row_T, rank_T
+        Row in the trace, and the rank that dispatches it, as a member of its EP group.
+    step_T
+        The step and EP group it is drawn in; counts of choices start afresh in each.
+    window_T
+        Its window.
+    counted_T
+        Whether its copies are counted.
+    counted_share_W
+        The part of the window's tokens that is counted.
+    step_share_W
+        The part of all (step, EP group) pairs that is in the window.
+    n_steps
+        How many such pairs: costs are divided by it.
+    load_LWE
+        Choices of each expert in each window, at each layer.
+    """
+
+    row_T: Int
+    rank_T: Int32
+    step_T: Int32
+    window_T: Int32
+    counted_T: npt.NDArray[np.bool_]
+    counted_share_W: npt.NDArray[np.float64]
+    step_share_W: npt.NDArray[np.float64]
+    n_steps: int
+    load_LWE: Int
+
+    @property
+    def n(self) -> int:
+        """How many windows."""
+        return len(self.counted_share_W)
+
+    @classmethod
+    def of(cls, problem: PlacementProblem) -> Windows:
+        """Draw the tokens to plan on."""
+        steps = _more_steps(problem)
+        layout = problem.layout
+        home_T = np.concatenate([home_ranks(step, layout.tp) for step in steps])
+        step_T = np.repeat(np.arange(len(steps)), [step.n_tokens for step in steps])
+        key_T = step_T * layout.groups + home_T // layout.ep
+        order = np.lexsort((home_T, step_T))
+        topics = [step.topic or "" for step in steps for _ in range(layout.groups)]
+        window_of_key = _merged(topics)
+        window_T = window_of_key[key_T[order]]
+        n = int(window_of_key.max()) + 1
+        counted_T = _spread(len(order), MAX_TOKENS)
+        size_W = np.bincount(window_T, minlength=n)
+        row_T = np.concatenate([step.token_T for step in steps])[order]
+        return cls(
+            row_T=row_T,
+            rank_T=(home_T[order] % layout.ep).astype(np.int32),
+            step_T=key_T[order].astype(np.int32),
+            window_T=window_T,
+            counted_T=counted_T,
+            counted_share_W=np.bincount(window_T[counted_T], minlength=n) / np.maximum(size_W, 1),
+            step_share_W=np.bincount(window_of_key, minlength=n) / len(topics),
+            n_steps=len(topics),
+            load_LWE=count_loads(problem.trace.experts_TLK, row_T, window_T, n, layout.experts),
+        )
+
+
+def _more_steps(problem: PlacementProblem) -> list[Step]:
+    """As many steps as give enough tokens, or as the trace has."""
+    steps, workload = list(problem.steps), problem.workload
+    tokens = sum(step.n_tokens for step in steps)
+    if workload.steps_mode != "drawn":
+        return steps
+    fits, fails = len(steps), 1 + -(-ENOUGH_TOKENS * len(steps) // max(tokens, 1))
+    while fails - fits > 1:
+        middle = (fits + fails) // 2
+        try:
+            steps = draw_steps(problem.trace, replace(workload, steps=middle), ranks=problem.sources)
+            fits = middle
+        except MoecastError:  # the trace is too small for so many
+            fails = middle
+    return steps
+
+
+def _merged(topics: list[str]) -> Int32:
+    """The window of each step: steps of one topic share windows where there would be more than `MAX_WINDOWS`."""
+    names = sorted(set(topics))
+    per_topic = max(1, MAX_WINDOWS // len(names))
+    window_of = np.empty(len(topics), np.int32)
+    first = 0
+    for name in names:
+        of_topic = [index for index, topic in enumerate(topics) if topic == name]
+        share = min(per_topic, len(of_topic))
+        window_of[of_topic] = first + np.arange(len(of_topic)) * share // len(of_topic)
+        first += share
+    return window_of
+
+
+def _spread(n: int, most: int) -> npt.NDArray[np.bool_]:
+    """At most `most` of n, evenly spread."""
+    chosen = np.zeros(n, bool)
+    chosen[np.arange(n) if n <= most else np.linspace(0, n - 1, most).astype(np.int64)] = True
+    return chosen
+
+
+@njit(cache=True)
+def count_loads(experts_TLK: npt.NDArray[np.uint16], row_T: Int, window_T: Int32, windows: int, experts: int) -> Int:
+    """Choices of each expert in each window at each layer: int64 [L, W, E]."""
+    layers, choices = experts_TLK.shape[1], experts_TLK.shape[2]
+    load_LWE = np.zeros((layers, windows, experts), np.int64)
+    for t in range(len(row_T)):
+        for layer in range(layers):
+            for k in range(choices):
+                expert = experts_TLK[row_T[t], layer, k]
+                if expert != 65535:
+                    load_LWE[layer, window_T[t], expert] += 1
+    return load_LWE
+
+
+@njit(cache=True)
+def serve(
+    experts_TLK: npt.NDArray[np.uint16], layer: int, row_T: Int, rank_T: Int32, step_T: Int32,
+    first_E1: Int, domain_V: Int32, domain_G: Int32, nearest: bool,
+) -> npt.NDArray[np.int16]:  # fmt: skip
+    """The item that serves each choice at one layer: int16 [T, K], -1 for no choice.
+
+    Expert e has the items ``first_E1[e]`` to ``first_E1[e + 1]``; choices take them in turn as the replica rule says
+    (see `moecast.sim.replicas`), with items in place of slots: which of two replicas comes first in slot order is open
+    while they move. For ``nearest``, `domain_V` says where items stand; the own rank is not given precedence.
+    """
+    choices = experts_TLK.shape[2]
+    item_TK = np.full((len(row_T), choices), np.int16(-1))
+    next_E = np.zeros(len(first_E1) - 1, np.int64)
+    for t in range(len(row_T)):
+        if t == 0 or step_T[t] != step_T[t - 1] or rank_T[t] != rank_T[t - 1]:
+            next_E[:] = rank_T[t]
+        for k in range(choices):
+            expert = experts_TLK[row_T[t], layer, k]
+            if expert == 65535:
+                continue
+            first, replicas = first_E1[expert], first_E1[expert + 1] - first_E1[expert]
+            turn = next_E[expert]
+            next_E[expert] += 1
+            near = 0
+            if nearest and replicas > 1:
+                for v in range(first, first + replicas):
+                    near += domain_V[v] == domain_G[rank_T[t]]
+            if near == 0:
+                item_TK[t, k] = first + turn % replicas
+                continue
+            turn %= near
+            for v in range(first, first + replicas):
+                if domain_V[v] == domain_G[rank_T[t]]:
+                    if turn == 0:
+                        item_TK[t, k] = v
+                    turn -= 1
+    return item_TK
