@@ -30,7 +30,7 @@ def busy_seconds(exchange: Exchange, *, enter_G: Float, leave_G: Float, start_F:
     flows = exchange.flows
     nothing = np.zeros(0, np.int32), np.zeros(0), np.zeros(0)
     return busy(
-        (flows.source_rank_F, flows.destination_rank_F, flows.waiter_F), start_F, end_F, nothing, enter_G, leave_G,
+        flows.source_rank_F, flows.destination_rank_F, flows.waiter_F, start_F, end_F, nothing, enter_G, leave_G,
         setup_start(exchange, enter_G), exchange.setup_s,
     )  # fmt: skip
 
@@ -46,7 +46,7 @@ def setup_start(exchange: Exchange, enter_G: Float) -> Float:
 
 @njit(cache=True, nogil=True)
 def busy(
-    who_F: tuple[Int32, Int32, Int32], start_F: Float, end_F: Float, more: tuple[Int32, Float, Float],
+    source_F: Int32, destination_F: Int32, waiter_F: Int32, start_F: Float, end_F: Float, more: tuple[Int32, Float, Float],
     enter_G: Float, leave_G: Float, setup_from_G: Float, setup_s: float,
 ) -> Float:  # fmt: skip
     """Compiled form of `busy_seconds`; `more` gives further busy times: ranks, starts and ends."""
@@ -59,9 +59,10 @@ def busy(
         if i >= 0:
             _count(more[0][i], more[1][i], more[2][i], leave_G, until_G, busy_G)
             continue
-        for rank_F in who_F:
-            if rank_F[v] >= 0:
-                _count(rank_F[v], start_F[v], end_F[v], leave_G, until_G, busy_G)
+        _count(source_F[v], start_F[v], end_F[v], leave_G, until_G, busy_G)
+        _count(destination_F[v], start_F[v], end_F[v], leave_G, until_G, busy_G)
+        if waiter_F[v] >= 0 and waiter_F[v] != destination_F[v]:
+            _count(waiter_F[v], start_F[v], end_F[v], leave_G, until_G, busy_G)
     return busy_G
 
 

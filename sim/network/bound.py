@@ -170,5 +170,5 @@ def _cross(
         np.concatenate((since_C[:n_ranks], since_C[n_ranks + n_groups :])),
         np.concatenate((over_C[:n_ranks], sent_G)),
     )
-    busy_G = busy((source_F, destination_F, waiter_F), start_F, end_F, ports, enter_G, leave_G, setup_G, setup_s)
+    busy_G = busy(source_F, destination_F, waiter_F, start_F, end_F, ports, enter_G, leave_G, setup_G, setup_s)
     return leave_G, left_K, busy_G

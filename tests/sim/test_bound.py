@@ -134,7 +134,7 @@ def test_clocks_never_run_back_and_busy_fits_into_the_stay(program: StepProgram)
 
 @settings(max_examples=60, deadline=None)
 @given(programs(), st.integers(0, 2**32))
-def test_renaming_ranks_links_and_flows_changes_neither_bound_nor_fluid(program: StepProgram, seed: int) -> None:
+def test_renaming_ranks_links_and_flows_changes_nothing(program: StepProgram, seed: int) -> None:
     rng = np.random.default_rng(seed)
     rank_of = rng.permutation(program.n_ranks)
     renamed = renamed_program(program, rng, rank_of)

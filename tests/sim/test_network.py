@@ -207,6 +207,12 @@ def test_every_event_keeps_capacity_fairness_and_bytes(program: StepProgram) -> 
             follow(stage.flows, program.capacity_J)
 
 
+def test_hundreds_of_events_leave_no_rounding_behind() -> None:
+    n = 18
+    sends_SD = np.random.default_rng(1).gamma(1.0, 1.0, (n, n))
+    follow(switch_flows(sends_SD, latency=0.1), np.random.default_rng(2).uniform(1.0, 3.0, 2 * n))
+
+
 def follow(flows: Flows, capacity_J: np.ndarray) -> None:
     """Go from event to event: no link above its capacity, rates max-min fair, and in the end all bytes over."""
     start_F = np.random.default_rng(flows.n).choice([0.0, 0.0, 1.0, 2.5], flows.n)
