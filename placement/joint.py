@@ -25,6 +25,7 @@ from moecast.placement.cost import LayerCost
 from moecast.placement.eplb import Eplb
 from moecast.placement.search import LayerSearch
 from moecast.placement.solver import Solved, Solver
+from moecast.sim.plan import EMPTY
 
 if TYPE_CHECKING:
     from moecast.placement.limit import Budget
@@ -59,6 +60,9 @@ class Joint:
         What the experts' time counts against the copies', 1 being seconds against seconds. None: several are tried and
         the step time decides, also against the simpler solvers; the plan of a given weight is taken as it is.
 
+    full
+        Use every slot, as serving engines do; otherwise slots stay empty where replicas cost more than they give.
+
     Raises
     ------
     MoecastError
@@ -67,6 +71,7 @@ class Joint:
 
     name: str = "joint"
     balance_weight: float | None = None
+    full: bool = False
 
     def __post_init__(self) -> None:
         weight = self.balance_weight
@@ -82,10 +87,15 @@ class Joint:
         if self.balance_weight is not None:
             only = Candidate(balance_weight=self.balance_weight, replicas=int(problem.slots_G.sum()))
             return Solved(slots_LGP=search(problem, only, budget, seed=seed))
-        simple = _simple_plans(problem, objective, budget, seed)
-        reserve_s = _reserved_seconds(objective, simple[0], budget)
+        simple = [
+            estimate
+            for estimate in _simple_plans(problem, objective, budget, seed)
+            if not problem.plan(estimate.slots_LGP).wasted_slots()
+            and not (self.full and problem.spare_slots and (estimate.slots_LGP == EMPTY).any())
+        ]
+        reserve_s = _reserved_seconds(problem, objective, budget)
         found: list[Estimate] = []
-        candidates = _candidates(problem)
+        candidates = [one for one in _candidates(problem) if not self.full or one.replicas == problem.slots_G.sum()]
         for index, candidate in enumerate(candidates):
             if budget.seconds_left < reserve_s and found:
                 break
@@ -95,7 +105,7 @@ class Joint:
         best = candidates[int(np.argmin([estimate.step_s for estimate in found]))]
         found += _search_longer(problem, objective, best, budget, seed, reserve_s)
         mixed = objective.estimate(_layer_by_layer([*simple, *found]))
-        return Solved(slots_LGP=_fastest([mixed, *found, *simple], objective, budget))
+        return Solved(slots_LGP=_fastest([mixed, *found], simple, objective, budget))
 
 
 def search(
@@ -165,12 +175,12 @@ def _simple_plans(problem: PlacementProblem, objective: Objective, budget: Budge
     return found
 
 
-def _reserved_seconds(objective: Objective, plan: Estimate, budget: Budget) -> float:
+def _reserved_seconds(problem: PlacementProblem, objective: Objective, budget: Budget) -> float:
     """Seconds on the clock to keep for timing the finalists; measured only where a time limit asks for it."""
     if budget.limit.time_s is None or budget.seconds_left <= 0:
         return 0.0
     begin = time.monotonic()
-    objective.step_s(plan.slots_LGP)
+    objective.step_s(problem.any_plan().slots_DLGP[0])
     return min(FINALISTS * (time.monotonic() - begin), budget.seconds_left / 2)
 
 
@@ -193,16 +203,26 @@ def _layer_by_layer(estimates: Sequence[Estimate]) -> Int32:
     return np.stack([estimates[best].slots_LGP[layer] for layer, best in enumerate(best_L)])
 
 
-def _fastest(estimates: Sequence[Estimate], objective: Objective, budget: Budget) -> Int32:
-    """Time those that the estimate cannot tell from the best, best first, while there is time."""
-    unique = {estimate.slots_LGP.tobytes(): estimate for estimate in estimates}
+def _fastest(
+    found: Sequence[Estimate], simple: Sequence[Estimate], objective: Objective, budget: Budget
+) -> Int32:
+    """Time those that the estimate cannot tell from the best, best first, while there is time.
+
+    The one that is expected to be fastest over more steps than were timed wins, unless one of `simple` is faster on
+    those that were.
+    """
+    unique = {estimate.slots_LGP.tobytes(): estimate for estimate in (*found, *simple)}
     order = sorted(unique.values(), key=lambda estimate: estimate.step_s)
     close = [estimate for estimate in order if estimate.step_s <= (1 + DOUBT) * order[0].step_s][:FINALISTS]
-    timed: list[tuple[float, Int32]] = []
-    for number, estimate in enumerate(close):
+    timed: list[Estimate] = []
+    for estimate in close:
         begin = budget.seconds
-        timed.append((objective.step_s(estimate.slots_LGP), estimate.slots_LGP))
-        budget.tell("timing the finalists", (number + 1) / len(close))
+        objective.step_s(estimate.slots_LGP)
+        timed.append(estimate)
+        budget.tell("timing the finalists", len(timed) / len(close))
         if budget.seconds_left < budget.seconds - begin:
             break
-    return min(timed, key=lambda pair: pair[0])[1]
+    best = min(timed, key=lambda estimate: objective.expected_s(estimate.slots_LGP))
+    plain = {estimate.slots_LGP.tobytes() for estimate in simple}
+    faster = [estimate for estimate in timed if estimate is best or estimate.slots_LGP.tobytes() in plain]
+    return min(faster, key=lambda estimate: objective.step_s(estimate.slots_LGP)).slots_LGP

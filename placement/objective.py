@@ -32,7 +32,9 @@ Int32 = npt.NDArray[np.int32]
 
 
 JUDGED_STEPS = 4
-"""Planning steps that a network rung times, evenly spread; the estimate takes all."""
+"""Planning steps that a network rung times, evenly spread."""
+ESTIMATED_STEPS = 12
+"""Of the steps that searches fit plans to, those that the estimate takes, evenly spread."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -66,6 +68,8 @@ class Objective:
     def __init__(self, problem: PlacementProblem) -> None:
         self.problem = problem
         self.judged = tuple(problem.steps[index] for index in timed_steps(len(problem.steps), JUDGED_STEPS))
+        more = problem.more_steps
+        self._estimated = tuple(more[index] for index in timed_steps(len(more), ESTIMATED_STEPS))
         self._setting = Setting.of(
             problem.cluster, problem.model, problem.any_plan(), phase=problem.workload.phase, seed=problem.seed
         )
@@ -73,14 +77,22 @@ class Objective:
         self._step_s: dict[bytes, float] = {}
 
     def estimate(self, slots_LGP: Int32) -> Estimate:
-        """Estimate all planning steps under a placement."""
+        """Estimate a placement on the steps that searches fit plans to."""
         key = np.ascontiguousarray(slots_LGP).tobytes()
         if key not in self._estimates:
-            layers = self.problem.layout.layers
-            times = [_waiting_seconds(program, layers) for program in self._programs(slots_LGP, self.problem.steps)]
-            step_s, layer_s_L = (np.mean([time[part] for time in times], axis=0) for part in (0, 1))
-            self._estimates[key] = Estimate(slots_LGP=slots_LGP, step_s=float(step_s), layer_s_L=layer_s_L)
+            self._estimates[key] = self._estimate(slots_LGP, self._estimated)
         return self._estimates[key]
+
+    def expected_s(self, slots_LGP: Int32) -> float:
+        """Mean step time, by the rung on the judged steps and carried over to more steps by the estimate's ratio."""
+        on_judged = self._estimate(slots_LGP, self.judged)
+        return self.step_s(slots_LGP) * self.estimate(slots_LGP).step_s / on_judged.step_s
+
+    def _estimate(self, slots_LGP: Int32, steps: Sequence[Step]) -> Estimate:
+        layers = self.problem.layout.layers
+        times = [_waiting_seconds(program, layers) for program in self._programs(slots_LGP, steps)]
+        step_s, layer_s_L = (np.mean([time[part] for time in times], axis=0) for part in (0, 1))
+        return Estimate(slots_LGP=slots_LGP, step_s=float(step_s), layer_s_L=layer_s_L)
 
     def step_s(self, slots_LGP: Int32) -> float:
         """Mean time of the judged steps under a placement, by the problem's network rung."""

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.errors import MoecastError
-from moecast.placement.windows import Windows
+from moecast.placement.windows import Windows, draw_more
 from moecast.sim.checks import check_question
 from moecast.sim.memory import memory_by_part
 from moecast.sim.plan import EMPTY, MadeBy, Plan
@@ -52,8 +52,8 @@ class PlacementProblem:
         Which part of the trace this is, for the plan's record.
     steps
         The planning steps.
-    windows
-        The tokens that searches look at: those steps' and more.
+    more_steps, windows
+        Steps like them, and more of them, that searches fit plans to; and their tokens.
     slots_G, domain_G
         Slots and domain of each member of an EP group; domains that the group is not in are not counted.
 
@@ -72,6 +72,7 @@ class PlacementProblem:
     seed: int = 0
     trace_part: str | None = None
     steps: tuple[Step, ...] = field(init=False, repr=False)
+    more_steps: tuple[Step, ...] = field(init=False, repr=False)
     windows: Windows = field(init=False, repr=False)
     slots_G: Int32 = field(init=False, repr=False)
     domain_G: Int32 = field(init=False, repr=False)
@@ -97,6 +98,7 @@ class PlacementProblem:
         domain_G = self.cluster.domain_of_gpu_G[list(layout.gpu_of_rank[: layout.ep])]
         object.__setattr__(self, "domain_G", np.unique(domain_G, return_inverse=True)[1].astype(np.int32))
         object.__setattr__(self, "steps", tuple(draw_steps(self.trace, self.workload, ranks=self.sources)))
+        object.__setattr__(self, "more_steps", draw_more(self))
         object.__setattr__(self, "windows", Windows.of(self))
         self._check_memory()
 

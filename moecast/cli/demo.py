@@ -22,10 +22,10 @@ DIMS = "deepseek-v2-lite"
 SLOTS_PER_RANK = 3
 SOLVERS = ("contiguous", "eplb", "joint")
 RUNGS = ("bound", "fluid")
-TOKENS_PER_RANK = {"prefill": 512, "decode": 32}
-STEPS = {"prefill": 4, "decode": 8}
+TOKENS_PER_RANK = {"prefill": 512, "decode": 24}
+STEPS = {"prefill": 3, "decode": 8}
 PLAN_ON = 0.5
-WORK_LIMIT = 2_000_000  # of `joint`, in moves tried: the same plan on every machine
+WORK_LIMIT = 1_000_000  # of `joint`, in moves tried: the same plan on every machine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +134,7 @@ def _place(job: _Job, workload: Workload, solver: str) -> Placement:
             solver=solver,
             slots_per_rank=SLOTS_PER_RANK,
             work_limit=WORK_LIMIT,
+            fill=solver == SOLVERS[-1],
             seed=job.seed,
             progress=advance,
         )

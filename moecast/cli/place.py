@@ -108,6 +108,7 @@ def place_command(
             time_limit_s=limit_s,
             work_limit=work_limit,
             balance_weight=balance_weight,
+            fill=export is not None,
             seed=seed,
             progress=advance,
         )

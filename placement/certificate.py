@@ -1,0 +1,204 @@
+"""The certificate: a step time that no legal plan with these slots can beat.
+
+It bounds the objective, the mean step time by the ``bound`` rung over the planning steps, from below, for every
+placement of the experts. What a plan cannot change is taken from any plan: the compute outside the experts and the
+fixed cost of each exchange. What it can change is relaxed:
+
+- *Experts.* Roofline time grows with rows and with experts hit, and is convex in both once whole tiles and waves are
+  left out; so the mean over ranks of it is at least its value at the mean load, and the slowest rank is at least as
+  slow as that. Of an expert with c choices and at most r replicas, some rank serves at least ⌈c / r⌉.
+- *Copies.* A token that chooses k experts reaches at least ⌈k / P⌉ ranks of P slots, all but one of them over a link.
+
+How the parts of one rank add up to a step: a rank goes through its stages one after the other, so the step takes at
+least the mean over ranks of the sum of its compute and setups. Where ranks wait for each other at a barrier in every
+layer (the exchange of counts before a normal dispatch), the step takes at least the sum over layers of what the slowest
+rank needs between two barriers: at least the mean, and at least the least of the fixed parts with the hottest expert.
+Copies are counted only behind a barrier: elsewhere they may have come before a rank asks for them.
+
+Axes: G rank, L MoE layer, E expert, T token, K choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from moecast.sim import compute, roofline
+from moecast.sim.forward import ForwardPass, Setting
+from moecast.sim.program import Compute, Exchange, Stage
+from moecast.sim.schedules import find_schedule
+from moecast.traces import NO_CHOICE
+
+if TYPE_CHECKING:
+    from moecast.placement.problem import PlacementProblem
+    from moecast.sim.step import Step
+
+Float = npt.NDArray[np.float64]
+
+SAFETY = 1 - 1e-9  # sums of thousands of stages round
+INCOMING = ("nvlink-in", "nic-in")
+
+
+def certificate_s(problem: PlacementProblem, steps: Sequence[Step] | None = None) -> float:
+    """Mean over steps (None: all planning steps) of a lower bound on each, in seconds."""
+    plan = problem.any_plan()
+    setting = Setting.of(problem.cluster, problem.model, plan, phase=problem.workload.phase, seed=problem.seed)
+    stages_of = find_schedule(plan.schedule).stages
+    bounds = []
+    for step in problem.steps if steps is None else steps:
+        forward = setting.forward(problem.trace, step)
+        relaxed = [_relaxed_layer(problem, setting, step, layer) for layer in range(plan.layers)]
+        bounds.append(_step_bound(forward, tuple(stages_of(forward)), relaxed))
+    return SAFETY * float(np.mean(bounds))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Relaxed:
+    """Lower bounds for one layer of one step, by EP group: the mean over its ranks, and the slowest of them.
+
+    Copies have means only: which rank is slowest to take them in depends on the plan.
+    """
+
+    expert_mean_D: Float
+    expert_most_D: Float
+    dispatch_mean_D: Float
+    combine_mean_D: Float
+
+    def copies_s(self, kind: str) -> Float:
+        """Of the layer's dispatch or combine; nothing of other exchanges."""
+        known = {"dispatch": self.dispatch_mean_D, "combine": self.combine_mean_D}
+        return known.get(kind, np.zeros_like(self.dispatch_mean_D))
+
+
+def _step_bound(forward: ForwardPass, stages: Sequence[Stage], relaxed: Sequence[_Relaxed]) -> float:
+    """The larger of what the average rank needs and, group by group, what barriers make everybody wait for."""
+    group_G = forward.setting.layout.group_G
+    bounds = []
+    for group in range(forward.setting.plan.groups):
+        segments = [
+            _Segment.of(forward, part, relaxed, group, group_G == group, behind_barrier=index > 0)
+            for index, part in enumerate(_between_barriers(stages))
+        ]
+        average = sum(segment.mean_s for segment in segments)
+        bounds.append(max(average, sum(max(segment.mean_s, segment.most_s) for segment in segments)))
+    return float(max(bounds))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Segment:
+    """What one EP group needs between two barriers: its average rank, and its slowest."""
+
+    mean_s: float
+    most_s: float
+
+    @classmethod
+    def of(
+        cls,
+        forward: ForwardPass,
+        stages: Sequence[Stage],
+        relaxed: Sequence[_Relaxed],
+        group: int,
+        members_G: npt.NDArray[np.bool_],
+        *,
+        behind_barrier: bool,
+    ) -> _Segment:
+        moves = forward.setting.mode.stay  # then attention, too, is where the plan puts the tokens
+        fixed_G = np.zeros(int(members_G.sum()))
+        setups = copies = 0.0
+        layers = [relaxed[stage.layer] for stage in stages if stage.kind == "expert"]
+        for index, stage in enumerate(stages):
+            if isinstance(stage, Exchange):
+                setups += stage.setup_s
+                if stage.flows.n and (stage.barrier or (index == 0 and behind_barrier)):
+                    copies += relaxed[stage.layer].copies_s(stage.kind)[group]
+            elif isinstance(stage, Compute) and stage.kind != "expert" and not moves:
+                fixed_G += stage.seconds_G[members_G]
+        expert_mean = sum(layer.expert_mean_D[group] for layer in layers)
+        expert_most = max((layer.expert_most_D[group] for layer in layers), default=0.0)
+        return cls(
+            mean_s=setups + copies + expert_mean + float(fixed_G.mean()),
+            most_s=setups + max(float(fixed_G.min()) + expert_most, float(fixed_G.max())),
+        )
+
+
+def _between_barriers(stages: Sequence[Stage]) -> list[list[Stage]]:
+    """Cut the stages behind each barrier."""
+    parts: list[list[Stage]] = [[]]
+    for stage in stages:
+        parts[-1].append(stage)
+        if isinstance(stage, Exchange) and stage.barrier:
+            parts.append([])
+    return parts
+
+
+def _relaxed_layer(problem: PlacementProblem, setting: Setting, step: Step, layer: int) -> _Relaxed:
+    """Relax one layer: even loads, the hottest expert, the fewest copies."""
+    layout = problem.layout
+    group_T = setting.layout.group_G[step.source_T * layout.tp]
+    experts_TK = problem.trace.experts_TLK[step.token_T, layer]
+    most_replicas = min(layout.ep, problem.spare_slots + 1)
+    relaxed = []
+    for group in range(layout.groups):
+        chosen_TK = experts_TK[group_T == group]
+        load_E = np.bincount(chosen_TK[chosen_TK != NO_CHOICE], minlength=layout.experts)[: layout.experts]
+        even = _expert_floor(problem, float(load_E.sum()) / layout.ep, np.count_nonzero(load_E) / layout.ep)
+        hottest = -(-int(load_E.max(initial=0)) // most_replicas)
+        hot = _expert_floor(problem, float(hottest), float(hottest > 0))
+        relaxed.append((even, max(even, hot), *_copy_floor(problem, setting, chosen_TK)))
+    columns = [np.array(column) for column in zip(*relaxed, strict=True)]
+    return _Relaxed(
+        expert_mean_D=columns[0], expert_most_D=columns[1], dispatch_mean_D=columns[2], combine_mean_D=columns[3]
+    )
+
+
+def _expert_floor(problem: PlacementProblem, rows: float, hits: float) -> float:
+    """Expert time of a rank for `rows` choices of `hits` experts, without the loss of tiles and waves.
+
+    Convex and rising in both, so that its value at a mean is below the mean of its values (Jensen).
+    """
+    model, hardware, phase = problem.model, problem.cluster.hardware, problem.workload.phase
+    inner, hidden = model.expert_intermediate, model.hidden
+    one_G = np.array([[1]])
+    # With one row, what is not proportional to rows: launches. The rest is linear pieces, priced per row and hit.
+    tile = compute.tile_rows(hardware, phase)
+    launches = 3 * hardware.kernel_launch_s
+    seconds = launches
+    for wide, narrow in ((hidden, 2 * inner), (inner, hidden)):
+        flop_s = 2.0 * rows * wide * narrow / roofline.flop_rate(hardware, model.weight_type, "grouped_gemm")
+        weights = hits * wide * narrow * model.type_bytes(model.weight_type)
+        seconds += max(flop_s, float(roofline.memory_seconds(hardware, weights + rows * 2 * narrow)))
+    if phase == "prefill":
+        # Rows that move are at least the rows that come: a whole tile's price by the row.
+        for moved in (compute.permute_seconds, compute.unpermute_seconds):
+            per_tile = float(moved(model, hardware, one_G[0] * tile)[0]) - hardware.kernel_launch_s
+            seconds += rows / tile * per_tile + hardware.kernel_launch_s
+    return seconds
+
+
+def _copy_floor(problem: PlacementProblem, setting: Setting, chosen_TK: npt.NDArray[np.uint16]) -> tuple[float, float]:
+    """Mean seconds for which the links into a rank carry the fewest copies that the choices allow: out and back."""
+    if setting.mode.stay or problem.layout.ep == 1:
+        return 0.0, 0.0
+    slots = int(problem.slots_G.max())
+    choices_T = (chosen_TK != NO_CHOICE).sum(1)
+    if setting.mode.per_choice:
+        out_T = back_T = np.maximum(choices_T - slots, 0)
+    else:
+        out_T = np.maximum(-(-choices_T // slots) - 1, 0)
+        back_T = np.minimum(out_T, 1) if setting.mode.relayed else out_T  # a domain's results are summed there
+    rate_Bps = _incoming_Bps(problem) * problem.layout.ep
+    out, back = (
+        float(copies_T.sum()) * flows.copy_bytes / rate_Bps
+        for copies_T, flows in ((out_T, setting.dispatch_flows), (back_T, setting.combine_flows))
+    )
+    return out, back
+
+
+def _incoming_Bps(problem: PlacementProblem) -> float:
+    """Bytes/s that the links into one GPU carry together, at most."""
+    kinds = np.array(problem.cluster.link_kind_J)
+    return float(sum(problem.cluster.capacity_J[kinds == kind].max(initial=0.0) for kind in INCOMING))

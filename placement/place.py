@@ -1,0 +1,191 @@
+"""`place`: from a cluster, a model, a trace and a Workload to a Plan, its objective and its certificate.
+
+Axes: L MoE layer, E expert, G rank, P slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from moecast.errors import MoecastError
+from moecast.placement.certificate import certificate_s
+from moecast.placement.fill import fill_slots
+from moecast.placement.limit import Budget, Limit
+from moecast.placement.objective import Objective
+from moecast.placement.problem import PlacementProblem
+from moecast.placement.solvers import find_solver
+from moecast.sim.forward import Setting
+from moecast.sim.plan import MadeBy, Plan
+from moecast.sim.tally import RoutingTally
+
+if TYPE_CHECKING:
+    from moecast.sim.model import ModelShape
+    from moecast.sim.plan import DispatchMode, ReplicaRule
+    from moecast.sim.workload import Workload
+    from moecast.topology import Cluster
+    from moecast.traces import RoutingTrace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Placement:
+    """What `place` found; all numbers are of the planning part of the trace.
+
+    Parameters
+    ----------
+    plan
+        The legal plan.
+    objective_s, bound_s, gap
+        Mean step time by the ``bound`` rung over the planning steps; the certificate, which no legal plan with these
+        slots can beat; (objective − certificate) ÷ objective.
+    solver, seconds
+        Who found it, and how long that took on the clock.
+    balance_pooled, fan_out, fan_out_domains
+        Of the planning steps.
+    legal, wasted_slots
+        Checked, not assumed; slots that repeat an expert of their own rank.
+    note
+        What a reader should know of how it was found.
+    """
+
+    plan: Plan
+    objective_s: float
+    bound_s: float
+    gap: float
+    solver: str
+    seconds: float
+    balance_pooled: float
+    fan_out: float
+    fan_out_domains: float
+    legal: bool
+    wasted_slots: int
+    note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the plan, as plain JSON values."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "plan"}
+
+
+def place(
+    cluster: Cluster,
+    model: ModelShape,
+    trace: RoutingTrace,
+    workload: Workload,
+    *,
+    solver: str = "joint",
+    ep: int | None = None,
+    slots_per_rank: int | None = None,
+    dispatch: DispatchMode | None = None,
+    replica_rule: ReplicaRule = "round_robin",
+    balance_weight: float | None = None,
+    time_limit_s: float | None = None,
+    work_limit: int | None = None,
+    fill: bool = False,
+    trace_part: str | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Placement:
+    """Find which expert stands on which rank, for the least mean step time under a Workload.
+
+    Parameters
+    ----------
+    trace
+        The part to plan on; results on the same part flatter the plan.
+    solver
+        A name of `moecast.placement.SOLVERS`.
+    ep, slots_per_rank
+        Ranks of an EP group (None: all GPUs) and slots of each rank (None: as few as hold the experts).
+    balance_weight
+        ``joint`` only: how much a choice counts against a copy; None: what both cost in seconds.
+    time_limit_s, work_limit
+        When to stop with the best so far: on the clock, or after so many moves judged. Only a work limit gives the same
+        plan again.
+    fill
+        Fill slots that the solver leaves empty, since serving engines have none; the objective is of the filled plan.
+    progress
+        Called with (thousandths done, 1000).
+
+    Raises
+    ------
+    MoecastError
+        The question has no answer: slots that cannot hold the experts or overfill the GPU, a solver that does not take
+        the problem, a limit of nothing, a trace that is too small.
+    """
+    chosen = find_solver(solver, balance_weight=balance_weight, full=fill)
+    limit = Limit(time_s=time_limit_s, work=work_limit)
+    layout = _layout(cluster, model, ep, slots_per_rank, dispatch, replica_rule)
+    problem = PlacementProblem(
+        cluster=cluster, model=model, trace=trace, workload=workload, layout=layout, seed=seed, trace_part=trace_part
+    )
+    refusal = chosen.supports(problem)
+    if refusal is not None:
+        raise MoecastError(f"this problem is not for it: {refusal}", field="solver", value=solver)
+    budget = Budget(limit, _thousandths(progress))
+    objective = Objective(problem)
+    solved = chosen.solve(problem, objective, budget, seed=seed)
+    slots_LGP, note = np.asarray(solved.slots_LGP), solved.note
+    if fill:
+        slots_LGP, count = fill_slots(slots_LGP, problem.windows.load_LWE.sum(1), problem.slots_G)
+        note = "; ".join(filter(None, [note, f"{count} empty slots were filled with replicas" if count else ""]))
+    seconds = budget.seconds
+    objective_s, bound_s = objective.step_s(slots_LGP), certificate_s(problem, objective.judged)
+    made_by = MadeBy(
+        solver=solver, seed=seed, trace_hash=trace.content_hash(), trace_part=trace_part,
+        objective_s=objective_s, bound_s=bound_s,
+    )  # fmt: skip
+    plan = problem.plan(slots_LGP, made_by=made_by)
+    plan.check_legal()
+    return Placement(
+        plan=plan,
+        objective_s=objective_s,
+        bound_s=bound_s,
+        gap=(objective_s - bound_s) / objective_s,
+        solver=solver,
+        seconds=seconds,
+        legal=True,
+        wasted_slots=plan.wasted_slots(),
+        note=note,
+        **_routing(problem, plan),
+    )
+
+
+def _layout(
+    cluster: Cluster,
+    model: ModelShape,
+    ep: int | None,
+    slots_per_rank: int | None,
+    dispatch: DispatchMode | None,
+    replica_rule: ReplicaRule,
+) -> Plan:
+    """Lay EP groups over all GPUs of the cluster."""
+    ranks = cluster.n_gpus
+    members = ranks if ep is None else ep
+    if members < 1 or ranks % members:
+        raise MoecastError(f"does not divide the cluster's {ranks} GPUs into EP groups", field="ep", value=ep)
+    try:
+        plan = Plan.contiguous(
+            layers=model.layers, experts=model.experts, choices=model.choices, ep=members, groups=ranks // members,
+            slots_per_rank=slots_per_rank, layer_ids=model.moe_layer_ids,
+        )  # fmt: skip
+    except ValueError as error:
+        raise MoecastError(str(error), field="slots_per_rank", value=slots_per_rank) from error
+    return replace(plan, dispatch=dispatch, replica_rule=replica_rule)
+
+
+def _routing(problem: PlacementProblem, plan: Plan) -> dict[str, float]:
+    """Balance and fan-out of the planning steps."""
+    setting = Setting.of(problem.cluster, problem.model, plan, phase=problem.workload.phase, seed=problem.seed)
+    tally = RoutingTally(setting)
+    for step in problem.steps:
+        tally.add(setting.forward(problem.trace, step))
+    fields = tally.fields()
+    return {name: float(fields[name]) for name in ("balance_pooled", "fan_out", "fan_out_domains")}
+
+
+def _thousandths(progress: Callable[[int, int], None] | None) -> Callable[[str, float], None] | None:
+    if progress is None:
+        return None
+    return lambda _, part: progress(round(1000 * part), 1000)
