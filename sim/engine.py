@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import simpy
 
-from moecast.sim.accounts import busy_seconds, link_bytes
+from moecast.sim.accounts import busy_seconds, link_bytes, setup_start
 from moecast.sim.program import Compute, Exchange, Float, Flows, Int, StepProgram, StepTimes
 
 Process = Generator[Any, Any, None]
@@ -92,7 +92,7 @@ class _Step:
             start_F, end_F = self.network.times(meeting.first, meeting.exchange.flows.n)
             busy_SG[index] = busy_seconds(
                 meeting.exchange, enter_G=self.enter_SG[index], leave_G=self.leave_SG[index],
-                start_F=start_F, end_F=end_F,
+                setup_G=setup_start(meeting.exchange, self.enter_SG[index]), start_F=start_F, end_F=end_F,
             )  # fmt: skip
         return StepTimes(
             enter_SG=self.enter_SG, leave_SG=self.leave_SG, busy_SG=busy_SG, link_bytes_J=link_bytes(self.program)

@@ -6,21 +6,11 @@ Axes: S stage, G rank, F flow, J link, K EP group, C crowd (see `moecast.sim.net
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-from moecast.sim.accounts import busy, link_bytes
+from moecast.sim.accounts import busy_seconds, link_bytes, setup_start
 from moecast.sim.network.flows import check_program, parents_first
 from moecast.sim.network.links import kept_pairs, parallel_links
-from moecast.sim.network.maxmin import Records
-from moecast.sim.network.waits import (
-    WORK,
-    awaited,
-    crowd_bounds,
-    flow_bounds,
-    latest_end,
-    whoever_is_last,
-    with_groups,
-)
+from moecast.sim.network.waits import WORK, flow_bounds, leave_bounds
 from moecast.sim.program import Compute, Exchange, Float, Int, Int32, StepProgram, StepTimes
 
 
@@ -107,8 +97,7 @@ class _Past:
         """When the last rank of all is done at the earliest, whichever that is."""
         if self.group_G[0] < 0:
             return 0.0
-        last_K = -latest_end(self.group_G, -(self.left_G + self.work_G), int(self.group_G.max()) + 1)
-        return float(last_K[self.group_G].max(initial=0.0))
+        return float(_least(self.group_G, self.left_G + self.work_G)[self.group_G].max(initial=0.0))
 
     def leave(self, left_K: Float) -> None:
         """Start again from an exchange that the last rank of each group leaves no sooner than `left_K`."""
@@ -120,55 +109,34 @@ def _exchange(
     stage: Exchange, capacity_J: Float, bottleneck_J: Int, enter_G: Float, past: _Past
 ) -> tuple[Float, Float]:
     """Earliest leave and the busy seconds of each rank; tells `past` when the last of each group leaves."""
-    flows, n_groups = stage.flows, int(stage.group_G.max(initial=-1)) + 1
-    leave_G, left_K, busy_G = _cross(
-        flows.bytes_F, flows.source_rank_F, flows.destination_rank_F, flows.waiter_F, flows.offsets_F1, flows.link_X,
-        flows.share_X, flows.latency_F, flows.parent_offsets_F1, flows.parent_R, flows.feed_delay_F, flows.feed_tail_F,
-        stage.group_G, n_groups, stage.setup_s, stage.barrier, enter_G, past.enter(stage.group_G, enter_G),
-        capacity_J, bottleneck_J, past.served_CJ[: len(enter_G) + n_groups],
+    flows, group_G, n_ranks = stage.flows, stage.group_G, len(enter_G)
+    n_groups = int(group_G.max(initial=-1)) + 1
+    last_enter_G, setup_G = past.enter(group_G, enter_G), setup_start(stage, enter_G)
+    if stage.barrier:
+        setup_G = np.maximum(setup_G, _least(group_G, last_enter_G)[group_G])
+    begin_G = setup_G + stage.setup_s
+    links = kept_pairs(flows.offsets_F1, flows.link_X, flows.share_X, bottleneck_J)
+    start_F, end_F, alone_F = flow_bounds(
+        parents_first(flows.parent_offsets_F1, flows.parent_R), flows.bytes_F, flows.source_rank_F, *links,
+        flows.latency_F, flows.parent_offsets_F1, flows.parent_R, flows.feed_delay_F, flows.feed_tail_F, capacity_J,
+        begin_G,
+    )  # fmt: skip
+    leave_G, left_K, over_C, since_C = leave_bounds(
+        np.argsort(start_F), start_F, end_F, alone_F, flows.bytes_F, flows.source_rank_F, flows.waiter_F, *links,
+        flows.latency_F, flows.parent_offsets_F1, flows.parent_R, flows.feed_delay_F, flows.feed_tail_F, capacity_J,
+        group_G, n_groups, stage.barrier, begin_G, last_enter_G + stage.setup_s, past.served_CJ[: n_ranks + n_groups],
     )  # fmt: skip
     past.leave(left_K)
+    ports = [(over_C[c:][:n_ranks], since_C[c:][:n_ranks]) for c in (0, n_ranks + n_groups)]
+    busy_G = busy_seconds(
+        stage, enter_G=enter_G, leave_G=leave_G, setup_G=setup_G, start_F=start_F, end_F=end_F,
+        more=[(since_G, over_G) for over_G, since_G in ports],
+    )  # fmt: skip
     return leave_G, busy_G
 
 
-@njit(cache=True, nogil=True)
-def _cross(
-    bytes_F: Float, source_F: Int32, destination_F: Int32, waiter_F: Int32, offsets_F1: Int, link_X: Int32,
-    share_X: Float, latency_F: Float, parents_F1: Int, parent_R: Int32, delay_F: Float, tail_F: Float,
-    group_G: Int32, n_groups: int, setup_s: float, barrier: bool, enter_G: Float, if_last_G: Float,
-    capacity_J: Float, bottleneck_J: Int, past_CJ: Records,
-) -> tuple[Float, Float, Float]:  # fmt: skip
-    n_ranks = len(enter_G)
-    offsets_F1, link_X, share_X = kept_pairs(offsets_F1, link_X, share_X, bottleneck_J)
-    setup_G = latest_end(group_G, enter_G, n_groups)[group_G] if barrier else enter_G
-    if barrier:
-        setup_G = np.maximum(setup_G, -latest_end(group_G, -if_last_G, n_groups)[group_G])
-    begin_G = setup_G + setup_s
-    start_F, end_F, alone_F = flow_bounds(
-        parents_first(parents_F1, parent_R), bytes_F, source_F, offsets_F1, link_X, share_X, latency_F, parents_F1,
-        parent_R, delay_F, tail_F, capacity_J, begin_G,
-    )  # fmt: skip
-    members = awaited(waiter_F, alone_F, parents_F1, parent_R, delay_F, tail_F, n_ranks)
-    crowds = with_groups(members, group_G, source_F, parents_F1, n_groups, barrier)
-    over_C, since_C = crowd_bounds(
-        crowds, 2 * n_ranks + n_groups, start_F, bytes_F, offsets_F1, link_X, share_X, latency_F, capacity_J, past_CJ
-    )
-    over_K, sent_G = over_C[n_ranks : n_ranks + n_groups], over_C[n_ranks + n_groups :]
-    if barrier:
-        ended_K = latest_end(group_G[source_F], end_F, n_groups)
-        leave_G = np.maximum(begin_G, np.maximum(over_K, ended_K)[group_G])
-    else:
-        leave_G = np.maximum(np.maximum(begin_G, over_C[:n_ranks]), latest_end(waiter_F, end_F, n_ranks))
-        leave_G = np.maximum(leave_G, whoever_is_last(members, source_F, parents_F1, group_G, if_last_G + setup_s))
-    # Whoever was last also has to send all of its own flows before the exchange is over.
-    last_sent_G = if_last_G + setup_s + np.maximum(sent_G - begin_G, 0.0)
-    left_K = np.maximum(over_K, latest_end(group_G, leave_G, n_groups))
-    left_K = np.maximum(left_K, -latest_end(group_G, -last_sent_G, n_groups))
-    ranks = np.arange(n_ranks).astype(np.int32)
-    ports = (
-        np.concatenate((ranks, ranks)),
-        np.concatenate((since_C[:n_ranks], since_C[n_ranks + n_groups :])),
-        np.concatenate((over_C[:n_ranks], sent_G)),
-    )
-    busy_G = busy(source_F, destination_F, waiter_F, start_F, end_F, ports, enter_G, leave_G, setup_G, setup_s)
-    return leave_G, left_K, busy_G
+def _least(group_G: Int32, value_G: Float) -> Float:
+    """Take the least value in each EP group; infinite for a number that no group has."""
+    least_K = np.full(int(group_G.max(initial=-1)) + 1, np.inf)
+    np.minimum.at(least_K, group_G, value_G)
+    return least_K

@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
+from moecast.sim.compiled import entry, inner
 from moecast.sim.network.maxmin import Records, fill, join, part, release
 from moecast.sim.program import Float, Int
 
@@ -63,14 +63,14 @@ class Net(NamedTuple):
     clock: Float  # now; the rate of the slowest flow that left since the rates were brought up to date
 
 
-@njit(cache=True, nogil=True)
+@entry
 def submit_all(net: Net, first: int, flow_A: Int, at_A: Float) -> None:
     """Let flows, counted from `first`, start at their times, no sooner than now."""
     for a in range(len(flow_A)):
         _submit(net, first + flow_A[a], max(at_A[a], net.clock[0]))
 
 
-@njit(cache=True, nogil=True)
+@entry
 def next_event(net: Net) -> float:
     """When the next flow starts, or the next last byte leaves; infinite when nothing is on its way."""
     if net.counts[UNEVEN] != EVEN:
@@ -81,7 +81,7 @@ def next_event(net: Net) -> float:
     return float(time)
 
 
-@njit(cache=True, nogil=True)
+@entry
 def advance(net: Net, until: float) -> float:
     """Move the clock to `until`, or less far: no further than the end of the first group that ends on the way.
 
@@ -102,10 +102,10 @@ def advance(net: Net, until: float) -> float:
             until = min(until, net.group_K[net.ended_K[k]].end)
     if until < np.inf:
         net.clock[0] = max(net.clock[0], until)
-    return time
+    return float(time)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _share_out(net: Net) -> None:
     """Bring the rates up to date, and tell every flow whose rate changed when its last byte will leave.
 
@@ -137,7 +137,7 @@ def _share_out(net: Net) -> None:
     net.clock[LEAST] = np.inf
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _finish(net: Net, now: float) -> None:
     """Take out of transit what has left."""
     n = net.counts[TRANSIT]
@@ -156,7 +156,7 @@ def _finish(net: Net, now: float) -> None:
         _last_byte_left(net, f, net.last_F[f])
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _begin(net: Net, now: float) -> None:
     """Start the pending flows whose time has come, and thereby those they feed without delay."""
     while net.counts[PENDING] and net.pending_H[0].time <= now:
@@ -180,7 +180,7 @@ def _begin(net: Net, now: float) -> None:
         join(f, net.offsets_F1, net.pair_X, net.link_J)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _last_byte_left(net: Net, f: int, time: float) -> None:
     """Work out which flows' ends this makes known: its own, and along the chains that it feeds."""
     net.flow_F[f].end = max(net.flow_F[f].end, time + net.flow_F[f].latency)
@@ -201,7 +201,7 @@ def _last_byte_left(net: Net, f: int, time: float) -> None:
             depth += 1
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _count_off(net: Net, k: int, end: float) -> None:
     if k < 0:
         return
@@ -213,7 +213,7 @@ def _count_off(net: Net, k: int, end: float) -> None:
         net.counts[ENDED] += 1
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _submit(net: Net, flow: int, time: float) -> None:
     heap, i = net.pending_H, net.counts[PENDING]
     net.counts[PENDING] += 1
@@ -223,7 +223,7 @@ def _submit(net: Net, flow: int, time: float) -> None:
     heap[i].time, heap[i].flow = time, flow
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _pop(net: Net) -> None:
     net.counts[PENDING] -= 1
     heap, size = net.pending_H, net.counts[PENDING]
@@ -240,6 +240,6 @@ def _pop(net: Net) -> None:
     heap[i].time, heap[i].flow = time, flow
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _earlier(time: float, flow: int, other: Any) -> bool:
     return bool(time < other.time or (time == other.time and flow < other.flow))

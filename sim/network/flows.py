@@ -6,8 +6,8 @@ Axes: F flow, J link, X (flow, link) pair, R (flow, parent) pair, C (flow, child
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from moecast.sim.compiled import entry, inner
 from moecast.sim.program import Exchange, Float, Flows, Int, Int32, StepProgram
 
 MOST_RANKS = 2**31 - 1
@@ -83,7 +83,7 @@ def _seconds(stage: int, name: str, values: Float) -> None:
         raise ValueError(f"stage {stage}: {name} must be finite and at least 0")
 
 
-@njit(cache=True, nogil=True)
+@entry
 def _problem(
     bytes_F: Float, latency_F: Float, delay_F: Float, tail_F: Float, offsets_F1: Int, link_X: Int32, share_X: Float,
     parents_F1: Int, parent_R: Int32, n_links: int,
@@ -107,7 +107,7 @@ def _problem(
     return 0
 
 
-@njit(cache=True, nogil=True)
+@entry
 def _rank_problem(source_F: Int32, destination_F: Int32, waiter_F: Int32, n_ranks: int) -> int:
     for f in range(len(source_F)):
         if not (0 <= source_F[f] < n_ranks and 0 <= destination_F[f] < n_ranks and -1 <= waiter_F[f] < n_ranks):
@@ -115,7 +115,7 @@ def _rank_problem(source_F: Int32, destination_F: Int32, waiter_F: Int32, n_rank
     return 0
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _rises(offsets_F1: Int, last: int) -> bool:
     for f in range(len(offsets_F1) - 1):
         if offsets_F1[f] > offsets_F1[f + 1]:
@@ -123,7 +123,7 @@ def _rises(offsets_F1: Int, last: int) -> bool:
     return bool(offsets_F1[0] == 0 and offsets_F1[-1] == last)
 
 
-@njit(cache=True, nogil=True)
+@entry
 def children(parents_F1: Int, parent_R: Int32) -> tuple[Int, Int]:
     """Turn the parents of each flow into the children of each, as a CSR."""
     n = len(parents_F1) - 1
@@ -140,7 +140,7 @@ def children(parents_F1: Int, parent_R: Int32) -> tuple[Int, Int]:
     return offsets_F1, child_C
 
 
-@njit(cache=True, nogil=True)
+@entry
 def parents_first(parents_F1: Int, parent_R: Int32) -> Int:
     """Order the flows so that parents stand before their children; those that feed themselves are left out."""
     n = len(parents_F1) - 1

@@ -6,8 +6,8 @@ Axes: J link, F flow, X (flow, link) pair.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from moecast.sim.compiled import entry
 from moecast.sim.program import Exchange, Float, Int, Int32, StepProgram
 
 
@@ -31,7 +31,7 @@ def parallel_links(program: StepProgram) -> Int:
     return bottleneck_J
 
 
-@njit(cache=True, nogil=True)
+@entry
 def kept_pairs(offsets_F1: Int, link_X: Int32, share_X: Float, bottleneck_J: Int) -> tuple[Int, Int32, Float]:
     """Leave out of a CSR the pairs whose link is not its own bottleneck."""
     kept_F1, kept_link_X, kept_share_X = np.empty_like(offsets_F1), np.empty_like(link_X), np.empty_like(share_X)
@@ -51,7 +51,7 @@ def _renumbered(class_J: Int) -> tuple[Int, int]:
     return class_J, len(names)
 
 
-@njit(cache=True, nogil=True)
+@entry
 def _refine(offsets_F1: Int, link_X: Int32, share_X: Float, class_J: Int, classes: int) -> int:
     """Part the classes: links stay together while every flow that uses one uses the other with the same share."""
     most = classes + 2 * len(link_X)

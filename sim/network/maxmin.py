@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from moecast.sim.compiled import entry, inner
 from moecast.sim.program import Float, Int, Int32
 
 Records = npt.NDArray[Any]
@@ -37,13 +37,9 @@ CANCELLED = 1e-3
 
 def max_min_rates(offsets_F1: Int, link_X: Int32, share_X: Float, capacity_J: Float) -> Float:
     """Rates [F] at which these flows share the links, in the capacity's unit; infinite for a flow without links."""
-    n = len(offsets_F1) - 1
-    rate_F, link_J = np.zeros(n), empty_links(capacity_J)
-    pair_X = np.zeros(len(link_X), PAIR)
+    rate_F, pair_X = np.zeros(len(offsets_F1) - 1), np.zeros(len(link_X), PAIR)
     pair_X["link"], pair_X["share"] = link_X, share_X
-    for f in range(n):
-        join(f, offsets_F1, pair_X, link_J)
-    fill(np.arange(n), n, 0.0, offsets_F1, pair_X, link_J, np.empty(len(capacity_J), np.int64), rate_F)
+    _rate_all(offsets_F1, pair_X, empty_links(capacity_J), rate_F)
     return rate_F
 
 
@@ -54,7 +50,15 @@ def empty_links(capacity_J: Float) -> Records:
     return link_J
 
 
-@njit(cache=True, nogil=True)
+@entry
+def _rate_all(offsets_F1: Int, pair_X: Records, link_J: Records, rate_F: Float) -> None:
+    flow_F = np.arange(len(rate_F))
+    for f in flow_F:
+        join(f, offsets_F1, pair_X, link_J)
+    fill(flow_F, len(flow_F), 0.0, offsets_F1, pair_X, link_J, np.empty(len(link_J), np.int64), rate_F)
+
+
+@inner
 def join(f: int, offsets_F1: Int, pair_X: Records, link_J: Records) -> None:
     """Put a flow on its links."""
     for x in range(offsets_F1[f], offsets_F1[f + 1]):
@@ -65,7 +69,7 @@ def join(f: int, offsets_F1: Int, pair_X: Records, link_J: Records) -> None:
         link.first = x
 
 
-@njit(cache=True, nogil=True)
+@inner
 def part(f: int, offsets_F1: Int, pair_X: Records, link_J: Records) -> None:
     """Take a flow off its links."""
     for x in range(offsets_F1[f], offsets_F1[f + 1]):
@@ -78,14 +82,14 @@ def part(f: int, offsets_F1: Int, pair_X: Records, link_J: Records) -> None:
             pair_X[after].previous = before
 
 
-@njit(cache=True, nogil=True)
+@inner
 def release(f: int, offsets_F1: Int, pair_X: Records, link_J: Records, rate_F: Float) -> None:
     """Give back what a settled flow takes of its links."""
     for x in range(offsets_F1[f], offsets_F1[f + 1]):
         link_J[pair_X[x].link].left += pair_X[x].share * rate_F[f]
 
 
-@njit(cache=True, nogil=True)
+@inner
 def fill(
     flow_A: Int, n: int, least: float, offsets_F1: Int, pair_X: Records, link_J: Records, queue_J: Int, rate_F: Float
 ) -> None:
@@ -117,7 +121,7 @@ def fill(
         _sink(0, size, queue_J, link_J)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _open_links(
     flow_A: Int, n: int, offsets_F1: Int, pair_X: Records, link_J: Records, queue_J: Int, rate_F: Float
 ) -> int:
@@ -144,7 +148,7 @@ def _open_links(
     return size
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _settle(full: Any, rate: float, offsets_F1: Int, pair_X: Records, link_J: Records, rate_F: Float) -> None:
     x = full.first
     while x >= 0:
@@ -160,7 +164,7 @@ def _settle(full: Any, rate: float, offsets_F1: Int, pair_X: Records, link_J: Re
             link.left -= pair_X[y].share * rate
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _sum_weight(link: Any, pair_X: Records, rate_F: Float) -> None:
     weight, x = 0.0, link.first
     while x >= 0:
@@ -171,7 +175,7 @@ def _sum_weight(link: Any, pair_X: Records, rate_F: Float) -> None:
     link.summed = weight
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _sink(i: int, size: int, queue_J: Int, link_J: Records) -> None:
     j = queue_J[i]
     while 2 * i + 1 < size:

@@ -1,36 +1,30 @@
 """Lower bounds on one exchange, compiled: what a rank waits for, directly or through relays, and how late that can be.
 
 A *crowd* is a set of flows of which somebody waits for every one: first the crowds of the single ranks, then those of
-the EP groups (some rank of the group waits for it), then those of the senders (nobody waits; they are only busy).
+the EP groups (some rank of the group waits for it), then those of the senders (the flows that one rank starts).
 
-Axes: F flow, J link, X (flow, link) pair, G rank, K EP group, C crowd, M (crowd, flow) member.
+Axes: F flow, J link, X (flow, link) pair, G rank, K EP group, C crowd, M (crowd, flow) member, W flow by its waiter.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numba import njit
 
+from moecast.sim.compiled import entry, inner
 from moecast.sim.network.maxmin import Records
 from moecast.sim.program import Float, Int, Int32
+
+# A flow in a crowd: at least so many seconds pass from its end, and from its start, until whoever waits may leave.
+MEMBER = np.dtype([("crowd", "i8"), ("flow", "i8"), ("tail", "f8"), ("span", "f8")], align=True)
 
 # What a link serves: the earliest start of all, and the load of all in seconds; the same of the last of them between
 # which it need not be idle; the least time from a last byte until whoever waits may leave.
 WORK = np.dtype([("first", "f8"), ("total", "f8"), ("since", "f8"), ("load", "f8"), ("tail", "f8")], align=True)
 
 
-class Members(NamedTuple):
-    """The flows of every crowd."""
-
-    crowd_M: Int
-    flow_M: Int
-    tail_M: Float  # seconds from the flow's end until whoever waits may leave, at least
-    span_M: Float  # seconds from the flow's start until then, at least
-
-
-@njit(cache=True, nogil=True)
+@entry
 def flow_bounds(
     order_F: Int, bytes_F: Float, source_F: Int32, offsets_F1: Int, link_X: Int32, share_X: Float, latency_F: Float,
     parents_F1: Int, parent_R: Int32, delay_F: Float, tail_F: Float, capacity_J: Float, begin_G: Float,
@@ -51,50 +45,105 @@ def flow_bounds(
     return start_F, end_F, alone_F
 
 
-@njit(cache=True, nogil=True)
-def awaited(
+@entry
+def leave_bounds(
+    order_F: Int, start_F: Float, end_F: Float, alone_F: Float, bytes_F: Float, source_F: Int32, waiter_F: Int32,
+    offsets_F1: Int, link_X: Int32, share_X: Float, latency_F: Float, parents_F1: Int, parent_R: Int32,
+    delay_F: Float, tail_F: Float, capacity_J: Float, group_G: Int32, n_groups: int, barrier: bool, begin_G: Float,
+    last_begin_G: Float, past_CJ: Records,
+) -> tuple[Float, Float, Float, Float]:  # fmt: skip
+    """When each rank and the last of each EP group leaves at the earliest; the crowds' bounds, and since when.
+
+    `order_F` is by `start_F`. A rank begins no sooner than `begin_G`, and no sooner than `last_begin_G` if it is the
+    one that left the exchange before as the last of its group.
+    """
+    n_ranks = len(group_G)
+    member_M, first_G1 = _awaited(waiter_F, alone_F, parents_F1, parent_R, delay_F, tail_F, n_ranks)
+    leave_G = np.copy(begin_G)
+    if not barrier:
+        _after_the_last(member_M, first_G1[-1], source_F, parents_F1, group_G, last_begin_G, leave_G)
+    member_M, size = _with_groups(member_M, first_G1, source_F, parents_F1, group_G, n_groups, barrier)
+    over_C, since_C = _crowd_bounds(
+        member_M, _in_order(member_M, size, order_F, 2 * n_ranks + n_groups), start_F, bytes_F, offsets_F1, link_X,
+        share_X, latency_F, capacity_J, past_CJ,
+    )  # fmt: skip
+    left_K = over_C[n_ranks : n_ranks + n_groups].copy()
+    for f in range(len(end_F)):
+        if barrier:
+            left_K[group_G[source_F[f]]] = max(left_K[group_G[source_F[f]]], end_F[f])
+        elif waiter_F[f] >= 0:
+            leave_G[waiter_F[f]] = max(leave_G[waiter_F[f]], end_F[f])
+    for g in range(n_ranks):
+        leave_G[g] = max(leave_G[g], left_K[group_G[g]] if barrier else over_C[g])
+    # Whoever was last also has to send all of its own flows before the exchange is over.
+    least_K = np.empty(n_groups)
+    least_K[:] = np.inf
+    for g in range(n_ranks):
+        sent = last_begin_G[g] + max(0.0, over_C[n_ranks + n_groups + g] - begin_G[g])
+        least_K[group_G[g]] = min(least_K[group_G[g]], sent)
+    for g in range(n_ranks):
+        left_K[group_G[g]] = max(left_K[group_G[g]], leave_G[g], least_K[group_G[g]])
+    return leave_G, left_K, over_C, since_C
+
+
+@inner
+def _awaited(
     waiter_F: Int32, alone_F: Float, parents_F1: Int, parent_R: Int32, delay_F: Float, tail_F: Float, n_ranks: int
-) -> Members:
+) -> tuple[Records, Int]:
     """For each rank the flows that it waits for, and those that feed them, however far back."""
     n = len(waiter_F)
-    first_G1, flow_W = _by_waiter(waiter_F, n_ranks)
-    crowd_M, flow_M = np.empty(n, np.int64), np.empty(n, np.int64)
-    tail_M, span_M = np.empty(n), np.empty(n)
-    seen_F, queued_F, stack_F = np.full(n, -1), np.zeros(n, np.bool_), np.empty(n, np.int64)
-    longest_F, span_F, reached_F = np.empty(n), np.empty(n), np.empty(n, np.int64)
+    by_G1, flow_W = _by_waiter(waiter_F, n_ranks)
+    member_M, first_G1 = np.empty(3 * n, MEMBER), np.zeros(n_ranks + 1, np.int64)
+    seen_F, queued_F, stack_F = np.zeros(n, np.int64), np.zeros(n, np.int64), np.empty(n, np.int64)
+    place_F = np.empty(n, np.int64)
     size = 0
     for rank in range(n_ranks):
-        reached = 0
-        for w in range(first_G1[rank], first_G1[rank + 1]):
+        first_G1[rank] = size
+        member_M = _room(member_M, size + n)
+        depth = 0
+        for w in range(by_G1[rank], by_G1[rank + 1]):
             f = flow_W[w]
-            seen_F[f], longest_F[f], span_F[f] = rank, 0.0, alone_F[f]
-            reached_F[reached], stack_F[reached], queued_F[f] = f, f, True
-            reached += 1
-        if len(parent_R):
-            reached = _reach_back(
-                rank, reached, alone_F, parents_F1, parent_R, delay_F, tail_F,
-                seen_F, queued_F, stack_F, longest_F, span_F, reached_F,
-            )  # fmt: skip
-        if size + reached > len(crowd_M):
-            more = size + reached
-            crowd_M, flow_M = np.append(crowd_M, np.empty(more, np.int64)), np.append(flow_M, np.empty(more, np.int64))
-            tail_M, span_M = np.append(tail_M, np.empty(more)), np.append(span_M, np.empty(more))
-        for i in range(reached):
-            f = reached_F[i]
-            crowd_M[size + i], flow_M[size + i], tail_M[size + i], span_M[size + i] = rank, f, longest_F[f], span_F[f]
-        size += reached
-    return Members(crowd_M[:size], flow_M[:size], tail_M[:size], span_M[:size])
+            seen_F[f], queued_F[f], place_F[f], stack_F[depth] = rank + 1, 1, size, f
+            depth += 1
+            _put(member_M[size], rank, f, 0.0, alone_F[f])
+            size += 1
+        while depth and len(parent_R):
+            depth -= 1
+            f = stack_F[depth]
+            queued_F[f] = 0
+            child = member_M[place_F[f]]
+            for r in range(parents_F1[f], parents_F1[f + 1]):
+                p = parent_R[r]
+                if seen_F[p] != rank + 1:
+                    seen_F[p], place_F[p] = rank + 1, size
+                    _put(member_M[size], rank, p, -np.inf, -np.inf)
+                    size += 1
+                if _reach_back(member_M[place_F[p]], child, alone_F[p], delay_F[f], tail_F[f]) and not queued_F[p]:
+                    queued_F[p], stack_F[depth] = 1, p
+                    depth += 1
+    first_G1[n_ranks] = size
+    return member_M, first_G1
 
 
-@njit(cache=True, nogil=True)
+@inner
+def _reach_back(parent: Any, child: Any, alone: float, delay: float, tail: float) -> bool:
+    """Lengthen the way from a flow to the rank that waits, if the one through this child is longer."""
+    longest = max(parent.tail, child.tail + tail)
+    span = max(parent.span, child.span + delay, alone + longest)
+    longer = longest > parent.tail or span > parent.span
+    parent.tail, parent.span = longest, span
+    return bool(longer)
+
+
+@inner
 def _by_waiter(waiter_F: Int32, n_ranks: int) -> tuple[Int, Int]:
     first_G1 = np.zeros(n_ranks + 1, np.int64)
-    for waiter in waiter_F:
-        if waiter >= 0:
-            first_G1[waiter + 1] += 1
+    for f in range(len(waiter_F)):
+        if waiter_F[f] >= 0:
+            first_G1[waiter_F[f] + 1] += 1
     for rank in range(n_ranks):
         first_G1[rank + 1] += first_G1[rank]
-    flow_W, put_G = np.empty(first_G1[-1], np.int64), first_G1[:-1].copy()
+    flow_W, put_G = np.empty(first_G1[-1], np.int64), first_G1.copy()
     for f in range(len(waiter_F)):
         if waiter_F[f] >= 0:
             flow_W[put_G[waiter_F[f]]] = f
@@ -102,78 +151,112 @@ def _by_waiter(waiter_F: Int32, n_ranks: int) -> tuple[Int, Int]:
     return first_G1, flow_W
 
 
-@njit(cache=True, nogil=True)
-def _reach_back(
-    rank: int, reached: int, alone_F: Float, parents_F1: Int, parent_R: Int32, delay_F: Float, tail_F: Float,
-    seen_F: Int, queued_F: np.ndarray, stack_F: Int, longest_F: Float, span_F: Float, reached_F: Int,
-) -> int:  # fmt: skip
-    """Follow the flows on the stack back to those that feed them, keeping the longest way from each to the rank."""
-    depth = reached
-    while depth:
-        depth -= 1
-        f = stack_F[depth]
-        queued_F[f] = False
-        for r in range(parents_F1[f], parents_F1[f + 1]):
-            parent = parent_R[r]
-            if seen_F[parent] != rank:
-                seen_F[parent], longest_F[parent], span_F[parent] = rank, -np.inf, -np.inf
-                reached_F[reached] = parent
-                reached += 1
-            tail = max(longest_F[parent], longest_F[f] + tail_F[f])
-            span = max(span_F[parent], span_F[f] + delay_F[f], alone_F[parent] + tail)
-            if (tail > longest_F[parent] or span > span_F[parent]) and not queued_F[parent]:
-                queued_F[parent] = True
-                stack_F[depth] = parent
-                depth += 1
-            longest_F[parent], span_F[parent] = tail, span
-    return reached
+@inner
+def _put(member: Any, crowd: int, flow: int, tail: float, span: float) -> None:
+    member.crowd, member.flow, member.tail, member.span = crowd, flow, tail, span
 
 
-@njit(cache=True, nogil=True)
-def with_groups(
-    members: Members, group_G: Int32, source_F: Int32, parents_F1: Int, n_groups: int, barrier: bool
-) -> Members:
+@inner
+def _room(member_M: Records, size: int) -> Records:
+    if size <= len(member_M):
+        return member_M
+    longer_M = np.empty(2 * size, MEMBER)
+    for m in range(len(member_M)):
+        longer_M[m] = member_M[m]
+    return longer_M
+
+
+@inner
+def _after_the_last(
+    member_M: Records, size: int, source_F: Int32, parents_F1: Int, group_G: Int32, last_begin_G: Float, leave_G: Float
+) -> None:
+    """Raise each rank's leave, given that some rank of its EP group, unknown which, begins at its `last_begin_G`.
+
+    Nothing is known of a rank to which some other rank of its group sends nothing: that one may be the last.
+    """
+    n_ranks = len(group_G)
+    span_GG = np.empty((n_ranks, n_ranks))
+    for last in range(n_ranks):
+        for rank in range(n_ranks):
+            span_GG[last, rank] = 0.0 if last == rank else -np.inf
+    for m in range(size):
+        f, rank = member_M[m].flow, member_M[m].crowd
+        if parents_F1[f] == parents_F1[f + 1]:
+            span_GG[source_F[f], rank] = max(span_GG[source_F[f], rank], member_M[m].span)
+    for rank in range(n_ranks):
+        leave = np.inf
+        for last in range(n_ranks):
+            if group_G[last] == group_G[rank]:
+                leave = min(leave, last_begin_G[last] + span_GG[last, rank])
+        leave_G[rank] = max(leave_G[rank], leave)
+
+
+@inner
+def _with_groups(
+    member_M: Records, first_G1: Int, source_F: Int32, parents_F1: Int, group_G: Int32, n_groups: int, barrier: bool
+) -> tuple[Records, int]:
     """Add the crowds of the EP groups, and the senders'.
 
     A flow has the longest tail that any rank of the group gives it. Behind a barrier all that a group starts counts.
-    Of a sender only the flows count that it starts itself.
+    Of a sender only the flows count that it starts itself and its own group waits for.
     """
     n_ranks, n_flows = len(group_G), len(source_F)
-    if barrier:
-        group_M, flow_M, tail_M = group_G[source_F].astype(np.int64), np.arange(n_flows), np.zeros(n_flows)
-    else:
-        group_M, flow_M, tail_M = _by_group(members, group_G, n_flows)
-    own = (parents_F1[flow_M] == parents_F1[flow_M + 1]) & (group_G[source_F[flow_M]] == group_M)
-    own_M = np.flatnonzero(own)
-    return Members(
-        np.concatenate((members.crowd_M, n_ranks + group_M, n_ranks + n_groups + source_F[flow_M[own_M]])),
-        np.concatenate((members.flow_M, flow_M, flow_M[own_M])),
-        np.concatenate((members.tail_M, tail_M, tail_M[own_M])),
-        members.span_M,
-    )
+    size = first_G1[n_ranks]
+    seen_F, place_F = np.zeros(n_flows, np.int64), np.empty(n_flows, np.int64)
+    before = size
+    for group in range(n_groups):
+        member_M = _room(member_M, size + 2 * n_flows)
+        if barrier:
+            for f in range(n_flows):
+                if group_G[source_F[f]] == group:
+                    _put(member_M[size], n_ranks + group, f, 0.0, 0.0)
+                    size += 1
+            continue
+        for rank in range(n_ranks):
+            if group_G[rank] != group:
+                continue
+            for m in range(first_G1[rank], first_G1[rank + 1]):
+                f = member_M[m].flow
+                if seen_F[f] != group + 1:
+                    seen_F[f], place_F[f] = group + 1, size
+                    _put(member_M[size], n_ranks + group, f, member_M[m].tail, 0.0)
+                    size += 1
+                member_M[place_F[f]].tail = max(member_M[place_F[f]].tail, member_M[m].tail)
+    for m in range(before, size):
+        f, group = member_M[m].flow, member_M[m].crowd - n_ranks
+        if parents_F1[f] == parents_F1[f + 1] and group_G[source_F[f]] == group:
+            _put(member_M[size], n_ranks + n_groups + source_F[f], f, member_M[m].tail, 0.0)
+            size += 1
+    return member_M, size
 
 
-@njit(cache=True, nogil=True)
-def _by_group(members: Members, group_G: Int32, n_flows: int) -> tuple[Int, Int, Float]:
-    n, n_ranks = len(members.crowd_M), len(group_G)
-    group_M, flow_M, tail_M = np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n)
-    seen_F, place_F = np.full(n_flows, -1), np.empty(n_flows, np.int64)
-    size, first_G1 = 0, np.searchsorted(members.crowd_M, np.arange(n_ranks + 1))
-    for rank in np.argsort(group_G, kind="mergesort"):
-        for m in range(first_G1[rank], first_G1[rank + 1]):
-            f = members.flow_M[m]
-            if seen_F[f] != group_G[rank]:
-                seen_F[f], place_F[f] = group_G[rank], size
-                group_M[size], flow_M[size], tail_M[size] = group_G[rank], f, members.tail_M[m]
-                size += 1
-            tail_M[place_F[f]] = max(tail_M[place_F[f]], members.tail_M[m])
-    return group_M[:size], flow_M[:size], tail_M[:size]
+@inner
+def _in_order(member_M: Records, size: int, order_F: Int, n_crowds: int) -> tuple[Int, Int]:
+    """Bring the members in the order of crowds, and those of a crowd in that of `order_F`: a CSR of members."""
+    by_flow, by_crowd = np.zeros(len(order_F) + 2, np.int64), np.zeros(n_crowds + 2, np.int64)
+    for m in range(size):
+        by_flow[member_M[m].flow + 2] += 1
+        by_crowd[member_M[m].crowd + 2] += 1
+    for f in range(len(order_F)):
+        by_flow[f + 2] += by_flow[f + 1]
+    for c in range(n_crowds):
+        by_crowd[c + 2] += by_crowd[c + 1]
+    of_flow, of_crowd = np.empty(size, np.int64), np.empty(size, np.int64)
+    for m in range(size):
+        of_flow[by_flow[member_M[m].flow + 1]] = m
+        by_flow[member_M[m].flow + 1] += 1
+    for f in order_F:
+        for i in range(by_flow[f], by_flow[f + 1]):
+            crowd = member_M[of_flow[i]].crowd
+            of_crowd[by_crowd[crowd + 1]] = of_flow[i]
+            by_crowd[crowd + 1] += 1
+    return by_crowd, of_crowd
 
 
-@njit(cache=True, nogil=True)
-def crowd_bounds(
-    members: Members, n_crowds: int, start_F: Float, bytes_F: Float, offsets_F1: Int, link_X: Int32, share_X: Float,
-    latency_F: Float, capacity_J: Float, past_CJ: Records,
+@inner
+def _crowd_bounds(
+    member_M: Records, of_crowds: tuple[Int, Int], start_F: Float, bytes_F: Float, offsets_F1: Int, link_X: Int32,
+    share_X: Float, latency_F: Float, capacity_J: Float, past_CJ: Records,
 ) -> tuple[Float, Float]:  # fmt: skip
     """For each crowd, when the last of it is over on its slowest link at the earliest, and since when that link works.
 
@@ -182,30 +265,33 @@ def crowd_bounds(
     each link has served in earlier exchanges, and is brought up to date: the flows of both together need their time
     too, from the earliest of their starts.
     """
-    first_C1, member_M = _in_order(members, n_crowds, start_F)
-    over_C, since_C = np.full(n_crowds, -np.inf), np.full(n_crowds, np.inf)
+    first_C1, of_crowd = of_crowds
+    n_crowds = len(first_C1) - 2
+    over_C, since_C = np.empty(n_crowds), np.empty(n_crowds)
     used_J, work_J = np.empty(len(capacity_J), np.int64), np.zeros(len(capacity_J), WORK)
     for c in range(n_crowds):
+        over_C[c], since_C[c] = -np.inf, np.inf
         used = 0
-        for m in member_M[first_C1[c] : first_C1[c + 1]]:
-            f = members.flow_M[m]
+        for i in range(first_C1[c], first_C1[c + 1]):
+            member = member_M[of_crowd[i]]
+            f = member.flow
             for x in range(offsets_F1[f], offsets_F1[f + 1]):
                 load = bytes_F[f] * share_X[x] / capacity_J[link_X[x]]
                 if load > 0:
                     used_J[used] = link_X[x]
-                    used += _serve(work_J[link_X[x]], start_F[f], load, latency_F[f] + members.tail_M[m])
-        for j in used_J[:used]:
-            work = work_J[j]
+                    used += _serve(work_J[link_X[x]], start_F[f], load, latency_F[f] + member.tail)
+        for i in range(used):
+            work = work_J[used_J[i]]
             over = work.since + work.load + work.tail
             if c < len(past_CJ):
-                over = max(over, _add_to_past(past_CJ[c, j], work))
+                over = max(over, _add_to_past(past_CJ[c, used_J[i]], work))
             if over > over_C[c]:
                 over_C[c], since_C[c] = over, work.since
             work.total = 0.0
     return over_C, since_C
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _serve(work: Any, start: float, load: float, tail: float) -> int:
     """Let a link serve one more flow, which starts no sooner than those before; 1 if it is the first."""
     if work.total == 0:
@@ -219,7 +305,7 @@ def _serve(work: Any, start: float, load: float, tail: float) -> int:
     return 0
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _add_to_past(past: Any, work: Any) -> float:
     """Join an exchange's work to that of earlier ones, or let the past go if this alone ends later."""
     past.since, past.load, past.tail = min(past.since, work.first), past.load + work.total, min(past.tail, work.tail)
@@ -227,55 +313,3 @@ def _add_to_past(past: Any, work: Any) -> float:
     if work.since + work.load > past.since + past.load:
         past.since, past.load, past.tail = work.since, work.load, work.tail
     return over
-
-
-@njit(cache=True, nogil=True)
-def _in_order(members: Members, n_crowds: int, start_F: Float) -> tuple[Int, Int]:
-    """Bring the members in the order of crowds, and those of a crowd in the order of their flows' starts."""
-    by_flow, by_crowd = np.zeros(len(start_F) + 1, np.int64), np.zeros(n_crowds + 1, np.int64)
-    for m in range(len(members.flow_M)):
-        by_flow[members.flow_M[m] + 1] += 1
-        by_crowd[members.crowd_M[m] + 1] += 1
-    by_flow, by_crowd = np.cumsum(by_flow), np.cumsum(by_crowd)
-    put_F, put_C = by_flow[:-1].copy(), by_crowd[:-1].copy()
-    of_flow, of_crowd = np.empty(len(members.flow_M), np.int64), np.empty(len(members.flow_M), np.int64)
-    for m in range(len(members.flow_M)):
-        of_flow[put_F[members.flow_M[m]]] = m
-        put_F[members.flow_M[m]] += 1
-    for f in np.argsort(start_F):
-        for m in of_flow[by_flow[f] : by_flow[f + 1]]:
-            of_crowd[put_C[members.crowd_M[m]]] = m
-            put_C[members.crowd_M[m]] += 1
-    return by_crowd, of_crowd
-
-
-@njit(cache=True, nogil=True)
-def whoever_is_last(members: Members, source_F: Int32, parents_F1: Int, group_G: Int32, begin_G: Float) -> Float:
-    """When each rank [G] leaves at the earliest, if some rank of its EP group, unknown which, begins at its `begin_G`.
-
-    -inf for a rank to which some other rank of its group sends nothing: that one may be the last.
-    """
-    n_ranks = len(group_G)
-    span_GG = np.full((n_ranks, n_ranks), -np.inf)
-    for rank in range(n_ranks):
-        span_GG[rank, rank] = 0.0
-    for m in range(len(members.span_M)):
-        f, rank = members.flow_M[m], members.crowd_M[m]
-        if parents_F1[f] == parents_F1[f + 1]:
-            span_GG[source_F[f], rank] = max(span_GG[source_F[f], rank], members.span_M[m])
-    leave_G = np.full(n_ranks, np.inf)
-    for last in range(n_ranks):
-        for rank in range(n_ranks):
-            if group_G[last] == group_G[rank]:
-                leave_G[rank] = min(leave_G[rank], begin_G[last] + span_GG[last, rank])
-    return leave_G
-
-
-@njit(cache=True, nogil=True)
-def latest_end(who_F: Int32, end_F: Float, n: int) -> Float:
-    """Take the latest end for each of `n`; -inf where there is none."""
-    latest = np.full(n, -np.inf)
-    for f in range(len(end_F)):
-        if who_F[f] >= 0:
-            latest[who_F[f]] = max(latest[who_F[f]], end_F[f])
-    return latest
