@@ -34,6 +34,10 @@ class Bound:
        taken, r* = w among them; where some rank sends w nothing it says nothing about w. Behind a barrier, nobody
        starts sooner than the least over r* of its entry.
 
+    Nothing here asks how a link is shared, so the bound is what a network could do that serves whom it likes first;
+    fair sharing lets all who share a port finish together and late. On 32 GPUs it is 0.83 to 0.97 of `fluid` for random
+    all-to-all traffic that is even, 0.7 where ranks are unevenly popular.
+
     Each holds for any shares of the links and for any later start than assumed, so by induction over the stages every
     time is a lower bound. A rank is busy as in `fluid`, with the earliest starts and ends of its flows and, for those
     it waits for and those it sends, from the first byte to the last on the link that bounds them.

@@ -119,7 +119,8 @@ class OpenFluid:
     def times(self, first: int, n: int) -> tuple[Float, Float]:
         """Start and end of `n` flows, counted from `first`; infinite where it is not known yet."""
         flow_F = self._net.flow_F[first : first + n]
-        start_F = np.where(flow_F["unstarted"] > 0, np.inf, flow_F["start"])
+        unknown_F = (flow_F["unstarted"] > 0) | (flow_F["start"] == -np.inf)
+        start_F = np.where(unknown_F, np.inf, flow_F["start"])
         return start_F, np.where(flow_F["unended"] > 0, np.inf, flow_F["end"])
 
     def rates(self, first: int, n: int) -> Float:

@@ -136,6 +136,25 @@ def test_a_fed_flow_waits_for_the_last_of_its_parents() -> None:
     assert ends == pytest.approx([1.0, 5.0, 5.5], **CLOSE)
 
 
+def test_flows_join_an_open_network_at_any_time_and_groups_are_told_when_they_end() -> None:
+    network = OpenFluid(np.array([2.0]))
+    first, group = network.add(make_flows([4.0, 2.0], [[0], [0]], latency=0.5), np.array([0, 1]), 2)
+    network.start(first, np.array([0]), np.array([1.0]))
+    assert network.advance(2.0) == []
+    assert network.clock_s == 2.0
+    assert network.times(first, 2)[0].tolist() == [1.0, np.inf]
+    second, late = network.add(make_flows([1.0], [[0]]), np.array([0]), 1)
+    network.start(second, np.array([0]), np.array([2.0]))
+    network.start(first, np.array([1]), np.array([2.0]))
+    assert network.advance(2.5) == []
+    assert network.rates(first, 2).tolist() == pytest.approx([2.0 / 3, 2.0 / 3], **CLOSE)
+    assert network.advance(9.0) == [(late, pytest.approx(3.5, **CLOSE))]
+    assert network.clock_s == pytest.approx(3.5, **CLOSE)
+    ends = dict(network.advance(9.0))
+    assert ends == {group: pytest.approx(5.0, **CLOSE), group + 1: pytest.approx(5.0, **CLOSE)}
+    assert network.next_event_s == np.inf
+
+
 @pytest.mark.parametrize(
     ("change", "rule"),
     [
