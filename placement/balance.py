@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from moecast.placement.objective import Objective
     from moecast.placement.problem import PlacementProblem
 
-PROPOSALS_PER_LAYER = 100_000
+PROPOSALS_PER_LAYER = 30_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

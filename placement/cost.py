@@ -46,12 +46,15 @@ class LayerCost:
         Of a token's copy to a rank; 0 where choices travel by themselves.
     domain_copy_s
         Of a token's copy to a domain, for each of the domain's ranks; 0 where copies go straight to ranks.
+    mean_share
+        Part of the copies' price that all ranks share.
     """
 
     choice_s: float
     replica_s: float = 0.0
     copy_s: float = 0.0
     domain_copy_s: float = 0.0
+    mean_share: float = MEAN_SHARE
 
     @classmethod
     def of(cls, problem: PlacementProblem) -> LayerCost:
@@ -72,9 +75,14 @@ class LayerCost:
             return cls(choice_s=choice_s + copy_s, replica_s=replica_s)
         return cls(choice_s=choice_s, replica_s=replica_s, copy_s=copy_s, domain_copy_s=domain_copy_s)
 
-    def weighted(self, balance_weight: float) -> LayerCost:
+    def weighted(self, balance_weight: float, *, mean_share: float = MEAN_SHARE) -> LayerCost:
         """Count the experts' time `balance_weight` times: above 1, balance is worth more than copies are."""
-        return replace(self, choice_s=self.choice_s * balance_weight, replica_s=self.replica_s * balance_weight)
+        return replace(
+            self,
+            choice_s=self.choice_s * balance_weight,
+            replica_s=self.replica_s * balance_weight,
+            mean_share=mean_share,
+        )
 
 
 def _flows(setting: Setting) -> tuple[FlowTemplate, FlowTemplate]:

@@ -1,9 +1,9 @@
 """The joint search: load and fan-out together, for the least seconds under the Workload.
 
-For several weights of balance against copies, and for several numbers of replicas (they spread load, but where a step is
-bound by reading weights each of them costs), every layer is annealed under the linear layer cost. What is found, and what
-the simpler solvers find, is estimated by the step; the best of each layer make one more plan. The plans that the estimate
-cannot tell from the best are timed by the simulator, and the fastest wins.
+For several weights of balance against copies, and for several numbers of replicas (they spread load, but where a step
+is bound by reading weights each of them costs), every layer is annealed under the linear layer cost. What is found,
+and what the simpler solvers find, is estimated by the step; the best of each layer make one more plan. The plans that
+the estimate cannot tell from the best are timed by the simulator, and the fastest wins.
 
 Axes: L MoE layer, G rank, P slot of a rank.
 """
@@ -21,25 +21,27 @@ import numpy.typing as npt
 from moecast.errors import MoecastError
 from moecast.placement.balance import Balance
 from moecast.placement.contiguous import Contiguous
-from moecast.placement.cost import LayerCost
+from moecast.placement.cost import MEAN_SHARE, LayerCost
 from moecast.placement.eplb import Eplb
 from moecast.placement.search import LayerSearch
 from moecast.placement.solver import Solved, Solver
 from moecast.sim.plan import EMPTY
 
 if TYPE_CHECKING:
+    from moecast.placement.estimate import Estimate
     from moecast.placement.limit import Budget
-    from moecast.placement.objective import Estimate, Objective
+    from moecast.placement.objective import Objective
     from moecast.placement.problem import PlacementProblem
 
 Int32 = npt.NDArray[np.int32]
 
-BALANCE_WEIGHTS = (1.0, 4.0, 0.3)
-PROPOSALS_PER_SLOT = 200  # and layer and candidate, without a work limit
+BALANCE_WEIGHTS = (1.0, 4.0)
+PROPOSALS_PER_SLOT = 120  # and layer and candidate, without a work limit
 ROUNDS = 8  # of all layers, so that none is far behind when the time is over; the last one only descends
+BY_HAND_LONGER = 8  # times that, for the one search of a weight given by hand
 LONGEST = 64  # times the first search, as long as there is time
 DOUBT = 0.04  # plans whose estimates differ by less are timed; the estimate is within 0.03 of fluid
-FINALISTS = 4
+FINALISTS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +50,7 @@ class Candidate:
 
     balance_weight: float
     replicas: int
+    mean_share: float = MEAN_SHARE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,8 +88,9 @@ class Joint:
     def solve(self, problem: PlacementProblem, objective: Objective, budget: Budget, *, seed: int = 0) -> Solved:
         """Search for the fastest placement."""
         if self.balance_weight is not None:
-            only = Candidate(balance_weight=self.balance_weight, replicas=int(problem.slots_G.sum()))
-            return Solved(slots_LGP=search(problem, only, budget, seed=seed))
+            # All of the copies' price in the mean: a weight then trades balance for fan-out and for nothing else.
+            only = Candidate(balance_weight=self.balance_weight, replicas=int(problem.slots_G.sum()), mean_share=1.0)
+            return Solved(slots_LGP=search(problem, only, budget, seed=seed, longer=BY_HAND_LONGER))
         simple = [
             estimate
             for estimate in _simple_plans(problem, objective, budget, seed)
@@ -130,7 +134,7 @@ def search(
         On the clock, after which it stops with the best so far.
     """
     layers, slots = problem.layout.layers, int(problem.slots_G.sum())
-    cost = LayerCost.of(problem).weighted(candidate.balance_weight)
+    cost = LayerCost.of(problem).weighted(candidate.balance_weight, mean_share=candidate.mean_share)
     proposals = PROPOSALS_PER_SLOT * slots * longer
     if budget.limit.work is not None:
         proposals = max(1, budget.limit.work // (parts * layers))
@@ -158,11 +162,13 @@ def _default_work(problem: PlacementProblem) -> int:
 
 
 def _candidates(problem: PlacementProblem) -> list[Candidate]:
-    """All weights with every slot in use; then with half and none of the spare slots."""
+    """All weights with every slot in use; then half of the spare slots, and none where choices travel by themselves."""
     experts, slots = problem.layout.experts, int(problem.slots_G.sum())
-    fewer = [replicas for replicas in sorted({(experts + slots) // 2, experts}, reverse=True) if replicas < slots]
-    return [Candidate(balance_weight=weight, replicas=slots) for weight in BALANCE_WEIGHTS] + [
-        Candidate(balance_weight=1.0, replicas=replicas) for replicas in fewer
+    by_choice = LayerCost.of(problem).copy_s == 0  # then weights change nothing
+    weights, spare = (BALANCE_WEIGHTS[:1], (0.5, 0.0)) if by_choice else (BALANCE_WEIGHTS, (0.5,))
+    fewer = {experts + int(part * problem.spare_slots) for part in spare} - {slots}
+    return [Candidate(balance_weight=weight, replicas=slots) for weight in weights] + [
+        Candidate(balance_weight=weights[-1], replicas=replicas) for replicas in sorted(fewer, reverse=True)
     ]
 
 
@@ -203,9 +209,7 @@ def _layer_by_layer(estimates: Sequence[Estimate]) -> Int32:
     return np.stack([estimates[best].slots_LGP[layer] for layer, best in enumerate(best_L)])
 
 
-def _fastest(
-    found: Sequence[Estimate], simple: Sequence[Estimate], objective: Objective, budget: Budget
-) -> Int32:
+def _fastest(found: Sequence[Estimate], simple: Sequence[Estimate], objective: Objective, budget: Budget) -> Int32:
     """Time those that the estimate cannot tell from the best, best first, while there is time.
 
     The one that is expected to be fastest over more steps than were timed wins, unless one of `simple` is faster on

@@ -54,6 +54,8 @@ class PlacementProblem:
         The planning steps.
     more_steps, windows
         Steps like them, and more of them, that searches fit plans to; and their tokens.
+    held_out
+        Steps drawn anew, to compare plans on.
     slots_G, domain_G
         Slots and domain of each member of an EP group; domains that the group is not in are not counted.
 
@@ -73,6 +75,7 @@ class PlacementProblem:
     trace_part: str | None = None
     steps: tuple[Step, ...] = field(init=False, repr=False)
     more_steps: tuple[Step, ...] = field(init=False, repr=False)
+    held_out: tuple[Step, ...] = field(init=False, repr=False)
     windows: Windows = field(init=False, repr=False)
     slots_G: Int32 = field(init=False, repr=False)
     domain_G: Int32 = field(init=False, repr=False)
@@ -98,7 +101,8 @@ class PlacementProblem:
         domain_G = self.cluster.domain_of_gpu_G[list(layout.gpu_of_rank[: layout.ep])]
         object.__setattr__(self, "domain_G", np.unique(domain_G, return_inverse=True)[1].astype(np.int32))
         object.__setattr__(self, "steps", tuple(draw_steps(self.trace, self.workload, ranks=self.sources)))
-        object.__setattr__(self, "more_steps", draw_more(self))
+        for name, steps in zip(("more_steps", "held_out"), draw_more(self), strict=True):
+            object.__setattr__(self, name, steps)
         object.__setattr__(self, "windows", Windows.of(self))
         self._check_memory()
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.placement import anneal, swaps
-from moecast.placement.cost import MEAN_SHARE, LayerCost
+from moecast.placement.cost import LayerCost
 from moecast.placement.replicas import HOLE, Items, longest_first, replica_counts
 from moecast.placement.windows import serve
 
@@ -64,11 +64,9 @@ class LayerSearch:
         return float(self._prepared().state.total[1])
 
     def anneal(self, proposals: int, *, begin: float, end: float) -> int:
-        """Judge random swaps while the temperature falls, from part `begin` of its way to part `end`; returns how many."""
-        work = self._prepared()
-        hot, cold = (work.typical * HOT * (COLD / HOT) ** part for part in (begin, end))
-        anneal.anneal(*work.arrays, proposals, hot, cold)
-        return proposals
+        """Judge random swaps while the temperature falls, from part `begin` of its way to part `end`; returns how
+        many.""" work = self._prepared() hot, cold = (work.typical * HOT * (COLD / HOT) ** part for part in (begin,
+        end)) anneal.anneal(*work.arrays, proposals, hot, cold) return proposals
 
     def descend(self, proposals: int) -> int:
         """Take swaps that gain until none does, or `proposals` are judged; returns how many were."""
@@ -133,10 +131,10 @@ def _prices(
     held_V = expert_V != HOLE
     return anneal.Prices(
         load_VW=load_VW * (cost.choice_s / windows.n_steps) + held_V[:, None] * cost.replica_s * windows.step_share_W,
-        copy_W=copy_W * (1 - MEAN_SHARE),
-        domain_copy_W=domain_copy_W * (1 - MEAN_SHARE),
-        mean_W=copy_W * (MEAN_SHARE / problem.layout.ep),
-        domain_mean_W=domain_copy_W * (MEAN_SHARE / problem.n_domains),
+        copy_W=copy_W * (1 - cost.mean_share),
+        domain_copy_W=domain_copy_W * (1 - cost.mean_share),
+        mean_W=copy_W * (cost.mean_share / problem.layout.ep),
+        domain_mean_W=domain_copy_W * (cost.mean_share / problem.n_domains),
     )
 
 

@@ -1,7 +1,8 @@
 """The tokens that a search looks at: those of as many steps of the Workload as the trace gives, drawn several times.
 
 More steps than are simulated are drawn, and with other seeds too, so that a plan is fitted to the text and not to the
-accident of which texts met in a step (with one drawing, plans were 1.6 % slower on text that they had not seen). A window is a step's tokens of one EP group, or several of one topic taken together; the cost of a plan is the mean over
+accident of which texts met in a step (with one drawing, plans were 1.6 % slower on text that they had not seen). A
+window is a step's tokens of one EP group, or several of one topic taken together; the cost of a plan is the mean over
 windows of the slowest rank, never the slowest rank of all windows taken together.
 
 Axes: T token, L layer, K choice, E expert, V item (a replica), W window.
@@ -103,21 +104,21 @@ class Windows:
         )
 
 
-def draw_more(problem: PlacementProblem) -> tuple[Step, ...]:
-    """Draw as many steps as give enough tokens, or as the trace has; then again with other seeds."""
+def draw_more(problem: PlacementProblem) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
+    """Draw steps to fit plans to, and steps to compare plans on.
+
+    To fit: as many steps as give enough tokens, or as the trace has, then again with other seeds. To compare: the
+    steps of one more drawing, so that no plan wins by knowing which texts meet; the planning steps where there is
+    none.
+    """
     workload = problem.workload
     if workload.steps_mode != "drawn":
-        return problem.steps
+        return problem.steps, problem.steps
     steps = _longest_draw(problem)
     tokens = sum(step.n_tokens for step in steps)
-    drawings = min(MOST_DRAWINGS, MAX_WINDOWS // len(steps), DRAWN_TOKENS // max(tokens, 1))
-    more = [workload.seed + number for number in range(1, drawings)]
-    again = [
-        step
-        for seed in more
-        for step in _draw(problem, replace(workload, steps=len(steps), seed=seed)) or ()
-    ]
-    return (*steps, *again)
+    drawings = max(1, min(MOST_DRAWINGS, MAX_WINDOWS // len(steps), DRAWN_TOKENS // max(tokens, 1)))
+    more = [_draw(problem, replace(workload, seed=workload.seed + number)) or () for number in range(1, drawings + 1)]
+    return (*steps, *(step for drawing in more[:-1] for step in drawing)), tuple(more[-1]) or problem.steps
 
 
 def _longest_draw(problem: PlacementProblem) -> Sequence[Step]:
