@@ -194,7 +194,7 @@ def anneal(
 def descend(
     tokens: Any, domain_tokens: Any, prices: Any, ranks: Any, domains: Any, state: Any, proposals: int, least: float
 ) -> int:
-    """Take every swap that gains more than `least` seconds, pair by pair, until none does; returns the proposals used."""
+    """Take every swap that gains more than `least` seconds, pair by pair, until none does; returns those judged."""
     items = len(state.rank_V)
     used, since = 0, 0
     pairs = items * (items - 1) // 2

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from moecast.sim.collectives.template import FlowTemplate, link_capacity
+from moecast.sim.collectives.links import link_capacity
+from moecast.sim.collectives.template import FlowTemplate
 from moecast.sim.compute import expert_seconds
 from moecast.sim.forward import Setting
 

@@ -1,8 +1,8 @@
 """DeepSeek's Expert Parallelism Load Balancer, from its published algorithm (github.com/deepseek-ai/EPLB).
 
-Groups of experts are packed onto nodes, hot experts get replicas inside their node, and the replicas are packed onto the
-node's GPUs; where the groups do not divide evenly, the whole cluster is taken as one node with one group. An even split
-of an expert's load over its replicas is assumed, and nothing keeps two replicas of one expert off one GPU.
+Groups of experts are packed onto nodes, hot experts get replicas inside their node, and the replicas are packed onto
+the node's GPUs; where the groups do not divide evenly, the whole cluster is taken as one node with one group. An even
+split of an expert's load over its replicas is assumed, and nothing keeps two replicas of one expert off one GPU.
 
 Axes: L layer, E expert, I item to pack, B bin, G rank, P slot of a rank, S slot of all ranks.
 """
@@ -54,7 +54,9 @@ def rebalance(load_LE: npt.ArrayLike, *, slots: int, ranks: int, expert_groups: 
     if slots % ranks or slots < experts:
         raise ValueError(f"slots = {slots}: a multiple of {ranks} ranks, and at least {experts} experts")
     if ranks % nodes or experts % expert_groups:
-        raise ValueError(f"{nodes} nodes must divide {ranks} ranks, {expert_groups} groups must divide {experts} experts")
+        raise ValueError(
+            f"{nodes} nodes must divide {ranks} ranks, {expert_groups} groups must divide {experts} experts"
+        )
     if expert_groups % nodes:
         nodes = expert_groups = 1
     return np.stack([_layer(load_E, slots, ranks, expert_groups, nodes) for load_E in load])
@@ -72,7 +74,7 @@ def _layer(load_E: Float, slots: int, ranks: int, groups: int, nodes: int) -> In
 
 
 def replicate(load_E: Float, slots: int) -> tuple[Int, Float]:
-    """Give every expert a slot, and each slot left to the expert with the most load per replica, the first one of equals.
+    """Give every expert a slot, and each slot left to the first expert with the most load per replica.
 
     Returns
     -------
@@ -87,7 +89,7 @@ def replicate(load_E: Float, slots: int) -> tuple[Int, Float]:
 
 
 def _pack(load_I: Float, bins: int) -> Int:
-    """Deal items to bins of equal size, the heaviest first, each to the lightest bin with room: int64 [bins, I / bins]."""
+    """Deal items to bins of equal size, the heaviest first, each to the lightest with room: int64 [bins, I/bins]."""
     size = len(load_I) // bins
     if size == 1:
         return np.arange(bins)[:, None]
@@ -127,7 +129,8 @@ class Eplb:
         load_LE = problem.windows.load_LWE.sum(1)
         nodes = problem.n_domains if problem.layout.ep % problem.n_domains == 0 else 1
         slots_LGP = rebalance(
-            load_LE, slots=int(problem.slots_G.sum()), ranks=problem.layout.ep, expert_groups=self.expert_groups, nodes=nodes
+            load_LE, slots=int(problem.slots_G.sum()), ranks=problem.layout.ep, expert_groups=self.expert_groups,
+            nodes=nodes
         ).astype(np.int32)  # fmt: skip
         ordered = np.sort(slots_LGP, axis=-1)
         wasted = int((ordered[..., 1:] == ordered[..., :-1]).sum())

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
 
-from moecast.sim.collectives.template import link_capacity
+from moecast.sim.collectives.links import link_capacity
 from moecast.sim.program import Compute
 from moecast.sim.schedules import find_schedule
 

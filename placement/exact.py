@@ -35,6 +35,7 @@ Int32 = npt.NDArray[np.int32]
 MOST_PLACES = 256  # experts × ranks
 MOST_SET_PLACES = 40_000  # choice sets × ranks, of one layer
 PICOSECONDS = 1e12
+MOST_PICOSECONDS = 1 << 44  # 18 s for a window of a layer: products of it with ranks and windows stay whole in 64 bits
 DEFAULT_SECONDS = 60.0  # of deterministic solver time, without any limit
 
 Set = tuple[int, int, tuple[int, ...]]  # window, source rank, experts in order
@@ -112,6 +113,7 @@ def _solve_layer(
     if budget.limit.time_s is not None:
         solver.parameters.max_time_in_seconds = max(budget.seconds_left / layers_left, 0.05)
     status = solver.solve(model)
+    assert status != cp_model.MODEL_INVALID, model.validate()
     budget.spend(round(solver.response_proto.deterministic_time * 1e6))
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):  # not even the hint was checked in time
         return _Layer(rank_E=hint_E.astype(np.int32), cost=float("inf"), floor=0.0)
@@ -146,7 +148,7 @@ def _ranks_cost(
     parts, shared = [], []
     for w in range(windows.n):
         steps = round(float(windows.step_share_W[w]) * windows.n_steps)
-        worst = model.new_int_var(0, 1 << 60, f"worst{w}")
+        worst = model.new_int_var(0, MOST_PICOSECONDS, f"worst{w}")
         parts.append(worst)
         for g in ranks:
             copies = copy * rank_copies(w, g) + domain_copy * domain_copies(w, int(problem.domain_G[g]))

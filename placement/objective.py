@@ -71,9 +71,9 @@ class Objective:
         return self._step_s[key]
 
     def expected_s(self, slots_LGP: Int32) -> float:
-        """Mean step time, by the rung on the judged steps and carried over to the estimated ones by the estimates'
-        ratio.""" on_judged = self._on_judged.estimate(self._with(slots_LGP)) return self.step_s(slots_LGP) *
-        self.estimate(slots_LGP).step_s / on_judged.step_s
+        """Mean step time by the rung on the judged steps, carried over to the estimated ones."""
+        on_judged = self._on_judged.estimate(self._with(slots_LGP))
+        return self.step_s(slots_LGP) * self.estimate(slots_LGP).step_s / on_judged.step_s
 
     def _with(self, slots_LGP: Int32) -> Setting:
         return self._setting.with_slots(self.problem.plan(slots_LGP))

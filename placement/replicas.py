@@ -83,7 +83,9 @@ def longest_first(load_E: npt.ArrayLike, replicas_E: Int, slots_G: Int32, domain
     held_E = np.array([len(ranks) for ranks in ranks_E])
     holes = np.repeat(np.arange(len(room_G)), room_G)
     return Items(
-        expert_V=np.concatenate([np.repeat(np.arange(len(held_E)), held_E), np.full(len(holes), HOLE)]).astype(np.int32),
+        expert_V=np.concatenate([np.repeat(np.arange(len(held_E)), held_E), np.full(len(holes), HOLE)]).astype(
+            np.int32
+        ),
         first_E1=np.concatenate([[0], np.cumsum(held_E)]).astype(np.int64),
         rank_V=np.concatenate([np.array(sorted(ranks), np.int64) for ranks in ranks_E] + [holes]).astype(np.int32),
     )

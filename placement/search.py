@@ -64,9 +64,11 @@ class LayerSearch:
         return float(self._prepared().state.total[1])
 
     def anneal(self, proposals: int, *, begin: float, end: float) -> int:
-        """Judge random swaps while the temperature falls, from part `begin` of its way to part `end`; returns how
-        many.""" work = self._prepared() hot, cold = (work.typical * HOT * (COLD / HOT) ** part for part in (begin,
-        end)) anneal.anneal(*work.arrays, proposals, hot, cold) return proposals
+        """Judge random swaps as the temperature falls, from part `begin` of its way to part `end`; returns how many."""
+        work = self._prepared()
+        hot, cold = (work.typical * HOT * (COLD / HOT) ** part for part in (begin, end))
+        anneal.anneal(*work.arrays, proposals, hot, cold)
+        return proposals
 
     def descend(self, proposals: int) -> int:
         """Take swaps that gain until none does, or `proposals` are judged; returns how many were."""

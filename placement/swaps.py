@@ -1,8 +1,8 @@
 """Which copies of tokens a swap of two experts saves or adds: exact counts, kept up to date as experts move.
 
-A layer's slots are *items*: replicas of experts, or holes. Items stand in buckets (ranks, or domains), and a token costs
-one copy per bucket that holds at least one of its items. Only three kinds of counts are needed to tell what any swap
-does to the copies of any window, without looking at a token again.
+A layer's slots are *items*: replicas of experts, or holes. Items stand in buckets (ranks, or domains), and a token
+costs one copy per bucket that holds at least one of its items. Only three kinds of counts are needed to tell what any
+swap does to the copies of any window, without looking at a token again.
 
 Axes: T token, K choice, V item, B bucket, W window, X (item, token) pair.
 """

@@ -247,8 +247,7 @@ class Plan:
             raise MoecastError(
                 f"this moecast reads plan schema {SCHEMA}", file=file, field="schema", value=value.get("schema")
             )
-        known = {*_PLAIN_FIELDS, *_DERIVED_FIELDS, "schema", "layer_ids", "gpu_of_rank", "slots_per_rank", "stage_of_layer",
-                 "slots", "replica_weights", "made_by"}  # fmt: skip
+        known = {*_PLAIN_FIELDS, *_OTHER_FIELDS}
         for name in value:
             if name not in known:
                 raise MoecastError("unknown field", file=file, field=name)
@@ -277,7 +276,10 @@ _PLAIN_FIELDS = (
     "experts", "choices", "tp", "pp", "dp", "cp", "etp", "replica_rule", "dispatch", "dispatch_type", "combine_type",
     "schedule", "microbatches",
 )  # fmt: skip
-_DERIVED_FIELDS = ("layers", "ep", "groups")
+_OTHER_FIELDS = (
+    "schema", "layers", "ep", "groups", "layer_ids", "gpu_of_rank", "slots_per_rank", "stage_of_layer", "slots",
+    "replica_weights", "made_by",
+)  # fmt: skip
 
 
 def write_plan(plan: Plan, path: str | Path) -> None:

@@ -27,7 +27,9 @@ def test_readme_first_screen_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 60
 
 
-@pytest.mark.parametrize("page", sorted(p.relative_to(ROOT).as_posix() for p in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]))
+@pytest.mark.parametrize(
+    "page", sorted(p.relative_to(ROOT).as_posix() for p in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+)
 def test_links_lead_somewhere(page: str) -> None:
     file = ROOT / page
     for target in LINK.findall(file.read_text(encoding="utf-8")):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
+
+if TYPE_CHECKING:
+    from moecast.sim.plan import DispatchMode
 
 
 def _shipped(path: Path | None) -> Path | None:
@@ -109,3 +112,19 @@ Dispatch = Annotated[
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Same seed, same result.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines, nothing else.")]
+
+
+def dispatch_mode(text: str | None) -> DispatchMode | None:
+    """Check ``--dispatch``.
+
+    Raises
+    ------
+    MoecastError
+        There is no such mode.
+    """
+    from moecast.errors import MoecastError
+    from moecast.sim import DISPATCH_MODES
+
+    if text is not None and text not in DISPATCH_MODES:
+        raise MoecastError(f"one of {', '.join(DISPATCH_MODES)}", field="--dispatch", value=text)
+    return cast("DispatchMode | None", text)

@@ -104,7 +104,7 @@ def place_command(
             solver=solver,
             ep=ep,
             slots_per_rank=slots_per_rank,
-            dispatch=dispatch,
+            dispatch=options.dispatch_mode(dispatch),
             time_limit_s=limit_s,
             work_limit=work_limit,
             balance_weight=balance_weight,

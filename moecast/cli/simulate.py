@@ -122,10 +122,9 @@ def read_or_make_plan(
     """
     from moecast.errors import MoecastError
     from moecast.placement.engines import read_any
-    from moecast.sim import DISPATCH_MODES, Plan
+    from moecast.sim import Plan
 
-    if dispatch is not None and dispatch not in DISPATCH_MODES:
-        raise MoecastError(f"one of {', '.join(DISPATCH_MODES)}", field="--dispatch", value=dispatch)
+    mode = options.dispatch_mode(dispatch)
     model = inputs.model
     ranks = inputs.cluster.n_gpus
     group = ep or ranks
@@ -146,4 +145,4 @@ def read_or_make_plan(
             )
         except ValueError as error:
             raise MoecastError(str(error), field="--slots-per-rank", value=slots_per_rank) from error
-    return plan if dispatch is None else plan.with_(dispatch=dispatch)
+    return plan if mode is None else plan.with_(dispatch=mode)

@@ -8,6 +8,7 @@ from typing import Any
 
 from moecast.report.comparison import Entry
 from moecast.sim import Prediction
+from moecast.sim.prediction import BREAKDOWN_PARTS
 from moecast.units import format_bytes, format_count, format_s
 
 
@@ -41,12 +42,13 @@ def _percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
+def _part(name: str) -> Callable[[Prediction], float]:
+    return lambda prediction: prediction.breakdown_s[name]
+
+
 _LINES = (
     _Line(group="Time", name="step time", value=lambda p: p.step_time_s, text=format_s, better="low"),
-    *(
-        _Line(group="Time", name=f"  {part}", value=lambda p, part=part: p.breakdown_s[part], text=format_s)
-        for part in ("attention", "router", "dispatch", "expert", "combine", "other", "idle")
-    ),
+    *(_Line(group="Time", name=f"  {part}", value=_part(part), text=format_s) for part in BREAKDOWN_PARTS),
     _Line(
         group="Time", name="tokens/s per GPU", value=lambda p: p.tokens_per_s_per_gpu, text=format_count, better="high"
     ),

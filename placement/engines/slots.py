@@ -40,7 +40,8 @@ def flat_slots_LX(plan: Plan, engine: str) -> npt.NDArray[np.int32]:
             "or with fewer slots",
             field="slots",
         )
-    return plan.slots_DLGP[0].reshape(plan.layers, -1)
+    slots_LX: npt.NDArray[np.int32] = plan.slots_DLGP[0].reshape(plan.layers, -1)
+    return slots_LX
 
 
 def plan_of_rows(rows: Sequence[Any], model: ModelShape, ep: int, *, engine: str, file: Path) -> Plan:

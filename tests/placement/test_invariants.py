@@ -89,7 +89,7 @@ def random_plans(problem: PlacementProblem, seed: int, count: int) -> list[np.nd
 def test_certificate_is_below_every_legal_plan(problem: PlacementProblem, seed: int) -> None:
     """Invariant 8, against plans drawn at random."""
     objective = Objective(problem)
-    certificate = certificate_s(problem, problem.judged)
+    certificate = certificate_s(problem, objective.judged)
     assert certificate > 0
     for slots_LGP in random_plans(problem, seed, 8):
         assert certificate <= objective.step_s(slots_LGP)
@@ -111,7 +111,7 @@ def test_certificate_is_below_the_best_of_all_plans(mode: str, phase: str) -> No
     best = min(
         objective.step_s(np.array(order, np.int32).reshape(1, 2, 2)) for order in itertools.permutations(range(4))
     )
-    assert certificate_s(problem, problem.judged) <= best
+    assert certificate_s(problem, objective.judged) <= best
 
 
 @settings(max_examples=30, deadline=None)

@@ -1,0 +1,153 @@
+"""Solvers against published results, brute force and the trace of a real model."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moecast.errors import MoecastError
+from moecast.placement import Budget, Objective, PlacementProblem, find_solver, place, rebalance
+from moecast.placement.cost import LayerCost
+from moecast.sim import Plan, Workload, load_model
+from moecast.topology import load_cluster
+from moecast.traces import RoutingTrace, balance_pooled, fan_out, import_npz, load_LE
+
+from .test_invariants import skewed_trace, small_cluster, small_model
+
+EPLB_LOAD = [
+    [90, 132, 40, 61, 104, 165, 39, 4, 73, 56, 183, 86],
+    [20, 107, 104, 64, 19, 197, 187, 157, 172, 86, 16, 27],
+]
+EPLB_SLOTS = [[5, 6, 5, 7, 8, 4, 3, 4, 10, 9, 10, 2, 0, 1, 11, 1], [7, 10, 6, 8, 6, 11, 8, 9, 2, 4, 5, 1, 5, 0, 3, 1]]
+
+
+def test_eplb_reproduces_its_published_example() -> None:
+    slots_LGP = rebalance(EPLB_LOAD, slots=16, ranks=8, expert_groups=4, nodes=2)
+    assert slots_LGP.reshape(2, 16).tolist() == EPLB_SLOTS
+    fullest = []
+    for load_E, slots_GP in zip(np.array(EPLB_LOAD, float), slots_LGP, strict=True):
+        replicas_E = np.bincount(slots_GP.ravel(), minlength=12)
+        fullest.append((load_E / replicas_E)[slots_GP].sum(1).max())
+    assert fullest == [156, 179.5]
+
+
+def ranks_of(slots_LGP: np.ndarray, experts: int) -> np.ndarray:
+    table = np.zeros((len(slots_LGP), experts), np.int64)
+    for layer, rank, slot in np.argwhere(slots_LGP >= 0):
+        table[layer, slots_LGP[layer, rank, slot]] = rank
+    return table
+
+
+@pytest.fixture(scope="module")
+def halves(shared_traces: Path) -> tuple[RoutingTrace, RoutingTrace]:
+    """DeepSeek-V2-Lite's trace: the first half of each topic to plan on, the rest to measure on."""
+    return import_npz(shared_traces / "deepseek-v2-lite.npz").split(0.5)
+
+
+def measured(measuring: RoutingTrace, slots_LGP: np.ndarray) -> tuple[float, float]:
+    table = ranks_of(slots_LGP, 64)
+    return balance_pooled(measuring, table, n_ranks=8), fan_out(measuring, table)
+
+
+def test_contiguous_on_a_real_trace(halves: tuple[RoutingTrace, RoutingTrace]) -> None:
+    slots = Plan.contiguous(layers=26, experts=64, choices=6, ep=8).slots_DLGP[0]
+    assert measured(halves[1], slots) == (pytest.approx(0.795, abs=5e-4), pytest.approx(4.552, abs=5e-4))
+
+
+def test_eplb_on_a_real_trace(halves: tuple[RoutingTrace, RoutingTrace]) -> None:
+    slots = rebalance(load_LE(halves[0]), slots=64, ranks=8)
+    assert measured(halves[1], slots) == (pytest.approx(0.967, abs=0.01), pytest.approx(4.616, abs=0.01))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("weight", "balance", "copies"), [(0.08, 0.86, 3.47), (0.25, 0.94, 3.58)])
+def test_joint_on_a_real_trace(
+    halves: tuple[RoutingTrace, RoutingTrace], weight: float, balance: float, copies: float
+) -> None:
+    workload = Workload(phase="prefill", tokens_per_rank=2000, steps=1)
+    cluster, model = load_cluster("dgx-h200", nodes=1), load_model("deepseek-v2-lite")
+    found = place(cluster, model, halves[0], workload, solver="joint", balance_weight=weight)
+    seen_balance, seen_copies = measured(halves[1], found.plan.slots_DLGP[0])
+    assert seen_balance >= balance
+    assert seen_copies <= copies
+
+
+def linear_cost(problem: PlacementProblem, slots_GP: np.ndarray) -> float:
+    """The cost of one layer in plain Python: by window the slowest rank, three quarters of the copies shared by all."""
+    cost, windows, ep = LayerCost.of(problem), problem.windows, problem.layout.ep
+    rank_of = {int(e): g for g in range(ep) for e in slots_GP[g] if e >= 0}
+    total = 0.0
+    for window in range(windows.n):
+        seconds, copies = [0.0] * ep, 0.0
+        for t in np.flatnonzero(windows.window_T == window):
+            ranks = [rank_of[int(e)] for e in problem.trace.experts_TLK[windows.row_T[t], 0]]
+            for g in ranks:
+                seconds[g] += cost.choice_s
+            for g in set(ranks) - {int(windows.rank_T[t])}:
+                seconds[g] += 0.25 * cost.copy_s
+                copies += cost.copy_s
+        total += max(seconds) + 0.75 * copies / ep
+    return total
+
+
+@pytest.mark.parametrize(("phase", "tokens"), [("prefill", 16), ("decode", 2)])  # priced by copies; by choices
+def test_exact_finds_the_least_linear_cost(phase: str, tokens: int) -> None:
+    """Against all ways to put six experts on three ranks, by the solver's own prices."""
+    problem = PlacementProblem(
+        cluster=small_cluster(1),
+        model=small_model(1, 6, 2),
+        trace=skewed_trace(11, layers=1, experts=6, choices=2, tokens=48, phase=phase),
+        workload=Workload(phase=phase, tokens_per_rank=tokens, steps=1),
+        layout=Plan.contiguous(layers=1, experts=6, choices=2, ep=3, slots_per_rank=2),
+    )
+    solved = find_solver("exact").solve(problem, Objective(problem), Budget())
+    least = min(linear_cost(problem, np.array(order).reshape(3, 2)) for order in itertools.permutations(range(6)))
+    assert linear_cost(problem, solved.slots_LGP[0]) == pytest.approx(least, rel=1e-4)  # whole picoseconds
+    assert "proved" in solved.note
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"solver": "exact", "slots_per_rank": 3}, "8 slots would be left"),
+        ({"solver": "best"}, "contiguous"),
+        ({"solver": "eplb", "balance_weight": 2.0}, "joint"),
+        ({"slots_per_rank": 1}, "cannot hold"),
+        ({"time_limit_s": 0.0}, "time_limit"),
+        ({"work_limit": 0}, "work_limit"),
+        ({"ep": 5}, "ep = 5"),
+    ],
+)
+def test_questions_without_an_answer(more: dict[str, object], words: str) -> None:
+    trace = skewed_trace(0, layers=1, experts=16, choices=2, tokens=512, phase="prefill")
+    with pytest.raises(MoecastError, match=words) as caught:
+        place(
+            small_cluster(1), small_model(1, 16, 2), trace, Workload(phase="prefill", tokens_per_rank=8, steps=2),
+            **{"ep": 8, **more},
+        )  # fmt: skip
+    assert "\n" not in str(caught.value)
+
+
+def test_a_time_limit_gives_a_legal_plan_and_an_honest_gap() -> None:
+    trace = skewed_trace(5, layers=4, experts=32, choices=4, tokens=2048, phase="prefill")
+    workload = Workload(phase="prefill", tokens_per_rank=64, steps=2)
+    found = place(small_cluster(1), small_model(4, 32, 4), trace, workload, slots_per_rank=5, time_limit_s=0.05)
+    found.plan.check_legal()
+    assert found.wasted_slots == 0
+    assert 0 < found.bound_s <= found.objective_s
+    assert found.gap == pytest.approx(1 - found.bound_s / found.objective_s)
+
+
+def test_full_plans_leave_no_slot_empty() -> None:
+    trace = skewed_trace(5, layers=2, experts=16, choices=2, tokens=1024, phase="decode")
+    workload = Workload(phase="decode", tokens_per_rank=4, steps=2)
+    for solver in ("contiguous", "round-robin", "joint"):
+        found = place(
+            small_cluster(1), small_model(2, 16, 2), trace, workload, solver=solver, slots_per_rank=3, fill=True,
+            work_limit=5000,
+        )  # fmt: skip
+        assert (found.plan.slots_DLGP >= 0).all()
+        assert found.wasted_slots == 0
