@@ -23,7 +23,7 @@ from moecast.placement.balance import Balance
 from moecast.placement.contiguous import Contiguous
 from moecast.placement.cost import MEAN_SHARE, LayerCost
 from moecast.placement.eplb import Eplb
-from moecast.placement.search import LayerSearch
+from moecast.placement.search import HOT, LayerSearch
 from moecast.placement.solver import Solved, Solver
 from moecast.sim.plan import EMPTY
 
@@ -46,11 +46,22 @@ FINALISTS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """What one annealing run weighs and uses: replicas of all experts together."""
+    """What one annealing run weighs and uses.
+
+    Parameters
+    ----------
+    balance_weight
+        What the experts' time counts against the copies'.
+    replicas
+        Of all experts together.
+    by_hand
+        The weight is wanted for itself: all steps of a topic are one window, and all of the copies' price stands in the
+        mean, so that the weight trades pooled balance for fan-out and for nothing else.
+    """
 
     balance_weight: float
     replicas: int
-    mean_share: float = MEAN_SHARE
+    by_hand: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,8 +99,7 @@ class Joint:
     def solve(self, problem: PlacementProblem, objective: Objective, budget: Budget, *, seed: int = 0) -> Solved:
         """Search for the fastest placement."""
         if self.balance_weight is not None:
-            # All of the copies' price in the mean: a weight then trades balance for fan-out and for nothing else.
-            only = Candidate(balance_weight=self.balance_weight, replicas=int(problem.slots_G.sum()), mean_share=1.0)
+            only = Candidate(balance_weight=self.balance_weight, replicas=int(problem.slots_G.sum()), by_hand=True)
             return Solved(slots_LGP=search(problem, only, budget, seed=seed, longer=BY_HAND_LONGER))
         simple = [
             estimate
@@ -134,13 +144,15 @@ def search(
         On the clock, after which it stops with the best so far.
     """
     layers, slots = problem.layout.layers, int(problem.slots_G.sum())
-    cost = LayerCost.of(problem).weighted(candidate.balance_weight, mean_share=candidate.mean_share)
+    by_hand = candidate.by_hand
+    cost = LayerCost.of(problem).weighted(candidate.balance_weight, mean_share=1.0 if by_hand else MEAN_SHARE)
+    windows, hot = (problem.windows.pooled(), 2 * HOT) if by_hand else (problem.windows, HOT)
     proposals = PROPOSALS_PER_SLOT * slots * longer
     if budget.limit.work is not None:
         proposals = max(1, budget.limit.work // (parts * layers))
     stop = budget.seconds + min(seconds, budget.seconds_left)
     searches = [
-        LayerSearch(problem, layer, cost=cost, replicas=candidate.replicas, seed=seed + layer)
+        LayerSearch(problem, layer, cost=cost, replicas=candidate.replicas, seed=seed + layer, windows=windows, hot=hot)
         for layer in range(layers)
     ]
     for number in range(ROUNDS):

@@ -40,6 +40,10 @@ class LayerSearch:
         Of all experts together; spare slots beyond them stay empty.
     seed
         Of the random swaps.
+    windows
+        The tokens to fit; None: the problem's.
+    hot
+        First temperature, in typical changes of the cost.
     """
 
     def __init__(
@@ -50,9 +54,12 @@ class LayerSearch:
         cost: LayerCost,
         replicas: int,
         seed: int,
+        windows: Windows | None = None,
+        hot: float = HOT,
     ) -> None:
-        self._problem, windows = problem, problem.windows
-        load_WE = windows.load_LWE[layer]
+        self._problem, self._hot = problem, hot
+        self._windows = problem.windows if windows is None else windows
+        load_WE = self._windows.load_LWE[layer]
         replicas_E = replica_counts(load_WE, slots=replicas, ranks=problem.layout.ep)
         self.items = longest_first(load_WE.sum(0), replicas_E, problem.slots_G, problem.domain_G)
         self._layer, self._cost, self._seed = layer, cost, seed
@@ -66,7 +73,7 @@ class LayerSearch:
     def anneal(self, proposals: int, *, begin: float, end: float) -> int:
         """Judge random swaps as the temperature falls, from part `begin` of its way to part `end`; returns how many."""
         work = self._prepared()
-        hot, cold = (work.typical * HOT * (COLD / HOT) ** part for part in (begin, end))
+        hot, cold = (work.typical * self._hot * (COLD / self._hot) ** part for part in (begin, end))
         anneal.anneal(*work.arrays, proposals, hot, cold)
         return proposals
 
@@ -82,7 +89,7 @@ class LayerSearch:
 
     def _prepared(self) -> _Work:
         if self._work is None:
-            self._work = _prepare(self._problem, self._layer, self.items, self._cost, self._seed)
+            self._work = _prepare(self._problem, self._windows, self._layer, self.items, self._cost, self._seed)
         return self._work
 
 
@@ -102,8 +109,10 @@ class _Work(NamedTuple):
         return self[:6]
 
 
-def _prepare(problem: PlacementProblem, layer: int, items: Items, cost: LayerCost, seed: int) -> _Work:
-    windows, layout = problem.windows, problem.layout
+def _prepare(
+    problem: PlacementProblem, windows: Windows, layer: int, items: Items, cost: LayerCost, seed: int
+) -> _Work:
+    layout = problem.layout
     item_TK = serve(
         problem.trace.experts_TLK, layer, windows.row_T, windows.rank_T, windows.step_T, items.first_E1,
         problem.domain_G[items.rank_V], problem.domain_G, layout.replica_rule == "nearest",

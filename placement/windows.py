@@ -59,6 +59,8 @@ class Windows:
         How many such pairs: costs are divided by it.
     load_LWE
         Choices of each expert in each window, at each layer.
+    topic_W
+        A number for the topic of each window's steps; 0 where they are mixed.
     """
 
     row_T: Int
@@ -70,6 +72,7 @@ class Windows:
     step_share_W: npt.NDArray[np.float64]
     n_steps: int
     load_LWE: Int
+    topic_W: Int32
 
     @property
     def n(self) -> int:
@@ -85,7 +88,7 @@ class Windows:
         key_T = step_T * layout.groups + home_T // layout.ep
         order = np.lexsort((home_T, step_T))
         topics = [step.topic or "" for step in steps for _ in range(layout.groups)]
-        window_of_key = _merged(topics)
+        window_of_key, topic_W = _merged(topics)
         window_T = window_of_key[key_T[order]]
         n = int(window_of_key.max()) + 1
         counted_T = _spread(len(order), MAX_TOKENS)
@@ -101,6 +104,24 @@ class Windows:
             step_share_W=np.bincount(window_of_key, minlength=n) / len(topics),
             n_steps=len(topics),
             load_LWE=count_loads(problem.trace.experts_TLK, row_T, window_T, n, layout.experts),
+            topic_W=topic_W,
+        )
+
+    def pooled(self) -> Windows:
+        """Give the same tokens in one window for each topic."""
+        n = int(self.topic_W.max()) + 1
+        window_T = self.topic_W[self.window_T]
+        load_LWE = np.zeros((len(self.load_LWE), n, self.load_LWE.shape[2]), np.int64)
+        for window, topic in enumerate(self.topic_W):
+            load_LWE[:, topic] += self.load_LWE[:, window]
+        counted_W = np.bincount(window_T[self.counted_T], minlength=n)
+        return replace(
+            self,
+            window_T=window_T,
+            counted_share_W=counted_W / np.maximum(np.bincount(window_T, minlength=n), 1),
+            step_share_W=np.bincount(self.topic_W, self.step_share_W, n).astype(np.float64),
+            load_LWE=load_LWE,
+            topic_W=np.arange(n, dtype=np.int32),
         )
 
 
@@ -143,18 +164,21 @@ def _draw(problem: PlacementProblem, workload: Workload) -> Sequence[Step] | Non
         return None
 
 
-def _merged(topics: list[str]) -> Int32:
-    """The window of each step: steps of one topic share windows where there would be more than `MAX_WINDOWS`."""
+def _merged(topics: list[str]) -> tuple[Int32, Int32]:
+    """Find the window of each step, and the topic of each window.
+
+    Steps of one topic share windows where there would be more than `MAX_WINDOWS`.
+    """
     names = sorted(set(topics))
     per_topic = max(1, MAX_WINDOWS // len(names))
     window_of = np.empty(len(topics), np.int32)
-    first = 0
-    for name in names:
+    topic_W: list[int] = []
+    for number, name in enumerate(names):
         of_topic = [index for index, topic in enumerate(topics) if topic == name]
         share = min(per_topic, len(of_topic))
-        window_of[of_topic] = first + np.arange(len(of_topic)) * share // len(of_topic)
-        first += share
-    return window_of
+        window_of[of_topic] = len(topic_W) + np.arange(len(of_topic)) * share // len(of_topic)
+        topic_W += [number] * share
+    return window_of, np.array(topic_W, np.int32)
 
 
 def _spread(n: int, most: int) -> npt.NDArray[np.bool_]:
