@@ -42,6 +42,7 @@ BY_HAND_LONGER = 8  # times that, for the one search of a weight given by hand
 LONGEST = 64  # times the first search, as long as there is time
 DOUBT = 0.04  # plans whose estimates differ by less are timed; the estimate is within 0.03 of fluid
 FINALISTS = 3
+ANNEALING = 0.9  # of the progress that is told; the rest is timing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +164,8 @@ def search(
             last = number == ROUNDS - 1
             begin, end = number / (ROUNDS - 1), (number + 1) / (ROUNDS - 1)
             budget.spend(one.descend(share) if last else one.anneal(share, begin=begin, end=end))
-        budget.tell(f"annealing, balance weight {candidate.balance_weight:g}", budget.used / _default_work(problem))
+        part = budget.used / (budget.limit.work or _default_work(problem))
+        budget.tell(f"annealing, balance weight {candidate.balance_weight:g}", ANNEALING * part)
     return np.stack([one.slots_GP() for one in searches])
 
 
@@ -189,7 +191,7 @@ def _simple_plans(problem: PlacementProblem, objective: Objective, budget: Budge
     found: list[Estimate] = []
     for solver in solvers:
         if solver.supports(problem) is None and not (found and budget.seconds_left <= 0):
-            found.append(objective.estimate(solver.solve(problem, objective, budget, seed=seed).slots_LGP))
+            found.append(objective.estimate(solver.solve(problem, objective, budget.quiet(), seed=seed).slots_LGP))
     return found
 
 
@@ -235,7 +237,7 @@ def _fastest(found: Sequence[Estimate], simple: Sequence[Estimate], objective: O
         begin = budget.seconds
         objective.step_s(estimate.slots_LGP)
         timed.append(estimate)
-        budget.tell("timing the finalists", len(timed) / len(close))
+        budget.tell("timing the finalists", ANNEALING + (1 - ANNEALING) * len(timed) / len(close))
         if budget.seconds_left < budget.seconds - begin:
             break
     best = min(timed, key=lambda estimate: objective.expected_s(estimate.slots_LGP))

@@ -55,6 +55,7 @@ class Budget:
         self.limit = Limit() if limit is None else limit
         self._progress = progress
         self._start = time.monotonic()
+        self._told = 0.0
         self.used = 0
 
     @property
@@ -76,13 +77,19 @@ class Budget:
         """Work until the work limit; without one, until `default` is used."""
         return max(0, (default if self.limit.work is None else self.limit.work) - self.used)
 
+    def quiet(self) -> Budget:
+        """Give the clock that is left, for a part of the work of which nobody is told."""
+        left = self.seconds_left
+        return Budget(None if left == float("inf") else Limit(time_s=max(left, 1e-9)))
+
     def spend(self, work: int) -> None:
         """Count work as done."""
         self.used += work
 
     def tell(self, what: str, part: float) -> None:
-        """Report progress: `part` of the work is done, or more where the clock says so."""
+        """Report progress: `part` of the work is done, or more where the clock says so; never less than before."""
         if self._progress is not None:
             if self.limit.time_s is not None:
                 part = max(part, self.seconds / self.limit.time_s)
-            self._progress(what, min(part, 1.0))
+            self._told = max(self._told, min(part, 1.0))
+            self._progress(what, self._told)

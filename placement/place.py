@@ -131,6 +131,7 @@ def place(
         slots_LGP, count = fill_slots(slots_LGP, problem.windows.load_LWE.sum(1), problem.slots_G)
         note = "; ".join(filter(None, [note, f"{count} empty slots were filled with replicas" if count else ""]))
     seconds = budget.seconds
+    budget.tell("done", 1.0)
     objective_s, bound_s = objective.step_s(slots_LGP), certificate_s(problem, objective.judged)
     made_by = MadeBy(
         solver=solver, seed=seed, trace_hash=trace.content_hash(), trace_part=trace_part,
