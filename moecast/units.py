@@ -66,10 +66,13 @@ def parse(text: object, kind: str, *, file: str | Path | None = None, field: str
     return value
 
 
-def _scaled(value: float, unit: str, steps: tuple[tuple[float, str], ...], digits: int = 3) -> str:
-    """The value in the largest of the steps that it reaches, with `digits` significant digits."""
+def _scaled(
+    value: float, unit: str, steps: tuple[tuple[float, str], ...], *, digits: int = 3, zeros: bool = True
+) -> str:
+    """The value in the largest of the steps that it reaches, with `digits` significant digits, or without end zeros."""
     size, prefix = next((step for step in steps if abs(value) >= step[0]), steps[-1])
-    return f"{value / size:#.{digits}g}".rstrip(".") + f" {prefix}{unit}"
+    number = f"{value / size:#.{digits}g}".rstrip(".") if zeros else f"{value / size:.{digits}g}"
+    return f"{number} {prefix}{unit}"
 
 
 def format_s(value: float) -> str:
@@ -79,12 +82,12 @@ def format_s(value: float) -> str:
 
 def format_bytes(value: float) -> str:
     """Bytes as text in binary multiples: "3.2 GiB"."""
-    return _scaled(value, "B", ((2**40, "Ti"), (2**30, "Gi"), (2**20, "Mi"), (2**10, "Ki"), (1, "")), 4)
+    return _scaled(value, "B", ((2**40, "Ti"), (2**30, "Gi"), (2**20, "Mi"), (2**10, "Ki"), (1, "")), digits=4)
 
 
 def format_Bps(value: float) -> str:
     """Bytes per second as text in decimal multiples: "50 GB/s"."""
-    return _scaled(value, "B/s", ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1, "")))
+    return _scaled(value, "B/s", ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1, "")), zeros=False)
 
 
 def format_count(value: float) -> str:

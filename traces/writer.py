@@ -71,6 +71,7 @@ class TraceWriter:
         self._stack = contextlib.ExitStack()
         self._open: pq.ParquetWriter | None = None
         self._columns: frozenset[str] | None = None
+        self._nothing = RoutingTrace.empty(meta)
         self._pending: list[RoutingTrace] = []
         self._pending_tokens = self._open_tokens = self._shards = 0
         schema_of(meta, weights=False)  # fails now if meta is no JSON
@@ -99,6 +100,8 @@ class TraceWriter:
         columns = frozenset(trace.columns())
         if different := columns ^ (self._columns or columns):
             raise ValueError(f"all batches must have the same columns, only some have {', '.join(sorted(different))}")
+        if not self._columns:
+            self._nothing = trace.select(slice(0, 0))  # an empty trace, too, keeps its columns
         self._columns = columns
         for part in self._row_group_parts(trace):
             copies: dict[str, Any] = {name: array.copy() for name, array in part.columns().items()}
@@ -110,7 +113,7 @@ class TraceWriter:
     def close(self) -> None:
         """Complete the file or the last shard; without a token, an empty one."""
         if not self._pending and self._open is None and not self._shards:
-            self._pending.append(RoutingTrace.empty(self.meta))
+            self._pending.append(self._nothing)
         self._write_pending()
         self._complete_shard()
 

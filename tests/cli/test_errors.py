@@ -93,7 +93,7 @@ def test_plan_that_overfills_a_rank(run: Run, small: Path, tmp_path: Path) -> No
 
 def test_plan_that_overfills_the_memory(run: Run, small: Path, tmp_path: Path) -> None:
     file = tmp_path / "config.json"
-    file.write_text(json.dumps(CONFIG | {"hidden_size": 16384, "intermediate_size": 131072}))
+    file.write_text(json.dumps(CONFIG | {"hidden_size": 32768, "intermediate_size": 131072}))
     out = tmp_path / "plan.json"
     done = run("place", *CLUSTER, "--model", file, "--trace", small / "t.parquet", "--tokens-per-rank", 16,
                "--steps", 1, "--solver", "eplb", "--out", out)  # fmt: skip
