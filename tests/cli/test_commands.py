@@ -1,0 +1,98 @@
+"""The commands as a user types them: what they print for machines, and what they leave behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from .conftest import Run
+
+CLUSTER = ("--cluster", "dgx-h200")
+WORK = ("--tokens-per-rank", 16, "--steps", 2)
+
+PREDICTION_KEYS = {
+    "step_time_s", "breakdown_s", "tokens_per_s", "tokens_per_s_per_gpu", "latency_s", "memory_bytes", "fits",
+    "balance", "balance_pooled", "fan_out", "fan_out_domains", "dispatch_bytes", "bottleneck", "network",
+}  # fmt: skip
+PLACEMENT_KEYS = {
+    "objective_s", "bound_s", "gap", "solver", "seconds", "balance_pooled", "fan_out", "legal", "wasted_slots",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("simulate",), ("place",), ("validate",), ("report",), ("demo",), ("topology", "list"), ("topology", "show"),
+        ("trace", "info"), ("trace", "import"), ("trace", "stats"), ("trace", "export"), ("capture", "train"),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_every_command_has_an_example_json_and_a_seed(run: Run, command: tuple[str, ...]) -> None:
+    text = run(*command, "--help", check=True).stdout
+    assert "Example: moecast " + " ".join(command) in " ".join(text.split())
+    assert "--json" in text
+    assert "--seed" in text
+
+
+@pytest.mark.parametrize(("phase", "network"), [("prefill", "bound"), ("decode", "fluid")])
+def test_simulate_for_machines(run: Run, small: Path, tmp_path: Path, phase: str, network: str) -> None:
+    trace = ("--trace", small / "t.parquet")
+    done = run("simulate", *CLUSTER, *trace, "--phase", phase, "--network", network, "--tokens-per-rank", 4,
+               "--steps", 2, "--json", "--out", "p.json", "--timeline", "t.json", check=True)  # fmt: skip
+    value = json.loads(done.stdout)
+    assert value.keys() >= PREDICTION_KEYS
+    assert value["network"] == network
+    assert sum(value["breakdown_s"].values()) == pytest.approx(value["step_time_s"])
+    assert json.loads((tmp_path / "p.json").read_text()) == value
+    assert json.loads((tmp_path / "t.json").read_text())["traceEvents"]
+
+
+def test_place_then_simulate_then_report(run: Run, small: Path, tmp_path: Path) -> None:
+    """The main job on a user's own input, in the plan's own format and in the engine's."""
+    inputs = (*CLUSTER, "--trace", small / "t.parquet", *WORK)
+    placed = run("place", *inputs, "--solver", "joint", "--slots-per-rank", 3, "--work-limit", 5000,
+                 "--out", "plan.json", "--export", "sglang", "--json", check=True)  # fmt: skip
+    value = json.loads(placed.stdout)
+    assert value.keys() >= PLACEMENT_KEYS
+    assert 0 < value["bound_s"] <= value["objective_s"]
+    assert value["legal"]
+    assert value["wasted_slots"] == 0
+    times = {}
+    for name in ("plan.json", "plan.sglang.json"):
+        seen = run("simulate", *inputs, "--plan", name, "--part", "measuring", "--network", "bound", "--json",
+                   "--out", f"seen-{name}", check=True)  # fmt: skip
+        times[name] = json.loads(seen.stdout)["step_time_s"]
+    assert times["plan.json"] == times["plan.sglang.json"]
+    run("report", "seen-plan.json", "seen-plan.sglang.json", "--out", "r.html", check=True)
+    assert "What is not modelled" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+def test_same_seed_same_bytes(run: Run, small: Path) -> None:
+    arguments = (
+        "simulate",
+        *CLUSTER,
+        "--trace",
+        small / "t.parquet",
+        *WORK,
+        "--network",
+        "bound",
+        "--json",
+        "--seed",
+        3,
+    )
+    assert run(*arguments, check=True).stdout == run(*arguments, check=True).stdout
+
+
+def test_dims_are_said_and_dispatch_is_recorded(run: Run, small: Path) -> None:
+    done = run("simulate", *CLUSTER, "--trace", small / "t.parquet", *WORK, "--dims", "mixtral-8x7b", "--dispatch",
+               "per_rank", "--network", "bound", "--json", check=True)  # fmt: skip
+    value = json.loads(done.stdout)
+    assert "at the dimensions of mixtral-8x7b" in value["model"]
+    assert any("dimensions of mixtral-8x7b" in label for label in value["labels"])
+    assert any("--dispatch per_rank" in warning for warning in value["warnings"])
+
+
+def test_version(run: Run) -> None:
+    assert run("--version", check=True).stdout.startswith("moecast 0.")
