@@ -1,8 +1,8 @@
 """The certificate: a step time that no legal plan with these slots can beat.
 
-It bounds the objective, the mean step time by the ``bound`` rung over the planning steps, from below, for every
-placement of the experts. What a plan cannot change is taken from any plan: the compute outside the experts and the
-fixed cost of each exchange. What it can change is relaxed:
+It bounds the mean step time by the ``bound`` rung from below, and so by ``fluid``, for every placement of the
+experts. What a plan cannot change is taken from any plan: the compute outside the experts and the fixed cost of each
+exchange. What it can change is relaxed:
 
 - *Experts.* Roofline time grows with rows and with experts hit, and is convex in both once whole tiles and waves are
   left out; so the mean over ranks of it is at least its value at the mean load, and the slowest rank is at least as

@@ -60,7 +60,7 @@ def place_command(
 ) -> None:
     """Find an expert placement, with a certificate of what no plan can beat.
 
-    The objective is the mean step time on the planning part of the trace, under the rung bound.
+    The objective is the mean step time on the planning part of the trace, under the rung fluid (bound beyond 64 ranks).
 
     Example: moecast place --cluster dgx-h200 --nodes 4 --model deepseek-v2-lite --trace t.parquet --out plan.json
     """
@@ -148,7 +148,7 @@ def _show(placement: Placement, out: Path, exported: Path | None) -> None:
 
     table = Table(show_header=False, title=f"{placement.solver}", title_justify="left", title_style="bold")
     rows = (
-        ("objective: step time on the planning part, rung bound", format_s(placement.objective_s)),
+        ("objective: step time on the planning part", format_s(placement.objective_s)),
         ("certificate: no plan with these slots can beat", format_s(placement.bound_s)),
         ("gap", f"{100 * placement.gap:.1f} %"),
         ("balance pooled", f"{placement.balance_pooled:.3f}"),

@@ -23,6 +23,8 @@ PART_COLOURS = {
 }
 PLAN_COLOURS = ("#7a8594", "#f58518", "#2456c7", "#54a24b", "#b279a2", "#e45756")
 
+HEAT_SPREAD = 0.6  # the same colours in every heat map, so that two can be compared
+
 Predictions = Mapping[str, Prediction]
 
 
@@ -111,6 +113,7 @@ def trade_off(predictions: Predictions) -> go.Figure:
             mode="markers+text",
             text=[plan],
             textposition="top center",
+            cliponaxis=False,
             marker={"size": 14, "color": colour},
             hovertemplate=f"{plan}: fan-out %{{x:.2f}}, balance %{{y:.3f}}<extra></extra>",
         )
@@ -135,8 +138,8 @@ def memory(predictions: Predictions) -> go.Figure:
             hovertemplate="%{y}: " + part + " %{x:.2f} GiB<extra></extra>",
         )
     capacity = max(predictions[plan].memory_bytes["capacity"] for plan in plans) / 2**30
-    figure.add_vline(x=capacity, line_dash="dash", line_color="#e45756", annotation_text="capacity")
-    figure.update_layout(barmode="stack", xaxis_title="GiB of the fullest GPU", yaxis_autorange="reversed")
+    title = f"GiB of the fullest GPU, which has {capacity:.0f}"
+    figure.update_layout(barmode="stack", xaxis_title=title, yaxis_autorange="reversed")
     return _finished(figure, height=110 + 46 * len(plans))
 
 
@@ -152,7 +155,8 @@ def _heatmap(values: npt.NDArray[np.float64], x: str, y: str, what: str, *, midd
             z=np.round(values, 3),
             colorscale="RdBu",
             reversescale=True,
-            zmid=middle,
+            zmin=middle - HEAT_SPREAD,
+            zmax=middle + HEAT_SPREAD,
             colorbar={"title": {"text": what, "side": "right"}, "thickness": 12},
             hovertemplate=f"{y} %{{y}}, {x} %{{x}}: %{{z:.2f}} × mean<extra></extra>",
         )
