@@ -39,8 +39,9 @@ class Placement:
     plan
         The legal plan.
     objective_s, bound_s, gap
-        Mean time of the judged planning steps by the rung ``fluid`` (``bound`` beyond 64 ranks, where timing steps event
-        by event takes longer than a search should); the certificate, which no legal plan with these slots can beat; (objective − certificate) ÷ objective.
+        Mean time of the judged planning steps by the rung ``fluid`` (``bound`` beyond 64 ranks, where timing steps
+        event by event takes longer than a search should); the certificate, which no legal plan with these slots can
+        beat; (objective - certificate) / objective.
     solver, seconds
         Who found it, and how long that took on the clock.
     balance_pooled, fan_out, fan_out_domains
