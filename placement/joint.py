@@ -201,7 +201,7 @@ def _reserved_seconds(problem: PlacementProblem, objective: Objective, budget: B
         return 0.0
     begin = time.monotonic()
     objective.step_s(problem.any_plan().slots_DLGP[0])
-    return min(FINALISTS * (time.monotonic() - begin), budget.seconds_left / 2)
+    return min(1.2 * FINALISTS * (time.monotonic() - begin), budget.seconds_left / 2)
 
 
 def _search_longer(
