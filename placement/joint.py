@@ -232,6 +232,8 @@ def _fastest(found: Sequence[Estimate], simple: Sequence[Estimate], objective: O
     unique = {estimate.slots_LGP.tobytes(): estimate for estimate in (*found, *simple)}
     order = sorted(unique.values(), key=lambda estimate: estimate.step_s)
     close = [estimate for estimate in order if estimate.step_s <= (1 + DOUBT) * order[0].step_s][:FINALISTS]
+    if budget.seconds_left <= 0:
+        return close[0].slots_LGP
     timed: list[Estimate] = []
     for estimate in close:
         begin = budget.seconds
