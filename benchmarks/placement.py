@@ -47,26 +47,35 @@ def pooled(planning: RoutingTrace, measuring: RoutingTrace, model: ModelShape) -
         print(f"| {name} | {numbers} | {PUBLISHED.get(name, '')} | {found.seconds:.2f} |")
 
 
+KINDS = ("mixed", "one topic")
+
+
 def per_step(planning: RoutingTrace, measuring: RoutingTrace, model: ModelShape) -> None:
-    """32 GPUs, 3 slots a rank: step time under fluid, prefill and decode, topics mixed and one topic per step."""
+    """32 GPUs, 3 slots a rank, rung fluid: plans made for one kind of step, measured on it and on the other."""
     cluster = load_cluster("dgx-h200", nodes=4, fabric="leaf-spine:2")
-    print("| phase | steps hold | solver | balance | pooled | fan-out | domains | step, ms | against contiguous |")
-    print("|---|---|---|---:|---:|---:|---:|---:|---:|")
+    print("| phase | planned for | measured on | solver | balance | pooled | fan-out | domains | step, ms | gain |")
+    print("|---|---|---|---|---:|---:|---:|---:|---:|---:|")
     for phase, tokens in (("prefill", 256), ("decode", 24)):
-        for one_topic in (False, True):
-            workload = Workload(
-                phase=phase, tokens_per_rank=tokens, steps=4, one_topic_per_step=one_topic, reuse=True,
+        workloads = {
+            kind: Workload(
+                phase=phase, tokens_per_rank=tokens, steps=4, one_topic_per_step=kind == "one topic", reuse=True,
                 from_phase="prefill",
-            )  # fmt: skip
+            )
+            for kind in KINDS
+        }  # fmt: skip
+        for planned, measured in (("mixed", "mixed"), ("one topic", "one topic"), ("mixed", "one topic")):
             base = 0.0
             for solver in SOLVERS:
-                found = _placed(cluster, model, planning, workload, solver)
-                seen = simulate(cluster, model, found.plan, measuring, workload, network="fluid", max_fluid_steps=4)
+                plan = _placed(cluster, model, planning, workloads[planned], solver).plan
+                seen = simulate(
+                    cluster, model, plan, measuring, workloads[measured], network="fluid", max_fluid_steps=4
+                )
                 base = base or seen.step_time_s
                 print(
-                    f"| {phase} | {'one topic' if one_topic else 'all topics'} | {solver} | {seen.balance:.3f} "
+                    f"| {phase} | {planned} | {measured} | {solver} | {seen.balance:.3f} "
                     f"| {seen.balance_pooled:.3f} | {seen.fan_out:.3f} | {seen.fan_out_domains:.3f} "
-                    f"| {1e3 * seen.step_time_s:.3f} | {base / seen.step_time_s:.3f}× |"
+                    f"| {1e3 * seen.step_time_s:.3f} | {base / seen.step_time_s:.3f}× |",
+                    flush=True,
                 )
 
 
