@@ -135,6 +135,7 @@ def _place(job: _Job, workload: Workload, solver: str) -> Placement:
             slots_per_rank=SLOTS_PER_RANK,
             work_limit=WORK_LIMIT,
             fill=solver == SOLVERS[-1],
+            trace_part=options.planning_part(PLAN_ON),
             seed=job.seed,
             progress=advance,
         )

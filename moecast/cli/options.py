@@ -114,6 +114,11 @@ Seed = Annotated[int, typer.Option("--seed", help="Same seed, same result.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines, nothing else.")]
 
 
+def planning_part(plan_on: float) -> str:
+    """What a plan's record says of the part of the trace it was made on."""
+    return f"the first {plan_on:.0%} of each topic"
+
+
 def dispatch_mode(text: str | None) -> DispatchMode | None:
     """Check ``--dispatch``.
 

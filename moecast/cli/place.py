@@ -109,6 +109,7 @@ def place_command(
             work_limit=work_limit,
             balance_weight=balance_weight,
             fill=export is not None,
+            trace_part=options.planning_part(plan_on),
             seed=seed,
             progress=advance,
         )
