@@ -29,7 +29,7 @@ from moecast.traces import (
     write_trace,
 )
 from moecast.traces.checks import check_choices
-from moecast.traces.summary import TraceStats
+from moecast.traces.statistics.summary import TraceStats
 
 RUNS = 5
 

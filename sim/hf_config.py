@@ -119,7 +119,7 @@ def _qwen(reader: _Reader) -> dict[str, Any]:
 
 
 def _deepseek_moe(reader: _Reader) -> dict[str, Any]:
-    """Read DeepSeekMoE, before latent attention; the language model of `moecast.traces.capture` uses its names."""
+    """Read DeepSeekMoE, before latent attention; the language model of `moecast capture train` uses its names."""
     return {**_deepseek_layers(reader), "attention": _heads(reader)}
 
 

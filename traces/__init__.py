@@ -9,7 +9,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from moecast.traces.counter import TraceCounter
     from moecast.traces.describe import TraceInfo, describe_trace
     from moecast.traces.importers import ImportOptions, import_trace
     from moecast.traces.importers.npz import import_npz
@@ -18,7 +17,9 @@ if TYPE_CHECKING:
     from moecast.traces.meta import NO_CHOICE, PHASES, TraceMeta
     from moecast.traces.reader import count_tokens, hash_trace, iter_trace, read_meta, read_trace
     from moecast.traces.shipped import shipped_trace_path
-    from moecast.traces.statistics import (
+    from moecast.traces.statistics.counter import TraceCounter
+    from moecast.traces.statistics.summary import TraceStats
+    from moecast.traces.statistics.tables import (
         balance_pooled,
         coactivation_LEE,
         contiguous_ranks_LE,
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
         trace_stats,
         transition_LEE,
     )
-    from moecast.traces.summary import TraceStats
     from moecast.traces.trace import RoutingTrace, concatenate
     from moecast.traces.writer import TraceWriter, check_target, write_trace
 
@@ -38,32 +38,32 @@ _MODULE_OF = {
     "NO_CHOICE": "meta",
     "PHASES": "meta",
     "RoutingTrace": "trace",
-    "TraceCounter": "counter",
+    "TraceCounter": "statistics.counter",
     "TraceInfo": "describe",
     "TraceMeta": "meta",
-    "TraceStats": "summary",
+    "TraceStats": "statistics.summary",
     "TraceWriter": "writer",
-    "balance_pooled": "statistics",
+    "balance_pooled": "statistics.tables",
     "check_target": "writer",
-    "coactivation_LEE": "statistics",
+    "coactivation_LEE": "statistics.tables",
     "concatenate": "trace",
-    "contiguous_ranks_LE": "statistics",
+    "contiguous_ranks_LE": "statistics.tables",
     "count_tokens": "reader",
-    "crossings": "statistics",
+    "crossings": "statistics.tables",
     "describe_trace": "describe",
     "export_lists": "lists",
-    "fan_out": "statistics",
+    "fan_out": "statistics.tables",
     "hash_trace": "reader",
     "import_npz": "importers.npz",
     "import_trace": "importers",
     "iter_trace": "reader",
-    "load_LE": "statistics",
+    "load_LE": "statistics.tables",
     "read_load_table": "load_table",
     "read_meta": "reader",
     "read_trace": "reader",
     "shipped_trace_path": "shipped",
-    "trace_stats": "statistics",
-    "transition_LEE": "statistics",
+    "trace_stats": "statistics.tables",
+    "transition_LEE": "statistics.tables",
     "write_load_table": "load_table",
     "write_trace": "writer",
 }

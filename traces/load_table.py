@@ -61,7 +61,7 @@ class LoadTable:
         ValueError
             No batches, or batches of different L, E or K.
         """
-        from moecast.traces.counter import count_trace
+        from moecast.traces.statistics.counter import count_trace
 
         counter = count_trace(source)
         return cls(load_LE=counter.stats().load_LE, meta=counter.meta)

@@ -50,9 +50,9 @@ def train_command(
     from moecast.errors import MoecastError
 
     try:
-        from moecast.traces.capture import summary
-        from moecast.traces.capture.options import sized
-        from moecast.traces.capture.run import run
+        from moecast.traces.capture.own import summary
+        from moecast.traces.capture.own.options import sized
+        from moecast.traces.capture.own.run import run
     except ModuleNotFoundError as error:
         raise MoecastError(f'capture needs {error.name}; pip install "moecast[torch]"') from error
     outcome = run(

@@ -10,10 +10,10 @@ import pytest
 torch = pytest.importorskip("torch", reason="the capture needs torch")
 
 from moecast.traces import TraceMeta  # noqa: E402
-from moecast.traces.capture.corpus import folder_corpus  # noqa: E402
-from moecast.traces.capture.run import SIZES  # noqa: E402
-from moecast.traces.capture.tokens import Tokens, tokenize  # noqa: E402
-from moecast.traces.capture.train import TrainConfig, Trained, train  # noqa: E402
+from moecast.traces.capture.own.corpus import folder_corpus  # noqa: E402
+from moecast.traces.capture.own.run import SIZES  # noqa: E402
+from moecast.traces.capture.own.tokens import Tokens, tokenize  # noqa: E402
+from moecast.traces.capture.own.train import TrainConfig, Trained, train  # noqa: E402
 
 WORDS = {
     "animals": ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "the", "dog"],

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from moecast.traces.capture.__main__ import main
 
 from moecast.traces import read_trace
-from moecast.traces.capture.__main__ import main
 
 TINY = ["--size", "tiny", "--steps", "12", "--threads", "1"]
 

@@ -10,10 +10,10 @@ import pytest
 
 from moecast.errors import MoecastError
 from moecast.traces.capture import corpus as corpora
-from moecast.traces.capture.corpus import MANIFEST, Corpus, folder_corpus, packaged_corpus
-from moecast.traces.capture.extract import RULES, clean
-from moecast.traces.capture.tokenizer import train_tokenizer
-from moecast.traces.capture.tokens import tokenize
+from moecast.traces.capture.own.corpus import MANIFEST, Corpus, folder_corpus, packaged_corpus
+from moecast.traces.capture.own.extract import RULES, clean
+from moecast.traces.capture.own.tokenizer import train_tokenizer
+from moecast.traces.capture.own.tokens import tokenize
 
 CASES = {
     "html": (

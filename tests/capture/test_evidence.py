@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from moecast.traces import RoutingTrace, TraceMeta, read_trace, shipped_trace_path
-from moecast.traces.capture.evidence import Evidence, evidence, layers_apart, table, uniform
+from moecast.traces.capture.own.evidence import Evidence, evidence, layers_apart, table, uniform
 
 META = TraceMeta(model="made up", layers=3, experts=16, choices=4)
 

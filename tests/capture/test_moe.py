@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from moecast.traces.capture.moe import MoeLayer, Router, balance_loss
+from moecast.traces.capture.own.moe import MoeLayer, Router, balance_loss
 
 
 def layer(seed: int = 0) -> MoeLayer:

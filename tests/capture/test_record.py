@@ -10,11 +10,11 @@ import torch
 
 from moecast.errors import MoecastError
 from moecast.traces import PHASES, RoutingTrace, TraceMeta
-from moecast.traces.capture.moe import Router
-from moecast.traces.capture.record import CaptureConfig, Prompt, RouterTap, capture, cut, generate, prefill
-from moecast.traces.capture.run import SIZES
-from moecast.traces.capture.tokens import Tokens
-from moecast.traces.capture.train import Trained
+from moecast.traces.capture.own.moe import Router
+from moecast.traces.capture.own.record import CaptureConfig, Prompt, RouterTap, capture, cut, generate, prefill
+from moecast.traces.capture.own.run import SIZES
+from moecast.traces.capture.own.tokens import Tokens
+from moecast.traces.capture.own.train import Trained
 
 CONFIG = SIZES["tiny"].capture
 

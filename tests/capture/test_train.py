@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from moecast.errors import MoecastError
-from moecast.traces.capture.model import ModelConfig
-from moecast.traces.capture.score import score
-from moecast.traces.capture.tokens import Tokens
-from moecast.traces.capture.train import TrainConfig, Trained, train
+from moecast.traces.capture.own.model import ModelConfig
+from moecast.traces.capture.own.score import score
+from moecast.traces.capture.own.tokens import Tokens
+from moecast.traces.capture.own.train import TrainConfig, Trained, train
 
 
 def same_weights(first: Trained, second: Trained) -> bool:

@@ -89,7 +89,7 @@ def test_batches_add_up_to_the_whole(trace, data):
 
 
 def test_counts_spill_before_they_overflow(monkeypatch):
-    monkeypatch.setattr("moecast.traces.counter._SPILL_TOKENS", 5)
+    monkeypatch.setattr("moecast.traces.statistics.counter._SPILL_TOKENS", 5)
     counter = TraceCounter(small().meta, coactivation=True, transition=True)
     for _ in range(7):
         counter.add(small())

@@ -1,5 +1,1 @@
-"""Routing captured from a real run: a small MoE model trained here from scratch, its router heard on held-out text.
-
-`python -m moecast.traces.capture --out trace.parquet` goes the whole way; docs/traces.md says what the shipped trace
-is. Import from the modules: `run` (all of it), `corpus`, `tokens`, `model`, `train`, `score`, `record`, `evidence`.
-"""
+"""Routing captured from real runs: `own` trains a small MoE model from scratch, `hf` hooks Hugging Face models."""

@@ -16,13 +16,13 @@ import torch
 from moecast.errors import MoecastError
 from moecast.files import check_writable
 from moecast.traces import RoutingTrace, TraceMeta, write_trace
-from moecast.traces.capture.corpus import Corpus, folder_corpus, packaged_corpus
-from moecast.traces.capture.evidence import Evidence, evidence
-from moecast.traces.capture.model import LanguageModel, ModelConfig
-from moecast.traces.capture.record import CaptureConfig, capture
-from moecast.traces.capture.score import Score, score
-from moecast.traces.capture.tokens import Tokens, tokenize
-from moecast.traces.capture.train import TrainConfig, Trained, train
+from moecast.traces.capture.own.corpus import Corpus, folder_corpus, packaged_corpus
+from moecast.traces.capture.own.evidence import Evidence, evidence
+from moecast.traces.capture.own.model import LanguageModel, ModelConfig
+from moecast.traces.capture.own.record import CaptureConfig, capture
+from moecast.traces.capture.own.score import Score, score
+from moecast.traces.capture.own.tokens import Tokens, tokenize
+from moecast.traces.capture.own.train import TrainConfig, Trained, train
 
 _COMPRESSION_LEVEL = 22
 

@@ -17,8 +17,8 @@ import torch
 
 from moecast.errors import MoecastError
 from moecast.files import atomic_path
-from moecast.traces.capture.model import LanguageModel, ModelConfig
-from moecast.traces.capture.tokens import Ids, Tokens
+from moecast.traces.capture.own.model import LanguageModel, ModelConfig
+from moecast.traces.capture.own.tokens import Ids, Tokens
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,7 +19,7 @@ from typing import Any
 
 from moecast.errors import MoecastError
 from moecast.files import read_text, write_text
-from moecast.traces.capture.extract import RULES, clean
+from moecast.traces.capture.own.extract import RULES, clean
 
 MANIFEST = Path(__file__).with_name("corpus.toml")
 _HELD_OUT_SHARE = 0.07

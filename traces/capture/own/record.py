@@ -20,10 +20,10 @@ from torch import nn
 
 from moecast.errors import MoecastError
 from moecast.traces import PHASES, RoutingTrace, TraceMeta, concatenate
-from moecast.traces.capture.model import LanguageModel
-from moecast.traces.capture.moe import Router
-from moecast.traces.capture.tokenizer import START
-from moecast.traces.capture.tokens import Ids, Tokens
+from moecast.traces.capture.own.model import LanguageModel
+from moecast.traces.capture.own.moe import Router
+from moecast.traces.capture.own.tokenizer import START
+from moecast.traces.capture.own.tokens import Ids, Tokens
 
 Experts = npt.NDArray[np.uint16]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from moecast.errors import MoecastError
-from moecast.traces.capture.run import SIZES, Size
+from moecast.traces.capture.own.run import SIZES, Size
 
 
 def sized(name: str, *, seed: int = 0, steps: int | None = None, minutes: float | None = None) -> Size:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from moecast.traces.capture.evidence import table
-from moecast.traces.capture.run import Outcome
+from moecast.traces.capture.own.evidence import table
+from moecast.traces.capture.own.run import Outcome
 
 
 def as_json(outcome: Outcome) -> dict[str, object]:

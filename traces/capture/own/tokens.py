@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.errors import MoecastError
-from moecast.traces.capture.corpus import Corpus
-from moecast.traces.capture.tokenizer import START, Tokenizer, train_tokenizer
+from moecast.traces.capture.own.corpus import Corpus
+from moecast.traces.capture.own.tokenizer import START, Tokenizer, train_tokenizer
 
 Ids = npt.NDArray[np.int32]
 

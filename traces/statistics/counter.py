@@ -11,9 +11,9 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from moecast.traces._count import count_batch
 from moecast.traces.meta import TraceMeta
-from moecast.traces.summary import Counts, TraceStats, rank_load_LG
+from moecast.traces.statistics._count import count_batch
+from moecast.traces.statistics.summary import Counts, TraceStats, rank_load_LG
 from moecast.traces.trace import RoutingTrace
 
 Source = RoutingTrace | Iterable[RoutingTrace]

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from moecast.traces.capture.model import LanguageModel
-from moecast.traces.capture.tokenizer import START
-from moecast.traces.capture.tokens import Ids, Tokens
+from moecast.traces.capture.own.model import LanguageModel
+from moecast.traces.capture.own.tokenizer import START
+from moecast.traces.capture.own.tokens import Ids, Tokens
 
 _BACK_OFF = (3.0, 10.0, 30.0, 100.0, 300.0)
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from moecast.traces.counter import Source, count_trace
 from moecast.traces.meta import TraceMeta
-from moecast.traces.summary import Counts, TraceStats, asked
+from moecast.traces.statistics.counter import Source, count_trace
+from moecast.traces.statistics.summary import Counts, TraceStats, asked
 
 
 def trace_stats(

@@ -4,7 +4,7 @@ Each statistic is compared with draws of a router that has lost the one thing it
 experts drawn by the layer's load for co-activation, topics dealt anew over whole sequences for topic dependence, and
 another token's choices for the step from layer to layer. Axes: T token, L layer, E expert, K choice, C topic.
 
-    python -m moecast.traces.capture.evidence TRACE
+    python -m moecast.traces.capture.own.evidence TRACE
 """
 
 from __future__ import annotations

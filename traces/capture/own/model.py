@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from moecast.traces.capture.moe import MoeLayer, SwiGlu
+from moecast.traces.capture.own.moe import MoeLayer, SwiGlu
 
 KvCache = list[tuple[Tensor, Tensor]]
 

@@ -1,0 +1,1 @@
+"""Routing captured from Hugging Face models while they run."""

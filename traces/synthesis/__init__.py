@@ -1,0 +1,1 @@
+"""Traces made to resemble a real one, of any length and shape."""
