@@ -196,7 +196,7 @@ def _write(job: _Job, comparison: Comparison) -> list[Path]:
 
 def _show(comparison: Comparison, written: list[Path]) -> None:
     from moecast.cli import render
-    from moecast.report.page import headline
+    from moecast.report.comparison_page import headline
 
     out = render.console()
     out.print(f"[bold]{comparison.title}[/bold]")

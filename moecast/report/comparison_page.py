@@ -1,31 +1,21 @@
-"""The HTML page: one file that opens anywhere and asks the network for nothing."""
+"""The page of a comparison: predictions side by side, as tables and pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.io import to_html
-from plotly.offline import get_plotlyjs
 
 from moecast.files import write_text
 from moecast.report import figures
 from moecast.report.comparison import Comparison
+from moecast.report.html import Picture, render_page
 from moecast.report.rows import Row, table_rows
 from moecast.units import format_s
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Picture:
-    title: str
-    caption: str
-    html: str
-    wide: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +27,7 @@ class _Section:
     rungs: tuple[tuple[str, int, str], ...]  # name, columns, steps
     plans: tuple[str, ...]  # of each column
     rows: tuple[Row, ...]
-    pictures: tuple[_Picture, ...]
+    pictures: tuple[Picture, ...]
     warnings: tuple[str, ...]
 
 
@@ -48,19 +38,10 @@ def write_report(comparison: Comparison, path: str | Path) -> None:
 
 def render(comparison: Comparison) -> str:
     """The page as text."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("moecast.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html.j2").render(
+    return render_page(
+        "comparison.html.j2",
+        title=comparison.title,
         comparison=comparison,
-        style=resources.files("moecast.report").joinpath("style.css").read_text(encoding="utf-8"),
-        plotly=get_plotlyjs(),
         sections=[_section(comparison, phase) for phase in comparison.phases()],
         router=_router_picture(comparison),
         inputs=_inputs(comparison),
@@ -109,7 +90,7 @@ def _warnings(predictions: figures.Predictions) -> list[str]:
     return [text if len(of) == len(predictions) else f"{', '.join(of)}: {text}" for text, of in plans.items()]
 
 
-def _pictures(predictions: figures.Predictions) -> list[_Picture]:
+def _pictures(predictions: figures.Predictions) -> list[Picture]:
     last = list(predictions)[-1]
     first = next(iter(predictions))
     wide: list[tuple[str, str, Callable[[figures.Predictions], go.Figure]]] = [
@@ -122,41 +103,39 @@ def _pictures(predictions: figures.Predictions) -> list[_Picture]:
         ("Load over ranks", "For each rank, its worst layer: choices served ÷ the layer's mean.", figures.rank_load),
         ("The fullest link of each kind", "Share of its capacity used over the whole step.", figures.links),
     ]
-    pictures = [_Picture(title=title, caption=caption, html=_html(draw(predictions))) for title, caption, draw in wide]
+    pictures = [Picture.of(draw(predictions), title=title, caption=caption) for title, caption, draw in wide]
     pictures += [
-        _Picture(
+        Picture.of(
+            figures.trade_off(predictions),
             title="Balance against fan-out",
             caption="Up is even, left is local; neither is a time.",
-            html=_html(figures.trade_off(predictions)),
             wide=False,
         ),
-        _Picture(
-            title="Memory", caption="Of the fullest GPU, by part.", html=_html(figures.memory(predictions)), wide=False
-        ),
-        _Picture(
+        Picture.of(figures.memory(predictions), title="Memory", caption="Of the fullest GPU, by part.", wide=False),
+        Picture.of(
+            figures.load_heatmap(predictions[first]),
             title=f"Load of each rank and layer: {first}",
             caption="Red ranks make the others wait.",
-            html=_html(figures.load_heatmap(predictions[first])),
             wide=False,
         ),
-        _Picture(
+        Picture.of(
+            figures.load_heatmap(predictions[last]),
             title=f"Load of each rank and layer: {last}",
             caption="The same tokens under this plan.",
-            html=_html(figures.load_heatmap(predictions[last])),
             wide=False,
         ),
     ]
     return pictures
 
 
-def _router_picture(comparison: Comparison) -> _Picture | None:
+def _router_picture(comparison: Comparison) -> Picture | None:
     trace = comparison.trace
     if trace is None or "load" not in trace:
         return None
-    return _Picture(
+    return Picture.of(
+        figures.expert_load(np.asarray(trace["load"])),
         title="What the router does",
         caption="Choices of each expert in each MoE layer ÷ the layer's mean, over the whole trace.",
-        html=_html(figures.expert_load(np.asarray(trace["load"]))),
     )
 
 
@@ -182,8 +161,3 @@ def _words(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(_words(item) for item in value)
     return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
-
-
-def _html(figure: go.Figure) -> str:
-    config = {"displaylogo": False, "responsive": True, "displayModeBar": False}
-    return str(to_html(figure, include_plotlyjs=False, full_html=False, config=config, default_width="100%"))
