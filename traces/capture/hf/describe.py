@@ -1,0 +1,64 @@
+"""What a captured trace says about itself: the model as it ran, and the software and hardware it ran on."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from moecast.traces import TraceMeta
+from moecast.traces.capture.hf.layers import MoeLayer
+
+_ORDER = "Choices stand in the order in which the router gave them."
+
+
+def describe(
+    model: PreTrainedModel,
+    layers: Sequence[MoeLayer],
+    choices: int,
+    *,
+    name: str | None,
+    source: Mapping[str, Any],
+    notes: str,
+) -> TraceMeta:
+    """Metadata of a model's trace; `source` is added to what is found here, and wins where both say something."""
+    config = model.config
+    loaded_as = getattr(config, "name_or_path", "") or ""
+    found = {
+        "capture": "transformers hooks",
+        "heard_at": layers[0].heard_at,
+        "model_class": type(model).__name__,
+        "revision": getattr(config, "_commit_hash", None),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "attention": getattr(config, "_attn_implementation", None),
+        "device": sorted({_hardware(layer.module) for layer in layers}),
+        "software": {package: version(package) for package in ("transformers", "torch", "moecast")}
+        | {"python": platform.python_version()},
+        "date": dt.datetime.now(dt.UTC).date().isoformat(),
+    }
+    return TraceMeta(
+        model=name or (Path(loaded_as).name if Path(loaded_as).is_dir() else loaded_as) or type(model).__name__,
+        layers=len(layers),
+        experts=max(layer.experts for layer in layers),
+        choices=choices,
+        config=json.loads(config.to_json_string(use_diff=False)),
+        layer_ids=tuple(layer.layer_id for layer in layers),
+        source={key: value for key, value in {**found, **source}.items() if value is not None},
+        notes=" ".join(filter(None, [notes, _ORDER])),
+    )
+
+
+def _hardware(module: torch.nn.Module) -> str:
+    """The processor that holds a module's weights, or is to when they are loaded from elsewhere."""
+    weight = next(module.parameters(), None)
+    kind = weight.device if weight is not None else torch.device("cpu")
+    if kind.type == "cuda":
+        return torch.cuda.get_device_name(kind)
+    return kind.type if kind.type != "cpu" else f"cpu ({platform.processor() or platform.machine()})"
