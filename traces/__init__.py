@@ -17,7 +17,18 @@ if TYPE_CHECKING:
     from moecast.traces.meta import NO_CHOICE, PHASES, TraceMeta
     from moecast.traces.reader import count_tokens, hash_trace, iter_trace, read_meta, read_trace
     from moecast.traces.shipped import shipped_trace_path
+    from moecast.traces.statistics.affinity import Affinity, affinity
+    from moecast.traces.statistics.coactivation import Coactivation, coactivation
     from moecast.traces.statistics.counter import TraceCounter
+    from moecast.traces.statistics.dependence import Dependence, dependence
+    from moecast.traces.statistics.drift import Drift, LoadDistances
+    from moecast.traces.statistics.findings import Finding
+    from moecast.traces.statistics.locality import Locality, locality
+    from moecast.traces.statistics.packing import packed_ranks_LE
+    from moecast.traces.statistics.parts import Positions
+    from moecast.traces.statistics.profile import TraceProfile, profile_trace
+    from moecast.traces.statistics.sample import TokenSample, sample_of
+    from moecast.traces.statistics.stability import Stability, stability
     from moecast.traces.statistics.summary import TraceStats
     from moecast.traces.statistics.tables import (
         balance_pooled,
@@ -33,23 +44,37 @@ if TYPE_CHECKING:
     from moecast.traces.writer import TraceWriter, check_target, write_trace
 
 _MODULE_OF = {
+    "Affinity": "statistics.affinity",
+    "Coactivation": "statistics.coactivation",
+    "Dependence": "statistics.dependence",
+    "Drift": "statistics.drift",
+    "Finding": "statistics.findings",
     "ImportOptions": "importers",
+    "LoadDistances": "statistics.drift",
     "LoadTable": "load_table",
+    "Locality": "statistics.locality",
     "NO_CHOICE": "meta",
     "PHASES": "meta",
+    "Positions": "statistics.parts",
     "RoutingTrace": "trace",
+    "Stability": "statistics.stability",
+    "TokenSample": "statistics.sample",
     "TraceCounter": "statistics.counter",
     "TraceInfo": "describe",
     "TraceMeta": "meta",
+    "TraceProfile": "statistics.profile",
     "TraceStats": "statistics.summary",
     "TraceWriter": "writer",
+    "affinity": "statistics.affinity",
     "balance_pooled": "statistics.tables",
     "check_target": "writer",
+    "coactivation": "statistics.coactivation",
     "coactivation_LEE": "statistics.tables",
     "concatenate": "trace",
     "contiguous_ranks_LE": "statistics.tables",
     "count_tokens": "reader",
     "crossings": "statistics.tables",
+    "dependence": "statistics.dependence",
     "describe_trace": "describe",
     "export_lists": "lists",
     "fan_out": "statistics.tables",
@@ -58,10 +83,15 @@ _MODULE_OF = {
     "import_trace": "importers",
     "iter_trace": "reader",
     "load_LE": "statistics.tables",
+    "locality": "statistics.locality",
+    "packed_ranks_LE": "statistics.packing",
+    "profile_trace": "statistics.profile",
     "read_load_table": "load_table",
     "read_meta": "reader",
     "read_trace": "reader",
+    "sample_of": "statistics.sample",
     "shipped_trace_path": "shipped",
+    "stability": "statistics.stability",
     "trace_stats": "statistics.tables",
     "transition_LEE": "statistics.tables",
     "write_load_table": "load_table",
@@ -70,21 +100,35 @@ _MODULE_OF = {
 __all__ = [
     "NO_CHOICE",
     "PHASES",
+    "Affinity",
+    "Coactivation",
+    "Dependence",
+    "Drift",
+    "Finding",
     "ImportOptions",
+    "LoadDistances",
     "LoadTable",
+    "Locality",
+    "Positions",
     "RoutingTrace",
+    "Stability",
+    "TokenSample",
     "TraceCounter",
     "TraceInfo",
     "TraceMeta",
+    "TraceProfile",
     "TraceStats",
     "TraceWriter",
+    "affinity",
     "balance_pooled",
     "check_target",
+    "coactivation",
     "coactivation_LEE",
     "concatenate",
     "contiguous_ranks_LE",
     "count_tokens",
     "crossings",
+    "dependence",
     "describe_trace",
     "export_lists",
     "fan_out",
@@ -93,10 +137,15 @@ __all__ = [
     "import_trace",
     "iter_trace",
     "load_LE",
+    "locality",
+    "packed_ranks_LE",
+    "profile_trace",
     "read_load_table",
     "read_meta",
     "read_trace",
+    "sample_of",
     "shipped_trace_path",
+    "stability",
     "trace_stats",
     "transition_LEE",
     "write_load_table",

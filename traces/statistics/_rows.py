@@ -1,0 +1,71 @@
+"""The compiled pass behind `check_health`: rows that a router hardly makes.
+
+Axes: T token, L MoE layer, K choice.
+"""
+
+# numba functions carry no annotations: their types come from the call
+# mypy: disable-error-code="no-untyped-def, no-untyped-call"
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+
+@njit(cache=True, nogil=True)
+def count_leading(experts_TLK, first_LK):
+    """Rows at the start that equal `first_LK`, the first row of the trace."""
+    tokens, layers, choices = experts_TLK.shape
+    for token in range(tokens):
+        for layer in range(layers):
+            for choice in range(choices):
+                if experts_TLK[token, layer, choice] != first_LK[layer, choice]:
+                    return token
+    return tokens
+
+
+@njit(cache=True, nogil=True)
+def count_in_order(experts_TLK):
+    """Rows that choose experts 0, 1, … K-1 in this order at every layer: what a router of zeros gives."""
+    tokens, layers, choices = experts_TLK.shape
+    found = 0
+    for token in range(tokens):
+        same = True
+        for layer in range(layers):
+            for choice in range(choices):
+                if experts_TLK[token, layer, choice] != choice:
+                    same = False
+                    break
+            if not same:
+                break
+        found += same
+    return found
+
+
+@njit(cache=True, nogil=True)
+def repeats_T(experts_TLK, repeat_T):
+    """Mark the rows that equal the row before."""
+    tokens, layers, choices = experts_TLK.shape
+    for token in range(1, tokens):
+        same = True
+        for layer in range(layers):
+            for choice in range(choices):
+                if experts_TLK[token, layer, choice] != experts_TLK[token - 1, layer, choice]:
+                    same = False
+                    break
+            if not same:
+                break
+        repeat_T[token] = same
+
+
+@njit(cache=True, nogil=True)
+def hash_runs(experts_TLK, run_R1, most, hash_R):
+    """Hash the choices of each run's first `most` rows (FNV-1a, a choice at a time)."""
+    _, layers, choices = experts_TLK.shape
+    for run in range(len(run_R1) - 1):
+        value = np.uint64(14695981039346656037)
+        for token in range(run_R1[run], min(run_R1[run + 1], run_R1[run] + most)):
+            for layer in range(layers):
+                for choice in range(choices):
+                    value = (value ^ np.uint64(experts_TLK[token, layer, choice])) * np.uint64(1099511628211)
+        hash_R[run] = value

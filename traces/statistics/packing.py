@@ -1,0 +1,47 @@
+"""A quick plan from loads alone, to say what a plan made on one part of a trace is worth on another.
+
+Solvers that make plans to run are in `moecast.placement`. Axes: L MoE layer, E expert, G rank, C part.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from moecast.traces.statistics._parts import pack
+from moecast.traces.statistics.summary import Fractions, balance_L, rank_load_LG
+
+
+def packed_ranks_LE(load_LE: npt.ArrayLike, n_ranks: int) -> npt.NDArray[np.int32]:
+    """Rank of each expert when the heaviest goes first, to the least loaded rank with a slot left: int32 [L, E].
+
+    Longest processing time first with ⌈E / G⌉ slots to a rank (the balanced packing of DeepSeek's EPLB, no replicas).
+
+    Raises
+    ------
+    ValueError
+        More ranks than experts, or none.
+    """
+    table_LE = np.ascontiguousarray(load_LE, np.float64)
+    experts = table_LE.shape[1]
+    if not 1 <= n_ranks <= experts:
+        raise ValueError(f"n_ranks = {n_ranks}: must be from 1 to the {experts} experts")
+    rank_LE = np.empty(table_LE.shape, np.int32)
+    pack(table_LE, n_ranks, rank_LE)
+    return rank_LE
+
+
+def balance_of(load_LE: npt.NDArray[np.int64], rank_LE: npt.NDArray[np.int32], n_ranks: int) -> float:
+    """Balance of a placement under a load: mean / max over ranks, averaged over the layers with any load."""
+    found_L = balance_L(rank_load_LG(load_LE, rank_LE, n_ranks))
+    return math.nan if np.isnan(found_L).all() else float(np.nanmean(found_L))
+
+
+def balance_CC(load_CLE: npt.NDArray[np.int64], n_ranks: int) -> Fractions:
+    """Balance that a plan packed on part i (row) gets on part j (column)."""
+    plans = [packed_ranks_LE(load_LE, n_ranks) for load_LE in load_CLE]
+    return np.array([[balance_of(load_LE, plan, n_ranks) for load_LE in load_CLE] for plan in plans]).reshape(
+        len(plans), len(plans)
+    )
