@@ -123,8 +123,7 @@ def _seen(mask_B1QV: torch.Tensor, rows: int, queries: int) -> Bools:
     allowed_BQV = allowed[:, 0].expand(rows, -1, -1).cpu().numpy()
     future_QV = np.triu(np.ones(allowed_BQV.shape[1:], bool), k=1)
     telling_BQ1 = ~(allowed_BQV & future_QV).any(axis=2, keepdims=True)
-    seen_BV: Bools = (allowed_BQV & telling_BQ1).any(axis=1)
-    return seen_BV[:, :queries]
+    return np.asarray((allowed_BQV & telling_BQ1).any(axis=1))[:, :queries]
 
 
 def _length(cache: Any) -> int:

@@ -226,8 +226,8 @@ def capture_routing(
     token_ids
         Keep the vocabulary ids. Say False when some passes get embeddings and others ids.
     end_ids
-        Ids that end a row of `generate`, from whose end on it is only filled up; by default the end-of-sequence and
-        padding ids of the model's generation config.
+        Ids that `generate` feeds to rows that have ended until the whole batch has: they are not recorded in decode.
+        By default the end-of-sequence and padding ids of the model's generation config; () records every token.
     source_rank
         The data-parallel rank of this process. Every rank writes a folder of its own.
     shard_tokens

@@ -20,12 +20,11 @@ from moecast.traces.capture.hf.batch import Batch, Bools, Ints
 
 @dataclass(kw_only=True, slots=True)
 class Rows:
-    """The sequences of one batch: ids, topics and tokens so far of each row, and the rows that have ended."""
+    """The sequences of one batch: ids, topics and tokens so far of each row, and how long the cache is."""
 
     sequence_B: Ints
     topic_B: Ints
     tokens_B: Ints
-    ended_B: Bools
     length: int
 
 
@@ -45,7 +44,8 @@ class Placed:
 class SequenceBook:
     """Follows sequences across forward passes.
 
-    `end_ids` close a row: `generate` goes on feeding rows that have ended until the whole batch has.
+    In decode, tokens with one of the `end_ids` are not recorded: `generate` feeds them to rows that have ended, until
+    the whole batch has.
     """
 
     end_ids: Collection[int] = ()
@@ -63,17 +63,14 @@ class SequenceBook:
         known = self._of_cache.get(batch.cache) if batch.cache is not None and batch.past else None
         if known is not None:
             self._check(batch, known)
-        kept_BQ, ids_BQ = batch.real_BQ(), batch.ids_BQ()
+        real_BQ, ids_BQ = batch.real_BQ(), batch.ids_BQ()
         rows = known or self._start(batch, topics)
         decoding = bool(batch.past) and batch.queries == 1
-        ended_B = np.zeros(batch.rows, bool)
-        if decoding and not training:
-            ended_B = rows.ended_B.copy()
-            if ids_BQ is not None and self.end_ids:
-                ended_B |= np.isin(ids_BQ[:, 0], list(self.end_ids))
-            kept_BQ = kept_BQ & ~ended_B[:, None]
+        kept_BQ = real_BQ
+        if decoding and not training and ids_BQ is not None and self.end_ids:
+            kept_BQ = real_BQ & ~np.isin(ids_BQ, list(self.end_ids))
         sequence_BQ = np.broadcast_to(rows.sequence_B[:, None], kept_BQ.shape)
-        position_BQ = rows.tokens_B[:, None] + kept_BQ.cumsum(1) - 1
+        position_BQ = rows.tokens_B[:, None] + real_BQ.cumsum(1) - 1
         if (starts_BQ := batch.starts_BQ()) is not None:
             sequence_BQ, position_BQ = _unpacked(starts_BQ, self._next)
         topic_BQ = np.broadcast_to(rows.topic_B[:, None], kept_BQ.shape)
@@ -88,8 +85,7 @@ class SequenceBook:
         after = Rows(
             sequence_B=rows.sequence_B,
             topic_B=rows.topic_B,
-            tokens_B=rows.tokens_B + kept_BQ.sum(1),
-            ended_B=ended_B,
+            tokens_B=rows.tokens_B + real_BQ.sum(1),
             length=batch.past + batch.queries,
         )
         return placed, after
@@ -113,14 +109,16 @@ class SequenceBook:
             sequence_B=self._next + np.arange(batch.rows),
             topic_B=_per_row(topics, batch.rows),
             tokens_B=batch.past_tokens_B() if batch.past else np.zeros(batch.rows, np.int64),
-            ended_B=np.zeros(batch.rows, bool),
             length=0,
         )
 
     @staticmethod
     def _check(batch: Batch, known: Rows) -> None:
         if batch.past != known.length:
-            rule = f"the cache held {known.length} positions after the last pass and was cut; assisted decoding (tokens that are run and taken back) is not captured"  # noqa: E501
+            rule = (
+                f"the cache held {known.length} positions after the last pass and was cut; assisted decoding "
+                "(tokens that are run and taken back) is not captured"
+            )
             raise MoecastError(rule, field="past_key_values", value=batch.past)
         if batch.rows != len(known.sequence_B):
             rule = f"the cache was filled by {len(known.sequence_B)} rows; rows that come or go cannot be followed"
