@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+if TYPE_CHECKING:
+    from moecast.traces.capture.own.run import Outcome
+
 
 def train_command(
-    out: Annotated[Path, typer.Option("--out", help="The trace to write, a .parquet file.", show_default=False)],
-    size: Annotated[str, typer.Option("--size", help="cpu (as shipped), gpu or tiny.")] = "cpu",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="The trace to write, a .parquet file; a folder with --policy all.", show_default=False
+        ),
+    ] = None,
+    size: Annotated[str, typer.Option("--size", help="cpu (as shipped), policies, gpu or tiny.")] = "cpu",
+    policy: Annotated[
+        str,
+        typer.Option("--policy", help="How routers choose; `list` prints them, `all` trains one model for each."),
+    ] = "aux-global",
     text: Annotated[
         Path | None,
         typer.Option("--text", help="A folder of <topic>/<file>.", show_default="Debian packages"),
@@ -37,6 +49,8 @@ def train_command(
 ) -> None:
     """Train a small MoE language model from scratch and record its routing on text it never read.
 
+    With --policy all, --out is a folder: a trace is made for each policy that has none there yet.
+
     Example: moecast capture train --size tiny --text my-texts --out trace.parquet
     """
     from moecast.errors import MoecastError
@@ -44,15 +58,52 @@ def train_command(
     try:
         from moecast.traces.capture.own import summary
         from moecast.traces.capture.own.options import sized
-        from moecast.traces.capture.own.run import run
+        from moecast.traces.capture.own.policies import POLICIES
+        from moecast.traces.capture.own.run import Material, read_material, run
     except ModuleNotFoundError as error:
         raise MoecastError(f'capture needs {error.name}; pip install "moecast[torch]"') from error
-    outcome = run(
-        out,
-        size=sized(size, seed=seed, steps=steps, minutes=minutes),
-        cache=cache.expanduser(),
-        text=text,
-        device=device,
-        threads=threads,
-    )
-    typer.echo(json.dumps(summary.as_json(outcome), indent=2) if as_json else summary.as_text(outcome))
+
+    cache = cache.expanduser()
+
+    def trained(name: str, to: Path, material: Material | None = None, draws: int = 20) -> Outcome:
+        chosen = sized(size, policy=name, seed=seed, steps=steps, minutes=minutes)
+        return run(
+            to, size=chosen, cache=cache, text=text, material=material, device=device, threads=threads, draws=draws
+        )
+
+    if policy == "list":
+        _print_policies(as_json)
+        return
+    if out is None:
+        raise MoecastError("is missing: where to write", field="--out")
+    if policy != "all":
+        outcome = trained(policy, out)
+        typer.echo(json.dumps(summary.as_json(outcome), indent=2) if as_json else summary.as_text(outcome))
+        return
+    if not out.is_dir():
+        raise MoecastError("with --policy all, name a folder that exists", file=out)
+    found: dict[str, Any] = {}
+    material = read_material(size=sized(size), cache=cache, text=text)
+    for name in POLICIES:
+        file = out / f"{name}.parquet"
+        if file.exists():
+            typer.echo(f"{name}: already there", err=True)
+            continue
+        typer.echo(f"{name}: {POLICIES[name].summary}", err=True)
+        outcome = trained(name, file, material, draws=0)
+        found[name] = summary.as_json(outcome)
+        if not as_json:
+            typer.echo(f"# {name}\n\n{summary.as_text(outcome)}\n")
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+
+
+def _print_policies(as_json: bool) -> None:
+    from moecast.traces.capture.own.policies import POLICIES
+
+    if as_json:
+        told = {name: {"summary": policy.summary, "source": policy.source} for name, policy in POLICIES.items()}
+        typer.echo(json.dumps(told, indent=2))
+        return
+    for name, policy in POLICIES.items():
+        typer.echo(f"{name:<15}{policy.summary}\n{'':<15}{policy.source}")

@@ -104,10 +104,10 @@ def evidence(trace: RoutingTrace, *, draws: int = 20, most_tokens: int = 20_000,
     Raises
     ------
     ValueError
-        The trace has empty choices, tokens without topic, or fewer than two layers.
+        The trace has tokens without topic, or fewer than two layers.
     """
-    if np.any(trace.experts_TLK == NO_CHOICE) or np.any(trace.topic_T < 0) or trace.meta.layers < 2:
-        raise ValueError("trace: evidence needs every choice, every topic, and two layers")
+    if np.any(trace.topic_T < 0) or trace.meta.layers < 2:
+        raise ValueError("trace: evidence needs every topic, and two layers")
     rng = np.random.default_rng(seed)
     sequences = rng.permutation(np.unique(trace.sequence_T))
     share = min(1.0, most_tokens / trace.n_tokens)
@@ -130,15 +130,19 @@ def table(found: tuple[Evidence, ...]) -> str:
 
 
 def _drawn(trace: RoutingTrace, weight_LE: Floats, rng: np.random.Generator) -> RoutingTrace:
-    """K different experts per token and layer, drawn in turn with these weights (the Gumbel top-K trick)."""
+    """As many different experts per token and layer, drawn in turn with these weights (the Gumbel top-K trick)."""
     with np.errstate(divide="ignore"):
         key_LE = np.log(weight_LE).astype(np.float32)
     layers = []
     for key_E in key_LE:
         waits_TE = rng.standard_exponential((trace.n_tokens, trace.meta.experts), dtype=np.float32)
         noise_TE = -np.log(np.maximum(waits_TE, np.finfo(np.float32).tiny))
-        layers.append(np.argpartition(-(key_E + noise_TE), trace.meta.choices - 1)[:, : trace.meta.choices])
-    return dataclasses.replace(trace, experts_TLK=np.stack(layers, axis=1).astype(np.uint16))
+        late_TE = -(key_E + noise_TE)
+        best_TK = np.argpartition(late_TE, trace.meta.choices - 1, axis=1)[:, : trace.meta.choices]
+        turn_TK = np.argsort(np.take_along_axis(late_TE, best_TK, axis=1), axis=1)
+        layers.append(np.take_along_axis(best_TK, turn_TK, axis=1))
+    drawn_TLK = np.stack(layers, axis=1).astype(np.uint16)
+    return dataclasses.replace(trace, experts_TLK=np.where(trace.experts_TLK == NO_CHOICE, NO_CHOICE, drawn_TLK))
 
 
 def _bits(counts: npt.NDArray[np.int64]) -> float:

@@ -7,13 +7,14 @@ attended to, A attention head, D head dimension, H hidden, V vocabulary.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from moecast.traces.capture.own.moe import MoeLayer, SwiGlu
+from moecast.traces.capture.own.moe import MoeLayer, Router, SwiGlu
+from moecast.traces.capture.own.policies import AuxGlobal, Pass, Policy
 
 KvCache = list[tuple[Tensor, Tensor]]
 
@@ -21,6 +22,8 @@ KvCache = list[tuple[Tensor, Tensor]]
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
     """Widths and counts of the language model; `layers` counts MoE layers, one dense layer comes before them.
+
+    `policy` decides how routers choose, `choices` how many experts it is meant to choose per token.
 
     Raises
     ------
@@ -38,6 +41,7 @@ class ModelConfig:
     shared_experts: int = 2
     dense_width: int = 512
     max_positions: int = 1024
+    policy: Policy = field(default_factory=AuxGlobal)
 
     def __post_init__(self) -> None:
         if not 0 < self.choices <= self.experts:
@@ -61,9 +65,8 @@ class ModelConfig:
             "n_routed_experts": self.experts,
             "n_shared_experts": self.shared_experts,
             "num_experts_per_tok": self.choices,
-            "scoring_func": "softmax",
-            "topk_method": "greedy",
-            "norm_topk_prob": True,
+            "router_policy": self.policy.name,
+            **self.policy.config(),
             "routed_scaling_factor": 1.0,
             "hidden_act": "silu",
             "max_position_embeddings": self.max_positions,
@@ -105,31 +108,38 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Attention and a feed-forward layer (dense or MoE), each on the normalised residual stream."""
 
-    def __init__(self, config: ModelConfig, *, dense: bool) -> None:
+    def __init__(self, config: ModelConfig, *, index: int) -> None:
         super().__init__()
         self.attention_norm = nn.RMSNorm(config.hidden, eps=1e-6)
         self.attention = Attention(config.hidden, config.heads)
         self.feed_norm = nn.RMSNorm(config.hidden, eps=1e-6)
         self.feed: SwiGlu | MoeLayer = (
             SwiGlu(config.hidden, config.dense_width)
-            if dense
+            if index == 0
             else MoeLayer(
                 hidden=config.hidden,
                 experts=config.experts,
                 choices=config.choices,
                 width=config.expert_width,
                 shared_width=config.shared_experts * config.expert_width,
+                policy=config.policy,
+                layer=index - 1,
             )
         )
 
     def forward(
-        self, x_BQH: Tensor, rotation: tuple[Tensor, Tensor], position_BQ: Tensor, cache: tuple[Tensor, Tensor] | None
-    ) -> tuple[Tensor, Tensor]:
-        """Return the residual stream [B, Q, H] and the balance loss (0 for a dense layer)."""
+        self,
+        x_BQH: Tensor,
+        rotation: tuple[Tensor, Tensor],
+        position_BQ: Tensor,
+        cache: tuple[Tensor, Tensor] | None,
+        view: Pass,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the residual stream [B, Q, H] and the router's penalty, if there is one."""
         x_BQH = x_BQH + self.attention(self.attention_norm(x_BQH), rotation, position_BQ, cache)
-        fed = self.feed(self.feed_norm(x_BQH).flatten(0, 1))
-        y_TH, balance = fed if isinstance(fed, tuple) else (fed, x_BQH.new_zeros(()))
-        return x_BQH + y_TH.view_as(x_BQH), balance
+        x_TH = self.feed_norm(x_BQH).flatten(0, 1)
+        y_TH, penalty = self.feed(x_TH, view) if isinstance(self.feed, MoeLayer) else (self.feed(x_TH), None)
+        return x_BQH + y_TH.view_as(x_BQH), penalty
 
 
 class LanguageModel(nn.Module):
@@ -141,37 +151,56 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocabulary, config.hidden)
-        self.blocks = nn.ModuleList(Block(config, dense=index == 0) for index in range(config.layers + 1))
+        self.blocks = nn.ModuleList(Block(config, index=index) for index in range(config.layers + 1))
         self.norm = nn.RMSNorm(config.hidden, eps=1e-6)
         self.register_buffer("rotation", _rotation(config), persistent=False)
         _initialise(self, seed)
 
     def forward(
-        self, token_BQ: Tensor, position_BQ: Tensor | None = None, cache: KvCache | None = None
+        self,
+        token_BQ: Tensor,
+        position_BQ: Tensor | None = None,
+        cache: KvCache | None = None,
+        *,
+        valid_BQ: Tensor | None = None,
+        seed: tuple[int, ...] = (0,),
     ) -> tuple[Tensor, Tensor]:
-        """Return the final hidden states [B, Q, H] and the mean balance loss of the MoE layers.
+        """Return the final hidden states [B, Q, H] and the mean penalty of the MoE layers' routers.
 
         `position_BQ` defaults to 0, 1, …; with a `cache` (see `new_cache`) each row attends to all positions of its
-        row in the cache up to its own.
+        row in the cache up to its own. `valid_BQ` is False for padding, which some routers must not count; `seed`
+        decides what routers draw.
         """
         if position_BQ is None:
             position_BQ = torch.arange(token_BQ.shape[1], device=token_BQ.device).expand_as(token_BQ)
+        valid_T = None if valid_BQ is None else valid_BQ.flatten()
+        view = Pass(rows=len(token_BQ), training=self.training, valid_T=valid_T, seed=seed)
         cosine, sine = self.rotation[:, position_BQ].unsqueeze(2)
         # Embedding and head share a matrix: scaled here, a token enters as strong as what the layers add to it.
-        x_BQH, balance = self.embedding(token_BQ) * self.config.hidden**0.5, []
+        x_BQH, penalties = self.embedding(token_BQ) * self.config.hidden**0.5, []
         for index, block in enumerate(self.blocks):
-            x_BQH, loss = block(x_BQH, (cosine, sine), position_BQ, cache[index] if cache else None)
-            balance.append(loss)
-        return self.norm(x_BQH), torch.stack(balance[1:]).mean()
+            x_BQH, penalty = block(x_BQH, (cosine, sine), position_BQ, cache[index] if cache else None, view)
+            penalties += [] if penalty is None else [penalty]
+        return self.norm(x_BQH), torch.stack(penalties).mean() if penalties else x_BQH.new_zeros(())
 
     def logits(self, x_BQH: Tensor) -> Tensor:
         """Return next-token scores [B, Q, V] from hidden states."""
         return functional.linear(x_BQH, self.embedding.weight)
 
-    def loss(self, token_BQ: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mean next-token loss in nats and the balance loss over rows of Q + 1 tokens."""
-        x_BQH, balance = self(token_BQ[:, :-1])
-        return functional.cross_entropy(self.logits(x_BQH).flatten(0, 1), token_BQ[:, 1:].flatten()), balance
+    def loss(self, token_BQ: Tensor, *, seed: tuple[int, ...] = (0,)) -> tuple[Tensor, Tensor]:
+        """Return the mean next-token loss in nats and the routers' penalty over rows of Q + 1 tokens."""
+        x_BQH, penalty = self(token_BQ[:, :-1], seed=seed)
+        return functional.cross_entropy(self.logits(x_BQH).flatten(0, 1), token_BQ[:, 1:].flatten()), penalty
+
+    def routers(self) -> list[Router]:
+        """The routers, first layer first."""
+        return [module for module in self.modules() if isinstance(module, Router)]
+
+    def unevenness(self) -> float:
+        """Experts · Σ (fraction of choices)² of the last pass, mean of layers; 1 is perfectly even."""
+        load_LE = torch.stack([router.load_E for router in self.routers()]).double()
+        share_LE = load_LE / load_LE.sum(1, keepdim=True)
+        return float(share_LE.square().sum(1).mean() * share_LE.shape[1])
 
     def new_cache(self, batch: int, positions: int) -> KvCache:
         """Make an empty KV cache for `batch` sequences of at most `positions` tokens."""

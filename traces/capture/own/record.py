@@ -17,11 +17,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
+from torch.nn import functional
 
 from moecast.errors import MoecastError
-from moecast.traces import PHASES, RoutingTrace, TraceMeta, concatenate
+from moecast.traces import NO_CHOICE, PHASES, RoutingTrace, TraceMeta, concatenate
 from moecast.traces.capture.own.model import LanguageModel
 from moecast.traces.capture.own.moe import Router
+from moecast.traces.capture.own.policies import NONE, Routed
 from moecast.traces.capture.own.tokenizer import START
 from moecast.traces.capture.own.tokens import Ids, Tokens
 
@@ -61,6 +63,7 @@ class RouterTap:
     def __init__(self, model: nn.Module) -> None:
         self._routers = [module for module in model.modules() if isinstance(module, Router)]
         self._heard: list[torch.Tensor] = []
+        self._most = max(r.policy.most_choices(len(r.bias_E), r.choices) for r in self._routers)
         self._hooks: list[Any] = []
 
     def __enter__(self) -> RouterTap:
@@ -73,19 +76,26 @@ class RouterTap:
         for hook in self._hooks:
             hook.remove()
 
-    def _hear(self, _router: nn.Module, _inputs: object, outputs: tuple[torch.Tensor, ...]) -> None:
-        self._heard.append(outputs[1].detach())
+    def _hear(self, _router: nn.Module, _inputs: object, routed: Routed) -> None:
+        expert_TK = routed.expert_TK.detach()
+        self._heard.append(functional.pad(expert_TK, (0, self._most - expert_TK.shape[1]), value=NONE))
 
     def take(self) -> Experts:
-        """Choices [T, L, K] of one forward pass, best first, for every token fed, padding included."""
+        """Choices [T, L, K] of one forward pass, best first, for every token fed, padding included.
+
+        K is the most that the routers' policy can choose; empty choices are `NO_CHOICE`.
+        """
         heard, self._heard = self._heard, []
         if len(heard) != len(self._routers):
             raise ValueError(f"{len(heard)} routers heard, {len(self._routers)} layers: take after every forward pass")
-        return torch.stack(heard, dim=1).cpu().numpy().astype(np.uint16)
+        experts_TLK = torch.stack(heard, dim=1).cpu().numpy()
+        return np.where(experts_TLK == NONE, NO_CHOICE, experts_TLK).astype(np.uint16)
 
 
 def capture(model: LanguageModel, tokens: Tokens, config: CaptureConfig, meta: TraceMeta) -> RoutingTrace:
     """Run both phases on held-out text that no other sequence of the trace reads, prefill first.
+
+    K of `meta` is the most that the model's policy can choose; K of the trace is the most that a token did choose.
 
     Raises
     ------
@@ -93,9 +103,9 @@ def capture(model: LanguageModel, tokens: Tokens, config: CaptureConfig, meta: T
         The held-out text is too short.
     """
     prompts, texts = cut(tokens, config)
-    recorded = prefill(model, texts, pass_tokens=config.pass_tokens, meta=meta, topics=tokens.topics)
+    recorded = prefill(model, texts, pass_tokens=config.pass_tokens, meta=meta, topics=tokens.topics, seed=config.seed)
     if not prompts:
-        return recorded
+        return _trimmed(recorded)
     generated = decode(model, prompts, config, meta=meta, topics=tokens.topics)
     assert recorded.step_T is not None
     assert generated.step_T is not None
@@ -104,7 +114,7 @@ def capture(model: LanguageModel, tokens: Tokens, config: CaptureConfig, meta: T
         sequence_T=(generated.sequence_T + len(texts)).astype(np.uint32),
         step_T=(generated.step_T + int(recorded.step_T[-1]) + 1).astype(np.uint32),
     )
-    return concatenate([recorded, generated])
+    return _trimmed(concatenate([recorded, generated]))
 
 
 def cut(tokens: Tokens, config: CaptureConfig) -> tuple[list[Prompt], list[Prompt]]:
@@ -136,14 +146,20 @@ def cut(tokens: Tokens, config: CaptureConfig) -> tuple[list[Prompt], list[Promp
 
 @torch.no_grad()
 def prefill(
-    model: LanguageModel, texts: Sequence[Prompt], *, pass_tokens: int, meta: TraceMeta, topics: tuple[str, ...]
+    model: LanguageModel,
+    texts: Sequence[Prompt],
+    *,
+    pass_tokens: int,
+    meta: TraceMeta,
+    topics: tuple[str, ...],
+    seed: int = 0,
 ) -> RoutingTrace:
     """Feed whole sequences, as many to a forward pass as stay within `pass_tokens`; record every token."""
     experts, steps = [], []
     with RouterTap(model) as tap:
         for step, group in enumerate(_passes(texts, pass_tokens)):
-            padded = _padded(model, group)
-            model(padded)
+            padded, valid_BQ = _padded(model, group)
+            model(padded, valid_BQ=valid_BQ, seed=(seed, 1, step))
             heard = tap.take().reshape(*padded.shape, meta.layers, meta.choices)
             experts += [heard[row, : len(text.ids)] for row, text in enumerate(group)]
             steps += [step] * len(group)
@@ -181,18 +197,18 @@ def generate(
 ) -> tuple[Ids, Experts]:
     """Sample from the model with a KV cache: ids [B, Q] and their routing [B, Q, L, K] for Q generated tokens."""
     rng = np.random.default_rng(seed)
-    padded = _padded(model, group)
+    padded, valid_BQ = _padded(model, group)
     length_B = torch.tensor([len(prompt.ids) for prompt in group], device=padded.device)
     cache = model.new_cache(len(group), padded.shape[1] + config.decode_tokens)
     position_BQ = torch.arange(padded.shape[1], device=padded.device).expand_as(padded)
-    hidden_BQH, _ = model(padded, position_BQ, cache)
+    hidden_BQH, _ = model(padded, position_BQ, cache, valid_BQ=valid_BQ, seed=(*seed, 0))
     hidden_BH = hidden_BQH[torch.arange(len(group), device=padded.device), length_B - 1]
     ids, experts = [], []
     with RouterTap(model) as tap:
         for turn in range(config.decode_tokens):
             noise_BV = torch.from_numpy(rng.gumbel(size=(len(group), model.config.vocabulary))).to(hidden_BH)
             id_B = (model.logits(hidden_BH) / config.temperature + noise_BV).argmax(-1)
-            hidden_BQH, _ = model(id_B[:, None], (length_B + turn)[:, None], cache)
+            hidden_BQH, _ = model(id_B[:, None], (length_B + turn)[:, None], cache, seed=(*seed, 1 + turn))
             hidden_BH = hidden_BQH[:, 0]
             ids.append(id_B.cpu().numpy())
             experts.append(tap.take())
@@ -222,12 +238,26 @@ def _passes(texts: Sequence[Prompt], pass_tokens: int) -> Iterator[list[Prompt]]
         yield group
 
 
-def _padded(model: LanguageModel, group: Sequence[Prompt]) -> torch.Tensor:
-    """Token ids [B, Q], padded on the right, where no earlier token can see it."""
+def _padded(model: LanguageModel, group: Sequence[Prompt]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids [B, Q], padded on the right, where no earlier token can see it, and False where they are padding."""
     ids_BQ = torch.full((len(group), max(len(prompt.ids) for prompt in group)), START)
+    valid_BQ = torch.zeros(ids_BQ.shape, dtype=torch.bool)
     for row, prompt in enumerate(group):
         ids_BQ[row, : len(prompt.ids)] = torch.from_numpy(prompt.ids)
-    return ids_BQ.long().to(model.embedding.weight.device)
+        valid_BQ[row, : len(prompt.ids)] = True
+    device = model.embedding.weight.device
+    return ids_BQ.long().to(device), valid_BQ.to(device)
+
+
+def _trimmed(trace: RoutingTrace) -> RoutingTrace:
+    """The trace without choices that no token made: K is what it claims to be."""
+    used_K = np.any(trace.experts_TLK != NO_CHOICE, axis=(0, 1))
+    most = int(np.flatnonzero(used_K).max(initial=0)) + 1
+    config = trace.meta.config
+    if config and "num_experts_per_tok" in config:
+        config = {**config, "num_experts_per_tok": most}
+    meta = dataclasses.replace(trace.meta, choices=most, config=config)
+    return dataclasses.replace(trace, meta=meta, experts_TLK=trace.experts_TLK[:, :, :most])
 
 
 def _trace(

@@ -31,15 +31,17 @@ _COMPRESSION_LEVEL = 22
 class Size:
     """A model, how long it learns and how much of it is recorded."""
 
+    name: str
     train: TrainConfig = field(default_factory=TrainConfig)
     capture: CaptureConfig = field(default_factory=CaptureConfig)
 
 
 SIZES: Mapping[str, Size] = {
     # What the shipped trace was made with; the steps are those that its time limit allowed on a busy machine.
-    "cpu": Size(train=TrainConfig(steps=841)),
+    "cpu": Size(name="cpu", train=TrainConfig(steps=841)),
     # The same shape, wider and longer, for one data-centre GPU.
     "gpu": Size(
+        name="gpu",
         train=TrainConfig(
             model=ModelConfig(
                 vocabulary=8192, hidden=768, layers=12, heads=12, expert_width=256, dense_width=2048, max_positions=2048
@@ -51,8 +53,28 @@ SIZES: Mapping[str, Size] = {
             warm_up=200,
         ),
     ),
+    # What the traces of the router policies were made with: minutes per policy on one core.
+    "policies": Size(
+        name="policies",
+        train=TrainConfig(
+            model=ModelConfig(
+                hidden=128,
+                layers=4,
+                heads=2,
+                experts=32,
+                choices=4,
+                shared_experts=1,
+                dense_width=384,
+                max_positions=512,
+            ),
+            steps=480,
+            learning_rate=3e-3,
+        ),
+        capture=CaptureConfig(prefill_tokens=42_000, decode_sequences=576, decode_batch=192),
+    ),
     # Seconds, on a handful of small files: to see that everything works.
     "tiny": Size(
+        name="tiny",
         train=TrainConfig(
             model=ModelConfig(
                 vocabulary=257, hidden=16, layers=2, heads=2, experts=8, choices=2, expert_width=8, dense_width=32
@@ -83,9 +105,30 @@ class Outcome:
     trace: RoutingTrace
     trained: Trained
     score: Score
-    prefill: tuple[Evidence, ...]
-    decode: tuple[Evidence, ...]
-    untrained: tuple[Evidence, ...]
+    prefill: tuple[Evidence, ...] = ()
+    decode: tuple[Evidence, ...] = ()
+    untrained: tuple[Evidence, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Material:
+    """What models read: the documents, and the documents as token ids."""
+
+    corpus: Corpus
+    tokens: Tokens
+
+
+def read_material(*, size: Size, cache: Path, text: Path | None = None) -> Material:
+    """Read packaged text (or the folder `text`) and encode it; `cache` keeps packages and tokenizer.
+
+    Raises
+    ------
+    MoecastError
+        The text cannot be had or is too little.
+    """
+    _make(cache)
+    corpus = folder_corpus(text) if text else packaged_corpus(cache)
+    return Material(corpus=corpus, tokens=tokenize(corpus, vocabulary=size.train.model.vocabulary, folder=cache))
 
 
 def run(
@@ -94,12 +137,15 @@ def run(
     size: Size,
     cache: Path,
     text: Path | None = None,
+    material: Material | None = None,
     device: str = "cpu",
     threads: int | None = None,
+    draws: int = 20,
 ) -> Outcome:
     """Train a model on packaged text (or the folder `text`), record its routing on held-out text, write it to `out`.
 
-    `cache` keeps packages, tokenizer and checkpoint; a run that was killed goes on from there.
+    `cache` keeps packages, tokenizer and checkpoint; a run that was killed goes on from there. `material` spares
+    several runs to read the same text again; `draws` of shuffled routers judge the routing, 0 leaves that out.
 
     Raises
     ------
@@ -110,29 +156,32 @@ def run(
     _check_device(device)
     if threads:
         torch.set_num_threads(threads)
-    _make(cache)
-    corpus = folder_corpus(text) if text else packaged_corpus(cache)
-    tokens = tokenize(corpus, vocabulary=size.train.model.vocabulary, folder=cache)
-    trained = train(size.train, tokens, folder=cache, device=device)
+    material = material or read_material(size=size, cache=cache, text=text)
+    corpus, tokens = material.corpus, material.tokens
+    name = f"checkpoint-{size.name}-{size.train.model.policy.name}"
+    trained = train(size.train, tokens, folder=cache, name=name, device=device)
     scored = score(trained.model, tokens, read=size.train.read(tokens, trained.steps), row_tokens=size.train.row_tokens)
     meta = describe(size, corpus, tokens, trained, scored, device=device)
     trace = capture(trained.model, tokens, size.capture, meta)
     write_trace(trace, out, compression_level=_COMPRESSION_LEVEL)
+    if not draws:
+        return Outcome(trace=trace, trained=trained, score=scored)
     fresh = LanguageModel(size.train.model, seed=size.train.seed).to(device).eval()
     before = capture(fresh, tokens, dataclasses.replace(size.capture, decode_sequences=0), meta)
     return Outcome(
         trace=trace,
         trained=trained,
         score=scored,
-        prefill=evidence(trace.select(trace.phase_T == 1)),
-        decode=evidence(trace.select(trace.phase_T == 2)),
-        untrained=evidence(before),
+        prefill=evidence(trace.select(trace.phase_T == 1), draws=draws),
+        decode=evidence(trace.select(trace.phase_T == 2), draws=draws),
+        untrained=evidence(before, draws=draws),
     )
 
 
 def describe(size: Size, corpus: Corpus, tokens: Tokens, trained: Trained, scored: Score, *, device: str) -> TraceMeta:
     """All that made the trace, as its metadata."""
     model = size.train.model
+    policy = model.policy
     source = {
         "hardware": _hardware(device),
         "software": {name: version(name) for name in ("torch", "numpy", "moecast")}
@@ -142,6 +191,12 @@ def describe(size: Size, corpus: Corpus, tokens: Tokens, trained: Trained, score
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
         "corpus_sha256": {topic: corpus.sha256(topic) for topic in corpus.topics},
         "tokens_sha256": tokens.sha256,
+        "policy": {
+            "name": policy.name,
+            **dataclasses.asdict(policy),  # type: ignore[call-overload]
+            "summary": policy.summary,
+            "source": policy.source,
+        },
         "training": {k: v for k, v in dataclasses.asdict(size.train).items() if k not in ("model", "minutes")}
         | {"steps": trained.steps, "tokens": trained.tokens},
         "capture": dataclasses.asdict(size.capture),
@@ -153,17 +208,19 @@ def describe(size: Size, corpus: Corpus, tokens: Tokens, trained: Trained, score
             "bigram_of_all_training_text": round(scored.bigram_of_all, 4),
             "training_last_50_steps": round(sum(trained.losses[-50:]) / len(trained.losses[-50:]), 4),
         },
+        "unevenness_last_50_steps": round(sum(trained.uneven[-50:]) / len(trained.uneven[-50:]), 4),
     }
     return TraceMeta(
-        model=f"moecast-capture-{model.experts}e (trained here, not a published model)",
+        model=f"moecast-capture-{model.experts}e-{policy.name} (trained here, not a published model)",
         layers=model.layers,
         experts=model.experts,
-        choices=model.choices,
+        choices=policy.most_choices(model.experts, model.choices),
         config=model.hugging_face(),
         layer_ids=tuple(range(1, model.layers + 1)),
         source=source,
-        notes="Held-out text, never trained on. Choices stand best first. Decode rows were generated by the model from "
-        "held-out prompts, which are not in the file, and go sequence by sequence; `step` tells which ran together.",
+        notes=f"{policy.note(model.experts, model.choices)} Held-out text, never trained on. Choices stand best first. "
+        "Decode rows were generated by the model from held-out prompts, which are not in the file, and go sequence by "
+        "sequence; `step` tells which ran together.",
     )
 
 

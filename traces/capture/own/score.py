@@ -58,7 +58,8 @@ def score(model: LanguageModel, tokens: Tokens, *, read: Ids, row_tokens: int, r
 def _loss(model: LanguageModel, rows: Ids) -> float:
     device = model.embedding.weight.device
     losses = [
-        model.loss(torch.from_numpy(part).long().to(device))[0].item() for part in np.array_split(rows, len(rows))
+        model.loss(torch.from_numpy(part).long().to(device), seed=(1, index))[0].item()
+        for index, part in enumerate(np.array_split(rows, len(rows)))
     ]
     return float(np.mean(losses))
 

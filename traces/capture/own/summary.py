@@ -39,4 +39,4 @@ def as_text(outcome: Outcome) -> str:
         "Decode": outcome.decode,
         "The same prefill text through the untrained model": outcome.untrained,
     }
-    return "\n\n".join([counts, losses, *(f"{title}:\n\n{table(found)}" for title, found in tables.items())])
+    return "\n\n".join([counts, losses, *(f"{title}:\n\n{table(found)}" for title, found in tables.items() if found)])

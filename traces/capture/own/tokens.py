@@ -75,7 +75,7 @@ def tokenize(corpus: Corpus, *, vocabulary: int, folder: Path) -> Tokens:
         A topic has no training or no held-out document.
     """
     sample = [text for topic in corpus.topics for text in _some(corpus.texts(topic, held_out=False))]
-    tokenizer = train_tokenizer(sample, vocabulary=vocabulary, file=folder / "tokenizer.json")
+    tokenizer = train_tokenizer(sample, vocabulary=vocabulary, file=folder / f"tokenizer-{vocabulary}.json")
     streams = {
         held_out: {t: _stream(tokenizer, corpus.texts(t, held_out=held_out), topic=t) for t in corpus.topics}
         for held_out in (False, True)

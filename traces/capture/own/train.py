@@ -37,7 +37,6 @@ class TrainConfig:
     learning_rate: float = 2e-3
     warm_up: int = 40
     ending: float = 0.3
-    balance_weight: float = 0.02
     weight_decay: float = 0.1
     clip: float = 1.0
     checkpoint_every: int = 50
@@ -58,22 +57,32 @@ class TrainConfig:
     def fingerprint(self, tokens: Tokens) -> str:
         """All that decides the weights at a step of the constant part, as text."""
         decides = {k: v for k, v in asdict(self).items() if k not in ("steps", "minutes", "checkpoint_every")}
-        return repr((decides, tokens.sha256))
+        return repr((self.model.policy.name, decides, tokens.sha256))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trained:
-    """A trained model, the steps and tokens it took, and the loss of each step in nats."""
+    """A trained model, the steps and tokens it took, and of each step the loss in nats and the loads' unevenness."""
 
     model: LanguageModel
     steps: int
     tokens: int
     losses: tuple[float, ...]
-    balances: tuple[float, ...]
+    uneven: tuple[float, ...]
 
 
-def train(config: TrainConfig, tokens: Tokens, *, folder: Path, device: str = "cpu", log_every: int = 20) -> Trained:
-    """Train, or go on from the checkpoint in `folder`; on a CPU the same input gives the same weights, bit for bit.
+def train(
+    config: TrainConfig,
+    tokens: Tokens,
+    *,
+    folder: Path,
+    name: str = "checkpoint",
+    device: str = "cpu",
+    log_every: int = 20,
+) -> Trained:
+    """Train, or go on from the checkpoint `name` in `folder`.
+
+    On a CPU the same input gives the same weights, bit for bit, also after a kill.
 
     Raises
     ------
@@ -84,7 +93,7 @@ def train(config: TrainConfig, tokens: Tokens, *, folder: Path, device: str = "c
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     model = LanguageModel(config.model, seed=config.seed).to(device)
     optimizer = torch.optim.AdamW(_groups(model, config.weight_decay), betas=(0.9, 0.95), fused=True)
-    file, steps = folder / "checkpoint.pt", config.steps
+    file, steps = folder / f"{name}.pt", config.steps
     history = _resume(file, config, tokens, model, optimizer)
     clock = _Clock(config.minutes)
     while len(history) < steps:
@@ -98,11 +107,11 @@ def train(config: TrainConfig, tokens: Tokens, *, folder: Path, device: str = "c
         if len(history) % config.checkpoint_every == 0 or len(history) == steps:
             _save(file, schedule, tokens, model, optimizer, history)
         if log_every and len(history) % log_every == 0:
-            loss, balance = (sum(values) / log_every for values in zip(*history[-log_every:], strict=True))
-            _log(f"step {len(history)}/{steps}  loss {loss:.3f}  balance {balance:.3f}  {clock.seconds_per_step:.2f} s")
-    losses, balances = zip(*history, strict=True)
+            loss, uneven = (sum(values) / log_every for values in zip(*history[-log_every:], strict=True))
+            _log(f"step {len(history)}/{steps}  loss {loss:.3f}  uneven {uneven:.3f}  {clock.seconds_per_step:.2f} s")
+    losses, unevens = zip(*history, strict=True)
     per_step = len(tokens.topics) * config.rows_per_topic * config.row_tokens
-    return Trained(model=model.eval(), steps=steps, tokens=steps * per_step, losses=losses, balances=balances)
+    return Trained(model=model.eval(), steps=steps, tokens=steps * per_step, losses=losses, uneven=unevens)
 
 
 def _step(
@@ -113,12 +122,15 @@ def _step(
     step: int,
     device: str,
 ) -> tuple[float, float]:
-    loss, balance = model.loss(torch.from_numpy(config.batch(tokens, step)).long().to(device))
+    rows = torch.from_numpy(config.batch(tokens, step)).long().to(device)
+    loss, penalty = model.loss(rows, seed=(config.seed, 0, step))
     optimizer.zero_grad(set_to_none=True)
-    (loss + config.balance_weight * balance).backward()  # type: ignore[no-untyped-call]
+    (loss + config.model.policy.penalty_weight * penalty).backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
     optimizer.step()
-    return loss.item(), balance.item()
+    for router in model.routers():
+        router.after_step()
+    return loss.item(), model.unevenness()
 
 
 def _groups(model: LanguageModel, weight_decay: float) -> list[dict[str, object]]:
@@ -183,7 +195,7 @@ def _resume(
         raise MoecastError(rule, file=file, field="steps", value=config.steps)
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
-    return [(float(loss), float(balance)) for loss, balance in state["history"]]
+    return [(float(loss), float(uneven)) for loss, uneven in state["history"]]
 
 
 def _log(line: str) -> None:
