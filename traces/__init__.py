@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from moecast.traces.describe import TraceInfo, describe_trace
-    from moecast.traces.importers import ImportOptions, import_trace
+    from moecast.traces.importers import ImportedTrace, ImportOptions, import_trace, open_import
     from moecast.traces.importers.npz import import_npz
     from moecast.traces.lists import export_lists
     from moecast.traces.load_table import LoadTable, read_load_table, write_load_table
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
         trace_stats,
         transition_LEE,
     )
+    from moecast.traces.synthesis.model import TraceModel, fit_trace
+    from moecast.traces.synthesis.shape import Shape, parse_shape
+    from moecast.traces.synthesis.synthesise import synthesise, synthetic_meta
     from moecast.traces.trace import RoutingTrace, concatenate
     from moecast.traces.writer import TraceWriter, check_target, write_trace
 
@@ -50,6 +53,7 @@ _MODULE_OF = {
     "Drift": "statistics.drift",
     "Finding": "statistics.findings",
     "ImportOptions": "importers",
+    "ImportedTrace": "importers",
     "LoadDistances": "statistics.drift",
     "LoadTable": "load_table",
     "Locality": "statistics.locality",
@@ -57,11 +61,13 @@ _MODULE_OF = {
     "PHASES": "meta",
     "Positions": "statistics.parts",
     "RoutingTrace": "trace",
+    "Shape": "synthesis.shape",
     "Stability": "statistics.stability",
     "TokenSample": "statistics.sample",
     "TraceCounter": "statistics.counter",
     "TraceInfo": "describe",
     "TraceMeta": "meta",
+    "TraceModel": "synthesis.model",
     "TraceProfile": "statistics.profile",
     "TraceStats": "statistics.summary",
     "TraceWriter": "writer",
@@ -78,13 +84,16 @@ _MODULE_OF = {
     "describe_trace": "describe",
     "export_lists": "lists",
     "fan_out": "statistics.tables",
+    "fit_trace": "synthesis.model",
     "hash_trace": "reader",
     "import_npz": "importers.npz",
     "import_trace": "importers",
     "iter_trace": "reader",
     "load_LE": "statistics.tables",
     "locality": "statistics.locality",
+    "open_import": "importers",
     "packed_ranks_LE": "statistics.packing",
+    "parse_shape": "synthesis.shape",
     "profile_trace": "statistics.profile",
     "read_load_table": "load_table",
     "read_meta": "reader",
@@ -92,6 +101,8 @@ _MODULE_OF = {
     "sample_of": "statistics.sample",
     "shipped_trace_path": "shipped",
     "stability": "statistics.stability",
+    "synthesise": "synthesis.synthesise",
+    "synthetic_meta": "synthesis.synthesise",
     "trace_stats": "statistics.tables",
     "transition_LEE": "statistics.tables",
     "write_load_table": "load_table",
@@ -106,16 +117,19 @@ __all__ = [
     "Drift",
     "Finding",
     "ImportOptions",
+    "ImportedTrace",
     "LoadDistances",
     "LoadTable",
     "Locality",
     "Positions",
     "RoutingTrace",
+    "Shape",
     "Stability",
     "TokenSample",
     "TraceCounter",
     "TraceInfo",
     "TraceMeta",
+    "TraceModel",
     "TraceProfile",
     "TraceStats",
     "TraceWriter",
@@ -132,13 +146,16 @@ __all__ = [
     "describe_trace",
     "export_lists",
     "fan_out",
+    "fit_trace",
     "hash_trace",
     "import_npz",
     "import_trace",
     "iter_trace",
     "load_LE",
     "locality",
+    "open_import",
     "packed_ranks_LE",
+    "parse_shape",
     "profile_trace",
     "read_load_table",
     "read_meta",
@@ -146,6 +163,8 @@ __all__ = [
     "sample_of",
     "shipped_trace_path",
     "stability",
+    "synthesise",
+    "synthetic_meta",
     "trace_stats",
     "transition_LEE",
     "write_load_table",

@@ -20,6 +20,8 @@ from moecast.traces.meta import TraceMeta
 from moecast.traces.trace import RoutingTrace
 
 _SCHEMA_VERSION = 1
+COUNTS_ONLY = "Counts only: no co-activation, fan-out or crossings can be had from them."
+"""What the notes of a table say whose tokens were never recorded."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -93,10 +95,30 @@ def read_load_table(path: str | Path) -> LoadTable:
         raise MoecastError("not JSON", file=path) from error
     if not isinstance(value, dict) or value.get("schema") != _SCHEMA_VERSION or "load" not in value:
         raise MoecastError(f"not a load table of schema {_SCHEMA_VERSION}", file=path)
-    fields = {field.name: value[field.name] for field in dataclasses.fields(TraceMeta) if field.name in value}
-    if fields.get("layer_ids") is not None:
-        fields["layer_ids"] = tuple(fields["layer_ids"])
     try:
-        return LoadTable(load_LE=np.asarray(value["load"]), meta=TraceMeta(**fields))
+        return LoadTable(load_LE=_counts(value["load"]), meta=_meta(value))
     except (TypeError, ValueError, OverflowError) as error:
         raise MoecastError(str(error), file=path, field="load table") from error
+
+
+def _meta(value: dict[str, Any]) -> TraceMeta:
+    fields = {field.name: value[field.name] for field in dataclasses.fields(TraceMeta) if field.name in value}
+    for name, kind in (("model", str), ("notes", str), ("source", dict), ("config", dict), ("layer_ids", list)):
+        if fields.get(name) is None and name in ("config", "layer_ids"):
+            continue
+        if type(fields.get(name, kind())) is not kind:
+            raise ValueError(f"{name}: must be a {kind.__name__}")
+    if fields.get("layer_ids") is not None:
+        if any(type(layer) is not int for layer in fields["layer_ids"]):
+            raise ValueError("layer_ids: must be whole numbers")
+        fields["layer_ids"] = tuple(fields["layer_ids"])
+    return TraceMeta(**fields)
+
+
+def _counts(rows: Any) -> npt.NDArray[np.int64]:
+    """The table, of lists of equal lengths that hold whole numbers only."""
+    if type(rows) is not list or any(type(row) is not list or len(row) != len(rows[0]) for row in rows):
+        raise ValueError("load: must be lists of equal lengths, one per layer")
+    if any(set(map(type, row)) - {int} for row in rows):
+        raise ValueError("load: must be whole numbers")
+    return np.array(rows, np.int64)

@@ -1,4 +1,4 @@
-"""``moecast trace import``: read routing that other tools recorded."""
+"""``moecast trace import``: read routing that engines and other tools recorded."""
 
 from __future__ import annotations
 
@@ -13,68 +13,151 @@ from moecast.cli import options
 
 if TYPE_CHECKING:
     from moecast.sim import ModelShape
-    from moecast.traces import RoutingTrace
+    from moecast.traces import ImportedTrace, LoadTable, TraceMeta
+
+
+FORMATS = ("auto", "npz", "vllm", "sglang", "megatron", "trtllm")
 
 
 def import_command(
-    file: Annotated[Path, typer.Argument(help="NumPy arrays \\[tokens, layers, choices] as .npz, one per topic.")],
-    out: Annotated[
-        Path, typer.Option("--out", help="A .parquet file, or a new folder for shards.", show_default=False)
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            help="What an engine recorded, one file or several that belong together (ranks, requests), or its folder.",
+            metavar="FILE...",
+        ),
     ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            help="A .parquet file, or a new folder for shards; a .json file where the files hold counts only.",
+            show_default=False,
+        ),
+    ],
+    file_format: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.")] = "auto",
     model: Annotated[
-        str | None, typer.Option("--model", help="A preset, or any name.", show_default="the file's name")
+        str | None, typer.Option("--model", help="A preset, or any name.", show_default="the first file's name")
     ] = None,
     config: Annotated[
         Path | None,
         typer.Option(
-            "--config", help="The model's config.json: gives E and the layers' ids.", show_default="the preset's"
+            "--config",
+            help="The model's config.json: gives E, K and which layers are MoE layers.",
+            show_default="the preset's",
         ),
     ] = None,
     phase: Annotated[
-        str, typer.Option("--phase", help="The phase of its tokens: train, prefill or decode.")
-    ] = "prefill",
+        str | None,
+        typer.Option(
+            "--phase",
+            help="The phase of tokens whose phase the files do not say: train, prefill or decode.",
+            show_default="train for megatron, else prefill",
+        ),
+    ] = None,
     experts: Annotated[
         int | None,
-        typer.Option("--experts", min=1, max=65535, help="E.", show_default="the model's, else the highest id + 1"),
+        typer.Option(
+            "--experts", min=1, max=65535, help="E.", show_default="the file's, the model's, else the highest id + 1"
+        ),
+    ] = None,
+    choices: Annotated[
+        int | None,
+        typer.Option("--choices", min=1, max=1024, help="K.", show_default="the file's, else the model's"),
     ] = None,
     note: Annotated[str, typer.Option("--note", help="Free text to keep with the trace.")] = "",
     seed: options.Seed = 0,  # noqa: ARG001  every command takes one; nothing here is random
     json: options.Json = False,
 ) -> None:
-    """Read routing recorded elsewhere and write it as a moecast trace.
+    """Read routing that an engine recorded, and write it as a moecast trace, or as a load table if it is counts only.
 
-    <topic>_seqlen arrays give the lengths of a topic's sequences. What the file does not say stays unknown.
+    What the files do not say stays unknown. docs/traces.md says for each engine what to switch on.
 
-    Example: moecast trace import deepseek-v2-lite.npz --model deepseek-v2-lite --out t.parquet
+    Example: moecast trace import responses.jsonl --model qwen3-30b-a3b --out t.parquet
     """
     from moecast.cli import render
-    from moecast.cli import trace_tables as tables
     from moecast.errors import MoecastError
-    from moecast.traces import PHASES, ImportOptions, check_target, describe_trace, import_trace, write_trace
+    from moecast.files import check_writable
+    from moecast.traces import PHASES, ImportOptions, LoadTable, check_target, open_import, write_load_table
 
-    if phase not in PHASES:
+    if phase is not None and phase not in PHASES:
         raise MoecastError(f"one of {', '.join(PHASES)}", field="--phase", value=phase)
-    check_target(out)
+    if file_format not in FORMATS:
+        raise MoecastError(f"one of {', '.join(FORMATS)}", field="--format", value=file_format)
+    (check_writable if out.suffix == ".json" else check_target)(out)
     known = _known_model(model, config)
+    shape = known.shape
     with render.progress("importing", quiet=json) as advance:
         asked = ImportOptions(
             model=model,
             phase=phase,
-            experts=experts or (known.shape.experts if known.shape else None),
+            experts=experts or (shape.experts if shape else None),
+            choices=choices or (shape.choices if shape else None),
             config=known.config,
+            hidden_layers=shape.n_layers if shape else None,
+            layer_ids=shape.moe_layer_ids if shape else None,
             source=known.source,
             notes=note,
             progress=advance,
         )
-        imported = import_trace(file, asked)
-    if known.shape is not None:
-        imported = _with_layer_ids(imported, known.shape, file)
-    write_trace(imported, out)
-    info = describe_trace(out)
-    if json:
-        render.echo_json({**tables.info_json(info), "out": str(out), "content_hash": imported.content_hash()})
+        opened = open_import(files, asked, importer=file_format)
+        _check_kind(opened, out)
+        if choices is not None and opened.meta.choices != choices:
+            raise MoecastError(f"the files have {opened.meta.choices}", field="--choices", value=choices)
+        if shape is not None:
+            _check_model(opened.meta, shape, files[0])
+        if isinstance(opened, LoadTable):
+            write_load_table(opened, out)
+        else:
+            _write(opened, out)
+    if isinstance(opened, LoadTable):
+        _show_table(opened, out, json=json)
     else:
-        render.console().print(tables.info_table(str(out), info, imported.content_hash()), tables.parts_table(info))
+        _show_trace(out, json=json)
+
+
+def _check_kind(opened: ImportedTrace | LoadTable, out: Path) -> None:
+    """The name of what is written must fit what was found."""
+    from moecast.errors import MoecastError
+    from moecast.traces import LoadTable
+
+    counts = isinstance(opened, LoadTable)
+    if counts and out.suffix != ".json":
+        rule = "the files hold counts only, which make a load table: name a .json file"
+        raise MoecastError(rule, field="--out", value=str(out))
+    if not counts and out.suffix == ".json":
+        rule = "the files hold tokens, which make a trace: name a .parquet file or a new folder"
+        raise MoecastError(rule, field="--out", value=str(out))
+
+
+def _write(opened: ImportedTrace, out: Path) -> None:
+    from moecast.traces import TraceWriter
+
+    with TraceWriter(out, opened.meta) as writer:
+        for batch in opened.read():
+            writer.append(batch)
+
+
+def _show_trace(out: Path, *, json: bool) -> None:
+    from moecast.cli import render
+    from moecast.cli import trace_tables as tables
+    from moecast.traces import describe_trace, hash_trace
+
+    info, digest = describe_trace(out), hash_trace(out)
+    if json:
+        render.echo_json({**tables.info_json(info), "out": str(out), "content_hash": digest})
+    else:
+        render.console().print(tables.info_table(str(out), info, digest), tables.parts_table(info))
+
+
+def _show_table(table: LoadTable, out: Path, *, json: bool) -> None:
+    from moecast.cli import render
+    from moecast.cli.load_tables import load_json, load_view
+
+    if json:
+        render.echo_json({**load_json(table), "out": str(out)})
+    else:
+        render.console().print(load_view(str(out), table))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,12 +187,11 @@ def _known_model(model: str | None, config: Path | None) -> _Known:
     return _Known()
 
 
-def _with_layer_ids(trace: RoutingTrace, shape: ModelShape, file: Path) -> RoutingTrace:
-    """The trace with the model's layer ids, when its L, E and K are the model's."""
+def _check_model(meta: TraceMeta, shape: ModelShape, file: Path) -> None:
+    """L, E and K must be the model's."""
     from moecast.errors import MoecastError
 
     for field in ("layers", "experts", "choices"):
-        theirs, ours = getattr(trace.meta, field), getattr(shape, field)
+        theirs, ours = getattr(meta, field), getattr(shape, field)
         if theirs != ours:
             raise MoecastError(f"the model {shape.name} has {ours}", file=file, field=field, value=theirs)
-    return dataclasses.replace(trace, meta=dataclasses.replace(trace.meta, layer_ids=shape.moe_layer_ids))

@@ -2,48 +2,90 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 from moecast.errors import MoecastError
+from moecast.traces.importers.importer import ImportedTrace, Importer
+from moecast.traces.importers.megatron import MegatronImporter
 from moecast.traces.importers.npz import NpzImporter
 from moecast.traces.importers.options import ImportOptions
-from moecast.traces.trace import RoutingTrace
+from moecast.traces.importers.sglang import SglangImporter
+from moecast.traces.importers.trtllm import TrtllmImporter
+from moecast.traces.importers.vllm import VllmImporter
+from moecast.traces.load_table import LoadTable
+from moecast.traces.trace import RoutingTrace, concatenate
 
-__all__ = ["IMPORTERS", "ImportOptions", "Importer", "import_trace"]
+__all__ = ["IMPORTERS", "ImportOptions", "ImportedTrace", "Importer", "find_importer", "import_trace", "open_import"]
 
-
-class Importer(Protocol):
-    """Reads one foreign format."""
-
-    @property
-    def name(self) -> str:
-        """Format name."""
-        ...
-
-    def recognises(self, path: Path) -> bool:
-        """Whether the file is of this format, judged by its name."""
-        ...
-
-    def read(self, path: Path, options: ImportOptions) -> RoutingTrace:
-        """Read the whole trace, or raise a MoecastError."""
-        ...
+IMPORTERS: tuple[Importer, ...] = (
+    NpzImporter(),
+    VllmImporter(),
+    SglangImporter(),
+    MegatronImporter(),
+    TrtllmImporter(),
+)
+AUTO = "auto"
 
 
-IMPORTERS: tuple[Importer, ...] = (NpzImporter(),)
-
-
-def import_trace(path: str | Path, options: ImportOptions | None = None) -> RoutingTrace:
-    """Read a foreign file with the importer that recognises it.
+def find_importer(paths: Sequence[Path], importer: str = AUTO) -> Importer:
+    """The importer of a name, or the one that recognises all the files.
 
     Raises
     ------
     MoecastError
-        No importer recognises the file, or it breaks its format's rules.
+        No such importer, a file that none or more than one recognises, or files of different formats.
     """
-    path = Path(path)
-    for importer in IMPORTERS:
-        if importer.recognises(path):
-            return importer.read(path, options or ImportOptions())
-    known = ", ".join(importer.name for importer in IMPORTERS)
-    raise MoecastError(f"no importer knows this file; there are: {known}", file=path)
+    names = ", ".join(known.name for known in IMPORTERS)
+    for path in paths:
+        if not path.exists():
+            raise MoecastError("no such file", file=path)
+    if importer != AUTO:
+        for known in IMPORTERS:
+            if known.name == importer:
+                return known
+        raise MoecastError(f"one of {AUTO}, {names}", field="format", value=importer)
+    if not paths:
+        raise MoecastError("no files to import")
+    chosen: Importer | None = None
+    for path in paths:
+        found = [known for known in IMPORTERS if known.recognises(path)]
+        if not found:
+            raise MoecastError(f"no importer knows this file; there are: {names}", file=path)
+        if len(found) > 1:
+            candidates = " or ".join(known.name for known in found)
+            raise MoecastError(f"looks like {candidates}: say which with --format", file=path)
+        if chosen is not None and found[0].name != chosen.name:
+            rule = f"looks like {found[0].name}, {paths[0].name} like {chosen.name}: import them apart"
+            raise MoecastError(rule, file=path)
+        chosen = found[0]
+    assert chosen is not None
+    return chosen
+
+
+def open_import(
+    paths: Sequence[str | Path], options: ImportOptions | None = None, *, importer: str = AUTO
+) -> ImportedTrace | LoadTable:
+    """Check foreign files that belong together, and give their tokens batch by batch, or their counts.
+
+    Raises
+    ------
+    MoecastError
+        No importer recognises the files, or they break their format's rules.
+    """
+    files = [Path(path) for path in paths]
+    return find_importer(files, importer).open(files, options or ImportOptions())
+
+
+def import_trace(
+    paths: str | Path | Sequence[str | Path], options: ImportOptions | None = None, *, importer: str = AUTO
+) -> RoutingTrace | LoadTable:
+    """Read foreign files that belong together into memory: a trace, or a load table where they hold counts only.
+
+    Raises
+    ------
+    MoecastError
+        No importer recognises the files, or they break their format's rules.
+    """
+    opened = open_import([paths] if isinstance(paths, (str, Path)) else paths, options, importer=importer)
+    return opened if isinstance(opened, LoadTable) else concatenate(list(opened.read()))

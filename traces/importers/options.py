@@ -1,4 +1,4 @@
-"""What a user tells an importer that the file to import does not say."""
+"""What a user tells an importer that the files to import do not say."""
 
 from __future__ import annotations
 
@@ -6,29 +6,30 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from moecast.traces.limits import available_bytes
 from moecast.traces.meta import PHASES
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ImportOptions:
-    """Facts about a foreign trace; None where not known.
+    """Facts about foreign files; None where not known.
 
     Parameters
     ----------
     model
-        The model's name; by default the file's.
+        The model's name; by default the first file's.
     phase
-        The phase that all tokens are of.
-    experts
-        E; without it the importer takes it from the data and says so in the notes.
-    config, layer_ids
-        The model's raw `config.json` and the MoE layers' positions.
+        The phase of tokens whose phase the files do not say; None: what the format is usually recorded in.
+    experts, choices
+        E and K; without E the importer takes it from the data and says so in the notes.
+    config, hidden_layers, layer_ids
+        The model's raw `config.json`, how many hidden layers it has, and which of them are MoE layers.
     source, notes
         Added to the metadata.
     limit_bytes
-        Most memory the unpacked arrays may take; by default a quarter of what is free.
+        Most memory that what is read at once may take; by default a quarter of what is free.
     progress
-        Called with (bytes unpacked, bytes in all).
+        Called with (bytes read, bytes in all); files are read twice, once to check them and once to copy.
 
     Raises
     ------
@@ -37,9 +38,11 @@ class ImportOptions:
     """
 
     model: str | None = None
-    phase: str = "prefill"
+    phase: str | None = None
     experts: int | None = None
+    choices: int | None = None
     config: Mapping[str, Any] | None = None
+    hidden_layers: int | None = None
     layer_ids: tuple[int, ...] | None = None
     source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     notes: str = ""
@@ -47,5 +50,10 @@ class ImportOptions:
     progress: Callable[[int, int], None] | None = None
 
     def __post_init__(self) -> None:
-        if self.phase not in PHASES:
+        if self.phase is not None and self.phase not in PHASES:
             raise ValueError(f"phase = {self.phase!r}: must be one of {', '.join(PHASES)}")
+
+    @property
+    def most_bytes(self) -> int:
+        """Most memory that what is read at once may take."""
+        return available_bytes() // 4 if self.limit_bytes is None else self.limit_bytes

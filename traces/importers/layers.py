@@ -1,0 +1,92 @@
+"""Which rows of an engine's file are MoE layers: by the model's config where it is known, else by which are ever used.
+
+Axes: R row of the file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from moecast.errors import MoecastError
+from moecast.traces.importers.options import ImportOptions
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class FoundLayers:
+    """The rows that are MoE layers.
+
+    Parameters
+    ----------
+    rows
+        Their places in the file.
+    layer_ids
+        Their places among the model's hidden layers; None where not known.
+    dropped
+        Rows of dense layers.
+    note
+        How the dense rows were told apart; empty where there are none.
+    """
+
+    rows: tuple[int, ...]
+    layer_ids: tuple[int, ...] | None
+    dropped: tuple[int, ...] = ()
+    note: str = ""
+
+
+def find_layers(
+    used_R: npt.ArrayLike,
+    rows: str,
+    options: ImportOptions,
+    file_ids: Sequence[int] | None = None,
+    *,
+    file: Path,
+) -> FoundLayers:
+    """Tell MoE layers from dense ones.
+
+    Parameters
+    ----------
+    used_R
+        Whether any token makes a choice there.
+    rows
+        ``hidden``, ``moe`` or ``either``, as the engine writes them.
+    file_ids
+        The rows' layers, where the file says them.
+
+    Raises
+    ------
+    MoecastError
+        Rows that do not fit the model.
+    """
+    used_R = np.asarray(used_R, bool)
+    count, moe_ids = len(used_R), options.layer_ids
+    everything = tuple(range(count))
+    if moe_ids is None:
+        if rows == "moe":
+            return FoundLayers(rows=everything, layer_ids=None if file_ids is None else tuple(file_ids))
+        used = tuple(int(row) for row in np.flatnonzero(used_R))
+        dropped = tuple(row for row in everything if row not in set(used))
+        ids = used if dropped or rows == "hidden" else None
+        note = f"Rows {_listed(dropped)} hold no choice at all: taken as dense layers and left out." if dropped else ""
+        return FoundLayers(rows=used, layer_ids=ids, dropped=dropped, note=note)
+    if rows != "moe" and count == options.hidden_layers and count != len(moe_ids):
+        dropped = tuple(row for row in everything if row not in set(moe_ids))
+        wrong = [row for row in dropped if used_R[row]]
+        if wrong:
+            rule = f"the model's layer {wrong[0]} is dense, yet tokens choose experts there"
+            raise MoecastError(rule, file=file, field="layers")
+        note = f"Rows {_listed(dropped)} are dense layers by the model's config and left out."
+        return FoundLayers(rows=tuple(moe_ids), layer_ids=tuple(moe_ids), dropped=dropped, note=note)
+    if count != len(moe_ids):
+        hidden = "" if options.hidden_layers is None else f" of {options.hidden_layers} hidden ones"
+        raise MoecastError(f"the model has {len(moe_ids)} MoE layers{hidden}", file=file, field="layers", value=count)
+    return FoundLayers(rows=everything, layer_ids=tuple(moe_ids))
+
+
+def _listed(rows: Sequence[int]) -> str:
+    text = ", ".join(str(row) for row in rows[:8])
+    return text if len(rows) <= 8 else f"{text} and {len(rows) - 8} more"
