@@ -1,0 +1,190 @@
+"""Lifting: the donors' choices carried over to other numbers of layers, experts and choices.
+
+Layers come from the source in bands (`source_layers`), each expert becomes several finer ones or several become one,
+and a token makes more or fewer choices in proportion. docs/traces.md says what that keeps and what it cannot know.
+Axes: T donor token, L MoE layer of the source, M MoE layer made, E expert of the source, K choice of the source,
+J choice made, R neighbour, D dimension of the sketch, X direction.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+
+from moecast.traces.meta import NO_CHOICE, TraceMeta
+from moecast.traces.statistics.tables import transition_LEE
+from moecast.traces.synthesis.finer import choose, places_TK, scores_TK
+from moecast.traces.synthesis.model import TraceModel
+from moecast.traces.synthesis.shape import Shape
+from moecast.traces.trace import RoutingTrace
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+Rows = npt.NDArray[np.uint16]
+
+# Copies of one source layer stand this far apart, so that layers in a row have different sources.
+_BAND = 4
+_DIRECTIONS = 4
+_MOST_FOR_DIRECTIONS = 2048
+_PAIRS = 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class SourceLayers:
+    """Which layer of the source each made one copies, and which copy of it that is: int64 [M] both."""
+
+    layer_M: Ints
+    copy_M: Ints
+
+
+def source_layers(layers: int, made: int) -> SourceLayers:
+    """Map layers by relative depth.
+
+    Up to as many as the source has, each takes the one at its depth. More of them run through the source in bands of
+    four layers, each as often as needed, so that layers that follow each other stand close in the source but differ.
+    """
+    if made <= layers:
+        layer_M = ((np.arange(made) + 0.5) * layers / made).astype(np.int64)
+        return SourceLayers(layer_M=layer_M, copy_M=np.zeros(made, np.int64))
+    bands = np.array_split(np.arange(layers), -(-layers // _BAND))
+    ends = np.round(np.cumsum([len(band) for band in bands]) * made / layers).astype(np.int64)
+    lengths = np.diff(ends, prepend=0)
+    return SourceLayers(
+        layer_M=np.concatenate([band[np.arange(n) % len(band)] for band, n in zip(bands, lengths, strict=True)]),
+        copy_M=np.concatenate([np.arange(n) // len(band) for band, n in zip(bands, lengths, strict=True)]),
+    )
+
+
+def lifted_rows(model: TraceModel, shape: Shape) -> Rows:
+    """Carry the donors' choices over to a shape: uint16 [T, M, J]; their own where the shape is the source's.
+
+    With more experts, how sharply a token's path decides among the finer ones is set so that a choice tells the same
+    share of the next layer's choice as in the source.
+    """
+    rows_TLK = model.donors.trace.experts_TLK
+    if (shape.layers, shape.experts, shape.choices) == model.meta.shape_LEK:
+        return rows_TLK
+    lift = _Lift(model, shape)
+    blur = _fitting_blur(lift) if shape.experts > model.meta.experts else 0.0
+    return lift.rows(range(shape.layers), blur)
+
+
+class _Lift:
+    """Makes layers of a shape from a model's donors."""
+
+    def __init__(self, model: TraceModel, shape: Shape) -> None:
+        self.model, self.shape = model, shape
+        self.mapped = source_layers(model.meta.layers, shape.layers)
+        self._directions: dict[int, Floats] = {}
+        self._seed = int(model.content_hash[:16], 16)
+
+    def rows(self, layers: range, blur: float) -> Rows:
+        """Some layers: uint16 [T, M, J]; at `blur` 0 the path decides among finer experts, at 1 chance."""
+        tokens = self.model.donors.n_tokens
+        made_TMJ = np.empty((tokens, len(layers), self.shape.choices), np.uint16)
+        for place, made in enumerate(layers):
+            made_TMJ[:, place] = self._layer_TJ(made, blur)
+        return made_TMJ
+
+    def _layer_TJ(self, made: int, blur: float) -> Rows:
+        meta, shape = self.model.meta, self.shape
+        layer, copy = int(self.mapped.layer_M[made]), int(self.mapped.copy_M[made])
+        neighbours_TR = self.model.neighbours_TR
+        parent_TK = self.model.donors.trace.experts_TLK[:, layer]
+        if copy:  # a look-alike's choices, so that copies of a layer are not one layer
+            other_T = neighbours_TR[:, (copy - 1) % neighbours_TR.shape[1]]
+            parent_TK = parent_TK[np.where(other_T >= 0, other_T, np.arange(len(other_T)))]
+        rng = np.random.default_rng([self._seed, *dataclasses.astuple(shape), made])
+        load_E = np.bincount(parent_TK.ravel(), minlength=NO_CHOICE + 1)[: meta.experts]
+        first_E, count_E = _finer(load_E, shape.experts)
+        label = np.arange(shape.experts, dtype=np.uint16)
+        if copy or shape.experts != meta.experts:
+            label = rng.permutation(label)
+        place_TK = np.zeros(parent_TK.shape, np.float32)
+        if shape.experts > meta.experts:
+            place_TK = self._places_TK(parent_TK, layer, copy)
+            place_TK += np.float32(blur) * (rng.random(place_TK.shape, dtype=np.float32) - np.float32(0.5))
+            place_TK %= np.float32(1.0)
+        chance_T2 = rng.random((len(parent_TK), 2), dtype=np.float32)
+        return choose(parent_TK, place_TK, first_E, count_E, label, neighbours_TR, shape.choices, chance_T2)
+
+    def _places_TK(self, parent_TK: Rows, layer: int, copy: int) -> Floats:
+        """Where each choice stands among those of its expert, along a direction in which their tokens' paths differ."""
+        if layer not in self._directions:
+            if len(self._directions) > _BAND:
+                self._directions.clear()
+            rows_TK = self.model.donors.trace.experts_TLK[:, layer]
+            self._directions[layer] = _directions_XED(rows_TK, self.model.sketch_TD, self.model.meta.experts)
+        direction_ED = self._directions[layer][copy % _DIRECTIONS]
+        return places_TK(parent_TK, scores_TK(parent_TK, self.model.sketch_TD, direction_ED), self.model.meta.experts)
+
+
+def told_share(meta: TraceMeta, rows_TLK: Rows) -> float:
+    """Share of the next layer's choice that a choice tells: mutual information over entropy, mean of layers."""
+    tokens = len(rows_TLK)
+    trace = RoutingTrace(
+        meta=meta,
+        experts_TLK=rows_TLK,
+        sequence_T=np.zeros(tokens, np.uint32),
+        position_T=np.arange(tokens, dtype=np.uint32),
+        phase_T=np.zeros(tokens, np.uint8),
+        topic_T=np.full(tokens, -1, np.int16),
+    )
+    shares = []
+    for counts_EE in transition_LEE(trace):
+        joint_EE = counts_EE / max(counts_EE.sum(), 1)
+        before_E, after_E = joint_EE.sum(axis=1), joint_EE.sum(axis=0)
+        bits = _bits(before_E) + _bits(after_E) - _bits(joint_EE)
+        shares.append(bits / max(_bits(after_E), 1e-12))
+    return float(np.mean(shares))
+
+
+def _fitting_blur(lift: _Lift) -> float:
+    model, shape = lift.model, lift.shape
+    if model.meta.layers < 2 or shape.layers < 2:
+        return 0.5
+    wanted = told_share(model.meta, model.donors.trace.experts_TLK)
+    pair = TraceMeta(model="pair", layers=2, experts=shape.experts, choices=shape.choices)
+    starts = np.unique(np.linspace(0, shape.layers - 2, _PAIRS + 2)[1:-1].astype(int))
+    told: dict[float, float] = {}
+    blur = 0.0
+    for trial in (0.0, 1.0, None):  # the third lies where the line through the first two suggests
+        at = blur if trial is None else trial
+        told[at] = float(np.mean([told_share(pair, lift.rows(range(m, m + 2), at)) for m in starts]))
+        known = sorted(told)
+        blur = float(np.interp(-wanted, -np.minimum.accumulate([told[at] for at in known]), known))
+    return blur
+
+
+def _bits(share: npt.NDArray[np.float64]) -> float:
+    seen = share[share > 0]
+    return float(-(seen * np.log2(seen)).sum())
+
+
+def _finer(load_E: Ints, made: int) -> tuple[Ints, Ints]:
+    """First number and number of the experts that each one becomes; some share one where fewer are made."""
+    experts = len(load_E)
+    busiest = np.argsort(-load_E, kind="stable")
+    if made >= experts:
+        count_E = np.full(experts, made // experts)
+        count_E[busiest[: made % experts]] += 1
+        return np.cumsum(count_E) - count_E, count_E
+    first_E, load_M = np.empty(experts, np.int64), np.zeros(made)
+    for expert in busiest:
+        first_E[expert] = np.argmin(load_M)
+        load_M[first_E[expert]] += load_E[expert] + 1e-9
+    return first_E, np.ones(experts, np.int64)
+
+
+def _directions_XED(rows_TK: Rows, sketch_TD: Floats, experts: int) -> Floats:
+    """The main directions in which the tokens of each expert differ: float32 [4, E, D]."""
+    direction_XED = np.zeros((_DIRECTIONS, experts, sketch_TD.shape[1]), np.float32)
+    for expert in range(experts):
+        members = np.flatnonzero((rows_TK == expert).any(axis=1))
+        if len(members) > 1:
+            chosen = sketch_TD[members[:: -(-len(members) // _MOST_FOR_DIRECTIONS)]]
+            _, vector_DD = np.linalg.eigh(np.cov(chosen, rowvar=False))
+            direction_XED[:, expert] = vector_DD.T[::-1][:_DIRECTIONS]
+    return direction_XED

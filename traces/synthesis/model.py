@@ -1,0 +1,98 @@
+"""Fitting a trace: a model that can make more routing like it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from moecast.errors import MoecastError
+from moecast.traces.meta import PHASES, TraceMeta
+from moecast.traces.synthesis.donors import Donors, donors_of
+from moecast.traces.synthesis.sample import sample_trace
+from moecast.traces.synthesis.sketch import neighbours_TR, sketches_TD
+from moecast.traces.trace import RoutingTrace
+
+LEAST_SEQUENCES = 8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class TraceModel:
+    """What was learned from a trace: its tokens' paths, and which of them are alike.
+
+    Tokens are nodes of a graph: each leads to the next of its sequence, and to those of other sequences that choose
+    alike. A synthetic sequence is a walk on it (`synthesise`), as a text is made from n-grams, with whole paths through
+    the layers in the place of words.
+
+    Parameters
+    ----------
+    meta
+        Of the source.
+    content_hash, tokens
+        The source's hash and size.
+    phase
+        The only phase that was fitted; None: all.
+    donors
+        The tokens walked along; of long traces a sample of whole sequences.
+    sketch_TD
+        float32 [T, D], unit vectors: where tokens lie close together, they choose alike.
+    neighbours_TR
+        int32 [T, R], -1 where there is none; symmetric.
+    """
+
+    meta: TraceMeta
+    content_hash: str
+    tokens: int
+    phase: str | None
+    donors: Donors
+    sketch_TD: npt.NDArray[np.float32]
+    neighbours_TR: npt.NDArray[np.int32]
+
+
+def fit_trace(
+    source: RoutingTrace | Iterable[RoutingTrace],
+    *,
+    phase: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> TraceModel:
+    """Learn from a trace, or from batches of one, how its tokens choose.
+
+    Takes seconds and some hundred MB: of more than 131,072 tokens it keeps that many, in whole sequences.
+
+    Parameters
+    ----------
+    phase
+        Fit only tokens of this phase.
+    progress
+        Called with (tokens whose neighbours are known, all of them).
+
+    Raises
+    ------
+    MoecastError
+        Fewer than eight sequences (of the phase), or a phase that does not exist.
+    ValueError
+        Batches of different L, E or K.
+    """
+    if phase is not None and phase not in PHASES:
+        raise MoecastError(f"must be one of {', '.join(PHASES)}", field="phase", value=phase)
+    sample = sample_trace((source,) if isinstance(source, RoutingTrace) else source, phase=phase)
+    trace = sample.trace()
+    sequences = 0 if trace is None else len(np.unique(trace.sequence_T))
+    if trace is None or sequences < LEAST_SEQUENCES:
+        of_phase = f" of phase {phase}" if phase else ""
+        raise MoecastError(
+            f"a fit needs at least {LEAST_SEQUENCES} sequences{of_phase}, there are {sequences}", field="like"
+        )
+    donors = donors_of(trace)
+    sketch_TD = sketches_TD(donors)
+    return TraceModel(
+        meta=trace.meta,
+        content_hash=sample.content_hash,
+        tokens=sample.seen_tokens,
+        phase=phase,
+        donors=donors,
+        sketch_TD=sketch_TD,
+        neighbours_TR=neighbours_TR(donors, sketch_TD, progress=progress),
+    )

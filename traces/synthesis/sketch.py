@@ -1,0 +1,121 @@
+"""A sketch of each token's path: tokens that choose alike at all layers lie close together.
+
+Axes: T token, L MoE layer, E expert, K choice, D dimension of the sketch, R neighbour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from moecast.traces.meta import NO_CHOICE
+from moecast.traces.synthesis.donors import Donors
+
+Floats = npt.NDArray[np.float32]
+
+DIMENSIONS = 64
+NEIGHBOURS = 8
+# A sequence's own mean counts this much beside the token: neighbours are tokens that choose alike in texts that do.
+_SEQUENCE_WEIGHT = 0.7
+_BLOCK = 512
+
+
+def sketches_TD(donors: Donors) -> Floats:
+    """Project each token's choices at all layers, rare experts counting more, to unit vectors: float32 [T, D].
+
+    A random projection keeps the angles between the tokens' 0/1 vectors (Johnson and Lindenstrauss).
+    """
+    layers, experts, _ = donors.trace.meta.shape_LEK
+    rows_TLK = donors.trace.experts_TLK
+    load_LE = _load_LE(rows_TLK, experts)
+    weight_LE = 1.0 / np.sqrt(np.maximum(load_LE, 1.0) / max(donors.n_tokens, 1))
+    axes_LED = np.random.default_rng(0).standard_normal((layers, experts, DIMENSIONS), dtype=np.float32)
+    sketch_TD = _project(rows_TLK, (axes_LED * weight_LE[..., None]).astype(np.float32))
+    return _unit(sketch_TD - sketch_TD.mean(axis=0))
+
+
+def neighbours_TR(
+    donors: Donors, sketch_TD: Floats, *, progress: Callable[[int, int], None] | None = None
+) -> npt.NDArray[np.int32]:
+    """The donors most like each one, of its group and from other sequences: int32 [T, R], -1 where there is none.
+
+    Only those are kept that have the token among theirs, too. A walk that picks each of the R places with the same
+    chance and stays where there is none then goes both ways equally often, so that it visits all donors alike.
+    """
+    sums_QD = np.add.reduceat(sketch_TD, donors.first_Q1[:-1], axis=0)
+    both_TD = np.concatenate([sketch_TD, _SEQUENCE_WEIGHT * _unit(sums_QD)[donors.sequence_T]], axis=1)
+    found_TR = np.full((donors.n_tokens, NEIGHBOURS), -1, np.int32)
+    done = 0
+    for group in np.unique(donors.group_T):
+        members = np.flatnonzero(donors.group_T == group)
+        for start in range(0, len(members), _BLOCK):
+            block = members[start : start + _BLOCK]
+            near = both_TD[block] @ both_TD[members].T
+            _closest(near, donors.sequence_T[block], donors.sequence_T[members], members, found_TR, block)
+        done += len(members)
+        if progress:
+            progress(done, donors.n_tokens)
+    return _mutual(found_TR)
+
+
+def _unit(vector_TD: Floats) -> Floats:
+    length_T = np.linalg.norm(vector_TD, axis=1, keepdims=True)
+    return (vector_TD / np.maximum(length_T, 1e-12)).astype(np.float32)
+
+
+def _load_LE(rows_TLK: npt.NDArray[np.uint16], experts: int) -> npt.NDArray[np.float64]:
+    counts = [np.bincount(rows_TLK[:, layer].ravel(), minlength=NO_CHOICE + 1) for layer in range(rows_TLK.shape[1])]
+    return np.stack([count_E[:experts] for count_E in counts]).astype(np.float64)
+
+
+@njit(cache=True, nogil=True)
+def _project(rows_TLK: npt.NDArray[np.uint16], axes_LED: Floats) -> Floats:
+    tokens, layers, choices = rows_TLK.shape
+    sketch_TD = np.zeros((tokens, axes_LED.shape[2]), np.float32)
+    for token in range(tokens):
+        for layer in range(layers):
+            for choice in range(choices):
+                expert = rows_TLK[token, layer, choice]
+                if expert != NO_CHOICE:
+                    for d in range(axes_LED.shape[2]):
+                        sketch_TD[token, d] += axes_LED[layer, expert, d]
+    return sketch_TD
+
+
+@njit(cache=True, nogil=True)
+def _closest(
+    near: Floats,
+    sequence_B: npt.NDArray[np.int32],
+    sequence_C: npt.NDArray[np.int32],
+    candidate_C: npt.NDArray[np.int64],
+    found_TR: npt.NDArray[np.int32],
+    block_B: npt.NDArray[np.int64],
+) -> None:
+    most = found_TR.shape[1]
+    best_R = np.empty(most, np.float32)
+    for b in range(len(block_B)):
+        best_R[:] = -np.inf
+        row_R = found_TR[block_B[b]]
+        for c in range(len(candidate_C)):
+            if near[b, c] > best_R[most - 1] and sequence_C[c] != sequence_B[b]:
+                place = most - 1
+                while place > 0 and near[b, c] > best_R[place - 1]:
+                    best_R[place] = best_R[place - 1]
+                    row_R[place] = row_R[place - 1]
+                    place -= 1
+                best_R[place] = near[b, c]
+                row_R[place] = candidate_C[c]
+
+
+@njit(cache=True, nogil=True)
+def _mutual(found_TR: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    mutual_TR = np.full_like(found_TR, -1)
+    for token in range(len(found_TR)):
+        for place in range(found_TR.shape[1]):
+            other = found_TR[token, place]
+            if other >= 0 and np.any(found_TR[other] == token):
+                mutual_TR[token, place] = other
+    return mutual_TR

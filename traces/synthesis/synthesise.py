@@ -1,0 +1,167 @@
+"""Making routing from a fitted model: any number of tokens, at any shape.
+
+Axes: T donor token, M MoE layer made, J choice made, N token made, B sequence made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import version
+
+import numpy as np
+import numpy.typing as npt
+
+from moecast.errors import MoecastError
+from moecast.traces.limits import check_memory
+from moecast.traces.meta import TraceMeta
+from moecast.traces.synthesis.deal import Topics, deal
+from moecast.traces.synthesis.lift import lifted_rows
+from moecast.traces.synthesis.model import TraceModel
+from moecast.traces.synthesis.shape import Shape, parse_shape
+from moecast.traces.synthesis.walk import walk
+from moecast.traces.trace import RoutingTrace
+
+Progress = Callable[[int, int], None]
+Rows = npt.NDArray[np.uint16]
+
+# Chances per token, chosen by benchmarks/synthesis.py: new paths, at statistics within two per cent of the source's.
+_LEAVE = 0.05
+_STAY = 15 / 16
+_CROSS = 1.0
+
+_BATCH_BYTES = 32 << 20
+
+
+def synthesise(
+    model: TraceModel,
+    *,
+    shape: Shape | str | None = None,
+    tokens: int,
+    seed: int = 0,
+    topics: Topics | None = None,
+    batch_tokens: int | None = None,
+    progress: Progress | None = None,
+) -> Iterator[RoutingTrace]:
+    """Yield batches of synthetic routing, in memory bounded by the batch and the model.
+
+    The same model, shape, tokens, seed and topics give the same tokens, however they are cut into batches. Positions
+    are those of real sequences; `step`, `source_rank` and `weights` are not made. Token ids, where the source has them,
+    are those of the tokens walked along.
+
+    Parameters
+    ----------
+    shape
+        L, E and K, or text such as ``58x256x8``; None: the source's. One model and shape make one set of experts,
+        whatever the seed.
+    topics
+        Shares of the tokens by topic, or names only: these, as recorded. None: all of them, as recorded.
+    batch_tokens
+        About how many tokens a batch holds: whole sequences; by default 32 MiB.
+    progress
+        Called with (tokens made, tokens).
+
+    Raises
+    ------
+    MoecastError
+        No tokens, a seed below 0, a topic that the model does not have, or a shape that no trace has or whose donors
+        do not fit in memory.
+    """
+    for field, value, least, most in (("tokens", tokens, 1, 2**32 - 1), ("seed", seed, 0, 2**63 - 1)):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not least <= value <= most:
+            raise MoecastError(f"must be a whole number from {least} to {most}", field=field, value=value)
+    if batch_tokens is not None and batch_tokens < 1:
+        raise ValueError(f"batch_tokens = {batch_tokens}: must be at least 1")
+    wanted = _shape(model, shape)
+    check_memory(2 * model.donors.n_tokens * wanted.layers * wanted.choices, f"shape {wanted}")
+    dealt = deal(model.donors, tokens=int(tokens), seed=int(seed), topics=topics)
+    meta = synthetic_meta(model, shape=wanted, seed=int(seed), topics=topics)
+    size = batch_tokens or max(1, _BATCH_BYTES // (2 * wanted.layers * wanted.choices))
+    return _batches(model, wanted, meta, dealt, int(seed), size, int(tokens), progress)
+
+
+def synthetic_meta(
+    model: TraceModel, *, shape: Shape | None = None, seed: int, topics: Topics | None = None
+) -> TraceMeta:
+    """What a synthetic trace says of itself: that it is none of the source model's, like what, and by which seed."""
+    wanted, source = _shape(model, shape), model.meta
+    own = Shape(layers=source.layers, experts=source.experts, choices=source.choices)
+    record = {
+        "like": {
+            "model": source.model, "content_hash": model.content_hash, "tokens": model.tokens, "shape": str(own),
+            "phase": model.phase, "donor_tokens": model.donors.n_tokens,
+        },
+        "shape": str(wanted), "seed": seed, "topics": _plain(topics),
+        "software": {"moecast": version("moecast")},
+    }  # fmt: skip
+    return TraceMeta(
+        model=f"synthetic {wanted}, like {source.model}",
+        layers=wanted.layers,
+        experts=wanted.experts,
+        choices=wanted.choices,
+        layer_ids=source.layer_ids if wanted.layers == source.layers else None,
+        source={"synthesis": record},
+        notes=f"Synthetic: no model made these choices. Fitted to {model.tokens} tokens of {source.model} ({own}).",
+    )
+
+
+def _shape(model: TraceModel, shape: Shape | str | None) -> Shape:
+    if shape is None:
+        return Shape(layers=model.meta.layers, experts=model.meta.experts, choices=model.meta.choices)
+    return parse_shape(shape) if isinstance(shape, str) else shape
+
+
+def _plain(topics: Topics | None) -> dict[str, float] | list[str] | None:
+    if topics is None:
+        return None
+    return {name: float(weight) for name, weight in topics.items()} if isinstance(topics, Mapping) else list(topics)
+
+
+def _batches(
+    model: TraceModel,
+    shape: Shape,
+    meta: TraceMeta,
+    dealt: Iterator[tuple[int, int]],
+    seed: int,
+    batch_tokens: int,
+    tokens: int,
+    progress: Progress | None,
+) -> Iterator[RoutingTrace]:
+    rows_TMJ = lifted_rows(model, shape)
+    pending: list[tuple[int, int]] = []
+    number = waiting = done = 0
+    for sequence, length in dealt:
+        pending.append((sequence, length))
+        waiting += length
+        if waiting >= batch_tokens or done + waiting == tokens:
+            yield _walked(model, rows_TMJ, meta, pending, number, seed)
+            number, done = number + len(pending), done + waiting
+            pending, waiting = [], 0
+            if progress:
+                progress(done, tokens)
+
+
+def _walked(
+    model: TraceModel, rows_TMJ: Rows, meta: TraceMeta, pending: list[tuple[int, int]], number: int, seed: int
+) -> RoutingTrace:
+    donors = model.donors
+    sequence_B, length_B = np.array(pending, np.int64).T
+    first_B = donors.first_Q1[sequence_B]
+    count = int(length_B.sum())
+    made_NMJ, donor_N = np.empty((count, *rows_TMJ.shape[1:]), np.uint16), np.empty(count, np.int32)
+    number_B = np.arange(number, number + len(pending))
+    walk(
+        rows_TMJ, model.neighbours_TR, donors.sequence_T, donors.group_T, first_B, length_B, number_B.astype(np.uint64),
+        np.uint64(seed), _LEAVE, _STAY, _CROSS, made_NMJ, donor_N,
+    )  # fmt: skip
+    starts_B = np.cumsum(length_B) - length_B
+    home_N = np.repeat(first_B - starts_B, length_B) + np.arange(count)
+    homes = donors.trace.select(home_N)
+    ids_T = donors.trace.token_id_T
+    return dataclasses.replace(
+        homes,
+        meta=meta,
+        experts_TLK=made_NMJ,
+        sequence_T=np.repeat(number_B.astype(np.uint32), length_B),
+        token_id_T=None if ids_T is None else ids_T[donor_N],
+    )
