@@ -10,13 +10,15 @@ import typer
 from moecast.cli import options
 from moecast.cli.trace_import import import_command
 from moecast.cli.trace_stats import stats_command
+from moecast.cli.trace_synth import synth_command
 
 if TYPE_CHECKING:
     pass
 
-app = typer.Typer(no_args_is_help=True, help="Routing traces: info, import, stats, export.")
+app = typer.Typer(no_args_is_help=True, help="Routing traces: info, import, stats, synth, export.")
 app.command("import")(import_command)
 app.command("stats")(stats_command)
+app.command("synth")(synth_command)
 
 
 @app.command("info")
