@@ -48,11 +48,18 @@ def describe(
         layers=len(layers),
         experts=max(layer.experts for layer in layers),
         choices=choices,
-        config=json.loads(config.to_json_string(use_diff=False)),
+        config=_config_json(config),
         layer_ids=tuple(layer.layer_id for layer in layers),
         source={key: value for key, value in {**found, **source}.items() if value is not None},
         notes=" ".join(filter(None, [notes, _ORDER])),
     )
+
+
+def _config_json(config: Any) -> dict[str, Any]:
+    """The config.json of the model as it runs, without the folder it was loaded from."""
+    values: dict[str, Any] = json.loads(config.to_json_string(use_diff=False))
+    values.pop("_name_or_path", None)
+    return values
 
 
 def _hardware(module: torch.nn.Module) -> str:
