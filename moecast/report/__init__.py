@@ -1,6 +1,7 @@
-"""The report: predictions side by side on one self-contained HTML page."""
+"""The reports, each one self-contained HTML page: predictions side by side, and what is in a trace."""
 
 from moecast.report.comparison import Comparison, Entry, read_comparison, write_comparison
 from moecast.report.comparison_page import write_report
+from moecast.report.trace_page import write_trace_page
 
-__all__ = ["Comparison", "Entry", "read_comparison", "write_comparison", "write_report"]
+__all__ = ["Comparison", "Entry", "read_comparison", "write_comparison", "write_report", "write_trace_page"]

@@ -43,7 +43,7 @@ def breakdown(predictions: Predictions) -> go.Figure:
             hovertemplate="%{y}: " + part + " %{x:.3f} ms<extra></extra>",
         )
     figure.update_layout(barmode="stack", xaxis_title="mean over ranks, ms", yaxis_autorange="reversed")
-    return _finished(figure, height=110 + 46 * len(plans))
+    return finished(figure, height=110 + 46 * len(plans))
 
 
 def step_times(predictions: Predictions) -> go.Figure:
@@ -53,7 +53,7 @@ def step_times(predictions: Predictions) -> go.Figure:
         times = [t * 1e3 for t in prediction.step_times_s]
         figure.add_box(x=times, name=plan, boxpoints="all", jitter=0.4, pointpos=0, marker_color=colour, line_width=1)
     figure.update_layout(xaxis_title="step time, ms", showlegend=False, yaxis_autorange="reversed")
-    return _finished(figure, height=110 + 56 * len(predictions))
+    return finished(figure, height=110 + 56 * len(predictions))
 
 
 def rank_load(predictions: Predictions) -> go.Figure:
@@ -72,7 +72,7 @@ def rank_load(predictions: Predictions) -> go.Figure:
         )
     figure.add_hline(y=1, line_dash="dot", line_color="#5b6675")
     figure.update_layout(xaxis_title="rank", yaxis_title="worst layer's load ÷ mean")
-    return _finished(figure, height=300)
+    return finished(figure, height=300)
 
 
 def load_heatmap(prediction: Prediction) -> go.Figure:
@@ -99,7 +99,7 @@ def links(predictions: Predictions) -> go.Figure:
             hovertemplate=plan + ": %{customdata} %{x:.1f} %<extra></extra>",
         )
     figure.update_layout(xaxis_title="% of capacity over the step", yaxis_autorange="reversed", bargap=0.25)
-    return _finished(figure, height=420)
+    return finished(figure, height=420)
 
 
 def trade_off(predictions: Predictions) -> go.Figure:
@@ -119,7 +119,7 @@ def trade_off(predictions: Predictions) -> go.Figure:
         )
     figure.update_layout(xaxis_title="fan-out (ranks per token)", yaxis_title="balance per step", showlegend=False)
     figure.update_xaxes(rangemode="normal")
-    return _finished(figure, height=320)
+    return finished(figure, height=320)
 
 
 def memory(predictions: Predictions) -> go.Figure:
@@ -140,7 +140,7 @@ def memory(predictions: Predictions) -> go.Figure:
     capacity = max(predictions[plan].memory_bytes["capacity"] for plan in plans) / 2**30
     title = f"GiB of the fullest GPU, which has {capacity:.0f}"
     figure.update_layout(barmode="stack", xaxis_title=title, yaxis_autorange="reversed")
-    return _finished(figure, height=110 + 46 * len(plans))
+    return finished(figure, height=110 + 46 * len(plans))
 
 
 def expert_load(load_LE: npt.NDArray[Any]) -> go.Figure:
@@ -162,14 +162,15 @@ def _heatmap(values: npt.NDArray[np.float64], x: str, y: str, what: str, *, midd
         )
     )
     figure.update_layout(xaxis_title=x, yaxis_title=y)
-    return _finished(figure, height=120 + 16 * max(8, len(values)))
+    return finished(figure, height=120 + 16 * max(8, len(values)))
 
 
 def _plan_colours(predictions: Predictions) -> Sequence[str]:
     return [PLAN_COLOURS[i % len(PLAN_COLOURS)] for i in range(len(predictions))]
 
 
-def _finished(figure: go.Figure, *, height: int) -> go.Figure:
+def finished(figure: go.Figure, *, height: int) -> go.Figure:
+    """Give a figure the look that all share."""
     figure.update_layout(
         template="plotly_white",
         height=height,
