@@ -12,12 +12,16 @@ if TYPE_CHECKING:
 
 
 def _shipped(path: Path | None) -> Path | None:
-    """Read ``shipped`` as the trace that comes with moecast, unless a file has that name."""
-    if str(path) != "shipped" or Path("shipped").exists():
+    """Read ``shipped`` as the trace that comes with moecast, ``shipped:POLICY`` as that of a router policy.
+
+    A file of that name goes first.
+    """
+    kind, _, policy = str(path).partition(":")
+    if path is None or kind != "shipped" or path.exists():
         return path
     from moecast.traces import shipped_trace_path
 
-    return shipped_trace_path()
+    return shipped_trace_path(policy or None)
 
 
 Cluster = Annotated[
@@ -47,12 +51,17 @@ ModelOrTrace = Annotated[
 Trace = Annotated[
     Path,
     typer.Option(
-        "--trace", callback=_shipped, help="A Parquet file, a folder of shards, or `shipped`.", show_default=False
+        "--trace",
+        callback=_shipped,
+        help="A Parquet file, a folder of shards, `shipped` or `shipped:POLICY`.",
+        show_default=False,
     ),
 ]
 TraceArgument = Annotated[
     Path,
-    typer.Argument(help="A Parquet file, a folder of shards, or `shipped`.", metavar="TRACE", callback=_shipped),
+    typer.Argument(
+        help="A Parquet file, a folder of shards, `shipped` or `shipped:POLICY`.", metavar="TRACE", callback=_shipped
+    ),
 ]
 Dims = Annotated[
     str | None,
