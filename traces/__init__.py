@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from moecast.traces.lists import export_lists
     from moecast.traces.load_table import LoadTable, read_load_table, write_load_table
     from moecast.traces.meta import NO_CHOICE, PHASES, TraceMeta
+    from moecast.traces.part import iter_part
     from moecast.traces.reader import count_tokens, hash_trace, iter_trace, read_meta, read_trace
-    from moecast.traces.shipped import shipped_trace_path
+    from moecast.traces.shipped import shipped_policies, shipped_trace_path
     from moecast.traces.statistics.affinity import Affinity, affinity
     from moecast.traces.statistics.coactivation import Coactivation, coactivation
     from moecast.traces.statistics.counter import TraceCounter
@@ -24,12 +25,12 @@ if TYPE_CHECKING:
     from moecast.traces.statistics.drift import Drift, LoadDistances
     from moecast.traces.statistics.findings import Finding
     from moecast.traces.statistics.locality import Locality, locality
-    from moecast.traces.statistics.packing import packed_ranks_LE
+    from moecast.traces.statistics.packing import load_balance, packed_ranks_LE
     from moecast.traces.statistics.parts import Positions
     from moecast.traces.statistics.profile import TraceProfile, profile_trace
     from moecast.traces.statistics.sample import TokenSample, sample_of
     from moecast.traces.statistics.stability import Stability, stability
-    from moecast.traces.statistics.summary import TraceStats
+    from moecast.traces.statistics.summary import TraceStats, load_gini_L
     from moecast.traces.statistics.tables import (
         balance_pooled,
         coactivation_LEE,
@@ -88,8 +89,11 @@ _MODULE_OF = {
     "hash_trace": "reader",
     "import_npz": "importers.npz",
     "import_trace": "importers",
+    "iter_part": "part",
     "iter_trace": "reader",
     "load_LE": "statistics.tables",
+    "load_balance": "statistics.packing",
+    "load_gini_L": "statistics.summary",
     "locality": "statistics.locality",
     "open_import": "importers",
     "packed_ranks_LE": "statistics.packing",
@@ -99,6 +103,7 @@ _MODULE_OF = {
     "read_meta": "reader",
     "read_trace": "reader",
     "sample_of": "statistics.sample",
+    "shipped_policies": "shipped",
     "shipped_trace_path": "shipped",
     "stability": "statistics.stability",
     "synthesise": "synthesis.synthesise",
@@ -150,8 +155,11 @@ __all__ = [
     "hash_trace",
     "import_npz",
     "import_trace",
+    "iter_part",
     "iter_trace",
     "load_LE",
+    "load_balance",
+    "load_gini_L",
     "locality",
     "open_import",
     "packed_ranks_LE",
@@ -161,6 +169,7 @@ __all__ = [
     "read_meta",
     "read_trace",
     "sample_of",
+    "shipped_policies",
     "shipped_trace_path",
     "stability",
     "synthesise",

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from moecast.cli import options
+from moecast.cli.inputs import PARTS
 
 if TYPE_CHECKING:
-    pass
+    import numpy as np
+    import numpy.typing as npt
+
+    from moecast.cli.trace_plan import PlanCounter
+    from moecast.traces import RoutingTrace, TraceMeta
 
 
 def stats_command(
@@ -23,6 +31,19 @@ def stats_command(
             show_default="8, or E where it is less",
         ),
     ] = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option("--plan", help="A moecast plan: count for its placement and replica rule instead."),
+    ] = None,
+    domain_size: Annotated[
+        int | None,
+        typer.Option(
+            "--domain-size",
+            min=1,
+            help="Ranks in a domain, in order, for the fan-out by domains.",
+            show_default="8, or all ranks where there are fewer",
+        ),
+    ] = None,
     phase: Annotated[
         str | None, typer.Option("--phase", help="Only train, prefill or decode.", show_default="all")
     ] = None,
@@ -31,36 +52,160 @@ def stats_command(
         str, typer.Option("--part", help="all, planning or measuring: which part of the trace (see --plan-on).")
     ] = "all",
     plan_on: options.PlanOn = 0.5,
-    seed: options.Seed = 0,  # noqa: ARG001  every command takes one; nothing here is random
+    quick: Annotated[bool, typer.Option("--quick", help="Only what counting gives: load, placement.")] = False,
+    seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
-    """Count load, balance, fan-out and crossings under the contiguous placement, over all tokens and by layer.
+    """Say what is in a trace: load, placement, locality, dependence, drift, and what would mislead.
+
+    TRACE may also be a load table (JSON): counts of choices without tokens. docs/traces.md defines each number.
 
     Example: moecast trace stats t.parquet --ranks 8 --part measuring
     """
     from moecast.cli import render
-    from moecast.cli import trace_tables as tables
-    from moecast.cli.inputs import PARTS
     from moecast.errors import MoecastError
-    from moecast.traces import contiguous_ranks_LE, count_tokens, iter_trace, read_meta, read_trace, trace_stats
+    from moecast.traces import count_tokens, iter_part, read_meta
 
     if part not in PARTS:
         raise MoecastError(f"one of {', '.join(PARTS)}", field="--part", value=part)
+    if trace.suffix == ".json":
+        _show_load_table(trace, ranks, json=json)
+        return
     meta = read_meta(trace)
-    ranks = min(8, meta.experts) if ranks is None else ranks
-    if ranks > meta.experts:
-        raise MoecastError(f"the trace has {meta.experts} experts per layer", field="--ranks", value=ranks)
+    placed = _Placed.of(meta, ranks, plan, domain_size)
     if not count_tokens(trace):
         raise MoecastError("holds no tokens", file=trace)
     wanted = None if topics is None else [name.strip() for name in topics.split(",")]
     with render.progress("counting", quiet=json) as advance:
-        if part == "all" and phase is None and wanted is None:
-            source: Any = iter_trace(trace, progress=advance)
-        else:
-            whole = read_trace(trace, phase=phase, topics=wanted, progress=advance)
-            source = whole if part == "all" else whole.split(plan_on)[PARTS.index(part) - 1]
-        counted = trace_stats(source, rank_of_expert_LE=contiguous_ranks_LE(meta, ranks), n_ranks=ranks)
+        batches = iter_part(trace, part=part, fraction=plan_on, phase=phase, topics=wanted, progress=advance)
+        watched = batches if placed.counter is None else placed.counter.watch(batches)
+        try:
+            shown = _counted(meta, watched, placed) if quick else _profiled(watched, placed, seed)
+        except ValueError as error:  # nothing left, which a part of a small trace can be
+            raise MoecastError(str(error), file=trace) from error
     if json:
-        render.echo_json(tables.stats_json(meta, counted, ranks))
+        render.echo_json(shown.json())
     else:
-        render.console().print(tables.stats_table(meta, counted, ranks), tables.layers_table(meta, counted))
+        render.console().print(*shown.lines())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _Placed:
+    """Where the experts stand: a rank each, and with replicas a counter that follows the plan's rule."""
+
+    ranks: int
+    name: str
+    rank_LE: npt.NDArray[np.int32]
+    domain_size: int
+    counter: PlanCounter | None = None
+
+    @classmethod
+    def of(cls, meta: TraceMeta, ranks: int | None, plan: Path | None, domain_size: int | None) -> _Placed:
+        """Read the options.
+
+        Raises
+        ------
+        MoecastError
+            More ranks than experts, or a plan that is not for this trace.
+        """
+        from moecast.errors import MoecastError
+        from moecast.traces import contiguous_ranks_LE
+
+        if plan is None:
+            ranks = min(8, meta.experts) if ranks is None else ranks
+            if ranks > meta.experts:
+                raise MoecastError(f"the trace has {meta.experts} experts per layer", field="--ranks", value=ranks)
+            size = min(8, ranks) if domain_size is None else domain_size
+            return cls(ranks=ranks, name="contiguous", rank_LE=contiguous_ranks_LE(meta, ranks), domain_size=size)
+        from moecast.cli.trace_plan import PlanCounter, rank_of_expert_LE, read_plan_for
+
+        read = read_plan_for(plan, meta)
+        if ranks not in (None, read.ep):
+            raise MoecastError(f"the plan has {read.ep} ranks in an EP group", field="--ranks", value=ranks)
+        size = min(8, read.ep) if domain_size is None else domain_size
+        rank_LE = rank_of_expert_LE(read)
+        if rank_LE is not None:
+            return cls(ranks=read.ep, name=plan.name, rank_LE=rank_LE, domain_size=size)
+        spread = min(read.ep, meta.experts)  # without a rank for each expert, the rest is counted for experts in order
+        return cls(
+            ranks=spread,
+            name=plan.name,
+            rank_LE=contiguous_ranks_LE(meta, spread),
+            domain_size=size,
+            counter=PlanCounter(read, domain_size=size),
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _Shown:
+    """What is printed, as JSON or for people."""
+
+    value: dict[str, Any]
+    printed: tuple[Any, ...]
+    plan: dict[str, Any] | None
+
+    def json(self) -> dict[str, Any]:
+        from moecast.cli.stats_json import with_plan
+
+        return self.value if self.plan is None else with_plan(self.value, self.plan)
+
+    def lines(self) -> tuple[Any, ...]:
+        from moecast.cli.stats_tables import plan_table
+
+        return self.printed if self.plan is None else (plan_table(self.value["placement"], self.plan), *self.printed)
+
+
+def _counted(meta: TraceMeta, batches: Iterable[RoutingTrace], placed: _Placed) -> _Shown:
+    from moecast.cli import stats_json, stats_tables
+    from moecast.traces import trace_stats
+
+    stats = trace_stats(batches, rank_of_expert_LE=placed.rank_LE, n_ranks=placed.ranks)
+    name = placed.name if placed.counter is None else "contiguous"
+    printed = (stats_tables.counts_table(meta, stats, placed.ranks, name), stats_tables.layers_table(meta, stats))
+    return _Shown(
+        value=stats_json.counts_json(meta, stats, placed.ranks, placed.name),
+        printed=printed,
+        plan=None if placed.counter is None else placed.counter.facts(),
+    )
+
+
+def _profiled(batches: Iterable[RoutingTrace], placed: _Placed, seed: int) -> _Shown:
+    from moecast.cli import stats_json, stats_tables
+    from moecast.traces import profile_trace
+
+    found = profile_trace(
+        batches,
+        rank_of_expert_LE=placed.rank_LE,
+        n_ranks=placed.ranks,
+        domain_size=placed.domain_size,
+        seed=seed,
+    )
+    name = placed.name if placed.counter is None else "contiguous"
+    printed = (
+        stats_tables.counts_table(found.meta, found.stats, placed.ranks, name),
+        stats_tables.profile_table(found),
+        stats_tables.layers_table(found.meta, found.stats),
+        *stats_tables.health_lines(found.health),
+    )
+    return _Shown(
+        value=stats_json.profile_json(found, placed.name),
+        printed=printed,
+        plan=None if placed.counter is None else placed.counter.facts(),
+    )
+
+
+def _show_load_table(path: Path, ranks: int | None, *, json: bool) -> None:
+    from moecast.cli import render, stats_json, stats_tables
+    from moecast.errors import MoecastError
+    from moecast.traces import contiguous_ranks_LE, load_balance, load_gini_L, read_load_table
+
+    counts = read_load_table(path)
+    ranks = min(8, counts.meta.experts) if ranks is None else ranks
+    if ranks > counts.meta.experts:
+        raise MoecastError(f"the table has {counts.meta.experts} experts per layer", field="--ranks", value=ranks)
+    balance = load_balance(counts.load_LE, contiguous_ranks_LE(counts.meta, ranks), ranks)
+    gini_L = load_gini_L(counts.load_LE)
+    if json:
+        render.echo_json(stats_json.load_json(counts, balance, gini_L, ranks))
+    else:
+        render.console().print(stats_tables.load_table(counts, balance, float(gini_L.mean()), ranks))

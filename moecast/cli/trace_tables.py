@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from moecast.units import format_bytes, format_count
+from moecast.units import format_bytes
 
 if TYPE_CHECKING:
-    from moecast.traces import TraceInfo, TraceMeta, TraceStats
+    from moecast.traces import TraceInfo
 
 
 def info_json(info: TraceInfo) -> dict[str, Any]:
@@ -29,7 +27,7 @@ def info_json(info: TraceInfo) -> dict[str, Any]:
 def info_table(name: str, info: TraceInfo, digest: str | None) -> Table:
     """Sizes and provenance."""
     meta = info.meta
-    table = _table(name, "", "")
+    shown = table(name, "", "")
     rows = {
         "model": meta.model,
         "MoE layers · experts · choices": f"{meta.layers} · {meta.experts} · {meta.choices}",
@@ -47,108 +45,23 @@ def info_table(name: str, info: TraceInfo, digest: str | None) -> Table:
     if digest is not None:
         rows["content hash"] = digest
     for label, value in rows.items():
-        table.add_row(_plain(label), _plain(value))
-    return table
+        shown.add_row(plain_text(label), plain_text(value))
+    return shown
 
 
 def parts_table(info: TraceInfo) -> Table:
     """Tokens and sequences by phase and topic."""
-    table = _table("phases and topics", "phase", "topic", "tokens", "sequences", right=(2, 3))
+    shown = table("phases and topics", "phase", "topic", "tokens", "sequences", right=(2, 3))
     for part in info.parts:
         topic = "not recorded" if part.topic is None else part.topic
-        table.add_row(part.phase, _plain(topic), f"{part.tokens:,}", f"{part.sequences:,}")
-    return table
+        shown.add_row(part.phase, plain_text(topic), f"{part.tokens:,}", f"{part.sequences:,}")
+    return shown
 
 
-def stats_json(meta: TraceMeta, stats: TraceStats, ranks: int) -> dict[str, Any]:
-    """The numbers of `trace stats`; null where there is nothing to divide by."""
-    return {
-        "model": meta.model,
-        "tokens": stats.tokens,
-        "layers": meta.layers,
-        "experts": meta.experts,
-        "choices": meta.choices,
-        "ranks": ranks,
-        "placement": "contiguous",
-        "balance_pooled": _number(stats.balance_pooled),
-        "gini": _number(stats.gini),
-        "fan_out": _number(stats.fan_out),
-        "crossings": _number(stats.crossings),
-        "per_layer": [
-            {name: _number(value) for name, value in row.items()} | {"load": stats.load_LE[layer].tolist()}
-            for layer, row in enumerate(_per_layer(meta, stats))
-        ],
-    }
-
-
-def stats_table(meta: TraceMeta, stats: TraceStats, ranks: int) -> Table:
-    """The numbers of the whole trace."""
-    table = _table(f"{meta.experts} experts in order on {ranks} ranks, all tokens as one step", "", "")
-    table.add_row("tokens", f"{stats.tokens:,}")
-    table.add_row("choices", format_count(int(stats.load_LE.sum())))
-    table.add_row("balance_pooled", _three(stats.balance_pooled))
-    table.add_row("gini", _three(stats.gini))
-    table.add_row("fan-out", _three(stats.fan_out))
-    table.add_row("crossings", _three(stats.crossings))
-    return table
-
-
-def layers_table(meta: TraceMeta, stats: TraceStats) -> Table:
-    """The same by layer, with its most and least loaded experts."""
-    heads = (
-        "layer",
-        "balance_pooled",
-        "gini",
-        "fan-out",
-        "crossings",
-        "hottest",
-        "load ÷ mean",
-        "coldest",
-        "load ÷ mean",
-    )
-    table = _table("by layer", *heads, right=range(len(heads)))
-    for row in _per_layer(meta, stats):
-        numbers = (_three(row[name]) for name in ("balance_pooled", "gini", "fan_out", "crossings"))
-        hot, cold = (f"{row[name + '_load_over_mean']:.2f}" for name in ("hottest", "coldest"))
-        table.add_row(str(row["layer"]), *numbers, str(row["hottest"]), hot, str(row["coldest"]), cold)
-    return table
-
-
-def _per_layer(meta: TraceMeta, stats: TraceStats) -> list[dict[str, Any]]:
-    balance_L, gini_L, fan_out_L = stats.balance_pooled_L, stats.gini_L, stats.fan_out_L
-    crossings_L = [*stats.crossings_L, math.nan]  # from a layer to the next: the last has none
-    rows = []
-    for index, load_E in enumerate(stats.load_LE):
-        hottest, coldest, mean = int(load_E.argmax()), int(load_E.argmin()), load_E.mean() or math.nan
-        rows.append(
-            {
-                "layer": index if meta.layer_ids is None else meta.layer_ids[index],
-                "balance_pooled": balance_L[index],
-                "gini": gini_L[index],
-                "fan_out": fan_out_L[index],
-                "crossings": crossings_L[index],
-                "hottest": hottest,
-                "hottest_load_over_mean": load_E[hottest] / mean,
-                "coldest": coldest,
-                "coldest_load_over_mean": load_E[coldest] / mean,
-            }
-        )
-    return rows
-
-
-def _three(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.3f}"
-
-
-def _number(value: Any) -> int | float | None:
-    if isinstance(value, (int, np.integer)):
-        return int(value)
-    return None if math.isnan(value) else float(value)
-
-
-def _table(title: str, *heads: str, right: Any = ()) -> Table:
-    table = Table(
-        title=_plain(title),
+def table(title: str, *heads: str, right: Any = ()) -> Table:
+    """An empty table with a title; the columns of `right` are set to the right."""
+    shown = Table(
+        title=plain_text(title),
         title_justify="left",
         title_style="bold",
         show_header=any(heads),
@@ -156,8 +69,8 @@ def _table(title: str, *heads: str, right: Any = ()) -> Table:
         min_width=64,  # the title wraps at the table's width
     )
     for index, head in enumerate(heads):
-        table.add_column(head, justify="right" if index in right else "left", overflow="fold")
-    return table
+        shown.add_column(head, justify="right" if index in right else "left", overflow="fold")
+    return shown
 
 
 def _shards(info: TraceInfo) -> str:
@@ -181,5 +94,6 @@ def _value(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _plain(text: str) -> Text:
+def plain_text(text: str) -> Text:
+    """Text from a file of unknown origin, without markup or control characters."""
     return Text("".join(letter if letter.isprintable() else " " for letter in text))

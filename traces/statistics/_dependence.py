@@ -37,8 +37,10 @@ def group_overlap(chosen_TK, order_T, group_R1, experts, log_N, shared_T):
 @njit(cache=True, nogil=True, inline="always")
 def _count(chosen_TK, members, experts, count_E):
     made = 0
-    for token in members:
-        for expert in chosen_TK[token]:
+    for index in range(len(members)):
+        token = members[index]
+        for choice in range(chosen_TK.shape[1]):
+            expert = chosen_TK[token, choice]
             if expert < experts:
                 count_E[expert] += 1
                 made += 1
@@ -48,9 +50,11 @@ def _count(chosen_TK, members, experts, count_E):
 @njit(cache=True, nogil=True, inline="always")
 def _share(chosen_TK, members, experts, count_E, shared_T):
     others = len(members) - 1
-    for token in members:
+    for index in range(len(members)):
+        token = members[index]
         shared = 0
-        for expert in chosen_TK[token]:
+        for choice in range(chosen_TK.shape[1]):
+            expert = chosen_TK[token, choice]
             if expert < experts:
                 shared += count_E[expert] - 1
         shared_T[token] = shared / others if others > 0 else math.nan
@@ -59,8 +63,10 @@ def _share(chosen_TK, members, experts, count_E, shared_T):
 @njit(cache=True, nogil=True, inline="always")
 def _clear(chosen_TK, members, experts, log_N, count_E):
     logs = 0.0
-    for token in members:
-        for expert in chosen_TK[token]:
+    for index in range(len(members)):
+        token = members[index]
+        for choice in range(chosen_TK.shape[1]):
+            expert = chosen_TK[token, choice]
             if expert < experts and count_E[expert] > 0:
                 logs += _log(count_E[expert], log_N)
                 count_E[expert] = 0

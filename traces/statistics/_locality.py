@@ -31,8 +31,8 @@ def count_windows(chosen_TK, run_R1, experts, length, size_S, times_F, hits_S):
         highest = 0
         for token in range(first, end):
             if token - first >= length:
-                _leave(chosen_TK[token - length], experts, count_E, experts_F)
-            highest = _enter(chosen_TK[token], experts, count_E, experts_F, highest)
+                _leave(chosen_TK, token - length, experts, count_E, experts_F)
+            highest = _enter(chosen_TK, token, experts, count_E, experts_F, highest)
             if token - first >= length - 1:
                 windows += 1
                 highest = _look(experts_F, highest, size_S, times_F, hits_S)
@@ -40,8 +40,9 @@ def count_windows(chosen_TK, run_R1, experts, length, size_S, times_F, hits_S):
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _leave(chosen_K, experts, count_E, experts_F):
-    for expert in chosen_K:
+def _leave(chosen_TK, token, experts, count_E, experts_F):
+    for choice in range(chosen_TK.shape[1]):
+        expert = chosen_TK[token, choice]
         if expert < experts:
             times = count_E[expert]
             experts_F[times] -= 1
@@ -50,8 +51,9 @@ def _leave(chosen_K, experts, count_E, experts_F):
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _enter(chosen_K, experts, count_E, experts_F, highest):
-    for expert in chosen_K:
+def _enter(chosen_TK, token, experts, count_E, experts_F, highest):
+    for choice in range(chosen_TK.shape[1]):
+        expert = chosen_TK[token, choice]
         if expert < experts:
             times = count_E[expert] + 1
             experts_F[times - 1] -= 1

@@ -33,7 +33,7 @@ def packed_ranks_LE(load_LE: npt.ArrayLike, n_ranks: int) -> npt.NDArray[np.int3
     return rank_LE
 
 
-def balance_of(load_LE: npt.NDArray[np.int64], rank_LE: npt.NDArray[np.int32], n_ranks: int) -> float:
+def load_balance(load_LE: npt.NDArray[np.int64], rank_LE: npt.NDArray[np.int32], n_ranks: int) -> float:
     """Balance of a placement under a load: mean / max over ranks, averaged over the layers with any load."""
     found_L = balance_L(rank_load_LG(load_LE, rank_LE, n_ranks))
     return math.nan if np.isnan(found_L).all() else float(np.nanmean(found_L))
@@ -42,6 +42,6 @@ def balance_of(load_LE: npt.NDArray[np.int64], rank_LE: npt.NDArray[np.int32], n
 def balance_CC(load_CLE: npt.NDArray[np.int64], n_ranks: int) -> Fractions:
     """Balance that a plan packed on part i (row) gets on part j (column)."""
     plans = [packed_ranks_LE(load_LE, n_ranks) for load_LE in load_CLE]
-    return np.array([[balance_of(load_LE, plan, n_ranks) for load_LE in load_CLE] for plan in plans]).reshape(
+    return np.array([[load_balance(load_LE, plan, n_ranks) for load_LE in load_CLE] for plan in plans]).reshape(
         len(plans), len(plans)
     )

@@ -19,7 +19,7 @@ Source = RoutingTrace | Iterable[RoutingTrace]
 Columns = dict[str, npt.NDArray[Any]]
 
 PIECE_POSITIONS = 4096
-SAMPLE_CHOICES = 1 << 25
+SAMPLE_CHOICES = 1 << 24
 _MOST_TOKENS = 1 << 22
 _PIECE_BITS = np.uint64(12)  # positions of a piece: 2**12
 _MOST_HALVINGS = 63

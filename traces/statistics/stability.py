@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from moecast.traces.statistics._parts import count_tokens_at
 from moecast.traces.statistics.drift import total_variation_L
-from moecast.traces.statistics.packing import balance_of, packed_ranks_LE
+from moecast.traces.statistics.packing import load_balance, packed_ranks_LE
 from moecast.traces.statistics.sample import TokenSample
 from moecast.traces.statistics.summary import Fractions
 
@@ -125,6 +125,6 @@ def _deal(
 
 
 def _worth(planned_LE: npt.NDArray[np.int64], on_LE: npt.NDArray[np.int64], n_ranks: int) -> tuple[float, float]:
-    balance = balance_of(on_LE, packed_ranks_LE(planned_LE, n_ranks), n_ranks)
+    balance = load_balance(on_LE, packed_ranks_LE(planned_LE, n_ranks), n_ranks)
     shares = [load_LE / np.maximum(load_LE.sum(axis=1, keepdims=True), 1) for load_LE in (planned_LE, on_LE)]
     return balance, float(total_variation_L(shares[0], shares[1]).mean())

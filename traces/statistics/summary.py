@@ -47,7 +47,7 @@ class TraceStats:
     @property
     def gini_L(self) -> Fractions:
         """Gini coefficient of each layer's load: 0 when all experts are chosen alike, towards 1 when one takes all."""
-        return gini_L(self.load_LE)
+        return load_gini_L(self.load_LE)
 
     @property
     def gini(self) -> float:
@@ -100,7 +100,7 @@ def rank_load_LG(load_LE: Counts, rank_of_expert_LE: npt.NDArray[np.int32], n_ra
     return loads_LG
 
 
-def gini_L(load_LE: Counts) -> Fractions:
+def load_gini_L(load_LE: Counts) -> Fractions:
     """Gini coefficient of each layer's load: half the mean absolute difference over the mean; 0 without load."""
     sorted_LE = np.sort(load_LE.astype(np.float64), axis=1)
     experts = sorted_LE.shape[1]
