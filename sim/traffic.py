@@ -6,21 +6,21 @@ Axes: T token, L MoE layer, E expert, K choice, G rank, S source rank, D destina
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from moecast.sim.layout import Layout
 from moecast.sim.plan import Plan
 from moecast.sim.replicas import ReplicaTable
+from moecast.sim.traffic_pass import Counts, Serving, count_tokens_of_sources
+from moecast.threads import run_parts, thread_count
 
 Int = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]
-Float = npt.NDArray[np.float64]
 
-_GOLDEN = 0.6180339887498949
+_MIN_PART = 1 << 19  # choices that are worth a thread
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -146,160 +146,59 @@ def count_traffic(
     if not stay and (np.diff(home_T) < 0).any():  # counters of one source stay in cache; the order within it is kept
         order = np.argsort(home_T, kind="stable")
         token_T, home_T = token_T[order], home_T[order]
-    if table is None:
-        table = ReplicaTable.of(plan, layout.domain_G)
-    counts = _new_counts(plan, layout, table, len(token_T) if stay else 0)
-    same, pairs = _count(
-        experts_TLK, token_T, home_T, layout.group_G, layout.domain_G, layout.n_domains,
-        table.row_of_S, table.candidates_R, table.place_X, table.below_X, stay, counts,
+    serving = Serving.of(plan, table or ReplicaTable.of(plan, layout.domain_G))
+    counts = Counts.zeros(plan, layout, len(token_T) if stay else None)
+    parts = [slice(None)] if stay else _parts_by_source(home_T, plan.layers * plan.choices)
+    met = run_parts(
+        [
+            partial(
+                count_tokens_of_sources,
+                experts_TLK, token_T[part], home_T[part], layout.domain_G, serving, counts, stay,
+            )
+            for part in parts
+        ]
     )  # fmt: skip
-    tokens_SL, choices_SLD, copies_SLD, domains_SLN, load_DLP, back_SLD, back_domains_SLN, home_LT = counts[:8]
-    copies_LSD, domains_LSN = copies_SLD.swapaxes(0, 1), domains_SLN.swapaxes(0, 1)
-    shape_DLGP = (plan.groups, plan.layers, plan.ep, plan.max_slots)
-    load_LDGP = load_DLP.reshape(shape_DLGP).swapaxes(0, 1)
+    copies_LSD, domains_LSN = counts.copies_SLD.swapaxes(0, 1), counts.domains_SLN.swapaxes(0, 1)
     return StepTraffic(
-        tokens_LG=tokens_SL.T,
-        choices_LSD=choices_SLD.swapaxes(0, 1),
+        tokens_LG=_tokens_at_home(counts.home_LT[:-1] if stay else home_T[None], plan),
+        choices_LSD=_by_rank(counts.served_SLP, plan).swapaxes(0, 1),
         copies_LSD=copies_LSD,
         domain_copies_LSN=domains_LSN,
-        load_LGP=load_LDGP.reshape(plan.layers, layout.n_ranks, plan.max_slots),
-        return_copies_LSD=back_SLD.swapaxes(0, 1) if stay else copies_LSD,
-        return_domain_copies_LSN=back_domains_SLN.swapaxes(0, 1) if stay else domains_LSN,
-        home_LT=home_LT if stay else None,
-        same_rank_pairs=int(same),
-        pairs=int(pairs),
+        load_LGP=_by_slot(counts.served_SLP, plan),
+        return_copies_LSD=counts.back_SLD.swapaxes(0, 1) if stay else copies_LSD,
+        return_domain_copies_LSN=counts.back_domains_SLN.swapaxes(0, 1) if stay else domains_LSN,
+        home_LT=counts.home_LT if stay else None,
+        same_rank_pairs=sum(same for same, _ in met),
+        pairs=sum(pairs for _, pairs in met),
     )
 
 
-class _Counts(NamedTuple):
-    """What a pass fills in; `next_SLE` is how far each (source, layer, expert) is in its candidates."""
-
-    tokens_SL: Int32
-    choices_SLD: Int32
-    copies_SLD: Int32
-    domains_SLN: Int32
-    load_DLP: Int32
-    back_SLD: Int32
-    back_domains_SLN: Int32
-    home_LT: Int32
-    next_SLE: npt.NDArray[np.uint32]
+def _parts_by_source(home_T: Int32, row_choices: int) -> list[slice]:
+    """Share sorted tokens out to threads; those of one source stay together, since they share its counters."""
+    tokens = len(home_T)
+    parts = max(1, min(thread_count(), tokens * row_choices // _MIN_PART))
+    cuts = np.searchsorted(home_T, home_T[[tokens * part // parts for part in range(1, parts)]])
+    return [slice(begin, end) for begin, end in zip([0, *cuts], [*cuts, tokens], strict=True)]
 
 
-def _new_counts(plan: Plan, layout: Layout, table: ReplicaTable, staying: int) -> _Counts:
-    """Make zeros; the last arrays are empty unless `staying` tokens move on from layer to layer."""
-    ranks, layers = layout.n_ranks, plan.layers
-    movers = ranks if staying else 0
-    source_S1 = np.arange(ranks)[:, None]
-    if plan.replica_rule == "weights":  # counts of choices, which never start anew
-        next_SLE = np.broadcast_to(source_S1, (ranks, layers * plan.experts))
-    else:
-        replicas_R = table.candidates_R & 65535
-        next_SLE = source_S1 % replicas_R[table.row_of_S[:, None] + np.arange(layers * plan.experts)]
-    return _Counts(
-        tokens_SL=np.zeros((ranks, layers), np.int32),
-        choices_SLD=np.zeros((ranks, layers, ranks), np.int32),
-        copies_SLD=np.zeros((ranks, layers, ranks), np.int32),
-        domains_SLN=np.zeros((ranks, layers, layout.n_domains), np.int32),
-        load_DLP=np.zeros((plan.groups, layers, plan.ep * plan.max_slots), np.int32),
-        back_SLD=np.zeros((movers, layers, ranks), np.int32),
-        back_domains_SLN=np.zeros((movers, layers, layout.n_domains), np.int32),
-        home_LT=np.empty((layers + 1 if staying else 0, staying), np.int32),
-        next_SLE=next_SLE.astype(np.uint32).reshape(ranks, layers, plan.experts),
-    )
+def _tokens_at_home(home_LT: Int32, plan: Plan) -> Int32:
+    """[L, G]: tokens by rank; one row of homes stands for all layers."""
+    tokens_LG = np.stack([np.bincount(home_T, minlength=plan.ranks) for home_T in home_LT]).astype(np.int32)
+    return np.broadcast_to(tokens_LG, (plan.layers, plan.ranks))
 
 
-_u = np.uint64  # numba checks signed indices for wrapping; unsigned ones are twice as fast here
+def _by_rank(served_SLP: Int32, plan: Plan) -> Int32:
+    """[S, L, D]: choices by the rank that serves them; none outside the source's EP group."""
+    choices_SLD = np.zeros((plan.ranks, plan.layers, plan.ranks), np.int32)
+    for first in range(0, plan.ranks, plan.ep):
+        group = slice(first, first + plan.ep)
+        served = served_SLP[group].reshape(plan.ep, plan.layers, plan.ep, plan.max_slots)
+        np.sum(served, axis=3, out=choices_SLD[group, :, group])
+    return choices_SLD
 
 
-@njit(cache=True, nogil=True)
-def _count(  # type: ignore[no-untyped-def]
-    experts_TLK, token_T, home_T, group_G, domain_G, n_domains, row_of_S, candidates_R, place_X, below_X, stay, counts
-):
-    layers, choices = experts_TLK.shape[1], experts_TLK.shape[2]
-    ranks, experts, group_slots = len(group_G), counts.next_SLE.shape[2], counts.load_DLP.shape[2]
-    weighted = len(below_X) > 0
-    choices_X, copies_X, domains_X = counts.choices_SLD.ravel(), counts.copies_SLD.ravel(), counts.domains_SLN.ravel()
-    load_X, next_X = counts.load_DLP.ravel(), counts.next_SLE.ravel()
-    # mark + choices so far, per rank, for the current and the previous layer; a mark is one (token, layer), and rises.
-    seen_G = np.zeros(2 * ranks, np.int64)
-    seen_N = np.zeros(n_domains, np.int64)
-    visited = np.empty(choices + 1, np.int64)
-    same, pairs = np.int64(0), np.int64(0)
-    for t in range(len(token_T)):
-        token, home = _u(token_T[t]), np.int64(home_T[t])
-        made_before = 0
-        for layer in range(layers):
-            mark = (t * (layers + 1) + layer + 1) << 16
-            mark_before = mark - 65536 if layer > 0 else np.int64(1) << 62
-            side = _u((layer & 1) * ranks)
-            other = _u(ranks) - side
-            at = home * layers + layer
-            rows, nexts = _u(row_of_S[home] + layer * experts), _u(at * experts)
-            to_ranks, to_domains = _u(at * ranks), _u(at * n_domains)
-            to_slots = _u((group_G[home] * layers + layer) * group_slots)
-            made, distinct, first_rank = 0, 0, home
-            for k in range(choices):
-                expert = experts_TLK[token, _u(layer), _u(k)]
-                if expert == np.uint16(65535):
-                    continue
-                candidates = candidates_R[rows + _u(expert)]
-                i = next_X[nexts + _u(expert)]
-                x = _u(candidates >> 16)
-                if weighted:
-                    next_X[nexts + _u(expert)] = i + np.uint32(1)
-                    x += _u(_by_weight(below_X, x, i))
-                else:
-                    x += _u(i)
-                    i = np.uint32(i + np.uint32(1))
-                    next_X[nexts + _u(expert)] = np.uint32(0) if i == (candidates & 65535) else i
-                place = place_X[x]
-                rank, domain = _u((place >> 16) & 65535), _u(place & 65535)
-                load_X[to_slots + _u(place >> 32)] += 1
-                choices_X[to_ranks + rank] += 1
-                seen = seen_G[side + rank]
-                new = seen < mark
-                copies_X[to_ranks + rank] += new
-                seen_G[side + rank] = (mark if new else seen) + 1
-                domains_X[to_domains + domain] += seen_N[domain] < mark
-                seen_N[domain] = mark
-                before = seen_G[other + rank]
-                same += before - mark_before if before >= mark_before else 0
-                if stay:
-                    first_rank = np.int64(rank) if made == 0 else first_rank
-                    if new:
-                        visited[distinct] = rank
-                        distinct += 1
-                made += 1
-            pairs += made * made_before
-            made_before = made
-            counts.tokens_SL[home, layer] += 1
-            if stay:
-                counts.home_LT[layer, t] = home
-                if seen_G[side + _u(home)] < mark:
-                    visited[distinct] = home
-                    distinct += 1
-                home = first_rank
-                _come_home(home, layer, visited[:distinct], domain_G, seen_N, mark + 1, counts)
-        if stay:
-            counts.home_LT[layers, t] = home
-    return same, pairs
-
-
-@njit(cache=True, nogil=True)
-def _come_home(home, layer, visited, domain_G, seen_N, mark, counts):  # type: ignore[no-untyped-def]
-    """Count a result from each rank and each domain to the token's next home."""
-    for rank in visited:
-        counts.back_SLD[home, layer, rank] += 1
-        domain = domain_G[rank]
-        counts.back_domains_SLN[home, layer, domain] += seen_N[domain] < mark
-        seen_N[domain] = mark
-
-
-@njit(cache=True)
-def _by_weight(below_X, x, i):  # type: ignore[no-untyped-def]
-    point = (i + 0.5) * _GOLDEN
-    point -= np.floor(point)
-    candidate = 0
-    while point >= below_X[x + _u(candidate)]:
-        candidate += 1
-    return candidate
+def _by_slot(served_SLP: Int32, plan: Plan) -> Int32:
+    """[L, G, P]: choices that each slot serves, over all sources."""
+    shape = (plan.groups, plan.ep, plan.layers, plan.ep, plan.max_slots)
+    load_LDGP = served_SLP.reshape(shape).sum(axis=1, dtype=np.int32).swapaxes(0, 1)
+    return load_LDGP.reshape(plan.layers, plan.ranks, plan.max_slots)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -146,6 +147,53 @@ def test_every_valid_choice_is_served_once(question: Question, stay: bool) -> No
         assert not layer.choices_SD[layout.group_G[:, None] != layout.group_G[None, :]].any()
         assert (layer.copies_SD <= layer.choices_SD).all()
         assert layer.tokens_G.sum() == question.step.n_tokens
+
+
+@settings(max_examples=60, deadline=None)
+@given(questions(), st.booleans(), st.integers(0, 2**31))
+def test_an_idle_replica_changes_no_count(question: Question, stay: bool, seed: int) -> None:
+    """Plans without replicas are counted by a loop of their own; a replica nobody chooses sends them to the other."""
+    plan, cluster = question.plan, question.cluster
+    experts = plan.experts + 1  # the last one is never chosen
+    rng = np.random.default_rng(seed)
+    homes = np.stack([rng.permutation(experts) for _ in range(plan.groups * plan.layers)])
+    per_rank = -(-experts // plan.ep)
+    alone = np.full((plan.groups, plan.layers, plan.ep, per_rank + 1), EMPTY, np.int32)
+    padded = np.pad(homes, ((0, 0), (0, plan.ep * per_rank - experts)), constant_values=EMPTY)
+    alone[..., :per_rank] = padded.reshape(plan.groups, plan.layers, plan.ep, per_rank)
+    twice = alone.copy()
+    twice[:, :, 0, per_rank] = experts - 1
+    counted = []
+    for slots in (alone, twice):
+        weights = None if plan.replica_weights_DLGP is None else np.ones(slots.shape)
+        asked = plan.with_(experts=experts, slots_DLGP=slots, replica_weights_DLGP=weights)
+        layout = Layout.of(cluster, asked)
+        step = question.step
+        counted.append(count_traffic(asked, layout, question.trace.experts_TLK, step.token_T, step.source_T, stay=stay))
+    for field in fields(counted[0]):
+        np.testing.assert_array_equal(*(getattr(traffic, field.name) for traffic in counted), err_msg=field.name)
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+def test_threads_change_no_count(monkeypatch: pytest.MonkeyPatch, extra: int) -> None:
+    """Sources are shared out to threads; more threads than sources, and more than 64 ranks, are fine."""
+    monkeypatch.setattr("moecast.sim.traffic._MIN_PART", 64)
+    rng = np.random.default_rng(extra)
+    slots_GP = np.stack([np.arange(72), *rng.integers(0, 72, (extra, 72))], axis=1).astype(np.int32)
+    plan = Plan(
+        experts=72, choices=3, layer_ids=(0, 1, 2), slots_DLGP=np.tile(slots_GP, (1, 3, 1, 1)),
+        gpu_of_rank=tuple(range(72)),
+    )  # fmt: skip
+    layout = Layout.of(load_cluster("dgx-h200", nodes=9), plan)
+    experts_TLK = rng.permuted(np.tile(np.arange(72, dtype=np.uint16), (500, 3, 1)), axis=2)[:, :, :3].copy()
+    experts_TLK[rng.random(experts_TLK.shape) < 0.1] = NO_CHOICE
+    home_T = rng.integers(0, 72, 500).astype(np.int32)
+    counted = []
+    for threads in (1, 2, 100):
+        monkeypatch.setenv("MOECAST_THREADS", str(threads))
+        counted.append(count_traffic(plan, layout, experts_TLK, np.arange(500), home_T))
+    for field, threaded in itertools.product(fields(counted[0]), counted[1:]):
+        np.testing.assert_array_equal(getattr(counted[0], field.name), getattr(threaded, field.name))
 
 
 @settings(max_examples=40, deadline=None)

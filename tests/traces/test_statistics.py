@@ -111,6 +111,51 @@ def test_blocks_do_not_change_the_counts():
     assert crossings(trace, ranks_LE) == pytest.approx(crossing)
 
 
+@pytest.mark.parametrize("n_ranks", [5, 64, 65, 130])
+def test_threads_and_many_ranks_change_no_count(monkeypatch, n_ranks):
+    monkeypatch.setattr("moecast.traces.statistics.counter._MIN_PART", 100)
+    rng = np.random.default_rng(n_ranks)
+    ids = rng.permuted(np.tile(np.arange(130, dtype=np.uint16), (700, 2, 1)), axis=2)[:, :, :5].copy()
+    ids[rng.random(ids.shape) < 0.1] = NO_CHOICE
+    trace = small(700, 2, 130, 5, experts_TLK=ids)
+    ranks_LE = rng.integers(0, n_ranks, (2, 130))
+    load, together, after, fan, crossing = by_hand(trace, ranks_LE)
+    batches = [trace.select(slice(0, 300)), trace.select(slice(300, 301)), trace.select(slice(301, None))]
+    for threads in (1, 2, 7):
+        monkeypatch.setenv("MOECAST_THREADS", str(threads))
+        stats = trace_stats(batches, rank_of_expert_LE=ranks_LE, n_ranks=n_ranks, coactivation=True, transition=True)
+        np.testing.assert_array_equal(stats.load_LE, load)
+        np.testing.assert_array_equal(stats.coactivation_LEE, together)
+        np.testing.assert_array_equal(stats.transition_LEE, after)
+        assert stats.fan_out == pytest.approx(fan)
+        assert stats.crossings == pytest.approx(crossing)
+
+
+def test_crossings_are_left_out_where_not_asked_for():
+    trace = small()
+    counter = TraceCounter(trace.meta, rank_of_expert_LE=contiguous_ranks_LE(trace.meta, 2), crossings=False)
+    counter.add(trace)
+    assert counter.stats().fan_out == 1
+    with pytest.raises(ValueError, match="not counted"):
+        _ = counter.stats().crossings
+
+
+def test_many_choices_of_a_token_do_not_overflow():
+    """Choices of 1024 experts on one rank, which makes 2**20 pairs per token."""
+    ids = np.tile(np.arange(1024, dtype=np.uint16), (3, 2, 1))
+    trace = small(3, 2, 1024, 1024, experts_TLK=ids)
+    stats = trace_stats(trace, rank_of_expert_LE=np.zeros((2, 1024), int))
+    assert stats.fan_out == 1
+    assert stats.same_rank_L.tolist() == stats.pairs_L.tolist() == [3 << 20]
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", "²", "9999"])
+def test_a_bad_number_of_threads_is_refused(monkeypatch, text):
+    monkeypatch.setenv("MOECAST_THREADS", text)
+    with pytest.raises(MoecastError, match="MOECAST_THREADS"):
+        trace_stats(small())
+
+
 def test_gini_in_closed_form():
     one_takes_all = small(experts_TLK=np.tile(np.array([[[0]]], np.uint16), (4, 2, 1)), choices=1)
     assert trace_stats(one_takes_all).gini == pytest.approx(3 / 4)

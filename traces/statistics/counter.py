@@ -5,12 +5,14 @@ Axes: T token, L MoE layer, E expert, K choice, G rank, F fan-out 0…K.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
+from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from moecast.threads import run_parts, thread_count
 from moecast.traces.meta import TraceMeta
 from moecast.traces.statistics._count import count_batch
 from moecast.traces.statistics.summary import Counts, TraceStats, rank_load_LG
@@ -21,6 +23,8 @@ Source = RoutingTrace | Iterable[RoutingTrace]
 # A token adds at most 1 to an entry of a table.
 _SPILL_TOKENS = 2**32 - 1
 _MAX_TABLE_BYTES = 16 << 30
+_MAX_RANKS = 65535
+_MIN_PART = 1 << 20  # choices that are worth a thread
 
 
 class TraceCounter:
@@ -33,9 +37,13 @@ class TraceCounter:
     rank_of_expert_LE
         The rank that holds each expert, for the statistics of a placement without replicas.
     n_ranks
-        Ranks there are; by default the highest in `rank_of_expert_LE` + 1.
+        Ranks there are, at most 65535; by default the highest in `rank_of_expert_LE` + 1.
+    crossings
+        With `rank_of_expert_LE`: count these too.
     coactivation, transition
         Count these tables too: L·E·E numbers each.
+    threads
+        Share each batch out to so many; each has tables of its own. By default `thread_count()`.
 
     Raises
     ------
@@ -49,34 +57,43 @@ class TraceCounter:
         *,
         rank_of_expert_LE: npt.ArrayLike | None = None,
         n_ranks: int | None = None,
+        crossings: bool = True,
         coactivation: bool = False,
         transition: bool = False,
+        threads: int | None = None,
     ) -> None:
-        layers, experts, choices = meta.shape_LEK
+        layers, experts, _ = meta.shape_LEK
         self.meta, self.tokens = meta, 0
-        self._coactivation, self._transition = coactivation, transition
+        self._coactivation, self._transition, self._crossings = coactivation, transition, crossings
+        self._threads = thread_count() if threads is None else threads
         self._ranks_LE, self._n_ranks = None, 0
-        pair_layers = layers if coactivation else 0, layers - 1 if transition else 0
-        padded_LE = np.zeros((0, experts + 1), np.uint32)
+        padded_LE = np.zeros((0, experts + 1), np.uint16)
         if rank_of_expert_LE is not None:
             self._ranks_LE, self._n_ranks = _checked_ranks(rank_of_expert_LE, (layers, experts), n_ranks)
-            padded_LE = np.pad(self._ranks_LE.astype(np.uint32), ((0, 0), (0, 1)), constant_values=self._n_ranks)
+            padded_LE = np.pad(self._ranks_LE.astype(np.uint16), ((0, 0), (0, 1)), constant_values=self._n_ranks)
         self._padded_LE = padded_LE
-        tables = (
-            (layers, experts + 1),
-            (pair_layers[0], experts + 1, experts + 1),
-            (pair_layers[1], experts + 1, experts + 1),
-        )
-        needed_bytes = sum(12 * math.prod(shape) for shape in tables)
+        pair_entries = (experts + 1) ** 2 * ((layers if coactivation else 0) + (layers - 1 if transition else 0))
+        needed_bytes = (8 + 4 * self._threads) * ((experts + 1) * layers + pair_entries)
         if needed_bytes > _MAX_TABLE_BYTES:
             raise ValueError(f"the tables of {layers} layers of {experts} experts take {needed_bytes >> 30} GiB")
         # Counted in 32 bits, which halves the cache they fill, and spilled into 64 before they could overflow.
-        self._recent = [np.zeros(shape, np.uint32) for shape in tables]
-        self._total = [np.zeros(shape, np.int64) for shape in tables]
+        self._total = self._new_tables(np.int64)
+        self._recent: list[list[npt.NDArray[Any]]] = []  # of each thread
         self._recent_tokens = 0
-        self._fan_out_LF = np.zeros((len(padded_LE), choices + 1), np.int64)
-        self._same_rank_L = np.zeros(max(len(padded_LE) - 1, 0), np.int64)
-        self._pairs_L = np.zeros(max(len(padded_LE) - 1, 0), np.int64)
+
+    def _new_tables(self, dtype: type) -> list[npt.NDArray[Any]]:
+        """Zeros of what `count_batch` fills in, in its order."""
+        layers, experts, choices = self.meta.shape_LEK
+        placed = self._ranks_LE is not None
+        followed = layers - 1 if placed and self._crossings else 0
+        return [
+            np.zeros((layers, experts + 1), dtype),
+            np.zeros((layers if self._coactivation else 0, experts + 1, experts + 1), dtype),
+            np.zeros((layers - 1 if self._transition else 0, experts + 1, experts + 1), dtype),
+            np.zeros((layers if placed else 0, choices + 1), np.int64),
+            np.zeros(followed, np.int64),
+            np.zeros(followed, np.int64),
+        ]
 
     def add(self, trace: RoutingTrace) -> None:
         """Count the tokens of a batch.
@@ -90,33 +107,38 @@ class TraceCounter:
             raise ValueError(f"L, E, K = {trace.meta.shape_LEK}, expected {self.meta.shape_LEK}")
         if self._recent_tokens + trace.n_tokens > _SPILL_TOKENS:
             self._spill()
-        count_batch(
-            trace.experts_TLK,
-            self._recent[0],
-            self._recent[1],
-            self._recent[2],
-            self._padded_LE,
-            self._fan_out_LF,
-            self._same_rank_L,
-            self._pairs_L,
+        tokens, choices = trace.n_tokens, trace.experts_TLK.size
+        n_parts = max(1, min(self._threads, choices // _MIN_PART))
+        while len(self._recent) < n_parts:
+            self._recent.append(self._new_tables(np.uint32))
+        run_parts(
+            [
+                partial(
+                    count_batch,
+                    trace.experts_TLK[tokens * part // n_parts : tokens * (part + 1) // n_parts],
+                    self._padded_LE,
+                    *tables,
+                )
+                for part, tables in enumerate(self._recent[:n_parts])
+            ]
         )
-        self._recent_tokens += trace.n_tokens
-        self.tokens += trace.n_tokens
+        self._recent_tokens += tokens
+        self.tokens += tokens
 
     def stats(self) -> TraceStats:
         """Return the counts of all batches so far."""
         self._spill()
         experts = self.meta.experts
         load_LE = self._total[0][:, :experts].copy()
-        coactivation_LEE, transition_LEE = (table[:, :experts, :experts].copy() for table in self._total[1:])
+        coactivation_LEE, transition_LEE = (table[:, :experts, :experts].copy() for table in self._total[1:3])
         placed: dict[str, Counts] = {}
         if self._ranks_LE is not None:
             placed = {
                 "rank_load_LG": rank_load_LG(load_LE, self._ranks_LE, self._n_ranks),
-                "fan_out_LF": self._fan_out_LF.copy(),
-                "same_rank_L": self._same_rank_L.copy(),
-                "pairs_L": self._pairs_L.copy(),
+                "fan_out_LF": self._total[3].copy(),
             }
+            if self._crossings:
+                placed |= {"same_rank_L": self._total[4].copy(), "pairs_L": self._total[5].copy()}
         return TraceStats(
             tokens=self.tokens,
             load_LE=load_LE,
@@ -126,9 +148,10 @@ class TraceCounter:
         )
 
     def _spill(self) -> None:
-        for total, recent in zip(self._total, self._recent, strict=True):
-            np.add(total, recent, out=total)
-            recent[...] = 0
+        for tables in self._recent:
+            for total, recent in zip(self._total, tables, strict=True):
+                np.add(total, recent, out=total)
+                recent[...] = 0
         self._recent_tokens = 0
 
 
@@ -137,8 +160,10 @@ def count_trace(
     *,
     rank_of_expert_LE: npt.ArrayLike | None = None,
     n_ranks: int | None = None,
+    crossings: bool = True,
     coactivation: bool = False,
     transition: bool = False,
+    threads: int | None = None,
 ) -> TraceCounter:
     """Count a trace, or batches of one; the parameters are those of `TraceCounter`.
 
@@ -153,8 +178,10 @@ def count_trace(
             batch.meta,
             rank_of_expert_LE=rank_of_expert_LE,
             n_ranks=n_ranks,
+            crossings=crossings,
             coactivation=coactivation,
             transition=transition,
+            threads=threads,
         )
         counter.add(batch)
     if counter is None:
@@ -169,6 +196,8 @@ def _checked_ranks(
     if raw_LE.shape != shape_LE or raw_LE.dtype.kind not in "iu":
         raise ValueError(f"rank_of_expert_LE: must be whole numbers {list(shape_LE)}, not {list(raw_LE.shape)}")
     n_ranks = int(raw_LE.max()) + 1 if n_ranks is None else n_ranks
+    if n_ranks > _MAX_RANKS:
+        raise ValueError(f"n_ranks = {n_ranks}: must be at most {_MAX_RANKS}")
     if raw_LE.min() < 0 or raw_LE.max() >= n_ranks:
         raise ValueError(f"rank_of_expert_LE: a rank outside 0…{n_ranks - 1}")
     return np.ascontiguousarray(raw_LE, np.int32), n_ranks
