@@ -103,7 +103,7 @@ class _Survey:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._shape_RK: tuple[int, int] | None = None
-        self._used_RK = np.zeros((0, 0), bool)
+        self._used_RK, self._not_zero_R = np.zeros((0, 0), bool), np.zeros(0, bool)
         self._highest = self._empty = self._sequences = 0
         self._remarks: dict[str, dict[str, None]] = {}
         self._seen: set[str] = set()
@@ -121,6 +121,7 @@ class _Survey:
         tokens, shape_RK = len(experts_TRK), (experts_TRK.shape[1], experts_TRK.shape[2])
         if self._shape_RK is None:
             self._shape_RK, self._used_RK = shape_RK, np.zeros(shape_RK, bool)
+            self._not_zero_R = np.zeros(shape_RK[0], bool)
         if shape_RK != self._shape_RK:
             raise MoecastError(
                 f"tokens differ in layers and choices: {list(shape_RK)} here, {list(self._shape_RK)} before",
@@ -134,6 +135,7 @@ class _Survey:
                 checked_column(piece, name, tokens)
         chosen_TRK = experts_TRK != NO_CHOICE
         self._used_RK |= chosen_TRK.any(axis=0)
+        self._not_zero_R |= (chosen_TRK & (experts_TRK != 0)).any(axis=(0, 2))
         self._highest = max(self._highest, int(experts_TRK.max(where=chosen_TRK, initial=0)))
         empty = 0 if self._layout.keep_empty_tokens else int((~chosen_TRK.any(axis=(1, 2))).sum())
         self._empty += empty
@@ -154,7 +156,7 @@ class _Survey:
             raise MoecastError("holds no routing: no token makes a choice", file=paths[0])
         if self._sequences > 2**32:
             raise MoecastError("more than 2^32 sequences", file=paths[0])
-        found = find_layers(self._used_RK.any(axis=1), self._layout.rows, options, layer_ids, file=paths[0])
+        found = find_layers(self._used_R(options), self._layout.rows, options, layer_ids, file=paths[0])
         choices = self._choices(options)
         size, notes = self._experts(paths, options, experts, choices)
         if found.note:
@@ -180,6 +182,12 @@ class _Survey:
         except ValueError as error:
             raise MoecastError(str(error), file=paths[0]) from error
         return meta, np.array(found.rows, np.intp)
+
+    def _used_R(self, options: ImportOptions) -> npt.NDArray[np.bool_]:
+        """Rows with any choice; with K = 1 zeros may be a dense layer's or expert 0's, and the config decides."""
+        if self._layout.zeros_are_empty and self._used_RK.shape[1] == 1 and options.layer_ids is not None:
+            return self._not_zero_R
+        return np.asarray(self._used_RK.any(axis=1))
 
     def _choices(self, options: ImportOptions) -> int:
         """K: as the file has it, or the last one ever used where the file has room for more."""

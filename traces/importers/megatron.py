@@ -46,6 +46,8 @@ class MegatronImporter:
     def open(self, paths: Sequence[Path], options: ImportOptions) -> ImportedTrace:
         """Take the files, one for each rank, one after the other."""
         files = [file for path in paths for file in (_trace_files(path) if path.is_dir() else [path])]
+        if not files:
+            raise MoecastError("holds no router_trace_rank*.jsonl", file=paths[0])
         layers: list[int] = []
 
         def pieces() -> Iterator[Piece]:

@@ -51,6 +51,8 @@ class SglangImporter:
     def open(self, paths: Sequence[Path], options: ImportOptions) -> ImportedTrace | LoadTable:
         """Take the recorder's tokens or counts, or the responses one after the other."""
         files = [file for path in paths for file in (recorder_files(path) if path.is_dir() else [path])]
+        if not files:
+            raise MoecastError("holds no expert_distribution_recorder_*.pt", file=paths[0])
         recorded = [not beginning(file) for file in files]
         if all(recorded):
             return open_recorder(files, options)
