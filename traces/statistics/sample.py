@@ -92,7 +92,7 @@ class TokenSampler:
             raise ValueError(f"most_choices = {most_choices}: must be at least 1")
         self.meta = meta
         self._most_tokens = min(most_choices // (meta.layers * meta.choices), _MOST_TOKENS)
-        self._seed = np.uint64(seed & (2**64 - 1))
+        self._shift = np.uint64((seed + 1) * 0x9E3779B97F4A7C15 & (2**64 - 1))
         self._kept: list[Columns] = []
         self._topics: dict[str, int] = {}
         self._halvings = self._tokens = self._of_tokens = 0
@@ -150,7 +150,7 @@ class TokenSampler:
 
     def _keep(self, columns: Columns) -> None:
         if self._halvings:
-            drawn_T = _drawn(columns["sequence"], columns["position"], self._seed, self._halvings)
+            drawn_T = _drawn(columns["sequence"], columns["position"], self._shift, self._halvings)
             if not drawn_T.any():
                 return
             columns = {name: array[drawn_T] for name, array in columns.items()}
@@ -181,12 +181,12 @@ def sample_of(source: Source, *, most_choices: int = SAMPLE_CHOICES, seed: int =
 
 
 def _drawn(
-    sequence_T: npt.NDArray[np.generic], position_T: npt.NDArray[np.generic], seed: np.uint64, halvings: int
+    sequence_T: npt.NDArray[np.generic], position_T: npt.NDArray[np.generic], shift: np.uint64, halvings: int
 ) -> npt.NDArray[np.bool_]:
     """The pieces whose hash (splitmix64) is in the lowest 2**-halvings of all."""
     piece_T = position_T.astype(np.uint64) >> _PIECE_BITS
     x = (sequence_T.astype(np.uint64) << np.uint64(20)) | piece_T
-    x = x + seed * np.uint64(0x9E3779B97F4A7C15) if seed else x
+    x = x + shift
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     x = x ^ (x >> np.uint64(31))

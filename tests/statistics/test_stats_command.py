@@ -1,0 +1,236 @@
+"""``moecast trace stats`` as a user calls it."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from moecast.cli.trace import app
+from moecast.errors import MoecastError
+from moecast.sim import Plan
+from moecast.sim.plan import EMPTY, write_plan
+from moecast.traces import (
+    LoadTable,
+    contiguous_ranks_LE,
+    import_npz,
+    iter_part,
+    load_LE,
+    profile_trace,
+    trace_stats,
+    write_load_table,
+    write_trace,
+)
+from tests.statistics.made import trace_of, uniform
+
+KEYS = {
+    "model", "tokens", "layers", "experts", "choices", "ranks", "placement", "balance_pooled", "gini", "fan_out",
+    "fan_out_domains", "crossings", "coactivation", "affinity", "srp", "sch", "token_sparsity", "chunk_sparsity",
+    "dependence", "positions", "drift", "stability", "health", "sample", "per_layer",
+}  # fmt: skip
+
+
+@pytest.fixture
+def run():
+    def invoke(*arguments):
+        result = CliRunner().invoke(app, ["stats", *map(str, arguments)], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    return invoke
+
+
+@pytest.fixture(scope="module")
+def trace():
+    return trace_of(
+        uniform(1200, 3, 8, 2),
+        experts=8,
+        lengths=[40] * 30,
+        topics=("law", "code"),
+        topic_Q=[0, 1, 1] * 10,
+        ids_T=np.arange(1200) % 50,
+    )
+
+
+@pytest.fixture
+def path(trace, tmp_path):
+    write_trace(trace, tmp_path / "t.parquet")
+    return tmp_path / "t.parquet"
+
+
+def test_a_published_trace_through_the_command_line(shared_traces, tmp_path):
+    """Contiguous balance .795 and fan-out 4.552 on 8 ranks, second halves: what is known of this trace."""
+    write_trace(import_npz(shared_traces / "deepseek-v2-lite.npz"), tmp_path / "t.parquet")
+    command = [
+        sys.executable, "-m", "moecast", "trace", "stats", str(tmp_path / "t.parquet"), "--ranks", "8",
+        "--part", "measuring", "--json",
+    ]  # fmt: skip
+    value = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert value.keys() >= KEYS
+    assert value["tokens"] == 16641
+    assert round(value["balance_pooled"], 3) == 0.795
+    assert round(value["fan_out"], 3) == 4.552
+    assert value["drift"]["topics"]["names"] == ["intent", "law", "summary", "translation"]
+    assert value["dependence"]["token_id"] is None
+    assert 0.3 < value["srp"]["16"] < 0.5  # the paper's table 1 has 37.92 % for this model on other text
+
+
+def test_json_says_what_the_profile_says(run, path, trace):
+    value = json.loads(run(path, "--ranks", 4, "--domain-size", 2, "--json"))
+    found = profile_trace(trace, n_ranks=4, domain_size=2)
+    assert value.keys() >= KEYS
+    assert value["reason"] is None
+    assert value["srp"] == dict(zip(["2", "4", "8", "16", "32", "64"], [*found.locality.srp_M[:5], None], strict=True))
+    assert value["sch"]["16"]["2"] == found.locality.sch_MS[3, 2]
+    assert value["token_sparsity"] == 0.75
+    assert value["chunk_sparsity"]["8"] == found.locality.chunk_sparsity_M[2]
+    assert value["fan_out_domains"] == found.fan_out_domains
+    assert sum(value["fan_out_tokens"]) == pytest.approx(1)
+    assert value["affinity"]["information_bits"] == found.affinity.information
+    assert value["drift"]["distance"] == found.drift.windows.distance
+    assert value["drift"]["topics"]["balance_other"] == found.drift.topics.balance_other
+    assert value["health"] == [
+        {"code": finding.code, "severity": finding.severity, "message": finding.message} for finding in found.health
+    ]
+    assert value["per_layer"][0]["srp"]["4"] == found.locality.srp_LM[0, 1]
+    assert value["per_layer"][2]["affinity"] is None
+
+
+def test_tables_explain_each_number(run, path):
+    text = run(path, "--ranks", 4)
+    for words in ("SRP, 16", "SCH, 16, 2 ×", "chunk sparsity, 4", "stable plan", "token id", "drift, topics", "even"):
+        assert words in text
+    assert "[few-choices]" in text or "health: nothing found" in text
+
+
+def test_quick_counts_only(run, path, trace):
+    value = json.loads(run(path, "--ranks", 4, "--quick", "--json"))
+    want = trace_stats(trace, rank_of_expert_LE=contiguous_ranks_LE(trace.meta, 4), n_ranks=4)
+    assert value["balance_pooled"] == want.balance_pooled
+    assert value["crossings"] == want.crossings
+    assert value["srp"] is value["health"] is None
+    assert "SRP" not in run(path, "--quick")
+
+
+@pytest.mark.parametrize("part", ["planning", "measuring", "all"])
+@pytest.mark.parametrize("ask", [{}, {"topics": ["law"]}, {"phase": "prefill"}])
+def test_parts_are_those_of_split(trace, path, part, ask):
+    kept = trace if "topics" not in ask else trace.select(trace.topic_T == 0)
+    want = kept if part == "all" else kept.split(0.3)[part == "measuring"]
+    batches = list(iter_part(path, part=part, fraction=0.3, **ask))
+    found = np.concatenate([batch.experts_TLK for batch in batches])
+    np.testing.assert_array_equal(found, want.experts_TLK)
+
+
+def test_parts_of_interleaved_topics_in_shards(trace, tmp_path):
+    from moecast.traces import TraceWriter
+
+    mixed = trace.select(np.random.default_rng(0).permutation(trace.n_tokens))
+    with TraceWriter(tmp_path / "t", mixed.meta, shard_tokens=90) as writer:
+        writer.append(mixed)
+    for index, part in enumerate(("planning", "measuring")):
+        found = np.concatenate([batch.experts_TLK for batch in iter_part(tmp_path / "t", part=part)])
+        np.testing.assert_array_equal(found, mixed.split(0.5)[index].experts_TLK)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rule"),
+    [
+        (["--topics", "poetry"], "the trace has code, law"),
+        (["--phase", "decode"], "the trace has prefill"),
+        (["--phase", "warmup"], "one of train, prefill, decode"),
+        (["--part", "half"], "one of all, planning, measuring"),
+        (["--ranks", "9"], "8 experts"),
+        (["--part", "planning", "--plan-on", "0"], "no tokens"),
+        (["--part", "planning", "--plan-on", "0", "--quick"], "no batches"),
+    ],
+)
+def test_bad_questions_fail_in_one_line(path, arguments, rule):
+    with pytest.raises(MoecastError, match=rule):
+        CliRunner().invoke(app, ["stats", str(path), *arguments], catch_exceptions=False)
+
+
+# Plans.
+
+
+def plan_of(slots_GP, layers=3, experts=8, choices=2):
+    slots = np.array(slots_GP, np.int32)
+    return Plan.contiguous(layers=layers, experts=experts, choices=choices, ep=len(slots)).with_(
+        slots_DLGP=np.broadcast_to(slots, (1, layers, *slots.shape)).copy()
+    )
+
+
+def test_a_plan_without_replicas_counts_as_its_ranks(run, path, trace, tmp_path):
+    slots = [[6, 1], [0, 3], [2, 7], [5, 4]]
+    write_plan(plan_of(slots), tmp_path / "plan.json")
+    rank_E = np.empty(8, int)
+    for rank, held in enumerate(slots):
+        rank_E[held] = rank
+    want = trace_stats(trace, rank_of_expert_LE=np.tile(rank_E, (3, 1)), n_ranks=4)
+    value = json.loads(run(path, "--plan", tmp_path / "plan.json", "--json"))
+    assert value["ranks"] == 4
+    assert value["placement"] == "plan.json"
+    assert value["balance_pooled"] == want.balance_pooled
+    assert value["fan_out"] == want.fan_out
+    assert value["crossings"] == want.crossings
+    assert "as plan.json places them" in run(path, "--plan", tmp_path / "plan.json")
+
+
+def test_a_plan_with_replicas_follows_its_rule(run, path, trace, tmp_path):
+    slots = [[0, 1, 2, EMPTY], [2, 3, 4, EMPTY], [4, 5, 0, EMPTY], [6, 7, 0, 1]]
+    write_plan(plan_of(slots), tmp_path / "plan.json")
+    value = json.loads(run(path, "--plan", tmp_path / "plan.json", "--domain-size", 2, "--json"))
+    held = [[rank for rank, experts in enumerate(slots) if expert in experts] for expert in range(8)]
+    turns, load_LG, fans, domains, same, pairs = {}, np.zeros((3, 4)), [], [], 0, 0
+    for token in range(trace.n_tokens):
+        source, before = int(trace.sequence_T[token]) % 4, None
+        for layer in range(3):
+            ranks = []
+            for expert in trace.experts_TLK[token, layer].tolist():
+                turn = turns[source, layer, expert] = turns.get((source, layer, expert), -1) + 1
+                ranks.append(held[expert][(turn + source) % len(held[expert])])
+                load_LG[layer, ranks[-1]] += 1
+            fans.append(len(set(ranks)))
+            domains.append(len({rank // 2 for rank in ranks}))
+            if before is not None:
+                same += sum(a == b for a in before for b in ranks)
+                pairs += len(before) * len(ranks)
+            before = ranks
+    assert value["balance_pooled"] == pytest.approx((load_LG.mean(axis=1) / load_LG.max(axis=1)).mean())
+    assert value["fan_out"] == pytest.approx(np.mean(fans))
+    assert value["fan_out_domains"] == pytest.approx(np.mean(domains))
+    assert value["crossings"] == pytest.approx(1 - same / pairs)
+    assert value["fan_out_tokens"] is None
+    assert value["srp"]["4"] is not None
+    assert "by its replica rule" in run(path, "--plan", tmp_path / "plan.json", "--quick")
+
+
+def test_a_plan_for_another_model_is_refused(path, tmp_path):
+    write_plan(plan_of([[0, 1], [2, 3]], experts=4), tmp_path / "plan.json")
+    with pytest.raises(MoecastError, match=r"plan\.json.*experts = 4: the trace has 8"):
+        CliRunner().invoke(app, ["stats", str(path), "--plan", str(tmp_path / "plan.json")], catch_exceptions=False)
+    write_plan(plan_of([[0, 1, 2, 3], [4, 5, 6, 7]]), tmp_path / "plan.json")
+    with pytest.raises(MoecastError, match="2 ranks"):
+        CliRunner().invoke(
+            app, ["stats", str(path), "--plan", str(tmp_path / "plan.json"), "--ranks", "4"], catch_exceptions=False
+        )
+
+
+# Load tables.
+
+
+def test_a_load_table_gives_load_and_says_why_no_more(run, trace, tmp_path):
+    write_load_table(LoadTable.count(trace), tmp_path / "load.json")
+    value = json.loads(run(tmp_path / "load.json", "--ranks", 4, "--json"))
+    want = trace_stats(trace, rank_of_expert_LE=contiguous_ranks_LE(trace.meta, 4), n_ranks=4)
+    assert value.keys() >= KEYS
+    assert value["balance_pooled"] == want.balance_pooled
+    assert value["gini"] == want.gini
+    assert [row["load"] for row in value["per_layer"]] == load_LE(trace).tolist()
+    assert value["fan_out"] is value["srp"] is value["tokens"] is None
+    assert "counts" in value["reason"]
+    assert "needs tokens" in run(tmp_path / "load.json")
+    with pytest.raises(MoecastError, match="8 experts"):
+        CliRunner().invoke(app, ["stats", str(tmp_path / "load.json"), "--ranks", "9"], catch_exceptions=False)
