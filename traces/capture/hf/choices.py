@@ -65,11 +65,8 @@ def _stacked(told: Sequence[torch.Tensor], width: int, dtype: torch.dtype) -> np
     rows_LTK = [t.reshape(-1, t.shape[-1]) for t in told]
     if any(t.shape[-1] != width for t in rows_LTK):
         rows_LTK = [nn.functional.pad(t, (0, width - t.shape[-1])) for t in rows_LTK]
-    devices = dict.fromkeys(t.device for t in rows_LTK)
-    if len(devices) == 1:
-        return torch.stack(rows_LTK, dim=1).to(dtype).cpu().numpy()
-    out_TLK = np.empty((len(rows_LTK[0]), len(told), width), np.int32 if dtype == torch.int32 else np.float32)
-    for device in devices:
+    out_TLK = np.empty((len(rows_LTK[0]), len(told), width), torch.empty(0, dtype=dtype).numpy().dtype)
+    for device in dict.fromkeys(t.device for t in rows_LTK):
         places = [i for i, t in enumerate(rows_LTK) if t.device == device]
         out_TLK[:, places] = torch.stack([rows_LTK[i] for i in places], dim=1).to(dtype).cpu().numpy()
     return out_TLK
