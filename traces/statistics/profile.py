@@ -162,28 +162,31 @@ class _Profiler:
         self.counter = TraceCounter(
             meta, rank_of_expert_LE=rank_LE, n_ranks=self.n_ranks, coactivation=True, transition=True
         )
-        self.domains = TraceCounter(meta, rank_of_expert_LE=rank_LE // self.domain_size)
+        # one domain needs no counting: a token with any choice is sent to it
+        several = self.domain_size < self.n_ranks
+        self.domains = TraceCounter(meta, rank_of_expert_LE=rank_LE // self.domain_size) if several else None
         self.parts = PartCounter(meta)
         self.rows = RowScanner(meta)
         self.sampler = TokenSampler(meta, most_choices=sample_choices, seed=seed)
 
     def add(self, batch: RoutingTrace) -> None:
         for part in (self.counter, self.domains, self.parts, self.rows, self.sampler):
-            part.add(batch)
+            if part is not None:
+                part.add(batch)
 
     def profile(self, lengths: Sequence[int], cache_ratios: Sequence[float]) -> TraceProfile:
         meta, stats, parts, sample = self.meta, self.counter.stats(), self.parts.parts(), self.sampler.sample()
         assert stats.coactivation_LEE is not None
         assert stats.transition_LEE is not None
-        fan_out_domains_LF = self.domains.stats().fan_out_LF
-        assert fan_out_domains_LF is not None
+        fan_out_LF = stats.fan_out_LF if self.domains is None else self.domains.stats().fan_out_LF
+        assert fan_out_LF is not None
         plan_ranks = min(self.n_ranks, meta.experts)
         return TraceProfile(
             meta=meta,
             n_ranks=self.n_ranks,
             domain_size=self.domain_size,
             stats=stats,
-            fan_out_domains_LF=fan_out_domains_LF,
+            fan_out_domains_LF=fan_out_LF if self.domains is not None else _any_or_none_LF(fan_out_LF),
             token_sparsity_L=1 - stats.load_LE.sum(axis=1) / (stats.tokens * meta.experts),
             coactivation=coactivation(stats.coactivation_LEE),
             affinity=affinity(stats.transition_LEE, choices=meta.choices),
@@ -196,6 +199,13 @@ class _Profiler:
             sample_tokens=sample.tokens,
             sample_share=sample.share,
         )
+
+
+def _any_or_none_LF(fan_out_LF: Counts) -> Counts:
+    """Tokens with no rank, and with one domain, where all ranks make one."""
+    counts_LF = np.zeros_like(fan_out_LF)
+    counts_LF[:, 0], counts_LF[:, 1] = fan_out_LF[:, 0], fan_out_LF[:, 1:].sum(axis=1)
+    return counts_LF
 
 
 def plain(value: Any) -> Any:
