@@ -52,14 +52,18 @@ def run_parts(parts: Sequence[Callable[[], Result]]) -> list[Result]:
 def in_order(calls: Iterable[Callable[[], Result]], threads: int) -> Iterator[Result]:
     """Yield what the calls return, in order, while `threads` threads work on those that come next.
 
-    At most `threads` results wait or are in work beside the one in the caller's hands. An error comes in its turn.
+    At most `threads` results wait or are in work beside the one in the caller's hands. An error comes in its turn. With
+    one thread the calls are made when their results are asked for.
     """
+    if threads == 1:
+        yield from (call() for call in calls)
+        return
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
             for call in calls:
                 waiting.append(pool.submit(call))
-                if len(waiting) == threads:
+                if len(waiting) > threads:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

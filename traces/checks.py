@@ -20,13 +20,18 @@ def check_choices(experts_TLK: npt.NDArray[np.uint16], experts: int, *, first_to
     ValueError
         Names the token, the layer and the id.
     """
-    token, layer, expert = first_bad_choice(experts_TLK, experts)
-    if token < 0:
-        return
+    bad = first_bad_choice(experts_TLK, experts)
+    if bad[0] >= 0:
+        raise ValueError(complaint(bad, experts, first_token=first_token))
+
+
+def complaint(bad: tuple[int, int, int], experts: int, *, first_token: int = 0) -> str:
+    """Say what is wrong with the choice that `first_bad_choice` found."""
+    token, layer, expert = bad
     where = f"token {first_token + token}, layer {layer}: expert {expert}"
     if expert >= experts:
-        raise ValueError(f"{where} is outside 0…{experts - 1} and not {NO_CHOICE} (no choice)")
-    raise ValueError(f"{where} is chosen twice")
+        return f"{where} is outside 0…{experts - 1} and not {NO_CHOICE} (no choice)"
+    return f"{where} is chosen twice"
 
 
 @njit(cache=True, nogil=True)

@@ -5,7 +5,9 @@ Axes: T token, L MoE layer, K choice.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import dataclasses
+from collections.abc import Collection, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from moecast.errors import MoecastError
+from moecast.threads import in_order
 from moecast.traces.format import NUMBER_COLUMNS, check_schema, decode_meta, matrix_of
 from moecast.traces.meta import PHASES, TraceMeta
 from moecast.traces.trace import RoutingTrace
@@ -25,8 +28,8 @@ _READ_BUFFER_BYTES = 4 << 20
 _MAX_TOPICS = 32767
 
 
-def open_parquet(path: Path) -> pq.ParquetFile:
-    """Open a Parquet file and read its footer.
+def open_parquet(path: Path, footer: pq.FileMetaData | None = None) -> pq.ParquetFile:
+    """Open a Parquet file and read its footer, unless it has been read already.
 
     Raises
     ------
@@ -36,6 +39,7 @@ def open_parquet(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(
             path,
+            metadata=footer,
             buffer_size=_READ_BUFFER_BYTES,  # without it, a whole column of a row group is held
             thrift_string_size_limit=_THRIFT_LIMIT,
             thrift_container_size_limit=_THRIFT_LIMIT,
@@ -43,6 +47,58 @@ def open_parquet(path: Path) -> pq.ParquetFile:
         )
     except (pa.ArrowException, OSError, ValueError) as error:
         raise MoecastError(f"not a Parquet file, or a truncated one ({_first_line(error)})", file=path) from error
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _Run:
+    """Row groups of one shard that are read together."""
+
+    path: Path
+    footer: pq.FileMetaData
+    groups: range
+    rows: int
+
+    def read(self, columns: list[str], batch_tokens: int, meta: TraceMeta) -> Iterator[_Batch]:
+        """Read and check the choices; what depends on the batches before is left to the decoder."""
+        left = self.rows
+        with open_parquet(self.path, self.footer) as file:
+            batches = file.iter_batches(batch_tokens, self.groups, columns, use_threads=False)
+            while left >= 0 and (batch := _next(batches, self.path)) is not None:
+                left -= len(batch)
+                yield batch, _bad_choice(batch, meta)
+
+
+def _runs(path: Path, footer: pq.FileMetaData, batch_tokens: int) -> Iterator[_Run]:
+    """Row groups in order, as many at a time as one batch takes."""
+    first, rows = 0, 0
+    for group in range(footer.num_row_groups + 1):
+        last = group == footer.num_row_groups
+        more = 0 if last else footer.row_group(group).num_rows
+        if group > first and (last or rows + more > batch_tokens):
+            yield _Run(path=path, footer=footer, groups=range(first, group), rows=rows)
+            first, rows = group, 0
+        rows += more
+
+
+# A batch, and where its first bad choice is.
+_Batch = tuple[pa.RecordBatch, tuple[int, int, int]]
+_NONE_BAD = -1, -1, -1
+
+
+def _next(batches: Iterator[pa.RecordBatch], path: Path) -> pa.RecordBatch | None:
+    try:
+        return next(batches, None)
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise MoecastError(f"damaged or truncated Parquet ({_first_line(error)})", file=path) from error
+
+
+def _bad_choice(batch: pa.RecordBatch, meta: TraceMeta) -> tuple[int, int, int]:
+    if "experts" not in batch.schema.names or batch.column("experts").null_count:
+        return _NONE_BAD
+    from moecast.traces.checks import first_bad_choice  # compiled: only where choices are read
+
+    bad: tuple[int, int, int] = first_bad_choice(matrix_of(batch.column("experts"), meta, "<u2"), meta.experts)
+    return bad
 
 
 class Decoder:
@@ -68,40 +124,34 @@ class Decoder:
         """Topics seen so far."""
         return tuple(self._topics)
 
-    def batches(self, path: Path, batch_tokens: int) -> Iterator[dict[str, npt.NDArray[Any]]]:
-        """Yield a shard's columns as arrays, by their RoutingTrace names; unknown ones are left out.
+    def batches(
+        self, shards: Iterable[Path], batch_tokens: int, *, threads: int = 1
+    ) -> Iterator[dict[str, npt.NDArray[Any]]]:
+        """Yield the columns of shard after shard as arrays, by their RoutingTrace names; unknown ones are left out.
+
+        Row groups are read on `threads` threads; as many wait or are in work as there are threads.
 
         Raises
         ------
         MoecastError
             Damaged, foreign, or a value that the format does not allow.
         """
-        self._file, self._row = path, 0
-        with open_parquet(path) as file:
-            self._check_shard(file.schema_arrow)
-            rows = file.metadata.num_rows
-            batches = file.iter_batches(batch_size=batch_tokens, columns=self._columns, use_threads=False)
-            while (batch := self._next(batches)) is not None:
-                if len(batch) and self._row + len(batch) <= rows:
-                    yield self._decode(batch)
-                self._row += len(batch)
-            if self._row != rows:
-                raise MoecastError(f"damaged Parquet: {rows} rows promised, {self._row} there", file=path)
+        for shard in shards:
+            with open_parquet(shard) as file:
+                footer, schema = file.metadata, file.schema_arrow
+            self._file, self._row = shard, 0
+            self._check_shard(schema)
+            reads = (partial(self._read, run, batch_tokens) for run in _runs(shard, footer, batch_tokens))
+            for batches in in_order(reads, threads):
+                for batch, bad in batches:
+                    if len(batch) and self._row + len(batch) <= footer.num_rows:
+                        yield self._decode(batch, bad)
+                    self._row += len(batch)
+            if self._row != footer.num_rows:
+                raise MoecastError(f"damaged Parquet: {footer.num_rows} rows promised, {self._row} there", file=shard)
 
     def trace(self, columns: dict[str, Any]) -> RoutingTrace:
-        """Make the trace of one batch.
-
-        Raises
-        ------
-        MoecastError
-            An expert id out of range, or an expert twice for a token at one layer.
-        """
-        from moecast.traces.checks import check_choices
-
-        try:
-            check_choices(columns["experts_TLK"], self.meta.experts, first_token=self._row)
-        except ValueError as error:
-            raise MoecastError(str(error), file=self._file, field="experts") from error
+        """Make the trace of one batch."""
         return RoutingTrace(meta=self.meta, topics=self.topics, **columns)
 
     def _check_shard(self, schema: pa.Schema) -> None:
@@ -113,13 +163,17 @@ class Decoder:
         if "weights" in self._columns and "weights" not in schema.names:
             raise MoecastError("this trace has no gate weights", file=self._file, field="weights")
 
-    def _next(self, batches: Iterator[pa.RecordBatch]) -> pa.RecordBatch | None:
-        try:
-            return next(batches, None)
-        except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
-            raise MoecastError(f"damaged or truncated Parquet ({_first_line(error)})", file=self._file) from error
+    def _read(self, run: _Run, batch_tokens: int) -> Iterable[_Batch]:
+        """Read a run ahead; a row group larger than a batch is read while it is used, since it may be very large."""
+        batches = run.read(self._columns, batch_tokens, self.meta)
+        return list(batches) if run.rows <= batch_tokens else batches
 
-    def _decode(self, batch: pa.RecordBatch) -> dict[str, npt.NDArray[Any]]:
+    def _decode(self, batch: pa.RecordBatch, bad: tuple[int, int, int]) -> dict[str, npt.NDArray[Any]]:
+        if bad[0] >= 0:
+            from moecast.traces.checks import complaint
+
+            rule = complaint(bad, self.meta.experts, first_token=self._row)
+            raise MoecastError(rule, file=self._file, field="experts")
         decoded: dict[str, npt.NDArray[Any] | None] = {}
         for name in self._columns:
             column = batch.column(name)
@@ -156,7 +210,8 @@ class Decoder:
 
     def _phases(self, column: pa.Array) -> npt.NDArray[np.uint8]:
         names, used_T = self._codes(column)
-        strange = {str(names[i]) for i in np.unique(used_T)} - set(PHASES)
+        used = np.flatnonzero(np.bincount(used_T + 1, minlength=len(names) + 1)) - 1
+        strange = {str(names[i]) for i in used} - set(PHASES)
         if strange:
             raise self._error("phase", f"must be one of {', '.join(PHASES)}", min(strange))
         number = np.array([PHASES.index(name) if name in PHASES else 0 for name in names], np.uint8)
@@ -165,10 +220,14 @@ class Decoder:
     def _topic_index(self, column: pa.Array) -> npt.NDArray[np.int16]:
         names, used_T = self._codes(column)
         number = np.full(len(names) + 1, -1, np.int16)  # the last entry stands for null
-        present, first = np.unique(used_T, return_index=True)
-        for old in present[np.argsort(first)]:
-            if old >= 0 and names[old] is not None:
-                number[old] = self._topics.setdefault(names[old], len(self._topics))
+        present = np.flatnonzero(np.bincount(used_T + 1, minlength=len(names) + 1)[1:])
+        if any(names[old] is not None and names[old] not in self._topics for old in present):
+            present, first = np.unique(used_T[used_T >= 0], return_index=True)
+            present = present[np.argsort(first)]
+        for old in present:
+            name = names[old]
+            if name is not None:
+                number[old] = self._topics.setdefault(name, len(self._topics))
                 if len(self._topics) > _MAX_TOPICS:
                     raise self._error("topic", f"more than {_MAX_TOPICS} topics")
         return number[used_T]

@@ -76,15 +76,14 @@ def describe_trace(path: str | Path, *, progress: Advance | None = None) -> Trac
     distinct: dict[str, npt.NDArray[np.uint32]] = {}
     columns: set[str] = set()
     done = 0
-    for shard in shards:
-        for batch in decoder.batches(shard, _BATCH_TOKENS):
-            _group(batch, groups)
-            for name in {"step_T", "source_rank_T", "sequence_T"} & set(batch):
-                distinct[name] = np.union1d(distinct.get(name, np.empty(0, np.uint32)), batch[name])
-            columns |= {name.removesuffix("_T") for name in ("step_T", "source_rank_T", "token_id_T") if name in batch}
-            done += len(batch["phase_T"])
-            if progress:
-                progress(done, total)
+    for batch in decoder.batches(shards, _BATCH_TOKENS):
+        _group(batch, groups)
+        for name in {"step_T", "source_rank_T", "sequence_T"} & set(batch):
+            distinct[name] = np.union1d(distinct.get(name, np.empty(0, np.uint32)), batch[name])
+        columns |= {name.removesuffix("_T") for name in ("step_T", "source_rank_T", "token_id_T") if name in batch}
+        done += len(batch["phase_T"])
+        if progress:
+            progress(done, total)
     with open_parquet(shards[0]) as file:
         columns |= {"weights"} & set(file.schema_arrow.names)
     return TraceInfo(

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.errors import MoecastError
+from moecast.threads import thread_count
 from moecast.traces.decoder import Decoder, open_parquet
 from moecast.traces.format import decode_meta, schema_of
 from moecast.traces.hashing import ContentHasher
@@ -81,6 +82,8 @@ def iter_trace(
 ) -> Iterator[RoutingTrace]:
     """Yield batches of a trace's tokens in order, in memory bounded by the batch.
 
+    While the caller is at work, `thread_count()` threads read what comes next.
+
     A topic keeps its index in all batches; each batch's `topics` are those seen so far.
 
     Parameters
@@ -112,17 +115,16 @@ def iter_trace(
         raise ValueError(f"batch_tokens = {batch_tokens}: must be at least 1")
     total, done = count_tokens(path) if progress else 0, 0
     decoder = Decoder(meta, schema_of(meta, weights=weights).names)
-    for shard in shards:
-        for columns in decoder.batches(shard, batch_tokens):
-            trace = decoder.trace(columns)
-            keep_T = _matching(trace, phase, topics)
-            if keep_T.all():
-                yield trace
-            elif keep_T.any():
-                yield trace.select(keep_T)
-            done += trace.n_tokens
-            if progress:
-                progress(done, total)
+    for columns in decoder.batches(shards, batch_tokens, threads=thread_count()):
+        trace = decoder.trace(columns)
+        keep_T = _matching(trace, phase, topics)
+        if keep_T.all():
+            yield trace
+        elif keep_T.any():
+            yield trace.select(keep_T)
+        done += trace.n_tokens
+        if progress:
+            progress(done, total)
 
 
 def read_trace(
