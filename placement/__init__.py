@@ -1,25 +1,32 @@
 """Placement: solvers that make Plans, certificates of what no plan can beat, and engines' placement files."""
 
+from moecast.placement.by_load import LoadPlacement, LoadProblem, place_by_load
 from moecast.placement.certificate import certificate_s
 from moecast.placement.eplb import rebalance
 from moecast.placement.limit import Budget, Limit
 from moecast.placement.objective import Objective
 from moecast.placement.place import Placement, place
 from moecast.placement.problem import PlacementProblem
-from moecast.placement.solver import Solved, Solver
-from moecast.placement.solvers import SOLVERS, find_solver
+from moecast.placement.solver import LoadSolver, Solved, Solver
+from moecast.placement.solvers import LOAD_SOLVERS, SOLVERS, find_load_solver, find_solver
 
 __all__ = [
+    "LOAD_SOLVERS",
     "SOLVERS",
     "Budget",
     "Limit",
+    "LoadPlacement",
+    "LoadProblem",
+    "LoadSolver",
     "Objective",
     "Placement",
     "PlacementProblem",
     "Solved",
     "Solver",
     "certificate_s",
+    "find_load_solver",
     "find_solver",
     "place",
+    "place_by_load",
     "rebalance",
 ]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moecast.placement.cost import LayerCost
+from moecast.placement.load_search import balance_layer
 from moecast.placement.search import LayerSearch
 from moecast.placement.solver import Solved
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from moecast.placement.limit import Budget
     from moecast.placement.objective import Objective
     from moecast.placement.problem import PlacementProblem
+    from moecast.placement.solver import SlotProblem
 
 PROPOSALS_PER_LAYER = 30_000
 
@@ -32,7 +34,7 @@ class Balance:
 
     name: str = "balance"
 
-    def supports(self, problem: PlacementProblem) -> str | None:  # noqa: ARG002
+    def supports(self, problem: SlotProblem) -> str | None:  # noqa: ARG002
         """Take every problem."""
         return None
 
@@ -47,3 +49,13 @@ class Balance:
             slots_LGP[layer] = search.slots_GP()
             budget.tell("balancing", (layer + 1) / problem.layout.layers)
         return Solved(slots_LGP=np.asarray(slots_LGP))
+
+    def spread(self, problem: SlotProblem) -> Solved:
+        """Balance each layer by itself, all that was counted being one window."""
+        slots_LGP = problem.empty_slots_LGP()
+        for layer, load_E in enumerate(problem.load_LE):
+            slots_LGP[layer] = balance_layer(
+                load_E, problem.slots_G, problem.domain_G, most_slots=problem.layout.max_slots,
+                proposals=PROPOSALS_PER_LAYER,
+            )  # fmt: skip
+        return Solved(slots_LGP=slots_LGP)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from moecast.placement.limit import Budget
     from moecast.placement.objective import Objective
     from moecast.placement.problem import PlacementProblem
+    from moecast.placement.solver import SlotProblem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,12 +26,16 @@ class Contiguous:
 
     name: str = "contiguous"
 
-    def supports(self, problem: PlacementProblem) -> str | None:
+    def supports(self, problem: SlotProblem) -> str | None:
         """Take problems whose ranks all have room for their share."""
         share = -(-problem.layout.experts // problem.layout.ep)
         return None if problem.slots_G.min() >= share else f"needs {share} slots on every rank"
 
     def solve(self, problem: PlacementProblem, objective: Objective, budget: Budget, *, seed: int = 0) -> Solved:  # noqa: ARG002
+        """Deal the experts out in order."""
+        return self.spread(problem)
+
+    def spread(self, problem: SlotProblem) -> Solved:
         """Deal the experts out in order."""
         layout = problem.layout
         plan = Plan.contiguous(

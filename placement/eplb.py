@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from moecast.placement.limit import Budget
     from moecast.placement.objective import Objective
     from moecast.placement.problem import PlacementProblem
+    from moecast.placement.solver import SlotProblem
 
 Int = npt.NDArray[np.int64]
 Float = npt.NDArray[np.float64]
@@ -105,7 +106,7 @@ def _pack(load_I: Float, bins: int) -> Int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Eplb:
-    """DeepSeek's algorithm on the loads of the planning steps.
+    """DeepSeek's algorithm on the loads of the planning steps, or of a load table.
 
     Parameters
     ----------
@@ -116,7 +117,7 @@ class Eplb:
     name: str = "eplb"
     expert_groups: int = 1
 
-    def supports(self, problem: PlacementProblem) -> str | None:
+    def supports(self, problem: SlotProblem) -> str | None:
         """Take ranks with equally many slots."""
         if problem.slots_G.min() != problem.slots_G.max():
             return "needs equally many slots on every rank"
@@ -126,11 +127,14 @@ class Eplb:
 
     def solve(self, problem: PlacementProblem, objective: Objective, budget: Budget, *, seed: int = 0) -> Solved:  # noqa: ARG002
         """Pack by load alone."""
-        load_LE = problem.windows.load_LWE.sum(1)
+        return self.spread(problem)
+
+    def spread(self, problem: SlotProblem) -> Solved:
+        """Pack by load alone."""
         nodes = problem.n_domains if problem.layout.ep % problem.n_domains == 0 else 1
         slots_LGP = rebalance(
-            load_LE, slots=int(problem.slots_G.sum()), ranks=problem.layout.ep, expert_groups=self.expert_groups,
-            nodes=nodes
+            problem.load_LE, slots=int(problem.slots_G.sum()), ranks=problem.layout.ep,
+            expert_groups=self.expert_groups, nodes=nodes,
         ).astype(np.int32)  # fmt: skip
         ordered = np.sort(slots_LGP, axis=-1)
         wasted = int((ordered[..., 1:] == ordered[..., :-1]).sum())

@@ -129,7 +129,7 @@ def place(
     solved = chosen.solve(problem, objective, budget, seed=seed)
     slots_LGP, note = np.asarray(solved.slots_LGP), solved.note
     if fill:
-        slots_LGP, count = fill_slots(slots_LGP, problem.windows.load_LWE.sum(1), problem.slots_G)
+        slots_LGP, count = fill_slots(slots_LGP, problem.load_LE, problem.slots_G)
         note = "; ".join(filter(None, [note, f"{count} empty slots were filled with replicas" if count else ""]))
     seconds = budget.seconds
     budget.tell("done", 1.0)

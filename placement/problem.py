@@ -117,6 +117,11 @@ class PlacementProblem:
         return int(self.slots_G.sum()) - self.layout.experts
 
     @property
+    def load_LE(self) -> npt.NDArray[np.int64]:
+        """Choices of each expert, over all windows."""
+        return np.asarray(self.windows.load_LWE.sum(1))
+
+    @property
     def n_domains(self) -> int:
         """Domains that an EP group's ranks stand in."""
         return int(self.domain_G.max()) + 1

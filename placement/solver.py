@@ -1,6 +1,6 @@
-"""What a solver is.
+"""What a solver is, and one that needs no tokens.
 
-Axes: L MoE layer, G rank, P slot of a rank.
+Axes: L MoE layer, E expert, G rank, P slot of a rank.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from moecast.placement.limit import Budget
     from moecast.placement.objective import Objective
     from moecast.placement.problem import PlacementProblem
+    from moecast.sim.plan import Plan
 
 Int32 = npt.NDArray[np.int32]
 
@@ -47,3 +48,44 @@ class Solver(Protocol):
 
     def solve(self, problem: PlacementProblem, objective: Objective, budget: Budget, *, seed: int = 0) -> Solved:
         """Find a placement within the budget; the same work limit and seed find the same one."""
+
+
+class SlotProblem(Protocol):
+    """What a solver sees that places by load alone: the slots, and how often each expert is chosen."""
+
+    @property
+    def layout(self) -> Plan:
+        """Any plan with the wanted ranks and slots."""
+
+    @property
+    def slots_G(self) -> Int32:
+        """Slots of each member of an EP group."""
+
+    @property
+    def domain_G(self) -> Int32:
+        """Its domain."""
+
+    @property
+    def n_domains(self) -> int:
+        """How many domains the group stands in."""
+
+    @property
+    def load_LE(self) -> npt.NDArray[np.int64]:
+        """Choices of each expert."""
+
+    def empty_slots_LGP(self) -> Int32:
+        """Make a table of empty slots to fill."""
+
+
+class LoadSolver(Protocol):
+    """A solver that places by load alone, so that a load table is enough for it."""
+
+    @property
+    def name(self) -> str:
+        """What the command line calls it."""
+
+    def supports(self, problem: SlotProblem) -> str | None:
+        """Say in one clause why it cannot take a problem; None: it can."""
+
+    def spread(self, problem: SlotProblem) -> Solved:
+        """Find a placement; the same loads find the same one."""

@@ -11,8 +11,9 @@ from moecast.placement.eplb import Eplb
 from moecast.placement.exact import Exact
 from moecast.placement.joint import Joint
 from moecast.placement.round_robin import RoundRobin
-from moecast.placement.solver import Solved, Solver
+from moecast.placement.solver import LoadSolver, Solved, Solver
 
+LOAD_SOLVERS: tuple[LoadSolver, ...] = (Contiguous(), RoundRobin(), Eplb(), Balance())
 SOLVERS: tuple[Solver, ...] = (Contiguous(), RoundRobin(), Eplb(), Balance(), Joint(), Exact())
 
 
@@ -41,4 +42,22 @@ def find_solver(name: str, *, balance_weight: float | None = None, full: bool = 
     raise MoecastError(f"one of {', '.join(solver.name for solver in SOLVERS)}", field="solver", value=name)
 
 
-__all__ = ["SOLVERS", "Solved", "Solver", "find_solver"]
+def find_load_solver(name: str) -> LoadSolver:
+    """Find a solver that needs no tokens by name.
+
+    Raises
+    ------
+    MoecastError
+        There is none, or it looks at which experts tokens choose together, which counts do not say.
+    """
+    for solver in LOAD_SOLVERS:
+        if solver.name == name:
+            return solver
+    names = ", ".join(solver.name for solver in LOAD_SOLVERS)
+    if any(solver.name == name for solver in SOLVERS):
+        rule = f"it places by which experts tokens choose together, which counts do not say: use one of {names}"
+        raise MoecastError(rule, field="solver", value=name)
+    raise MoecastError(f"one of {names}", field="solver", value=name)
+
+
+__all__ = ["LOAD_SOLVERS", "SOLVERS", "LoadSolver", "Solved", "Solver", "find_load_solver", "find_solver"]

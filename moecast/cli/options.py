@@ -57,6 +57,15 @@ Trace = Annotated[
         show_default=False,
     ),
 ]
+OptionalTrace = Annotated[
+    Path | None,
+    typer.Option(
+        "--trace",
+        callback=_shipped,
+        help="A Parquet file, a folder of shards, `shipped` or `shipped:POLICY`.",
+        show_default=False,
+    ),
+]
 TraceArgument = Annotated[
     Path,
     typer.Argument(

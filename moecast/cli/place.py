@@ -11,20 +11,47 @@ import typer
 from moecast.cli import options
 
 if TYPE_CHECKING:
-    from moecast.placement import Placement
+    from moecast.placement import LoadPlacement, Placement
+    from moecast.sim import ModelShape
+    from moecast.traces import TraceMeta
+
+# What says which tokens are in flight together: a load table has no tokens.
+OF_STEPS = (
+    "dims", "time_limit", "work_limit", "balance_weight", "plan_on", "phase", "tokens_per_rank", "steps", "context",
+    "topics", "one_topic_per_step", "reuse", "from_phase",
+)  # fmt: skip
 
 
 def place_command(
-    cluster: options.Cluster,
-    trace: options.Trace,
+    context_: typer.Context,
     out: Annotated[Path, typer.Option("--out", help="The plan to write, as JSON.", show_default=False)],
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            "--cluster",
+            help="A preset (`moecast topology list`) or a YAML file.",
+            show_default="with --load and --ep: ranks of one domain",
+        ),
+    ] = None,
+    trace: options.OptionalTrace = None,
+    load: Annotated[
+        Path | None,
+        typer.Option(
+            "--load", help="Counts instead of a trace: a load table that `trace import` wrote.", show_default=False
+        ),
+    ] = None,
     model: options.ModelOrTrace = None,
     nodes: options.Nodes = None,
     fabric: options.Fabric = None,
     dims: options.Dims = None,
     solver: Annotated[
-        str, typer.Option("--solver", help="contiguous, round-robin, eplb, balance, joint or exact.")
-    ] = "joint",
+        str | None,
+        typer.Option(
+            "--solver",
+            help="contiguous, round-robin, eplb, balance, joint or exact; the first four with --load.",
+            show_default="joint; balance with --load",
+        ),
+    ] = None,
     ep: options.Ep = None,
     slots_per_rank: options.SlotsPerRank = None,
     dispatch: options.Dispatch = None,
@@ -60,12 +87,14 @@ def place_command(
 ) -> None:
     """Find an expert placement, with a certificate of what no plan can beat.
 
-    The objective is the mean step time on the planning part of the trace, under the rung fluid (bound beyond 64 ranks).
+    The objective is the mean step time on the planning part of the trace, under the rung fluid (bound beyond 64 ranks);
+    with --load, the load of the fullest rank.
 
     Example: moecast place --cluster dgx-h200 --nodes 4 --model deepseek-v2-lite --trace t.parquet --out plan.json
     """
     from moecast.cli import inputs as reading
     from moecast.cli import render
+    from moecast.errors import MoecastError
     from moecast.files import check_writable
     from moecast.placement import place
     from moecast.placement.engines import engine_path, write_engine_file
@@ -75,7 +104,25 @@ def place_command(
     for path in (out, exported):
         if path is not None:
             check_writable(path)
-    limit_s = parse_time_limit(time_limit)
+    if (trace is None) == (load is None):
+        raise MoecastError("give either a trace (--trace) or a load table (--load)", field="--trace")
+    if load is not None:
+        _refuse_steps(context_)
+        by_load, shape = _place_by_load(
+            load, cluster=cluster, nodes=nodes, fabric=fabric, model=model, solver=solver or "balance", ep=ep,
+            slots_per_rank=slots_per_rank, dispatch=dispatch, export=export, seed=seed,
+        )  # fmt: skip
+        write_plan(by_load.plan, out)
+        if export is not None and exported is not None and shape is not None:
+            write_engine_file(by_load.plan, exported, engine=export, model=shape)
+        if json:
+            render.echo_json(by_load.to_json() | {"plan": str(out), "export": exported and str(exported)})
+        else:
+            _show_by_load(by_load, out, exported)
+        return
+    if cluster is None or trace is None:
+        raise MoecastError("name a preset (`moecast topology list`) or a YAML file", field="--cluster")
+    solver, limit_s = solver or "joint", parse_time_limit(time_limit)
     inputs = reading.read_inputs(
         cluster=cluster,
         nodes=nodes,
@@ -120,6 +167,88 @@ def place_command(
         render.echo_json(placement.to_json() | {"plan": str(out), "export": exported and str(exported)})
     else:
         _show(placement, out, exported)
+
+
+def _refuse_steps(context_: typer.Context) -> None:
+    """Options about steps and searches mean nothing to a load table: say so rather than ignore them."""
+    from moecast.errors import MoecastError
+
+    for name in OF_STEPS:
+        source = context_.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            rule = "a load table has no tokens, steps or times for it to act on"
+            raise MoecastError(rule, field=f"--{name.replace('_', '-')}")
+
+
+def _place_by_load(
+    load: Path,
+    *,
+    cluster: str | None,
+    nodes: int | None,
+    fabric: str | None,
+    model: str | None,
+    solver: str,
+    ep: int | None,
+    slots_per_rank: int | None,
+    dispatch: str | None,
+    export: str | None,
+    seed: int,
+) -> tuple[LoadPlacement, ModelShape | None]:
+    """Read the counts and place by them."""
+    from moecast.errors import MoecastError
+    from moecast.placement import place_by_load
+    from moecast.topology import load_cluster
+    from moecast.traces import read_load_table
+
+    if cluster is None and (nodes, fabric) != (None, None):
+        raise MoecastError("name the cluster they are of", field="--cluster")
+    table = read_load_table(load)
+    shape = _model_of(model, table.meta, load)
+    if export is not None and shape is None:
+        raise MoecastError("an engine's file needs the model: name it with --model", file=load)
+    placement = place_by_load(
+        table,
+        cluster=None if cluster is None else load_cluster(cluster, nodes=nodes, fabric=fabric),
+        model=shape,
+        solver=solver,
+        ep=ep,
+        slots_per_rank=slots_per_rank,
+        dispatch=options.dispatch_mode(dispatch),
+        fill=export is not None,
+        seed=seed,
+    )
+    return placement, shape
+
+
+def _model_of(model: str | None, meta: TraceMeta, file: Path) -> ModelShape | None:
+    """The model of `--model`, else of the table's own config; None where neither is there."""
+    from moecast.cli.inputs import read_model
+
+    return None if model is None and meta.config is None else read_model(model, None, meta, file=file)
+
+
+def _show_by_load(placement: LoadPlacement, out: Path, exported: Path | None) -> None:
+    from rich.table import Table
+
+    from moecast.cli import render
+    from moecast.units import format_s
+
+    table = Table(show_header=False, title=f"{placement.solver}, by load alone", title_justify="left")
+    rows = (
+        ("objective: fullest rank ÷ mean, all counts as one step", f"{placement.fullest:.4f}"),
+        ("certificate: no plan with these slots can beat", f"{placement.fullest_bound:.4f}"),
+        ("gap", f"{100 * placement.gap:.2f} %"),
+        ("balance pooled", f"{placement.balance_pooled:.3f} (at most {placement.balance_bound:.3f})"),
+        ("fan-out, step time", "not known: counts say no co-activation"),
+        ("wasted slots", str(placement.wasted_slots)),
+        ("solver's time", format_s(placement.seconds)),
+        *((("note", placement.note),) if placement.note else ()),
+    )
+    for name, text in rows:
+        table.add_row(name, text)
+    console = render.console()
+    console.print(table)
+    console.print(f"plan: [bold]{out}[/bold]" + (f", for the engine: [bold]{exported}[/bold]" if exported else ""))
 
 
 def parse_time_limit(text: str | None) -> float | None:

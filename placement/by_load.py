@@ -1,0 +1,237 @@
+"""`place_by_load`: a plan out of counts alone, for engines that record no more.
+
+Axes: L MoE layer, E expert, G rank, P slot.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from moecast.errors import MoecastError
+from moecast.placement.fill import fill_slots
+from moecast.placement.load_bound import fullest_rank_bound_L, rank_load_LG
+from moecast.placement.solvers import find_load_solver
+from moecast.sim.plan import EMPTY, MadeBy, Plan
+
+if TYPE_CHECKING:
+    from moecast.sim.model import ModelShape
+    from moecast.sim.plan import DispatchMode, ReplicaRule
+    from moecast.topology import Cluster
+    from moecast.traces import LoadTable
+
+Int32 = npt.NDArray[np.int32]
+
+ROUNDING = 1e-12  # of sums of shares; a certificate must not exceed a plan that meets it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LoadProblem:
+    """How often each expert is chosen, and the slots there are: all that some solvers look at.
+
+    Parameters
+    ----------
+    table
+        The counts.
+    layout
+        Any plan with the wanted ranks and slots.
+    domain_G
+        Domain of each member of an EP group, counted from 0.
+    slots_G
+        Its slots.
+    """
+
+    table: LoadTable
+    layout: Plan
+    domain_G: Int32
+    slots_G: Int32 = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "slots_G", np.full(self.layout.ep, self.layout.max_slots, np.int32))
+
+    @property
+    def n_domains(self) -> int:
+        """Domains that an EP group's ranks stand in."""
+        return int(self.domain_G.max()) + 1
+
+    @property
+    def load_LE(self) -> npt.NDArray[np.int64]:
+        """Choices of each expert."""
+        return self.table.load_LE
+
+    def empty_slots_LGP(self) -> Int32:
+        """Make a table of empty slots to fill."""
+        return np.full((self.layout.layers, self.layout.ep, self.layout.max_slots), EMPTY, np.int32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LoadPlacement:
+    """What `place_by_load` found; all numbers take all that was counted as one step, replicas sharing evenly.
+
+    Parameters
+    ----------
+    plan
+        The legal plan.
+    fullest, fullest_bound, gap
+        Load of the fullest rank over the mean, averaged over the layers with any; the certificate, which no legal plan
+        with these slots can beat; (fullest - certificate) / fullest.
+    balance_pooled, balance_bound
+        Mean over the fullest rank's load, averaged over layers, and what no plan can exceed.
+    solver, seconds
+        Who found it, and how long that took on the clock.
+    legal, wasted_slots
+        Checked, not assumed; slots that repeat an expert of their own rank.
+    note
+        What a reader should know of how it was found.
+    """
+
+    plan: Plan
+    fullest: float
+    fullest_bound: float
+    gap: float
+    balance_pooled: float
+    balance_bound: float
+    solver: str
+    seconds: float
+    legal: bool
+    wasted_slots: int
+    note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the plan, as plain JSON values."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "plan"}
+
+
+def place_by_load(
+    table: LoadTable,
+    *,
+    cluster: Cluster | None = None,
+    model: ModelShape | None = None,
+    solver: str = "balance",
+    ep: int | None = None,
+    slots_per_rank: int | None = None,
+    dispatch: DispatchMode | None = None,
+    replica_rule: ReplicaRule = "round_robin",
+    fill: bool = False,
+    seed: int = 0,
+) -> LoadPlacement:
+    """Find which expert stands on which rank, for the most even load, from counts alone.
+
+    Parameters
+    ----------
+    table
+        Counts of choices per layer and expert.
+    cluster
+        Where; without one the ranks of the EP group stand in one domain.
+    model
+        Whose experts must fit the cluster's GPUs; None: not checked.
+    solver
+        A name of `moecast.placement.LOAD_SOLVERS`.
+    ep, slots_per_rank
+        Ranks of an EP group (None: all GPUs) and slots of each rank (None: as few as hold the experts).
+    fill
+        Fill slots that the solver leaves empty, since serving engines have none.
+
+    Raises
+    ------
+    MoecastError
+        The question has no answer: slots that cannot hold the experts or overfill the GPU, no ranks, no counts, or a
+        solver that needs tokens.
+    """
+    chosen = find_load_solver(solver)
+    problem = _problem(table, cluster, model, ep, slots_per_rank, dispatch, replica_rule)
+    refusal = chosen.supports(problem)
+    if refusal is not None:
+        raise MoecastError(f"this problem is not for it: {refusal}", field="solver", value=solver)
+    start = time.monotonic()
+    solved = chosen.spread(problem)
+    slots_LGP, note = np.asarray(solved.slots_LGP), solved.note
+    if fill:
+        slots_LGP, count = fill_slots(slots_LGP, problem.load_LE, problem.slots_G)
+        note = "; ".join(filter(None, [note, f"{count} empty slots were filled with replicas" if count else ""]))
+    plan = _plan(problem, slots_LGP, MadeBy(solver=solver, seed=seed, trace_part="a load table: counts only"))
+    plan.check_legal()
+    return LoadPlacement(
+        plan=plan,
+        solver=solver,
+        seconds=time.monotonic() - start,
+        legal=True,
+        wasted_slots=plan.wasted_slots(),
+        note=note,
+        **_judged(problem, slots_LGP),
+    )
+
+
+def _problem(
+    table: LoadTable,
+    cluster: Cluster | None,
+    model: ModelShape | None,
+    ep: int | None,
+    slots_per_rank: int | None,
+    dispatch: DispatchMode | None,
+    replica_rule: ReplicaRule,
+) -> LoadProblem:
+    if cluster is None and ep is None:
+        raise MoecastError("without a cluster, say how many ranks an EP group has", field="ep")
+    if not table.load_LE.any():
+        raise MoecastError("the load table holds no choice", field="load")
+    ranks = ep if cluster is None else cluster.n_gpus
+    members = ranks if ep is None else ep
+    if ranks is None or members is None or members < 1 or ranks % members:
+        raise MoecastError(f"does not divide the cluster's {ranks} GPUs into EP groups", field="ep", value=ep)
+    meta = table.meta
+    try:
+        layout = Plan.contiguous(
+            layers=meta.layers, experts=meta.experts, choices=meta.choices, ep=members, groups=ranks // members,
+            slots_per_rank=slots_per_rank, layer_ids=meta.layer_ids or (model.moe_layer_ids if model else None),
+        )  # fmt: skip
+    except ValueError as error:
+        raise MoecastError(str(error), field="slots_per_rank", value=slots_per_rank) from error
+    if replica_rule == "weights":
+        raise MoecastError("no solver makes replica weights: use round_robin or nearest", field="replica_rule")
+    _check_weights(layout, cluster, model)
+    domain_G = np.zeros(members, np.int32)
+    if cluster is not None:
+        domain_G = np.unique(cluster.domain_of_gpu_G[:members], return_inverse=True)[1].astype(np.int32)
+    layout = replace(layout, dispatch=dispatch, replica_rule=replica_rule)
+    return LoadProblem(table=table, layout=layout, domain_G=domain_G)
+
+
+def _check_weights(layout: Plan, cluster: Cluster | None, model: ModelShape | None) -> None:
+    """The experts' weights must fit; how much else is in memory depends on a workload, which counts do not have."""
+    if cluster is None or model is None:
+        return
+    needed, hardware = model.expert_bytes * layout.layers * layout.max_slots, cluster.hardware
+    if needed > hardware.memory_bytes:
+        raise MoecastError(
+            f"experts of {needed / 2**30:.1f} GiB overfill the {hardware.memory_bytes / 2**30:.1f} GiB of a "
+            f"{hardware.name}: use fewer slots or more ranks",
+            field="slots_per_rank",
+            value=layout.max_slots,
+        )
+
+
+def _plan(problem: LoadProblem, slots_LGP: Int32, made_by: MadeBy) -> Plan:
+    layout = problem.layout
+    slots_DLGP = np.broadcast_to(slots_LGP, (layout.groups, *slots_LGP.shape)).astype(np.int32)
+    return replace(layout, slots_DLGP=slots_DLGP, made_by=made_by)
+
+
+def _judged(problem: LoadProblem, slots_LGP: Int32) -> dict[str, float]:
+    """The plan's evenness and its certificate, over the layers that were counted."""
+    counted_L = problem.load_LE.any(axis=1)
+    loads_LG = rank_load_LG(slots_LGP, problem.load_LE)[counted_L]
+    mean_L, most_L = loads_LG.mean(axis=1), loads_LG.max(axis=1)
+    bound_L = fullest_rank_bound_L(problem.load_LE, problem.slots_G)[counted_L] * (1 - ROUNDING)
+    fullest, fullest_bound = float((most_L / mean_L).mean()), float((bound_L / mean_L).mean())
+    return {
+        "fullest": fullest,
+        "fullest_bound": fullest_bound,
+        "gap": (fullest - fullest_bound) / fullest,
+        "balance_pooled": float((mean_L / most_L).mean()),
+        "balance_bound": min(float((mean_L / bound_L).mean()), 1.0),
+    }

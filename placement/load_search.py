@@ -1,0 +1,72 @@
+"""The search of one layer by load alone: replicas, longest first, then swaps, with no token to look at.
+
+Axes: E expert, V item (a replica, or a hole), G rank, N domain, W window, P slot of a rank, T token, K choice.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from moecast.placement import anneal, swaps
+from moecast.placement.replicas import HOLE, Items, longest_first, replica_counts
+
+Int32 = npt.NDArray[np.int32]
+
+LEAST_GAIN = 1e-9  # of the mean load: smaller gains are rounding
+
+
+def balance_layer(
+    load_E: npt.NDArray[np.int64], slots_G: Int32, domain_G: Int32, *, most_slots: int, proposals: int
+) -> Int32:
+    """Spread one layer's load as evenly as swaps can, an expert's load being even over its replicas: int32 [G, P].
+
+    Parameters
+    ----------
+    slots_G, domain_G
+        Slots and domain of each rank.
+    most_slots
+        P.
+    proposals
+        Swaps to judge at most.
+    """
+    ranks = len(slots_G)
+    replicas_E = replica_counts(load_E, slots=int(slots_G.sum()), ranks=ranks)
+    items = longest_first(load_E, replicas_E, slots_G, domain_G)
+    mean = float(load_E.sum()) / ranks
+    if mean == 0:
+        return items.slots_GP(items.rank_V, ranks=ranks, slots=most_slots)
+    state, prices = _state(items, load_E, domain_G, ranks)
+    nobody = swaps.Tokens.of(np.zeros((0, 1), np.int16), np.zeros(0, np.int32), len(items.rank_V))
+    in_rank = swaps.count(nobody, state.rank_V, ranks, 1)
+    in_domain = swaps.count(nobody, state.domain_V, int(domain_G.max()) + 1, 1)
+    anneal.settle(prices, in_rank, in_domain, state)
+    anneal.descend(nobody, nobody, prices, in_rank, in_domain, state, proposals, LEAST_GAIN * mean)
+    return items.slots_GP(state.best_V, ranks=ranks, slots=most_slots)
+
+
+def _state(
+    items: Items, load_E: npt.NDArray[np.int64], domain_G: Int32, ranks: int
+) -> tuple[anneal.State, anneal.Prices]:
+    """Where the items stand, and what each weighs; copies cost nothing."""
+    rank_V, held_V = items.rank_V.copy(), items.expert_V != HOLE
+    replicas_E = np.diff(items.first_E1)
+    load_V1 = np.zeros((len(rank_V), 1))
+    load_V1[held_V, 0] = (load_E / np.maximum(replicas_E, 1))[items.expert_V[held_V]]
+    holds_EG = np.zeros((len(load_E), ranks), np.int8)
+    holds_EG[items.expert_V[held_V], rank_V[held_V]] = 1
+    nothing = np.zeros(1)
+    state = anneal.State(
+        rank_V=rank_V,
+        domain_V=domain_G[rank_V],
+        best_V=rank_V.copy(),
+        expert_V=items.expert_V,
+        pinned_V=np.zeros(len(rank_V), bool),
+        domain_G=domain_G,
+        holds_EG=holds_EG,
+        seconds_WG=np.zeros((1, ranks)),
+        slowest_W=np.zeros(1),
+        total=np.array([np.inf, np.inf]),
+        random=np.zeros(1, np.uint64),
+    )
+    return state, anneal.Prices(load_V1, nothing, nothing, nothing, nothing)
