@@ -10,6 +10,7 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
+from moecast.traces.synthesis.sample import pieces_T
 from moecast.traces.trace import RoutingTrace
 
 Ints = npt.NDArray[np.int64]
@@ -63,9 +64,9 @@ class Donors:
 
 
 def donors_of(trace: RoutingTrace) -> Donors:
-    """Sort a trace's tokens into sequences."""
+    """Sort a trace's tokens into sequences; long ones are cut into pieces."""
     kept = dataclasses.replace(trace, step_T=None, source_rank_T=None, weights_TLK=None)
-    _, first_row_S, sequence_T = np.unique(kept.sequence_T, return_index=True, return_inverse=True)
+    _, first_row_S, sequence_T = np.unique(pieces_T(kept), return_index=True, return_inverse=True)
     began_S = np.argsort(np.argsort(first_row_S))
     sequence_T = began_S[sequence_T]
     whole = kept.select(np.lexsort((kept.position_T, sequence_T)))

@@ -29,6 +29,8 @@ _BAND = 4
 _DIRECTIONS = 4
 _MOST_FOR_DIRECTIONS = 2048
 _PAIRS = 4
+# Beyond this, tables of pairs of experts would be larger than what is worth knowing from them.
+_MOST_FOR_TABLES = 4096
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -143,7 +145,7 @@ def told_share(meta: TraceMeta, rows_TLK: Rows) -> float:
 
 def _fitting_blur(lift: _Lift) -> float:
     model, shape = lift.model, lift.shape
-    if model.meta.layers < 2 or shape.layers < 2:
+    if min(model.meta.layers, shape.layers) < 2 or shape.experts > _MOST_FOR_TABLES:
         return 0.5
     wanted = told_share(model.meta, model.donors.trace.experts_TLK)
     pair = TraceMeta(model="pair", layers=2, experts=shape.experts, choices=shape.choices)

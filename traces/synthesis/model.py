@@ -11,7 +11,7 @@ import numpy.typing as npt
 from moecast.errors import MoecastError
 from moecast.traces.meta import PHASES, TraceMeta
 from moecast.traces.synthesis.donors import Donors, donors_of
-from moecast.traces.synthesis.sample import sample_trace
+from moecast.traces.synthesis.sample import pieces_T, sample_trace
 from moecast.traces.synthesis.sketch import neighbours_TR, sketches_TD
 from moecast.traces.trace import RoutingTrace
 
@@ -79,7 +79,7 @@ def fit_trace(
         raise MoecastError(f"must be one of {', '.join(PHASES)}", field="phase", value=phase)
     sample = sample_trace((source,) if isinstance(source, RoutingTrace) else source, phase=phase)
     trace = sample.trace()
-    sequences = 0 if trace is None else len(np.unique(trace.sequence_T))
+    sequences = 0 if trace is None else len(np.unique(pieces_T(trace)))
     if trace is None or sequences < LEAST_SEQUENCES:
         of_phase = f" of phase {phase}" if phase else ""
         raise MoecastError(

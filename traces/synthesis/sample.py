@@ -1,4 +1,7 @@
-"""Taking a sample of whole sequences from a trace of any length, in one pass and bounded memory."""
+"""Taking a sample of whole sequences from a trace of any length, in one pass and bounded memory.
+
+Axes: T token, S sequence, or piece of a long one.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,17 @@ from moecast.traces.trace import RoutingTrace, concatenate
 MOST_DONORS = 1 << 17
 """Donor tokens of a model: more cost memory and time to fit, and add little."""
 
+# Longer sequences count as several, so that a sample of few long ones still is a sample.
+_LONGEST = 1 << 13
+
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _ALL = np.uint64(2**64 - 1)
 
 
 class SequenceSample:
     """About `most` tokens of a trace: whole sequences, those whose number has the smallest hash.
+
+    A sequence of more than 8,192 positions counts as several.
 
     Parameters
     ----------
@@ -41,7 +49,7 @@ class SequenceSample:
         self._hasher = self._hasher or ContentHasher(batch.meta)
         self._hasher.add(batch)
         self.seen_tokens += batch.n_tokens
-        keep_T = _mixed(batch.sequence_T) <= self._limit
+        keep_T = _mixed(pieces_T(batch)) <= self._limit
         if self._phase is not None:
             keep_T &= batch.phase_T == PHASES.index(self._phase)
         rows = np.flatnonzero(keep_T)
@@ -65,7 +73,7 @@ class SequenceSample:
     def _shrink(self) -> None:
         """Lower the limit until at most `most` tokens are left, one sequence at the least."""
         whole = concatenate(self._kept)
-        mixed_T = _mixed(whole.sequence_T)
+        mixed_T = _mixed(pieces_T(whole))
         hash_S, length_S = np.unique(mixed_T, return_counts=True)
         last = max(int(np.searchsorted(np.cumsum(length_S), self._most, side="right")) - 1, 0)
         self._limit = hash_S[last]
@@ -81,6 +89,11 @@ def sample_trace(batches: Iterable[RoutingTrace], *, phase: str | None = None) -
     return sample
 
 
-def _mixed(sequence_T: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint64]:
-    mixed_T = (sequence_T.astype(np.uint64) + np.uint64(1)) * _MIX
+def pieces_T(trace: RoutingTrace) -> npt.NDArray[np.uint64]:
+    """Number of each token's sequence, or of its piece of a long one."""
+    return (trace.sequence_T.astype(np.uint64) << np.uint64(32)) | (trace.position_T // np.uint32(_LONGEST))
+
+
+def _mixed(piece_T: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    mixed_T = (piece_T + np.uint64(1)) * _MIX
     return (mixed_T ^ (mixed_T >> np.uint64(29))) * _MIX
