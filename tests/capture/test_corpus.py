@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from moecast.errors import MoecastError
-from moecast.traces.capture import corpus as corpora
+from moecast.traces.capture.own import corpus as corpora
 from moecast.traces.capture.own.corpus import MANIFEST, Corpus, folder_corpus, packaged_corpus
 from moecast.traces.capture.own.extract import RULES, clean
 from moecast.traces.capture.own.tokenizer import train_tokenizer

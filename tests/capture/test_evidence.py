@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from moecast.traces import RoutingTrace, TraceMeta, read_trace, shipped_trace_path
-from moecast.traces.capture.own.evidence import Evidence, evidence, layers_apart, table, uniform
+from moecast.traces import NO_CHOICE, RoutingTrace, TraceMeta, read_trace, shipped_trace_path
+from moecast.traces.capture.own.evidence import Evidence, by_load, evidence, layers_apart, table, uniform
 
 META = TraceMeta(model="made up", layers=3, experts=16, choices=4)
 
@@ -50,12 +50,20 @@ def test_each_statistic_sees_its_own_structure_and_no_other() -> None:
     assert layers_apart(trace, np.random.default_rng(0)).experts_TLK.sum() == trace.experts_TLK.sum()
 
 
-def test_empty_choices_are_refused() -> None:
+def test_shuffled_routers_leave_empty_choices_empty() -> None:
     trace = made()
     experts_TLK = trace.experts_TLK.copy()
-    experts_TLK[0, 0, 0] = 65535
-    with pytest.raises(ValueError, match="every choice"):
-        evidence(dataclasses.replace(trace, experts_TLK=experts_TLK))
+    experts_TLK[::2, :, 2:] = NO_CHOICE
+    trace = dataclasses.replace(trace, experts_TLK=experts_TLK)
+    shuffled = by_load(trace, np.random.default_rng(0))
+    assert np.array_equal(shuffled.experts_TLK == NO_CHOICE, experts_TLK == NO_CHOICE)
+    assert all(abs(one.z) < 5 for one in found(trace))
+
+
+def test_tokens_without_topic_are_refused() -> None:
+    trace = made()
+    with pytest.raises(ValueError, match="every topic"):
+        evidence(dataclasses.replace(trace, topic_T=np.full_like(trace.topic_T, -1)))
 
 
 def test_the_table_has_a_row_per_statistic() -> None:

@@ -1,0 +1,139 @@
+"""What a router's policy does to a cluster: the committed trace of each policy, measured on 8 ranks.
+
+All were recorded from the same small model trained on the same text, so rows differ by the policy (and by what it made
+the model learn). Prints the tables of docs/traces.md.
+
+    python benchmarks/policies.py [--ranks 8] [--folder FOLDER] [--phase prefill --phase decode]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from moecast.traces import (
+    NO_CHOICE,
+    RoutingTrace,
+    TraceProfile,
+    contiguous_ranks_LE,
+    load_balance,
+    load_LE,
+    packed_ranks_LE,
+    profile_trace,
+    read_trace,
+    shipped_policies,
+    shipped_trace_path,
+    trace_stats,
+)
+
+# The order in which they are explained; others follow by name.
+ORDER = (
+    "none", "aux-micro", "aux-global", "aux-free", "group-limited", "sinkhorn",
+    "capacity", "null-experts", "top-p", "expert-choice", "stochastic",
+)  # fmt: skip
+
+
+def main() -> None:
+    """Print a table for each phase, and where capacity drops."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ranks", type=int, default=8)
+    parser.add_argument("--folder", type=Path, help="traces by policy; default: those that come with moecast")
+    parser.add_argument("--phase", action="append", choices=("prefill", "decode"))
+    arguments = parser.parse_args()
+    files = traces_in(arguments.folder)
+    for phase in arguments.phase or ("prefill", "decode"):
+        sys.stdout.write(f"{phase}, {arguments.ranks} ranks\n\n")
+        found = {name: read_trace(path, phase=phase) for name, path in files.items()}
+        profiles = {name: profile_trace(trace, n_ranks=arguments.ranks) for name, trace in found.items()}
+        write_rows(
+            ["policy", "K", "choices", "empty", "max ÷ mean", "Gini", "balance", "packed", "step balance", "fan-out"],
+            ([name, *load_row(found[name], profile)] for name, profile in profiles.items()),
+        )
+        write_rows(
+            ["policy", "loss", "id", "context", "topic", "next layer", "bits", "topics apart", "windows apart"],
+            ([name, *meaning_row(profile)] for name, profile in profiles.items()),
+        )
+        if phase == "prefill":
+            write_rows(*position_rows(profiles))
+
+
+def traces_in(folder: Path | None) -> dict[str, Path]:
+    """Each policy's trace, in the order of the text."""
+    if folder is None:
+        files = {name: shipped_trace_path(name) for name in shipped_policies()}
+    else:
+        files = {path.stem: path for path in sorted(folder.glob("*.parquet"))}
+    return {name: files[name] for name in (*ORDER, *files) if name in files}
+
+
+def load_row(trace: RoutingTrace, profile: TraceProfile) -> list[str]:
+    """How even the loads are, and how far choices reach."""
+    ranks = profile.n_ranks
+    load = profile.stats.load_LE
+    planning, measuring = trace.split(0.5)
+    packed = load_balance(load_LE(measuring), packed_ranks_LE(load_LE(planning), ranks), ranks)
+    return [
+        str(trace.meta.choices),
+        f"{load.sum() / (trace.n_tokens * trace.meta.layers):.2f}",
+        f"{np.mean(trace.experts_TLK == NO_CHOICE):.1%}",
+        f"{np.mean(load.max(axis=1) / load.mean(axis=1)):.2f}",
+        f"{profile.stats.gini:.3f}",
+        f"{profile.stats.balance_pooled:.3f}",
+        f"{packed:.3f}",
+        f"{step_balance(trace, ranks):.3f}",
+        f"{profile.stats.fan_out:.2f}",
+    ]
+
+
+def step_balance(trace: RoutingTrace, ranks: int) -> float:
+    """Balance of experts in order, per recorded forward pass and layer, then averaged."""
+    rank_LE = contiguous_ranks_LE(trace.meta, ranks)
+    assert trace.step_T is not None
+    order_T = np.argsort(trace.step_T, kind="stable")
+    cuts = np.flatnonzero(np.diff(trace.step_T[order_T])) + 1
+    passes = (trace.select(rows) for rows in np.split(order_T, cuts))
+    return float(np.mean([trace_stats(part, rank_of_expert_LE=rank_LE).balance_pooled for part in passes]))
+
+
+def meaning_row(profile: TraceProfile) -> list[str]:
+    """What choices depend on, and how loads move."""
+    found, source = profile.dependence, profile.meta.source
+    assert found.token_id_L is not None
+    assert found.sequence_L is not None
+    assert found.topic_L is not None
+    return [
+        f"{source['loss_nats_per_token']['held_out']:.2f}",
+        f"{np.nanmean(found.token_id_L):.3f}",
+        f"{np.nanmean(found.sequence_L):.3f}",
+        f"{np.nanmean(found.topic_L):.3f}",
+        f"{profile.affinity.affinity:.3f}",
+        f"{profile.affinity.information:.3f}",
+        f"{profile.drift.topics.distance:.3f}",
+        f"{profile.drift.windows.distance:.3f}",
+    ]
+
+
+def position_rows(profiles: dict[str, TraceProfile]) -> tuple[list[str], Iterable[list[str]]]:
+    """Empty choices by position, of the policies that leave any."""
+    places = next(iter(profiles.values())).positions
+    head = [f"{first}-{last}" for first, last in zip(places.first_P, places.last_P, strict=True)]
+    return ["empty by position", *head], (
+        [name, *(f"{empty:.1%}" for empty in profile.positions.empty_P)]
+        for name, profile in profiles.items()
+        if np.nanmax(profile.positions.empty_P) > 0
+    )
+
+
+def write_rows(head: list[str], rows: Iterable[list[str]]) -> None:
+    """A Markdown table."""
+    for row in (head, ["---"] * len(head), *rows):
+        sys.stdout.write(f"| {' | '.join(row)} |\n")
+    sys.stdout.write("\n")
+
+
+if __name__ == "__main__":
+    main()
