@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from moecast.cli.trace_plan import PlanCounter
-    from moecast.traces import RoutingTrace, TraceMeta
+    from moecast.traces import RoutingTrace, TraceMeta, TraceProfile
 
 
 def stats_command(
@@ -53,6 +53,9 @@ def stats_command(
     ] = "all",
     plan_on: options.PlanOn = 0.5,
     quick: Annotated[bool, typer.Option("--quick", help="Only what counting gives: load, placement.")] = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Also write the numbers and their pictures as one HTML page.")
+    ] = None,
     seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
@@ -68,6 +71,8 @@ def stats_command(
 
     if part not in PARTS:
         raise MoecastError(f"one of {', '.join(PARTS)}", field="--part", value=part)
+    if html is not None:
+        _check_page(trace, html, quick=quick)
     if trace.suffix == ".json":
         _show_load_table(trace, ranks, json=json)
         return
@@ -83,10 +88,26 @@ def stats_command(
             shown = _counted(meta, watched, placed) if quick else _profiled(watched, placed, seed)
         except ValueError as error:  # nothing left, which a part of a small trace can be
             raise MoecastError(str(error), file=trace) from error
+    if html is not None and shown.profile is not None:
+        from moecast.report import write_trace_page
+
+        write_trace_page(shown.profile, html)
     if json:
-        render.echo_json(shown.json())
+        render.echo_json(shown.json() | ({} if html is None else {"html": str(html)}))
     else:
         render.console().print(*shown.lines())
+        if html is not None:
+            render.console().print(f"pictures: [bold]{html}[/bold]")
+
+
+def _check_page(trace: Path, html: Path, *, quick: bool) -> None:
+    from moecast.errors import MoecastError
+    from moecast.files import check_writable
+
+    if quick or trace.suffix == ".json":
+        rule = "the pictures need more than counts; " + ("leave --quick out" if quick else f"{trace} holds no tokens")
+        raise MoecastError(rule, field="--html", value=str(html))
+    check_writable(html)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,6 +164,7 @@ class _Shown:
     value: dict[str, Any]
     printed: tuple[Any, ...]
     plan: dict[str, Any] | None
+    profile: TraceProfile | None = None
 
     def json(self) -> dict[str, Any]:
         from moecast.cli.stats_json import with_plan
@@ -191,6 +213,7 @@ def _profiled(batches: Iterable[RoutingTrace], placed: _Placed, seed: int) -> _S
         value=stats_json.profile_json(found, placed.name),
         printed=printed,
         plan=None if placed.counter is None else placed.counter.facts(),
+        profile=found,
     )
 
 

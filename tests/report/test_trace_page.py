@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,15 @@ import plotly.graph_objects as go
 import pytest
 
 from moecast.report import trace_figures, write_trace_page
-from moecast.traces import NO_CHOICE, RoutingTrace, TraceProfile, profile_trace, read_trace, shipped_trace_path
+from moecast.traces import (
+    NO_CHOICE,
+    RoutingTrace,
+    TraceProfile,
+    profile_trace,
+    read_trace,
+    shipped_trace_path,
+    write_trace,
+)
 
 from .browser import browser, find_chromium
 
@@ -82,3 +92,14 @@ def test_random_choices_fan_out_as_the_closed_form_says(trace: RoutingTrace) -> 
     measured, chance = trace_figures.fan_out(profile_trace(part)).data
     assert np.allclose(measured.y, chance.y, atol=0.03)
     assert sum(chance.y) == pytest.approx(1)
+
+
+def test_the_command_writes_the_page(trace: RoutingTrace, tmp_path: Path) -> None:
+    write_trace(trace.select(slice(0, 3_000)), tmp_path / "t.parquet")
+    command = [sys.executable, "-m", "moecast", "trace", "stats", "t.parquet", "--html", "t.html"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Who meets in a token" in (tmp_path / "t.html").read_text(encoding="utf-8")
+    done = subprocess.run([*command, "--quick"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "moecast: --html = 't.html': the pictures need more than counts; leave --quick out\n"
