@@ -1,6 +1,8 @@
 """`moecast trace import` as a user calls it, and how formats are told apart."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +25,8 @@ from tests.importers.layouts import (
     with_dense,
     write_lines,
 )
+
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 CONFIG = {
     "architectures": ["OlmoeForCausalLM"], "model_type": "olmoe", "hidden_size": 64, "intermediate_size": 32,
@@ -255,6 +259,15 @@ def test_broken_recorder_dumps(tmp_path, changes, words):
     record = sglang_pass(0, 0, draw_choices(np.random.default_rng(0), 4, 2, 6, 2)) | changes
     with pytest.raises(MoecastError, match=words):
         import_trace(sglang_dump(tmp_path / "x.pt", [record], [[*range(6)]] * 2))
+
+
+def test_the_tests_that_the_docs_name_exist():
+    page = (ROOT / "docs" / "traces.md").read_text(encoding="utf-8")
+    rows = page[page.index("## Importing what engines record") :].splitlines()
+    named = {name for row in rows if row.startswith("|") for name in re.findall(r"`(test_\w+)`", row)}
+    assert len(named) >= 10
+    text = (Path(__file__).parent / "test_round_trips.py").read_text(encoding="utf-8")
+    assert not [name for name in named if f"def {name}(" not in text]
 
 
 def test_a_load_table_places_experts(files, tmp_path):

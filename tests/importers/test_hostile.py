@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 from moecast.errors import MoecastError
 from moecast.traces import ImportOptions, LoadTable, import_trace
@@ -296,8 +297,9 @@ def samples(tmp_path_factory):
     write_lines(folder / "split.jsonl", [vllm_split(prompt, generated)] * 2)
     write_lines(folder / "whole.jsonl", [vllm_whole(prompt, generated)] * 2)
     write_lines(folder / "sglang.jsonl", [sglang_response(prompt, generated)] * 2)
-    np.savez(folder / "vllm.npz", routed_experts=prompt, token_ids=np.arange(4))
+    np.savez(folder / "vllm.npz", "vllm.safetensors", routed_experts=prompt, token_ids=np.arange(4))
     np.save(folder / "vllm.npy", prompt)
+    save_file({"routed_experts": prompt.astype(np.int16)}, folder / "vllm.safetensors")
     np.savez_compressed(folder / "topics.npz", law=prompt)
     write_lines(
         folder / "megatron.jsonl", [line for step in range(2) for line in megatron_lines(step, 0, prompt, [0, 1])]

@@ -303,6 +303,17 @@ def test_vllm_dense_layers_by_their_zeros_and_by_the_config(tmp_path):
     np.testing.assert_array_equal(told.experts_TLK, guessed.experts_TLK)
 
 
+def test_zeros_of_a_single_choice_are_told_apart_by_the_config_only(tmp_path):
+    prompt = draw_choices(np.random.default_rng(3), 9, 2, 6, 1)
+    path = write_lines(tmp_path / "r.jsonl", [vllm_whole(with_dense(prompt, [0], 0), with_dense(prompt, [0], 0)[:1])])
+    doubtful = import_trace(path)
+    assert doubtful.meta.layers == 3
+    assert "All tokens choose expert 0 in rows 0" in doubtful.meta.notes
+    told = import_trace(path, ImportOptions(hidden_layers=3, layer_ids=(1, 2)))
+    np.testing.assert_array_equal(told.experts_TLK, doubtful.experts_TLK[:, 1:])
+    assert "All tokens" not in told.meta.notes
+
+
 def test_sglang_decode_and_padding(tmp_path):
     rng = np.random.default_rng(4)
     extend, decode = draw_choices(rng, 5, 2, 6, 2), draw_choices(rng, 3, 2, 6, 2)

@@ -161,6 +161,12 @@ class _Survey:
         size, notes = self._experts(paths, options, experts, choices)
         if found.note:
             notes.append(found.note)
+        if self._layout.zeros_are_empty and choices == 1 and options.layer_ids is None:
+            doubtful = ", ".join(str(row) for row in np.flatnonzero(self._used_RK[:, 0] & ~self._not_zero_R))
+            if doubtful:
+                notes.append(
+                    f"All tokens choose expert 0 in rows {doubtful}: dense layers, or not; a config would say."
+                )
         if self._empty:
             notes.append(f"{self._empty:,} tokens without any choice (padding, or not run) are left out.")
         if partly := sorted(name.removesuffix("_T") for name in self._seen & self._missing):

@@ -1,10 +1,10 @@
 """Megatron-Core's routing trace: ``--moe-routing-trace-path FOLDER`` writes ``router_trace_rank*.jsonl``.
 
-Layout (NVIDIA/Megatron-LM, megatron/core/transformer/moe/router_trace.py, 2026): a line per step, block and layer, with
-`step`, `block` ("decoder", or "mtp" with `mtp_idx`), `layer`, `rank`, `num_tokens`, `topk` and `top_indices`
-[num_tokens][topk]. In training a step is an iteration: its micro-batches repeat the layers in order, and are told apart
-by that. Sequences are not recorded, nor is the phase: a micro-batch of a rank stands as one sequence. Layers count from
-the first of the pipeline stage. Axes: T token, L layer, K choice.
+Layout (NVIDIA/Megatron-LM, megatron/core/transformer/moe/router_trace.py, of pull request 5220, 2026): a line per
+step, block and layer, with `step`, `block` ("decoder", or "mtp" with `mtp_idx`), `layer`, `rank`, `num_tokens`,
+`topk` and `top_indices` [num_tokens][topk]. In training a step is an iteration: its micro-batches repeat the layers
+in order, and are told apart by that. Sequences are not recorded, nor is the phase: a micro-batch of a rank stands as
+one sequence. Layers count from the first of the pipeline stage. Axes: T token, L layer, K choice.
 """
 
 from __future__ import annotations

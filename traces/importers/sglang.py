@@ -1,11 +1,12 @@
 """SGLang: what its expert-distribution recorder dumps, and the routing that its server returns.
 
 The recorder's ``.pt`` files are read by `sglang_recorder`. Returned routing (``--enable-return-routed-experts``, and
-``return_routed_experts: true`` in the request; sgl-project/sglang, srt/layers/moe/routed_experts_capturer.py and
-srt/managers/detokenizer_manager.py, v0.5) is `meta_info.routed_experts` of ``/generate``, or `sgl_ext.routed_experts`
-of a choice of the OpenAI server: base64 of int32 [tokens, hidden layers, k], prompt and generated tokens but the last,
-from `routed_experts_start_len` on. It says neither the layers nor k, so that the model's config is needed; dense layers
-are zeros. Read from JSON and JSON lines of responses. Axes: T token, R row, K choice.
+``return_routed_experts: true`` in the request; sgl-project/sglang, srt/layers/moe/routed_experts_capturer.py, commit
+0837e91, and srt/managers/detokenizer_manager.py) is `meta_info.routed_experts` of ``/generate``, or
+`sgl_ext.routed_experts` of a choice of the OpenAI server: base64 of int32 [tokens, hidden layers, k], prompt and
+generated tokens but the last, from `routed_experts_start_len` on. It says neither the layers nor k, so that the
+model's config is needed; dense layers are zeros. Read from JSON and JSON lines of responses. Axes: T token, R row, K
+choice.
 """
 
 from __future__ import annotations

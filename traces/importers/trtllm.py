@@ -1,7 +1,7 @@
 """TensorRT-LLM's expert statistics: a folder with ``meta_info.json`` and ``rank*.safetensors``.
 
 Switched on by ``EXPERT_STATISTIC_ITER_RANGE=100-200`` and ``EXPERT_STATISTIC_PATH``. Layout (NVIDIA/TensorRT-LLM,
-tensorrt_llm/_torch/expert_statistic.py, v1.0 and later): `num_experts` and `num_experts_per_token`; for each rank a
+tensorrt_llm/_torch/expert_statistic.py, commit 0fccc5b): `num_experts` and `num_experts_per_token`; for each rank a
 tensor ``ITERATION_LAYER`` of counts [experts], of the tokens that the rank routed. Counts only: a load table.
 
 A variant in development branches also writes ``token_selected_experts_rank*.safetensors``, with the choices themselves,

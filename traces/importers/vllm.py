@@ -3,13 +3,14 @@
 Switched on by ``--enable-return-routed-experts`` (``LLM(enable_return_routed_experts=True)``). Layouts, from
 vllm-project/vllm:
 
-- split (docs/training/routed_experts_replay.md, v0.21): `RequestOutput.prompt_routed_experts` for the prompt,
-  `CompletionOutput.routed_experts` for the generated tokens, int16, a row for each MoE layer, -1 where a token came
-  from the prefix cache. The OpenAI server returns nested lists.
-- whole (v0.12 to v0.20, and again from v0.22: vllm/outputs.py, fused_moe/routed_experts_capturer.py,
-  tests/entrypoints/openai/test_return_routed_experts.py): `routed_experts` alone, prompt and generated tokens but the
-  last, which no forward pass has read; a row for each hidden layer, zeros where it is dense. The server returns the
-  bytes of ``np.save`` in base64, without the first `routed_experts_prompt_start` rows where asked.
+- split (docs/training/routed_experts_replay.md, v0.21, commit 0087e00): `RequestOutput.prompt_routed_experts` for the
+  prompt, `CompletionOutput.routed_experts` for the generated tokens, int16, a row for each MoE layer, -1 where a
+  token came from the prefix cache. The OpenAI server returns nested lists.
+- whole (before v0.21, and from v0.22; fused_moe/routed_experts_capturer.py, commit 00bd149,
+  tests/entrypoints/openai/test_return_routed_experts.py, commit 184bf81): `routed_experts` alone, prompt and
+  generated tokens but the last, which no forward pass has read; a row for each hidden layer, zeros where it is dense.
+  The server returns the bytes of ``np.save`` in base64, without the first `routed_experts_prompt_start` rows where
+  asked.
 
 Read from JSON and JSON lines (responses, or records with these names), ``.npz`` and ``.safetensors`` (arrays with these
 names, and the request's before or after: ``r7/routed_experts``) and ``.npy`` (one request).
