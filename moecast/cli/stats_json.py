@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 # Keys that only a profile fills.
 PROFILE_KEYS = (
     "fan_out_domains", "fan_out_domains_tokens", "coactivation", "affinity", "srp", "srp_size_ratio", "sch",
-    "token_sparsity", "chunk_sparsity", "dependence", "positions", "drift", "stability", "health", "sample",
+    "sch_rolling", "token_sparsity", "chunk_sparsity", "dependence", "positions", "drift", "stability", "health",
+    "sample",
 )  # fmt: skip
 
 
@@ -60,6 +61,9 @@ def profile_json(profile: TraceProfile, placement: str) -> dict[str, Any]:
         "srp": _by(lengths, local.srp_M),
         "srp_size_ratio": _by(lengths, local.size_ratio_LM.mean(axis=0)),
         "sch": {length: _by(_ratios(local), row_S) for length, row_S in zip(lengths, local.sch_MS, strict=True)},
+        "sch_rolling": {
+            length: _by(_ratios(local), row_S) for length, row_S in zip(lengths, local.rolling_sch_MS, strict=True)
+        },
         "token_sparsity": _number(profile.token_sparsity),
         "chunk_sparsity": _by(lengths, local.chunk_sparsity_M),
         "dependence": {

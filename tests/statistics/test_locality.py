@@ -68,6 +68,50 @@ def test_srp_sch_and_cls_equal_their_definitions(trace, length, seed):
     assert found.srp_M[0] == pytest.approx(best_f1_by_hand(pooled, length)[0], nan_ok=True)
 
 
+def rolling_by_hand(trace, layer, length, size):
+    """Hits and choices of the oracle cache, run by run."""
+    hits = total = 0
+    for sequence in sorted(set(trace.sequence_T.tolist())):
+        rows = [
+            [int(e) for e in trace.experts_TLK[t, layer] if e != NO_CHOICE]
+            for t in np.flatnonzero(trace.sequence_T == sequence)
+        ]
+        cache, used = set(), {}
+        for i, row in enumerate(rows):
+            coming = [expert for later in rows[i + 1 : i + 1 + length] for expert in later]
+            hits += len(cache & set(row))
+            total += len(row)
+            used |= dict.fromkeys(row, i)
+            for expert in row:
+                if expert in cache:
+                    continue
+                if len(cache) == size:
+                    spare = cache - set(row)
+                    if not spare:
+                        continue
+                    cache.remove(min(spare, key=lambda e: (coming.count(e), used[e], e)))
+                cache.add(expert)
+    return hits, total
+
+
+@PROPERTY
+@given(traces(experts=(2, 9)), st.integers(1, 5))
+def test_rolling_caches_equal_their_definition(trace, length):
+    found = locality(trace, lengths=(length,), cache_ratios=(1, 2))
+    assert found.rolling_tokens == trace.n_tokens
+    for layer, s in itertools.product(range(trace.meta.layers), range(2)):
+        hits, total = rolling_by_hand(trace, layer, length, found.cache_sizes[s])
+        assert found.rolling_sch_LMS[layer, 0, s] == pytest.approx(hits / total if total else np.nan, nan_ok=True)
+
+
+def test_rolling_caches_serve_a_part_of_a_large_sample(monkeypatch):
+    monkeypatch.setattr("moecast.traces.statistics.locality._ROLLING_CHOICES", 600)
+    found = locality(trace_of(uniform(3000, 1, 8, 1), experts=8, lengths=[30] * 100), lengths=(4,), cache_ratios=(2,))
+    assert found.rolling_tokens == 600
+    assert found.windows_M[0] == 100 * 27
+    assert 1 / 8 < found.rolling_sch_MS[0, 0] < 0.6
+
+
 def test_a_router_that_never_changes_is_its_own_segment_router():
     found = locality(trace_of(np.tile([[[0, 3]]], (50, 2, 1)), experts=8), lengths=(1, 4, 16), cache_ratios=(0.5, 1))
     np.testing.assert_allclose(found.srp_LM, 1)

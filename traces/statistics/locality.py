@@ -9,10 +9,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from moecast.traces.statistics._cache import count_hits
 from moecast.traces.statistics._locality import count_windows
 from moecast.traces.statistics.sample import SAMPLE_CHOICES, Source, TokenSample, sample_of
 
@@ -21,6 +23,7 @@ Fractions = npt.NDArray[np.float64]
 WINDOW_LENGTHS = (2, 4, 8, 16, 32, 64)
 CACHE_RATIOS = (1.0, 1.5, 2.0, 3.0, 4.0)
 _MOST_LENGTH = 65_536
+_ROLLING_CHOICES = 1 << 19  # a rolling cache costs tens of times what a window does
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -47,7 +50,14 @@ class Locality:
     cache_sizes
         Experts in each cache.
     sch_LMS, sch_MS
-        Segment cache best hit rate: part of a window's choices that its ⌊ρ·k⌋ most chosen experts serve.
+        Segment cache best hit rate: part of a window's choices that its ⌊ρ·k⌋ most chosen experts serve, held fixed
+        through the window (the paper's first version).
+    rolling_sch_LMS, rolling_sch_MS
+        The same name in the paper's later versions (v3 and after): hit rate of a cache of ⌊ρ·k⌋ experts that starts
+        each sequence empty and, where an expert must give way, drops the one that the next m tokens choose least
+        (of equals, the one used longest ago). Over `rolling_tokens` tokens, whole runs spread over the sample.
+    rolling_tokens
+        Tokens that the rolling caches served.
     chunk_sparsity_LM, chunk_sparsity_M
         CLS: mean part of the experts that no token of a window chose.
     """
@@ -61,6 +71,9 @@ class Locality:
     cache_sizes: tuple[int, ...]
     sch_LMS: Fractions
     sch_MS: Fractions
+    rolling_sch_LMS: Fractions
+    rolling_sch_MS: Fractions
+    rolling_tokens: int
     chunk_sparsity_LM: Fractions
     chunk_sparsity_M: Fractions
 
@@ -90,7 +103,9 @@ def locality(
     made = float((sample.experts_TLK < experts).sum()) / max(sample.tokens * layers, 1)
     sizes = tuple(min(max(int(ratio * made + 1e-9), 1), experts) for ratio in ratios)
     times = [np.zeros((layers, length + 1), np.int64) for length in lengths]
-    hits_LMS = np.zeros((layers, len(lengths), len(sizes)), np.int64)
+    hits_LMS, rolling_LMS = np.zeros((2, layers, len(lengths), len(sizes)), np.int64)
+    served_LM = np.zeros((layers, len(lengths)), np.int64)
+    first_R, end_R = _spread(sample)
     windows_M = np.zeros(len(lengths), np.int64)
     size_S = np.array(sizes, np.int64)
     for layer in range(layers):
@@ -99,7 +114,22 @@ def locality(
             windows_M[m] = count_windows(
                 chosen_TK, sample.run_R1, experts, length, size_S, times[m][layer], hits_LMS[layer, m]
             )
-    return _summed_up(lengths, ratios, sizes, times, hits_LMS, windows_M, experts)
+            served_LM[layer, m] = count_hits(chosen_TK, first_R, end_R, experts, length, size_S, rolling_LMS[layer, m])
+    found = _summed_up(lengths, ratios, sizes, times, hits_LMS, windows_M, experts)
+    return Locality(
+        **found,
+        rolling_sch_LMS=_ratio(rolling_LMS, served_LM[..., None]),
+        rolling_sch_MS=_ratio(rolling_LMS.sum(axis=0), served_LM.sum(axis=0)[:, None]),
+        rolling_tokens=int((end_R - first_R).sum()),
+    )
+
+
+def _spread(sample: TokenSample) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """First and last + 1 of runs at even distances, so many that their choices stay within bounds."""
+    row_choices = sample.meta.layers * sample.meta.choices
+    step = -(-sample.tokens * row_choices // _ROLLING_CHOICES)
+    first_R, end_R = sample.run_R1[:-1][:: max(step, 1)], sample.run_R1[1:][:: max(step, 1)]
+    return first_R, np.minimum(end_R, first_R + max(_ROLLING_CHOICES // row_choices, 1))
 
 
 def _summed_up(
@@ -110,7 +140,7 @@ def _summed_up(
     hits_LMS: npt.NDArray[np.int64],
     windows_M: npt.NDArray[np.int64],
     experts: int,
-) -> Locality:
+) -> dict[str, Any]:
     layers = len(hits_LMS)
     srp_LM, ratio_LM = np.full((2, layers, len(lengths)), math.nan)
     srp_M = np.full(len(lengths), math.nan)
@@ -123,19 +153,19 @@ def _summed_up(
             srp_LM[layer, m], ratio_LM[layer, m] = best_f1(times[m][layer], length)
         if windows_M[m]:
             sparsity_LM[:, m] = 1 - times[m][:, 1:].sum(axis=1) / (windows_M[m] * experts)
-    return Locality(
-        lengths=lengths,
-        windows_M=windows_M,
-        srp_LM=srp_LM,
-        srp_M=srp_M,
-        size_ratio_LM=ratio_LM,
-        cache_ratios=ratios,
-        cache_sizes=sizes,
-        sch_LMS=_ratio(hits_LMS, served_LM[..., None]),
-        sch_MS=_ratio(hits_LMS.sum(axis=0), served_LM.sum(axis=0)[:, None]),
-        chunk_sparsity_LM=sparsity_LM,
-        chunk_sparsity_M=sparsity_LM.mean(axis=0),
-    )
+    return {
+        "lengths": lengths,
+        "windows_M": windows_M,
+        "srp_LM": srp_LM,
+        "srp_M": srp_M,
+        "size_ratio_LM": ratio_LM,
+        "cache_ratios": ratios,
+        "cache_sizes": sizes,
+        "sch_LMS": _ratio(hits_LMS, served_LM[..., None]),
+        "sch_MS": _ratio(hits_LMS.sum(axis=0), served_LM.sum(axis=0)[:, None]),
+        "chunk_sparsity_LM": sparsity_LM,
+        "chunk_sparsity_M": sparsity_LM.mean(axis=0),
+    }
 
 
 def best_f1(times_F: npt.NDArray[np.int64], length: int) -> tuple[float, float]:
