@@ -111,7 +111,6 @@ class Family:
     model_suffix: str = "ForCausalLM"
     config_suffix: str = "Config"
     common: bool = True
-    text_config: bool = False
     logits_from_output: bool = False
 
     def build(self) -> transformers.PreTrainedModel:
@@ -189,8 +188,13 @@ FAMILIES = [
     Family(
         name="deepseek-v2-groups",
         prefix="DeepseekV2",
-        config=ROUTED | MLA | DENSE_FIRST | GROUPS | {"topk_method": "group_limited_greedy", "num_key_value_heads": 4},
+        config=ROUTED
+        | MLA
+        | DENSE_FIRST
+        | GROUPS
+        | {"topk_method": "group_limited_greedy", "num_key_value_heads": 4, "num_experts_per_tok": 3},
         layer_ids=(1, 2),
+        choices=3,  # more than groups allowed, without which the groups would change nothing
         rule=best_of_group,
     ),
     Family(
@@ -308,5 +312,73 @@ FAMILIES = [
         choices=1,
         rule=skip_expert,
         logits_from_output=True,
+    ),
+    Family(
+        name="nemotron-h",
+        prefix="NemotronH",
+        config=ROUTED
+        | GROUPS
+        | {
+            "layers_block_type": ["mamba", "moe", "attention", "moe"],
+            "num_hidden_layers": 4,
+            "mamba_num_heads": 4,
+            "mamba_head_dim": 8,
+            "ssm_state_size": 8,
+            "n_groups": 2,
+            "moe_shared_expert_intermediate_size": 16,
+        },
+        layer_ids=(1, 3),
+        rule=two_best_of_group,
+    ),
+    Family(
+        name="afmoe",
+        prefix="Afmoe",
+        config=QWEN | {"num_dense_layers": 1, "num_shared_experts": 1},
+        layer_ids=(1, 2),
+        rule=biased_sigmoid,
+    ),
+    Family(
+        name="glm-4-moe-lite",
+        prefix="Glm4MoeLite",
+        config=ROUTED | MLA | GROUPS | {"num_key_value_heads": 4, "mlp_layer_types": ["dense", "sparse", "sparse"]},
+        layer_ids=(1, 2),
+        rule=two_best_of_group,
+    ),
+    Family(name="granite-moe-shared", prefix="GraniteMoeShared", config=LOCAL | {"shared_intermediate_size": 16}),
+    Family(
+        name="granite-moe-hybrid",
+        prefix="GraniteMoeHybrid",
+        config=LOCAL
+        | {
+            "shared_intermediate_size": 16,
+            "layer_types": ["mamba", "attention", "mamba"],
+            "mamba_n_heads": 8,
+            "mamba_d_head": 8,
+            "mamba_d_state": 8,
+            "mamba_n_groups": 1,
+        },
+    ),
+    Family(name="solar-open", prefix="SolarOpen", config=ROUTED | GROUPS, rule=two_best_of_group),
+    Family(name="hy-v3", prefix="HYV3", config=QWEN, layer_ids=(1, 2), rule=biased_sigmoid),
+    Family(name="exaone-moe", prefix="ExaoneMoe", config=QWEN | GROUPS, layer_ids=(1, 2), rule=two_best_of_group),
+    Family(
+        name="qwen3-vl-moe",
+        prefix="Qwen3VLMoe",
+        model_suffix="ForConditionalGeneration",
+        common=False,
+        config={
+            "text_config": COMMON
+            | QWEN
+            | {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}},
+            "vision_config": {
+                "depth": 1,
+                "hidden_size": 16,
+                "intermediate_size": 16,
+                "num_heads": 2,
+                "out_hidden_size": HIDDEN,
+                "num_position_embeddings": 16,
+                "deepstack_visual_indexes": [],
+            },
+        },
     ),
 ]

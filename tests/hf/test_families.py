@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from torch import nn
 
 from moecast.sim import ModelShape
@@ -17,7 +18,6 @@ from moecast.traces.capture.hf import capture_routing
 from tests.hf.families import FAMILIES, Family, blocks, logits_and_bias, router_of
 
 PROMPTS, LENGTH, NEW = (3, 5), 5, 4
-by_name = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 
 
 @contextmanager
@@ -60,7 +60,7 @@ def expected(passes: list, family: Family, layer: int, choices: int, kept: np.nd
     return [row for row, keep in zip(flat, kept, strict=True) if keep]
 
 
-@by_name
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_choices_are_those_of_the_published_rule(family: Family, tmp_path: Path) -> None:
     """One plain forward pass, then `generate` over prompts of different lengths, padded on the left."""
     model = family.build()
@@ -70,14 +70,10 @@ def test_choices_are_those_of_the_published_rule(family: Family, tmp_path: Path)
     capture = capture_routing(model, tmp_path / "t", weights=True)
     with router_inputs(model, family) as passes, torch.no_grad(), capture as routing:
         model(ids_BQ)
-        model.generate(ids_BQ, attention_mask=mask_BQ, max_new_tokens=NEW, do_sample=False)
+        out_BQ = model.generate(ids_BQ, attention_mask=mask_BQ, max_new_tokens=NEW, do_sample=False)
     trace = read_trace(tmp_path / "t", weights=True)
-
-    meta = trace.meta
-    assert meta.shape_LEK == (len(family.layer_ids), family.experts, family.choices)
-    assert meta.layer_ids == family.layer_ids
-    assert meta.config is not None
-    assert meta.config["model_type"] == model.config.model_type
+    check_meta(trace, family, model.config)
+    check_sequences(trace, out_BQ)
 
     decodes = NEW - 1  # the last token sampled is not run
     assert routing.steps == len(passes) == 1 + 1 + decodes
@@ -86,6 +82,13 @@ def test_choices_are_those_of_the_published_rule(family: Family, tmp_path: Path)
         choices = family.choices if family.name != "hunyuan-v1-moe" else model.config.moe_topk[id_]
         assert chosen(trace, layer) == expected(passes, family, layer, choices, kept)
 
+
+def check_meta(trace: RoutingTrace, family: Family, config: transformers.PretrainedConfig) -> None:
+    meta = trace.meta
+    assert meta.shape_LEK == (len(family.layer_ids), family.experts, family.choices)
+    assert meta.layer_ids == family.layer_ids
+    assert meta.config is not None
+    assert meta.config["model_type"] == config.model_type
     told = trace.experts_TLK != NO_CHOICE
     assert trace.weights_TLK is not None
     assert (trace.weights_TLK[told] > 0).all()
@@ -93,18 +96,11 @@ def test_choices_are_those_of_the_published_rule(family: Family, tmp_path: Path)
         assert told.all()
 
 
-@by_name
-def test_sequences_run_on_from_prefill_to_decode(family: Family, tmp_path: Path) -> None:
-    model = family.build()
-    ids_BQ = torch.randint(3, 64, (2, LENGTH), generator=torch.Generator().manual_seed(2))
-    mask_BQ = torch.ones_like(ids_BQ)
-    mask_BQ[0, : LENGTH - PROMPTS[0]] = 0
-    with capture_routing(model, tmp_path / "t"), torch.no_grad():
-        out_BQ = model.generate(ids_BQ, attention_mask=mask_BQ, max_new_tokens=NEW, do_sample=False)
-    trace = read_trace(tmp_path / "t")
+def check_sequences(trace: RoutingTrace, out_BQ: torch.Tensor) -> None:
+    """Sequences 0 and 1 were the plain pass; 2 and 3 run on from prefill to decode."""
     assert trace.token_id_T is not None
     for row, prompt in enumerate(PROMPTS):
-        own = trace.sequence_T == row
+        own = trace.sequence_T == 2 + row
         assert trace.position_T[own].tolist() == list(range(prompt + NEW - 1))
         assert trace.token_id_T[own].tolist() == out_BQ[row, LENGTH - prompt : -1].tolist()
         phases = [PHASES[phase] for phase in trace.phase_T[own]]
