@@ -1,8 +1,8 @@
 """Files laid out as engines write them, from routing made up here.
 
-None of the engines runs on this project's machines. ``.pt`` files are written by the real `torch.save`, safetensors by
-the real library, arrays by NumPy; which values they hold, and under which names, follows the engines' sources, which
-the importers' docstrings name.
+No engine runs a model on this project's machines; `record_sglang.py` drives the one part that could be run by itself.
+Here ``.pt`` files are written by the real `torch.save`, safetensors by the real library, arrays by NumPy; which values
+they hold, and under which names, follows the engines' sources, which the importers' docstrings name.
 """
 
 import base64

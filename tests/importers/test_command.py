@@ -266,7 +266,8 @@ def test_the_tests_that_the_docs_name_exist():
     rows = page[page.index("## Importing what engines record") :].splitlines()
     named = {name for row in rows if row.startswith("|") for name in re.findall(r"`(test_\w+)`", row)}
     assert len(named) >= 10
-    text = (Path(__file__).parent / "test_round_trips.py").read_text(encoding="utf-8")
+    files = (Path(__file__).parent / name for name in ("test_round_trips.py", "test_sglang_recorded.py"))
+    text = "".join(file.read_text(encoding="utf-8") for file in files)
     assert not [name for name in named if f"def {name}(" not in text]
 
 

@@ -1,12 +1,13 @@
 """SGLang: what its expert-distribution recorder dumps, and the routing that its server returns.
 
 The recorder's ``.pt`` files are read by `sglang_recorder`. Returned routing (``--enable-return-routed-experts``, and
-``return_routed_experts: true`` in the request; sgl-project/sglang, srt/layers/moe/routed_experts_capturer.py, commit
-0837e91, and srt/managers/detokenizer_manager.py) is `meta_info.routed_experts` of ``/generate``, or
-`sgl_ext.routed_experts` of a choice of the OpenAI server: base64 of int32 [tokens, hidden layers, k], prompt and
-generated tokens but the last, from `routed_experts_start_len` on. It says neither the layers nor k, so that the
-model's config is needed; dense layers are zeros. Read from JSON and JSON lines of responses. Axes: T token, R row, K
-choice.
+``return_routed_experts: true`` in the request; sgl-project/sglang, srt/state_capturer/routed_experts.py and
+srt/entrypoints/openai/protocol.py, 0.5.23; before, srt/layers/moe/routed_experts_capturer.py, commit 0837e91) is
+`meta_info.routed_experts` of ``/generate``. The OpenAI server has it in `sglext` of the response, for the first
+choice, or in `sgl_ext` of each choice as its documentation says. It is base64 of int32 [tokens, hidden layers, k],
+prompt and generated tokens but the last, from `routed_experts_start_len` on. It says neither the layers nor k, so
+that the model's config is needed; dense layers are zeros. Read from JSON and JSON lines of responses. Axes: T token,
+R row, K choice.
 """
 
 from __future__ import annotations
@@ -82,7 +83,10 @@ def _request(path: Path, record: Record, options: ImportOptions) -> Request:
             raise MoecastError("choices must be a list of objects", file=path, field=where)
         usage = _dict(value.get("usage"))
         told = whole_number(usage.get("completion_tokens")) if len(choices) == 1 else None
-        completions = [Completion(_choices(_routed(choice), path, where, options), None, told) for choice in choices]
+        routed = [_routed(choice) for choice in choices]
+        if routed and not any(routed):
+            routed[0] = _routed(value)  # the response has one for its first choice
+        completions = [Completion(_choices(one, path, where, options), None, told) for one in routed]
     prompt_ids = value.get("prompt_token_ids", value.get("input_ids"))
     prompt = whole_number(usage.get("prompt_tokens"))
     if type(value.get("output_ids")) is list and choices is None:

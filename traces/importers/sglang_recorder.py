@@ -1,7 +1,7 @@
 """SGLang's expert-distribution recorder: ``.pt`` files of ``/dump_expert_distribution_record``.
 
 ``--expert-distribution-recorder-mode`` decides what they hold (sgl-project/sglang,
-python/sglang/srt/eplb/expert_distribution.py, commit 02295fe):
+python/sglang/srt/eplb/expert_distribution.py, 0.5.23 and commit 02295fe):
 
 - ``stat``, ``stat_approx``: `logical_count` [steps, hidden layers, experts], summed over ranks, written by rank 0.
 - ``per_pass``: `records`, each `forward_pass_id`, `rank` and `global_physical_count` [hidden layers, physical experts].

@@ -58,7 +58,7 @@ class VllmImporter:
         """Arrays with vLLM's names, an `.npy` file, or JSON with its fields."""
         if text := beginning(path):
             fields = {found[1] for found in _FIELD.finditer(text)}
-            return bool(fields) and (b"prompt_" in fields or not _OTHERS.search(text) or b'"choices"' in text)
+            return bool(fields) and (b"prompt_" in fields or not _OTHERS.search(text))
         if looks_like_tensors(path):
             try:
                 return any(map(is_request_name, TensorFile(path, limit_bytes=0).names))
