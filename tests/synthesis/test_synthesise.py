@@ -264,6 +264,12 @@ def test_too_little_to_fit_is_refused():
         synthesise(fit_trace(uniform()), tokens=5, batch_tokens=0)
 
 
+@pytest.mark.parametrize("shape", [None, "3x8x2", "5x2x1"])
+def test_a_layer_without_any_choice_stays_so(shape):
+    rows = np.full((240, 2, 2), NO_CHOICE)
+    assert (made(trace_of(rows, experts=4), 100, shape=shape).experts_TLK == NO_CHOICE).all()
+
+
 def test_sequences_of_one_token_can_be_fitted():
     result = made(trace_of(np.zeros((24, 2, 1), np.uint16), experts=4), 100)
     assert result.n_tokens == 100

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.traces.meta import NO_CHOICE, TraceMeta
+from moecast.traces.statistics.affinity import affinity
 from moecast.traces.statistics.tables import transition_LEE
 from moecast.traces.synthesis.finer import choose, places_TK, scores_TK
 from moecast.traces.synthesis.model import TraceModel
@@ -134,13 +135,9 @@ def told_share(meta: TraceMeta, rows_TLK: Rows) -> float:
         phase_T=np.zeros(tokens, np.uint8),
         topic_T=np.full(tokens, -1, np.int16),
     )
-    shares = []
-    for counts_EE in transition_LEE(trace):
-        joint_EE = counts_EE / max(counts_EE.sum(), 1)
-        before_E, after_E = joint_EE.sum(axis=1), joint_EE.sum(axis=0)
-        bits = _bits(before_E) + _bits(after_E) - _bits(joint_EE)
-        shares.append(bits / max(_bits(after_E), 1e-12))
-    return float(np.mean(shares))
+    told = affinity(transition_LEE(trace), choices=meta.choices)
+    bits = told.entropy_L[~np.isnan(told.entropy_L)]
+    return told.information / float(bits.mean()) if bits.any() else 0.0
 
 
 def _fitting_blur(lift: _Lift) -> float:
@@ -158,11 +155,6 @@ def _fitting_blur(lift: _Lift) -> float:
         known = sorted(told)
         blur = float(np.interp(-wanted, -np.minimum.accumulate([told[at] for at in known]), known))
     return blur
-
-
-def _bits(share: npt.NDArray[np.float64]) -> float:
-    seen = share[share > 0]
-    return float(-(seen * np.log2(seen)).sum())
 
 
 def _finer(load_E: Ints, made: int) -> tuple[Ints, Ints]:
