@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -116,3 +117,11 @@ def test_the_simulator_reads_the_config_that_a_trace_carries(tmp_path: Path) -> 
     shape = ModelShape.from_config(dict(meta.config), name="tiny")
     assert (shape.layers, shape.experts, shape.choices) == meta.shape_LEK
     assert shape.moe_layer_ids == meta.layer_ids
+
+
+def test_the_page_lists_the_families_that_are_tested() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "traces.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| [^|]+ \| `(\w+)` \| (experts|router) \| `\[([\w.-]+)\]` \|", page, re.MULTILINE)
+    assert [(config, name) for config, _heard, name in rows] == [
+        (family.prefix + family.config_suffix, family.name) for family in FAMILIES
+    ]
