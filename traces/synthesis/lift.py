@@ -144,14 +144,17 @@ def _fitting_blur(lift: _Lift) -> float:
     model, shape = lift.model, lift.shape
     if min(model.meta.layers, shape.layers) < 2 or shape.experts > _MOST_FOR_TABLES:
         return 0.5
-    wanted = told_share(model.meta, model.donors.trace.experts_TLK)
-    pair = TraceMeta(model="pair", layers=2, experts=shape.experts, choices=shape.choices)
     starts = np.unique(np.linspace(0, shape.layers - 2, _PAIRS + 2)[1:-1].astype(int))
+    rows_TLK = model.donors.trace.experts_TLK
+    source = dataclasses.replace(model.meta, layers=2, layer_ids=None)
+    pairs = [rows_TLK[:, lift.mapped.layer_M[m : m + 2]] for m in starts]
+    wanted = np.mean([told_share(source, pair_TLK) for pair_TLK in pairs])
+    made = TraceMeta(model="pair", layers=2, experts=shape.experts, choices=shape.choices)
     told: dict[float, float] = {}
     blur = 0.0
-    for trial in (0.0, 1.0, None):  # the third lies where the line through the first two suggests
+    for trial in (0.0, 1.0, None, None):  # the later ones lie where a line through those around suggests
         at = blur if trial is None else trial
-        told[at] = float(np.mean([told_share(pair, lift.rows(range(m, m + 2), at)) for m in starts]))
+        told[at] = float(np.mean([told_share(made, lift.rows(range(m, m + 2), at)) for m in starts]))
         known = sorted(told)
         blur = float(np.interp(-wanted, -np.minimum.accumulate([told[at] for at in known]), known))
     return blur
