@@ -297,7 +297,7 @@ def samples(tmp_path_factory):
     write_lines(folder / "split.jsonl", [vllm_split(prompt, generated)] * 2)
     write_lines(folder / "whole.jsonl", [vllm_whole(prompt, generated)] * 2)
     write_lines(folder / "sglang.jsonl", [sglang_response(prompt, generated)] * 2)
-    np.savez(folder / "vllm.npz", "vllm.safetensors", routed_experts=prompt, token_ids=np.arange(4))
+    np.savez(folder / "vllm.npz", routed_experts=prompt, token_ids=np.arange(4))
     np.save(folder / "vllm.npy", prompt)
     save_file({"routed_experts": prompt.astype(np.int16)}, folder / "vllm.safetensors")
     np.savez_compressed(folder / "topics.npz", law=prompt)
@@ -311,8 +311,18 @@ def samples(tmp_path_factory):
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-NAMES = ("megatron.jsonl", "sglang.jsonl", "split.jsonl", "stat.pt", "tokens.pt", "topics.npz", "vllm.npy", "vllm.npz",
-         "whole.jsonl")  # fmt: skip
+NAMES = (
+    "megatron.jsonl",
+    "sglang.jsonl",
+    "split.jsonl",
+    "stat.pt",
+    "tokens.pt",
+    "topics.npz",
+    "vllm.npy",
+    "vllm.npz",
+    "vllm.safetensors",
+    "whole.jsonl",
+)
 
 
 def attempt(path, **more):
