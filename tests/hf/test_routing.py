@@ -73,12 +73,14 @@ def test_padding_is_not_recorded_and_changes_nothing(
 
 
 @pytest.mark.parametrize("cache", ["dynamic", "static"])
+@pytest.mark.parametrize("chunk", [None, 2])
 def test_generate_routes_as_each_row_alone_does(
-    cache: str, model: transformers.PreTrainedModel, tmp_path: Path
+    cache: str, chunk: int | None, model: transformers.PreTrainedModel, tmp_path: Path
 ) -> None:
     ids_BQ, mask_BQ = padded("left")
-    options = {"max_new_tokens": 4, "do_sample": False, "cache_implementation": cache}
-    both = recorded(model, tmp_path / "t", lambda _: model.generate(ids_BQ, attention_mask=mask_BQ, **options))
+    options = {"max_new_tokens": 4, "do_sample": False}
+    chosen = {"cache_implementation": cache, "prefill_chunk_size": chunk, **options}
+    both = recorded(model, tmp_path / "t", lambda _: model.generate(ids_BQ, attention_mask=mask_BQ, **chosen))
 
     def one_by_one(_routing: RoutingCapture) -> None:
         for row, length in enumerate(LENGTHS):

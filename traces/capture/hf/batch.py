@@ -43,9 +43,9 @@ class Batch:
             return np.ones((self.rows, self.queries), bool)
         if mask.dim() == 2:
             return (mask[:, -self.queries :] != 0).cpu().numpy()
-        if self.past:
+        if self.queries == 1 or mask.shape[3] < self.past + self.queries:
             return np.ones((self.rows, self.queries), bool)
-        return _seen(mask, self.rows, self.queries)
+        return _seen(mask, self.rows, self.past, self.queries)
 
     def past_tokens_B(self) -> Ints:
         """Tokens of each row that the cache already holds, padding left out where a two-dimensional mask tells."""
@@ -113,17 +113,17 @@ def _mask(mask: Any) -> torch.Tensor | None:
     raise MoecastError(rule, field="attention_mask", value=type(mask).__name__)
 
 
-def _seen(mask_B1QV: torch.Tensor, rows: int, queries: int) -> Bools:
-    """Keys that some query at or after them attends to.
+def _seen(mask_B1QV: torch.Tensor, rows: int, past: int, queries: int) -> Bools:
+    """Keys of this pass that some query at or after them attends to.
 
     A query of a padding position has nothing to attend to, and some attention code lets it see everything, the future
     too; such rows of the mask say nothing.
     """
     allowed = mask_B1QV if mask_B1QV.dtype == torch.bool else mask_B1QV >= 0
     allowed_BQV = allowed[:, 0].expand(rows, -1, -1).cpu().numpy()
-    future_QV = np.triu(np.ones(allowed_BQV.shape[1:], bool), k=1)
+    future_QV = np.triu(np.ones(allowed_BQV.shape[1:], bool), k=past + 1)
     telling_BQ1 = ~(allowed_BQV & future_QV).any(axis=2, keepdims=True)
-    return np.asarray((allowed_BQV & telling_BQ1).any(axis=1))[:, :queries]
+    return np.asarray((allowed_BQV & telling_BQ1).any(axis=1))[:, past : past + queries]
 
 
 def _length(cache: Any) -> int:

@@ -95,7 +95,11 @@ def run(
     with torch.inference_mode(), capture as routing:
         for done, batch in _batches(sequences, config.batch_size):
             routing.topic = [text.topic for text in batch]
-            _forward(model, batch, config, padding)
+            try:
+                _forward(model, batch, config, padding)
+            except torch.OutOfMemoryError as error:
+                rule = "does not fit the memory; make --batch-size or --sequence-length smaller"
+                raise MoecastError(rule, field="--batch-size", value=config.batch_size) from error
             if advance is not None:
                 advance(done, len(sequences))
     topics = tuple(sorted(topic for topic in files if topic is not None))
