@@ -117,7 +117,7 @@ def test_memory_does_not_grow_with_tokens():
         "        sequence_T = np.repeat(np.arange(100, dtype=np.uint32), 200) + first\n"
         "        yield trace_of(ids, experts=64, lengths=[200] * 100, sequence_T=sequence_T)\n"
         "def held(n):\n"
-        "    profile_trace(many(n), sample_choices=1 << 20)\n"
+        "    profile_trace(many(n), sample_choices=1 << 17)\n"
         "    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "print(held(2), held(16))"
     )
