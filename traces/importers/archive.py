@@ -16,6 +16,7 @@ from moecast.errors import MoecastError
 
 MAX_ENTRIES = 65536
 _MAX_DIRECTORY_BYTES = 16 << 20  # its entries take about ten times that in memory
+_MAX_TEXT = 100
 _END = b"PK\x05\x06"
 _END_BYTES, _COMMENT_BYTES = 22, 65535
 
@@ -74,8 +75,9 @@ def zip_names(path: Path) -> list[str]:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """What an error says, in one short line: some repeat the file's bytes."""
+    text = (str(error).splitlines() or [type(error).__name__])[0]
+    return text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 1] + "…"
 
 
 def _check_directory(file: IO[bytes], path: Path) -> None:
