@@ -215,6 +215,17 @@ def test_the_model_is_left_as_it_was(model: transformers.PreTrainedModel, tmp_pa
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
+def test_a_pass_takes_three_copies_off_the_device_however_many_layers_it_has(
+    model: transformers.PreTrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ids, mask and choices: each copy waits for the device, so their number is what a capture costs on a GPU."""
+    copied = []
+    cpu = torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: copied.append(tuple(tensor.shape)) or cpu(tensor))
+    recorded(model, tmp_path / "t", lambda _: model(IDS_BQ, attention_mask=torch.ones_like(IDS_BQ)))
+    assert sorted(copied) == [(3, 6), (3, 6), (18, 3, 2)]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
