@@ -19,6 +19,7 @@ from moecast.traces import (
     NO_CHOICE,
     RoutingTrace,
     TraceProfile,
+    affinity,
     contiguous_ranks_LE,
     load_balance,
     load_LE,
@@ -36,9 +37,12 @@ ORDER = (
     "capacity", "null-experts", "top-p", "expert-choice", "stochastic",
 )  # fmt: skip
 
+# Of how many experts affinity asks whether the next choice is among them.
+LIKELIEST = 4
+
 
 def main() -> None:
-    """Print a table for each phase, and where capacity drops."""
+    """Print the tables of each phase."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=int, default=8)
     parser.add_argument("--folder", type=Path, help="traces by policy; default: those that come with moecast")
@@ -50,11 +54,11 @@ def main() -> None:
         found = {name: read_trace(path, phase=phase) for name, path in files.items()}
         profiles = {name: profile_trace(trace, n_ranks=arguments.ranks) for name, trace in found.items()}
         write_rows(
-            ["policy", "K", "choices", "empty", "max ÷ mean", "Gini", "balance", "packed", "step balance", "fan-out"],
+            ["policy", "K", "choices", "5–95 %", "max ÷ mean", "Gini", "balance", "packed", "step balance", "fan-out"],
             ([name, *load_row(found[name], profile)] for name, profile in profiles.items()),
         )
         write_rows(
-            ["policy", "loss", "id", "context", "topic", "next layer", "bits", "topics apart", "windows apart"],
+            ["policy", "loss", "id", "context", "topic", "next layer", "bits", "topics apart"],
             ([name, *meaning_row(profile)] for name, profile in profiles.items()),
         )
         if phase == "prefill":
@@ -73,13 +77,13 @@ def traces_in(folder: Path | None) -> dict[str, Path]:
 def load_row(trace: RoutingTrace, profile: TraceProfile) -> list[str]:
     """How even the loads are, and how far choices reach."""
     ranks = profile.n_ranks
-    load = profile.stats.load_LE
+    load, made_TL = profile.stats.load_LE, (trace.experts_TLK != NO_CHOICE).sum(axis=2)
     planning, measuring = trace.split(0.5)
     packed = load_balance(load_LE(measuring), packed_ranks_LE(load_LE(planning), ranks), ranks)
     return [
         str(trace.meta.choices),
-        f"{load.sum() / (trace.n_tokens * trace.meta.layers):.2f}",
-        f"{np.mean(trace.experts_TLK == NO_CHOICE):.1%}",
+        f"{made_TL.mean():.2f}",
+        "–".join(f"{edge:.0f}" for edge in np.percentile(made_TL, (5, 95))),
         f"{np.mean(load.max(axis=1) / load.mean(axis=1)):.2f}",
         f"{profile.stats.gini:.3f}",
         f"{profile.stats.balance_pooled:.3f}",
@@ -105,24 +109,29 @@ def meaning_row(profile: TraceProfile) -> list[str]:
     assert found.token_id_L is not None
     assert found.sequence_L is not None
     assert found.topic_L is not None
+    assert profile.stats.transition_LEE is not None
+    # The same number of likeliest experts for all: K of the file differs.
+    following = affinity(profile.stats.transition_LEE, choices=LIKELIEST)
     return [
         f"{source['loss_nats_per_token']['held_out']:.2f}",
         f"{np.nanmean(found.token_id_L):.3f}",
         f"{np.nanmean(found.sequence_L):.3f}",
         f"{np.nanmean(found.topic_L):.3f}",
-        f"{profile.affinity.affinity:.3f}",
-        f"{profile.affinity.information:.3f}",
+        f"{following.affinity:.3f}",
+        f"{following.information:.3f}",
         f"{profile.drift.topics.distance:.3f}",
-        f"{profile.drift.windows.distance:.3f}",
     ]
 
 
 def position_rows(profiles: dict[str, TraceProfile]) -> tuple[list[str], Iterable[list[str]]]:
-    """Empty choices by position, of the policies that leave any."""
+    """Choices made per token by position, of the policies that leave any empty."""
     places = next(iter(profiles.values())).positions
-    head = [f"{first}-{last}" for first, last in zip(places.first_P, places.last_P, strict=True)]
-    return ["empty by position", *head], (
-        [name, *(f"{empty:.1%}" for empty in profile.positions.empty_P)]
+    head = [
+        f"{first}–{last}" if last > first else f"{first}"
+        for first, last in zip(places.first_P, places.last_P, strict=True)
+    ]
+    return ["choices by position", *head], (
+        [name, *(f"{made:.2f}" for made in profile.meta.choices * (1 - profile.positions.empty_P))]
         for name, profile in profiles.items()
         if np.nanmax(profile.positions.empty_P) > 0
     )
