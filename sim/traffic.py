@@ -148,6 +148,8 @@ def count_traffic(
         token_T, home_T = token_T[order], home_T[order]
     serving = Serving.of(plan, table or ReplicaTable.of(plan, layout.domain_G))
     counts = Counts.zeros(plan, layout, len(token_T) if stay else None)
+    if stay:
+        counts.home_LT[0] = home_T
     parts = [slice(None)] if stay else _parts_by_source(home_T, plan.layers * plan.choices)
     met = run_parts(
         [

@@ -127,11 +127,10 @@ def count_tokens_of_sources(experts_TLK, token_T, home_T, domain_G, serving, cou
                 meeting, made = count_pairs(before_KT, here_KT, none)
                 same, pairs = same + meeting, pairs + made
             if stay:
-                counts.home_LT[layer, start : start + _BLOCK] = at_T
                 _move_on(here_KT, at_T, layer, none, domain_G, counts)
+                for t in range(len(at_T)):  # assigning a slice would take seconds to compile
+                    counts.home_LT[layer + 1, start + t] = at_T[t]
             here_KT, before_KT = before_KT, here_KT
-        if stay:
-            counts.home_LT[layers, start : start + _BLOCK] = at_T
     return same, pairs
 
 
