@@ -157,4 +157,4 @@ def _is_other(stack: str) -> bool:
 def _nothing_found(model: nn.Module) -> str:
     if any("xperts" in type(module).__name__ for module in model.modules()):
         return "has experts, but none that are told which tokens chose them; its routing cannot be captured"
-    return "has no MoE layers"
+    return "has no MoE layers that are known here"
