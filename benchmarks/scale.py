@@ -1,8 +1,8 @@
 """A trace of 200 million tokens, 8 layers of 64 experts, top 8: made, summarised in a process of its own, thrown away.
 
-    python benchmarks/scale.py [--tokens 200_000_000] [--folder F] [--quick]
+    python benchmarks/scale.py --tokens 200_000_000 [--folder F] [--quick]
 
-Before it come a tenth and a hundredth of it, to show that memory does not grow with the trace. The routing is drawn
+Without --tokens it is 20 million. Before it come a tenth and a hundredth of it, to show that memory does not grow with the trace. The routing is drawn
 once for a block of sequences, with popular experts and topics; the blocks of the trace hold these sequences in ever new
 order. Making it takes minutes and about 1 byte per choice of disk (13 GB). Memory is the summarising process's highest
 resident set, as the kernel reports it.
@@ -35,7 +35,7 @@ LIMIT_BYTES = 2 << 30
 def main() -> None:
     """Print two lines for each size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, default=200_000_000)
+    parser.add_argument("--tokens", type=int, default=20_000_000)
     parser.add_argument(
         "--folder", type=Path, help="where the trace is made for a while", default=tempfile.gettempdir()
     )
