@@ -44,7 +44,13 @@ class _Job:
 def demo_command(
     out: Annotated[Path, typer.Option("--out", help="The folder for the report, timelines and plans.")] = Path("out"),
     trace: Annotated[
-        Path | None, typer.Option("--trace", help="Another trace than the shipped one.", show_default="the shipped one")
+        Path | None,
+        typer.Option(
+            "--trace",
+            callback=options._shipped,
+            help="Another trace than the shipped one.",
+            show_default="the shipped one",
+        ),
     ] = None,
     dims: Annotated[str, typer.Option("--dims", help="The model whose widths are simulated.")] = DIMS,
     seed: options.Seed = 0,
