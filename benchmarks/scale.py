@@ -2,10 +2,10 @@
 
     python benchmarks/scale.py --tokens 200_000_000 [--folder F] [--quick]
 
-Without --tokens it is 20 million. Before it come a tenth and a hundredth of it, to show that memory does not grow with the trace. The routing is drawn
-once for a block of sequences, with popular experts and topics; the blocks of the trace hold these sequences in ever new
-order. Making it takes minutes and about 1 byte per choice of disk (13 GB). Memory is the summarising process's highest
-resident set, as the kernel reports it.
+Without --tokens it is 20 million. Before it come a tenth and a hundredth of it, to show that memory does not grow with
+the trace. The routing is drawn once for a block of sequences, with popular experts and topics; the blocks of the trace
+hold these sequences in ever new order. Making it takes minutes and about 1 byte per choice of disk (13 GB for 200
+million tokens). Memory is the summarising process's highest resident set, as the kernel reports it.
 """
 
 from __future__ import annotations
