@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -79,7 +80,7 @@ def describe_trace(path: str | Path, *, progress: Advance | None = None) -> Trac
     for batch in decoder.batches(shards, _BATCH_TOKENS):
         _group(batch, groups)
         for name in {"step_T", "source_rank_T", "sequence_T"} & set(batch):
-            distinct[name] = np.union1d(distinct.get(name, np.empty(0, np.uint32)), batch[name])
+            distinct[name] = np.union1d(distinct.get(name, np.empty(0, np.uint32)), _runs(batch[name]))
         columns |= {name.removesuffix("_T") for name in ("step_T", "source_rank_T", "token_id_T") if name in batch}
         done += len(batch["phase_T"])
         if progress:
@@ -109,11 +110,16 @@ class _Group:
 
 def _group(batch: dict[str, npt.NDArray[np.uint32]], groups: dict[tuple[int, int], _Group]) -> None:
     key_T = batch["phase_T"].astype(np.int64) << 32 | (batch["topic_T"].astype(np.int64) + 1)
-    for key in np.unique(key_T):
+    for key in np.unique(_runs(key_T)):
         members_T = key_T == key
         group = groups.setdefault((int(key) >> 32, (int(key) & 0xFFFF) - 1), _Group(0, np.empty(0, np.uint32)))
         group.tokens += int(members_T.sum())
-        group.sequences = np.union1d(group.sequences, batch["sequence_T"][members_T])
+        group.sequences = np.union1d(group.sequences, _runs(batch["sequence_T"][members_T]))
+
+
+def _runs(values_T: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """First value of each run of equal ones: far fewer to sort, since tokens of a sequence stand together."""
+    return values_T[np.concatenate([[True], values_T[1:] != values_T[:-1]])[: len(values_T)]]
 
 
 def _parts(groups: dict[tuple[int, int], _Group], topics: tuple[str, ...]) -> tuple[Part, ...]:
