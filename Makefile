@@ -7,7 +7,7 @@ JOBS ?= 2
 # One thread a process: the tests already run in parallel.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint types tests format benchmarks trace clean help
+.PHONY: demo test lint types tests format benchmarks trace policies clean help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -24,6 +24,7 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
+tests: export MOECAST_THREADS ?= 1
 tests: $(VENV)/.dev
 	$(BIN)/pytest -n $(JOBS) --dist worksteal -q
 
@@ -39,6 +40,10 @@ benchmarks: $(VENV)/.dev
 # make trace: train the small model again and capture the shipped trace (hours on a CPU).
 trace: $(VENV)/.dev
 	$(BIN)/moecast capture train --out out/trace.parquet
+
+# make policies: train the small models of docs/traces.md, one per router policy, and capture their traces.
+policies: $(VENV)/.dev
+	$(BIN)/moecast capture train --size policies --policy all --threads 1 --out out/policies
 
 $(VENV)/.pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "moecast needs Python 3.11 or newer; set PYTHON=..."; exit 1; }

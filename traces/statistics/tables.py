@@ -21,6 +21,7 @@ def trace_stats(
     n_ranks: int | None = None,
     coactivation: bool = False,
     transition: bool = False,
+    crossings: bool = True,
 ) -> TraceStats:
     """Count a trace, or batches of one, in one pass; the parameters are those of `TraceCounter`.
 
@@ -35,6 +36,7 @@ def trace_stats(
         n_ranks=n_ranks,
         coactivation=coactivation,
         transition=transition,
+        crossings=crossings,
     ).stats()
 
 
@@ -55,12 +57,12 @@ def transition_LEE(source: Source) -> Counts:
 
 def balance_pooled(source: Source, rank_of_expert_LE: npt.ArrayLike, *, n_ranks: int | None = None) -> float:
     """Balance of a placement with all tokens taken as one step: mean / max over ranks, averaged over layers."""
-    return trace_stats(source, rank_of_expert_LE=rank_of_expert_LE, n_ranks=n_ranks).balance_pooled
+    return trace_stats(source, rank_of_expert_LE=rank_of_expert_LE, n_ranks=n_ranks, crossings=False).balance_pooled
 
 
 def fan_out(source: Source, rank_of_expert_LE: npt.ArrayLike) -> float:
     """Count the distinct ranks a token is sent to, averaged over tokens and layers."""
-    return trace_stats(source, rank_of_expert_LE=rank_of_expert_LE).fan_out
+    return trace_stats(source, rank_of_expert_LE=rank_of_expert_LE, crossings=False).fan_out
 
 
 def crossings(source: Source, rank_of_expert_LE: npt.ArrayLike) -> float:
