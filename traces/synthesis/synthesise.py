@@ -101,8 +101,8 @@ def synthetic_meta(
         choices=wanted.choices,
         layer_ids=source.layer_ids if wanted.layers == source.layers else None,
         source={"synthesis": record},
-        notes=f"Synthetic: no model made these choices. Fitted to {model.donors.n_tokens:,} of the {model.tokens:,} tokens "
-        f"of {source.model} ({own}).",
+        notes=f"Synthetic: no model made these choices. Fitted to {model.donors.n_tokens:,} of the {model.tokens:,} "
+        f"tokens of {source.model} ({own}).",
     )
 
 
