@@ -3,7 +3,9 @@
 All were recorded from the same small model trained on the same text, so rows differ by the policy (and by what it made
 the model learn). Prints the tables of docs/traces.md.
 
-    python benchmarks/policies.py [--ranks 8] [--folder FOLDER] [--phase prefill --phase decode]
+    python benchmarks/policies.py [--ranks 8] [--folder FOLDER] [--phase prefill --phase decode] [--seconds]
+
+`--seconds` forecasts steps instead: planned on half of each topic, measured on the other, by the rung fluid.
 """
 
 from __future__ import annotations
@@ -15,6 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
+from moecast.placement import place
+from moecast.sim import ModelShape, Workload, load_model, simulate
+from moecast.topology import load_cluster
 from moecast.traces import (
     NO_CHOICE,
     RoutingTrace,
@@ -47,11 +52,18 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=8)
     parser.add_argument("--folder", type=Path, help="traces by policy; default: those that come with moecast")
     parser.add_argument("--phase", action="append", choices=("prefill", "decode"))
+    parser.add_argument("--seconds", action="store_true", help="forecast steps on two dgx-h200")
     arguments = parser.parse_args()
     files = traces_in(arguments.folder)
     for phase in arguments.phase or ("prefill", "decode"):
-        sys.stdout.write(f"{phase}, {arguments.ranks} ranks\n\n")
+        sys.stdout.write(f"{phase}, {16 if arguments.seconds else arguments.ranks} ranks\n\n")
         found = {name: read_trace(path, phase=phase) for name, path in files.items()}
+        if arguments.seconds:
+            write_rows(
+                ["policy", "contiguous", "balance", "dispatch", "expert", "idle", "eplb", "joint"],
+                ([name, *seconds_row(trace, phase)] for name, trace in found.items()),
+            )
+            continue
         profiles = {name: profile_trace(trace, n_ranks=arguments.ranks) for name, trace in found.items()}
         write_rows(
             ["policy", "K", "choices", "5–95 %", "max ÷ mean", "Gini", "balance", "packed", "step balance", "fan-out"],
@@ -121,6 +133,24 @@ def meaning_row(profile: TraceProfile) -> list[str]:
         f"{following.information:.3f}",
         f"{profile.drift.topics.distance:.3f}",
     ]
+
+
+def seconds_row(trace: RoutingTrace, phase: str) -> list[str]:
+    """A step under the contiguous plan, and what the plans of two solvers gain over it."""
+    cluster = load_cluster("dgx-h200", nodes=2, fabric="leaf-spine:2")
+    model = ModelShape.from_config(trace.meta.config, name=trace.meta.model).with_dims(load_model("deepseek-v2-lite"))
+    planning, measuring = trace.split(0.5)
+    tokens = {"prefill": 512, "decode": 16}[phase]
+    workload = Workload(phase=phase, tokens_per_rank=tokens, steps=2 if phase == "prefill" else 8)
+    predictions = {}
+    for solver in ("contiguous", "eplb", "joint"):
+        plan = place(cluster, model, planning, workload, solver=solver, slots_per_rank=3).plan
+        predictions[solver] = simulate(cluster, model, plan, measuring, workload, network="fluid")
+    base = predictions.pop("contiguous")
+    parts = (base.breakdown_s[part] for part in ("dispatch", "expert", "idle"))
+    gains = (f"{base.step_time_s / other.step_time_s:.2f}×" for other in predictions.values())
+    times = [f"{1e6 * base.step_time_s:.0f} µs", f"{base.balance:.2f}", *(f"{1e6 * part:.0f} µs" for part in parts)]
+    return [*times, *gains]
 
 
 def position_rows(profiles: dict[str, TraceProfile]) -> tuple[list[str], Iterable[list[str]]]:
