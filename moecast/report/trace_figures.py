@@ -6,14 +6,13 @@ Axes: L MoE layer, E expert, C part, F fan-out, M window length, S cache size, N
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
+from moecast.report.drawing import alike_together, centres, divided, lifts, shades
 from moecast.report.figures import PLAN_COLOURS, finished
 from moecast.traces import LoadDistances, TraceProfile, contiguous_ranks_LE, packed_ranks_LE
 
@@ -26,14 +25,13 @@ _DEPENDENCE_COLOURS = {
     "topic": "#54a24b",
     "position": "#b279a2",
 }
-_MOST_LIFT = 4.0  # where the colours of a lift end
 
 
 def load(profile: TraceProfile) -> go.Figure:
     """Choices of each expert in each layer over the layer's mean, on a scale that halving and doubling share."""
     load_LE = profile.stats.load_LE.astype(float)
     ratio_LE = load_LE / np.maximum(load_LE.mean(axis=1, keepdims=True), 1e-300)
-    return _lifts(ratio_LE, _layer_names(profile), x="expert", y="MoE layer", what="load ÷ mean", square=False)
+    return lifts(ratio_LE, _layer_names(profile), x="expert", y="MoE layer", what="load ÷ mean", square=False)
 
 
 def sorted_load(profile: TraceProfile) -> go.Figure:
@@ -41,7 +39,7 @@ def sorted_load(profile: TraceProfile) -> go.Figure:
     load_LE = profile.stats.load_LE.astype(float)
     ratio_LE = np.sort(load_LE / np.maximum(load_LE.mean(axis=1, keepdims=True), 1e-300), axis=1)[:, ::-1]
     figure = go.Figure()
-    for row_E, name, colour in zip(ratio_LE, _layer_names(profile), _shades(len(ratio_LE)), strict=True):
+    for row_E, name, colour in zip(ratio_LE, _layer_names(profile), shades(len(ratio_LE)), strict=True):
         hover = f"layer {name}, rank %{{x}}: %{{y:.2f}} × mean<extra></extra>"
         figure.add_scatter(
             x=list(range(1, len(row_E) + 1)), y=row_E, name=name, line={"color": colour}, hovertemplate=hover
@@ -66,12 +64,12 @@ def coactivation(profile: TraceProfile, layer: int | None = None) -> go.Figure:
     expected_EE = np.outer(load_E, load_E)
     np.fill_diagonal(expected_EE, 0)
     expected_EE *= met_EE.sum() / max(expected_EE.sum(), 1e-300)
-    lift_EE = _divided(met_EE, expected_EE)
+    lift_EE = divided(met_EE, expected_EE)
     np.fill_diagonal(lift_EE, 1)
-    order = _alike_together(lift_EE)
+    order = alike_together(lift_EE)
     names = [str(expert) for expert in order]
     what = f"expert of layer {_layer_names(profile)[layer]}"
-    return _lifts(lift_EE[np.ix_(order, order)], names, names, x=what, y=what, what="met ÷ expected", square=True)
+    return lifts(lift_EE[np.ix_(order, order)], names, names, x=what, y=what, what="met ÷ expected", square=True)
 
 
 def transition(profile: TraceProfile, layer: int | None = None) -> go.Figure:
@@ -86,11 +84,11 @@ def transition(profile: TraceProfile, layer: int | None = None) -> go.Figure:
     layer = _strongest(profile.affinity.information_L) if layer is None else layer
     pairs_EE = counts_LEE[layer].astype(float)
     expected_EE = np.outer(pairs_EE.sum(axis=1), pairs_EE.sum(axis=0)) / max(pairs_EE.sum(), 1)
-    lift_EE = _divided(pairs_EE, expected_EE)
-    rows = _alike_together(lift_EE)
-    columns = np.argsort(_centres(lift_EE[rows]), kind="stable")
+    lift_EE = divided(pairs_EE, expected_EE)
+    rows = alike_together(lift_EE)
+    columns = np.argsort(centres(lift_EE[rows]), kind="stable")
     names = _layer_names(profile)
-    return _lifts(
+    return lifts(
         lift_EE[np.ix_(rows, columns)],
         [str(expert) for expert in rows],
         [str(expert) for expert in columns],
@@ -155,7 +153,7 @@ def segments(profile: TraceProfile) -> go.Figure:
             y=found.sch_MS[:, index],
             name=f"SCH, {size} experts (ρ {ratio:g})",
             mode="lines+markers",
-            line={"color": _shades(len(found.cache_sizes))[index]},
+            line={"color": shades(len(found.cache_sizes))[index]},
         )
     figure.update_layout(xaxis_title="tokens in a row", yaxis_title="F1 or hit rate", yaxis_range=[0, 1.02])
     figure.update_xaxes(type="log", tickvals=list(found.lengths), ticktext=[str(m) for m in found.lengths])
@@ -304,64 +302,6 @@ def _distances(found: LoadDistances, names: list[str], title: str) -> go.Figure:
     return finished(figure, height=max(260, 120 + 24 * len(names)))
 
 
-def _lifts(
-    lift: Floats,
-    rows: Sequence[str],
-    columns: Sequence[str] | None = None,
-    *,
-    x: str,
-    y: str,
-    what: str,
-    square: bool,
-) -> go.Figure:
-    """A heat map of ratios whose colours treat halving and doubling alike."""
-    ticks = [1 / _MOST_LIFT, 0.5, 1, 2, _MOST_LIFT]
-    end = math.log2(_MOST_LIFT)
-    columns = [str(index) for index in range(lift.shape[1])] if columns is None else columns
-    figure = go.Figure(
-        go.Heatmap(
-            z=np.round(np.log2(np.clip(lift, 2.0**-6, 2.0**6)), 3),
-            x=list(columns),
-            y=list(rows),
-            customdata=np.round(lift, 3),
-            colorscale="RdBu",
-            reversescale=True,
-            zmin=-end,
-            zmax=end,
-            colorbar={
-                "title": {"text": what, "side": "right"},
-                "thickness": 12,
-                "tickvals": [math.log2(tick) for tick in ticks],
-                "ticktext": [f"{tick:g}×" for tick in ticks],
-            },
-            hovertemplate=f"{y} %{{y}}, {x} %{{x}}: %{{customdata:.2f}} ×<extra></extra>",
-        )
-    )
-    figure.update_layout(xaxis_title=x, yaxis_title=y)
-    figure.update_xaxes(type="category")
-    figure.update_yaxes(type="category", autorange="reversed" if square else None)
-    return finished(figure, height=480 if square else 120 + 16 * max(8, len(lift)))
-
-
-def _alike_together(lift: Floats) -> npt.NDArray[np.int64]:
-    """An order of the rows in which alike ones are neighbours: the leaves of an average-linkage tree, best ordered."""
-    from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
-    from scipy.spatial.distance import pdist
-
-    if len(lift) < 3:
-        return np.arange(len(lift))
-    rows = np.log2(np.clip(lift, 2.0**-4, 2.0**4))
-    apart = pdist(rows)
-    tree = linkage(apart, "average")
-    return np.asarray(leaves_list(optimal_leaf_ordering(tree, apart) if len(lift) <= 512 else tree), np.int64)
-
-
-def _centres(lift: Floats) -> Floats:
-    """Where along the rows each column's excess lies."""
-    excess = np.clip(lift - 1, 0, None) + 1e-9
-    return np.asarray((np.arange(len(lift))[:, None] * excess).sum(axis=0) / excess.sum(axis=0))
-
-
 def _random_fan_out(profile: TraceProfile) -> Floats | None:
     """Fan-out of K different experts drawn evenly when ranks hold equally many; None when they do not.
 
@@ -380,13 +320,6 @@ def _random_fan_out(profile: TraceProfile) -> Floats | None:
     return share_F
 
 
-def _divided(part: Floats, whole: Floats) -> Floats:
-    """The ratio; 1 where nothing is expected."""
-    ratio = np.ones(part.shape)
-    np.divide(part, whole, out=ratio, where=whole > 0)
-    return ratio
-
-
 def _strongest(values_L: Floats) -> int:
     return 0 if np.isnan(values_L).all() else int(np.nanargmax(values_L))
 
@@ -394,11 +327,3 @@ def _strongest(values_L: Floats) -> int:
 def _layer_names(profile: TraceProfile) -> list[str]:
     ids = profile.meta.layer_ids or range(profile.meta.layers)
     return [str(layer) for layer in ids]
-
-
-def _shades(count: int) -> list[str]:
-    """Colours from light to dark."""
-    from plotly.colors import sample_colorscale
-
-    points: list[Any] = list(np.linspace(0.25, 1.0, max(count, 1)))
-    return list(sample_colorscale("Blues", points))
