@@ -141,7 +141,7 @@ def seconds_row(trace: RoutingTrace, phase: str) -> list[str]:
     model = ModelShape.from_config(trace.meta.config, name=trace.meta.model).with_dims(load_model("deepseek-v2-lite"))
     planning, measuring = trace.split(0.5)
     tokens = {"prefill": 512, "decode": 16}[phase]
-    workload = Workload(phase=phase, tokens_per_rank=tokens, steps=2 if phase == "prefill" else 8)
+    workload = Workload(phase=phase, tokens_per_rank=tokens, steps={"prefill": 2, "decode": 3}[phase])
     predictions = {}
     for solver in ("contiguous", "eplb", "joint"):
         plan = place(cluster, model, planning, workload, solver=solver, slots_per_rank=3).plan
