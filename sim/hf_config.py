@@ -32,6 +32,10 @@ class _Reader:
             raise self.error(f"must be a whole number of at least {least}", field, value)
         return value
 
+    def either(self, field: str, other: str) -> int:
+        """Read a whole number that goes by one of two names: transformers 5 writes some under another than 4 did."""
+        return self.integer(other if self.config.get(field) is None and self.config.get(other) is not None else field)
+
     def flag(self, field: str, default: bool) -> bool:
         """Read a boolean."""
         value = self.config.get(field)
@@ -85,7 +89,7 @@ def shape_fields(config: Mapping[str, Any], *, file: str | Path | None = None) -
 
 def _mixtral(reader: _Reader) -> dict[str, Any]:
     return {
-        "experts": reader.integer("num_local_experts"),
+        "experts": reader.either("num_local_experts", "num_experts"),
         "expert_intermediate": reader.integer("intermediate_size"),
         "moe_layer_ids": _all_layers(reader),
         "attention": _heads(reader, windowed=_all_layers(reader)),
@@ -94,7 +98,7 @@ def _mixtral(reader: _Reader) -> dict[str, Any]:
 
 def _olmoe(reader: _Reader) -> dict[str, Any]:
     return {
-        "experts": reader.integer("num_experts"),
+        "experts": reader.either("num_experts", "num_local_experts"),
         "expert_intermediate": reader.integer("intermediate_size"),
         "moe_layer_ids": _all_layers(reader),
         "attention": _heads(reader),
@@ -108,7 +112,7 @@ def _qwen(reader: _Reader) -> dict[str, Any]:
     shared = reader.integer("shared_expert_intermediate_size", 0, least=0)
     windowed = _all_layers(reader) if reader.flag("use_sliding_window", False) else ()
     return {
-        "experts": reader.integer("num_experts"),
+        "experts": reader.either("num_experts", "num_local_experts"),
         "expert_intermediate": reader.integer("moe_intermediate_size"),
         "moe_layer_ids": moe,
         "dense_intermediate": _dense_width(reader, moe),
@@ -119,7 +123,7 @@ def _qwen(reader: _Reader) -> dict[str, Any]:
 
 
 def _deepseek_moe(reader: _Reader) -> dict[str, Any]:
-    """Read DeepSeekMoE, before latent attention; the language model of `moecast capture train` uses its names."""
+    """Read DeepSeekMoE with plain attention: GLM-4-MoE, and what `moecast capture train` makes."""
     return {**_deepseek_layers(reader), "attention": _heads(reader)}
 
 
@@ -132,7 +136,7 @@ def _deepseek_layers(reader: _Reader) -> dict[str, Any]:
     moe = tuple(i for i in _all_layers(reader) if i >= first and i % period == 0)
     shared, width = reader.integer("n_shared_experts", 0, least=0), reader.integer("moe_intermediate_size")
     return {
-        "experts": reader.integer("n_routed_experts"),
+        "experts": reader.either("n_routed_experts", "num_local_experts"),
         "expert_intermediate": width,
         "moe_layer_ids": moe,
         "dense_intermediate": _dense_width(reader, moe),
@@ -152,7 +156,7 @@ def _gpt_oss(reader: _Reader) -> dict[str, Any]:
         if kind not in ("full_attention", "sliding_attention"):
             raise reader.error("must be full_attention or sliding_attention", "layer_types", kind)
     return {
-        "experts": reader.integer("num_local_experts"),
+        "experts": reader.either("num_local_experts", "num_experts"),
         "expert_intermediate": reader.integer("intermediate_size"),
         "moe_layer_ids": layers,
         "attention": _heads(reader, windowed=tuple(i for i in layers if types[i] == "sliding_attention")),
@@ -161,7 +165,11 @@ def _gpt_oss(reader: _Reader) -> dict[str, Any]:
 
 FAMILIES: Mapping[str, Callable[[_Reader], dict[str, Any]]] = {
     "mixtral": _mixtral,
+    "granitemoe": _mixtral,
+    "minimax_m2": _mixtral,
+    "phimoe": _mixtral,
     "deepseek": _deepseek_moe,
+    "glm4_moe": _deepseek_moe,
     "moecast-capture": _deepseek_moe,
     "deepseek_v2": _deepseek,
     "deepseek_v3": _deepseek,
