@@ -175,7 +175,8 @@ def too_small(pools: list[Pool], pool_W: list[int], workload: Workload, ranks: i
     held = sum(len(pool.sequences.row_T) for pool in pools)
     count = sum(pool.sequences.n for pool in pools)
     what = "sequences" if workload.phase == "decode" else "tokens"
-    many = f"{fits} {what} per rank fit {len(pool_W)} steps" if fits else f"nothing fits {len(pool_W)} steps"
+    steps = f"{len(pool_W)} step" + "s" * (len(pool_W) != 1)
+    many = f"{fits} {what} per rank fit {steps}" if fits else f"nothing fits {steps}"
     long = f", {done} steps fit as asked" if done else ""
     return MoecastError(
         f"the trace is too small ({held} {workload.drawn_phase} tokens in {count} sequences) for {ranks} ranks: "
