@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
+
+import plotly.graph_objects as go
 
 from moecast.files import write_text
 from moecast.report import trace_figures as figures
 from moecast.report.html import Picture, render_page
 from moecast.traces import TraceProfile
+
+Draw = Callable[[TraceProfile], go.Figure]
 
 
 def write_trace_page(profile: TraceProfile, path: str | Path) -> None:
@@ -67,89 +72,104 @@ def _rows(profile: TraceProfile) -> list[tuple[str, str, str]]:
     return shown
 
 
+# Section, figure, title, caption; those in `_WIDE` take the page's whole width.
+_PICTURES: tuple[tuple[str, Draw, str, str], ...] = (
+    ("Who is chosen", figures.load, "Load", "Choices of each expert over its layer's mean."),
+    (
+        "Who is chosen",
+        figures.sorted_load,
+        "The skew",
+        "Experts from most to least loaded, a line per layer, later layers darker.",
+    ),
+    (
+        "Who is chosen",
+        figures.placements,
+        "Balance by layer",
+        "All tokens as one step: an upper bound on what single steps see.",
+    ),
+    (
+        "Who is chosen together",
+        figures.coactivation,
+        "Who meets in a token",
+        "Pairs over what loads make expect; blocks are what a placement can keep on one rank.",
+    ),
+    (
+        "Who is chosen together",
+        figures.transition,
+        "From layer to layer",
+        "P(next | now) ÷ P(next) between the two layers that tell each other most.",
+    ),
+    (
+        "Who is chosen together",
+        figures.affinity,
+        "Affinity",
+        "Bits that a choice tells about a choice at the next layer.",
+    ),
+    (
+        "Who is chosen together",
+        figures.fan_out,
+        "Fan-out",
+        "Distinct ranks per token and layer, experts in order.",
+    ),
+    (
+        "How alike neighbours choose, and why",
+        figures.segments,
+        "One group for many tokens",
+        "Segment routing best performance, and segment cache best hit rate by size of the cache.",
+    ),
+    (
+        "How alike neighbours choose, and why",
+        figures.chunks,
+        "Experts nobody asks",
+        "What speculative decoding and caches live from: neighbours that choose alike.",
+    ),
+    (
+        "How alike neighbours choose, and why",
+        figures.dependence,
+        "What a choice depends on",
+        "Share explained by each alone (token before and same sequence: what they add to the token id).",
+    ),
+    (
+        "How it changes",
+        figures.windows,
+        "Drift over the trace",
+        "Part of the choices that would have to move from one window's load to another's.",
+    ),
+    (
+        "How it changes",
+        figures.topics,
+        "Topics",
+        "The same between topics: what a plan for one loses on another stands in the hover.",
+    ),
+    (
+        "How it changes",
+        figures.stability,
+        "Tokens for a stable plan",
+        "Dotted: within 1 % of a plan made on all planning tokens.",
+    ),
+    (
+        "How it changes",
+        figures.empty_choices,
+        "Empty choices",
+        "Dropped tokens, null experts or fewer choices than K.",
+    ),
+)
+_WIDE = (figures.load, figures.dependence)
+
+
 def _sections(profile: TraceProfile) -> list[tuple[str, list[Picture]]]:
-    """The pictures by question; what the trace cannot show is left out."""
-    pair = {"wide": False}
-    load = [
-        Picture.of(figures.load(profile), title="Load", caption="Choices of each expert over its layer's mean."),
-        Picture.of(
-            figures.sorted_load(profile),
-            title="The skew",
-            caption="Experts from most to least loaded, a line per layer, later layers darker.",
-            **pair,
-        ),
-        Picture.of(
-            figures.placements(profile),
-            title="Balance by layer",
-            caption="All tokens as one step: an upper bound on what single steps see.",
-            **pair,
-        ),
-    ]
-    together = [
-        Picture.of(
-            figures.coactivation(profile),
-            title="Who meets in a token",
-            caption="Pairs over what loads make expect; blocks are what a placement can keep on one rank.",
-            **pair,
-        ),
-        Picture.of(
-            figures.transition(profile),
-            title="From layer to layer",
-            caption="P(next | now) ÷ P(next) between the two layers that tell each other most.",
-            **pair,
-        ),
-        Picture.of(
-            figures.affinity(profile),
-            title="Affinity",
-            caption="Bits that a choice tells about a choice at the next layer.",
-            **pair,
-        ),
-        Picture.of(
-            figures.fan_out(profile),
-            title="Fan-out",
-            caption="Distinct ranks per token and layer, experts in order.",
-            **pair,
-        ),
-    ]
-    local = [
-        Picture.of(
-            figures.segments(profile),
-            title="One group for many tokens",
-            caption="Segment routing best performance, and segment cache best hit rate by size of the cache.",
-            **pair,
-        ),
-        Picture.of(
-            figures.chunks(profile),
-            title="Experts nobody asks",
-            caption="What speculative decoding and caches live from: neighbours that choose alike.",
-            **pair,
-        ),
-        Picture.of(
-            figures.dependence(profile),
-            title="What a choice depends on",
-            caption="Share explained by each alone (token before and same sequence: what they add to the token id).",
-        ),
-    ]
-    drift = [
-        Picture.of(
-            figures.windows(profile),
-            title="Drift over the trace",
-            caption="Part of the choices that would have to move from one window's load to another's.",
-            **pair,
-        )
-    ]
-    if len(profile.drift.topics.names) > 1:
-        caption = "The same between topics: what a plan for one loses on another stands in the hover."
-        drift.append(Picture.of(figures.topics(profile), title="Topics", caption=caption, **pair))
-    if profile.stability is not None:
-        caption = "Dotted: within 1 % of a plan made on all planning tokens."
-        drift.append(Picture.of(figures.stability(profile), title="Tokens for a stable plan", caption=caption, **pair))
-    if profile.positions.empty_P.size and profile.positions.empty_P.max() > 0:
-        caption = "Dropped tokens, null experts or fewer choices than K."
-        drift.append(Picture.of(figures.empty_choices(profile), title="Empty choices", caption=caption, **pair))
-    return [
-        ("Who is chosen", load),
-        ("Who is chosen together", together),
-        ("How alike neighbours choose, and why", local),
-        ("How it changes", drift),
-    ]
+    """The pictures by section; what the trace cannot show is left out."""
+    empty_P = profile.positions.empty_P
+    left_out: dict[Draw, bool] = {
+        figures.topics: len(profile.drift.topics.names) < 2,
+        figures.stability: profile.stability is None,
+        figures.empty_choices: not empty_P.size or not empty_P.max() > 0,
+        figures.transition: profile.meta.layers < 2,
+        figures.affinity: profile.meta.layers < 2,
+    }
+    sections: dict[str, list[Picture]] = {}
+    for section, draw, title, caption in _PICTURES:
+        if not left_out.get(draw):
+            picture = Picture.of(draw(profile), title=title, caption=caption, wide=draw in _WIDE)
+            sections.setdefault(section, []).append(picture)
+    return list(sections.items())
