@@ -12,7 +12,7 @@ import typer
 from moecast.cli import options
 
 if TYPE_CHECKING:
-    from moecast.sim import ModelShape
+    from moecast.sim.moe_sizes import MoeSizes
     from moecast.traces import ImportedTrace, LoadTable, TraceMeta
 
 
@@ -162,32 +162,45 @@ def _show_table(table: LoadTable, out: Path, *, json: bool) -> None:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class _Known:
-    """What `--model` and `--config` say: the model's shape, its raw config.json, and where that was found."""
+    """What `--model` and `--config` say: the MoE layers, the raw config.json, and where that was found."""
 
-    shape: ModelShape | None = None
+    shape: MoeSizes | None = None
     config: Mapping[str, Any] | None = None
     source: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def _known_model(model: str | None, config: Path | None) -> _Known:
-    import json
-
-    from moecast.files import read_text
-    from moecast.sim import ModelShape
     from moecast.sim.models import PRESETS
+    from moecast.sim.moe_sizes import MoeSizes
 
     if config is not None:
         file = config / "config.json" if config.is_dir() else config
-        shape = ModelShape.from_config(file, name=model)
-        return _Known(shape=shape, config=json.loads(read_text(file)), source={"config": file.name})
+        raw = _read_config(file)
+        shape = MoeSizes.from_config(raw, file=file, name=model or file.parent.resolve().name)
+        return _Known(shape=shape, config=raw, source={"config": file.name})
     if model is not None and model in PRESETS:
         raw = dict(PRESETS[model].config)
-        shape = ModelShape.from_config(raw, name=model)
+        shape = MoeSizes.from_config(raw, name=model)
         return _Known(shape=shape, config=raw, source={"config": f"moecast preset {model}"})
     return _Known()
 
 
-def _check_model(meta: TraceMeta, shape: ModelShape, file: Path) -> None:
+def _read_config(file: Path) -> dict[str, Any]:
+    import json
+
+    from moecast.errors import MoecastError
+    from moecast.files import read_text
+
+    try:
+        raw = json.loads(read_text(file))
+    except (ValueError, RecursionError) as error:
+        raise MoecastError("not JSON", file=file) from error
+    if not isinstance(raw, dict):
+        raise MoecastError("must hold a JSON object", file=file)
+    return raw
+
+
+def _check_model(meta: TraceMeta, shape: MoeSizes, file: Path) -> None:
     """L, E and K must be the model's."""
     from moecast.errors import MoecastError
 
