@@ -57,12 +57,16 @@ class AuxGlobal(Policy):
         del bias_E, layer
         probability_TE = logits_TO.softmax(-1)
         weight_TK, expert_TK = probability_TE.topk(choices, dim=-1)
-        penalty = balance_loss(expert_TK, probability_TE) if view.training else None
+        penalty = self._loss(expert_TK, probability_TE, view.rows) if view.training else None
         return Routed(normalised(weight_TK), expert_TK, penalty)
+
+    def _loss(self, expert_TK: Tensor, probability_TE: Tensor, rows: int) -> Tensor:
+        del rows
+        return balance_loss(expert_TK, probability_TE)
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuxMicro(Policy):
+class AuxMicro(AuxGlobal):
     """The load-balancing loss within each micro-batch, here one row of one topic: every text must use all experts."""
 
     name: ClassVar[str] = "aux-micro"
@@ -71,17 +75,5 @@ class AuxMicro(Policy):
         "Fedus et al., Switch Transformers (2021); per micro-batch: the baseline of Demons in the Detail (2025)"
     )
 
-    balance_weight: float = 0.02
-
-    @property
-    def penalty_weight(self) -> float:
-        """Weight of the balance loss."""
-        return self.balance_weight
-
-    def route(self, logits_TO: Tensor, bias_E: Tensor, *, choices: int, layer: int, view: Pass) -> Routed:
-        """Take the best; see the class."""
-        del bias_E, layer
-        probability_TE = logits_TO.softmax(-1)
-        weight_TK, expert_TK = probability_TE.topk(choices, dim=-1)
-        penalty = balance_loss_per_row(expert_TK, probability_TE, view.rows) if view.training else None
-        return Routed(normalised(weight_TK), expert_TK, penalty)
+    def _loss(self, expert_TK: Tensor, probability_TE: Tensor, rows: int) -> Tensor:
+        return balance_loss_per_row(expert_TK, probability_TE, rows)
