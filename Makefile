@@ -7,7 +7,7 @@ JOBS ?= 2
 # One thread a process: the tests already run in parallel.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint types tests format benchmarks trace policies clean help
+.PHONY: demo test lint types tests properties format benchmarks trace policies clean help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -32,6 +32,13 @@ tests: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# make properties: the property tests on newly drawn inputs, ROUNDS times (make test draws the same ones every time).
+ROUNDS ?= 10
+properties: export MOECAST_THREADS ?= 1
+properties: $(VENV)/.dev
+	for round in $$(seq $(ROUNDS)); do \
+		$(BIN)/pytest -n $(JOBS) --dist worksteal -q -m hypothesis --hypothesis-profile=search || exit 1; done
 
 # make benchmarks: print every table of docs/benchmarks.md anew.
 benchmarks: $(VENV)/.dev

@@ -26,7 +26,7 @@ from moecast.traces.statistics.parts import PartCounter, Positions
 from moecast.traces.statistics.rows import RowScanner
 from moecast.traces.statistics.sample import SAMPLE_CHOICES, TokenSampler
 from moecast.traces.statistics.stability import Stability, stability
-from moecast.traces.statistics.summary import Counts, Fractions, TraceStats
+from moecast.traces.statistics.summary import Counts, Fractions, TraceStats, mean_distinct
 from moecast.traces.statistics.tables import contiguous_ranks_LE
 from moecast.traces.trace import RoutingTrace
 
@@ -85,8 +85,7 @@ class TraceProfile:
     @property
     def fan_out_domains(self) -> float:
         """Mean over tokens and layers of the distinct domains that hold a token's choices; nan without tokens."""
-        counts_F = self.fan_out_domains_LF.sum(axis=0)
-        return float(counts_F @ np.arange(len(counts_F)) / counts_F.sum()) if counts_F.sum() else math.nan
+        return mean_distinct(self.fan_out_domains_LF)
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain JSON values, nan as null; the L·E·E tables are left out."""

@@ -74,7 +74,7 @@ class TraceStats:
     @property
     def fan_out(self) -> float:
         """Mean over tokens and layers of the distinct ranks that hold a token's choices; nan without tokens."""
-        return float(self.fan_out_L.mean())
+        return mean_distinct(asked(self.fan_out_LF))
 
     @property
     def crossings_L(self) -> Fractions:
@@ -86,6 +86,12 @@ class TraceStats:
         """Fraction of the pairs of choices at consecutive layers whose experts lie on different ranks; nan if none."""
         same, pairs = asked(self.same_rank_L), asked(self.pairs_L)
         return float(1 - _ratio(same.sum(keepdims=True), pairs.sum(keepdims=True))[0])
+
+
+def mean_distinct(fan_out_LF: Counts) -> float:
+    """Mean over tokens and layers of the ranks (or domains) counted; nan without tokens. Rounded once, so that order is kept."""
+    counts_F = fan_out_LF.sum(axis=0)
+    return float(_ratio((counts_F @ np.arange(len(counts_F)))[None], counts_F.sum(keepdims=True))[0])
 
 
 def balance_L(rank_load_LG: Counts) -> Fractions:
