@@ -9,7 +9,7 @@ from hypothesis import settings
 if not Path("/dev/nvidiactl").exists():
     os.environ["TRITON_INTERPRET"] = "1"
 
-# The same generated inputs on every run, so that a change breaks the tests or does not; `make properties` draws new ones.
+# The same generated inputs on every run, so that only a change can break a test; `make properties` draws new ones.
 settings.register_profile("steady", derandomize=True)
 settings.register_profile("search", derandomize=False, print_blob=True)
 settings.load_profile("steady")

@@ -89,7 +89,7 @@ class TraceStats:
 
 
 def mean_distinct(fan_out_LF: Counts) -> float:
-    """Mean over tokens and layers of the ranks (or domains) counted; nan without tokens. Rounded once, so that order is kept."""
+    """Mean over tokens and layers of the distinct ranks (or domains) counted, rounded once; nan without tokens."""
     counts_F = fan_out_LF.sum(axis=0)
     return float(_ratio((counts_F @ np.arange(len(counts_F)))[None], counts_F.sum(keepdims=True))[0])
 
