@@ -48,7 +48,7 @@ benchmarks: $(VENV)/.dev
 trace: $(VENV)/.dev
 	$(BIN)/moecast capture train --out out/trace.parquet
 
-# make policies: train the small models of docs/traces.md, one per router policy, and capture their traces.
+# make policies: train the small models of docs/own-model.md, one per router policy, and capture their traces.
 policies: $(VENV)/.dev
 	$(BIN)/moecast capture train --size policies --policy all --threads 1 --out out/policies
 

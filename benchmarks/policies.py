@@ -1,7 +1,7 @@
 """What a router's policy does to a cluster: the committed trace of each policy, measured on 8 ranks.
 
 All were recorded from the same small model trained on the same text, so rows differ by the policy (and by what it made
-the model learn). Prints the tables of docs/traces.md.
+the model learn). Prints the tables of docs/own-model.md.
 
     python benchmarks/policies.py [--ranks 8] [--folder FOLDER] [--phase prefill --phase decode] [--seconds]
 

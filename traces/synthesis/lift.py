@@ -1,7 +1,7 @@
 """Lifting: the donors' choices carried over to other numbers of layers, experts and choices.
 
 Layers come from the source in bands (`source_layers`), each expert becomes several finer ones or several become one,
-and a token makes more or fewer choices in proportion. docs/traces.md says what that keeps and what it cannot know.
+and a token makes more or fewer choices in proportion. docs/synthesis.md says what that keeps and what it cannot know.
 Axes: T donor token, L MoE layer of the source, M MoE layer made, E expert of the source, K choice of the source,
 J choice made, R neighbour, D dimension of the sketch, X direction.
 """
