@@ -71,7 +71,7 @@ def import_command(
 ) -> None:
     """Read routing that an engine recorded, and write it as a moecast trace, or as a load table if it is counts only.
 
-    What the files do not say stays unknown. docs/traces.md lists the engines and what to switch on, docs/import.md the details.
+    What the files do not say stays unknown. docs/traces.md lists the engines, docs/import.md says what to know of each.
 
     Example: moecast trace import responses.jsonl --model qwen3-30b-a3b --out t.parquet
     """
