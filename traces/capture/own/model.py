@@ -189,8 +189,14 @@ class LanguageModel(nn.Module):
 
     def loss(self, token_BQ: Tensor, *, seed: tuple[int, ...] = (0,)) -> tuple[Tensor, Tensor]:
         """Return the mean next-token loss in nats and the routers' penalty over rows of Q + 1 tokens."""
+        loss, penalty, _ = self.scored(token_BQ, seed=seed)
+        return loss, penalty
+
+    def scored(self, token_BQ: Tensor, *, seed: tuple[int, ...] = (0,)) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what `loss` does, and the next-token scores [B, Q, V]."""
         x_BQH, penalty = self(token_BQ[:, :-1], seed=seed)
-        return functional.cross_entropy(self.logits(x_BQH).flatten(0, 1), token_BQ[:, 1:].flatten()), penalty
+        logits_BQV = self.logits(x_BQH)
+        return functional.cross_entropy(logits_BQV.flatten(0, 1), token_BQ[:, 1:].flatten()), penalty, logits_BQV
 
     def routers(self) -> list[Router]:
         """The routers, first layer first."""

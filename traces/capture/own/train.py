@@ -123,14 +123,26 @@ def _step(
     device: str,
 ) -> tuple[float, float]:
     rows = torch.from_numpy(config.batch(tokens, step)).long().to(device)
-    loss, penalty = model.loss(rows, seed=(config.seed, 0, step))
+    loss, objective = _objective(model, rows, seed=(config.seed, 0, step))
     optimizer.zero_grad(set_to_none=True)
-    (loss + config.model.policy.penalty_weight * penalty).backward()  # type: ignore[no-untyped-call]
+    objective.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
     optimizer.step()
     for router in model.routers():
         router.after_step()
     return loss.item(), model.unevenness()
+
+
+def _objective(model: LanguageModel, rows: torch.Tensor, *, seed: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The next-token loss, mean of the policy's passes, and that loss with all that the policy adds to it."""
+    policy = model.config.policy
+    # The first pass draws what it would draw alone.
+    passes = [model.scored(rows, seed=(*seed, turn) if turn else seed) for turn in range(policy.passes)]
+    losses, penalties, logits = zip(*passes, strict=True)
+    loss = torch.stack(losses).mean()
+    objective = loss + policy.penalty_weight * torch.stack(penalties).mean()
+    agreement = policy.agreement_loss(logits)
+    return loss, objective if agreement is None else objective + agreement
 
 
 def _groups(model: LanguageModel, weight_decay: float) -> list[dict[str, object]]:

@@ -1,11 +1,12 @@
 """What every router policy answers to: scores in, choices with weights out, and what training adds to the loss.
 
 Axes: T token, E expert, O output of the router (experts, and null experts where there are any), K choice, B sequence
-of the pass, Q position.
+of the pass, Q position, V vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
 
@@ -53,7 +54,10 @@ class Routed(NamedTuple):
 
 
 class Policy(Protocol):
-    """How a router chooses, and what keeps its experts evenly used. All decisions are in `route`."""
+    """How a router chooses, and what keeps its experts evenly used. All decisions are in `route`.
+
+    The training loss is the mean over `passes` of next-token loss and weighted penalty, plus `agreement_loss`.
+    """
 
     name: ClassVar[str]
     summary: ClassVar[str]
@@ -63,6 +67,16 @@ class Policy(Protocol):
     def penalty_weight(self) -> float:
         """Weight of the mean penalty of all layers in the training loss."""
         return 0.0
+
+    @property
+    def passes(self) -> int:
+        """Forward passes that a training step makes over the same rows, each with draws of its own."""
+        return 1
+
+    def agreement_loss(self, passes_BQV: Sequence[Tensor]) -> Tensor | None:
+        """What next-token scores of the passes, taken together, add to the mean of their losses."""
+        del passes_BQV
+        return None
 
     def outputs(self, experts: int) -> int:
         """O, the scores that the router computes per token."""
