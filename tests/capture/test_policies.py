@@ -18,6 +18,7 @@ from moecast.errors import MoecastError
 from moecast.traces.capture.own.policies import NONE, POLICIES, Pass, Policy, Routed, policy_named
 from moecast.traces.capture.own.policies.base import balance_loss, balance_loss_per_row
 from moecast.traces.capture.own.policies.bias import AuxFree, GroupLimited
+from moecast.traces.capture.own.policies.stochastic import Stochastic, symmetric_divergence
 from moecast.traces.capture.own.policies.together import Capacity, ExpertChoice, Sinkhorn, potential_E
 from moecast.traces.capture.own.policies.varying import NullExperts, TopP
 
@@ -266,3 +267,23 @@ def test_stochastic_experts_follow_the_seed_and_not_the_scores() -> None:
     assert not torch.equal(first.expert_TK, other.expert_TK)
     counts = torch.bincount(routed(policy, scores(tokens=4000)).expert_TK.flatten(), minlength=EXPERTS)
     assert float(counts.double().std() / counts.double().mean()) < 0.1
+
+
+def divergence_by_hand(first_V: list[float], second_V: list[float]) -> float:
+    """KL(p ‖ q) of the softmax of two lists of scores."""
+    p_V, q_V = ([math.exp(score) / sum(map(math.exp, of)) for score in of] for of in (first_V, second_V))
+    return sum(p * math.log(p / q) for p, q in zip(p_V, q_V, strict=True))
+
+
+def test_two_draws_are_asked_to_agree() -> None:
+    first_BQV, second_BQV = (scores(tokens=6, outputs=5, seed=seed).view(2, 3, 5) for seed in (0, 1))
+    pairs = list(zip(first_BQV.view(-1, 5).tolist(), second_BQV.view(-1, 5).tolist(), strict=True))
+    by_hand = np.mean([(divergence_by_hand(p, q) + divergence_by_hand(q, p)) / 2 for p, q in pairs])
+    assert float(symmetric_divergence(first_BQV, second_BQV)) == pytest.approx(by_hand, rel=1e-5)
+    policy = Stochastic(consistency_weight=3.0)
+    assert policy.passes == 2
+    # The mean of two passes stands for the paper's sum, so its weight is halved as well.
+    assert float(policy.agreement_loss([first_BQV, second_BQV])) == pytest.approx(1.5 * by_hand, rel=1e-5)
+    assert float(policy.agreement_loss([first_BQV, first_BQV])) == 0
+    only_stochastic = [name for name, other in POLICIES.items() if other.passes > 1]
+    assert only_stochastic == ["stochastic"]

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from moecast.errors import MoecastError
 from moecast.traces.capture.own.model import ModelConfig
+from moecast.traces.capture.own.policies import AuxGlobal, Policy
+from moecast.traces.capture.own.policies.stochastic import Stochastic, symmetric_divergence
 from moecast.traces.capture.own.score import score
 from moecast.traces.capture.own.tokens import Tokens
 from moecast.traces.capture.own.train import TrainConfig, Trained, train
@@ -50,6 +53,41 @@ def test_a_time_limit_ends_early_and_says_after_how_many_steps(
     cut = train(dataclasses.replace(config, steps=100_000, minutes=0.005), tokens, folder=tmp_path, log_every=0)
     assert len(cut.losses) == cut.steps < 10_000
     assert cut.tokens == cut.steps * 2 * config.row_tokens
+
+
+class Twice(AuxGlobal):
+    """Two passes that do not differ, and nothing that compares them."""
+
+    @property
+    def passes(self) -> int:
+        return 2
+
+
+def with_policy(config: TrainConfig, policy: Policy) -> TrainConfig:
+    return dataclasses.replace(config, steps=6, model=dataclasses.replace(config.model, policy=policy))
+
+
+def test_two_equal_passes_are_one(config: TrainConfig, tokens: Tokens, tmp_path: Path) -> None:
+    runs = []
+    for policy in (AuxGlobal(), Twice()):
+        (tmp_path / type(policy).__name__).mkdir()
+        folder = tmp_path / type(policy).__name__
+        runs.append(train(with_policy(config, policy), tokens, folder=folder, log_every=0))
+    # Gradients of the two add up in another order.
+    assert runs[0].losses == pytest.approx(runs[1].losses, rel=1e-5)
+
+
+def test_passes_learn_to_agree(config: TrainConfig, tokens: Tokens, tmp_path: Path) -> None:
+    rows = torch.from_numpy(config.batch(tokens, 1000)).long()
+    apart = []
+    for weight in (0.0, 50.0):
+        (tmp_path / str(weight)).mkdir()
+        policy = with_policy(config, Stochastic(consistency_weight=weight))
+        model = train(dataclasses.replace(policy, steps=30), tokens, folder=tmp_path / str(weight), log_every=0).model
+        with torch.no_grad():
+            first, second = (model.scored(rows, seed=(9, turn))[2] for turn in range(2))
+        apart.append(float(symmetric_divergence(first, second)))
+    assert 0 < apart[1] < 0.7 * apart[0]
 
 
 def test_a_checkpoint_of_another_configuration_is_refused(config: TrainConfig, tokens: Tokens, tmp_path: Path) -> None:
