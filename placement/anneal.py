@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from moecast.compiled import njit
 from moecast.placement import swaps
 
 Float = npt.NDArray[np.float64]

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from moecast.compiled import njit
 
 Int = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from moecast.compiled import njit
 from moecast.errors import MoecastError
 from moecast.sim.forward import home_ranks
 from moecast.sim.workload import draw_steps

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from moecast.compiled import njit
 
 if TYPE_CHECKING:
     from moecast.traces import RoutingTrace

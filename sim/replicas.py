@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from moecast.compiled import njit
 from moecast.sim.plan import EMPTY, Plan
 
 Int = npt.NDArray[np.int64]

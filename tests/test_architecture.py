@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "placement": {"sim", "topology", "traces"},
     "validate": {"sim", "topology", "traces", "kernels"},
 }
-BASE = {"errors", "files", "threads", "units"}
+BASE = {"compiled", "errors", "files", "threads", "units"}
 TORCH_FOLDERS = ("kernels", "validate", "traces/capture")
 
 

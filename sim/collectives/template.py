@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from moecast.compiled import njit
 from moecast.sim.collectives.links import link_capacity, row_max, with_issue_links
 from moecast.sim.layout import Layout
 from moecast.sim.program import Flows

@@ -9,7 +9,8 @@ Axes: T token, K choice, R run, E expert, S cache size, P place in a cache.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from moecast.compiled import njit
 
 
 @njit(cache=True, nogil=True)

@@ -11,7 +11,8 @@ none, F fan-out 0…K.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from moecast.compiled import njit
 
 # Tokens of a block: its choices must stay in cache, and pairs must outnumber the entries of an E·E table brought in.
 _MIN_BLOCK, _MAX_BLOCK = 512, 4096

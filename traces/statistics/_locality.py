@@ -9,7 +9,8 @@ Axes: T token, K choice, R run, E expert, F times chosen 0…length, S cache siz
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from moecast.compiled import njit
 
 
 @njit(cache=True, nogil=True)

@@ -10,7 +10,8 @@ positions.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from moecast.compiled import njit
 
 _BLOCK = 512  # tokens whose choices stay in cache from layer to layer
 

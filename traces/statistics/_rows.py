@@ -9,7 +9,8 @@ Axes: T token, L MoE layer, K choice.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from moecast.compiled import njit
 
 
 @njit(cache=True, nogil=True)

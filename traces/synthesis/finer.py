@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from moecast.compiled import njit
 from moecast.traces.meta import NO_CHOICE
 
 Floats = npt.NDArray[np.float32]

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from moecast.compiled import njit
 from moecast.traces.meta import NO_CHOICE
 from moecast.traces.synthesis.donors import Donors
 

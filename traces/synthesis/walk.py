@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from moecast.compiled import njit
 
 UInt64s = npt.NDArray[np.uint64]
 Ints = npt.NDArray[np.int64]

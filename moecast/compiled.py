@@ -1,0 +1,74 @@
+"""How loops are compiled: by numba, kept on disk, and compiled anew when anything that they are made of has changed.
+
+numba's own cache looks at the file of the function alone. A function that calls a compiled one of another file, or
+takes a constant or a named tuple from there, would go on running that file's old code after a change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numba
+import numpy as np
+from numba.core.caching import FunctionCache, IndexDataCacheFile
+from numba.core.dispatcher import Dispatcher
+
+# Of each module with compiled functions: its source and what it takes from others, as a digest.
+_digest_of: dict[str, bytes] = {}
+
+
+def njit(*, cache: bool = True, **options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Compile a function as `numba.njit` does with these options, and with `cache` keep what comes out on disk.
+
+    It lies where numba would put it: in `NUMBA_CACHE_DIR`, else beside the source, else (read-only packages) in the
+    user's cache folder. It is used while these are what they were: the options, the function's file, the files whose
+    compiled functions or named tuples that file takes, theirs in turn, and its global constants. Where no folder can be
+    written to, every process compiles for itself.
+    """
+
+    def compiled(function: Callable[..., Any]) -> Any:
+        dispatcher = numba.njit(**options)(function)
+        if cache and isinstance(dispatcher, Dispatcher):  # it is none under NUMBA_DISABLE_JIT
+            try:
+                dispatcher._cache = _Cache(function, options)  # type: ignore[attr-defined]
+            except RuntimeError:  # numba's way to say that there is no folder
+                _digest_of[function.__module__] = b""
+        return dispatcher
+
+    return compiled
+
+
+class _Cache(FunctionCache):  # type: ignore[misc]
+    """numba's cache of one function, with a stamp that stands for more than the function's own file."""
+
+    def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
+        super().__init__(function)
+        module, source = function.__module__, self._impl.locator.get_source_stamp()
+        _digest_of[module] = _digest(repr(source), *_taken(module, function.__globals__))
+        self.stamp = _digest(repr(sorted(options.items())), _digest_of[module].hex()).hex()
+        self._cache_file = IndexDataCacheFile(self._cache_path, self._impl.filename_base, self.stamp)
+
+
+def _taken(module: str, names: dict[str, Any]) -> list[str]:
+    """What a module's namespace holds by now of other modules' compiled code, and the constants in it."""
+    taken = []
+    for name, value in sorted(names.items()):
+        home = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+        if home != module and home in _digest_of:
+            taken.append(f"{name}: {_digest_of[home].hex()}")
+        elif _is_constant(value) and not name.startswith("__"):
+            taken.append(f"{name} = {value!r}")
+    return taken
+
+
+def _is_constant(value: object) -> bool:
+    if isinstance(value, tuple):
+        return all(_is_constant(item) for item in value)
+    return isinstance(value, (bool, int, float, complex, str, bytes, np.generic, np.dtype))
+
+
+def _digest(*parts: str) -> bytes:
+    return hashlib.sha256("\n".join(parts).encode()).digest()
