@@ -225,7 +225,8 @@ def _judged(problem: LoadProblem, slots_LGP: Int32) -> dict[str, float]:
     """The plan's evenness and its certificate, over the layers that were counted."""
     counted_L = problem.load_LE.any(axis=1)
     loads_LG = rank_load_LG(slots_LGP, problem.load_LE)[counted_L]
-    mean_L, most_L = loads_LG.mean(axis=1), loads_LG.max(axis=1)
+    mean_L = problem.load_LE[counted_L].sum(axis=1) / loads_LG.shape[1]
+    most_L = np.maximum(loads_LG.max(axis=1), mean_L)  # shares of replicas, summed, may round to less
     bound_L = fullest_rank_bound_L(problem.load_LE, problem.slots_G)[counted_L] * (1 - ROUNDING)
     fullest, fullest_bound = float((most_L / mean_L).mean()), float((bound_L / mean_L).mean())
     return {
