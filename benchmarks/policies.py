@@ -1,7 +1,7 @@
 """What a router's policy does to a cluster: the committed trace of each policy, measured on 8 ranks.
 
 All were recorded from the same small model trained on the same text, so rows differ by the policy (and by what it made
-the model learn). Prints the tables of docs/own-model.md.
+the model learn). Prints the table of docs/traces.md, then those of docs/own-model.md.
 
     python benchmarks/policies.py [--ranks 8] [--folder FOLDER] [--phase prefill --phase decode] [--seconds]
 
@@ -66,6 +66,10 @@ def main() -> None:
             continue
         profiles = {name: profile_trace(trace, n_ranks=arguments.ranks) for name, trace in found.items()}
         write_rows(
+            ["policy", "held-out loss", "balance", "fan-out", "affinity", "drift, topics", "drift, windows"],
+            ([name, *glance_row(profile)] for name, profile in profiles.items()),
+        )
+        write_rows(
             ["policy", "K", "choices", "5–95 %", "max ÷ mean", "Gini", "balance", "packed", "step balance", "fan-out"],
             ([name, *load_row(found[name], profile)] for name, profile in profiles.items()),
         )
@@ -84,6 +88,19 @@ def traces_in(folder: Path | None) -> dict[str, Path]:
     else:
         files = {path.stem: path for path in sorted(folder.glob("*.parquet"))}
     return {name: files[name] for name in (*ORDER, *files) if name in files}
+
+
+def glance_row(profile: TraceProfile) -> list[str]:
+    """What there is to know at a glance; drift between topics, and between windows of the trace in order."""
+    assert profile.stats.transition_LEE is not None
+    return [
+        f"{profile.meta.source['loss_nats_per_token']['held_out']:.2f}",
+        f"{profile.stats.balance_pooled:.3f}",
+        f"{profile.stats.fan_out:.2f}",
+        f"{affinity(profile.stats.transition_LEE, choices=LIKELIEST).affinity:.3f}",
+        f"{profile.drift.topics.distance:.3f}",
+        f"{profile.drift.windows.distance:.3f}",
+    ]
 
 
 def load_row(trace: RoutingTrace, profile: TraceProfile) -> list[str]:

@@ -203,6 +203,32 @@ def test_a_transport_plan_has_even_sums() -> None:
     )
 
 
+def test_a_transport_plan_is_what_scaling_rows_and_columns_in_turn_gives() -> None:
+    logits_TE = scores(tokens=30).double()
+    kernel = [[math.exp(score) for score in row] for row in logits_TE.tolist()]
+    row_T, column_E = [1.0] * 30, [1.0] * EXPERTS
+    for _ in range(500):
+        column_E = [30 / EXPERTS / sum(row_T[t] * kernel[t][e] for t in range(30)) for e in range(EXPERTS)]
+        row_T = [1 / sum(kernel[t][e] * column_E[e] for e in range(EXPERTS)) for t in range(30)]
+    by_hand = [[row_T[t] * kernel[t][e] * column_E[e] for e in range(EXPERTS)] for t in range(30)]
+    plan_TE = (logits_TE + potential_E(logits_TE, 500)).softmax(-1)
+    torch.testing.assert_close(plan_TE, torch.tensor(by_hand, dtype=torch.float64))
+
+
+def test_a_transport_plan_does_not_see_how_popular_an_expert_is() -> None:
+    logits_TE = scores(tokens=40).double().requires_grad_()
+    policy = Sinkhorn(regularisation=1.0, iterations=500)
+    raised_TE = logits_TE + torch.linspace(-2, 2, EXPERTS, dtype=torch.float64)
+    weight_TK, expert_TK, _ = routed(policy, logits_TE)
+    assert torch.equal(routed(policy, raised_TE).expert_TK, expert_TK)
+    torch.testing.assert_close(routed(policy, raised_TE).weight_TK, weight_TK)
+    loads = [torch.bincount(routed(policy, s, Pass(rows=4)).expert_TK.flatten()) for s in (logits_TE, raised_TE)]
+    assert not torch.equal(*loads)
+    # So no loss can push an expert's scores up or down together, and each score may well be pushed.
+    (slope_TE,) = torch.autograd.grad((weight_TK * scores(tokens=40, outputs=CHOICES, seed=5)).sum(), logits_TE)
+    assert float(slope_TE.sum(0).abs().max()) < 1e-6 < 1e-2 < float(slope_TE.abs().max())
+
+
 def test_sinkhorn_decides_in_training_only() -> None:
     always = Sinkhorn(probability=1.0, regularisation=1.0, iterations=200)
     logits_TE = scores(tokens=400)
