@@ -217,7 +217,7 @@ def test_a_transport_plan_is_what_scaling_rows_and_columns_in_turn_gives() -> No
 
 def test_a_transport_plan_does_not_see_how_popular_an_expert_is() -> None:
     logits_TE = scores(tokens=40).double().requires_grad_()
-    policy = Sinkhorn(regularisation=1.0, iterations=500)
+    policy = Sinkhorn(probability=1.0, regularisation=1.0, iterations=500)
     raised_TE = logits_TE + torch.linspace(-2, 2, EXPERTS, dtype=torch.float64)
     weight_TK, expert_TK, _ = routed(policy, logits_TE)
     assert torch.equal(routed(policy, raised_TE).expert_TK, expert_TK)
@@ -225,8 +225,13 @@ def test_a_transport_plan_does_not_see_how_popular_an_expert_is() -> None:
     loads = [torch.bincount(routed(policy, s, Pass(rows=4)).expert_TK.flatten()) for s in (logits_TE, raised_TE)]
     assert not torch.equal(*loads)
     # So no loss can push an expert's scores up or down together, and each score may well be pushed.
-    (slope_TE,) = torch.autograd.grad((weight_TK * scores(tokens=40, outputs=CHOICES, seed=5)).sum(), logits_TE)
+    worth_TK = scores(tokens=40, outputs=CHOICES, seed=5)
+    (slope_TE,) = torch.autograd.grad((weight_TK * worth_TK).sum(), logits_TE)
     assert float(slope_TE.sum(0).abs().max()) < 1e-6 < 1e-2 < float(slope_TE.abs().max())
+    constant = routed(dataclasses.replace(policy, through_potentials=False), logits_TE)
+    torch.testing.assert_close(constant.weight_TK, weight_TK)
+    (slope_TE,) = torch.autograd.grad((constant.weight_TK * worth_TK).sum(), logits_TE)
+    assert float(slope_TE.sum(0).abs().max()) > 1e-2
 
 
 def test_sinkhorn_decides_in_training_only() -> None:

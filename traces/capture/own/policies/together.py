@@ -70,9 +70,9 @@ class Sinkhorn(Policy):
     the softmax of the scores plus Gaussian noise: that is selective Sinkhorn routing, whose share is 0.001 to 0.01 in
     runs far longer than ours, where so few plans leave no mark.
 
-    Gradients go through the plan's iterations, whose number is fixed. A plan does not see how popular an expert is (its
-    potential takes that back), so such a gradient sums to nothing over the tokens of an expert, as it should; with
-    constant potentials it does not, and drives loads at inference apart.
+    A plan does not see how popular an expert is: its potential takes that back. Gradients `through_potentials`, which
+    are the plan's own, therefore sum to nothing over the tokens of an expert; where potentials are taken as constant
+    they do not, and drive apart the loads at inference, where there are no potentials. Iterations are fixed in number.
     """
 
     name: ClassVar[str] = "sinkhorn"
@@ -83,6 +83,7 @@ class Sinkhorn(Policy):
     regularisation: float = 0.5
     iterations: int = 50
     noise: float = 0.5
+    through_potentials: bool = True
 
     def route(self, logits_TO: Tensor, bias_E: Tensor, *, choices: int, layer: int, view: Pass) -> Routed:
         """Take the best of the plan or of the softmax; see the class."""
@@ -92,7 +93,8 @@ class Sinkhorn(Policy):
             generator = view.generator(layer)
             if torch.rand((), generator=generator) < self.probability:
                 scaled_TE = logits_TO / self.regularisation
-                score_TE = scaled_TE + potential_E(scaled_TE, self.iterations)
+                balanced_TE = scaled_TE if self.through_potentials else scaled_TE.detach()
+                score_TE = scaled_TE + potential_E(balanced_TE, self.iterations)
             else:
                 score_TE = logits_TO + self.noise * torch.randn(logits_TO.shape, generator=generator).to(logits_TO)
         weight_TK, expert_TK = score_TE.softmax(-1).topk(choices, dim=-1)
