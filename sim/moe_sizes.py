@@ -16,8 +16,19 @@ from moecast.sim.hf_config import FAMILIES
 from moecast.sim.model import ModelShape
 
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "num_routed_experts")
+_EXPERTS += ("moe_num_primary_experts",)  # SmallThinker
 _CHOICES = ("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_topk", "moe_top_k", "experts_per_token")
+_CHOICES += ("top_k_experts", "moe_num_active_primary_experts")  # Gemma-4, SmallThinker
 _HIDDEN_LAYERS = ("num_hidden_layers", "num_layers", "n_layers")
+# What each layer is, and the word for a MoE layer: a list, or a string of letters (Nemotron-H).
+_KINDS = (
+    ("mlp_layer_types", "sparse"),
+    ("layers_block_type", "moe"),
+    ("hybrid_override_pattern", "E"),
+    ("moe_layer_freq", 1),
+    ("moe_layer_layout", 1),
+)
+_FIRST = ("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index", "moe_layer_num_skipped")
 _MOST_LAYERS = 4096
 
 
@@ -60,9 +71,8 @@ class MoeSizes:
         """
         if config.get("model_type") in FAMILIES:
             return cls.of(ModelShape.from_config(config, name=name))
-        nested = config.get("text_config")
-        text = nested if isinstance(nested, Mapping) else config
-        layers = _whole(text, _HIDDEN_LAYERS, file)
+        text = _text(config)
+        layers = _layers(text, file)
         if layers > _MOST_LAYERS:
             raise MoecastError(f"must be at most {_MOST_LAYERS}", file=file, field=_HIDDEN_LAYERS[0], value=layers)
         ids = _moe_layer_ids(text, layers, file)
@@ -77,18 +87,36 @@ class MoeSizes:
         )
 
 
+def _text(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part that describes the model of text, and what DBRX says of its experts apart."""
+    nested = config.get("text_config")
+    text = nested if isinstance(nested, Mapping) else config
+    feed_forward = text.get("ffn_config")
+    return {**feed_forward, **text} if isinstance(feed_forward, Mapping) else text
+
+
+def _layers(config: Mapping[str, Any], file: str | Path | None) -> int:
+    """Hidden layers; a config that lists them need not count them (Nemotron-H in transformers 5)."""
+    listed = config.get("layers_block_type")
+    counted = any(config.get(name) is not None for name in _HIDDEN_LAYERS)
+    return len(listed) if isinstance(listed, list) and not counted else _whole(config, _HIDDEN_LAYERS, file)
+
+
 def _moe_layer_ids(config: Mapping[str, Any], layers: int, file: str | Path | None) -> tuple[int, ...]:
     """Hidden layers with experts, by whichever names the config uses."""
     every = range(layers)
-    for field, kind in (("mlp_layer_types", "sparse"), ("layers_block_type", "moe")):
+    for field, kind in _KINDS:
         kinds = config.get(field)
-        if isinstance(kinds, list):
+        if isinstance(kinds, list) or (field == "hybrid_override_pattern" and isinstance(kinds, str)):
             if len(kinds) != layers:
                 raise MoecastError(f"must have {layers} entries, one per layer", file=file, field=field)
             return tuple(i for i in every if kinds[i] == kind)
     if isinstance(named := config.get("moe_layers"), list):  # Llama-4
         return tuple(i for i in every if i in named)
-    first = _optional(config, ("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index"), 0, file)
+    if config.get("moe_layer_frequency") is not None:  # Arctic counts layers from 1
+        period = _whole(config, ("moe_layer_frequency",), file)
+        return tuple(i for i in every if (i + 1) % period == 0)
+    first = _optional(config, _FIRST, 0, file)
     last = layers - 1 if config.get("moe_layer_end_index") == -1 else None  # ERNIE's word for the last
     last = _optional(config, ("moe_layer_end_index",), layers - 1, file) if last is None else last
     period = max(_optional(config, ("moe_layer_freq", "decoder_sparse_step", "expert_layer_period"), 1, file), 1)

@@ -87,6 +87,16 @@ def two_best_of_group(logits_TE: np.ndarray, bias_E: np.ndarray, choices: int) -
     return limited(scores_TE, lambda groups: np.sort(groups, axis=1)[:, -2:].sum(1), choices)
 
 
+def two_best_probabilities_of_group(logits_TE: np.ndarray, _bias_E: np.ndarray, choices: int) -> list[set[int]]:
+    """Mistral-4: a group is worth the two best of its softmax."""
+    return limited(softmax(logits_TE), lambda groups: np.sort(groups, axis=1)[:, -2:].sum(1), choices)
+
+
+def biased_logit(logits_TE: np.ndarray, bias_E: np.ndarray, choices: int) -> list[set[int]]:
+    """Kolibri: the bias is added to the logit itself."""
+    return top(logits_TE + bias_E, choices)
+
+
 def zero_experts(logits_TE: np.ndarray, bias_E: np.ndarray, choices: int) -> list[set[int]]:
     """LongCat: the last experts compute nothing; the trace has no choice there."""
     return [{i for i in row if i < 8} for row in biased_softmax(logits_TE, bias_E, choices)]
@@ -172,6 +182,8 @@ QWEN = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 LOCAL = {"num_local_experts": 8, "num_experts_per_tok": 2}
 ROUTED = {"n_routed_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "n_shared_experts": 1}
 DENSE_FIRST = {"first_k_dense_replace": 1}
+SPARSE_AFTER_FIRST = {"mlp_layer_types": ["dense", "sparse", "sparse"]}
+INDEXER = {"index_topk": 4, "index_head_dim": 8, "index_n_heads": 2}
 
 FAMILIES = [
     Family(name="mixtral", prefix="Mixtral", config=LOCAL),
@@ -379,6 +391,81 @@ FAMILIES = [
                 "num_position_embeddings": 16,
                 "deepstack_visual_indexes": [],
             },
+        },
+    ),
+    Family(name="cohere2-moe", prefix="Cohere2Moe", config=QWEN | SPARSE_AFTER_FIRST, layer_ids=(1, 2)),
+    Family(
+        name="deepseek-v3.2",
+        prefix="DeepseekV32",
+        config=ROUTED | MLA | GROUPS | SPARSE_AFTER_FIRST | INDEXER | {"num_key_value_heads": 4},
+        layer_ids=(1, 2),
+        rule=two_best_of_group,
+    ),
+    Family(
+        name="glm-moe-dsa",
+        prefix="GlmMoeDsa",
+        config=ROUTED | MLA | GROUPS | SPARSE_AFTER_FIRST | INDEXER | {"num_key_value_heads": 4},
+        layer_ids=(1, 2),
+        rule=two_best_of_group,
+    ),
+    Family(
+        name="mimo-v2-flash",
+        prefix="MiMoV2Flash",
+        config=ROUTED | GROUPS | SPARSE_AFTER_FIRST | {"v_head_dim": 8},
+        layer_ids=(1, 2),
+        rule=two_best_of_group,
+    ),
+    Family(
+        name="ax-k1",
+        prefix="AXK1",
+        config=ROUTED | MLA | GROUPS | SPARSE_AFTER_FIRST | {"num_key_value_heads": 4},
+        layer_ids=(1, 2),
+        rule=two_best_of_group,
+    ),
+    Family(
+        name="mistral-4",
+        prefix="Mistral4",
+        config=ROUTED
+        | MLA
+        | GROUPS
+        | DENSE_FIRST
+        | {"num_key_value_heads": 4, "num_experts_per_tok": 3, "head_dim": 16},
+        layer_ids=(1, 2),
+        choices=3,
+        rule=two_best_probabilities_of_group,
+    ),
+    Family(
+        name="laguna",
+        prefix="Laguna",
+        config=QWEN | SPARSE_AFTER_FIRST | {"shared_expert_intermediate_size": 16},
+        layer_ids=(1, 2),
+        rule=biased_sigmoid,
+    ),
+    Family(name="mellum", prefix="Mellum", config=QWEN | SPARSE_AFTER_FIRST, layer_ids=(1, 2)),
+    Family(name="granite-moe-swa", prefix="GraniteMoeSWA", config=LOCAL | {"shared_intermediate_size": 16}),
+    Family(
+        name="flint",
+        prefix="Flint",
+        config=QWEN | {"mlp_only_layers": [0], "shared_expert_intermediate_size": 16},
+        layer_ids=(1, 2),
+    ),
+    Family(
+        name="kolibri",
+        prefix="Kolibri1",
+        config=QWEN | {"shared_expert_intermediate_size": 16},
+        rule=biased_logit,
+    ),
+    Family(
+        name="gemma-4",
+        prefix="Gemma4",
+        config_suffix="TextConfig",
+        config={
+            "enable_moe_block": True,
+            "num_experts": 8,
+            "top_k_experts": 2,
+            "moe_intermediate_size": 16,
+            "hidden_size_per_layer_input": 0,
+            "global_head_dim": 8,
         },
     ),
 ]
