@@ -134,6 +134,24 @@ def count_tokens_of_sources(experts_TLK, token_T, home_T, domain_G, serving, cou
     return same, pairs
 
 
+@entry
+def rank_choices(experts_TLK, token_T, home_T, serving, served_SLP, rank_TLK):
+    """Write the rank that serves each choice, 65535 for none."""
+    _, layers, choices = experts_TLK.shape
+    none = np.uint16(65535)
+    for start in range(0, len(token_T), _BLOCK):
+        rows_T, at_T = token_T[start : start + _BLOCK], home_T[start : start + _BLOCK]
+        rank_KT = np.empty((choices, len(rows_T)), np.uint16)
+        for layer in range(layers):
+            if len(serving.sole_R) > 0:
+                _serve_alone(experts_TLK, rows_T, at_T, layer, none, serving, served_SLP, rank_KT)
+            else:
+                _serve(experts_TLK, rows_T, at_T, layer, none, serving, served_SLP, rank_KT)
+            for t in range(len(rows_T)):
+                for k in range(choices):
+                    rank_TLK[start + t, layer, k] = rank_KT[k, t]
+
+
 @inner
 def _serve_alone(experts_TLK, rows_T, at_T, layer, none, serving, served_SLP, rank_KT):
     """Count the only slot of each choice, and find its rank."""

@@ -59,7 +59,7 @@ def profile_json(profile: TraceProfile, placement: str) -> dict[str, Any]:
             "by_load": _mean(profile.affinity.by_load_L),
         },
         "srp": _by(lengths, local.srp_M),
-        "srp_size_ratio": _by(lengths, local.size_ratio_LM.mean(axis=0)),
+        "srp_size_ratio": _by(lengths, local.size_ratio_M),
         "sch": {length: _by(_ratios(local), row_S) for length, row_S in zip(lengths, local.sch_MS, strict=True)},
         "sch_rolling": {
             length: _by(_ratios(local), row_S) for length, row_S in zip(lengths, local.rolling_sch_MS, strict=True)
@@ -135,17 +135,6 @@ def load_json(table: LoadTable, balance_pooled: float, gini_L: Any, ranks: int) 
             for layer, load_E in enumerate(table.load_LE)
         ],
     }
-
-
-def with_plan(value: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
-    """Put a plan's numbers in the place of those of experts in order; what was not counted for it is null."""
-    balance_L, fan_out_L = facts["balance_pooled_L"], facts["fan_out_L"]
-    layers = [
-        row | {"balance_pooled": _number(balance_L[layer]), "fan_out": _number(fan_out_L[layer]), "crossings": None}
-        for layer, row in enumerate(value["per_layer"])
-    ]
-    whole = {name: _number(number) for name, number in facts.items() if not name.endswith("_L")}
-    return value | whole | {"fan_out_tokens": None, "fan_out_domains_tokens": None, "per_layer": layers}
 
 
 def per_layer(meta: TraceMeta, stats: TraceStats) -> list[dict[str, Any]]:

@@ -32,16 +32,6 @@ def counts_table(meta: TraceMeta, stats: TraceStats, ranks: int, placement: str)
     return shown
 
 
-def plan_table(name: str, facts: dict[str, Any]) -> Table:
-    """What a plan with replicas makes of the trace."""
-    shown = table(f"{name}, by its replica rule, all tokens as one step", "", "", "")
-    _row(shown, "balance_pooled", _three(facts["balance_pooled"]), "mean ÷ max load of the ranks; 1 is even")
-    _row(shown, "fan-out", _three(facts["fan_out"]), "ranks that a token is sent to at a layer")
-    _row(shown, "fan-out, domains", _three(facts["fan_out_domains"]), "domains that a token is sent to at a layer")
-    _row(shown, "crossings", _three(facts["crossings"]), "pairs of choices at a layer and the next on different ranks")
-    return shown
-
-
 def profile_table(profile: TraceProfile) -> Table:
     """What the rest of a profile says, one line a number."""
     shown = table(f"what is in it{_sampled(profile)}", "", "", "")
@@ -122,7 +112,7 @@ def _locality_rows(shown: Table, local: Locality, token_sparsity: float) -> None
             f"experts that none of {length} neighbouring tokens chooses",
         )
     for m in (short, long):
-        length, ratio = local.lengths[m], float(local.size_ratio_LM[:, m].mean())
+        length, ratio = local.lengths[m], float(local.size_ratio_M[m])
         text = f"F1 of the best router that fixes its experts for {length} tokens; it takes {ratio:.2f} × as many"
         _row(shown, f"SRP, {length}", _three(local.srp_M[m]), text)
     cache = local.cache_ratios.index(2.0) if 2.0 in local.cache_ratios else len(local.cache_ratios) - 1

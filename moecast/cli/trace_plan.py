@@ -1,27 +1,22 @@
-"""A trace under a Plan: the rank of each expert where there are no replicas, else traffic counted by the plan's rule.
+"""A trace under a Plan: the rank of each expert where there are no replicas, else of each choice by the plan's rule.
 
-Axes: L MoE layer, E expert, G rank, S source rank, N domain.
+Axes: L MoE layer, E expert, K choice, G rank, S source rank, N domain, F fan-out 0…K.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from moecast.errors import MoecastError
 from moecast.sim import Plan, read_plan
-from moecast.sim.layout import Layout
 from moecast.sim.plan import EMPTY
-from moecast.sim.replicas import ReplicaTable
-from moecast.sim.traffic import count_traffic
-from moecast.topology import load_cluster
-from moecast.traces import RoutingTrace, TraceMeta
+from moecast.sim.serving_ranks import ServingRanks
+from moecast.traces import RoutingTrace, TraceCounter, TraceMeta, TraceStats
 
 _BLOCK_TOKENS = 1 << 15
 
@@ -53,26 +48,24 @@ def rank_of_expert_LE(plan: Plan) -> npt.NDArray[np.int32] | None:
 
 
 class PlanCounter:
-    """Counts what a plan with replicas makes of a trace, whole sequences dealt to source ranks by their number.
+    """Counts what a plan with replicas makes of a trace, all tokens as one step.
 
-    The i-th choice of an expert is counted per source within blocks of 32,768 tokens.
+    Sequences are dealt to the source ranks of all EP groups by their number; the rule is `ReplicaTable`'s. Each choice
+    is replaced by the rank that serves it, and ranks are counted as experts are: what can be counted of a placement
+    without replicas can be counted here too.
     """
 
     def __init__(self, plan: Plan, *, domain_size: int) -> None:
         self._plan = plan.with_(gpu_of_rank=tuple(range(plan.groups * plan.ep)), pp=1, etp=1, tp=1, cp=1, dp=0)
         ranks = self._plan.ranks
         domain_G = (np.arange(ranks) // domain_size).astype(np.int32)
-        cluster = load_cluster("dgx-h100", nodes=-(-ranks // 8))  # stands for any: counts take the domains alone
-        self._layout = dataclasses.replace(
-            Layout.of(cluster, self._plan),
-            domain_G=domain_G,
-            relay_SN=np.zeros((ranks, int(domain_G[-1]) + 1), np.int32),
-        )
-        self._table = ReplicaTable.of(self._plan, domain_G)
-        self._load_LG = np.zeros((plan.layers, ranks), np.int64)
-        self._copies_L = np.zeros(plan.layers, np.int64)
-        self._domain_copies_L = np.zeros(plan.layers, np.int64)
-        self._tokens = self._same = self._pairs = 0
+        self._serving = ServingRanks(self._plan, domain_G)
+        # a token makes no more choices than there are experts, but may make more than there are ranks
+        width = max(ranks, plan.choices)
+        self._meta = TraceMeta(model="", layers=plan.layers, experts=width, choices=plan.choices)
+        rank_LE = np.tile(np.arange(width), (plan.layers, 1))
+        self._ranks = TraceCounter(self._meta, rank_of_expert_LE=rank_LE)
+        self._domains = TraceCounter(self._meta, rank_of_expert_LE=rank_LE // domain_size, crossings=False)
 
     def watch(self, batches: Iterable[RoutingTrace]) -> Iterator[RoutingTrace]:
         """Pass batches on, counting each."""
@@ -83,32 +76,26 @@ class PlanCounter:
 
     def _add(self, block: RoutingTrace) -> None:
         home_T = (block.sequence_T % self._plan.ranks).astype(np.int32)
-        token_T = np.arange(block.n_tokens)
-        traffic = count_traffic(self._plan, self._layout, block.experts_TLK, token_T, home_T, table=self._table)
-        self._load_LG += traffic.rank_load_LG
-        self._copies_L += traffic.copies_LSD.sum(axis=(1, 2), dtype=np.int64)
-        self._domain_copies_L += traffic.domain_copies_LSN.sum(axis=(1, 2), dtype=np.int64)
-        self._tokens += block.n_tokens
-        self._same += traffic.same_rank_pairs
-        self._pairs += traffic.pairs
+        rank_TLK = self._serving.next_TLK(block.experts_TLK, home_T)
+        served = dataclasses.replace(block, meta=self._meta, experts_TLK=rank_TLK, weights_TLK=None)
+        self._ranks.add(served)
+        self._domains.add(served)
 
-    def facts(self) -> dict[str, Any]:
-        """The numbers of the plan, by their names in the JSON of ``trace stats``; those by layer end in ``_L``."""
-        load_LDG = self._load_LG.reshape(len(self._load_LG), self._plan.groups, self._plan.ep)
-        highest_LD = load_LDG.max(axis=2)
-        balance_LD = np.full(highest_LD.shape, math.nan)
-        np.divide(load_LDG.mean(axis=2), highest_LD, out=balance_LD, where=highest_LD > 0)
-        balance_L = np.array([_mean(balance_D) for balance_D in balance_LD])
-        fan_out_L, domains_L = self._copies_L / max(self._tokens, 1), self._domain_copies_L / max(self._tokens, 1)
-        return {
-            "balance_pooled": _mean(balance_L),
-            "fan_out": float(fan_out_L.mean()),
-            "fan_out_domains": float(domains_L.mean()),
-            "crossings": 1 - self._same / self._pairs if self._pairs else math.nan,
-            "balance_pooled_L": balance_L,
-            "fan_out_L": fan_out_L,
-        }
+    def applied(self, stats: TraceStats) -> TraceStats:
+        """The trace's counts with the plan's in the place of those of another placement."""
+        by_rank = self._ranks.stats()
+        return dataclasses.replace(
+            stats,
+            rank_load_LG=by_rank.load_LE[:, : self._plan.ranks],
+            fan_out_LF=by_rank.fan_out_LF,
+            same_rank_L=by_rank.same_rank_L,
+            pairs_L=by_rank.pairs_L,
+            ep_groups=self._plan.groups,
+        )
 
-
-def _mean(values: npt.NDArray[np.float64]) -> float:
-    return math.nan if np.isnan(values).all() else float(np.nanmean(values))
+    @property
+    def fan_out_domains_LF(self) -> npt.NDArray[np.int64]:
+        """Tokens by the distinct domains that serve their choices."""
+        counts_LF = self._domains.stats().fan_out_LF
+        assert counts_LF is not None
+        return counts_LF

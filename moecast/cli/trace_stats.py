@@ -93,9 +93,9 @@ def stats_command(
 
         write_trace_page(shown.profile, html)
     if json:
-        render.echo_json(shown.json() | ({} if html is None else {"html": str(html)}))
+        render.echo_json(shown.json | ({} if html is None else {"html": str(html)}))
     else:
-        render.console().print(*shown.lines())
+        render.console().print(*shown.lines)
         if html is not None:
             render.console().print(f"pictures: [bold]{html}[/bold]")
 
@@ -112,9 +112,13 @@ def _check_page(trace: Path, html: Path, *, quick: bool) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class _Placed:
-    """Where the experts stand: a rank each, and with replicas a counter that follows the plan's rule."""
+    """Where the experts stand: a rank each, and with replicas a counter that follows the plan's rule.
+
+    With replicas `rank_LE` is that of experts in order on `spread` ranks, and stands in for what the counter finds.
+    """
 
     ranks: int
+    spread: int
     name: str
     rank_LE: npt.NDArray[np.int32]
     domain_size: int
@@ -137,7 +141,9 @@ class _Placed:
             if ranks > meta.experts:
                 raise MoecastError(f"the trace has {meta.experts} experts per layer", field="--ranks", value=ranks)
             size = min(8, ranks) if domain_size is None else domain_size
-            return cls(ranks=ranks, name="contiguous", rank_LE=contiguous_ranks_LE(meta, ranks), domain_size=size)
+            return cls(
+                ranks=ranks, spread=ranks, name="contiguous", rank_LE=contiguous_ranks_LE(meta, ranks), domain_size=size
+            )
         from moecast.cli.trace_plan import PlanCounter, rank_of_expert_LE, read_plan_for
 
         read = read_plan_for(plan, meta)
@@ -146,10 +152,11 @@ class _Placed:
         size = min(8, read.ep) if domain_size is None else domain_size
         rank_LE = rank_of_expert_LE(read)
         if rank_LE is not None:
-            return cls(ranks=read.ep, name=plan.name, rank_LE=rank_LE, domain_size=size)
-        spread = min(read.ep, meta.experts)  # without a rank for each expert, the rest is counted for experts in order
+            return cls(ranks=read.ep, spread=read.ep, name=plan.name, rank_LE=rank_LE, domain_size=size)
+        spread = min(read.ep, meta.experts)
         return cls(
-            ranks=spread,
+            ranks=read.ep,
+            spread=spread,
             name=plan.name,
             rank_LE=contiguous_ranks_LE(meta, spread),
             domain_size=size,
@@ -161,34 +168,20 @@ class _Placed:
 class _Shown:
     """What is printed, as JSON or for people."""
 
-    value: dict[str, Any]
-    printed: tuple[Any, ...]
-    plan: dict[str, Any] | None
+    json: dict[str, Any]
+    lines: tuple[Any, ...]
     profile: TraceProfile | None = None
-
-    def json(self) -> dict[str, Any]:
-        from moecast.cli.stats_json import with_plan
-
-        return self.value if self.plan is None else with_plan(self.value, self.plan)
-
-    def lines(self) -> tuple[Any, ...]:
-        from moecast.cli.stats_tables import plan_table
-
-        return self.printed if self.plan is None else (plan_table(self.value["placement"], self.plan), *self.printed)
 
 
 def _counted(meta: TraceMeta, batches: Iterable[RoutingTrace], placed: _Placed) -> _Shown:
     from moecast.cli import stats_json, stats_tables
     from moecast.traces import trace_stats
 
-    stats = trace_stats(batches, rank_of_expert_LE=placed.rank_LE, n_ranks=placed.ranks)
-    name = placed.name if placed.counter is None else "contiguous"
-    printed = (stats_tables.counts_table(meta, stats, placed.ranks, name), stats_tables.layers_table(meta, stats))
-    return _Shown(
-        value=stats_json.counts_json(meta, stats, placed.ranks, placed.name),
-        printed=printed,
-        plan=None if placed.counter is None else placed.counter.facts(),
-    )
+    stats = trace_stats(batches, rank_of_expert_LE=placed.rank_LE, n_ranks=placed.spread)
+    if placed.counter is not None:
+        stats = placed.counter.applied(stats)
+    lines = stats_tables.counts_table(meta, stats, placed.ranks, placed.name), stats_tables.layers_table(meta, stats)
+    return _Shown(json=stats_json.counts_json(meta, stats, placed.ranks, placed.name), lines=lines)
 
 
 def _profiled(batches: Iterable[RoutingTrace], placed: _Placed, seed: int) -> _Shown:
@@ -198,23 +191,24 @@ def _profiled(batches: Iterable[RoutingTrace], placed: _Placed, seed: int) -> _S
     found = profile_trace(
         batches,
         rank_of_expert_LE=placed.rank_LE,
-        n_ranks=placed.ranks,
+        n_ranks=placed.spread,
         domain_size=placed.domain_size,
         seed=seed,
     )
-    name = placed.name if placed.counter is None else "contiguous"
-    printed = (
-        stats_tables.counts_table(found.meta, found.stats, placed.ranks, name),
+    if placed.counter is not None:
+        found = dataclasses.replace(
+            found,
+            n_ranks=placed.ranks,
+            stats=placed.counter.applied(found.stats),
+            fan_out_domains_LF=placed.counter.fan_out_domains_LF,
+        )
+    lines = (
+        stats_tables.counts_table(found.meta, found.stats, placed.ranks, placed.name),
         stats_tables.profile_table(found),
         stats_tables.layers_table(found.meta, found.stats),
         *stats_tables.health_lines(found.health),
     )
-    return _Shown(
-        value=stats_json.profile_json(found, placed.name),
-        printed=printed,
-        plan=None if placed.counter is None else placed.counter.facts(),
-        profile=found,
-    )
+    return _Shown(json=stats_json.profile_json(found, placed.name), lines=lines, profile=found)
 
 
 def _show_load_table(path: Path, ranks: int | None, *, json: bool) -> None:

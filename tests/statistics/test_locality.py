@@ -65,7 +65,8 @@ def test_srp_sch_and_cls_equal_their_definitions(trace, length, seed):
         if every:
             unused = np.mean([f == 0 for f in pairs])
             assert found.chunk_sparsity_LM[layer, 0] == pytest.approx(unused)
-    assert found.srp_M[0] == pytest.approx(best_f1_by_hand(pooled, length)[0], nan_ok=True)
+    # the model's router has one threshold for all layers: its score and its size belong together
+    assert (found.srp_M[0], found.size_ratio_M[0]) == pytest.approx(best_f1_by_hand(pooled, length), nan_ok=True)
 
 
 def rolling_by_hand(trace, layer, length, size):

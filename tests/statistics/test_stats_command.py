@@ -1,5 +1,6 @@
 """``moecast trace stats`` as a user calls it."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -178,33 +179,97 @@ def test_a_plan_without_replicas_counts_as_its_ranks(run, path, trace, tmp_path)
     assert "as plan.json places them" in run(path, "--plan", tmp_path / "plan.json")
 
 
-def test_a_plan_with_replicas_follows_its_rule(run, path, trace, tmp_path):
-    slots = [[0, 1, 2, EMPTY], [2, 3, 4, EMPTY], [4, 5, 0, EMPTY], [6, 7, 0, 1]]
-    write_plan(plan_of(slots), tmp_path / "plan.json")
-    value = json.loads(run(path, "--plan", tmp_path / "plan.json", "--domain-size", 2, "--json"))
-    held = [[rank for rank, experts in enumerate(slots) if expert in experts] for expert in range(8)]
-    turns, load_LG, fans, domains, same, pairs = {}, np.zeros((3, 4)), [], [], 0, 0
+def spread_of(counts, choices=2):
+    return [counts.count(found) / len(counts) for found in range(choices + 1)]
+
+
+REPLICAS = [[0, 1, 2, EMPTY], [2, 3, 4, EMPTY], [4, 5, 0, EMPTY], [6, 7, 0, 1]]
+OTHER = [[7, 6, 5, EMPTY], [4, 3, 2, 1], [0, 5, 6, EMPTY], [3, 1, 7, EMPTY]]
+
+
+def serve(rule, held, weights, turn, source, *, domain_size):
+    """Where the turn-th choice of an expert by a source goes: the rules as docs/design.md, 7, tells them."""
+    if rule == "weights":
+        shares = np.cumsum(weights) / np.sum(weights)
+        return held[int(np.searchsorted(shares, (turn + source + 0.5) * 0.6180339887498949 % 1, side="right"))]
+    near = [rank for rank in held if rank == source] or [r for r in held if r // domain_size == source // domain_size]
+    held = (near or held) if rule == "nearest" else held
+    return held[(turn + source) % len(held)]
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("rule", ["round_robin", "nearest", "weights"])
+def test_a_plan_with_replicas_follows_its_rule(run, trace, tmp_path, rule, groups):
+    """Everything counted of a placement, fan-outs by token and crossings by layer too, with some choices empty."""
+    chosen = trace.experts_TLK.copy()
+    chosen[::7, 1] = 65535
+    chosen[::5, :, 1] = 65535
+    trace = dataclasses.replace(trace, experts_TLK=chosen)
+    write_trace(trace, tmp_path / "t.parquet")
+    slots = np.array([REPLICAS, OTHER][:groups], np.int32)
+    weights_DGP = np.where(slots == EMPTY, 0, 1 + np.arange(slots.size).reshape(slots.shape) % 5)
+    plan = Plan.contiguous(layers=3, experts=8, choices=2, ep=4, groups=groups).with_(
+        slots_DLGP=np.repeat(slots[:, None], 3, axis=1),
+        replica_rule=rule,
+        replica_weights_DLGP=np.repeat(weights_DGP[:, None], 3, axis=1).astype(float) if rule == "weights" else None,
+    )
+    write_plan(plan, tmp_path / "plan.json")
+    ranks = 4 * groups
+    held = {}  # (group, expert): ranks that hold it and the weights of those slots
+    for group, rank, slot in np.argwhere(slots != EMPTY).tolist():
+        one = held.setdefault((group, int(slots[group, rank, slot])), ([], []))
+        one[0].append(4 * group + rank)
+        one[1].append(weights_DGP[group, rank, slot])
+    turns, load_LG, fans, domains, same, pairs = {}, np.zeros((3, ranks)), [], [], np.zeros(2), np.zeros(2)
     for token in range(trace.n_tokens):
-        source, before = int(trace.sequence_T[token]) % 4, None
+        source, before = int(trace.sequence_T[token]) % ranks, None
         for layer in range(3):
-            ranks = []
+            to = []
             for expert in trace.experts_TLK[token, layer].tolist():
+                if expert == 65535:
+                    continue
                 turn = turns[source, layer, expert] = turns.get((source, layer, expert), -1) + 1
-                ranks.append(held[expert][(turn + source) % len(held[expert])])
-                load_LG[layer, ranks[-1]] += 1
-            fans.append(len(set(ranks)))
-            domains.append(len({rank // 2 for rank in ranks}))
+                to.append(serve(rule, *held[source // 4, expert], turn, source, domain_size=2))
+                load_LG[layer, to[-1]] += 1
+            fans.append(len(set(to)))
+            domains.append(len({rank // 2 for rank in to}))
             if before is not None:
-                same += sum(a == b for a in before for b in ranks)
-                pairs += len(before) * len(ranks)
-            before = ranks
-    assert value["balance_pooled"] == pytest.approx((load_LG.mean(axis=1) / load_LG.max(axis=1)).mean())
-    assert value["fan_out"] == pytest.approx(np.mean(fans))
-    assert value["fan_out_domains"] == pytest.approx(np.mean(domains))
-    assert value["crossings"] == pytest.approx(1 - same / pairs)
-    assert value["fan_out_tokens"] is None
-    assert value["srp"]["4"] is not None
-    assert "by its replica rule" in run(path, "--plan", tmp_path / "plan.json", "--quick")
+                same[layer - 1] += sum(a == b for a in before for b in to)
+                pairs[layer - 1] += len(before) * len(to)
+            before = to
+    load_LDG = load_LG.reshape(3, groups, 4)
+    balance_L = (load_LDG.mean(axis=2) / load_LDG.max(axis=2)).mean(axis=1)
+    for more in ([], ["--quick"]):
+        value = json.loads(
+            run(tmp_path / "t.parquet", "--plan", tmp_path / "plan.json", "--domain-size", 2, "--json", *more)
+        )
+        assert value["ranks"] == 4
+        assert value["balance_pooled"] == pytest.approx(balance_L.mean())
+        assert [row["balance_pooled"] for row in value["per_layer"]] == pytest.approx(balance_L.tolist())
+        assert value["fan_out"] == pytest.approx(np.mean(fans))
+        assert value["fan_out_tokens"] == pytest.approx(spread_of(fans))
+        assert [row["fan_out"] for row in value["per_layer"]] == pytest.approx(
+            [np.mean(fans[layer::3]) for layer in range(3)]
+        )
+        assert value["crossings"] == pytest.approx(1 - same.sum() / pairs.sum())
+        crossings = [row["crossings"] for row in value["per_layer"]]
+        assert crossings[:2] == pytest.approx((1 - same / pairs).tolist())
+        assert crossings[2] is None
+        if not more:
+            assert value["fan_out_domains"] == pytest.approx(np.mean(domains))
+            assert value["fan_out_domains_tokens"] == pytest.approx(spread_of(domains))
+            assert value["srp"]["4"] is not None
+
+
+def test_a_plan_with_replicas_counts_a_token_of_more_choices_than_ranks(run, tmp_path):
+    trace = trace_of(uniform(200, 2, 6, 4), experts=6, lengths=[10] * 20)
+    write_trace(trace, tmp_path / "t.parquet")
+    plan = plan_of([[0, 1, 2, 3, 4], [3, 4, 5, 0, EMPTY]], layers=2, experts=6, choices=4)
+    write_plan(plan, tmp_path / "plan.json")
+    value = json.loads(run(tmp_path / "t.parquet", "--plan", tmp_path / "plan.json", "--json", "--quick"))
+    assert sum(value["fan_out_tokens"]) == pytest.approx(1)
+    assert value["fan_out_tokens"][0] == value["fan_out_tokens"][3] == value["fan_out_tokens"][4] == 0
+    assert "as plan.json places them on 2 ranks" in run(tmp_path / "t.parquet", "--plan", tmp_path / "plan.json")
 
 
 def test_a_plan_for_another_model_is_refused(path, tmp_path):

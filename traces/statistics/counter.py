@@ -131,7 +131,7 @@ class TraceCounter:
         experts = self.meta.experts
         load_LE = self._total[0][:, :experts].copy()
         coactivation_LEE, transition_LEE = (table[:, :experts, :experts].copy() for table in self._total[1:3])
-        placed: dict[str, Counts] = {}
+        placed: dict[str, Any] = {}
         if self._ranks_LE is not None:
             placed = {
                 "rank_load_LG": rank_load_LG(load_LE, self._ranks_LE, self._n_ranks),

@@ -43,7 +43,7 @@ class Locality:
         Segment routing best performance: the best F1 score against the router's choices that a router can get which
         fixes its experts for m tokens. It is reached by taking each expert that is chosen at least α times:
         max over α of 2 Σ f[f ≥ α] ÷ Σ (m·[f ≥ α] + f), α being one number for the layer (`_LM`) or the model (`_M`).
-    size_ratio_LM
+    size_ratio_LM, size_ratio_M
         Experts that this router takes on average, over the choices of a token (the paper's ρ̂).
     cache_ratios
         ρ of each cache: it holds ⌊ρ·k⌋ experts (at least 1, at most E), k being the mean choices of a token.
@@ -51,15 +51,19 @@ class Locality:
         Experts in each cache.
     sch_LMS, sch_MS
         Segment cache best hit rate: part of a window's choices that its ⌊ρ·k⌋ most chosen experts serve, held fixed
-        through the window (the paper's first version).
+        through the window (the paper's first version). `_M` pools layers that each have a cache of their own; the
+        authors' number for a model is that of one cache of ⌊ρ·k⌋·L experts of any layer, which serves no less.
     rolling_sch_LMS, rolling_sch_MS
         The same name in the paper's later versions (v3 and after): hit rate of a cache of ⌊ρ·k⌋ experts that starts
         each sequence empty and, where an expert must give way, drops the one that the next m tokens choose least
-        (of equals, the one used longest ago). Over `rolling_tokens` tokens, whole runs spread over the sample.
+        (of equals, the one used longest ago). Over `rolling_tokens` tokens, whole runs spread over the sample. The
+        authors' program (github.com/ljcleo/moe-lrc) counts the token at hand among the m, so it looks one token less
+        far, and may drop an expert that the token at hand has used; `_M` pools layers here too.
     rolling_tokens
         Tokens that the rolling caches served.
     chunk_sparsity_LM, chunk_sparsity_M
-        CLS: mean part of the experts that no token of a window chose.
+        CLS: mean part of the experts that no token of a window chose. BlockFFN's training loss cuts a sequence into
+        chunks that do not overlap; all windows together stand for every place of the first cut.
     """
 
     lengths: tuple[int, ...]
@@ -67,6 +71,7 @@ class Locality:
     srp_LM: Fractions
     srp_M: Fractions
     size_ratio_LM: Fractions
+    size_ratio_M: Fractions
     cache_ratios: tuple[float, ...]
     cache_sizes: tuple[int, ...]
     sch_LMS: Fractions
@@ -143,11 +148,11 @@ def _summed_up(
 ) -> dict[str, Any]:
     layers = len(hits_LMS)
     srp_LM, ratio_LM = np.full((2, layers, len(lengths)), math.nan)
-    srp_M = np.full(len(lengths), math.nan)
+    srp_M, ratio_M = np.full((2, len(lengths)), math.nan)
     served_LM = np.zeros((layers, len(lengths)), np.int64)
     sparsity_LM = np.full((layers, len(lengths)), math.nan)
     for m, length in enumerate(lengths):
-        srp_M[m] = best_f1(times[m].sum(axis=0), length)[0]
+        srp_M[m], ratio_M[m] = best_f1(times[m].sum(axis=0), length)
         served_LM[:, m] = times[m] @ np.arange(length + 1)
         for layer in range(layers):
             srp_LM[layer, m], ratio_LM[layer, m] = best_f1(times[m][layer], length)
@@ -159,6 +164,7 @@ def _summed_up(
         "srp_LM": srp_LM,
         "srp_M": srp_M,
         "size_ratio_LM": ratio_LM,
+        "size_ratio_M": ratio_M,
         "cache_ratios": ratios,
         "cache_sizes": sizes,
         "sch_LMS": _ratio(hits_LMS, served_LM[..., None]),

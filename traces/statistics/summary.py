@@ -33,6 +33,8 @@ class TraceStats:
     rank_load_LG, fan_out_LF, same_rank_L, pairs_L
         With a placement: choices served by each rank; tokens by number of distinct ranks; [L-1] pairs of choices at
         consecutive layers whose two experts share a rank, and all of them.
+    ep_groups
+        EP groups among which the ranks of `rank_load_LG` are shared out, in order.
     """
 
     tokens: int
@@ -43,6 +45,7 @@ class TraceStats:
     fan_out_LF: Counts | None = None
     same_rank_L: Counts | None = None
     pairs_L: Counts | None = None
+    ep_groups: int = 1
 
     @property
     def gini_L(self) -> Fractions:
@@ -56,8 +59,13 @@ class TraceStats:
 
     @property
     def balance_pooled_L(self) -> Fractions:
-        """Mean / max over ranks of each layer's load; nan for a layer without any."""
-        return balance_L(asked(self.rank_load_LG))
+        """Mean / max over ranks of each layer's load, mean of EP groups; nan for a layer without any."""
+        load_LG = asked(self.rank_load_LG)
+        if self.ep_groups == 1:
+            return balance_L(load_LG)
+        balance_LD = balance_L(load_LG.reshape(len(load_LG) * self.ep_groups, -1)).reshape(-1, self.ep_groups)
+        used_L = (~np.isnan(balance_LD)).sum(axis=1)
+        return _ratio(np.nansum(balance_LD, axis=1), used_L)
 
     @property
     def balance_pooled(self) -> float:
