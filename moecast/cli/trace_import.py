@@ -65,6 +65,15 @@ def import_command(
         int | None,
         typer.Option("--choices", min=1, max=1024, help="K.", show_default="the file's, else the model's"),
     ] = None,
+    first_layers: Annotated[
+        str | None,
+        typer.Option(
+            "--first-layers",
+            help="Megatron-Core, to join pipeline stages: for each FILE the model's layer from which its stage counts.",
+            metavar="N,N,...",
+            show_default="the files are of one stage",
+        ),
+    ] = None,
     note: Annotated[str, typer.Option("--note", help="Free text to keep with the trace.")] = "",
     seed: options.Seed = 0,  # noqa: ARG001  every command takes one; nothing here is random
     json: options.Json = False,
@@ -96,6 +105,7 @@ def import_command(
             config=known.config,
             hidden_layers=shape.n_layers if shape else None,
             layer_ids=shape.moe_layer_ids if shape else None,
+            first_layers=_numbers(first_layers),
             source=known.source,
             notes=note,
             progress=advance,
@@ -114,6 +124,18 @@ def import_command(
         _show_table(opened, out, json=json)
     else:
         _show_trace(out, json=json)
+
+
+def _numbers(text: str | None) -> tuple[int, ...] | None:
+    """`0,12` as (0, 12)."""
+    from moecast.errors import MoecastError
+
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and len(part) < 5 for part in parts):
+        raise MoecastError("numbers with commas between, one for each FILE", field="--first-layers", value=text)
+    return tuple(int(part) for part in parts)
 
 
 def _check_kind(opened: ImportedTrace | LoadTable, out: Path) -> None:
@@ -170,6 +192,9 @@ class _Known:
 
 
 def _known_model(model: str | None, config: Path | None) -> _Known:
+    if model is None and config is None:
+        return _Known()  # the simulator, which knows models, takes a while to import
+
     from moecast.sim.models import PRESETS
     from moecast.sim.moe_sizes import MoeSizes
 

@@ -73,8 +73,11 @@ def open_import(
     MoecastError
         No importer recognises the files, or they break their format's rules.
     """
-    files = [Path(path) for path in paths]
-    return find_importer(files, importer).open(files, options or ImportOptions())
+    files, options = [Path(path) for path in paths], options or ImportOptions()
+    found = find_importer(files, importer)
+    if options.first_layers is not None and found.name != MegatronImporter.name:
+        raise MoecastError("only Megatron-Core's traces are of pipeline stages", field="first_layers")
+    return found.open(files, options)
 
 
 def import_trace(

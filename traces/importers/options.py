@@ -24,6 +24,8 @@ class ImportOptions:
         E and K; without E the importer takes it from the data and says so in the notes.
     config, hidden_layers, layer_ids
         The model's raw `config.json`, how many hidden layers it has, and which of them are MoE layers.
+    first_layers
+        For each file or folder to import, the model's layer from which its pipeline stage counts: joins the stages.
     source, notes
         Added to the metadata.
     limit_bytes
@@ -34,7 +36,7 @@ class ImportOptions:
     Raises
     ------
     ValueError
-        A phase that does not exist.
+        A phase that does not exist, or a layer below 0.
     """
 
     model: str | None = None
@@ -44,6 +46,7 @@ class ImportOptions:
     config: Mapping[str, Any] | None = None
     hidden_layers: int | None = None
     layer_ids: tuple[int, ...] | None = None
+    first_layers: tuple[int, ...] | None = None
     source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     notes: str = ""
     limit_bytes: int | None = None
@@ -52,6 +55,9 @@ class ImportOptions:
     def __post_init__(self) -> None:
         if self.phase is not None and self.phase not in PHASES:
             raise ValueError(f"phase = {self.phase!r}: must be one of {', '.join(PHASES)}")
+
+        if self.first_layers is not None and min(self.first_layers, default=0) < 0:
+            raise ValueError(f"first_layers = {self.first_layers!r}: layers count from 0")
 
     @property
     def most_bytes(self) -> int:
