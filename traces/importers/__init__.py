@@ -26,6 +26,15 @@ IMPORTERS: tuple[Importer, ...] = (
     TrtllmImporter(),
 )
 AUTO = "auto"
+_WRAPPED = {
+    b"\x1f\x8b": "is compressed by gzip: unpack it first",
+    b"\x28\xb5\x2f\xfd": "is compressed by zstd: unpack it first",
+    b"BZh": "is compressed by bzip2: unpack it first",
+    b"\xfd7zX": "is compressed by xz: unpack it first",
+    b"\xff\xfe": "is UTF-16 text: convert it to UTF-8 first",
+    b"\xfe\xff": "is UTF-16 text: convert it to UTF-8 first",
+    b"PAR1": "is Parquet: a moecast trace needs no import, other tables are not known",
+}
 
 
 def find_importer(paths: Sequence[Path], importer: str = AUTO) -> Importer:
@@ -51,7 +60,7 @@ def find_importer(paths: Sequence[Path], importer: str = AUTO) -> Importer:
     for path in paths:
         found = [known for known in IMPORTERS if known.recognises(path)]
         if not found:
-            raise MoecastError(f"no importer knows this file; there are: {names}", file=path)
+            raise MoecastError(_unknown(path, names), file=path)
         if len(found) > 1:
             candidates = " or ".join(known.name for known in found)
             raise MoecastError(f"looks like {candidates}: say which with --format", file=path)
@@ -61,6 +70,23 @@ def find_importer(paths: Sequence[Path], importer: str = AUTO) -> Importer:
         chosen = found[0]
     assert chosen is not None
     return chosen
+
+
+def _unknown(path: Path, names: str) -> str:
+    """Why no importer knows a file, as far as its first bytes tell."""
+    if path.is_dir():
+        return f"no importer knows this folder by the names in it: name its files; there are: {names}"
+    try:
+        with path.open("rb") as file:
+            head = file.read(4)
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    if not head:
+        return "is empty"
+    for magic, what in _WRAPPED.items():
+        if head.startswith(magic):
+            return what
+    return f"no importer knows this file; there are: {names}"
 
 
 def open_import(

@@ -12,6 +12,7 @@ from moecast.errors import MoecastError
 _JSON_TIMES = 32  # what a byte of JSON may take in memory: an empty list, a small number
 _MOST_BYTES = 512 << 20
 SNIFF_BYTES = 1 << 20
+BOM = b"\xef\xbb\xbf"  # what some Windows tools put before UTF-8
 
 
 class Record(NamedTuple):
@@ -34,14 +35,15 @@ def json_records(path: Path, *, limit_bytes: int) -> Iterator[Record]:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            first = _line(file.readline(most + 1), most, path, 1)
-            if not first.strip() and not file.readline(1):
+            start = file.seek(len(BOM) if file.read(len(BOM)) == BOM else 0)
+            lines = iter(lambda: _line(file.readline(most + 1), most, path, 1), b"")
+            first = next((line for line in lines if line.strip()), b"")
+            if not first:
                 raise MoecastError("is empty", file=path)
+            file.seek(start)
             if _is_document(first):
-                file.seek(0)
                 yield from _of_document(_line(file.read(most + 1), most, path, 1), path)
                 return
-            file.seek(0)
             number = 0
             while raw := file.readline(most + 1):
                 number += 1
@@ -59,7 +61,7 @@ def beginning(path: Path) -> bytes:
     """The first and the last bytes of a file, to tell formats apart by; empty when it cannot be read or is no JSON."""
     try:
         with path.open("rb") as file:
-            head = file.read(SNIFF_BYTES)
+            head = file.read(SNIFF_BYTES).removeprefix(BOM)
             if head.lstrip()[:1] not in (b"{", b"["):
                 return b""
             file.seek(max(file.tell(), path.stat().st_size - SNIFF_BYTES))
@@ -80,7 +82,7 @@ def _is_document(first: bytes) -> bool:
     try:
         json.loads(first)
     except (ValueError, RecursionError):
-        return first.strip() in (b"{", b"") or first.rstrip().endswith((b",", b"{", b"["))
+        return first.strip() == b"{" or first.rstrip().endswith((b",", b"{", b"["))
     return False
 
 
