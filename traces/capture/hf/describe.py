@@ -25,6 +25,7 @@ def describe(
     choices: int,
     *,
     name: str | None,
+    adapters: Mapping[str, str],
     source: Mapping[str, Any],
     notes: str,
 ) -> TraceMeta:
@@ -38,7 +39,8 @@ def describe(
         "revision": getattr(config, "_commit_hash", None),
         "dtype": str(model.dtype).removeprefix("torch."),
         "attention": getattr(config, "_attn_implementation", None),
-        "device": sorted({_hardware(layer.module) for layer in layers}),
+        "device": sorted({_hardware(module) for layer in layers for module in layer.modules}),
+        "adapters": dict(adapters) or None,
         "software": {package: version(package) for package in ("transformers", "torch", "moecast")}
         | {"python": platform.python_version()},
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
@@ -51,8 +53,19 @@ def describe(
         config=_config_json(config),
         layer_ids=tuple(layer.layer_id for layer in layers),
         source={key: value for key, value in {**found, **source}.items() if value is not None},
-        notes=" ".join(filter(None, [notes, _ORDER])),
+        notes=" ".join(filter(None, [_adapted(adapters), notes, _ORDER])),
     )
+
+
+def find_adapters(model: torch.nn.Module) -> dict[str, str]:
+    """Adapters of PEFT that a model carries: the kind of each by its name."""
+    configs = next((found for part in model.modules() if (found := getattr(part, "peft_config", None))), {})
+    return {name: str(getattr(config.peft_type, "value", config.peft_type)) for name, config in configs.items()}
+
+
+def _adapted(adapters: Mapping[str, str]) -> str:
+    listed = ", ".join(f"{name} ({kind})" for name, kind in adapters.items())
+    return f"The model carried adapters: {listed}." if listed else ""
 
 
 def _config_json(config: Any) -> dict[str, Any]:
@@ -63,9 +76,14 @@ def _config_json(config: Any) -> dict[str, Any]:
 
 
 def _hardware(module: torch.nn.Module) -> str:
-    """The processor that holds a module's weights, or is to when they are loaded from elsewhere."""
-    weight = next(module.parameters(), None)
+    """The processor that holds a module's weights, or to which accelerate brings them when the module runs."""
+    hook, weight = getattr(module, "_hf_hook", None), next(module.parameters(), None)
+    runs_on = next(
+        (h.execution_device for h in getattr(hook, "hooks", (hook,)) if hasattr(h, "execution_device")), None
+    )
     kind = weight.device if weight is not None else torch.device("cpu")
+    if kind.type == "meta" and runs_on is not None:
+        kind = torch.device(runs_on)
     if kind.type == "cuda":
         return torch.cuda.get_device_name(kind)
     return kind.type if kind.type != "cpu" else f"cpu ({platform.processor() or platform.machine()})"

@@ -8,8 +8,9 @@ class of the module.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,19 +25,24 @@ _INDEX_NAMES = ("top_k_index", "router_indices", "selected_experts")
 _WEIGHT_NAMES = ("top_k_weights", "routing_weights")
 # Towers that see no token of the text, and the heads of multi-token prediction.
 _OTHER_STACKS = ("vision", "visual", "audio", "mtp")
+# PEFT trains a copy of a module in its place (`modules_to_save`) and keeps the original beside it.
+_COPY = re.compile(r"\.(original_module|modules_to_save\.[^.]+)")
+# Their experts choose inside one kernel with the router, and no module is told.
+_FUSED = {"Mxfp4GptOssMLP": "MXFP4 kernels route inside themselves; load it with Mxfp4Config(dequantize=True)"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MoeLayer:
-    """One MoE layer: its place among the hidden layers, the module to listen to, and how its choices are read.
+    """One MoE layer: its place among the hidden layers, the modules to listen to, and how its choices are read.
 
+    Of several modules, copies of each other, one runs in a forward pass.
     `experts` is E of this layer. Ids from E up are null experts where `null_ids` is set, and choices of weight 0 are
     none where `null_weights` is.
     """
 
     layer_id: int
     name: str
-    module: nn.Module
+    modules: tuple[nn.Module, ...]
     tell: Tell
     heard_at: str
     experts: int
@@ -79,9 +85,8 @@ def find_layers(model: nn.Module) -> tuple[MoeLayer, ...]:
     MoecastError
         There is none that can be heard, a hidden layer has two, or the model has several stacks of them.
     """
-    found = [layer for name, module in model.named_modules() if (layer := _layer(name, module)) is not None]
     stacks: dict[str, list[MoeLayer]] = {}
-    for layer in found:
+    for layer in _found(model):
         stacks.setdefault(_split(layer.name)[0], []).append(layer)
     stacks = {name: layers for name, layers in stacks.items() if not _is_other(name)}
     if not stacks:
@@ -97,9 +102,24 @@ def find_layers(model: nn.Module) -> tuple[MoeLayer, ...]:
     return tuple(sorted(layers, key=lambda layer: layer.layer_id))
 
 
+def _found(model: nn.Module) -> Sequence[MoeLayer]:
+    """MoE layers wherever they are, the copies of one as one."""
+    found: dict[str, MoeLayer] = {}
+    for name, module in model.named_modules():
+        if (why := _FUSED.get(type(module).__name__)) is not None:
+            raise MoecastError(why, field="model", value=name)
+        if (layer := _layer(name, module)) is None:
+            continue
+        layer = replace(layer, name=_COPY.sub("", name))
+        first = found.get(layer.name)
+        found[layer.name] = layer if first is None else replace(first, modules=(*first.modules, module))
+    return list(found.values())
+
+
 def _layer(name: str, module: nn.Module) -> MoeLayer | None:
     """The MoE layer that this module tells of, if it does."""
-    rule = EXCEPTIONS.get(type(module).__name__, Rule())
+    # Sharding (FSDP) makes a class of its own out of the module's.
+    rule = next((EXCEPTIONS[kind.__name__] for kind in type(module).__mro__ if kind.__name__ in EXCEPTIONS), Rule())
     tell = rule.tell or _from_arguments(type(module))
     place = _split(name)[1]
     if tell is None or place is None:
@@ -113,7 +133,7 @@ def _layer(name: str, module: nn.Module) -> MoeLayer | None:
     return MoeLayer(
         layer_id=place,
         name=name,
-        module=module,
+        modules=(module,),
         tell=tell,
         heard_at=rule.heard_at,
         experts=experts,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +14,10 @@ from typing import Any
 import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
+from transformers.utils import is_peft_available
 
 from moecast.errors import MoecastError
+from moecast.files import read_text
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -22,6 +26,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 class ModelSource:
     """Which model to load and how: a folder or a hub id, its revision, element type and device.
 
+    A folder that holds an adapter of PEFT stands for the model it was trained on, with the adapter.
     With `random_weights` only its config is read, and the weights are drawn with `seed`. `device` is torch's name of
     one, or `auto` to spread the model over all there are (needs accelerate).
     """
@@ -64,6 +69,8 @@ class ModelSource:
         """
         name = self.tokenizer or self.name
         with _one_line("the tokenizer cannot be loaded; name another with --tokenizer", name):
+            if not (Path(_expanded(name)) / "tokenizer_config.json").exists():
+                name = self.tokenizer or self._base() or name
             return AutoTokenizer.from_pretrained(
                 _expanded(name),
                 trust_remote_code=self.trust_remote_code,
@@ -79,8 +86,11 @@ class ModelSource:
             It cannot be loaded, or is no generating model of text.
         """
         with _one_line("the model cannot be loaded", self.name):
+            base = self._base()
             config = AutoConfig.from_pretrained(
-                _expanded(self.name), trust_remote_code=self.trust_remote_code, revision=self.revision
+                base or _expanded(self.name),
+                trust_remote_code=self.trust_remote_code,
+                revision=None if base else self.revision,
             )
             kind: Any = AutoModelForCausalLM
             if type(config) not in AutoModelForCausalLM._model_mapping and type(config) in (
@@ -92,9 +102,12 @@ class ModelSource:
 
     def _random(self, kind: Any, config: Any) -> Any:
         torch.manual_seed(self.seed)
+        if self._base() is not None:
+            raise MoecastError("an adapter has no random weights", field="--random-weights")
         dtype = torch.float32 if self.dtype == "auto" else getattr(torch, self.dtype)
         model = kind.from_config(config, dtype=dtype, trust_remote_code=self.trust_remote_code)
-        return model.to("cpu" if self.device == "auto" else self.device)
+        best = "cuda" if torch.cuda.is_available() else "cpu"
+        return model.to(best if self.device == "auto" else self.device)
 
     def _stored(self, kind: Any, config: Any) -> Any:
         folder = Path(self.name).expanduser()
@@ -103,7 +116,10 @@ class ModelSource:
             raise MoecastError(
                 "holds no weights; to run random ones say --random-weights", field="MODEL", value=self.name
             )
-        where = {"device_map": "auto"} if self.device == "auto" else {}
+        where: dict[str, Any] = {"device_map": "auto"} if self.device == "auto" else {}
+        if (getattr(config, "quantization_config", None) or {}).get("quant_method") == "mxfp4":
+            # Its kernels choose experts inside themselves, where nothing can be heard.
+            config.quantization_config = {**config.quantization_config, "dequantize": True}
         model = kind.from_pretrained(
             _expanded(self.name),
             config=config,
@@ -114,16 +130,30 @@ class ModelSource:
         )
         return model if where else model.to(self.device)
 
+    def _base(self) -> str | None:
+        """The model that an adapter in this folder was trained on; None where the folder holds a model itself."""
+        file = Path(_expanded(self.name)) / "adapter_config.json"
+        if not file.is_file() or (file.parent / "config.json").exists():
+            return None
+        base = json.loads(read_text(file)).get("base_model_name_or_path")
+        if not isinstance(base, str) or not base:
+            raise MoecastError("does not say which model it adapts", file=file, field="base_model_name_or_path")
+        if not is_peft_available():
+            raise MoecastError("is an adapter; pip install peft", field="MODEL", value=self.name)
+        return base
+
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers' own messages and bars off the terminal."""
+    """Keep transformers' own messages and bars off the terminal, and what libraries say of each other's older names."""
     logging: Any = transformers.utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
     finally:
         logging.set_verbosity(level)
         if bars:

@@ -20,7 +20,7 @@ from moecast.errors import MoecastError
 from moecast.traces import RoutingTrace, TraceMeta, TraceWriter, check_target
 from moecast.traces.capture.hf.batch import Batch, forward_signature, read_batch
 from moecast.traces.capture.hf.choices import gather
-from moecast.traces.capture.hf.describe import describe
+from moecast.traces.capture.hf.describe import describe, find_adapters
 from moecast.traces.capture.hf.layers import Choices, MoeLayer, find_layers
 from moecast.traces.capture.hf.sequences import Placed, SequenceBook
 
@@ -62,6 +62,7 @@ class RoutingCapture:
         self.topic, self.steps, self.meta = topic, 0, None
         self._out, self._model, self._options = Path(out), _root(model), options
         self._layers = find_layers(self._model)
+        self._adapters, self._autocast = find_adapters(model), None
         self._signature = forward_signature(self._model)
         ends = _end_ids(self._model) if options.end_ids is None else frozenset(options.end_ids)
         self._book = SequenceBook(end_ids=ends)
@@ -88,7 +89,7 @@ class RoutingCapture:
             self._model.register_forward_hook(self._end, with_kwargs=True),
         ]
         for index, layer in enumerate(self._layers):
-            self._hooks.append(self._listen(index, layer))
+            self._hooks.extend(self._listen(index, layer))
         return self
 
     def __exit__(
@@ -104,7 +105,7 @@ class RoutingCapture:
             rule = "the model made no forward pass while it was open; is it the model that was run?"
             raise MoecastError(rule, field="capture", value=type(self._model).__name__)
 
-    def _listen(self, index: int, layer: MoeLayer) -> Any:
+    def _listen(self, index: int, layer: MoeLayer) -> list[Any]:
         """Keep what a layer tells, on its device and without waiting for it, if a pass of the model is under way."""
 
         def hear(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any = None) -> None:
@@ -113,11 +114,12 @@ class RoutingCapture:
             if index in self._heard:
                 raise MoecastError("ran twice in one forward pass, which a trace has no place for", field=layer.name)
             index_TK, weights_TK = layer.tell(module, args, kwargs, output)
+            self._autocast = _autocast(index_TK.device.type)
             self._heard[index] = (index_TK.detach(), weights_TK.detach())
 
         if layer.heard_at == "experts":
-            return layer.module.register_forward_pre_hook(hear, with_kwargs=True)
-        return layer.module.register_forward_hook(hear, with_kwargs=True)
+            return [module.register_forward_pre_hook(hear, with_kwargs=True) for module in layer.modules]
+        return [module.register_forward_hook(hear, with_kwargs=True) for module in layer.modules]
 
     def _begin(self, _model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         self._heard = {}  # a pass that failed has left its own
@@ -180,7 +182,13 @@ class RoutingCapture:
         options = self._options
         self._keeps_ids = ids and options.token_ids
         self.meta = describe(
-            self._model, self._layers, choices, name=options.name, source=options.source, notes=options.notes
+            self._model,
+            self._layers,
+            choices,
+            name=options.name,
+            adapters=self._adapters,
+            source={"autocast": self._autocast} | dict(options.source),
+            notes=options.notes,
         )
         self._writer = TraceWriter(self._out, self.meta, shard_tokens=options.shard_tokens)
         return self._writer
@@ -215,7 +223,7 @@ def capture_routing(
     Parameters
     ----------
     model
-        A transformers model, or what wraps one and calls it (DistributedDataParallel, torch.compile).
+        A transformers model, or what wraps one and calls it (DistributedDataParallel, torch.compile, PEFT's models).
     out
         A new folder; shards in it are complete as soon as they have their names. A name ending in `.parquet` makes one
         file, which is there only when the capture ends well.
@@ -262,10 +270,18 @@ def _root(model: nn.Module) -> PreTrainedModel:
     found = next((module for module in model.modules() if isinstance(module, PreTrainedModel)), None)
     if found is None:
         raise MoecastError("is not a transformers model", field="model", value=type(model).__name__)
+    if any(p.is_meta for p in found.parameters()) and not any(hasattr(m, "_hf_hook") for m in found.modules()):
+        rule = "has weights on the meta device, which holds nothing: load them first"
+        raise MoecastError(rule, field="model", value=type(found).__name__)
     if getattr(found.config, "is_encoder_decoder", False):
         rule = "is an encoder-decoder, whose two streams of tokens a trace has no place for"
         raise MoecastError(rule, field="model", value=type(found).__name__)
     return found
+
+
+def _autocast(device: str) -> str | None:
+    """The element type that mixed precision computes in, where it is on."""
+    return str(torch.get_autocast_dtype(device)).removeprefix("torch.") if torch.is_autocast_enabled(device) else None
 
 
 def _end_ids(model: PreTrainedModel) -> frozenset[int]:
