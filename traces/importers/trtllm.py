@@ -4,8 +4,9 @@ Switched on by ``EXPERT_STATISTIC_ITER_RANGE=100-200`` and ``EXPERT_STATISTIC_PA
 tensorrt_llm/_torch/expert_statistic.py, commit 0fccc5b): `num_experts` and `num_experts_per_token`; for each rank a
 tensor ``ITERATION_LAYER`` of counts [experts], of the tokens that the rank routed. Counts only: a load table.
 
-A variant in development branches also writes ``token_selected_experts_rank*.safetensors``, with the choices themselves,
-``ITERATION_LAYER`` [tokens, k]: where a folder has them, or where they are named, they become a trace.
+Variants in development branches also write the choices themselves, ``ITERATION_LAYER`` [tokens, k], to
+``token_selected_experts_rank*.safetensors`` or ``rank*_raw.safetensors``: where a folder has them, or where they are
+named, they become a trace. The second keeps the last call only where a layer runs an iteration in several.
 With the load balancer on, counts are of slots, not of experts: record with it off. Axes: T token, L layer, K choice,
 E expert.
 """
@@ -34,7 +35,7 @@ from moecast.traces.meta import MAX_EXPERTS, MAX_LAYERS
 
 _META = "meta_info.json"
 _COUNTS = re.compile(r"rank(\d{1,5})\.safetensors")
-_TOKENS = re.compile(r"token_selected_experts_rank(\d{1,5})\.safetensors")
+_TOKENS = re.compile(r"(?:token_selected_experts_rank(?=\d+\.)|rank(?=\d+_raw\.))(\d{1,5})(?:_raw)?\.safetensors")
 _KEY = re.compile(r"(\d{1,9})_(\d{1,4})")
 _MOST_ITERATIONS_BYTES = 1 << 20
 _LAYOUT = Layout(importer="trtllm", engine="TensorRT-LLM, expert statistic", rows="moe")
