@@ -53,8 +53,11 @@ def hf_command(
     ] = False,
     weights: Annotated[bool, typer.Option("--weights", help="Keep the gate weights.")] = False,
     shard_tokens: Annotated[
-        int, typer.Option("--shard-tokens", min=1, help="Tokens of a shard: what a kill can cost.")
-    ] = 65_536,
+        int | None,
+        typer.Option(
+            "--shard-tokens", min=1, help="Tokens of a shard: what a kill can cost.", show_default="1/16 of the run"
+        ),
+    ] = None,
     seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
@@ -94,8 +97,12 @@ def hf_command(
         shard_tokens=shard_tokens,
         seed=seed,
     )
-    with quiet(), render.progress("capturing", quiet=json) as advance:
-        outcome = run(source, text, out, config, advance=advance)
+    try:
+        with quiet(), render.progress("capturing", quiet=json) as advance:
+            outcome = run(source, text, out, config, advance=advance)
+    except KeyboardInterrupt:
+        typer.echo(f"moecast: interrupted; {_kept(out)}", err=True)
+        raise typer.Exit(130) from None
     info, digest = describe_trace(out), hash_trace(out)
     if json:
         facts = {"out": str(out), "content_hash": digest, "seconds": round(outcome.seconds, 3)}
@@ -104,3 +111,12 @@ def hf_command(
     console = render.console()
     console.print(tables.info_table(str(out), info, digest), tables.parts_table(info))
     console.print(f"{outcome.tokens:,} tokens in {outcome.steps:,} passes, {outcome.seconds:.1f} s")
+
+
+def _kept(out: Path) -> str:
+    """What an interrupted run leaves behind."""
+    from moecast.traces import describe_trace
+
+    if not out.is_dir() or not any(out.iterdir()):
+        return "nothing is kept"
+    return f"{out} holds the {describe_trace(out).tokens:,} tokens so far"

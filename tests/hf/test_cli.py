@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import transformers
 from tokenizers import Tokenizer, models
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 
 from moecast.cli import app
 from moecast.errors import MoecastError
-from moecast.traces import PHASES, read_trace
+from moecast.traces import PHASES, describe_trace, read_trace
 from tests.hf.families import FAMILIES
 
 WORDS = "the quick brown fox jumps over the lazy dog 0123456789 "
@@ -122,6 +123,36 @@ def test_random_weights_are_named_as_such(model_folder: Path, texts: Path, tmp_p
     said = invoke(*options, "--random-weights")
     assert str(said["model"]).endswith("(random weights)")
     assert "RANDOM WEIGHTS" in str(said["notes"])
+
+
+def test_a_short_run_too_is_cut_in_shards_and_an_interrupt_keeps_what_there_is(
+    model_folder: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["capture", "hf", model_folder, "--text", texts, "--max-tokens", "180", "--sequence-length", "30"]
+    options += ["--batch-size", "1", "--generate", "30"]
+    whole = CliRunner().invoke(app, [*map(str, options), "--out", str(tmp_path / "whole"), "--temperature", "0"])
+    assert whole.exit_code == 0
+    assert describe_trace(tmp_path / "whole").shards == 1  # under a thousand tokens: no smaller ones
+    generate, calls = transformers.GenerationMixin.generate, []
+
+    def interrupted(self: transformers.PreTrainedModel, **arguments: object) -> object:
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return generate(self, **arguments)
+
+    monkeypatch.setattr(transformers.GenerationMixin, "generate", interrupted)
+    for out, kept in [("t", "t holds the "), ("t.parquet", "nothing is kept")]:
+        calls.clear()
+        result = CliRunner().invoke(app, [*map(str, options), "--out", str(tmp_path / out), "--temperature", "0"])
+        assert result.exit_code == 130
+        assert "moecast: interrupted; " in result.stderr
+        assert kept in result.stderr
+    first, trace = read_trace(tmp_path / "t"), read_trace(tmp_path / "whole")
+    assert 0 < first.n_tokens < trace.n_tokens
+    assert np.array_equal(first.experts_TLK, trace.experts_TLK[: first.n_tokens])
+    with pytest.raises(MoecastError, match="name a new one"):
+        invoke(*options[2:], "--out", tmp_path / "t")
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,15 @@ from moecast.traces.capture.hf.load import ModelSource
 from moecast.traces.capture.hf.routing import SHARD_TOKENS, capture_routing
 from moecast.traces.capture.hf.text import Text, cut_texts, find_texts
 
-Advance = Callable[[int, int], None]  # sequences done, of
+Advance = Callable[[int, int], None]  # tokens recorded, of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
     """How much text is run, in what batches, and how many tokens are generated after each sequence.
 
-    Temperature 0 takes the likeliest token; otherwise tokens are drawn from the whole vocabulary.
+    Temperature 0 takes the likeliest token; otherwise tokens are drawn from the whole vocabulary. Without
+    `shard_tokens`, a shard is a sixteenth of the run, so that a kill costs little of a short run too.
     """
 
     max_tokens: int = 65_536
@@ -33,12 +35,12 @@ class RunConfig:
     generate: int = 0
     temperature: float = 1.0
     weights: bool = False
-    shard_tokens: int = SHARD_TOKENS
+    shard_tokens: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "sequence_length", "batch_size", "shard_tokens"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise MoecastError("at least 1", field=name, value=getattr(self, name))
         if self.generate < 0 or not self.temperature >= 0:
             raise MoecastError("not negative", field="generate" if self.generate < 0 else "temperature")
@@ -80,28 +82,29 @@ def run(
     _check_fits(model, sequences, config.generate)
     ends = _end_ids(model, tokenizer)
     padding = ends[0] if ends else 0  # any id will do where the mask hides it
+    most = sum(len(text.ids) + config.generate for text in sequences)
+    if config.shard_tokens is None:
+        config = replace(config, shard_tokens=min(SHARD_TOKENS, max(1024, most // 16)))
     torch.manual_seed(config.seed)
     start = time.perf_counter()
     capture = capture_routing(
         model,
         out,
         weights=config.weights,
-        shard_tokens=config.shard_tokens,
+        shard_tokens=config.shard_tokens or SHARD_TOKENS,
         end_ids=ends,
         name=f"{source.name} (random weights)" if source.random_weights else None,
         source={"run": asdict(config)},
         notes=_notes(source, config),
     )
-    with torch.inference_mode(), capture as routing:
-        for done, batch in _batches(sequences, config.batch_size):
+    with torch.inference_mode(), capture as routing, _told(model, lambda: routing.n_tokens, most, advance):
+        for batch in _batches(sequences, config.batch_size):
             routing.topic = [text.topic for text in batch]
             try:
                 _forward(model, batch, config, padding)
             except torch.OutOfMemoryError as error:
                 rule = "does not fit the memory; make --batch-size or --sequence-length smaller"
                 raise MoecastError(rule, field="--batch-size", value=config.batch_size) from error
-            if advance is not None:
-                advance(done, len(sequences))
     topics = tuple(sorted(topic for topic in files if topic is not None))
     return Outcome(steps=routing.steps, tokens=routing.n_tokens, seconds=time.perf_counter() - start, topics=topics)
 
@@ -115,7 +118,8 @@ def _forward(model: Any, batch: Sequence[Text], config: RunConfig, padding: int)
         at = slice(longest - len(text.ids), None) if config.generate else slice(0, len(text.ids))
         ids_BQ[row, at] = torch.tensor(text.ids)
         mask_BQ[row, at] = 1
-    ids_BQ, mask_BQ = ids_BQ.to(model.device), mask_BQ.to(model.device)
+    if model.device.type != "meta":  # where all of it is offloaded, accelerate moves what comes in
+        ids_BQ, mask_BQ = ids_BQ.to(model.device), mask_BQ.to(model.device)
     if not config.generate:
         model(input_ids=ids_BQ, attention_mask=mask_BQ, use_cache=False)
         return
@@ -129,10 +133,20 @@ def _forward(model: Any, batch: Sequence[Text], config: RunConfig, padding: int)
     )
 
 
-def _batches(sequences: Sequence[Text], size: int) -> Iterator[tuple[int, Sequence[Text]]]:
+@contextlib.contextmanager
+def _told(model: Any, count: Callable[[], int], most: int, advance: Advance | None) -> Iterator[None]:
+    """Tell after each forward pass how many tokens are recorded; rows that end early leave fewer than `most`."""
+    hook = model.register_forward_hook(lambda *_: advance(count(), most)) if advance is not None else None
+    try:
+        yield
+    finally:
+        if hook is not None:
+            hook.remove()
+
+
+def _batches(sequences: Sequence[Text], size: int) -> Iterator[Sequence[Text]]:
     for start in range(0, len(sequences), size):
-        batch = sequences[start : start + size]
-        yield start + len(batch), batch
+        yield sequences[start : start + size]
 
 
 def _check_fits(model: Any, sequences: Sequence[Text], generate: int) -> None:
