@@ -143,7 +143,8 @@ def per_layer(meta: TraceMeta, stats: TraceStats) -> list[dict[str, Any]]:
     crossings_L = [*stats.crossings_L, math.nan]  # from a layer to the next: the last has none
     rows = []
     for index, load_E in enumerate(stats.load_LE):
-        hottest, coldest, mean = int(load_E.argmax()), int(load_E.argmin()), load_E.mean() or math.nan
+        used, mean = load_E.any(), load_E.mean() or math.nan
+        hottest, coldest = int(load_E.argmax()), int(load_E.argmin())
         rows.append(
             {
                 "layer": _layer_id(meta, index),
@@ -151,9 +152,9 @@ def per_layer(meta: TraceMeta, stats: TraceStats) -> list[dict[str, Any]]:
                 "gini": gini_L[index],
                 "fan_out": fan_out_L[index],
                 "crossings": crossings_L[index],
-                "hottest": hottest,
+                "hottest": hottest if used else math.nan,
                 "hottest_load_over_mean": load_E[hottest] / mean,
-                "coldest": coldest,
+                "coldest": coldest if used else math.nan,
                 "coldest_load_over_mean": load_E[coldest] / mean,
             }
         )

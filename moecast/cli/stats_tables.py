@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -71,9 +72,14 @@ def layers_table(meta: TraceMeta, stats: TraceStats) -> Table:
     shown = table("by layer", *heads, right=range(len(heads)))
     for row in per_layer(meta, stats):
         numbers = (_three(row[name]) for name in ("balance_pooled", "gini", "fan_out", "crossings"))
-        hot, cold = (f"{row[name + '_load_over_mean']:.2f}" for name in ("hottest", "coldest"))
-        shown.add_row(str(row["layer"]), *numbers, str(row["hottest"]), hot, str(row["coldest"]), cold)
+        ends = (_expert(row, name) for name in ("hottest", "coldest"))
+        shown.add_row(str(row["layer"]), *numbers, *itertools.chain.from_iterable(ends))
     return shown
+
+
+def _expert(row: dict[str, Any], name: str) -> tuple[str, str]:
+    """An expert's id and its load; dashes for a layer without any choice."""
+    return ("–", "–") if math.isnan(row[name]) else (str(row[name]), f"{row[name + '_load_over_mean']:.2f}")
 
 
 def load_table(counts: LoadTable, balance_pooled: float, gini: float, ranks: int) -> Table:
@@ -102,23 +108,24 @@ def health_lines(findings: tuple[Finding, ...]) -> list[Text]:
 
 def _locality_rows(shown: Table, local: Locality, token_sparsity: float) -> None:
     short, long = _lengths(local)
-    _row(shown, "token sparsity", _three(token_sparsity), "experts that a token does not choose")
+    _row(shown, "token sparsity", _three(token_sparsity), "part of the experts that a token does not choose")
     for m in (short, long):
         length = local.lengths[m]
         _row(
             shown,
             f"chunk sparsity, {length}",
             _three(local.chunk_sparsity_M[m]),
-            f"experts that none of {length} neighbouring tokens chooses",
+            f"part of the experts that none of {length} neighbouring tokens chooses",
         )
     for m in (short, long):
         length, ratio = local.lengths[m], float(local.size_ratio_M[m])
-        text = f"F1 of the best router that fixes its experts for {length} tokens; it takes {ratio:.2f} × as many"
+        text = f"F1 of the best router that fixes its experts for {length} tokens"
+        text += "" if math.isnan(ratio) else f"; it takes {ratio:.2f} × as many as a token"
         _row(shown, f"SRP, {length}", _three(local.srp_M[m]), text)
     cache = local.cache_ratios.index(2.0) if 2.0 in local.cache_ratios else len(local.cache_ratios) - 1
     if local.cache_ratios:
         length = local.lengths[long]
-        text = f"choices of {length} tokens that their {local.cache_sizes[cache]} most chosen experts serve"
+        text = f"part of the choices of {length} tokens that their {local.cache_sizes[cache]} most chosen experts serve"
         _row(shown, f"SCH, {length}, {local.cache_ratios[cache]:g} ×", _three(local.sch_MS[long, cache]), text)
 
 
@@ -157,7 +164,9 @@ def _drift_rows(shown: Table, profile: TraceProfile) -> None:
             f"gets balance {_three(topics.balance_other)} on another, {_three(topics.balance_own)} on its own"
         )
         _row(shown, "drift, topics", _three(topics.distance), text)
-    if profile.stability is not None:
+    if profile.stability is None:
+        _row(shown, "stable plan", "–", "needs 8 sequences: some to plan on, others to measure on")
+    else:
         _row(shown, "stable plan", "", f"within 1 % of the balance of a plan of all: {profile.stability.verdict}")
 
 

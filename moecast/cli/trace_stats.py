@@ -91,7 +91,7 @@ def stats_command(
     if html is not None and shown.profile is not None:
         from moecast.report import write_trace_page
 
-        write_trace_page(shown.profile, html)
+        write_trace_page(shown.profile, html, plan=None if plan is None else placed.name)
     if json:
         render.echo_json(shown.json | ({} if html is None else {"html": str(html)}))
     else:

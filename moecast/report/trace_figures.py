@@ -117,13 +117,13 @@ def affinity(profile: TraceProfile) -> go.Figure:
     return finished(figure, height=300)
 
 
-def fan_out(profile: TraceProfile) -> go.Figure:
-    """How many ranks a token's choices lie on, beside choices dealt at random to experts in order."""
+def fan_out(profile: TraceProfile, *, plan: str | None = None) -> go.Figure:
+    """How many ranks a token's choices lie on; of experts in order, beside choices dealt at random to them."""
     counts_LF = profile.stats.fan_out_LF
     assert counts_LF is not None
     share_F = counts_LF.sum(axis=0) / max(counts_LF.sum(), 1)
     last = max(int(np.flatnonzero(share_F).max(initial=0)), 1)
-    chance_F = _random_fan_out(profile)
+    chance_F = _random_fan_out(profile) if plan is None else None
     figure = go.Figure()
     figure.add_bar(x=list(range(last + 1)), y=share_F[: last + 1], name="this trace", marker_color=PLAN_COLOURS[2])
     if chance_F is not None:
@@ -265,8 +265,8 @@ def empty_choices(profile: TraceProfile) -> go.Figure:
     return finished(figure, height=300)
 
 
-def placements(profile: TraceProfile) -> go.Figure:
-    """Pooled balance by layer of experts in order and of experts packed by load, on `n_ranks` ranks."""
+def placements(profile: TraceProfile, *, plan: str | None = None) -> go.Figure:
+    """Pooled balance by layer of experts in order, of experts packed by load, and of the plan that was counted."""
     load_LE, ranks = profile.stats.load_LE, min(profile.n_ranks, profile.meta.experts)
     figure = go.Figure()
     for name, rank_LE, colour in (
@@ -278,6 +278,9 @@ def placements(profile: TraceProfile) -> go.Figure:
             load_G = np.bincount(rank_E, weights=load_E, minlength=ranks)
             balance_L.append(load_G.mean() / load_G.max() if load_G.max() else math.nan)
         figure.add_bar(x=_layer_names(profile), y=balance_L, name=name, marker_color=colour)
+    if plan is not None:
+        shown_L = profile.stats.balance_pooled_L
+        figure.add_bar(x=_layer_names(profile), y=shown_L, name=plan, marker_color=PLAN_COLOURS[0])
     figure.update_layout(xaxis_title="MoE layer", yaxis_title=f"balance, {ranks} ranks", yaxis_range=[0, 1.02])
     return finished(figure, height=300)
 

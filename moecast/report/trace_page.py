@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import plotly.graph_objects as go
 
 from moecast.files import write_text
@@ -16,12 +18,15 @@ from moecast.traces import TraceProfile
 Draw = Callable[[TraceProfile], go.Figure]
 
 
-def write_trace_page(profile: TraceProfile, path: str | Path) -> None:
-    """Write what is in a trace as one self-contained HTML file, whole or not at all."""
-    write_text(path, render(profile))
+def write_trace_page(profile: TraceProfile, path: str | Path, *, plan: str | None = None) -> None:
+    """Write what is in a trace as one self-contained HTML file, whole or not at all.
+
+    `plan` names the plan by which placement was counted; None says that experts stand in order.
+    """
+    write_text(path, render(profile, plan=plan))
 
 
-def render(profile: TraceProfile) -> str:
+def render(profile: TraceProfile, *, plan: str | None = None) -> str:
     """The page as text."""
     meta = profile.meta
     return render_page(
@@ -31,18 +36,18 @@ def render(profile: TraceProfile) -> str:
         notes=meta.notes,
         warnings=[finding.message for finding in profile.health if finding.severity == "warning"],
         remarks=[finding.message for finding in profile.health if finding.severity != "warning"],
-        rows=_rows(profile),
-        sections=_sections(profile),
+        rows=_rows(profile, "experts in order" if plan is None else f"as {plan} places experts"),
+        sections=_sections(profile, plan),
         sample=None if profile.sample_share >= 1 else f"{profile.sample_tokens:,}",
     )
 
 
-def _rows(profile: TraceProfile) -> list[tuple[str, str, str]]:
-    """Name, value and meaning of each number."""
+def _rows(profile: TraceProfile, where: str) -> list[tuple[str, str, str]]:
+    """Name, value and meaning of each number; `where` says how experts stand."""
     stats, ranks, found = profile.stats, profile.n_ranks, profile.locality
     middle = min(len(found.lengths) - 1, 3)
     rows = [
-        ("balance pooled", stats.balance_pooled, f"mean ÷ max load of {ranks} ranks, experts in order"),
+        ("balance pooled", stats.balance_pooled, f"mean ÷ max load of {ranks} ranks, {where}"),
         ("Gini", stats.gini, "0: all experts alike; towards 1: one takes all"),
         ("fan-out", stats.fan_out, f"distinct ranks of {ranks} that hold a token's choices"),
         ("fan-out, domains", profile.fan_out_domains, f"the same over domains of {profile.domain_size} ranks"),
@@ -61,8 +66,8 @@ def _rows(profile: TraceProfile) -> list[tuple[str, str, str]]:
             found.chunk_sparsity_M[middle],
             "experts that all of them leave alone",
         ),
-        ("drift, windows", profile.drift.windows.distance, f"chance alone: {profile.drift.windows.noise:.3f}"),
-        ("drift, topics", profile.drift.topics.distance, f"chance alone: {profile.drift.topics.noise:.3f}"),
+        ("drift, windows", profile.drift.windows.distance, _chance(profile.drift.windows.noise)),
+        ("drift, topics", profile.drift.topics.distance, _chance(profile.drift.topics.noise)),
     ]
     shown = [(name, f"{value:.3f}", meaning) for name, value, meaning in rows if not math.isnan(value)]
     if profile.stability is not None:
@@ -70,6 +75,10 @@ def _rows(profile: TraceProfile) -> list[tuple[str, str, str]]:
             ("tokens for a stable plan", profile.stability.verdict, "balance within 1 % of all planning tokens")
         )
     return shown
+
+
+def _chance(noise: float) -> str:
+    return "" if math.isnan(noise) else f"chance alone: {noise:.3f}"
 
 
 # Section, figure, title, caption; those in `_WIDE` take the page's whole width.
@@ -109,7 +118,7 @@ _PICTURES: tuple[tuple[str, Draw, str, str], ...] = (
         "Who is chosen together",
         figures.fan_out,
         "Fan-out",
-        "Distinct ranks per token and layer, experts in order.",
+        "Distinct ranks per token and layer.",
     ),
     (
         "How alike neighbours choose, and why",
@@ -157,19 +166,23 @@ _PICTURES: tuple[tuple[str, Draw, str, str], ...] = (
 _WIDE = (figures.load, figures.dependence)
 
 
-def _sections(profile: TraceProfile) -> list[tuple[str, list[Picture]]]:
+def _sections(profile: TraceProfile, plan: str | None) -> list[tuple[str, list[Picture]]]:
     """The pictures by section; what the trace cannot show is left out."""
-    empty_P = profile.positions.empty_P
+    placed: dict[Draw, Draw] = {
+        figures.placements: partial(figures.placements, plan=plan),
+        figures.fan_out: partial(figures.fan_out, plan=plan),
+    }
     left_out: dict[Draw, bool] = {
         figures.topics: len(profile.drift.topics.names) < 2,
         figures.stability: profile.stability is None,
-        figures.empty_choices: not empty_P.size or not empty_P.max() > 0,
+        figures.empty_choices: not np.nanmax(profile.positions.empty_P, initial=0) > 0,
         figures.transition: profile.meta.layers < 2,
         figures.affinity: profile.meta.layers < 2,
     }
     sections: dict[str, list[Picture]] = {}
     for section, draw, title, caption in _PICTURES:
         if not left_out.get(draw):
-            picture = Picture.of(draw(profile), title=title, caption=caption, wide=draw in _WIDE)
+            figure = placed.get(draw, draw)(profile)
+            picture = Picture.of(figure, title=title, caption=caption, wide=draw in _WIDE)
             sections.setdefault(section, []).append(picture)
     return list(sections.items())

@@ -94,6 +94,26 @@ def test_random_choices_fan_out_as_the_closed_form_says(trace: RoutingTrace) -> 
     assert sum(chance.y) == pytest.approx(1)
 
 
+def test_a_page_of_a_plan_names_it_wherever_placement_counts(profile: TraceProfile, tmp_path: Path) -> None:
+    write_trace_page(profile, tmp_path / "order.html")
+    write_trace_page(profile, tmp_path / "plan.html", plan="best.json")
+    order, plan = ((tmp_path / name).read_text(encoding="utf-8") for name in ("order.html", "plan.html"))
+    assert "mean ÷ max load of 8 ranks, experts in order" in order
+    assert "mean ÷ max load of 8 ranks, as best.json places experts" in plan
+    assert "random choices" in order  # dealt to experts in order: not what a plan is to be compared with
+    assert "random choices" not in plan
+    assert [bars.name for bars in trace_figures.placements(profile, plan="best.json").data][-1] == "best.json"
+
+
+def test_empty_choices_are_shown_where_positions_begin_late(trace: RoutingTrace, tmp_path: Path) -> None:
+    """As in a decode phase: no token stands at the first positions."""
+    experts_TLK = trace.experts_TLK.copy()
+    experts_TLK[::3, :, -1] = NO_CHOICE
+    late = dataclasses.replace(trace, experts_TLK=experts_TLK, position_T=trace.position_T + np.uint32(40))
+    write_trace_page(profile_trace(late), tmp_path / "t.html")
+    assert "Dropped tokens, null experts" in (tmp_path / "t.html").read_text(encoding="utf-8")
+
+
 def test_the_command_writes_the_page(trace: RoutingTrace, tmp_path: Path) -> None:
     write_trace(trace.select(slice(0, 3_000)), tmp_path / "t.parquet")
     command = [sys.executable, "-m", "moecast", "trace", "stats", "t.parquet", "--html", "t.html"]

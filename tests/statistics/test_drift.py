@@ -106,6 +106,22 @@ def test_topics_with_nothing_in_common():
     assert found.topics.balance_own > 0.98
 
 
+def test_a_layer_that_one_part_never_uses_is_left_out_of_the_means():
+    chosen = uniform(80, 2, 4, 1)
+    whole = trace_of(chosen, experts=4, lengths=[40, 40], topics=("a", "b"), topic_Q=[0, 1])
+    chosen[40:, 1] = NO_CHOICE
+    half = trace_of(chosen, experts=4, lengths=[40, 40], topics=("a", "b"), topic_Q=[0, 1])
+    first = trace_of(chosen[:, :1], experts=4, lengths=[40, 40], topics=("a", "b"), topic_Q=[0, 1])
+    found, want = (drift(counted(trace).parts(), n_ranks=2).topics for trace in (half, first))
+    np.testing.assert_allclose(found.distance_CC, want.distance_CC)
+    np.testing.assert_allclose(found.divergence_CC, want.divergence_CC)
+    np.testing.assert_allclose(found.noise_CC, want.noise_CC)
+    assert drift(counted(whole).parts(), n_ranks=2).topics.noise > 0
+    chosen[:40, 0] = NO_CHOICE  # now no layer is used by both
+    none = trace_of(chosen, experts=4, lengths=[40, 40], topics=("a", "b"), topic_Q=[0, 1])
+    assert math.isnan(drift(counted(none).parts(), n_ranks=2).topics.distance)
+
+
 def test_windows_of_one_load_differ_by_noise_alone():
     found = profile_trace(trace_of(uniform(40_000, 4, 32, 1), experts=32, lengths=[100] * 400)).drift.windows
     assert found.distance == pytest.approx(found.noise, rel=0.1)

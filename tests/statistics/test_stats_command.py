@@ -106,6 +106,27 @@ def test_tables_explain_each_number(run, path):
     assert "[few-choices]" in text or "health: nothing found" in text
 
 
+def test_what_a_trace_cannot_say_is_a_dash_and_null(run, tmp_path):
+    """Sequences of one token: no windows, nothing before, no plan that could be stable."""
+    short = trace_of(uniform(7, 2, 8, 2), experts=8, lengths=[1] * 7, ids_T=[3] * 7)
+    write_trace(short, tmp_path / "t.parquet")
+    value = json.loads(run(tmp_path / "t.parquet", "--json"))
+    assert set(value["srp"].values()) == set(value["srp_size_ratio"].values()) == {None}
+    assert value["stability"] is None
+    text = run(tmp_path / "t.parquet")
+    assert "nan" not in text
+    assert "needs 8 sequences" in text
+
+
+def test_a_layer_without_choices_has_no_hottest_expert(run, tmp_path):
+    chosen = uniform(100, 2, 8, 2)
+    chosen[:, 1] = 65535
+    write_trace(trace_of(chosen, experts=8, lengths=[10] * 10), tmp_path / "t.parquet")
+    row = json.loads(run(tmp_path / "t.parquet", "--json", "--quick"))["per_layer"][1]
+    assert row["hottest"] is row["coldest"] is row["hottest_load_over_mean"] is row["balance_pooled"] is None
+    assert "nan" not in run(tmp_path / "t.parquet")
+
+
 def test_quick_counts_only(run, path, trace):
     value = json.loads(run(path, "--ranks", 4, "--quick", "--json"))
     want = trace_stats(trace, rank_of_expert_LE=contiguous_ranks_LE(trace.meta, 4), n_ranks=4)
@@ -146,6 +167,7 @@ def test_parts_of_interleaved_topics_in_shards(trace, tmp_path):
         (["--ranks", "9"], "8 experts"),
         (["--part", "planning", "--plan-on", "0"], "no tokens"),
         (["--part", "planning", "--plan-on", "0", "--quick"], "no batches"),
+        (["--domain-size", "3", "--plan", "missing.json"], "missing.json"),
     ],
 )
 def test_bad_questions_fail_in_one_line(path, arguments, rule):

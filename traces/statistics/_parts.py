@@ -46,16 +46,15 @@ def count_tokens_at(experts_TLK, order_T, load_LE):
 
 
 @njit(cache=True, nogil=True)
-def pack(load_LE, n_ranks, rank_LE):
-    """Heaviest expert first to the least loaded rank that has a slot left, ⌈E / G⌉ slots to a rank."""
+def pack(load_LE, order_LE, n_ranks, rank_LE):
+    """Experts in their order, each to the least loaded rank that has a slot left, ⌈E / G⌉ slots to a rank."""
     layers, experts = load_LE.shape
     slots = (experts + n_ranks - 1) // n_ranks
     for layer in range(layers):
         load_G = np.zeros(n_ranks, np.float64)
         filled_G = np.zeros(n_ranks, np.int64)
-        # stable, so that equal loads go by expert id
-        order = np.argsort(-load_LE[layer], kind="mergesort")
-        for expert in order:
+        for place in range(experts):
+            expert = order_LE[layer, place]
             best = -1
             for rank in range(n_ranks):
                 if filled_G[rank] < slots and (best < 0 or load_G[rank] < load_G[best]):

@@ -18,8 +18,10 @@ class Affinity:
     """Inter-layer expert affinity: what the expert now says about the next layer's.
 
     The conditional probability P(next layer's expert | this layer's) is that of Yao et al., "Exploiting Inter-Layer
-    Expert Affinity" (ExFlow, arXiv 2401.08383); the two numbers below sum it up. All are [L-1], from each layer to the
-    next, over all pairs of a token's choices.
+    Expert Affinity" (ExFlow, arXiv 2401.08383); the two numbers below, which sum it up, are ours. ExFlow's published
+    program (github.com/YJHMITWEB/ExFlow) knows one expert per token and layer and gives no number for affinity: it
+    scores a placement by the part of the steps to the next layer that leave the GPU, which is `crossings` for k = 1.
+    All are [L-1], from each layer to the next, over all pairs of a token's choices.
 
     Parameters
     ----------

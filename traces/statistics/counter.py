@@ -75,7 +75,10 @@ class TraceCounter:
         pair_entries = (experts + 1) ** 2 * ((layers if coactivation else 0) + (layers - 1 if transition else 0))
         needed_bytes = (8 + 4 * self._threads) * ((experts + 1) * layers + pair_entries)
         if needed_bytes > _MAX_TABLE_BYTES:
-            raise ValueError(f"the tables of {layers} layers of {experts} experts take {needed_bytes >> 30} GiB")
+            raise ValueError(
+                f"the tables of {layers} × {experts} experts take {needed_bytes >> 30} GiB, more than the "
+                f"{_MAX_TABLE_BYTES >> 30} there may be; leave out pairs of experts, as trace stats --quick does"
+            )
         # Counted in 32 bits, which halves the cache they fill, and spilled into 64 before they could overflow.
         self._total = self._new_tables(np.int64)
         self._recent: list[list[npt.NDArray[Any]]] = []  # of each thread

@@ -26,10 +26,11 @@ class LoadDistances:
     tokens_C
         Its tokens.
     distance_CC
-        Total variation: half the sum over experts of the difference of their shares of the load, averaged over layers;
-        the part of the choices that would have to move. 0 alike, 1 nothing in common.
+        Total variation: half the sum over experts of the difference of their shares of the load, averaged over the
+        layers at which both parts make choices; the part of the choices that would have to move. 0 alike, 1 nothing in
+        common, nan without such a layer.
     divergence_CC
-        Jensen-Shannon divergence in bits (Lin, 1991), averaged over layers: 0 to 1.
+        Jensen-Shannon divergence in bits (Lin, 1991), averaged over the same layers: 0 to 1.
     noise_CC
         The total variation expected of two parts of this size drawn from one and the same load if choices were
         independent. Tokens of a sequence are alike, so a stable trace shows more than this.
@@ -130,10 +131,10 @@ def load_distances(names: tuple[str, ...], tokens_C: Counts, load_CLE: Counts, *
     for one in range(parts):
         for two in range(one):
             pair = share_CLE[one], share_CLE[two]
-            counts_L = sums_CL[one, :, 0], sums_CL[two, :, 0]
-            distance_CC[one, two] = total_variation_L(*pair).mean()
-            divergence_CC[one, two] = jensen_shannon_L(*pair).mean()
-            noise_CC[one, two] = _noise(*pair, *counts_L)
+            both_L = (sums_CL[[one, two], :, 0] > 0).all(axis=0)
+            distance_CC[one, two] = _mean(np.where(both_L, total_variation_L(*pair), math.nan))
+            divergence_CC[one, two] = _mean(np.where(both_L, jensen_shannon_L(*pair), math.nan))
+            noise_CC[one, two] = _mean(_noise_L(*pair, sums_CL[one, :, 0], sums_CL[two, :, 0]))
     return LoadDistances(
         names=names,
         tokens_C=tokens_C,
@@ -161,13 +162,15 @@ def _relative_entropy_L(of_LE: Fractions, to_LE: Fractions) -> Fractions:
     return np.asarray((of_LE * np.log2(ratio_LE)).sum(axis=-1))
 
 
-def _noise(one_LE: Fractions, two_LE: Fractions, of_one_L: Counts, of_two_L: Counts) -> float:
-    """Mean absolute difference of two binomial shares, normal approximation, summed over experts."""
-    if not (of_one_L.all() and of_two_L.all()):
-        return math.nan
-    share_LE = (one_LE * of_one_L[:, None] + two_LE * of_two_L[:, None]) / (of_one_L + of_two_L)[:, None]
-    variance_LE = share_LE * (1 - share_LE) * (1 / of_one_L + 1 / of_two_L)[:, None]
-    return float(np.sqrt(2 * variance_LE / math.pi).sum(axis=1).mean() / 2)
+def _noise_L(one_LE: Fractions, two_LE: Fractions, of_one_L: Counts, of_two_L: Counts) -> Fractions:
+    """Mean absolute difference of two binomial shares, normal approximation, halved and summed; nan without choices."""
+    found_L = np.full(len(of_one_L), math.nan)
+    both_L = (of_one_L > 0) & (of_two_L > 0)
+    one_L, two_L = of_one_L[both_L][:, None], of_two_L[both_L][:, None]
+    share_LE = (one_LE[both_L] * one_L + two_LE[both_L] * two_L) / (one_L + two_L)
+    variance_LE = share_LE * (1 - share_LE) * (1 / one_L + 1 / two_L)
+    found_L[both_L] = np.sqrt(2 * variance_LE / math.pi).sum(axis=1) / 2
+    return found_L
 
 
 def _off_diagonal(values_CC: Fractions) -> float:

@@ -29,7 +29,9 @@ def packed_ranks_LE(load_LE: npt.ArrayLike, n_ranks: int) -> npt.NDArray[np.int3
     if not 1 <= n_ranks <= experts:
         raise ValueError(f"n_ranks = {n_ranks}: must be from 1 to the {experts} experts")
     rank_LE = np.empty(table_LE.shape, np.int32)
-    pack(table_LE, n_ranks, rank_LE)
+    # sorted here, since a sort takes seconds to compile; stable, so that equal loads go by expert id
+    order_LE = np.argsort(-table_LE, axis=1, kind="stable")
+    pack(table_LE, order_LE, n_ranks, rank_LE)
     return rank_LE
 
 
