@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +27,9 @@ from moecast.traces import (
 )
 from moecast.traces.capture.own.options import sized
 from moecast.traces.capture.own.policies import POLICIES
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGE_HEADING = "## What the router's policy does"
 
 
 def prefill(policy: str) -> RoutingTrace:
@@ -70,8 +75,22 @@ def test_all_read_the_same_text(policy: str) -> None:
     ours, reference = prefill(policy), prefill("aux-global")
     for column in ("token_id_T", "sequence_T", "position_T", "step_T"):
         assert np.array_equal(getattr(ours, column), getattr(reference, column))
-    same = ("corpus_sha256", "tokens_sha256", "training", "capture", "commit", "software")
+    same = ("corpus_sha256", "tokens_sha256", "training", "capture", "software", "threads")
     assert all(ours.meta.source[key] == reference.meta.source[key] for key in same)
+
+
+@pytest.mark.parametrize(("page", "heading"), [("traces.md", PAGE_HEADING), ("own-model.md", "**Meaning.**")])
+def test_tables_have_a_row_for_each_policy_with_its_loss(page: str, heading: str) -> None:
+    text = (DOCS / page).read_text(encoding="utf-8")
+    lines = text[text.index(heading) :].splitlines()
+    first = next(index for index, line in enumerate(lines) if line.startswith("|"))
+    rows = [
+        [cell.strip(" `") for cell in row.strip("|").split("|")] for row in itertools.takewhile(bool, lines[first:])
+    ]
+    column = next(index for index, head in enumerate(rows[0]) if "loss" in head)
+    losses = {policy: read_meta(shipped_trace_path(policy)).source["loss_nats_per_token"] for policy in POLICIES}
+    assert {row[0]: row[column] for row in rows[2:]} == {p: f"{losses[p]['held_out']:.2f}" for p in POLICIES}
+    assert len(rows) - 2 == len(POLICIES)
 
 
 def test_nothing_but_the_policies_that_say_so_leave_choices_empty() -> None:
@@ -107,3 +126,4 @@ def test_what_balances_the_loads_is_seen_in_them() -> None:
     gini = {policy: trace_stats(prefill(policy)).gini for policy in POLICIES}
     assert gini["none"] > 1.5 * max(gini[policy] for policy in ("aux-micro", "aux-global", "aux-free"))
     assert gini["stochastic"] < 0.02
+    assert max(gini[policy] for policy in ("aux-micro", "aux-global", "aux-free")) < gini["sinkhorn"] < gini["none"]
