@@ -13,6 +13,7 @@ import torch
 
 from moecast.errors import MoecastError
 from moecast.traces import check_target
+from moecast.traces.capture.hf.batch import forward_signature
 from moecast.traces.capture.hf.layers import find_layers
 from moecast.traces.capture.hf.load import ModelSource
 from moecast.traces.capture.hf.routing import SHARD_TOKENS, capture_routing
@@ -121,7 +122,9 @@ def _forward(model: Any, batch: Sequence[Text], config: RunConfig, padding: int)
     if model.device.type != "meta":  # where all of it is offloaded, accelerate moves what comes in
         ids_BQ, mask_BQ = ids_BQ.to(model.device), mask_BQ.to(model.device)
     if not config.generate:
-        model(input_ids=ids_BQ, attention_mask=mask_BQ, use_cache=False)
+        # The logits of a long batch over a large vocabulary take more memory than all else, and nobody reads them.
+        last = {"logits_to_keep": 1} if "logits_to_keep" in forward_signature(model).parameters else {}
+        model(input_ids=ids_BQ, attention_mask=mask_BQ, use_cache=False, **last)
         return
     sampling = {"do_sample": True, "temperature": config.temperature, "top_k": 0, "top_p": 1.0}
     model.generate(
