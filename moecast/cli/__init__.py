@@ -46,9 +46,13 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line; bad input is one line on stderr and exit code 2."""
+    """Run the command line; bad input, or what the system refuses, is one line on stderr and exit code 2."""
     try:
         app()
     except MoecastError as error:
         typer.echo(f"moecast: {error}", err=True)
+        sys.exit(2)
+    except OSError as error:  # a full disk, a folder that may not be searched, a name that is too long
+        where = "" if error.filename is None else f"{error.filename}: "
+        typer.echo(f"moecast: {where}{error.strerror or ' '.join(str(error).split())}", err=True)
         sys.exit(2)

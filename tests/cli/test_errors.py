@@ -147,3 +147,9 @@ def test_options(run: Run, small: Path, option: str, value: str, word: str) -> N
 def test_report_of_a_file_that_is_no_prediction(run: Run, small: Path, tmp_path: Path) -> None:
     refused(run("report", small / "config.json", "--out", tmp_path / "r.html"), "config.json")
     assert not (tmp_path / "r.html").exists()
+
+
+@pytest.mark.parametrize("command", [("trace", "info"), ("trace", "import", "--out", "t.parquet")], ids=" ".join)
+def test_what_the_system_refuses(run: Run, command: tuple[str, ...]) -> None:
+    name = "a" * 300  # longer than any file system takes: unlike a missing file, seen by nothing but the system
+    refused(run(*command, name), name, "File name too long")
