@@ -156,11 +156,16 @@ def main():
     for (name, prompt, generated, cached, _), encoded in zip(REQUESTS, run(modules), strict=True):
         told = {"prompt_tokens": prompt, "completion_tokens": generated, "cached_tokens": cached}
         generate.append({"text": name, "meta_info": {"id": name, **told, "routed_experts": encoded}})
-        usage = protocol.UsageInfo(prompt_tokens=prompt, completion_tokens=generated, total_tokens=prompt + generated)
+        usage = protocol.UsageInfo(
+            prompt_tokens=prompt,
+            completion_tokens=generated,
+            total_tokens=prompt + generated,
+            prompt_tokens_details=protocol.PromptTokensDetails(cached_tokens=cached),
+        )
         choice = protocol.CompletionResponseChoice(index=0, text=name, finish_reason="length")
         response = protocol.CompletionResponse(
             id=name, model="tiny", created=0, choices=[choice], usage=usage,
-            sglext=protocol.SglExt(routed_experts=encoded),
+            sglext=protocol.SglExt(routed_experts=encoded, input_ids=list(range(prompt))),
         )  # fmt: skip
         completions.append(response.model_dump(mode="json"))
     for stem, records in (("generate", generate), ("completions", completions)):

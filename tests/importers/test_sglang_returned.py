@@ -27,7 +27,7 @@ def test_responses(server):
     columns = (trace.sequence_T.tolist(), trace.position_T.tolist(), [PHASES[phase] for phase in trace.phase_T])
     assert list(zip(*columns, strict=True)) == [row[:3] for row in rows]
     assert trace.meta.layer_ids == MOE_LAYERS
-    assert ("out of the prefix cache" in trace.meta.notes) == (server == "generate")
+    assert "out of the prefix cache" in trace.meta.notes
 
 
 def test_the_config_must_fit():

@@ -87,13 +87,15 @@ def _request(path: Path, record: Record, options: ImportOptions) -> Request:
         if routed and not any(routed):
             routed[0] = _routed(value)  # the response has one for its first choice
         completions = [Completion(_choices(one, path, where, options), None, told) for one in routed]
-    prompt_ids = value.get("prompt_token_ids", value.get("input_ids"))
+    ids_of_response = value.get("input_ids", _dict(value.get("sglext")).get("input_ids"))
+    prompt_ids = value.get("prompt_token_ids", ids_of_response)
     prompt = whole_number(usage.get("prompt_tokens"))
     if type(value.get("output_ids")) is list and choices is None:
         ids = array_of_lists(value["output_ids"], 1, path, where)
         if told is None or told == len(ids):
             completions = [Completion(completions[0].choices_TRK, ids)]
-    cached = whole_number(usage.get("cached_tokens"))
+    details = _dict(usage.get("prompt_tokens_details"))
+    cached = whole_number(usage.get("cached_tokens", details.get("cached_tokens")))
     sentence = "Prompt tokens out of the prefix cache have the routing of the run that filled it; responses with some"
     return Request(
         path=path,
