@@ -216,7 +216,8 @@ def check_target(path: str | Path) -> None:
     Raises
     ------
     MoecastError
-        The folder to write in is missing or not writable, or a folder for shards holds something already.
+        The folder to write in is missing or not writable, a folder for shards holds something already, or the name of
+        a folder that would be made ends like a file's.
     """
     path = Path(path)
     if path.suffix == ".parquet":
@@ -226,5 +227,8 @@ def check_target(path: str | Path) -> None:
             raise MoecastError("the folder holds something already, name a new one", file=path)
     elif path.exists():
         raise MoecastError("is a file; a name ending in .parquet makes one file, others a folder", file=path)
+    elif path.suffix[1:2].isalpha():  # run-0.1 may well be a folder
+        rule = f"a trace is a .parquet file or a folder of shards, and neither is called {path.suffix}"
+        raise MoecastError(rule, file=path)
     else:
         check_writable(path)  # its parent, that is

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from moecast.sim import Plan, Prediction
 
 Advance = Callable[[int, int], None]  # (done, of)
+LINE_EVERY_S = 30.0
 
 
 def console() -> Console:
@@ -36,18 +38,46 @@ def echo_json(value: Any) -> None:
 
 @contextlib.contextmanager
 def progress(what: str, *, quiet: bool) -> Iterator[Advance | None]:
-    """A progress bar on stderr; yields the function that moves it, or None when output is for machines."""
+    """A progress bar on stderr, or a line now and then where that is no terminal.
+
+    Yields the function that moves it, or None when output is for machines.
+    """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     if quiet:
         yield None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     stderr = Console(stderr=True)
-    with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as bar:
+    if not stderr.is_terminal:
+        yield _lines(what)
+        return
+    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn()
+    left = TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn()
+    with Progress(*columns, *left, console=stderr, transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, of: bar.update(task, completed=done, total=of)
+
+
+def _lines(what: str) -> Advance:
+    """Print how far the work is at most every `LINE_EVERY_S`: for the logs of batch jobs."""
+    start = last = time.monotonic()
+
+    def advance(done: int, of: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= LINE_EVERY_S:
+            last = now
+            typer.echo(f"{what}: {done / max(of, 1):.0%} after {now - start:.0f} s", err=True)
+
+    return advance
 
 
 def comparison_table(title: str, columns: Sequence[Entry]) -> None:

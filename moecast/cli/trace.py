@@ -49,7 +49,7 @@ def info_command(
 def export_command(
     trace: options.TraceArgument,
     out: Annotated[Path, typer.Option("--out", help="The .parquet file to write.", show_default=False)],
-    lists: Annotated[bool, typer.Option("--lists", help="Choices as Parquet lists, empty ones null.")] = True,
+    lists: Annotated[bool, typer.Option("--lists", help="Choices as Parquet lists, empty ones null.")] = True,  # noqa: ARG001  the only form there is
     seed: options.Seed = 0,  # noqa: ARG001  every command takes one; nothing here is random
     json: options.Json = False,
 ) -> None:
@@ -62,8 +62,8 @@ def export_command(
     from moecast.files import check_writable
     from moecast.traces import export_lists
 
-    if not lists:
-        raise MoecastError("the only export there is", field="--lists")
+    if out.suffix != ".parquet":
+        raise MoecastError("what is written is Parquet: name it so", field="--out", value=str(out))
     check_writable(out)
     with render.progress("exporting", quiet=json) as advance:
         tokens = export_lists(trace, out, progress=advance)

@@ -158,6 +158,26 @@ def test_export(run, tmp_path):
     assert "4 tokens" in run("export", tmp_path / "t.parquet", "--out", tmp_path / "l.parquet")
 
 
+def test_names_that_promise_another_form_are_refused(tmp_path):
+    write_trace(small(), tmp_path / "t.parquet")
+    for command in ("export", "synth --tokens 10 --like"):
+        arguments = [*command.split(), str(tmp_path / "t.parquet"), "--out", str(tmp_path / "t.csv")]
+        with pytest.raises(MoecastError, match=r"csv"):
+            CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["t.parquet"]
+
+
+def test_where_stderr_is_no_terminal_progress_is_a_line_now_and_then(tmp_path, monkeypatch):
+    write_trace(small(), tmp_path / "t.parquet")
+    arguments = ["export", str(tmp_path / "t.parquet"), "--out", str(tmp_path / "l.parquet")]
+    assert CliRunner().invoke(app, arguments).stderr == ""
+    monkeypatch.setattr("moecast.cli.render.LINE_EVERY_S", 0.0)
+    result = CliRunner().invoke(app, arguments)
+    assert "exporting: 100% after 0 s" in result.stderr
+    assert "exporting" not in result.stdout
+    assert CliRunner().invoke(app, [*arguments, "--json"]).stderr == ""
+
+
 @pytest.mark.parametrize("command", ["info", "import", "stats", "export"])
 def test_help_has_an_example(run, command):
     assert f"Example: moecast trace {command}" in " ".join(run(command, "--help").split())
