@@ -4,9 +4,10 @@
     PYTHONPATH=megatron-wheel python -m tests.importers.record_megatron router_trace.py tests/importers/megatron-core
 
 No release has the tracer yet: `router_trace.py` is megatron/core/transformer/moe/router_trace.py of NVIDIA/Megatron-LM
-at commit 059f0f5, loaded as it is. It hooks real `TopKRouter` modules of 0.16.1, which choose from made-up hidden
-states. What is made up here is the model around them: modules with the names that they have in a `GPTModel`, for four
-ranks in two pipeline stages, driven as the training loop drives it: micro-batches, then `advance_step`.
+at commit 059f0f5. (The files here were made with a copy of its code that lacks the docstrings and the two functions
+that read its side files.) It hooks real `TopKRouter` modules of 0.16.1, which choose from made-up hidden states. What
+is made up here is the model around them: modules with the names that they have in a `GPTModel`, for four ranks in two
+pipeline stages, driven as the training loop drives it: micro-batches, then `advance_step`.
 """
 
 import importlib.util

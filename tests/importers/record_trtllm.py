@@ -2,11 +2,11 @@
 
     python -m tests.importers.record_trtllm counts=expert_statistic.py tests/importers/tensorrt-llm
 
-TensorRT-LLM cannot be installed here (its wheel is on no index that serves this project), and need not be: the module
-`tensorrt_llm/_torch/expert_statistic.py` of NVIDIA/TensorRT-LLM stands alone but for a logger and the environment. It
-is loaded as it is and driven as the executor and the MoE layers drive it: an iteration, its layers, the experts that
-tokens choose. `counts` is the module at commit 0fccc5b; `tokens` and `raw` are variants in branches of others, which
-write the choices too. The routing that it records is made up by `routing()`.
+TensorRT-LLM wants CUDA, and need not be installed: the module `tensorrt_llm/_torch/expert_statistic.py` of
+NVIDIA/TensorRT-LLM stands alone but for a logger and the environment. It is loaded, and driven as the executor and the
+MoE layers drive it: an iteration, its layers, the experts that tokens choose. `counts` is the module at commit 0fccc5b;
+`tokens` and `raw` are variants in branches of others, which write the choices too. (The files here were made with
+copies of their code, without functions that are not called.) The routing that it records is made up by `routing()`.
 """
 
 import importlib.util

@@ -4,13 +4,14 @@ Switched on by ``--enable-return-routed-experts`` (``LLM(enable_return_routed_ex
 vllm-project/vllm:
 
 - split (docs/training/routed_experts_replay.md, v0.21, commit 0087e00): `RequestOutput.prompt_routed_experts` for the
-  prompt, `CompletionOutput.routed_experts` for the generated tokens, int16, a row for each MoE layer, -1 where a
-  token came from the prefix cache. The OpenAI server returns nested lists.
+  prompt, `CompletionOutput.routed_experts` for the generated tokens, int16, a row for each MoE layer; a token out of
+  the prefix cache is -1 by the documentation, and by the code of 0.21.0 zeros. The OpenAI server returns nested lists.
 - whole (before v0.21, and from v0.22; fused_moe/routed_experts_capturer.py, commit 00bd149,
   tests/entrypoints/openai/test_return_routed_experts.py, commit 184bf81): `routed_experts` alone, prompt and
   generated tokens but the last, which no forward pass has read; a row for each hidden layer, zeros where it is dense.
   The server returns the bytes of ``np.save`` in base64, without the first `routed_experts_prompt_start` rows where
-  asked.
+  asked; the choices of a list of prompts stand in one response. In 0.32.0, which was run: uint8 or uint16, and tokens
+  out of the prefix cache have the routing of the run that filled it.
 
 Read from JSON and JSON lines (responses, or records with these names), ``.npz`` and ``.safetensors`` (arrays with these
 names, and the request's before or after: ``r7/routed_experts``) and ``.npy`` (one request).
@@ -19,6 +20,7 @@ Axes: T token, R row, K choice.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -88,7 +90,7 @@ def _requests(path: Path, options: ImportOptions) -> Iterator[Request]:
         yield from _of_arrays(path, file.names, file.read)
     elif beginning(path):
         for record in json_records(path, limit_bytes=limit_bytes):
-            yield _of_record(path, record)
+            yield from _of_record(path, record)
     else:
         with open_archive(path, "NumPy archive") as archive:
             entries = named_arrays(archive, path, limit_bytes)
@@ -123,8 +125,8 @@ def _of_arrays(path: Path, names: Sequence[str], read: Any) -> Iterator[Request]
         )
 
 
-def _of_record(path: Path, record: Record) -> Request:
-    """A response of the OpenAI server, or a record with the same names."""
+def _of_record(path: Path, record: Record) -> Iterator[Request]:
+    """A response of the OpenAI server, a request for each of its prompts, or a record with the same names."""
     value, where = record.value, record.where
     choices = value.get("choices", value.get("outputs"))
     if choices is None:
@@ -132,25 +134,52 @@ def _of_record(path: Path, record: Record) -> Request:
     if type(choices) is not list or any(type(choice) is not dict for choice in choices):
         raise MoecastError("choices must be a list of objects", file=path, field=where)
     usage = value["usage"] if type(value.get("usage")) is dict else {}
+    prompts = _by_prompt(choices)
     alone = len(choices) == 1
-    prompt_ids = next((part["prompt_token_ids"] for part in (value, *choices) if part.get("prompt_token_ids")), None)
-    return Request(
-        path=path,
-        where=where,
-        completions=tuple(
-            Completion(
-                _choices(choice.get("routed_experts"), path, where),
-                _ids(choice.get("token_ids"), path, where),
-                whole_number(usage.get("completion_tokens")) if alone else None,
-            )
-            for choice in choices
-        ),
-        prompt_TRK=_choices(value.get("prompt_routed_experts"), path, where),
-        prompt_ids=_ids(prompt_ids, path, where),
-        prompt_tokens=whole_number(usage.get("prompt_tokens")),
-        split="prompt_routed_experts" in value,
-        done=record.done,
-    )
+    told = whole_number(usage.get("prompt_tokens")) if len(prompts) == 1 else None
+    for number, of_prompt in enumerate(prompts):
+        prompt_ids = next(
+            (part["prompt_token_ids"] for part in (*of_prompt, value) if part.get("prompt_token_ids")), None
+        )
+        request = Request(
+            path=path,
+            where=where,
+            completions=tuple(
+                Completion(
+                    _choices(choice.get("routed_experts"), path, where),
+                    _ids(choice.get("token_ids"), path, where),
+                    whole_number(usage.get("completion_tokens")) if alone else None,
+                )
+                for choice in of_prompt
+            ),
+            # A response of v0.21 has it for its first prompt only.
+            prompt_TRK=_choices(value.get("prompt_routed_experts"), path, where) if number == 0 else None,
+            prompt_ids=_ids(prompt_ids, path, where),
+            prompt_tokens=told,
+            split="prompt_routed_experts" in value,
+            done=record.done,
+        )
+        if request.prompt_ids is None:
+            _check_one_prompt(request, whole_number(usage.get("completion_tokens")))
+        yield request
+
+
+def _by_prompt(choices: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The choices of each prompt: a request may have had a list of prompts, whose ids stand in the choices then."""
+    if not all(choice.get("prompt_token_ids") for choice in choices):
+        return [choices]
+    return [list(group) for _, group in itertools.groupby(choices, key=lambda choice: choice["prompt_token_ids"])]
+
+
+def _check_one_prompt(request: Request, generated: int | None) -> None:
+    """Without the prompts' ids, one prompt's completions and several prompts differ in their rows' number alone."""
+    count, prompt = len(request.completions), request.prompt_tokens
+    if count < 2 or request.split or prompt is None or generated is None:
+        return
+    rows = sum(0 if one.choices_TRK is None else len(one.choices_TRK) for one in request.completions)
+    if rows == prompt + generated - count:
+        rule = "holds several prompts without their lengths: record with return_token_ids"
+        raise MoecastError(rule, file=request.path, field=request.where)
 
 
 def _choices(value: Any, path: Path, where: str) -> Ints | None:
