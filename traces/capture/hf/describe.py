@@ -59,7 +59,8 @@ def describe(
 
 def find_adapters(model: torch.nn.Module) -> dict[str, str]:
     """Adapters of PEFT that a model carries: the kind of each by its name."""
-    configs = next((found for part in model.modules() if (found := getattr(part, "peft_config", None))), {})
+    carried: Any = (getattr(part, "peft_config", None) for part in model.modules())
+    configs: Mapping[str, Any] = next(filter(None, carried), {})
     return {name: str(getattr(config.peft_type, "value", config.peft_type)) for name, config in configs.items()}
 
 
@@ -77,10 +78,10 @@ def _config_json(config: Any) -> dict[str, Any]:
 
 def _hardware(module: torch.nn.Module) -> str:
     """The processor that holds a module's weights, or to which accelerate brings them when the module runs."""
-    hook, weight = getattr(module, "_hf_hook", None), next(module.parameters(), None)
-    runs_on = next(
-        (h.execution_device for h in getattr(hook, "hooks", (hook,)) if hasattr(h, "execution_device")), None
-    )
+    hook: Any = getattr(module, "_hf_hook", None)
+    hooks = getattr(hook, "hooks", (hook,))
+    runs_on = next((each.execution_device for each in hooks if hasattr(each, "execution_device")), None)
+    weight = next(module.parameters(), None)
     kind = weight.device if weight is not None else torch.device("cpu")
     if kind.type == "meta" and runs_on is not None:
         kind = torch.device(runs_on)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
-from transformers.utils import is_peft_available
+from transformers.utils.import_utils import is_peft_available
 
 from moecast.errors import MoecastError
 from moecast.files import read_text

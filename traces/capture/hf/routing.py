@@ -62,7 +62,8 @@ class RoutingCapture:
         self.topic, self.steps, self.meta = topic, 0, None
         self._out, self._model, self._options = Path(out), _root(model), options
         self._layers = find_layers(self._model)
-        self._adapters, self._autocast = find_adapters(model), None
+        self._adapters = find_adapters(model)
+        self._autocast: str | None = None
         self._signature = forward_signature(self._model)
         ends = _end_ids(self._model) if options.end_ids is None else frozenset(options.end_ids)
         self._book = SequenceBook(end_ids=ends)
