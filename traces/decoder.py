@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from moecast.errors import MoecastError
 from moecast.threads import in_order
-from moecast.traces.format import NUMBER_COLUMNS, check_schema, decode_meta, matrix_of
+from moecast.traces.format import NUMBER_COLUMNS, check_schema, codes_of, decode_meta, matrix_of, numbers_of
 from moecast.traces.meta import PHASES, TraceMeta
 from moecast.traces.trace import RoutingTrace
 
@@ -206,7 +206,7 @@ class Decoder:
             raise self._error(name, "must not be null")
         if 0 < column.null_count < len(column) or self._known.setdefault(name, known) != known:
             raise self._error(name, "must be known for all tokens of a trace or null for all")
-        return column.to_numpy(zero_copy_only=True) if known else None
+        return numbers_of(column) if known else None
 
     def _phases(self, column: pa.Array) -> npt.NDArray[np.uint8]:
         names, used_T = self._codes(column)
@@ -239,7 +239,7 @@ class Decoder:
             names = coded.dictionary.to_pylist()
         except ValueError as error:  # not UTF-8
             raise MoecastError(f"damaged Parquet ({_first_line(error)})", file=self._file) from error
-        used_T = coded.indices.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)
+        used_T = codes_of(coded.indices)
         if not -1 <= used_T.min() <= used_T.max() < len(names):
             raise MoecastError("damaged Parquet (a dictionary is too short)", file=self._file)
         return names, used_T

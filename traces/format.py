@@ -180,6 +180,24 @@ def _from_matrix(array_TLK: npt.NDArray[Any], dtype: str) -> pa.Array:
     return pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(little), [None, pa.py_buffer(little)])
 
 
+def numbers_of(column: pa.Array) -> npt.NDArray[Any]:
+    """View a column of whole numbers, whatever stands where they are null; copies nothing.
+
+    pyarrow's own `to_numpy` imports pandas where that is installed, half a second that each command would pay.
+    """
+    dtype = np.dtype(str(column.type))
+    return np.frombuffer(column.buffers()[1], dtype, count=len(column), offset=column.offset * dtype.itemsize)
+
+
+def codes_of(column: pa.Array) -> npt.NDArray[np.int64]:
+    """Numbers of a dictionary's column, -1 for null; `fill_null` too would import pandas."""
+    codes_T = numbers_of(column).astype(np.int64)
+    if column.null_count:
+        known_T = np.unpackbits(np.frombuffer(column.buffers()[0], np.uint8), bitorder="little")
+        codes_T[known_T[column.offset : column.offset + len(column)] == 0] = -1
+    return codes_T
+
+
 def matrix_of(column: pa.Array, meta: TraceMeta, dtype: str) -> npt.NDArray[Any]:
     """View [T, L, K] of a fixed-size binary column without nulls; copies nothing on little-endian machines."""
     width = 2 * meta.layers * meta.choices

@@ -1,4 +1,6 @@
 import dataclasses
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -140,3 +142,14 @@ def test_reader_copies_nothing_in_a_batch(tmp_path):
     write_trace(small(1000), tmp_path / "t.parquet")
     (batch,) = iter_trace(tmp_path / "t.parquet")
     assert not batch.experts_TLK.flags.owndata
+
+
+def test_reading_does_not_import_pandas():
+    """Half a second that every command would pay: pyarrow imports it where it can."""
+    code = (
+        "import sys\n"
+        "from moecast.traces import read_trace, shipped_trace_path\n"
+        "assert read_trace(shipped_trace_path('none')).n_tokens\n"
+        "sys.exit('pandas' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
