@@ -185,8 +185,11 @@ def position_rows(profiles: dict[str, TraceProfile]) -> tuple[list[str], Iterabl
 
 
 def write_rows(head: list[str], rows: Iterable[list[str]]) -> None:
-    """A Markdown table."""
-    for row in (head, ["---"] * len(head), *rows):
+    """A Markdown table, or nothing where it has no rows."""
+    found = list(rows)
+    if not found:
+        return
+    for row in (head, ["---"] * len(head), *found):
         sys.stdout.write(f"| {' | '.join(row)} |\n")
     sys.stdout.write("\n")
 
