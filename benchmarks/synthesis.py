@@ -4,15 +4,19 @@ A trace's sequences are dealt at random into three parts of one size. A model is
 tokens as B holds. B and C are real and unknown to the model. Each statistic's distance from B's is printed for S
 beside that of C: what a second real sample of the same size shows. Then plans: made on S and on C, both measured on
 B; and the gain that S predicts of itself (planned on its first half, measured on its second) beside B's.
-Averages over several deals; distances are averages of absolute values.
+Averages over several deals; distances are averages of absolute values. And: what is copied, a synthesis twice as
+long as what was fitted beside B and C together, another shape, and the speed.
 
-Run: python benchmarks/synthesis.py [--part statistics|placement|lift] [--trace deepseek|prefill|decode] [--deals 3]
+Run: python benchmarks/synthesis.py [--part statistics|placement|twice|lift|speed] [--trace deepseek|prefill|decode]
+[--deals 3]
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,6 +42,7 @@ from moecast.traces import (
 SHARED = Path(os.environ.get("MOECAST_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 DEEPSEEK = SHARED / "traces" / "deepseek-v2-lite.npz"
 TRACES = ("deepseek", "prefill", "decode")
+PARTS = ("statistics", "placement", "twice", "lift", "speed")
 SOLVERS = ("eplb", "joint")
 ALL_CHOICES = 1 << 40
 LENGTHS = (2, 8, 16)
@@ -109,6 +114,29 @@ def novelty(trace: RoutingTrace, known: RoutingTrace) -> float:
     return float(np.mean([np.sort(row, axis=1).tobytes() not in paths for row in trace.experts_TLK]))
 
 
+def copied(known: RoutingTrace, seed: int) -> tuple[float, float, float]:
+    """How much of a synthesis, as long as what it was fitted to, goes on as the source does.
+
+    The part of its steps from a token to the next that `known` does not have, the part of its tokens from another
+    sequence than most of theirs, and the length of the run, copied from one sequence, in which a token stands on
+    average.
+    """
+    order_T = np.lexsort((known.position_T, known.sequence_T))
+    sorted_T = dataclasses.replace(known.select(order_T), token_id_T=np.arange(known.n_tokens, dtype=np.int32))
+    s = made(fit_trace(sorted_T), known.n_tokens, seed)
+    assert s.token_id_T is not None
+    donor_N, from_N = s.token_id_T, sorted_T.sequence_T[s.token_id_T]
+    within_N = s.sequence_T[1:] == s.sequence_T[:-1]
+    copied_N = within_N & (np.diff(donor_N) == 1) & (from_N[1:] == from_N[:-1])
+    run_R = np.diff(np.concatenate([[-1], np.flatnonzero(~copied_N), [len(donor_N) - 1]]))
+    most_B = [np.unique(part, return_counts=True)[1].max() for part in np.split(from_N, np.flatnonzero(~within_N) + 1)]
+    return (
+        1 - float(copied_N.sum() / within_N.sum()),
+        1 - float(np.sum(most_B) / len(donor_N)),
+        float(np.square(run_R).sum() / len(donor_N)),
+    )
+
+
 def statistics(name: str, deals: int) -> None:
     """Print every statistic of S and C beside B's."""
     trace = read(name)
@@ -120,7 +148,7 @@ def statistics(name: str, deals: int) -> None:
         of_b, of_c, of_s = numbers(b), numbers(c), numbers(s)
         for key, value in of_b.items():
             seen.setdefault(key, []).append((value, of_c[key], of_s[key]))
-        apart.append([load_distance(c, b), load_distance(s, b), novelty(c, a), novelty(s, a)])
+        apart.append([load_distance(c, b), load_distance(s, b), novelty(c, a), novelty(s, a), *copied(a, deal)])
     print(f"\n{name}: {trace.n_tokens} tokens, {deals} deals of a third each\n")
     print("| statistic | real, B | real, C | distance | synthetic, S | distance |\n|---|---:|---:|---:|---:|---:|")
     for key, triples in seen.items():
@@ -131,9 +159,49 @@ def statistics(name: str, deals: int) -> None:
             f"| {key} | {mean_3[0]:.4f} | {mean_3[1]:.4f} | {100 * far_2[0]:.1f} % "
             f"| {mean_3[2]:.4f} | {100 * far_2[1]:.1f} % |"
         )
-    of_c, of_s, new_c, new_s = np.mean(apart, axis=0)
+    of_c, of_s, new_c, new_s, steps, strangers, run = np.mean(apart, axis=0)
     print(f"| load: total variation from B | 0 | {of_c:.4f} | | {of_s:.4f} | |")
-    print(f"| paths that A does not hold | | {new_c:.3f} | | {new_s:.3f} | |", flush=True)
+    print(f"| paths that A does not hold | | {new_c:.3f} | | {new_s:.3f} | |")
+    print(
+        f"\nsteps that A does not hold {steps:.3f}, tokens from another sequence {strangers:.3f}, copied run {run:.0f}"
+    )
+
+
+def twice(name: str, deals: int) -> None:
+    """Print every statistic of a synthesis twice as long as what was fitted beside that of B and C together."""
+    trace = read(name)
+    far: dict[str, list[tuple[float, float]]] = {}
+    for deal in range(deals):
+        a, *others = dealt(trace, deal)
+        real = concatenate(others)
+        of_s = numbers(made(fit_trace(a), real.n_tokens, deal))
+        for key, value in numbers(real).items():
+            far.setdefault(key, []).append((value, of_s[key]))
+    print(f"\n{name}: twice as many tokens as fitted, {deals} deals\n")
+    print("| statistic | B and C | S | |\n|---|---:|---:|---:|")
+    for key, pairs in far.items():
+        value, of_s = np.mean(pairs, axis=0)
+        print(f"| {key} | {value:.4f} | {of_s:.4f} | {100 * (of_s / value - 1):+.1f} % |")
+
+
+def speed(name: str, shape: str) -> None:
+    """Print choices made per CPU second, at the source's shape and another; donors fitted and lifted before."""
+    trace = read(name)
+    began = time.process_time()
+    model = fit_trace(trace)
+    print(f"\n{name}: fitted in {time.process_time() - began:.1f} s of CPU time", flush=True)
+    for wanted in (None, shape):
+        batches = synthesise(model, shape=wanted, tokens=1_500_000 if wanted is None else 400_000)
+        began = time.process_time()
+        skipped = next(batches)
+        lifted = time.process_time()
+        choices = sum(batch.experts_TLK.size for batch in batches)
+        rate = choices / (time.process_time() - lifted)
+        at = "x".join(map(str, skipped.meta.shape_LEK))
+        print(
+            f"{at}: first batch after {lifted - began:.1f} s, then {rate / 1e6:.0f} M choices per CPU second",
+            flush=True,
+        )
 
 
 def setting(name: str, trace: RoutingTrace) -> tuple[Cluster, ModelShape, Workload]:
@@ -253,7 +321,7 @@ def scale_free(trace: RoutingTrace) -> dict[str, float]:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=("statistics", "placement", "lift"), action="append")
+    parser.add_argument("--part", choices=PARTS, action="append")
     parser.add_argument("--trace", choices=TRACES, action="append")
     parser.add_argument("--deals", type=int, default=3)
     parser.add_argument("--shape", default="58x256x8")
@@ -262,13 +330,17 @@ def main() -> None:
         if name == "deepseek" and not DEEPSEEK.exists():
             print(f"{name} skipped: {DEEPSEEK.name} is absent (set MOECAST_SHARED)")
             continue
-        for part in arguments.part or ("statistics", "placement", "lift"):
+        for part in arguments.part or PARTS:
             if part == "statistics":
                 statistics(name, arguments.deals)
             elif part == "placement":
                 placement(name, arguments.deals)
-            else:
+            elif part == "twice":
+                twice(name, arguments.deals)
+            elif part == "lift":
                 lift(name, arguments.shape)
+            else:
+                speed(name, arguments.shape)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Dealing: which donor sequence each synthetic one follows, so that mix, lengths and drift are the source's.
+"""Dealing: in which donor sequence's place each synthetic one stands, so that mix, lengths and drift are the source's.
 
 Axes: Q donor sequence, C topic, B sequence made.
 """
@@ -18,17 +18,13 @@ Floats = npt.NDArray[np.float64]
 Topics = Mapping[str, float] | Collection[str]
 """Shares of the tokens by topic, or the only topics there are to be, as recorded."""
 
-# Parts of the run among whose sequences is dealt: more keep finer drift, but need sequences to choose from.
-_MOST_PARTS = 8
-_SEQUENCES_IN_PART = 16
 
-
-def deal(donors: Donors, *, tokens: int, seed: int, topics: Topics | None = None) -> Iterator[tuple[int, int]]:
-    """Yield the donor sequence that each synthetic one follows, and its tokens; in all exactly `tokens`.
+def deal(donors: Donors, *, tokens: int, seed: int, topics: Topics | None = None) -> Iterator[tuple[int, int, int]]:
+    """Yield the donor sequence in whose place each synthetic one stands, its round and its tokens; in all `tokens`.
 
     The order is that of the run, stretched or thinned out: where the run had a sequence of some phase and topic, so
-    have we as many as it takes, each following a random one from the same part of the run. In every part each is
-    followed once before any is twice.
+    have we as many as it takes, each in the place of a random one from the same part of the run. In every part each
+    has its turn once before any has its second: that is a round, and a part's rounds follow one another.
 
     Parameters
     ----------
@@ -42,7 +38,7 @@ def deal(donors: Donors, *, tokens: int, seed: int, topics: Topics | None = None
     """
     share_Q = _shares(donors, topics)
     times_Q = tokens * share_Q
-    decks = _Decks(donors, share_Q > 0, seed)
+    decks = _Decks(donors.part_Q, seed)
     owed = {int(kind): decks.rng.random() for kind in np.unique(donors.kind_Q)}
     left = tokens
     while left:
@@ -51,16 +47,16 @@ def deal(donors: Donors, *, tokens: int, seed: int, topics: Topics | None = None
             owed[kind] += times_Q[sequence]
             while owed[kind] >= 1:
                 owed[kind] -= 1
-                chosen = decks.draw(int(sequence))
+                chosen, turn = decks.draw(int(donors.part_Q[sequence]))
                 length = min(int(donors.length_Q[chosen]), left)
-                yield chosen, length
+                yield chosen, turn, length
                 left -= length
                 if not left:
                     return
 
 
 def _shares(donors: Donors, topics: Topics | None) -> Floats:
-    """How often each sequence is followed per token made."""
+    """How often each sequence has its turn per token made."""
     weight_Q = np.ones(donors.n_sequences)
     if topics is not None:
         topic_Q = donors.trace.topic_T[donors.first_Q1[:-1] + donors.length_Q // 2]
@@ -82,23 +78,16 @@ def _shares(donors: Donors, topics: Topics | None) -> Floats:
 
 
 class _Decks:
-    """The sequences of each kind and part of the run, shuffled anew whenever all have been drawn."""
+    """The sequences of each part of the run, shuffled anew whenever all have been drawn."""
 
-    def __init__(self, donors: Donors, usable_Q: npt.NDArray[np.bool_], seed: int) -> None:
+    def __init__(self, part_Q: Ints, seed: int) -> None:
         self.rng = np.random.default_rng([0x5EED, seed])
-        self._deck_Q = np.zeros(donors.n_sequences, np.int64)
-        self._members: list[Ints] = []
-        for kind in np.unique(donors.kind_Q[usable_Q]):
-            members = np.flatnonzero(donors.kind_Q == kind)
-            parts = min(_MOST_PARTS, max(len(members) // _SEQUENCES_IN_PART, 2)) // 2 * 2
-            part_X = np.minimum((donors.done_Q[members] * parts).astype(np.int64), parts - 1)
-            for part in np.unique(part_X):
-                self._deck_Q[members[part_X == part]] = len(self._members)
-                self._members.append(members[part_X == part])
+        self._members = [np.flatnonzero(part_Q == part) for part in range(int(part_Q.max()) + 1)]
         self._left: list[list[int]] = [[] for _ in self._members]
+        self._rounds = [0] * len(self._members)
 
-    def draw(self, like: int) -> int:
-        deck = int(self._deck_Q[like])
-        if not self._left[deck]:
-            self._left[deck] = self.rng.permutation(self._members[deck]).tolist()
-        return self._left[deck].pop()
+    def draw(self, part: int) -> tuple[int, int]:
+        if not self._left[part]:
+            self._left[part] = self.rng.permutation(self._members[part]).tolist()
+            self._rounds[part] += 1
+        return self._left[part].pop(), self._rounds[part]

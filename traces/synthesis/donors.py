@@ -1,4 +1,4 @@
-"""The donors: real tokens, sequence by sequence, whose paths through the layers a synthesis walks along.
+"""The donors: real tokens, sequence by sequence, whose paths through the layers a synthesis recombines.
 
 Axes: T donor token, Q donor sequence.
 """
@@ -16,8 +16,12 @@ from moecast.traces.trace import RoutingTrace
 Ints = npt.NDArray[np.int64]
 Indices = npt.NDArray[np.int32]
 
-# A group larger than this is cut further: looking for neighbours takes time by the square of its tokens.
-_MOST_IN_GROUP = 1 << 14
+# More parts keep finer drift; larger ones have closer look-alikes.
+_MOST_PARTS = 8
+_SEQUENCES_IN_PART = 16
+_TOKENS_IN_PART = 1 << 9
+# A part larger than this is cut further: looking for neighbours takes time by the square of its tokens.
+_MOST_IN_PART = 1 << 14
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -34,17 +38,17 @@ class Donors:
         q of each token.
     kind_Q
         The phase and topic of a sequence, one number for both.
-    done_Q
-        How far the run was with this kind of tokens at the sequence's middle, 0 to 1.
+    part_Q
+        Sequences of one kind and one part of the run (an eighth, or more where there are few) have one number, from 0.
     group_T
-        Tokens of one kind and one half (or, where it is long, smaller part) of the run have one number.
+        Tokens of one part that are of one phase and topic have one number: only these take each other's place.
     """
 
     trace: RoutingTrace
     first_Q1: Ints
     sequence_T: Indices
     kind_Q: Ints
-    done_Q: npt.NDArray[np.float64]
+    part_Q: Ints
     group_T: Ints
 
     @property
@@ -74,21 +78,30 @@ def donors_of(trace: RoutingTrace) -> Donors:
     first_Q1 = np.concatenate([[0], np.cumsum(length_Q)])
     kind_T = kinds_T(whole)
     kind_Q = kind_T[first_Q1[:-1] + length_Q // 2]
-    done_Q, part_Q = np.empty(len(kind_Q)), np.empty(len(kind_Q), np.int64)
-    for kind in np.unique(kind_Q):
-        members = np.flatnonzero(kind_Q == kind)
-        tokens = length_Q[members].sum()
-        done_Q[members] = (np.cumsum(length_Q[members]) - length_Q[members] / 2) / tokens
-        halves = 2 * -(-int(tokens) // (2 * _MOST_IN_GROUP))
-        part_Q[members] = (done_Q[members] * halves).astype(np.int64)
+    part_Q = _parts_Q(kind_Q, length_Q)
     return Donors(
         trace=whole,
         first_Q1=first_Q1,
         sequence_T=np.repeat(np.arange(len(length_Q), dtype=np.int32), length_Q),
         kind_Q=kind_Q,
-        done_Q=done_Q,
+        part_Q=part_Q,
         group_T=np.repeat(part_Q, length_Q) * (int(kind_T.max()) + 1) + kind_T,
     )
+
+
+def _parts_Q(kind_Q: Ints, length_Q: Ints) -> Ints:
+    """Cut the run of each kind into an even number of parts of about as many tokens."""
+    part_Q, numbers = np.empty(len(kind_Q), np.int64), 0
+    for kind in np.unique(kind_Q):
+        members = np.flatnonzero(kind_Q == kind)
+        tokens = int(length_Q[members].sum())
+        parts = min(_MOST_PARTS, len(members) // _SEQUENCES_IN_PART, tokens // _TOKENS_IN_PART)
+        pairs = max(parts // 2, -(-tokens // (2 * _MOST_IN_PART)))
+        done_X = (np.cumsum(length_Q[members]) - length_Q[members] / 2) / tokens
+        _, part_X = np.unique((done_X * 2 * pairs).astype(np.int64), return_inverse=True)
+        part_Q[members] = numbers + part_X
+        numbers += int(part_X.max()) + 1
+    return part_Q
 
 
 def kinds_T(trace: RoutingTrace) -> Ints:

@@ -22,9 +22,8 @@ LEAST_SEQUENCES = 8
 class TraceModel:
     """What was learned from a trace: its tokens' paths, and which of them are alike.
 
-    Tokens are nodes of a graph: each leads to the next of its sequence, and to those of other sequences that choose
-    alike. A synthetic sequence is a walk on it (`synthesise`), as a text is made from n-grams, with whole paths through
-    the layers in the place of words.
+    A synthesis (`synthesise`) recombines them, as two chromosomes do: tokens that choose alike trade places, each with
+    the tokens after it, and choices at some layers.
 
     Parameters
     ----------
@@ -35,7 +34,7 @@ class TraceModel:
     phase
         The only phase that was fitted; None: all.
     donors
-        The tokens walked along; of long traces a sample of whole sequences.
+        The tokens recombined; of long traces a sample of whole sequences.
     sketch_TD
         float32 [T, D], unit vectors: where tokens lie close together, they choose alike.
     neighbours_TR

@@ -1,6 +1,6 @@
 """A sketch of each token's path: tokens that choose alike at all layers lie close together.
 
-Axes: T token, L MoE layer, E expert, K choice, D dimension of the sketch, R neighbour.
+Axes: T token, L MoE layer, E expert, K choice, D dimension of the sketch, R neighbour, B token of a block, C candidate.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ DIMENSIONS = 64
 NEIGHBOURS = 8
 # A sequence's own mean counts this much beside the token: neighbours are tokens that choose alike in texts that do.
 _SEQUENCE_WEIGHT = 0.7
+_BEFORE_WEIGHT = 0.4
 _BLOCK = 512
 
 
@@ -40,21 +41,23 @@ def sketches_TD(donors: Donors) -> Floats:
 def neighbours_TR(
     donors: Donors, sketch_TD: Floats, *, progress: Callable[[int, int], None] | None = None
 ) -> npt.NDArray[np.int32]:
-    """The donors most like each one, of its group and from other sequences: int32 [T, R], -1 where there is none.
+    """The donors of its group most like each one, nearest first: int32 [T, R], -1 where there is none.
 
-    Only those are kept that have the token among theirs, too. A walk that picks each of the R places with the same
-    chance and stays where there is none then goes both ways equally often, so that it visits all donors alike.
+    Only those are kept that have the token among theirs, too, so that none is a look-alike of very many.
     """
     sums_QD = np.add.reduceat(sketch_TD, donors.first_Q1[:-1], axis=0)
-    both_TD = np.concatenate([sketch_TD, _SEQUENCE_WEIGHT * _unit(sums_QD)[donors.sequence_T]], axis=1)
+    before_TD = np.roll(sketch_TD, 1, axis=0)
+    before_TD[donors.first_Q1[:-1]] = 0
+    parts = sketch_TD, _BEFORE_WEIGHT * before_TD, _SEQUENCE_WEIGHT * _unit(sums_QD)[donors.sequence_T]
+    near_TD = np.concatenate(parts, axis=1, dtype=np.float32)
     found_TR = np.full((donors.n_tokens, NEIGHBOURS), -1, np.int32)
     done = 0
     for group in np.unique(donors.group_T):
         members = np.flatnonzero(donors.group_T == group)
         for start in range(0, len(members), _BLOCK):
             block = members[start : start + _BLOCK]
-            near = both_TD[block] @ both_TD[members].T
-            _closest(near, donors.sequence_T[block], donors.sequence_T[members], members, found_TR, block)
+            near = near_TD[block] @ near_TD[members].T
+            _closest(near, block, members, found_TR)
         done += len(members)
         if progress:
             progress(done, donors.n_tokens)
@@ -87,26 +90,24 @@ def _project(rows_TLK: npt.NDArray[np.uint16], axes_LED: Floats) -> Floats:
 
 @njit(cache=True, nogil=True)
 def _closest(
-    near: Floats,
-    sequence_B: npt.NDArray[np.int32],
-    sequence_C: npt.NDArray[np.int32],
+    near_BC: Floats,
+    token_B: npt.NDArray[np.int64],
     candidate_C: npt.NDArray[np.int64],
     found_TR: npt.NDArray[np.int32],
-    block_B: npt.NDArray[np.int64],
 ) -> None:
     most = found_TR.shape[1]
     best_R = np.empty(most, np.float32)
-    for b in range(len(block_B)):
+    for b in range(len(token_B)):
         best_R[:] = -np.inf
-        row_R = found_TR[block_B[b]]
+        row_R = found_TR[token_B[b]]
         for c in range(len(candidate_C)):
-            if near[b, c] > best_R[most - 1] and sequence_C[c] != sequence_B[b]:
+            if near_BC[b, c] > best_R[most - 1] and candidate_C[c] != token_B[b]:
                 place = most - 1
-                while place > 0 and near[b, c] > best_R[place - 1]:
+                while place > 0 and near_BC[b, c] > best_R[place - 1]:
                     best_R[place] = best_R[place - 1]
                     row_R[place] = row_R[place - 1]
                     place -= 1
-                best_R[place] = near[b, c]
+                best_R[place] = near_BC[b, c]
                 row_R[place] = candidate_C[c]
 
 

@@ -5,7 +5,6 @@ Axes: T donor token, M MoE layer made, J choice made, N token made, B sequence m
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 
@@ -18,17 +17,12 @@ from moecast.traces.meta import TraceMeta
 from moecast.traces.synthesis.deal import Topics, deal
 from moecast.traces.synthesis.lift import lifted_rows
 from moecast.traces.synthesis.model import TraceModel
+from moecast.traces.synthesis.recombine import Recombination, fill, recombined
 from moecast.traces.synthesis.shape import Shape, parse_shape
-from moecast.traces.synthesis.walk import walk
 from moecast.traces.trace import RoutingTrace
 
 Progress = Callable[[int, int], None]
 Rows = npt.NDArray[np.uint16]
-
-# Chances per token, chosen by benchmarks/synthesis.py: new paths, at statistics within two per cent of the source's.
-_LEAVE = 0.05
-_STAY = 15 / 16
-_CROSS = 1.0
 
 _BATCH_BYTES = 32 << 20
 
@@ -47,7 +41,7 @@ def synthesise(
 
     The same model, shape, tokens, seed and topics give the same tokens, however they are cut into batches. Positions
     are those of real sequences; `step`, `source_rank` and `weights` are not made. Token ids, where the source has them,
-    are those of the tokens walked along.
+    are those of the donors.
 
     Parameters
     ----------
@@ -122,47 +116,44 @@ def _batches(
     model: TraceModel,
     shape: Shape,
     meta: TraceMeta,
-    dealt: Iterator[tuple[int, int]],
+    dealt: Iterator[tuple[int, int, int]],
     seed: int,
     batch_tokens: int,
     tokens: int,
     progress: Progress | None,
 ) -> Iterator[RoutingTrace]:
     rows_TMJ = lifted_rows(model, shape)
-    pending: list[tuple[int, int]] = []
+    pending: list[tuple[slice, Recombination]] = []
     number = waiting = done = 0
-    for sequence, length in dealt:
-        pending.append((sequence, length))
-        waiting += length
+    for piece in recombined(model.donors, model.neighbours_TR, dealt, layers=shape.layers, seed=seed):
+        pending.append(piece)
+        waiting += len(piece[1].donor_T)
         if waiting >= batch_tokens or done + waiting == tokens:
-            yield _walked(model, rows_TMJ, meta, pending, number, seed)
+            yield _batch(model.donors.trace, rows_TMJ, meta, pending, number)
             number, done = number + len(pending), done + waiting
             pending, waiting = [], 0
             if progress:
                 progress(done, tokens)
 
 
-def _walked(
-    model: TraceModel, rows_TMJ: Rows, meta: TraceMeta, pending: list[tuple[int, int]], number: int, seed: int
+def _batch(
+    donors: RoutingTrace, rows_TMJ: Rows, meta: TraceMeta, pending: list[tuple[slice, Recombination]], number: int
 ) -> RoutingTrace:
-    donors = model.donors
-    sequence_B, length_B = np.array(pending, np.int64).T
-    first_B = donors.first_Q1[sequence_B]
-    count = int(length_B.sum())
-    made_NMJ, donor_N = np.empty((count, *rows_TMJ.shape[1:]), np.uint16), np.empty(count, np.int32)
-    number_B = np.arange(number, number + len(pending))
-    walk(
-        rows_TMJ, model.neighbours_TR, donors.sequence_T, donors.group_T, first_B, length_B, number_B.astype(np.uint64),
-        np.uint64(seed), _LEAVE, _STAY, _CROSS, made_NMJ, donor_N,
-    )  # fmt: skip
-    starts_B = np.cumsum(length_B) - length_B
-    home_N = np.repeat(first_B - starts_B, length_B) + np.arange(count)
-    homes = donors.trace.select(home_N)
-    ids_T = donors.trace.token_id_T
-    return dataclasses.replace(
-        homes,
+    """The sequences from `number` on: phase, topic and position are the place's, the token's id is the donor's."""
+    place_N = np.concatenate([np.arange(places.start, places.stop) for places, _ in pending])
+    donor_N = np.concatenate([made.donor_T for _, made in pending])
+    partner_N = np.concatenate([made.partner_T for _, made in pending])
+    window_N2 = np.concatenate([made.window_T2 for _, made in pending])
+    made_NMJ = np.empty((len(place_N), *rows_TMJ.shape[1:]), np.uint16)
+    fill(rows_TMJ, donor_N, partner_N, window_N2, made_NMJ)
+    number_B = np.arange(number, number + len(pending), dtype=np.uint32)
+    return RoutingTrace(
         meta=meta,
         experts_TLK=made_NMJ,
-        sequence_T=np.repeat(number_B.astype(np.uint32), length_B),
-        token_id_T=None if ids_T is None else ids_T[donor_N],
+        sequence_T=np.repeat(number_B, [len(made.donor_T) for _, made in pending]),
+        position_T=donors.position_T[place_N],
+        phase_T=donors.phase_T[place_N],
+        topics=donors.topics,
+        topic_T=donors.topic_T[place_N],
+        token_id_T=None if donors.token_id_T is None else donors.token_id_T[donor_N],
     )
