@@ -15,10 +15,14 @@ from moecast.errors import MoecastError
 from moecast.sim.hf_config import FAMILIES
 from moecast.sim.model import ModelShape
 
-_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "num_routed_experts")
-_EXPERTS += ("moe_num_primary_experts",)  # SmallThinker
-_CHOICES = ("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_topk", "moe_top_k", "experts_per_token")
-_CHOICES += ("top_k_experts", "moe_num_active_primary_experts")  # Gemma-4, SmallThinker
+_EXPERTS = (
+    "num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "num_routed_experts",
+    "moe_num_primary_experts",  # SmallThinker
+)  # fmt: skip
+_CHOICES = (
+    "num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_topk", "moe_top_k", "experts_per_token",
+    "top_k_experts", "moe_num_active_primary_experts",  # Gemma-4, SmallThinker
+)  # fmt: skip
 _HIDDEN_LAYERS = ("num_hidden_layers", "num_layers", "n_layers")
 # What each layer is, and the word for a MoE layer: a list, or a string of letters (Nemotron-H).
 _KINDS = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -74,6 +74,8 @@ def stats_command(
     if html is not None:
         _check_page(trace, html, quick=quick)
     if trace.suffix == ".json":
+        tokens = {"--plan": plan, "--domain-size": domain_size, "--phase": phase, "--topics": topics}
+        _check_counts_do(tokens | {"--part": None if part == "all" else part})
         _show_load_table(trace, ranks, json=json)
         return
     meta = read_meta(trace)
@@ -108,6 +110,15 @@ def _check_page(trace: Path, html: Path, *, quick: bool) -> None:
         rule = "the pictures need more than counts; " + ("leave --quick out" if quick else f"{trace} holds no tokens")
         raise MoecastError(rule, field="--html", value=str(html))
     check_writable(html)
+
+
+def _check_counts_do(asked: Mapping[str, object]) -> None:
+    """A load table has no tokens to choose among or to follow; better said than left out."""
+    from moecast.errors import MoecastError
+
+    for name, value in asked.items():
+        if value is not None:
+            raise MoecastError("a load table has counts only; this needs a trace", field=name, value=str(value))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

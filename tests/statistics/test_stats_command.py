@@ -321,3 +321,6 @@ def test_a_load_table_gives_load_and_says_why_no_more(run, trace, tmp_path):
     assert "needs tokens" in run(tmp_path / "load.json")
     with pytest.raises(MoecastError, match="8 experts"):
         CliRunner().invoke(app, ["stats", str(tmp_path / "load.json"), "--ranks", "9"], catch_exceptions=False)
+    for option, value in (("--plan", "none.json"), ("--phase", "decode"), ("--topics", "a"), ("--part", "planning")):
+        with pytest.raises(MoecastError, match=f"{option} = '{value}': a load table has counts only"):
+            CliRunner().invoke(app, ["stats", str(tmp_path / "load.json"), option, value], catch_exceptions=False)
