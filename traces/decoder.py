@@ -46,7 +46,18 @@ def open_parquet(path: Path, footer: pq.FileMetaData | None = None) -> pq.Parque
             page_checksum_verification=True,
         )
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise MoecastError(f"not a Parquet file, or a truncated one ({_first_line(error)})", file=path) from error
+        rule = f"a truncated or damaged Parquet file ({_first_line(error)})"
+        if not _begins_as_parquet(path):
+            rule = "not a Parquet file, which a trace is; moecast trace import reads what engines record"
+        raise MoecastError(rule, file=path) from error
+
+
+def _begins_as_parquet(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"PAR1"
+    except OSError:
+        return True  # the error itself says what is wrong
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
