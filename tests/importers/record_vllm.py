@@ -82,10 +82,6 @@ def requests():
         ("fresh", completions, {**told, **ids, "prompt": cached}),
         ("cached", completions, {**told, **ids, "prompt": cached}),
         ("chat", "/v1/chat/completions", {**told, **ids, "messages": chat}),
-        (
-            "generate", "/inference/v1/generate",
-            {"token_ids": three, "sampling_params": {"temperature": 0, "max_tokens": NEW, "ignore_eos": True}},
-        ),
     ]  # fmt: skip
 
 
