@@ -132,3 +132,8 @@ def test_a_list_of_prompts(captured):
 def test_rows_from_a_start_on(captured):
     prompt = prompts()[1]
     check(asked("start"), captured, [generated("start", prompt)], positions=[np.arange(15, len(prompt) + NEW - 1)])
+
+
+def test_chat(captured):
+    ids = response("chat")["prompt_token_ids"]
+    check(asked("chat"), captured, [generated("chat", ids)])
