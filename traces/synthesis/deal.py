@@ -37,7 +37,7 @@ def deal(donors: Donors, *, tokens: int, seed: int, topics: Topics | None = None
         A topic that the donors do not have.
     """
     share_Q = _shares(donors, topics)
-    times_Q = tokens * share_Q
+    times_Q, length_Q = tokens * share_Q, donors.length_Q
     decks = _Decks(donors.part_Q, seed)
     owed = {int(kind): decks.rng.random() for kind in np.unique(donors.kind_Q)}
     left = tokens
@@ -48,7 +48,7 @@ def deal(donors: Donors, *, tokens: int, seed: int, topics: Topics | None = None
             while owed[kind] >= 1:
                 owed[kind] -= 1
                 chosen, turn = decks.draw(int(donors.part_Q[sequence]))
-                length = min(int(donors.length_Q[chosen]), left)
+                length = min(int(length_Q[chosen]), left)
                 yield chosen, turn, length
                 left -= length
                 if not left:
