@@ -123,6 +123,8 @@ def import_command(
     if isinstance(opened, LoadTable):
         _show_table(opened, out, json=json)
     else:
+        for warning in opened.warnings:
+            typer.echo(f"warning: {warning}", err=True)
         _show_trace(out, json=json)
 
 

@@ -96,6 +96,11 @@ def test_a_checkpoint_of_another_configuration_is_refused(config: TrainConfig, t
         train(dataclasses.replace(config, seed=1), tokens, folder=tmp_path, log_every=0)
     with pytest.raises(MoecastError, match="steps = 30"):
         train(config, tokens, folder=tmp_path, log_every=0)
+    (checkpoint,) = tmp_path.glob("*.pt")
+    for damaged in (checkpoint.read_bytes()[:1000], b"", b"text"):
+        checkpoint.write_bytes(damaged)
+        with pytest.raises(MoecastError, match="damaged one; remove it"):
+            train(config, tokens, folder=tmp_path, log_every=0)
 
 
 def test_every_row_is_read_once_before_any_is_read_again(tokens: Tokens) -> None:

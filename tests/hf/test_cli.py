@@ -212,3 +212,17 @@ def test_without_transformers_one_line_says_what_to_install(
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(MoecastError, match=r'capture hf needs transformers; pip install "moecast\[hf\]"'):
         invoke(model_folder, "--text", texts, "--out", tmp_path / "t")
+
+
+def test_files_of_a_topic_take_turns(model_folder: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text" / "code"
+    text.mkdir(parents=True)
+    for number, letter in enumerate("abcd"):
+        (text / f"{number}.txt").write_text(letter * 1000)
+    options = ["--max-tokens", "88", "--sequence-length", "11", "--out", tmp_path / "t"]
+    invoke(model_folder, "--text", tmp_path / "text", *options)
+    ids_T = read_trace(tmp_path / "t").token_id_T
+    assert ids_T is not None
+    letters, counts = np.unique(ids_T[ids_T != LETTERS.index("<s>")], return_counts=True)
+    assert [LETTERS[i] for i in letters] == list("abcd")
+    assert counts.tolist() == [len(ids_T[ids_T != LETTERS.index("<s>")]) // 4] * 4

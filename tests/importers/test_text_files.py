@@ -1,10 +1,13 @@
 """Responses as tools save them: byte-order marks, blank lines, other line ends; wrappings that are named, not read."""
 
+import base64
 import json
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from moecast.cli.trace import app
 from moecast.errors import MoecastError
 from moecast.traces import ImportOptions, import_trace
 
@@ -76,3 +79,52 @@ def test_a_folder_of_other_names_is_named(lines, tmp_path):
     (tmp_path / "responses.jsonl").write_text("\n".join(lines))
     with pytest.raises(MoecastError, match="no importer knows this folder by the names in it: name its files"):
         import_trace(tmp_path, OPTIONS)
+
+
+ERRORS = (
+    '{"error": {"message": "timed out", "type": "TimeoutError", "code": 408}}',
+    '{"object": "error", "message": "too long", "code": 400}',
+)
+
+
+@pytest.mark.parametrize("places", [(0,), (1, 2), (3,), (0, 1, 2, 3)])
+def test_errors_in_the_place_of_answers_are_left_out_and_noted(lines, tmp_path, places):
+    mixed = list(lines)
+    for place in sorted(places, reverse=True):
+        mixed.insert(place, ERRORS[place % 2])
+    plain, path = tmp_path / "plain.jsonl", tmp_path / "mixed.jsonl"
+    plain.write_text("\n".join(lines))
+    path.write_text("\n".join(mixed))
+    trace = import_trace(path, OPTIONS)
+    assert trace.content_hash() == import_trace(plain, OPTIONS).content_hash()
+    named = [f"line {number}" for number, line in enumerate(mixed, start=1) if line in ERRORS]
+    assert "errors and no answers" in trace.meta.notes
+    assert all(name in trace.meta.notes for name in named)
+
+
+def test_aborted_requests_of_sglang_are_left_out_and_noted(tmp_path):
+    aborted = '{"text": "", "meta_info": {"id": "7", "finish_reason": {"type": "abort", "message": "gone"}}}'
+    routed = base64.b64encode(np.arange(12, dtype="<i4").tobytes()).decode()  # 3 tokens, 2 layers, 2 choices
+    info = {"prompt_tokens": 2, "completion_tokens": 2, "routed_experts": routed, "finish_reason": {"type": "stop"}}
+    path = tmp_path / "generate.jsonl"
+    path.write_text("\n".join([aborted, json.dumps({"text": "a", "meta_info": info}), aborted]))
+    trace = import_trace(path, ImportOptions(experts=12, choices=2, hidden_layers=2))
+    assert trace.n_tokens == 3
+    assert "errors and no answers: line 1, line 3" in trace.meta.notes
+
+
+def test_an_answer_without_routing_is_no_error_of_the_server(lines, tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text("\n".join([*lines, '{"choices": [{"text": "no routing"}]}']))
+    with pytest.raises(MoecastError, match="line 4: holds no routed_experts"):
+        import_trace(path, OPTIONS)
+
+
+def test_a_guessed_number_of_experts_is_a_warning(lines, tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text("\n".join(lines))
+    for options, warned in ((["--experts", "9"], False), ([], True)):
+        command = ["import", str(path), "--out", str(tmp_path / f"{warned}.parquet"), "--json", *options]
+        result = CliRunner().invoke(app, command, catch_exceptions=False)
+        assert ("warning: E = 8 is taken from the highest expert id" in result.stderr) == warned
+        assert json.loads(result.stdout)["experts"] == (8 if warned else 9)

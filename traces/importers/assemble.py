@@ -94,7 +94,7 @@ def assemble(
             again.advance(piece.path, piece.done)
         again.next_pass()
 
-    return ImportedTrace(meta=meta, tokens=survey.tokens, read=read)
+    return ImportedTrace(meta=meta, tokens=survey.tokens, read=read, warnings=tuple(survey.warnings))
 
 
 class _Survey:
@@ -109,6 +109,7 @@ class _Survey:
         self._seen: set[str] = set()
         self._missing: set[str] = set()
         self.tokens = 0
+        self.warnings: list[str] = []
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -216,7 +217,9 @@ class _Survey:
             return size, []
         size = max(self._highest + 1, choices)
         where = f"{paths[0].name}, which does" if len(paths) == 1 else "the files, which do"
-        return size, [f"E = {size} is taken from the highest expert id in {where} not say it."]
+        guess = f"E = {size} is taken from the highest expert id in {where} not say it."
+        self.warnings.append(f"{guess} If the model has more experts, say --experts, --config or --model.")
+        return size, [guess]
 
 
 def _batch(

@@ -25,11 +25,14 @@ class ImportedTrace:
         T.
     read
         Yields the tokens in order, in batches as large as the files' own pieces.
+    warnings
+        What is likely wrong unless the user says more; it stands in the notes too.
     """
 
     meta: TraceMeta
     tokens: int
     read: Callable[[], Iterator[RoutingTrace]]
+    warnings: tuple[str, ...] = ()
 
 
 class Importer(Protocol):

@@ -16,11 +16,12 @@ BOM = b"\xef\xbb\xbf"  # what some Windows tools put before UTF-8
 
 
 class Record(NamedTuple):
-    """A record: where it stands (for messages), its value, and the part of the file that is read with it."""
+    """A record: where it stands (for messages), its value, the part of the file that is read with it, what to note."""
 
     where: str
     value: dict[str, Any]
     done: float
+    remarks: tuple[tuple[str, str], ...] = ()
 
 
 def json_records(path: Path, *, limit_bytes: int) -> Iterator[Record]:

@@ -8,6 +8,7 @@ Axes: T token, R row, K choice.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.errors import MoecastError
+from moecast.traces.importers.json_records import Record
 from moecast.traces.importers.options import ImportOptions
 from moecast.traces.importers.pieces import Ints, Piece
 from moecast.traces.meta import PHASES
@@ -87,6 +89,32 @@ class _Rows:
     sequence: int
     phase_T: npt.NDArray[np.uint8]
     ids: Ints | None
+
+
+def answered(records: Iterable[Record]) -> Iterator[Record]:
+    """Leave out errors and aborted requests, which a server writes in an answer's place; a record beside notes them."""
+    held: Record | None = None
+    remarks: list[tuple[str, str]] = []
+    for record in records:
+        if _failed(record.value):
+            remarks.append(("Left out, since they are errors and no answers", record.where))
+            continue
+        if held is not None:
+            yield held._replace(remarks=tuple(remarks))
+            remarks.clear()
+        held = record
+    if held is not None:
+        yield held._replace(remarks=tuple(remarks))
+
+
+def _failed(value: dict[str, Any]) -> bool:
+    """An error of the OpenAI form, or of ``/generate``."""
+    if any(name in value for name in ("choices", "outputs", "routed_experts")):
+        return False
+    info = value.get("meta_info")
+    reason = info.get("finish_reason") if type(info) is dict and "routed_experts" not in info else None
+    aborted = type(reason) is dict and reason.get("type") == "abort"
+    return aborted or bool(value.get("error")) or value.get("object") == "error"
 
 
 def request_piece(request: Request, options: ImportOptions) -> Piece:

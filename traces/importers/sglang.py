@@ -26,7 +26,7 @@ from moecast.traces.importers.importer import ImportedTrace
 from moecast.traces.importers.json_records import Record, beginning, json_records, whole_number
 from moecast.traces.importers.options import ImportOptions
 from moecast.traces.importers.pieces import Ints, Piece
-from moecast.traces.importers.requests import Completion, Request, request_piece
+from moecast.traces.importers.requests import Completion, Request, answered, request_piece
 from moecast.traces.importers.sglang_recorder import open_recorder, recorder_files
 from moecast.traces.importers.torch_file import looks_like_torch
 from moecast.traces.load_table import LoadTable
@@ -63,7 +63,7 @@ class SglangImporter:
 
         def pieces() -> Iterator[Piece]:
             for path in files:
-                for record in json_records(path, limit_bytes=options.most_bytes):
+                for record in answered(json_records(path, limit_bytes=options.most_bytes)):
                     yield request_piece(_request(path, record, options), options)
 
         return assemble(files, pieces, _LAYOUT, options)
@@ -103,7 +103,7 @@ def _request(path: Path, record: Record, options: ImportOptions) -> Request:
         completions=tuple(completions),
         prompt_ids=array_of_lists(prompt_ids, 1, path, where) if type(prompt_ids) is list else None,
         prompt_tokens=prompt,
-        remarks=((sentence, where),) if cached else (),
+        remarks=(*record.remarks, *(((sentence, where),) if cached else ())),
         done=record.done,
     )
 

@@ -42,7 +42,7 @@ from moecast.traces.importers.json_records import Record, beginning, json_record
 from moecast.traces.importers.npz import named_arrays
 from moecast.traces.importers.options import ImportOptions
 from moecast.traces.importers.pieces import Ints, Piece
-from moecast.traces.importers.requests import Completion, Request, request_piece
+from moecast.traces.importers.requests import Completion, Request, answered, request_piece
 from moecast.traces.importers.tensor_file import TensorFile, looks_like_tensors
 from moecast.traces.importers.vllm_names import is_request_name, request_name
 
@@ -89,7 +89,7 @@ def _requests(path: Path, options: ImportOptions) -> Iterator[Request]:
         file = TensorFile(path, limit_bytes=limit_bytes)
         yield from _of_arrays(path, file.names, file.read)
     elif beginning(path):
-        for record in json_records(path, limit_bytes=limit_bytes):
+        for record in answered(json_records(path, limit_bytes=limit_bytes)):
             yield from _of_record(path, record)
     else:
         with open_archive(path, "NumPy archive") as archive:
@@ -157,6 +157,7 @@ def _of_record(path: Path, record: Record) -> Iterator[Request]:
             prompt_ids=_ids(prompt_ids, path, where),
             prompt_tokens=told,
             split="prompt_routed_experts" in value,
+            remarks=record.remarks if number == 0 else (),
             done=record.done,
         )
         if request.prompt_ids is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -54,39 +55,44 @@ def cut_texts(
 ) -> list[Text]:
     """Sequences of at most `sequence_length` tokens, an equal share of `max_tokens` for every topic.
 
+    A topic's files take turns, a sequence each, in an order drawn by `seed`: no file stands for its topic alone.
+
     Raises
     ------
     MoecastError
         No token comes out of the text, or a file cannot be read.
     """
     share = max(1, max_tokens // len(texts))
-    chosen = [
-        text for topic, files in texts.items() for text in _topic(topic, files, tokenizer, share, sequence_length)
-    ]
+    rng = np.random.default_rng(seed)
+    chosen: list[Text] = []
+    for topic, files in texts.items():
+        drawn = [files[i] for i in rng.permutation(len(files))]
+        chosen += _topic(topic, drawn, tokenizer, share, sequence_length)
     if not chosen:
         raise MoecastError("no token comes out of it", field="--text")
-    return [chosen[i] for i in np.random.default_rng(seed).permutation(len(chosen))]
+    return [chosen[i] for i in rng.permutation(len(chosen))]
 
 
 def _topic(
     topic: str | None, files: Sequence[Path], tokenizer: Any, share: int, sequence_length: int
 ) -> Iterator[Text]:
-    """A topic's sequences, up to its share of tokens."""
+    """A topic's sequences, up to its share of tokens, a file at a time by turns."""
     first = _first_ids(tokenizer)
     if sequence_length <= len(first):
         raise MoecastError("no room for text", field="--sequence-length", value=sequence_length)
-    left = share
-    for file in files:
-        ids = iter(_ids(read_text(file), tokenizer))
-        while left > 0:
-            text = tuple(islice(ids, min(sequence_length, left) - len(first)))
-            if not text:
-                break
+    left, waiting = share, deque(_ids(file, tokenizer) for file in files)
+    while waiting and left > 0:
+        ids = waiting.popleft()
+        text = tuple(islice(ids, min(sequence_length, left) - len(first)))
+        if text:
             left -= len(first) + len(text)
+            waiting.append(ids)
             yield Text(topic=topic, ids=first + text)
 
 
-def _ids(text: str, tokenizer: Any) -> Iterator[int]:
+def _ids(file: Path, tokenizer: Any) -> Iterator[int]:
+    """Token ids of a file, which is read when the first one is wanted."""
+    text = read_text(file)
     for start in range(0, len(text), _BLOCK):
         yield from tokenizer(text[start : start + _BLOCK], add_special_tokens=False, verbose=False)["input_ids"]
 

@@ -14,8 +14,7 @@ from pathlib import Path
 import torch
 
 from moecast.errors import MoecastError
-from moecast.files import check_writable
-from moecast.traces import RoutingTrace, TraceMeta, write_trace
+from moecast.traces import RoutingTrace, TraceMeta, check_target, write_trace
 from moecast.traces.capture.own.corpus import Corpus, folder_corpus, packaged_corpus
 from moecast.traces.capture.own.evidence import Evidence, evidence
 from moecast.traces.capture.own.model import LanguageModel, ModelConfig
@@ -152,16 +151,17 @@ def run(
     MoecastError
         `out` cannot be written, the device is not there, or the text cannot be had or is too little.
     """
-    check_writable(out)
+    check_target(out)
     _check_device(device)
     if threads:
         torch.set_num_threads(threads)
+    commit = _commit()  # of the code that trains: a checkout may move on meanwhile
     material = material or read_material(size=size, cache=cache, text=text)
     corpus, tokens = material.corpus, material.tokens
     name = f"checkpoint-{size.name}-{size.train.model.policy.name}"
     trained = train(size.train, tokens, folder=cache, name=name, device=device)
     scored = score(trained.model, tokens, read=size.train.read(tokens, trained.steps), row_tokens=size.train.row_tokens)
-    meta = describe(size, corpus, tokens, trained, scored, device=device)
+    meta = describe(size, corpus, tokens, trained, scored, device=device, commit=commit)
     trace = capture(trained.model, tokens, size.capture, meta)
     write_trace(trace, out, compression_level=_COMPRESSION_LEVEL)
     if not draws:
@@ -178,7 +178,9 @@ def run(
     )
 
 
-def describe(size: Size, corpus: Corpus, tokens: Tokens, trained: Trained, scored: Score, *, device: str) -> TraceMeta:
+def describe(
+    size: Size, corpus: Corpus, tokens: Tokens, trained: Trained, scored: Score, *, device: str, commit: str | None
+) -> TraceMeta:
     """All that made the trace, as its metadata."""
     model = size.train.model
     policy = model.policy
@@ -187,7 +189,7 @@ def describe(size: Size, corpus: Corpus, tokens: Tokens, trained: Trained, score
         "software": {name: version(name) for name in ("torch", "numpy", "moecast")}
         | {"python": platform.python_version()},
         "threads": torch.get_num_threads(),
-        "commit": _commit(),
+        "commit": commit,
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
         "corpus_sha256": {topic: corpus.sha256(topic) for topic in corpus.topics},
         "tokens_sha256": tokens.sha256,
@@ -241,7 +243,11 @@ def _make(folder: Path) -> None:
 def _hardware(device: str) -> str:
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
-    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        lines = []
+    models = [line for line in lines if line.startswith("model name")]
     return f"{len(models)} cores of {models[0].split(':')[1].strip()}" if models else platform.machine()
 
 

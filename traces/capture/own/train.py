@@ -198,9 +198,12 @@ def _resume(
     """Load the checkpoint where there is one; return the losses so far."""
     if not file.exists():
         return []
-    state = torch.load(file, weights_only=True)
-    if state["fingerprint"] != config.fingerprint(tokens):
-        raise MoecastError("is of another configuration or text; give another folder", file=file)
+    try:
+        state = torch.load(file, weights_only=True)
+    except Exception as error:  # damaged files end torch in many ways, IndexError among them
+        raise MoecastError("no checkpoint, or a damaged one; remove it to start again", file=file) from error
+    if type(state) is not dict or state.get("fingerprint") != config.fingerprint(tokens):
+        raise MoecastError("is of another configuration, seed or text; give another --cache folder", file=file)
     done = len(state["history"])
     if config.steps != state["steps"] and done > (1 - config.ending) * min(config.steps, state["steps"]):
         rule = f"the checkpoint has ended its constant part; only steps = {state['steps']} can go on from it"
