@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from moecast.compiled import njit
 from moecast.traces.synthesis.donors import Donors
 
 Ints = npt.NDArray[np.int64]
