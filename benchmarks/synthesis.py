@@ -7,8 +7,8 @@ B; and the gain that S predicts of itself (planned on its first half, measured o
 Averages over several deals; distances are averages of absolute values. And: what is copied, a synthesis twice as
 long as what was fitted beside B and C together, another shape, and the speed.
 
-Run: python benchmarks/synthesis.py [--part statistics|placement|twice|lift|speed] [--trace deepseek|prefill|decode]
-[--deals 3]
+Run: python benchmarks/synthesis.py [--part statistics|halves|placement|twice|lift|speed]
+[--trace deepseek|prefill|decode] [--deals 3]
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from moecast.traces import (
 SHARED = Path(os.environ.get("MOECAST_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 DEEPSEEK = SHARED / "traces" / "deepseek-v2-lite.npz"
 TRACES = ("deepseek", "prefill", "decode")
-PARTS = ("statistics", "placement", "twice", "lift", "speed")
+PARTS = ("statistics", "halves", "placement", "twice", "lift", "speed")
 SOLVERS = ("eplb", "joint")
 ALL_CHOICES = 1 << 40
 LENGTHS = (2, 8, 16)
@@ -165,6 +165,21 @@ def statistics(name: str, deals: int) -> None:
     print(
         f"\nsteps that A does not hold {steps:.3f}, tokens from another sequence {strangers:.3f}, copied run {run:.0f}"
     )
+
+
+def halves(name: str, deals: int) -> None:
+    """Print how far from B's the drift between each topic's halves is in A, C and S: A and C show what chance does."""
+    trace = read(name)
+    drift = []
+    for deal in range(deals):
+        a, b, c = dealt(trace, deal)
+        s = made(fit_trace(a), b.n_tokens, deal)
+        drift.append([load_distance(*part.split(0.5)) for part in (a, b, c, s)])
+    of_4 = np.array(drift)
+    far_4 = np.abs(of_4 / of_4[:, 1:2] - 1).mean(axis=0)
+    print(f"\n{name}: drift between halves of topics, {deals} deals\n\n| | mean | distance from B |\n|---|---:|---:|")
+    for part, mean, far in zip("ABCS", of_4.mean(axis=0), far_4, strict=True):
+        print(f"| {part} | {mean:.4f} | {100 * far:.1f} % |", flush=True)
 
 
 def twice(name: str, deals: int) -> None:
@@ -335,6 +350,8 @@ def main() -> None:
                 statistics(name, arguments.deals)
             elif part == "placement":
                 placement(name, arguments.deals)
+            elif part == "halves":
+                halves(name, arguments.deals)
             elif part == "twice":
                 twice(name, arguments.deals)
             elif part == "lift":

@@ -125,7 +125,7 @@ def test_the_command_takes_a_folder_with_an_adapter(model_folder: Path, texts: P
 
 def test_an_adapter_of_nothing_is_one_line(texts: Path, tmp_path: Path) -> None:  # noqa: F811
     (tmp_path / "adapter").mkdir()
-    for text, said in [("{}", "which model it adapts"), ("{", "cannot be loaded")]:
+    for text, said in [("{}", "which model it adapts"), ("{", "cannot be loaded"), ("[]", "cannot be loaded")]:
         (tmp_path / "adapter" / "adapter_config.json").write_text(text)
         with pytest.raises(MoecastError, match=said) as error:
             run(ModelSource(name=str(tmp_path / "adapter")), [texts], tmp_path / "t", RunConfig())
