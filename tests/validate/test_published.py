@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from moecast.sim import find_rung, load_model
+from moecast.sim import find_rung
 from moecast.topology import list_presets, load_cluster
 from moecast.validate.published import SOURCES, Row, markdown, mean_error, predict
-from moecast.validate.published.questions import AllToAll, TokenExchange
-from moecast.validate.published.routing import uniform_trace
+from moecast.validate.published.questions import AllToAll, TokenExchange, WholeStep
+from moecast.validate.published.routing import even_trace, uniform_trace
+
+ROOT = Path(__file__).resolve().parents[2]
 
 ROWS = [row for source in SOURCES for row in source.rows]
 SMALL = [
@@ -59,11 +65,74 @@ def test_even_all_to_all_has_a_closed_form() -> None:
 
 
 def test_bytes_are_counted_as_deepep_counts_them() -> None:
-    trace = uniform_trace(tokens=64, experts=256, choices=8)
     asked = TokenExchange(cluster="h800-node", ranks=8, tokens=8, mode="per_domain", exchange="dispatch", unit="GB/s")
+    trace = uniform_trace(tokens=64, experts=256, choices=8)
     pairs = sum(len({int(expert) // 32 for expert in token}) for token in trace.experts_TLK[:, 0])
-    model = load_model("deepseek-v3")
-    assert asked._counted_bytes(model, trace) == pytest.approx(pairs / 8 * 7168 * (1 + 4 / 128))
+    assert asked.seconds_of(1.0) == pytest.approx(pairs / 8 * 7168 * (1 + 4 / 128) / 1e9)
+
+
+def test_low_latency_kernels_count_every_choice() -> None:
+    """NCCL EP's dispatch of 128 tokens x 8 choices x 14,336 bytes at 224.3 GB/s takes 65.45 us."""
+    asked = TokenExchange(
+        cluster="dgx-h100",
+        ranks=8,
+        tokens=128,
+        mode="per_choice",
+        exchange="dispatch",
+        dispatch_type="bf16",
+        unit="GB/s",
+    )
+    assert asked.seconds_of(224.3) == pytest.approx(65.45e-6, rel=1e-3)
+
+
+@pytest.mark.parametrize(("nodes", "visited"), [(2, 2), (4, 4), (8, 4)])
+def test_tokens_of_normal_kernels_visit_at_most_four_nodes(nodes: int, visited: int) -> None:
+    asked = TokenExchange(
+        cluster="h800-node", nodes=nodes, ranks=8 * nodes, tokens=64, mode="per_domain", exchange="combine", unit="GB/s"
+    )
+    node_TK = asked._routing().experts_TLK[:, 0].astype(int) * nodes // 256
+    assert max(len(set(token)) for token in node_TK.tolist()) == visited
+    mean = asked.seconds_of(1.0) * 1e9 / (64 * 7168 * 2)
+    assert visited - 0.5 < mean <= visited
+
+
+@pytest.mark.parametrize("best", [1, 2])
+def test_choices_stand_in_the_groups_whose_best_scores_are_highest(best: int) -> None:
+    """Against the rule written out, token by token, on the same scores."""
+    trace = uniform_trace(tokens=200, experts=32, choices=4, groups=8, groups_per_token=2, best=best, seed=3)
+    score_TE = np.random.default_rng(3).random((200, 32), np.float32)
+    for token, chosen in enumerate(trace.experts_TLK[:, 0].tolist()):
+        score_CE = score_TE[token].reshape(8, 4)
+        groups = np.argsort([np.sort(scores)[-best:].sum() for scores in score_CE])[-2:]
+        allowed = [expert for expert in range(32) if expert // 4 in groups]
+        wanted = sorted(allowed, key=lambda expert: score_TE[token][expert])[-4:]
+        assert sorted(chosen) == sorted(wanted)
+
+
+def test_even_routing_visits_every_expert_alike_inside_groups() -> None:
+    trace = even_trace(tokens=64, experts=256, choices=8, layers=2, groups=8, groups_per_token=4)
+    for layer in range(2):
+        experts_TK = trace.experts_TLK[:, layer].astype(int)
+        assert np.bincount(experts_TK.ravel(), minlength=256).tolist() == [2] * 256
+        assert all(len(set(token)) == 8 for token in experts_TK.tolist())
+        assert all(len({expert // 32 for expert in token}) == 4 for token in experts_TK.tolist())
+    with pytest.raises(ValueError, match="divide evenly"):
+        even_trace(tokens=4, experts=10, choices=3, groups=5, groups_per_token=2)
+
+
+def test_a_rate_is_compared_as_the_time_of_a_step() -> None:
+    """16,384 tokens on each of 32 GPUs at 59,337 tokens/s for each of 4 nodes."""
+    (row,) = (row for row in ROWS if row.value == 59_337)
+    assert isinstance(row.question, WholeStep)
+    assert row.question.seconds_of(row.value) == pytest.approx(32 * 16_384 / (4 * 59_337))
+
+
+def test_the_worst_rows_of_a_source_stand_in_its_table() -> None:
+    by_source = {source.name: " ".join(row.name for row in source.rows) for source in SOURCES}
+    for ranks in (8, 16, 32, 64):
+        for exchange in ("dispatch", "combine"):
+            assert f"normal {exchange}, {ranks} ranks" in by_source["DeepEP"]
+    assert {row.value for row in ROWS} >= {90, 81, 61, 38.2, 40.9, 44.4, 37.9, 59_337, 50_302}
 
 
 def test_uniform_routing_chooses_different_experts() -> None:
@@ -77,7 +146,7 @@ def test_the_table_shows_every_predicted_row_and_counts_the_rest() -> None:
     outcomes = predict(chosen)
     text = markdown(outcomes)
     assert text.count("| 4 x H100 |") == 4
-    assert "Not predicted, 6 rows: no preset has Elastic Fabric Adapters." in text
+    assert "Not predicted, 12 rows: no preset has Elastic Fabric Adapters." in text
     errors = [abs(o.error) for o in outcomes if o.error is not None and o.row.use == "check"]
     assert mean_error(outcomes, "check") == pytest.approx(sum(errors) / len(errors))
 
@@ -85,3 +154,14 @@ def test_the_table_shows_every_predicted_row_and_counts_the_rest() -> None:
 def test_a_row_is_predicted_or_says_why_not() -> None:
     with pytest.raises(ValueError, match="either a question or why_not"):
         Row(name="x", value=1.0, unit="us", use="check")
+
+
+@pytest.mark.slow
+def test_the_readme_shows_what_this_commit_predicts() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "published.py", "--readme"], capture_output=True, text=True, check=True
+    )
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = re.search(r"(\| measured \(source\).*?)\n\n", readme, re.DOTALL)
+    assert shown is not None
+    assert shown[1].splitlines() == done.stdout.splitlines()

@@ -3,12 +3,13 @@
 To add one: a file with a `SOURCE`, and a place for it in `SOURCES`.
 """
 
-from moecast.validate.published import aiconfigurator, deepep, nvswitch, pplx, sglang, unpredicted
+from moecast.validate.published import aiconfigurator, deepep, nccl_ep, nvswitch, pplx, sglang, unpredicted
 from moecast.validate.published.row import Question, Row, Source
-from moecast.validate.published.table import Outcome, markdown, mean_error, predict
+from moecast.validate.published.table import Outcome, markdown, mean_error, outcome_of, predict, time_text
 
 SOURCES: tuple[Source, ...] = (
-    deepep.SOURCE,
+    *deepep.SOURCES,
+    nccl_ep.SOURCE,
     pplx.SOURCE,
     aiconfigurator.SOURCE,
     nvswitch.SOURCE,
@@ -16,4 +17,15 @@ SOURCES: tuple[Source, ...] = (
     *unpredicted.SOURCES,
 )
 
-__all__ = ["SOURCES", "Outcome", "Question", "Row", "Source", "markdown", "mean_error", "predict"]
+__all__ = [
+    "SOURCES",
+    "Outcome",
+    "Question",
+    "Row",
+    "Source",
+    "markdown",
+    "mean_error",
+    "outcome_of",
+    "predict",
+    "time_text",
+]

@@ -16,9 +16,15 @@ from moecast.sim.network import Rung
 from moecast.topology import Cluster, find_preset, load_cluster
 from moecast.topology.builders import build_cluster
 from moecast.traces import RoutingTrace
-from moecast.validate.published.routing import uniform_trace
+from moecast.validate.published.routing import even_trace, uniform_trace
 
 ExchangeName = Literal["dispatch", "combine"]
+
+DEEPEP_NODES_PER_TOKEN = 4
+"""`num_topk_groups` of DeepEP's test_internode.py: the most nodes that a token of its normal kernels' tests visits."""
+
+MOST_ROWS = 18_432
+"""Different tokens that a whole step draws, all of a decode step's; a multiple of the 64 that even routing deals."""
 
 FLUID_RANKS = 64
 """Beyond this the fluid rung takes minutes for one exchange of single copies; the bound answers."""
@@ -26,7 +32,10 @@ FLUID_RANKS = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenExchange:
-    """A dispatch or a combine of uniformly routed tokens at DeepSeek-V3's widths, without an exchange of counts.
+    """A dispatch or a combine at DeepSeek-V3's widths, without an exchange of counts, routed as DeepEP's tests do.
+
+    Those of the low-latency kernels draw all experts alike; those of the normal ones first choose the 4 best nodes of
+    each token (all, where there are no more), by the best expert in each.
 
     Parameters
     ----------
@@ -36,11 +45,13 @@ class TokenExchange:
         The EP group, and the tokens of each rank.
     mode, exchange
         Dispatch mode; "dispatch" (FP8) or "combine" (bf16).
+    dispatch_type
+        Element type of the dispatched vectors; combine is always bf16.
     only_nics
         Whether copies for a GPU of the same node also go over NICs: the cluster is then made of one-GPU nodes.
     unit
-        "us", or "GB/s" of the bytes that DeepEP's own tests count: distinct (token, node) pairs or, on one node,
-        (token, rank) pairs, a rank's own included; without metadata.
+        "us", or "GB/s" of the bytes that DeepEP's own tests count, without metadata, a rank's own included. Normal
+        kernels: distinct (token, node) pairs or, on one node, (token, rank) pairs; low-latency ones: every choice.
     """
 
     cluster: str
@@ -49,6 +60,7 @@ class TokenExchange:
     tokens: int
     mode: str
     exchange: ExchangeName
+    dispatch_type: Literal["fp8", "bf16"] = "fp8"
     only_nics: bool = False
     unit: Literal["us", "GB/s"] = "us"
 
@@ -59,8 +71,8 @@ class TokenExchange:
 
     def predict(self, rung: Rung) -> float:
         """Answer, in `unit`."""
-        model, trace = self._model(), uniform_trace(tokens=self.ranks * self.tokens, experts=256, choices=8)
-        plan = _contiguous(model, self.ranks).with_(dispatch=self.mode)
+        model, trace = self._model(), self._routing()
+        plan = _contiguous(model, self.ranks).with_(dispatch=self.mode, dispatch_type=self.dispatch_type)
         step = Step(
             token_T=np.arange(self.ranks * self.tokens),
             source_T=np.repeat(np.arange(self.ranks, dtype=np.int32), self.tokens),
@@ -70,7 +82,21 @@ class TokenExchange:
         program = step_program(self._cluster(), model, plan, trace, step)
         stages = [s for s in program.stages if isinstance(s, Exchange) and s.kind == self.exchange and s.flows.n]
         taken_s = rung.run(replace(program, stages=tuple(stages))).step_time_s
-        return 1e6 * taken_s if self.unit == "us" else 1e-9 * self._counted_bytes(model, trace) / taken_s
+        return 1e6 * taken_s if self.unit == "us" else 1e-9 * self._counted_bytes(trace) / taken_s
+
+    def seconds_of(self, value: float) -> float:
+        """Turn "us" or "GB/s" into seconds."""
+        return value / 1e6 if self.unit == "us" else self._counted_bytes(self._routing()) / (1e9 * value)
+
+    def _routing(self) -> RoutingTrace:
+        grouped = self.mode == "per_domain" and self.nodes > 1
+        return uniform_trace(
+            tokens=self.ranks * self.tokens,
+            experts=256,
+            choices=8,
+            groups=self.nodes if grouped else 1,
+            groups_per_token=min(self.nodes, DEEPEP_NODES_PER_TOKEN) if grouped else 1,
+        )
 
     def _model(self) -> ModelShape:
         return load_model("deepseek-v3").with_routing("uniform", layers=1, experts=256, choices=8)
@@ -82,12 +108,12 @@ class TokenExchange:
         lone = replace(preset, domain=replace(preset.domain, gpus_per_host=1, nics_per_host=1))
         return build_cluster(lone.recipe(n_domains=self.ranks))
 
-    def _counted_bytes(self, model: ModelShape, trace: RoutingTrace) -> float:
-        parts = self.nodes if self.nodes > 1 else self.ranks
+    def _counted_bytes(self, trace: RoutingTrace) -> float:
+        parts = 256 if self.mode == "per_choice" else self.nodes if self.nodes > 1 else self.ranks
         place_TK = np.sort(trace.experts_TLK[:, 0].astype(np.int64) * parts // 256, axis=1)
         pairs = len(place_TK) + int((np.diff(place_TK, axis=1) > 0).sum())
-        element_bytes = 1 + 4 / 128 if self.exchange == "dispatch" else 2.0
-        return pairs / self.ranks * model.hidden * element_bytes
+        fp8 = self.exchange == "dispatch" and self.dispatch_type == "fp8"
+        return pairs / self.ranks * self._model().hidden * (1 + 4 / 128 if fp8 else 2.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,16 +136,25 @@ class AllToAll:
         """Answer, in `unit`."""
         cluster = load_cluster(self.cluster)
         taken_s = rung.run(_all_to_all(cluster, self.ranks, self.bytes_per_rank / self.ranks)).step_time_s
-        moved = self.bytes_per_rank * (self.ranks - 1) / self.ranks
-        return 1e6 * taken_s if self.unit == "us" else 1e-9 * moved / taken_s
+        return 1e6 * taken_s if self.unit == "us" else 1e-9 * self._moved_bytes() / taken_s
+
+    def seconds_of(self, value: float) -> float:
+        """Turn "us" or "GB/s" into seconds."""
+        return value / 1e6 if self.unit == "us" else self._moved_bytes() / (1e9 * value)
+
+    def _moved_bytes(self) -> float:
+        return self.bytes_per_rank * (self.ranks - 1) / self.ranks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WholeStep:
-    """A step of DeepSeek-V3 with uniform routing and DP attention, in tokens/s per node of eight GPUs.
+    """A step of DeepSeek-V3 with DP attention, in tokens/s per node of eight GPUs.
 
     Parameters
     ----------
+    routing
+        "uniform": all experts alike, in the 4 of 8 groups that the model's router allows a token; "even": dealt so
+        that every expert of a layer serves the same number of tokens.
     tokens
         Prefill: tokens of each rank. Decode: sequences of each rank.
     prompt, context
@@ -135,17 +170,18 @@ class WholeStep:
     prompt: int = 0
     context: int = 0
     slots_per_rank: int | None = None
+    routing: Literal["uniform", "even"] = "uniform"
     rung: str = "bound"
 
     def predict(self, rung: Rung) -> float:
         """Answer, in tokens/s per node."""
         cluster, model = load_cluster(self.cluster, nodes=self.nodes), load_model("deepseek-v3")
-        ranks, rows = cluster.n_gpus, 4096
-        trace = uniform_trace(tokens=rows, experts=256, choices=8, layers=model.layers)
+        ranks = cluster.n_gpus
         tokens = ranks * self.tokens
+        trace = self._routing(min(tokens, MOST_ROWS), model)
         in_prompt_T = np.arange(tokens) % self.prompt + 1 if self.prompt else np.full(tokens, self.context)
         step = Step(
-            token_T=np.random.default_rng(0).integers(0, rows, tokens),
+            token_T=np.arange(tokens) % trace.n_tokens,
             source_T=np.repeat(np.arange(ranks, dtype=np.int32), self.tokens),
             context_T=in_prompt_T.astype(np.int64),
             phase=self.phase,
@@ -154,6 +190,16 @@ class WholeStep:
         plan = _contiguous(model, ranks, self.slots_per_rank)
         taken_s = rung.run(step_program(cluster, model, plan, trace, step)).step_time_s
         return tokens / taken_s / self.nodes
+
+    def _routing(self, rows: int, model: ModelShape) -> RoutingTrace:
+        sizes = {"experts": model.experts, "choices": model.choices, "layers": model.layers}
+        if self.routing == "even":
+            return even_trace(tokens=rows, groups=8, groups_per_token=4, **sizes)
+        return uniform_trace(tokens=rows, groups=8, groups_per_token=4, best=2, **sizes)
+
+    def seconds_of(self, value: float) -> float:
+        """Turn tokens/s per node into seconds of a step."""
+        return load_cluster(self.cluster, nodes=self.nodes).n_gpus * self.tokens / (value * self.nodes)
 
 
 def _contiguous(model: ModelShape, ranks: int, slots_per_rank: int | None = None) -> Plan:

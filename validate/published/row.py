@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 from moecast.sim.network import Rung
 
-Use = Literal["fit", "check"]
+Use = Literal["fit", "check", "in kind"]
 
 
 class Question(Protocol):
@@ -22,6 +22,10 @@ class Question(Protocol):
         """Answer, in the unit of the row."""
         ...
 
+    def seconds_of(self, value: float) -> float:
+        """Turn a value in the unit of the row into the time it stands for."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
@@ -32,13 +36,16 @@ class Row:
     name
         What was measured, on what.
     value, unit
-        The number: "us", "ms", "GB/s" or "tokens/s".
+        The number as published: "us", "ms", "GB/s", "tokens/s", or what a row that nothing predicts says.
     use
-        "fit": parameters may be fitted on it, and the hardware table names it where they were; "check": never.
+        "fit": parameters may be fitted on it, and the hardware table names it where they were; "check": never;
+        "in kind": shown, and left out of the mean error, since what was measured is not known well enough.
     question
         What predicts it; None where nothing does yet.
     why_not
         Why nothing does.
+    note
+        What a reader must know to compare the two; empty where nothing.
     """
 
     name: str
@@ -47,6 +54,7 @@ class Row:
     use: Use
     question: Question | None = None
     why_not: str = ""
+    note: str = ""
 
     def __post_init__(self) -> None:
         """Check that a row is either predicted or says why not."""
@@ -54,6 +62,8 @@ class Row:
             raise ValueError(f"{self.name}: value = {self.value} must be positive")
         if (self.question is None) != bool(self.why_not):
             raise ValueError(f"{self.name}: give either a question or why_not")
+        if self.use == "in kind" and not (self.note or self.why_not):
+            raise ValueError(f"{self.name}: a row that is compared in kind says why")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

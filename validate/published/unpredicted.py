@@ -7,6 +7,9 @@ from moecast.validate.published.row import Row, Source, Use
 _EFA = "no preset has Elastic Fabric Adapters"
 _NO_ALL_REDUCE = "of collectives, only all-to-all is simulated"
 _TRAINING = "training is not simulated"
+_OVERLAP = "overlap of communication with compute is not simulated"
+_NO_SHAPE = "no preset of its GPU or model"
+_NO_TRACE = "the routing of its model was not published"
 
 
 def _rows(unit: str, why_not: str, *rows: tuple[str, float, Use]) -> tuple[Row, ...]:
@@ -23,8 +26,14 @@ AWS = Source(
         ("B300, 16 EFA per node: DeepEP combine, 16 ranks", 106.4, "fit"),
         ("B300, 16 EFA per node: DeepEP dispatch, 64 ranks", 84.2, "check"),
         ("B300, 16 EFA per node: DeepEP combine, 64 ranks", 73.1, "check"),
+        ("B300, 16 EFA per node: NCCL all-to-all of about 60 MiB, 16 ranks", 104.9, "fit"),
+        ("B300, 16 EFA per node: NCCL all-to-all at its peak, 16 ranks", 179.6, "fit"),
+        ("B300, 16 EFA per node: NCCL all-to-all of about 60 MiB, 64 ranks", 74.0, "check"),
+        ("B300, 16 EFA per node: NCCL all-to-all at its peak, 64 ranks", 103.2, "check"),
         ("p5 (H100), 32 EFA per node: DeepEP dispatch, 32 ranks", 43.7, "fit"),
         ("p5 (H100), 32 EFA per node: DeepEP combine, 32 ranks", 46.1, "fit"),
+        ("p5 (H100), 32 EFA per node: NCCL all-to-all of about 60 MiB, 32 ranks", 45.1, "fit"),
+        ("p5 (H100), 32 EFA per node: NCCL all-to-all at its peak, 32 ranks", 53.9, "fit"),
     ),
 )  # fmt: skip
 
@@ -41,12 +50,97 @@ AZURE = Source(
     ),
 )  # fmt: skip
 
+TOKENWEAVE = Source(
+    name="TokenWeave",
+    where="microsoft/tokenweave, figure 5 and its tables",
+    conditions="8 x H100 DGX, bf16",
+    rows=(
+        *_rows(
+            "us",
+            _NO_ALL_REDUCE,
+            ("NCCL all-reduce, 1 MiB", 35.6, "fit"),
+            ("multimem all-reduce, 1 MiB", 16.5, "fit"),
+            ("NCCL all-reduce, 128 MiB", 646, "check"),
+            ("multimem all-reduce, 128 MiB", 501, "check"),
+            ("reduce-scatter, 1 MiB", 29.3, "fit"),
+            ("reduce-scatter, 512 MiB", 1420, "fit"),
+            ("all-gather, 1 MiB", 29.7, "check"),
+            ("all-gather, 512 MiB", 1423, "check"),
+        ),
+        *_rows(
+            "ms",
+            _OVERLAP,
+            ("Mixtral-8x22B prefill, TP8, 4,096 tokens: baseline", 121.4, "check"),
+            ("Mixtral-8x22B prefill, TP8, 4,096 tokens: without all-reduce", 102.2, "check"),
+            ("Mixtral-8x22B prefill, TP8, 4,096 tokens: TokenWeave", 107.7, "check"),
+            ("Mixtral-8x22B prefill, TP8, 16,384 tokens: baseline", 471.0, "check"),
+            ("Mixtral-8x22B prefill, TP8, 16,384 tokens: without all-reduce", 405.1, "check"),
+            ("Mixtral-8x22B prefill, TP8, 16,384 tokens: TokenWeave", 399.2, "check"),
+        ),
+    ),
+)
+
+COREWEAVE = Source(
+    name="CoreWeave",
+    where="CoreWeave's published nccl-tests, NCCL 2.26.2",
+    conditions="GB200 NVL72, 8 GiB, bus bandwidth",
+    rows=_rows("GB/s", _NO_ALL_REDUCE, ("NCCL all-reduce, 72 GPUs", 834.6, "fit")),
+)
+
+GLM = Source(
+    name="GLM-5.2 decode step",
+    where="a decode step taken apart by its users",
+    conditions="8 x H200, GLM-5.2 FP8: hidden 6144, 256 experts of 2048, top-8, 75 MoE layers; DP8 EP8, a token a rank",
+    rows=_rows(
+        "ms",
+        _NO_SHAPE,
+        ("step", 19.6, "fit"),
+        ("dispatch and combine kernels", 4.75, "fit"),
+        ("dispatch and combine with waiting", 7.73, "fit"),
+        ("MoE block of a layer", 0.103, "fit"),
+        ("MoE block of a layer with waiting", 0.145, "fit"),
+    ),
+)
+
+EPLB_MEASURED = Source(
+    name="EPLB on MI355",
+    where="measured EPLB gains, DSv4-Pro",
+    conditions="8 x MI355, EP8, prefill of 8,192 tokens",
+    rows=_rows(
+        "requests/s",
+        _NO_SHAPE,
+        ("TP without EP", 6.97, "in kind"),
+        ("EP", 6.48, "in kind"),
+        ("EPLB without spare slots", 7.56, "in kind"),
+        ("EPLB, 64 spare slots, naive", 8.06, "in kind"),
+        ("EPLB, 64 spare slots, biased", 8.68, "in kind"),
+    ),
+)
+
+MOETUNER = Source(
+    name="MoETuner",
+    where="MoETuner, against contiguous placement",
+    conditions="Mixtral-8x7B, EP4",
+    rows=_rows(
+        "% end to end",
+        _NO_TRACE,
+        ("8 x H100, TP2", 9.3, "check"),
+        ("16 x H200 in two nodes, TP4", 17.5, "check"),
+    ),
+)
+
 PROFILE = Source(
     name="DeepSeek profile",
     where="deepseek-ai/profile-data",
     conditions="DeepSeek-V3 training, EP64, 1F1B overlap, 20 of 132 SMs for communication",
     rows=_rows(
-        "ms", _TRAINING, ("dispatch alone", 2.37, "fit"), ("combine alone", 4.70, "fit"),
+        "ms", _TRAINING,
+        ("dispatch alone", 2.37, "fit"),
+        ("combine alone", 4.70, "fit"),
+        ("dispatch under compute, the fastest", 3.4, "fit"),
+        ("dispatch under compute, the slowest", 4.35, "fit"),
+        ("combine under compute", 6.18, "fit"),
+        ("grouped FP8 GEMM", 1.43, "fit"),
     ),
 )  # fmt: skip
 
@@ -61,4 +155,4 @@ MEGATRON = Source(
     ),
 )  # fmt: skip
 
-SOURCES = (AWS, AZURE, PROFILE, MEGATRON)
+SOURCES = (AWS, AZURE, TOKENWEAVE, COREWEAVE, GLM, EPLB_MEASURED, MOETUNER, PROFILE, MEGATRON)
