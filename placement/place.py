@@ -78,6 +78,7 @@ def place(
     *,
     solver: str = "joint",
     ep: int | None = None,
+    tp: int = 1,
     slots_per_rank: int | None = None,
     dispatch: DispatchMode | None = None,
     replica_rule: ReplicaRule = "round_robin",
@@ -99,6 +100,8 @@ def place(
         A name of `moecast.placement.SOLVERS`.
     ep, slots_per_rank
         Ranks of an EP group (None: all GPUs) and slots of each rank (None: as few as hold the experts).
+    tp
+        Consecutive ranks that share their tokens and split attention, dense layers and the vocabulary.
     balance_weight
         ``joint`` only: how much a choice counts against a copy; None: what both cost in seconds.
     time_limit_s, work_limit
@@ -117,7 +120,7 @@ def place(
     """
     chosen = find_solver(solver, balance_weight=balance_weight, full=fill)
     limit = Limit(time_s=time_limit_s, work=work_limit)
-    layout = _layout(cluster, model, ep, slots_per_rank, dispatch, replica_rule)
+    layout = _layout(cluster, model, ep, tp, slots_per_rank, dispatch, replica_rule)
     problem = PlacementProblem(
         cluster=cluster, model=model, trace=trace, workload=workload, layout=layout, seed=seed, trace_part=trace_part
     )
@@ -158,6 +161,7 @@ def _layout(
     cluster: Cluster,
     model: ModelShape,
     ep: int | None,
+    tp: int,
     slots_per_rank: int | None,
     dispatch: DispatchMode | None,
     replica_rule: ReplicaRule,
@@ -167,6 +171,8 @@ def _layout(
     members = ranks if ep is None else ep
     if members < 1 or ranks % members:
         raise MoecastError(f"does not divide the cluster's {ranks} GPUs into EP groups", field="ep", value=ep)
+    if tp < 1 or ranks % tp:
+        raise MoecastError(f"does not divide the cluster's {ranks} GPUs", field="tp", value=tp)
     try:
         plan = Plan.contiguous(
             layers=model.layers, experts=model.experts, choices=model.choices, ep=members, groups=ranks // members,
@@ -174,7 +180,7 @@ def _layout(
         )  # fmt: skip
     except ValueError as error:
         raise MoecastError(str(error), field="slots_per_rank", value=slots_per_rank) from error
-    return replace(plan, dispatch=dispatch, replica_rule=replica_rule)
+    return replace(plan, tp=tp, dp=ranks // tp, dispatch=dispatch, replica_rule=replica_rule)
 
 
 def _routing(problem: PlacementProblem, plan: Plan) -> dict[str, float]:

@@ -150,9 +150,7 @@ class ForwardPass:
         row, moe = self._moe_layers_before(layer), self._moe_index(layer)
         if self.setting.mode.stay and row and self.step.phase == "prefill":
             yield self._share_context(self._tokens_G(row), moe)
-        hidden = self.setting.hidden_flows
-        if hidden is not None:
-            yield self._exchange("other", moe, hidden.fill(self._shared_counts(of_source=True)))
+        yield from self._gather(moe, self._tokens_G(0))
         window = self.model.attention.window_of(layer)
         seconds_G = compute.attention_seconds(
             self.model,
@@ -165,13 +163,14 @@ class ForwardPass:
         )
         norms_G = compute.norm_seconds(self.model, self._hardware, self._tokens_G(row))
         yield self._compute("attention", moe, seconds_G + norms_G)
-        if hidden is not None:
-            yield self._exchange("other", moe, hidden.fill(self._shared_counts(of_source=False)))
+        yield from self._scatter(moe)
 
-    def dense_layer(self, layer: int) -> Compute:
-        """Run the MLP of a layer that is not MoE."""
-        tokens_G = self._tokens_G(self._moe_layers_before(layer))
-        return self._compute("other", OUTSIDE, compute.dense_layer_seconds(self.model, self._hardware, tokens_G))
+    def dense_layer(self, layer: int) -> Iterator[Stage]:
+        """Run the MLP of a layer that is not MoE; the ranks that share tokens split its width."""
+        tokens_G, tp = self._attended_G(self._moe_layers_before(layer)), self.setting.plan.tp
+        yield from self._gather(OUTSIDE, self._tokens_G(0))
+        yield self._compute("other", OUTSIDE, compute.dense_layer_seconds(self.model, self._hardware, tokens_G, tp=tp))
+        yield from self._scatter(OUTSIDE)
 
     def router(self, moe: int) -> Compute:
         """Score the experts and choose."""
@@ -206,11 +205,16 @@ class ForwardPass:
             yield self._exchange("combine", moe, self.setting.combine_flows.fill(counts), self.setting.mode.barrier)
 
     def head(self) -> Iterator[Stage]:
-        """Run the LM head for the tokens whose logits are wanted; in mode ``stay``, decode shares its new context."""
-        ranks = self.setting.layout.n_ranks
+        """Run the LM head for the tokens whose logits are wanted; the ranks that share tokens split the vocabulary.
+
+        In mode ``stay``, decode shares its new context.
+        """
+        ranks, tp = self.setting.layout.n_ranks, self.setting.plan.tp
         last = slice(None) if self.step.last_T is None else self.step.last_T
         tokens_G = np.bincount(self._home_T(self.traffic.layers)[last], minlength=ranks)
-        yield self._compute("other", OUTSIDE, compute.head_seconds(self.model, self._hardware, tokens_G))
+        yield from self._gather(OUTSIDE, tokens_G)
+        shared_G = tokens_G.reshape(-1, tp).sum(axis=1).repeat(tp)
+        yield self._compute("other", OUTSIDE, compute.head_seconds(self.model, self._hardware, shared_G, tp=tp))
         if self.setting.mode.stay and self.step.phase == "decode":
             shared = [self._tokens_G(row) for row in map(self._moe_layers_before, range(self.model.n_layers)) if row]
             if shared:
@@ -279,12 +283,20 @@ class ForwardPass:
             self._keys[row, window] = np.bincount(holder_T, keys_T, ranks // tp).astype(np.int64).repeat(tp)
         return self._keys[row, window]
 
-    def _shared_counts(self, *, of_source: bool) -> Int:
-        """Hidden vectors between ranks that share tokens: to gather, a rank's own; to scatter, the other's."""
-        tokens_G = self._tokens_G(0)
-        ranks = len(tokens_G)
-        axis = tokens_G[:, None] if of_source else tokens_G[None, :]
-        return np.broadcast_to(axis, (ranks, ranks)).ravel()
+    def _gather(self, moe: int, tokens_G: Int) -> Iterator[Exchange]:
+        """Bring the hidden vectors of each rank's tokens to those that share them; nothing without `tp`."""
+        if self.setting.hidden_flows is not None:
+            yield self._hidden_exchange(moe, tokens_G[:, None])
+
+    def _scatter(self, moe: int) -> Iterator[Exchange]:
+        """Send each rank the partial sums of its own tokens; nothing without `tp`."""
+        if self.setting.hidden_flows is not None:
+            yield self._hidden_exchange(moe, self._tokens_G(0)[None, :])
+
+    def _hidden_exchange(self, moe: int, tokens_SD: Int) -> Exchange:
+        template, ranks = self.setting.hidden_flows, self.setting.layout.n_ranks
+        assert template is not None
+        return self._exchange("other", moe, template.fill(np.broadcast_to(tokens_SD, (ranks, ranks)).ravel()))
 
     def _share_context(self, tokens_G: Int, moe: int) -> Exchange:
         """Bring the keys and values of each rank's tokens to every rank of its EP group (ExFlow's all-gather)."""

@@ -39,8 +39,9 @@ def memory_by_part(
 
     Notes
     -----
-    - `weights`: attention, dense layers, shared experts, routers, norms, embedding and LM head. Only attention is cut
-      by `tp`: each rank runs the rest over its own part of the tokens. Of the pipeline's stages, the fullest counts.
+    - `weights`: attention, dense layers, shared experts, routers, norms, embedding and LM head. `tp` cuts attention,
+      dense layers and (by vocabulary) embedding and LM head; each rank runs shared experts and routers over its own
+      part of the tokens, and holds them whole. Of the pipeline's stages, the fullest counts.
     - `slots`: every slot of every MoE layer of the stage, empty ones too: engines allocate them.
     - `kv`: the running sequences' contexts; in mode ``stay`` every rank of an EP group holds those of all its ranks.
     - `activations`: the residual stream, the widest of the layer's intermediates, logits, and the dispatch buffers.
@@ -88,11 +89,12 @@ def _stage_weights(model: ModelShape, plan: Plan, stage: int) -> int:
 
 def _weights(model: ModelShape, plan: Plan, ids: Sequence[int], stage: int) -> int:
     moe = set(model.moe_layer_ids)
-    own = sum(model.shared_parameters if layer in moe else model.dense_parameters for layer in ids)
-    total = model.type_bytes(model.dense_type) * (own + len(ids) * model.attention_parameters / plan.tp)
+    whole = sum(model.shared_parameters for layer in ids if layer in moe)
+    cut = sum(model.attention_parameters + (0 if layer in moe else model.dense_parameters) for layer in ids)
+    total = model.type_bytes(model.dense_type) * (whole + cut / plan.tp)
     total += 2 * sum(2 * model.hidden + (model.router_parameters if layer in moe else 0) for layer in ids)
     matrices = (stage == 0) + (stage == plan.pp - 1 and not (model.tied_embedding and plan.pp == 1))
-    return round(total + matrices * 2 * model.vocab * model.hidden)
+    return round(total + matrices * 2 * -(-model.vocab // plan.tp) * model.hidden)
 
 
 def _kv(model: ModelShape, plan: Plan, layer: int, steps: Sequence[Step], ranks: int) -> int:

@@ -84,7 +84,8 @@ TokensPerRank = Annotated[
     typer.Option(
         "--tokens-per-rank",
         min=1,
-        help="Tokens (prefill) or sequences (decode) that each rank has in flight.",
+        help="Tokens (prefill) or sequences (decode) that each rank has in flight; with --tp, each group of ranks that "
+        "shares them.",
         show_default="512 in prefill, 32 in decode",
     ),
 ]
@@ -115,6 +116,16 @@ PlanOn = Annotated[
 ]
 Ep = Annotated[
     int | None, typer.Option("--ep", min=1, help="Ranks of an EP group.", show_default="all GPUs of the cluster")
+]
+Tp = Annotated[
+    int | None,
+    typer.Option(
+        "--tp",
+        min=1,
+        help="Consecutive ranks that share their tokens: they split attention, dense layers and the vocabulary, and "
+        "each token is dispatched by one of them.",
+        show_default="the plan's, else 1: every rank attends for its own tokens (DP attention)",
+    ),
 ]
 SlotsPerRank = Annotated[
     int | None,

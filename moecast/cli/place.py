@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 # What says which tokens are in flight together: a load table has no tokens.
 OF_STEPS = (
-    "dims", "time_limit", "work_limit", "balance_weight", "plan_on", "phase", "tokens_per_rank", "steps", "context",
-    "topics", "one_topic_per_step", "reuse", "from_phase",
+    "dims", "tp", "time_limit", "work_limit", "balance_weight", "plan_on", "phase", "tokens_per_rank", "steps",
+    "context", "topics", "one_topic_per_step", "reuse", "from_phase",
 )  # fmt: skip
 
 
@@ -53,6 +53,7 @@ def place_command(
         ),
     ] = None,
     ep: options.Ep = None,
+    tp: options.Tp = None,
     slots_per_rank: options.SlotsPerRank = None,
     dispatch: options.Dispatch = None,
     time_limit: Annotated[
@@ -150,6 +151,7 @@ def place_command(
             inputs.workload,
             solver=solver,
             ep=ep,
+            tp=tp or 1,
             slots_per_rank=slots_per_rank,
             dispatch=options.dispatch_mode(dispatch),
             time_limit_s=limit_s,

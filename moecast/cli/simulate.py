@@ -28,6 +28,7 @@ def simulate_command(
         ),
     ] = None,
     ep: options.Ep = None,
+    tp: options.Tp = None,
     slots_per_rank: options.SlotsPerRank = None,
     network: Annotated[str, typer.Option("--network", help="The rung: bound (µs) or fluid (seconds).")] = "fluid",
     dispatch: options.Dispatch = None,
@@ -86,7 +87,7 @@ def simulate_command(
         from_phase=from_phase,
         seed=seed,
     )
-    asked = read_or_make_plan(plan, inputs, ep=ep, slots_per_rank=slots_per_rank, dispatch=dispatch)
+    asked = read_or_make_plan(plan, inputs, ep=ep, tp=tp, slots_per_rank=slots_per_rank, dispatch=dispatch)
     with render.progress("simulating", quiet=json) as advance:
         prediction = simulate(
             inputs.cluster,
@@ -95,7 +96,7 @@ def simulate_command(
             inputs.trace,
             inputs.workload,
             network=network,
-            overrides=[] if dispatch is None else [f"--dispatch {dispatch}"],
+            overrides=overridden(dispatch=dispatch, tp=tp),
             max_fluid_steps=fluid_steps,
             seed=seed,
             progress=advance,
@@ -110,15 +111,26 @@ def simulate_command(
         render.show_prediction(prediction)
 
 
+def overridden(**given: object) -> list[str]:
+    """What the command line changed in the plan, as the result says it."""
+    return [f"--{name.replace('_', '-')} {value}" for name, value in given.items() if value is not None]
+
+
 def read_or_make_plan(
-    path: Path | None, inputs: Inputs, *, ep: int | None, slots_per_rank: int | None, dispatch: str | None
+    path: Path | None,
+    inputs: Inputs,
+    *,
+    ep: int | None,
+    tp: int | None,
+    slots_per_rank: int | None,
+    dispatch: str | None,
 ) -> Plan:
-    """The plan of `--plan`, in any format that can be read, else the contiguous one; with `--dispatch` put in.
+    """The plan of `--plan`, in any format that can be read, else the contiguous one; `--tp` and `--dispatch` put in.
 
     Raises
     ------
     MoecastError
-        The file is no plan, or the slots cannot hold the experts.
+        The file is no plan, the slots cannot hold the experts, or `tp` does not divide the ranks.
     """
     from moecast.errors import MoecastError
     from moecast.placement.engines import read_any
@@ -145,4 +157,8 @@ def read_or_make_plan(
             )
         except ValueError as error:
             raise MoecastError(str(error), field="--slots-per-rank", value=slots_per_rank) from error
+    if tp is not None:
+        if plan.ranks % tp:
+            raise MoecastError(f"does not divide the plan's {plan.ranks} ranks", field="--tp", value=tp)
+        plan = plan.with_(tp=tp, dp=plan.ranks // tp)
     return plan if mode is None else plan.with_(dispatch=mode)

@@ -30,6 +30,7 @@ def validate_command(
         ),
     ] = None,
     ep: options.Ep = None,
+    tp: options.Tp = None,
     slots_per_rank: options.SlotsPerRank = None,
     dispatch: options.Dispatch = None,
     phase: options.Phase = "prefill",
@@ -97,7 +98,7 @@ def validate_command(
         from_phase=from_phase,
         seed=seed,
     )
-    asked = read_or_make_plan(plan, inputs, ep=ep, slots_per_rank=slots_per_rank, dispatch=dispatch)
+    asked = read_or_make_plan(plan, inputs, ep=ep, tp=tp, slots_per_rank=slots_per_rank, dispatch=dispatch)
     measured = None if measurement is None else read_measurement(measurement)
     if under_torchrun():
         measured, first = _replay(inputs, asked, repeats=repeats, warmup=warmup, experts=experts)

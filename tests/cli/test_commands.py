@@ -49,6 +49,26 @@ def test_simulate_for_machines(run: Run, small: Path, tmp_path: Path, phase: str
     assert json.loads((tmp_path / "t.json").read_text())["traceEvents"]
 
 
+def test_attention_by_tp_on_the_command_line(run: Run, small: Path) -> None:
+    """A token is dispatched once: half as many tokens per GPU with TP 2 as with DP attention, of the same batch."""
+    asked = (*CLUSTER, "--trace", small / "t.parquet", "--phase", "decode", "--network", "bound", "--steps", 2)
+    by_dp = json.loads(run("simulate", *asked, "--tokens-per-rank", 4, "--json", check=True).stdout)
+    by_tp = json.loads(run("simulate", *asked, "--tokens-per-rank", 8, "--tp", 2, "--json", check=True).stdout)
+    assert by_tp["plan"]["tp"] == 2
+    assert by_tp["plan"]["dp"] == 4
+    assert "override: --tp 2" in by_tp["warnings"]
+    assert sum(by_tp["rank_load"]) == sum(by_dp["rank_load"])
+    wrong = run("simulate", *asked, "--tp", 3)
+    assert wrong.returncode == 2
+    assert "--tp = 3: does not divide the plan's 8 ranks" in wrong.stderr
+
+
+def test_place_with_tp_makes_a_plan_that_says_so(run: Run, small: Path, tmp_path: Path) -> None:
+    asked = (*CLUSTER, "--trace", small / "t.parquet", *WORK, "--tp", 4, "--solver", "eplb", "--out", "plan.json")
+    run("place", *asked, check=True)
+    assert json.loads((tmp_path / "plan.json").read_text())["tp"] == 4
+
+
 def test_place_then_simulate_then_report(run: Run, small: Path, tmp_path: Path) -> None:
     """The main job on a user's own input, in the plan's own format and in the engine's."""
     inputs = (*CLUSTER, "--trace", small / "t.parquet", *WORK)

@@ -135,13 +135,27 @@ def test_pipeline_stages_share_the_layers():
     assert even["slots"] <= whole["slots"] * 14 / 26
 
 
-def test_tensor_parallel_ranks_share_heads_but_not_the_latent_cache():
+def test_tensor_parallel_ranks_share_heads_dense_layers_and_vocabulary_but_not_the_latent_cache():
     step = decode_step([[50, 50]])
     for model, share in ((V2_LITE, 1), (GPT_OSS, 2)):
         one = parts(model, contiguous(model, 2, tp=1), [decode_step([[50, 50], [50, 50]])])
         two = parts(model, contiguous(model, 2, tp=2, dp=1), [step])
         assert two["kv"] * share == pytest.approx(one["kv"], rel=1e-6)
-        assert one["weights"] - two["weights"] == model.n_layers * model.attention_parameters
+        cut = model.n_layers * model.attention_parameters + len(model.dense_layer_ids) * model.dense_parameters
+        cut += 2 * model.vocab * model.hidden  # embedding and LM head, two bytes a weight
+        assert one["weights"] - two["weights"] == cut
+
+
+def test_attention_by_tp_beside_experts_by_ep_on_four_gpus():
+    """What is not experts: 2.87 GiB of Qwen3-30B-A3B on each GPU with DP attention, a quarter with TP 4."""
+    model = load_model("qwen3-30b-a3b")
+    rest = 2 * (model.total_parameters() - model.layers * model.experts * model.expert_parameters)
+    whole = parts(model, contiguous(model, 4), [decode_step([[5]] * 4)])["weights"]
+    cut = parts(model, contiguous(model, 4, tp=4, dp=1), [decode_step([[5] * 4])])["weights"]
+    assert rest / 2**30 == pytest.approx(2.87, abs=0.005)
+    assert whole == pytest.approx(rest, rel=1e-4)  # the last norm
+    not_cut = 2 * model.layers * (model.router_parameters + 2 * model.hidden)
+    assert cut == pytest.approx((rest - not_cut) / 4 + not_cut, rel=1e-4)
 
 
 def test_expert_tensor_parallel_ranks_share_each_expert():

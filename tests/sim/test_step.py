@@ -214,7 +214,10 @@ def test_tensor_parallel_attention(cluster: Cluster, trace: RoutingTrace, phase:
     np.testing.assert_array_equal(forward.traffic.tokens_LG[0].reshape(8, 2), [[-(-each // 2), each // 2]] * 8)
     program = step_program(cluster, model, plan, trace, step)
     shared = [stage for stage in program.stages if isinstance(stage, Exchange) and stage.kind == "other"]
-    assert len(shared) == 2 * model.n_layers
+    logits = shared.pop()  # only gathered: every rank samples from its part of the vocabulary
+    assert len(shared) == 2 * (model.n_layers + len(model.dense_layer_ids))
+    wanted = step.n_tokens if step.last_T is None else int(step.last_T.sum())
+    assert logits.flows.bytes_F.sum() == wanted * 2 * model.hidden
     for index, exchange in enumerate(shared):
         flows = exchange.flows
         np.testing.assert_array_equal(flows.source_rank_F // 2, flows.destination_rank_F // 2)
