@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 import torch
 import transformers
 from torch import nn
-from transformers import DynamicCache
+from transformers import DynamicCache, MixtralForCausalLM
 
 from moecast.errors import MoecastError
 from moecast.traces import NO_CHOICE, PHASES, RoutingTrace, describe_trace, read_trace
@@ -24,6 +25,7 @@ from moecast.traces.capture.hf import RoutingCapture, capture_routing
 ROOT = Path(__file__).resolve().parents[2]
 IDS_BQ = torch.randint(3, 64, (3, 6), generator=torch.Generator().manual_seed(5))
 LENGTHS = (2, 6, 4)
+CACHE = "cache" if "cache" in inspect.signature(MixtralForCausalLM.forward).parameters else "past_key_values"
 
 
 def recorded(model: nn.Module, out: Path, work: Callable[[RoutingCapture], Any], **options: Any) -> RoutingTrace:
@@ -120,8 +122,8 @@ def test_a_loop_of_ones_own_and_chunks_of_a_prompt_go_on_in_their_sequence(
 ) -> None:
     def loop(_routing: RoutingCapture) -> None:
         first = model(IDS_BQ[:, :2], use_cache=True)
-        second = model(IDS_BQ[:, 2:5], past_key_values=first.past_key_values)
-        model(IDS_BQ[:, 5:], past_key_values=second.past_key_values, return_dict=False)
+        second = model(IDS_BQ[:, 2:5], **{CACHE: getattr(first, CACHE)})
+        model(IDS_BQ[:, 5:], **{CACHE: getattr(second, CACHE)}, return_dict=False)
         model(IDS_BQ[:1])
 
     trace = recorded(model, tmp_path / "t", loop)
@@ -140,12 +142,18 @@ def test_a_loop_of_ones_own_and_chunks_of_a_prompt_go_on_in_their_sequence(
     assert set(trace.sequence_T[trace.step_T == 3].tolist()) == {3}
 
 
-def test_a_prefix_filled_before_the_capture_is_counted(model: transformers.PreTrainedModel, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:.past_key_values. is deprecated:FutureWarning")
+@pytest.mark.parametrize("name", sorted({"past_key_values", CACHE}))
+def test_a_prefix_filled_before_the_capture_is_counted(
+    model: transformers.PreTrainedModel, tmp_path: Path, name: str
+) -> None:
+    """Under the name that transformers 5.24 gave the cache, and under the older one that scripts still use."""
     cache = DynamicCache()
     with torch.no_grad():
-        model(IDS_BQ[:, :4], past_key_values=cache)
-    trace = recorded(model, tmp_path / "t", lambda _: model(IDS_BQ[:, 4:], past_key_values=cache))
+        model(IDS_BQ[:, :4], **{name: cache})
+    trace = recorded(model, tmp_path / "t", lambda _: model(IDS_BQ[:, 4:], **{name: cache}))
     assert trace.position_T.tolist() == [4, 5] * 3
+    assert set(trace.phase_T.tolist()) == {PHASES.index("prefill")}
     assert "reorder_cache" not in vars(cache)
 
 

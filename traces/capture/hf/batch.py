@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
+from transformers import Cache
 
 from moecast.errors import MoecastError
 
@@ -33,7 +34,7 @@ class Batch:
     input_ids: torch.Tensor | None
     attention_mask: torch.Tensor | None
     position_ids: torch.Tensor | None
-    cache: Any
+    cache: Cache | None
     past: int
 
     def real_BQ(self) -> Bools:
@@ -86,7 +87,9 @@ def read_batch(signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapp
     if tokens is None:
         raise MoecastError("the model got neither input_ids nor inputs_embeds", field="capture")
     rows, queries = tokens.shape[:2]
-    cache = given.get("past_key_values")
+    # By its type: the argument was `past_key_values` before transformers 5.24 and is `cache` since, and a hook
+    # hears the name that the caller used.
+    cache = next((value for value in given.values() if isinstance(value, Cache)), None)
     return Batch(
         rows=int(rows),
         queries=int(queries),
@@ -126,5 +129,5 @@ def _seen(mask_B1QV: torch.Tensor, rows: int, past: int, queries: int) -> Bools:
     return np.asarray((allowed_BQV & telling_BQ1).any(axis=1))[:, past : past + queries]
 
 
-def _length(cache: Any) -> int:
+def _length(cache: Cache | None) -> int:
     return 0 if cache is None else int(cache.get_seq_length())
