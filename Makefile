@@ -1,5 +1,6 @@
 # make demo: set up what it needs and run the main job on the shipped trace.
 # make test: set up what it needs and run lint, types and all tests.
+# make test-latest: the same in a second environment, with the newest release of everything that pyproject.toml admits.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +8,7 @@ JOBS ?= 2
 # One thread a process: the tests already run in parallel.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint types tests properties format benchmarks trace policies clean help
+.PHONY: demo test test-latest test-capture-oldest lock lint types tests properties format benchmarks trace policies clean help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -16,6 +17,13 @@ demo: $(VENV)/.base
 	$(BIN)/moecast demo --out out
 
 test: lint types tests
+
+test-latest:
+	$(MAKE) test VENV=.venv-latest LATEST=1
+
+# make test-capture-oldest: the capture's tests on the oldest transformers that it claims (make test runs the newest).
+test-capture-oldest: $(VENV)/.oldest
+	PYTHONPATH=$(VENV)/oldest $(BIN)/pytest -n $(JOBS) --dist worksteal -q tests/hf
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -53,19 +61,58 @@ trace: $(VENV)/.dev
 policies: $(VENV)/.dev
 	$(BIN)/moecast capture train --size policies --policy all --threads 1 --out out/policies
 
-$(VENV)/.pip:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "moecast needs Python 3.11 or newer; set PYTHON=..."; exit 1; }
+# Everything is installed in the versions of requirements/, by hash, torch apart: its build differs by platform (CPU,
+# CUDA), so that no list of hashes fits all, and what a CUDA build needs besides it names itself, exactly.
+PIP := $(BIN)/python -m pip install --quiet
+LOCKED := $(PIP) --no-deps --require-hashes
+TORCH := torch==2.13.0
+
+$(VENV)/.pip: requirements/pip.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] $(if $(LATEST),,<= (3, 13)))' || { \
+		echo "moecast is locked for Python 3.11 to 3.13; set PYTHON=... (or make test-latest on a newer one)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(LOCKED) --requirement requirements/pip.txt
 	@touch $@
 
+ifdef LATEST
 $(VENV)/.base: $(VENV)/.pip pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable .
+	$(PIP) --upgrade --upgrade-strategy eager --editable .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.base
-	$(BIN)/python -m pip install --quiet --editable . --group lint --group test
+	$(PIP) --upgrade --upgrade-strategy eager --editable . --group lint --group test
+	$(BIN)/python -m pip list
+	@touch $@
+else
+$(VENV)/.base: $(VENV)/.pip pyproject.toml requirements/base.txt
+	$(LOCKED) --requirement requirements/base.txt
+	$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
+$(VENV)/.dev: $(VENV)/.base requirements/dev.txt
+	$(LOCKED) --requirement requirements/dev.txt
+	$(PIP) $(TORCH)
+	@touch $@
+endif
+
+$(VENV)/.oldest: $(VENV)/.dev requirements/oldest.txt
+	rm -rf $(VENV)/oldest
+	$(LOCKED) --target $(VENV)/oldest --requirement requirements/oldest.txt
+	@touch $@
+
+# make lock: resolve requirements/ anew, to the newest versions that pyproject.toml admits.
+UNLOCKED := torch nvidia-cublas nvidia-cuda-cupti nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft \
+	nvidia-cufile nvidia-curand nvidia-cusolver nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 \
+	nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx cuda-bindings cuda-pathfinder cuda-toolkit
+COMPILE = $(VENV)/uv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --fork-strategy fewest \
+	--generate-hashes --no-annotate --custom-compile-command "make lock" $(addprefix --no-emit-package ,$(UNLOCKED))
+lock:
+	$(PYTHON) -m venv $(VENV)/uv
+	$(VENV)/uv/bin/python -m pip install --quiet uv
+	echo "pip>=25.1" | $(COMPILE) - --output-file requirements/pip.txt
+	$(COMPILE) pyproject.toml --group build --group lint --group test --output-file requirements/dev.txt
+	$(COMPILE) pyproject.toml --group build --constraint requirements/dev.txt --output-file requirements/base.txt
+	$(COMPILE) --group oldest --output-file requirements/oldest.txt
+
 clean:
-	rm -rf $(VENV) build dist out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-latest build dist out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
