@@ -7,7 +7,10 @@ takes a constant or a named tuple from there, would go on running that file's ol
 from __future__ import annotations
 
 import hashlib
+import pickle
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -26,7 +29,7 @@ def njit(*, cache: bool = True, **options: Any) -> Callable[[Callable[..., Any]]
     It lies where numba would put it: in `NUMBA_CACHE_DIR`, else beside the source, else (read-only packages) in the
     user's cache folder. It is used while these are what they were: the options, the function's file, the files whose
     compiled functions or named tuples that file takes, theirs in turn, and its global constants. Where no folder can be
-    written to, every process compiles for itself.
+    written to, every process compiles for itself; what is damaged is compiled again, and one line on stderr says so.
     """
 
     def compiled(function: Callable[..., Any]) -> Any:
@@ -36,6 +39,9 @@ def njit(*, cache: bool = True, **options: Any) -> Callable[[Callable[..., Any]]
                 dispatcher._cache = _Cache(function, options)  # type: ignore[attr-defined]
             except RuntimeError:  # numba's way to say that there is no folder
                 _digest_of[function.__module__] = b""
+            except OSError as error:
+                _digest_of[function.__module__] = b""
+                _tell(error, numba.config.CACHE_DIR or function.__code__.co_filename)
         return dispatcher
 
     return compiled
@@ -48,8 +54,62 @@ class _Cache(FunctionCache):  # type: ignore[misc]
         super().__init__(function)
         module, source = function.__module__, self._impl.locator.get_source_stamp()
         _digest_of[module] = _digest(repr(source), *_taken(module, function.__globals__))
-        self.stamp = _digest(repr(sorted(options.items())), _digest_of[module].hex()).hex()
-        self._cache_file = IndexDataCacheFile(self._cache_path, self._impl.filename_base, self.stamp)
+        self.stamp = _digest("checked data", repr(sorted(options.items())), _digest_of[module].hex()).hex()
+        self._cache_file = _CheckedFiles(self._cache_path, self._impl.filename_base, self.stamp)
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """What is kept for a signature; None, so that it is compiled, where there is nothing or it cannot be read."""
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception as error:  # a damaged pickle raises nearly anything
+            _tell(error, self._cache_path)
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Keep what was compiled, if that can be done: in the place of an index that cannot be read, too."""
+        try:
+            super().save_overload(sig, data)
+        except Exception as error:
+            _tell(error, self._cache_path)
+            self._begin_anew(sig, data)
+
+    def _begin_anew(self, sig: Any, data: Any) -> None:
+        try:
+            self.flush()
+            super().save_overload(sig, data)
+        except Exception:  # no room, no permission: the next process compiles for itself as well
+            self.disable()
+
+
+class _CheckedFiles(IndexDataCacheFile):  # type: ignore[misc]
+    """numba's files with a digest before the data, since machine code with a wrong byte in it ends the process."""
+
+    def _load_data(self, name: str) -> Any:
+        data = Path(self._data_path(name)).read_bytes()
+        if hashlib.sha256(data[_DIGEST_BYTES:]).digest() != data[:_DIGEST_BYTES]:
+            raise ValueError("its digest is another")
+        return pickle.loads(data[_DIGEST_BYTES:])  # noqa: S301 - numba's own file, as written
+
+    def _save_data(self, name: str, data: Any) -> None:
+        dumped = self._dump(data)
+        with self._open_for_write(self._data_path(name)) as file:
+            file.write(hashlib.sha256(dumped).digest() + dumped)
+
+
+_DIGEST_BYTES = hashlib.sha256().digest_size
+_told = False
+
+
+def _tell(error: Exception, folder: str) -> None:
+    """Say once a process that compiled loops cannot be kept or found."""
+    global _told  # noqa: PLW0603 - once a process is what it is for
+    if not _told:
+        _told = True
+        reason = " ".join(f"{type(error).__name__} {error}".split())[:120]
+        sys.stderr.write(
+            f"moecast: {folder}: compiled loops kept there cannot be used ({reason}); compiling without them. "
+            "Delete the folder's .nbi and .nbc files, or name another with NUMBA_CACHE_DIR.\n"
+        )
 
 
 def _taken(module: str, names: dict[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -77,12 +78,19 @@ def run(tmp_path):
     for name, text in (("__init__", ""), ("callee", CALLEE), ("caller", CALLER), ("main", MAIN)):
         (package / f"{name}.py").write_text(text)
 
-    def call(**changes):
-        environment = os.environ | {"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"} | changes
+    def call(limits=None, **changes):
+        path = os.pathsep.join([str(tmp_path), str(ROOT)])
+        environment = os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"} | changes
         done = subprocess.run(
-            [sys.executable, "-m", "made.main"], cwd=tmp_path, env=environment, capture_output=True, text=True
+            [sys.executable, "-m", "made.main"],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            preexec_fn=limits,
         )
         assert done.returncode == 0, done.stderr
+        call.said = done.stderr
         found = ast.literal_eval(done.stdout.replace("inf", "1e999"))
         return {name: value for name, (value, _) in found.items()}, {name for name, (_, new) in found.items() if new}
 
@@ -114,6 +122,58 @@ def test_without_a_folder_to_write_to_it_compiles_for_itself(run, tmp_path):
     values, compiled = run(**nowhere)
     assert values["by_name"] == 11
     assert compiled == set(values)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def overwrite(path):
+    path.write_bytes(b"no pickle" * 50)
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) * 3 // 4] ^= 1
+    path.write_bytes(data)
+
+
+def make_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize("kind", ["nbi", "nbc"])
+@pytest.mark.parametrize("damage", [cut, empty, overwrite, flip, make_folder])
+def test_what_is_damaged_is_compiled_again_and_said_once(run, tmp_path, damage, kind):
+    want, new = run()
+    assert run.said == ""
+    for path in (tmp_path / "made" / "__pycache__").glob(f"*.{kind}"):
+        damage(path)
+    found = run()
+    assert found[0] == want
+    if damage is not flip or kind == "nbc":  # a flipped bit of an index may stand where it does not matter
+        assert found[1] == new
+        assert run.said.count("\n") == 1
+        assert f"{tmp_path / 'made' / '__pycache__'}: compiled loops kept there cannot be used" in run.said
+        assert "NUMBA_CACHE_DIR" in run.said
+    if damage is not make_folder:
+        assert run() == (want, set())  # mended
+        assert run.said == ""
+
+
+def test_without_room_for_the_cache_it_compiles_for_itself(run):
+    def no_room():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
+
+    want, new = run(no_room)
+    assert want["by_name"] == 11
+    assert run.said.count("\n") == 1
+    assert run() == (want, new)
 
 
 STAMPS = """
