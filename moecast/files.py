@@ -1,14 +1,19 @@
-"""Files written whole or not at all."""
+"""Files written whole or not at all, and read with a limit: regular ones only."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from moecast.errors import MoecastError
+
+DEFAULT_LIMIT_BYTES = 256 << 20
 
 
 @contextlib.contextmanager
@@ -62,20 +67,118 @@ def check_writable(path: str | Path) -> None:
         raise MoecastError("the output folder cannot be written", file=folder) from error
 
 
-def read_text(path: str | Path, *, limit_bytes: int = 256 << 20) -> str:
+def read_bytes(path: str | Path, *, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> bytes:
+    """Read a regular file of at most `limit_bytes`: no more is ever read, whatever the file says of its size.
+
+    Raises
+    ------
+    MoecastError
+        The file is missing, unreadable, too large, or a pipe, a device or a folder.
+    """
+    try:
+        with open_regular(path) as file:
+            data = file.read(limit_bytes + 1)
+    except OSError as error:
+        raise MoecastError(f"cannot be read ({error.strerror})", file=path) from error
+    except MemoryError as error:
+        raise MoecastError("does not fit into this machine's memory", file=path) from error
+    if len(data) > limit_bytes:
+        raise MoecastError(f"larger than {limit_bytes >> 20} MiB, not read", file=path)
+    return data
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a regular file to read; a pipe without a writer does not block, since it is not waited for.
+
+    Raises
+    ------
+    MoecastError
+        It is a pipe, a device, a socket or a folder.
+    OSError
+        It cannot be opened.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        _refuse_special(os.fstat(handle).st_mode, path)
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def check_regular(path: str | Path) -> None:
+    """Fail in one line where a library would open what is no regular file by its name.
+
+    Raises
+    ------
+    MoecastError
+        The file is missing, or a pipe, a device, a socket or a folder.
+    """
+    try:
+        _refuse_special(os.stat(path).st_mode, path)  # noqa: PTH116 - of a text or a path alike
+    except OSError as error:
+        raise MoecastError(f"cannot be read ({error.strerror})", file=path) from error
+
+
+def _refuse_special(mode: int, path: str | Path) -> None:
+    if stat.S_ISDIR(mode):
+        raise MoecastError("is a folder, name a file", file=path)
+    if not stat.S_ISREG(mode):
+        raise MoecastError("is a pipe, a device or a socket; copy what it gives into a regular file", file=path)
+
+
+def read_text(path: str | Path, *, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> str:
     """Read a UTF-8 text file of at most `limit_bytes`.
 
     Raises
     ------
     MoecastError
-        The file is missing, too large, unreadable or not UTF-8.
+        The file is missing, too large, unreadable, no regular file or not UTF-8.
     """
-    path = Path(path)
     try:
-        if path.stat().st_size > limit_bytes:
-            raise MoecastError(f"larger than {limit_bytes >> 20} MiB, not read", file=path)
-        return path.read_text(encoding="utf-8")
+        return read_bytes(path, limit_bytes=limit_bytes).decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise MoecastError("not UTF-8 text", file=path) from error
-    except OSError as error:
-        raise MoecastError(f"cannot be read ({error.strerror})", file=path) from error
+
+
+def read_json(path: str | Path, *, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> Any:
+    """Read a JSON file, strictly.
+
+    Raises
+    ------
+    MoecastError
+        As `read_text`; not JSON, nested too deep, a key that stands twice in one object, or a number that JSON does
+        not have (NaN, Infinity) or that has thousands of digits.
+    """
+    return parse_json(read_text(path, limit_bytes=limit_bytes), file=path)
+
+
+def parse_json(text: str, *, file: str | Path | None = None) -> Any:
+    """Parse JSON text, as strictly as `read_json`.
+
+    Raises
+    ------
+    MoecastError
+        See `read_json`.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        raise MoecastError(f"not JSON (line {error.lineno}: {error.msg})", file=file) from error
+    except RecursionError as error:
+        raise MoecastError("not JSON that can be read: nested too deep", file=file) from error
+    except ValueError as error:  # a whole number of thousands of digits, and the two hooks
+        raise MoecastError(f"not JSON that can be read: {error}", file=file) from error
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {twice!r} stands twice in one object")
+    return found
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")

@@ -9,13 +9,6 @@ from moecast.sim.schedules import find_schedule
 from moecast.topology import Cluster
 from moecast.traces import RoutingTrace
 
-_UNSUPPORTED = {
-    "pp": "pipeline stages are not simulated yet",
-    "cp": "context parallelism is not simulated yet",
-    "etp": "expert tensor parallelism is not simulated yet",
-    "microbatches": "microbatches are not simulated yet",
-}
-
 
 def check_question(cluster: Cluster, model: ModelShape, plan: Plan, trace: RoutingTrace) -> None:
     """Fail in one line on a question that has no answer.
@@ -27,19 +20,9 @@ def check_question(cluster: Cluster, model: ModelShape, plan: Plan, trace: Routi
         not simulated.
     """
     check_sizes(model, plan, trace)
-    for field, reason in _UNSUPPORTED.items():
-        if getattr(plan, field) > 1:
-            raise MoecastError(f"{reason}: use 1", field=field, value=getattr(plan, field))
-    if plan.ranks % plan.tp:
-        raise MoecastError(f"does not divide the plan's {plan.ranks} ranks", field="tp", value=plan.tp)
-    if plan.tp > 1 and plan.dispatch == "stay":
-        raise MoecastError(
-            "tokens that stay with their experts cannot share heads: use tp 1", field="tp", value=plan.tp
-        )
+    plan.check_simulated()
     if plan.ranks > cluster.n_gpus:
         raise MoecastError(f"{cluster.name} has {cluster.n_gpus} GPUs", field="ranks", value=plan.ranks)
-    if plan.replica_rule == "weights" and plan.replica_weights_DLGP is None:
-        raise MoecastError("rule weights needs them", field="replica_weights")
     find_schedule(plan.schedule)
     plan.check_legal()
 

@@ -70,10 +70,11 @@ class Setting:
         Raises
         ------
         MoecastError
-            The plan names GPUs that the cluster does not have.
+            The plan names GPUs that the cluster does not have, or says what is not simulated yet.
         ValueError
-            The plan's types or replica weights cannot be used.
+            An EP group has no slot for some expert.
         """
+        plan.check_simulated()
         layout = Layout.of(cluster, plan, seed=seed)
         mode = mode_of(plan.dispatch, phase)
         collective = collective_for(mode, layout)
@@ -99,7 +100,14 @@ class Setting:
         return replace(self, plan=plan, table=ReplicaTable.of(plan, self.layout.domain_G))
 
     def forward(self, trace: RoutingTrace, step: Step) -> ForwardPass:
-        """Count a step's traffic under this plan."""
+        """Count a step's traffic under this plan.
+
+        Raises
+        ------
+        ValueError
+            The step names tokens that the trace does not have, or ranks that the plan does not.
+        """
+        step.check_within(tokens=trace.n_tokens, ranks=self.layout.n_ranks // self.plan.tp)
         home_T = home_ranks(step, self.plan.tp)
         traffic = count_traffic(
             self.plan, self.layout, trace.experts_TLK, step.token_T, home_T, stay=self.mode.stay, table=self.table

@@ -7,23 +7,40 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from moecast.errors import MoecastError
-from moecast.files import read_text, write_text
+from moecast.files import read_json, write_text
+from moecast.sim import element_types
+
+if TYPE_CHECKING:
+    from moecast.sim.model import ModelShape
+    from moecast.topology import Cluster
 
 SCHEMA = 1
 EMPTY = -1
+
+# A trace numbers experts in 16 bits, and the tables that loops read number ranks so.
+MOST_EXPERTS = MOST_RANKS = 2**16 - 1
+MOST_SLOTS = 1 << 26  # 61 layers of 288 slots on 1,024 ranks in 32 groups are half a million
 
 DispatchMode = Literal["per_choice", "per_rank", "per_domain", "nccl", "stay"]
 ReplicaRule = Literal["round_robin", "nearest", "weights"]
 
 DISPATCH_MODES: tuple[str, ...] = get_args(DispatchMode)
 REPLICA_RULES: tuple[str, ...] = get_args(ReplicaRule)
+
+_NOT_SIMULATED = {
+    "pp": "pipeline stages are not simulated yet",
+    "cp": "context parallelism is not simulated yet",
+    "etp": "expert tensor parallelism is not simulated yet",
+    "microbatches": "microbatches are not simulated yet",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,19 +97,75 @@ class Plan:
     made_by: MadeBy = field(default_factory=lambda: MadeBy(solver="unknown"))
 
     def __post_init__(self) -> None:
-        """Check shapes and ranges; `check_legal` checks the placement itself."""
-        if self.slots_DLGP.ndim != 4:
-            raise ValueError(f"slots_DLGP has {self.slots_DLGP.ndim} axes, not 4 (groups, layers, ranks, slots)")
-        if self.slots_DLGP.shape[1] != len(self.layer_ids):
-            raise ValueError(f"slots_DLGP has {self.slots_DLGP.shape[1]} layers, layer_ids {len(self.layer_ids)}")
+        """Check everything that loops rely on; `check_legal` checks the placement itself.
+
+        Raises
+        ------
+        ValueError
+            Names the field, the value and the rule.
+        """
+        check_degrees(self)
+        object.__setattr__(self, "layer_ids", _ids("layer_ids", self.layer_ids, rising=True))
+        object.__setattr__(self, "slots_DLGP", _slots(self.slots_DLGP, len(self.layer_ids), self.experts))
+        if self.ranks > MOST_RANKS:
+            raise ValueError(f"ranks = {self.ranks}: at most {MOST_RANKS}")
+        model_ranks = self.tp * self.cp * self.pp
+        if self.ranks % model_ranks:
+            field = "tp" if self.tp > 1 else "cp" if self.cp > 1 else "pp"
+            rule = f"does not divide the plan's {self.ranks} ranks"
+            raise ValueError(f"{field} = {getattr(self, field)}: {rule}")
         if self.dp == 0:
-            object.__setattr__(self, "dp", self.ranks // (self.tp * self.cp * self.pp))
+            object.__setattr__(self, "dp", self.ranks // model_ranks)
+        if self.dp * model_ranks != self.ranks:
+            raise ValueError(f"dp = {self.dp}: tp x cp x pp x dp is {model_ranks * self.dp}, the ranks {self.ranks}")
+        object.__setattr__(self, "gpu_of_rank", _ids("gpu_of_rank", self.gpu_of_rank))
         if len(self.gpu_of_rank) != self.ranks:
-            raise ValueError(f"gpu_of_rank names {len(self.gpu_of_rank)} ranks, the layout has {self.ranks}")
+            raise ValueError(f"gpu_of_rank = {len(self.gpu_of_rank)} entries: the layout has {self.ranks} ranks")
+        self._check_optional()
+        self._check_names()
+
+    def _check_optional(self) -> None:
+        if self.slots_per_rank is not None:
+            counts = _ids("slots_per_rank", self.slots_per_rank)
+            if len(counts) != self.ep or max(counts) > self.max_slots:
+                raise ValueError(f"slots_per_rank = {_short(counts)}: {self.ep} numbers of at most {self.max_slots}")
+            object.__setattr__(self, "slots_per_rank", counts)
+        if self.stage_of_layer is not None:
+            stages = _ids("stage_of_layer", self.stage_of_layer)
+            if len(stages) != self.layers or max(stages) >= self.pp or list(stages) != sorted(stages):
+                rule = f"for each of the {self.layers} MoE layers a stage of 0 to {self.pp - 1}, in order"
+                raise ValueError(f"stage_of_layer = {_short(stages)}: {rule}")
+            object.__setattr__(self, "stage_of_layer", stages)
+        if self.replica_weights_DLGP is not None:
+            weights = _weights(self.replica_weights_DLGP, self.slots_DLGP)
+            object.__setattr__(self, "replica_weights_DLGP", weights)
+        elif self.replica_rule == "weights":
+            raise ValueError("replica_weights = None: rule weights needs them")
+
+    def _check_names(self) -> None:
         _among("replica_rule", self.replica_rule, REPLICA_RULES)
         if self.dispatch is not None:
             _among("dispatch", self.dispatch, DISPATCH_MODES)
-        self.slots_DLGP.setflags(write=False)
+        for field_ in ("dispatch_type", "combine_type"):
+            if getattr(self, field_) is not None:
+                _among(field_, getattr(self, field_), element_types.ELEMENT_TYPES)
+        if not isinstance(self.schedule, str):
+            raise ValueError(f"schedule = {self.schedule!r}: must be the name of a schedule")
+
+    def check_simulated(self) -> None:
+        """Refuse what can be said and not simulated yet; everything that lays a plan out asks this first.
+
+        Raises
+        ------
+        MoecastError
+            Names the degree.
+        """
+        for field_, reason in _NOT_SIMULATED.items():
+            if getattr(self, field_) > 1:
+                raise MoecastError(f"{reason}: use 1", field=field_, value=getattr(self, field_))
+        if self.tp > 1 and self.dispatch == "stay":
+            rule = "tokens that stay with their experts cannot share heads: use tp 1"
+            raise MoecastError(rule, field="tp", value=self.tp)
 
     @property
     def layers(self) -> int:
@@ -122,26 +195,52 @@ class Plan:
     @classmethod
     def contiguous(
         cls,
+        model: ModelShape | None = None,
+        cluster: Cluster | None = None,
         *,
-        layers: int,
-        experts: int,
-        choices: int,
-        ep: int,
-        groups: int = 1,
+        layers: int | None = None,
+        experts: int | None = None,
+        choices: int | None = None,
+        ep: int | None = None,
+        groups: int | None = None,
         slots_per_rank: int | None = None,
         layer_ids: tuple[int, ...] | None = None,
     ) -> Plan:
         """Experts in order, ⌈E / ep⌉ to a rank, spare slots empty: what engines do by default.
 
+        Parameters
+        ----------
+        model
+            Whose L, E, K and layer ids; or give `layers`, `experts` and `choices`.
+        cluster
+            Whose GPUs, all of them, are laid out in EP groups of `ep` (None: one group); or give `ep` and `groups`.
+        slots_per_rank
+            None: as few as hold the experts.
+
         Raises
         ------
         ValueError
-            The slots cannot hold every expert.
+            Sizes that are missing, GPUs that do not divide into groups, or slots that cannot hold every expert.
         """
+        if model is not None:
+            layers, experts, choices = model.layers, model.experts, model.choices
+            layer_ids = model.moe_layer_ids if layer_ids is None else layer_ids
+        if cluster is not None:
+            ep = cluster.n_gpus if ep is None else ep
+            if groups is None and (ep < 1 or cluster.n_gpus % ep):
+                raise ValueError(f"ep = {ep}: does not divide the cluster's {cluster.n_gpus} GPUs into EP groups")
+            groups = cluster.n_gpus // ep if groups is None else groups
+        if layers is None or experts is None or choices is None or ep is None:
+            raise ValueError("give a model (or layers, experts and choices) and a cluster (or ep)")
+        for name, value in (("layers", layers), ("experts", experts), ("choices", choices), ("ep", ep)):
+            _size(name, value)
+        groups = _size("groups", 1 if groups is None else groups)
         per_rank = -(-experts // ep)
-        slots = per_rank if slots_per_rank is None else slots_per_rank
+        slots = per_rank if slots_per_rank is None else _size("slots_per_rank", slots_per_rank)
         if slots < per_rank:
             raise ValueError(f"{ep} ranks × {slots} slots cannot hold {experts} experts: need {per_rank} slots a rank")
+        if groups * layers * ep * slots > MOST_SLOTS:
+            raise ValueError(f"slots_per_rank = {slots}: more than {MOST_SLOTS} slots in all")
         table_GP = np.full((ep, slots), EMPTY, np.int32)
         share = [len(part) for part in np.array_split(np.arange(experts), ep)]
         first = 0
@@ -158,11 +257,11 @@ class Plan:
         )
 
     def with_(self, **changes: Any) -> Plan:
-        """Copy with some fields replaced."""
-        return replace(self, **changes)
+        """Copy with some fields replaced; `dp` follows from the other degrees unless it is given."""
+        return replace(self, **{"dp": 0, **changes})
 
     def check_legal(self, *, file: str | Path | None = None) -> None:
-        """Every expert at least once per layer and EP group, ids in range, no slot beyond what a rank has.
+        """Every expert at least once per layer and EP group, no slot beyond what a rank has.
 
         Raises
         ------
@@ -170,14 +269,6 @@ class Plan:
             Names the first layer and expert or rank that breaks the rule.
         """
         slots = self.slots_DLGP
-        wrong = np.argwhere((slots < EMPTY) | (slots >= self.experts))
-        if len(wrong):
-            group, layer, rank, slot = (int(i) for i in wrong[0])
-            place = f"slots[group {group}][layer {layer}][rank {rank}][slot {slot}]"
-            raise MoecastError(
-                f"expert ids run from 0 to {self.experts - 1} (−1: empty)",
-                file=file, field=place, value=int(slots[group, layer, rank, slot]),
-            )  # fmt: skip
         for group, layer in np.ndindex(self.groups, self.layers):
             present = np.unique(slots[group, layer])
             missing = np.setdiff1d(np.arange(self.experts), present)
@@ -241,45 +332,14 @@ class Plan:
         MoecastError
             A field is missing, unknown, of the wrong type or out of range; or the plan is not legal.
         """
-        if not isinstance(value, dict) or "slots" not in value:
-            raise MoecastError("not a moecast plan (no field 'slots')", file=file)
-        if value.get("schema") != SCHEMA:
-            raise MoecastError(
-                f"this moecast reads plan schema {SCHEMA}", file=file, field="schema", value=value.get("schema")
-            )
-        known = {*_PLAIN_FIELDS, *_OTHER_FIELDS}
-        for name in value:
-            if name not in known:
-                raise MoecastError("unknown field", file=file, field=name)
+        from moecast.sim.plan_json import plan_fields
+
         try:
-            plan = cls(
-                layer_ids=tuple(int(i) for i in value["layer_ids"]),
-                slots_DLGP=_int_array(value["slots"]),
-                gpu_of_rank=tuple(int(i) for i in value["gpu_of_rank"]),
-                slots_per_rank=_optional_ints(value.get("slots_per_rank")),
-                stage_of_layer=_optional_ints(value.get("stage_of_layer")),
-                replica_weights_DLGP=None
-                if value.get("replica_weights") is None
-                else np.asarray(value["replica_weights"], np.float64),
-                made_by=MadeBy(**value.get("made_by", {"solver": "unknown"})),
-                **{name: value[name] for name in _PLAIN_FIELDS if name in value},
-            )
-        except KeyError as error:
-            raise MoecastError("missing", file=file, field=str(error.args[0])) from error
-        except (TypeError, ValueError, OverflowError) as error:
-            raise MoecastError(str(error), file=file, field="plan") from error
+            plan = cls(**plan_fields(value, file=file))
+        except ValueError as error:
+            raise MoecastError(str(error), file=file) from error
         plan.check_legal(file=file)
         return plan
-
-
-_PLAIN_FIELDS = (
-    "experts", "choices", "tp", "pp", "dp", "cp", "etp", "replica_rule", "dispatch", "dispatch_type", "combine_type",
-    "schedule", "microbatches",
-)  # fmt: skip
-_OTHER_FIELDS = (
-    "schema", "layers", "ep", "groups", "layer_ids", "gpu_of_rank", "slots_per_rank", "stage_of_layer", "slots",
-    "replica_weights", "made_by",
-)  # fmt: skip
 
 
 def write_plan(plan: Plan, path: str | Path) -> None:
@@ -295,24 +355,88 @@ def read_plan(path: str | Path) -> Plan:
     MoecastError
         The file is missing, not JSON, or not a legal plan.
     """
-    try:
-        value = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise MoecastError(f"not JSON (line {error.lineno}: {error.msg})", file=path) from error
-    return Plan.from_json(value, file=path)
+    return Plan.from_json(read_json(path), file=path)
 
 
-def _among(name: str, value: str, allowed: tuple[str, ...]) -> None:
+def check_degrees(plan: Plan) -> None:
+    """Every size is a whole number in its range.
+
+    Raises
+    ------
+    ValueError
+        Names the first that is not.
+    """
+    _size("experts", plan.experts, most=MOST_EXPERTS)
+    _size("choices", plan.choices, most=plan.experts)
+    for field_ in ("tp", "pp", "cp", "etp", "microbatches"):
+        _size(field_, getattr(plan, field_), most=MOST_RANKS)
+    _size("dp", plan.dp, least=0, most=MOST_RANKS)
+
+
+def _size(name: str, value: Any, *, least: int = 1, most: int = 2**31 - 1) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not least <= value <= most:
+        raise ValueError(f"{name} = {_short(value)}: must be a whole number of {least} to {most}")
+    return int(value)
+
+
+def _ids(name: str, values: Any, *, rising: bool = False) -> tuple[int, ...]:
+    """A tuple of whole numbers, none negative."""
+    if not isinstance(values, (tuple, list)) or not values:
+        raise ValueError(f"{name} = {_short(values)}: must be a list of whole numbers, at least one")
+    ids = tuple(_size(f"{name}[{index}]", value, least=0) for index, value in enumerate(values))
+    if rising and any(b <= a for a, b in pairwise(ids)):
+        raise ValueError(f"{name} = {_short(ids)}: must rise")
+    return ids
+
+
+def _slots(slots: Any, layers: int, experts: int) -> npt.NDArray[np.int32]:
+    """The table as compiled loops read it: int32, contiguous, read-only, ids checked before the cast."""
+    if not isinstance(slots, np.ndarray) or slots.dtype.kind not in "iu":
+        raise ValueError("slots = not whole numbers: an array of whole numbers [group][layer][rank][slot]")
+    if slots.ndim != 4 or 0 in slots.shape:
+        raise ValueError(f"slots = shape {slots.shape}: 4 axes (groups, layers, ranks, slots), none empty")
+    if slots.shape[1] != layers:
+        raise ValueError(f"layer_ids = {layers} layers: slots has {slots.shape[1]}")
+    if slots.size > MOST_SLOTS:
+        raise ValueError(f"slots = {slots.size} in all: at most {MOST_SLOTS}")
+    if int(slots.min()) < EMPTY or int(slots.max()) >= experts:
+        at = tuple(int(i) for i in np.argwhere((slots < EMPTY) | (slots >= experts))[0])
+        group, layer, rank, slot = at
+        place = f"slots[group {group}][layer {layer}][rank {rank}][slot {slot}]"
+        raise ValueError(f"{place} = {int(slots[at])}: expert ids run from 0 to {experts - 1} (−1: empty)")
+    table = np.ascontiguousarray(slots, np.int32)
+    if table is slots and slots.flags.writeable:
+        table = slots.copy()
+    table.setflags(write=False)
+    return table
+
+
+def _weights(weights: Any, slots_DLGP: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
+    """Shares that sum to 1 over the replicas of an expert, or are all 0: then they share evenly."""
+    array = np.array(weights, np.float64)
+    if array.shape != slots_DLGP.shape:
+        raise ValueError(f"replica_weights = shape {array.shape}: the slots have {slots_DLGP.shape}")
+    if not np.isfinite(array).all() or (array < 0).any():
+        raise ValueError("replica_weights = not finite or negative: every weight is finite and not negative")
+    if array[slots_DLGP == EMPTY].any():
+        raise ValueError("replica_weights = a weight of an empty slot: must be 0")
+    for group, layer in np.ndindex(*slots_DLGP.shape[:2]):
+        held = slots_DLGP[group, layer]
+        sums = np.bincount(held[held != EMPTY], array[group, layer][held != EMPTY])
+        wrong = np.flatnonzero((sums != 0) & (np.abs(sums - 1) > 1e-6))
+        if len(wrong):
+            expert, total = int(wrong[0]), float(sums[wrong[0]])
+            rule = f"those of expert {expert} at layer {layer} of EP group {group} must sum to 1 (or all be 0)"
+            raise ValueError(f"replica_weights = {total:g} in all: {rule}")
+    array.setflags(write=False)
+    return array
+
+
+def _among(name: str, value: Any, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ValueError(f"{name} = {value!r}: one of {', '.join(allowed)}")
 
 
-def _int_array(value: Any) -> npt.NDArray[np.int32]:
-    array = np.asarray(value)
-    if array.dtype.kind not in "iu":
-        raise ValueError("slots: whole numbers in a list of equal lengths [group][layer][rank][slot]")
-    return array.astype(np.int32)
-
-
-def _optional_ints(value: Any) -> tuple[int, ...] | None:
-    return None if value is None else tuple(int(i) for i in value)
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:59] + "…"

@@ -59,6 +59,8 @@ class ReplicaTable:
         ValueError
             An EP group has no slot for some expert, or the rule is ``weights`` and the plan has none.
         """
+        if len(domain_G) != plan.groups * plan.ep:
+            raise ValueError(f"domain_G has {len(domain_G)} ranks, the EP groups {plan.groups * plan.ep}")
         first_R, count_R, slot_X = _slots_by_expert(plan.slots_DLGP, plan.experts)
         if not count_R.all():
             group, layer, expert = np.unravel_index(int(np.argmin(count_R)), (plan.groups, plan.layers, plan.experts))
@@ -86,12 +88,7 @@ class ReplicaTable:
 
 def _below(plan: Plan, first_R: Int32, count_R: Int32, slot_X: Int32) -> Float:
     weights = plan.replica_weights_DLGP
-    if weights is None:
-        raise ValueError("replica_rule = 'weights', but the plan has no replica_weights")
-    if weights.shape != plan.slots_DLGP.shape:
-        raise ValueError(f"replica_weights: shape {weights.shape}, the slots have {plan.slots_DLGP.shape}")
-    if not np.isfinite(weights).all() or (weights < 0).any():
-        raise ValueError("replica_weights: every weight is finite and not negative")
+    assert weights is not None  # a plan of this rule has them
     weight_LP = weights.reshape(plan.groups * plan.layers, plan.ep * plan.max_slots).astype(np.float64)
     below_X: Float = _cumulative(weight_LP, plan.experts, first_R, count_R, slot_X)
     return below_X

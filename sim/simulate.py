@@ -12,7 +12,7 @@ import numpy as np
 
 from moecast.errors import MoecastError
 from moecast.sim import describe
-from moecast.sim.checks import check_question, check_sizes
+from moecast.sim.checks import check_question
 from moecast.sim.forward import Setting
 from moecast.sim.memory import memory_by_part
 from moecast.sim.network import RUNGS, Rung
@@ -100,9 +100,9 @@ def step_program(
     Raises
     ------
     MoecastError
-        L, E or K differ, or the plan names GPUs that the cluster does not have.
+        L, E or K differ, the plan names GPUs that the cluster does not have, or says what is not simulated.
     """
-    check_sizes(model, plan, trace)
+    check_question(cluster, model, plan, trace)
     forward = Setting.of(cluster, model, plan, phase=step.phase, seed=seed).forward(trace, step)
     return forward.program(find_schedule(plan.schedule).stages(forward))
 

@@ -41,6 +41,30 @@ class Step:
     topic: str | None = None
     last_T: npt.NDArray[np.bool_] | None = None
 
+    def __post_init__(self) -> None:
+        """Check what loops rely on: one length, whole numbers, none negative."""
+        lengths = {len(self.token_T), len(self.source_T), len(self.context_T)}
+        lengths |= set() if self.last_T is None else {len(self.last_T)}
+        if len(lengths) > 1:
+            raise ValueError("token_T, source_T, context_T and last_T must have one length")
+        for name in ("token_T", "source_T", "context_T"):
+            values = getattr(self, name)
+            if values.dtype.kind not in "iu" or values.min(initial=0) < 0:
+                raise ValueError(f"{name} must be whole numbers, none negative")
+
+    def check_within(self, *, tokens: int, ranks: int) -> None:
+        """Fail where the step names a token or a DP rank that does not exist.
+
+        Raises
+        ------
+        ValueError
+            Names the first field that does.
+        """
+        for name, most in (("token_T", tokens), ("source_T", ranks)):
+            highest = int(getattr(self, name).max(initial=-1))
+            if highest >= most:
+                raise ValueError(f"{name} = {highest}: there are {most}, numbered from 0")
+
     @property
     def n_tokens(self) -> int:
         """T."""

@@ -115,9 +115,19 @@ def plans(
         slots_DLGP=slots_DLGP,
         gpu_of_rank=tuple(rng.permutation(n_gpus)[: groups * ep].tolist()),
         replica_rule=rule,
-        replica_weights_DLGP=weights if rule == "weights" else None,
+        replica_weights_DLGP=shares(weights, slots_DLGP) if rule == "weights" else None,
         dispatch=draw(st.sampled_from(modes)),
     )
+
+
+def shares(weights_DLGP: np.ndarray, slots_DLGP: np.ndarray) -> np.ndarray:
+    """Scale the weights of each expert's replicas so that they sum to 1; those that are all 0 stay so."""
+    shares_DLGP = np.where(slots_DLGP < 0, 0.0, weights_DLGP)
+    for group, layer in np.ndindex(slots_DLGP.shape[:2]):
+        for expert in range(slots_DLGP.max() + 1):
+            held = slots_DLGP[group, layer] == expert
+            shares_DLGP[group, layer][held] /= shares_DLGP[group, layer][held].sum() or 1.0
+    return shares_DLGP
 
 
 def random_slots(rng: np.random.Generator, experts: int, slots: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from moecast.sim import Layout, Plan, count_traffic
 from moecast.sim.plan import EMPTY
 from moecast.topology import load_cluster
 from moecast.traces import NO_CHOICE, contiguous_ranks_LE, import_npz, trace_stats
-from tests.sim.plan_cases import Question, questions
+from tests.sim.plan_cases import Question, questions, shares
 
 GOLDEN = 0.6180339887498949
 
@@ -165,7 +165,7 @@ def test_an_idle_replica_changes_no_count(question: Question, stay: bool, seed: 
     twice[:, :, 0, per_rank] = experts - 1
     counted = []
     for slots in (alone, twice):
-        weights = None if plan.replica_weights_DLGP is None else np.ones(slots.shape)
+        weights = None if plan.replica_weights_DLGP is None else shares(np.ones(slots.shape), slots)
         asked = plan.with_(experts=experts, slots_DLGP=slots, replica_weights_DLGP=weights)
         layout = Layout.of(cluster, asked)
         step = question.step
@@ -248,7 +248,7 @@ def test_nearest_takes_own_rank_then_own_domain() -> None:
 def test_weights_share_any_run_of_choices() -> None:
     """A low-discrepancy sequence: 100 choices are within 3 of their shares."""
     weights = np.zeros((1, 1, 4, 2))
-    weights[0, 0, :, 0] = [1, 2, 3, 4]
+    weights[0, 0, :, 0] = [0.1, 0.2, 0.3, 0.4]
     got = loads(replicated("weights", weights), [0] * 100)
     assert max(abs(a - b) for a, b in zip(got, [10, 20, 30, 40], strict=True)) <= 3
 
@@ -262,7 +262,13 @@ def test_weights_of_zero_are_never_taken_unless_all_are() -> None:
 
 @pytest.mark.parametrize(
     ("weights", "rule"),
-    [(None, "no replica_weights"), (np.zeros((1, 1, 1, 1)), "shape"), (np.full((1, 1, 4, 2), -1.0), "not negative")],
+    [
+        (None, "rule weights needs them"),
+        (np.zeros((1, 1, 1, 1)), "shape"),
+        (np.full((1, 1, 4, 2), -1.0), "not negative"),
+        (np.full((1, 1, 4, 2), np.nan), "finite"),
+        (np.full((1, 1, 4, 2), 0.5), "expert 0 at layer 0 of EP group 0 must sum to 1"),
+    ],
 )
 def test_bad_weights_are_refused(weights: np.ndarray | None, rule: str) -> None:
     with pytest.raises(ValueError, match=rule):

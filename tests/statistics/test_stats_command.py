@@ -24,6 +24,7 @@ from moecast.traces import (
     write_load_table,
     write_trace,
 )
+from tests.sim.plan_cases import shares
 from tests.statistics.made import trace_of, uniform
 
 KEYS = {
@@ -230,10 +231,11 @@ def test_a_plan_with_replicas_follows_its_rule(run, trace, tmp_path, rule, group
     write_trace(trace, tmp_path / "t.parquet")
     slots = np.array([REPLICAS, OTHER][:groups], np.int32)
     weights_DGP = np.where(slots == EMPTY, 0, 1 + np.arange(slots.size).reshape(slots.shape) % 5)
+    shares_DGP = shares(weights_DGP[:, None].astype(float), slots[:, None])
     plan = Plan.contiguous(layers=3, experts=8, choices=2, ep=4, groups=groups).with_(
         slots_DLGP=np.repeat(slots[:, None], 3, axis=1),
         replica_rule=rule,
-        replica_weights_DLGP=np.repeat(weights_DGP[:, None], 3, axis=1).astype(float) if rule == "weights" else None,
+        replica_weights_DLGP=np.repeat(shares_DGP, 3, axis=1) if rule == "weights" else None,
     )
     write_plan(plan, tmp_path / "plan.json")
     ranks = 4 * groups

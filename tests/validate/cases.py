@@ -10,6 +10,7 @@ from moecast.sim import ModelShape, Plan, Workload
 from moecast.sim.attention_shape import AttentionShape
 from moecast.topology import Cluster, load_cluster
 from moecast.traces import NO_CHOICE, RoutingTrace, TraceMeta
+from tests.sim.plan_cases import shares
 
 LAYERS, EXPERTS, CHOICES = 3, 8, 2
 
@@ -55,7 +56,8 @@ def plan(*, ranks: int, groups: int = 1, rule: str = "round_robin") -> Plan:
     slots_DLGP = made.slots_DLGP.copy()
     if extra:
         slots_DLGP[:, :, -1, -extra:] = slots_DLGP[:, :, 0, :extra]
-    weights = np.where(slots_DLGP >= 0, 1.0 + np.arange(slots_DLGP.shape[-1]), 0.0) if rule == "weights" else None
+    rising = np.broadcast_to(1.0 + np.arange(slots_DLGP.shape[-1]), slots_DLGP.shape)
+    weights = shares(rising, slots_DLGP) if rule == "weights" else None
     return made.with_(slots_DLGP=slots_DLGP, replica_rule=rule, replica_weights_DLGP=weights)
 
 
