@@ -161,13 +161,13 @@ def _expert_floor(problem: PlacementProblem, rows: float, hits: float) -> float:
     Convex and rising in both, so that its value at a mean is below the mean of its values (Jensen).
     """
     model, hardware, phase = problem.model, problem.cluster.hardware, problem.workload.phase
-    inner, hidden = model.expert_intermediate, model.hidden
+    inner, hidden, ups = model.expert_intermediate, model.expert_width, model.mlp_matrices - 1
     one_G = np.array([[1]])
     # With one row, what is not proportional to rows: launches. The rest is linear pieces, priced per row and hit.
     tile = compute.tile_rows(hardware, phase)
     launches = 3 * hardware.kernel_launch_s
     seconds = launches
-    for wide, narrow in ((hidden, 2 * inner), (inner, hidden)):
+    for wide, narrow in ((hidden, ups * inner), (inner, hidden)):
         flop_s = 2.0 * rows * wide * narrow / roofline.flop_rate(hardware, model.weight_type, "grouped_gemm")
         weights = hits * wide * narrow * model.type_bytes(model.weight_type)
         seconds += max(flop_s, float(roofline.memory_seconds(hardware, weights + rows * 2 * narrow)))

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.sim import element_types, roofline
+from moecast.sim.attention_shape import AttentionShape, LinearAttention, Mixer
 
 if TYPE_CHECKING:
     from moecast.sim.model import ModelShape
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 Float = npt.NDArray[np.float64]
 
+CHUNK = 64  # tokens that linear attention's prefill kernels take at once (flash-linear-attention)
 QUERY_TILE = 128  # queries that share one reading of the keys in prefill; FlashAttention's block of rows
 
 
@@ -34,6 +36,7 @@ def attention_seconds(
     tokens_G: npt.ArrayLike,
     context_sum_G: npt.ArrayLike,
     window_sum_G: npt.ArrayLike | None = None,
+    mixer: Mixer | None = None,
     tp: int = 1,
 ) -> Float:
     """Projections and attention of one layer on each rank; 0 where a rank has no tokens.
@@ -47,27 +50,91 @@ def attention_seconds(
     context_sum_G
         Keys that they attend to, in all, each token's own included.
     window_sum_G
-        For a sliding-window layer: the same with at most `window` keys per token, which then counts instead.
+        For a sliding-window or sparse layer: the same with at most as many keys per token as it reads, which then
+        counts instead; an indexer scores all keys.
+    mixer
+        What the layer has; None: the model's own attention.
     tp
         Ranks that share the heads; each computes its part for the same tokens.
     """
     tokens = np.asarray(tokens_G, np.float64)
+    shape = model.attention if mixer is None else mixer
+    if isinstance(shape, LinearAttention):
+        return linear_seconds(model, hardware, shape, phase=phase, tokens_G=tokens, tp=tp)
     keys = np.asarray(context_sum_G if window_sum_G is None else window_sum_G, np.float64)
-    total = projection_seconds(model, hardware, tokens, tp=tp)
-    return total + core_seconds(model, hardware, phase=phase, tokens_G=tokens, keys_G=keys, tp=tp)
+    total = projection_seconds(model, hardware, tokens, shape=shape, tp=tp)
+    total = total + core_seconds(model, hardware, phase=phase, tokens_G=tokens, keys_G=keys, shape=shape, tp=tp)
+    if shape.sparse_keys:
+        scored = np.asarray(context_sum_G, np.float64)
+        total = total + index_seconds(model, hardware, shape, phase=phase, tokens_G=tokens, keys_G=scored)
+    return total
 
 
-def projection_seconds(model: ModelShape, hardware: Hardware, tokens_G: npt.ArrayLike, *, tp: int = 1) -> Float:
+def linear_seconds(
+    model: ModelShape, hardware: Hardware, shape: LinearAttention, *, phase: str, tokens_G: npt.ArrayLike, tp: int = 1
+) -> Float:
+    """One layer of linear attention: projections, the short convolution, and the recurrence, three kernels of it.
+
+    Decode reads and writes each sequence's state once (float32). Prefill works in chunks of 64 tokens: inside a chunk
+    like attention, between chunks through the state, which moves once a chunk.
+    """
+    tokens = np.asarray(tokens_G, np.float64)
+    total = np.zeros(np.shape(tokens))
+    *into, (last_inner, last_outer) = shape.projections
+    cut = [*((inner, _split(outer, tp)) for inner, outer in into), (_split(last_inner, tp), last_outer)]
+    for inner, outer in cut:
+        total = total + roofline.gemm_seconds(hardware, tokens, inner=inner, outer=outer, element_type=model.dense_type)
+    channels, heads = _split(shape.conv_channels, tp), _split(shape.heads, tp)
+    total = total + roofline.elementwise_seconds(hardware, tokens, row_bytes=2 * 2 * (channels or model.hidden))
+    state = heads * shape.key_dim * shape.value_dim
+    if not state:
+        return total
+    if phase == "decode":
+        flop, moved = 6.0 * state * tokens, 2.0 * 4 * state * tokens
+    else:
+        inside = 2.0 * CHUNK * heads * (shape.key_dim + shape.value_dim)
+        flop, moved = (inside + 4.0 * state) * tokens, (2.0 * 4 * state / CHUNK) * tokens
+    seconds = roofline.kernel_seconds(hardware, flop=flop, traffic_bytes=moved, element_type="bf16", kernel="attention")
+    return total + roofline.launched(hardware, seconds, tokens, 2)
+
+
+def index_seconds(
+    model: ModelShape, hardware: Hardware, shape: AttentionShape, *, phase: str, tokens_G: npt.ArrayLike, keys_G: Float
+) -> Float:
+    """Score all keys by the indexer's heads and choose the best: projections, one product and a top-k.
+
+    Every rank of those that share heads does all of it: the indexer has one key a token.
+    """
+    tokens, width = np.asarray(tokens_G, np.float64), shape.index_heads * shape.index_dim
+    total = roofline.gemm_seconds(
+        hardware, tokens, inner=shape.q_rank or model.hidden, outer=width, element_type=model.dense_type
+    )
+    total = total + roofline.gemm_seconds(
+        hardware, tokens, inner=model.hidden, outer=shape.index_dim + shape.index_heads, element_type=model.dense_type
+    )
+    key_bytes = shape.index_dim / (QUERY_TILE if phase == "prefill" else 1)  # one byte an element: FP8 keys
+    scores = roofline.kernel_seconds(
+        hardware, flop=2.0 * keys_G * width, traffic_bytes=keys_G * key_bytes, element_type="fp8", kernel="attention"
+    )
+    chosen = roofline.memory_seconds(hardware, 4.0 * keys_G)
+    return total + roofline.launched(hardware, scores + chosen, tokens, 2)
+
+
+def projection_seconds(
+    model: ModelShape, hardware: Hardware, tokens_G: npt.ArrayLike, *, shape: AttentionShape | None = None, tp: int = 1
+) -> Float:
     """Multiply into queries, keys, values and back, and rotate and fill the KV cache in one more kernel; one layer.
 
     MLA's expansion of the latent vectors costs the same in both phases: in decode it multiplies queries and outputs.
     """
+    shape = model.attention if shape is None else shape
     total = np.zeros(np.shape(tokens_G))
-    for inner, outer in _matrices(model, tp):
+    for inner, outer in _matrices(model, shape, tp):
         total = total + roofline.gemm_seconds(
             hardware, tokens_G, inner=inner, outer=outer, element_type=model.dense_type
         )
-    rotated = 2 * 2 * _split(model.attention.heads, tp) * model.attention.head_dim + 2 * model.kv_bytes_per_token
+    kept = element_types.cache_bytes(model.kv_type, shape.kv_width)
+    rotated = 2 * 2 * _split(shape.heads, tp) * shape.head_dim + 2 * kept
     return total + roofline.elementwise_seconds(hardware, tokens_G, row_bytes=rotated)
 
 
@@ -78,24 +145,25 @@ def core_seconds(
     phase: str,
     tokens_G: npt.ArrayLike,
     keys_G: npt.ArrayLike,
+    shape: AttentionShape | None = None,
     tp: int = 1,
 ) -> Float:
     """Scores, softmax and weighted sum of one layer: 2 FLOP per element of each (query, key) and (query, value) pair.
 
     Decode reads each token's keys from the cache; prefill reads them once per tile of 128 queries.
     """
-    shape = model.attention
+    shape = model.attention if shape is None else shape
     tokens, keys = np.asarray(tokens_G, np.float64), np.asarray(keys_G, np.float64)
     heads = _split(shape.heads, tp)
     if shape.kind == "mla" and phase == "decode":
         pair_flop = 2 * heads * (2 * shape.kv_rank + shape.rope_dim)
-        key_bytes: float = model.kv_bytes_per_token
+        key_bytes: float = element_types.cache_bytes(model.kv_type, shape.kv_rank + shape.rope_dim)
         row_bytes = 2 * heads * (2 * shape.kv_rank + shape.rope_dim)
     else:
         pair_flop = 2 * heads * (shape.head_dim + shape.value_dim)
         kv_heads = heads if shape.kind == "mla" else _split(shape.kv_heads, tp)
         kv_type = "bf16" if shape.kind == "mla" else model.kv_type
-        key_bytes = element_types.row_bytes(kv_type, kv_heads * (shape.head_dim + shape.value_dim))
+        key_bytes = element_types.cache_bytes(kv_type, kv_heads * (shape.head_dim + shape.value_dim))
         row_bytes = 2 * heads * (shape.head_dim + shape.value_dim)
     if phase == "prefill":
         key_bytes /= QUERY_TILE
@@ -114,15 +182,18 @@ def _split(heads: int, tp: int) -> int:
     return -(-heads // tp)
 
 
-def _matrices(model: ModelShape, tp: int) -> list[tuple[int, int]]:
-    """(inner, outer) of one rank's projections; what makes the latent vectors is on every rank."""
-    shape, hidden, heads = model.attention, model.hidden, _split(model.attention.heads, tp)
-    out = (heads * shape.value_dim, hidden)
-    if shape.kind != "mla":
-        kv_heads = _split(shape.kv_heads, tp)
-        return [(hidden, heads * shape.head_dim + kv_heads * (shape.head_dim + shape.value_dim)), out]
+def _matrices(model: ModelShape, shape: AttentionShape, tp: int) -> list[tuple[int, int]]:
+    """(inner, outer) of one rank's projections; what makes latent vectors or compressed queries is on every rank."""
+    hidden, heads = model.hidden, _split(shape.heads, tp)
+    out, gate = (heads * shape.value_dim, hidden), _split(shape.gate_width, tp)
     queries = heads * shape.head_dim
+    if shape.kind != "mla":
+        wide = _split(shape.kv_heads, tp) * (shape.head_dim + shape.value_dim) + gate
+        if shape.q_rank:
+            return [(hidden, shape.q_rank + wide), (shape.q_rank, queries), out]
+        return [(hidden, queries + wide), out]
+    latent = shape.kv_rank + shape.rope_dim
     expand = (shape.kv_rank, heads * (shape.nope_dim + shape.value_dim))
     if shape.q_rank:
-        return [(hidden, shape.q_rank + shape.kv_width), (shape.q_rank, queries), expand, out]
-    return [(hidden, queries + shape.kv_width), expand, out]
+        return [(hidden, shape.q_rank + latent + gate), (shape.q_rank, queries), expand, out]
+    return [(hidden, queries + latent + gate), expand, out]

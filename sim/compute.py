@@ -80,10 +80,11 @@ def expert_seconds(
     -------
     float64 [..., G], seconds.
     """
-    load, inner, hidden = np.asarray(load_GP), -(-model.expert_intermediate // etp), model.hidden
+    load, inner, hidden = np.asarray(load_GP), -(-model.expert_intermediate // etp), model.expert_width
     rows_G = _moved_rows(hardware, load, phase)
-    up = grouped_gemm_seconds(model, hardware, load, phase=phase, inner=hidden, outer=2 * inner, sms=sms)
-    activation_bytes = 2 * 2 * inner + _input_bytes(model, hardware, inner)
+    ups = model.mlp_matrices - 1
+    up = grouped_gemm_seconds(model, hardware, load, phase=phase, inner=hidden, outer=ups * inner, sms=sms)
+    activation_bytes = 2 * ups * inner + _input_bytes(model, hardware, inner)
     activation = roofline.memory_seconds(hardware, rows_G * activation_bytes)
     down = grouped_gemm_seconds(model, hardware, load, phase=phase, inner=inner, outer=hidden, sms=sms)
     total: Float = up + activation + down + 3 * hardware.kernel_launch_s
@@ -94,13 +95,15 @@ def expert_seconds(
 
 def permute_seconds(model: ModelShape, hardware: Hardware, rows_G: npt.ArrayLike) -> Float:
     """Sort the rows that came by expert: each is read and written once."""
-    row_bytes = 2 * _input_bytes(model, hardware, model.hidden)
+    row_bytes = 2 * _input_bytes(model, hardware, model.expert_width)
     return roofline.memory_seconds(hardware, np.asarray(rows_G) * row_bytes) + hardware.kernel_launch_s
 
 
 def unpermute_seconds(model: ModelShape, hardware: Hardware, rows_G: npt.ArrayLike) -> Float:
     """Sum the experts' bf16 rows by token, weighted: each is read once, and at most as many are written."""
-    return roofline.memory_seconds(hardware, np.asarray(rows_G) * (2 * 2 * model.hidden)) + hardware.kernel_launch_s
+    return (
+        roofline.memory_seconds(hardware, np.asarray(rows_G) * (2 * 2 * model.expert_width)) + hardware.kernel_launch_s
+    )
 
 
 def _tiles(load_GP: npt.NDArray[np.int64], rows_per_tile: int) -> npt.NDArray[np.int64]:
@@ -152,8 +155,9 @@ def _input_bytes(model: ModelShape, hardware: Hardware, width: int) -> int:
 def _mlp_seconds(
     model: ModelShape, hardware: Hardware, tokens_G: npt.ArrayLike, inner: int, *, element_type: str
 ) -> Float:
-    up = roofline.gemm_seconds(hardware, tokens_G, inner=model.hidden, outer=2 * inner, element_type=element_type)
-    activation = roofline.elementwise_seconds(hardware, tokens_G, row_bytes=3 * 2 * inner)
+    ups = model.mlp_matrices - 1
+    up = roofline.gemm_seconds(hardware, tokens_G, inner=model.hidden, outer=ups * inner, element_type=element_type)
+    activation = roofline.elementwise_seconds(hardware, tokens_G, row_bytes=(ups + 1) * 2 * inner)
     down = roofline.gemm_seconds(hardware, tokens_G, inner=inner, outer=model.hidden, element_type=element_type)
     return up + activation + down
 
@@ -177,6 +181,11 @@ def dense_layer_seconds(model: ModelShape, hardware: Hardware, tokens_G: npt.Arr
 def router_seconds(model: ModelShape, hardware: Hardware, tokens_G: npt.ArrayLike) -> Float:
     """One layer's router: a bf16 GEMM to E scores, and one kernel of softmax and top-k."""
     scores = roofline.gemm_seconds(hardware, tokens_G, inner=model.hidden, outer=model.experts, element_type="bf16")
+    for inner, outer in ((model.hidden, model.expert_hidden), (model.expert_hidden, model.hidden)):
+        if model.expert_hidden:  # into the width of latent experts, and back
+            scores = scores + roofline.gemm_seconds(
+                hardware, tokens_G, inner=inner, outer=outer, element_type=model.dense_type
+            )
     return scores + selection_seconds(hardware, tokens_G, experts=model.experts, choices=model.choices)
 
 

@@ -75,6 +75,7 @@ def warnings(
         found.append("sequences may be drawn more than once (reuse): steps are more alike than they would be")
     if plan.made_by.trace_hash is not None and plan.made_by.trace_hash == trace.content_hash():
         found.append("the plan was made on the very tokens it is simulated on: it may do worse on others")
-    if memory["total"] > memory["capacity"]:
-        found.append(f"needs {memory['total'] / memory['capacity']:.0%} of a GPU's memory: it does not fit")
+    if memory["total"] > memory["usable"]:
+        needed, usable = (memory[name] / memory["capacity"] for name in ("total", "usable"))
+        found.append(f"needs {needed:.0%} of a GPU's memory, of which {usable:.0%} are usable: it does not fit")
     return tuple(found)

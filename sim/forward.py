@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.sim import compute
+from moecast.sim.attention_shape import AttentionShape
 from moecast.sim.collectives import FlowTemplate, Mode, collective_for, mode_of
 from moecast.sim.collectives.links import link_capacity, link_names
 from moecast.sim.collectives.template import no_flows
@@ -158,8 +159,11 @@ class ForwardPass:
         row, moe = self._moe_layers_before(layer), self._moe_index(layer)
         if self.setting.mode.stay and row and self.step.phase == "prefill":
             yield self._share_context(self._tokens_G(row), moe)
+        mixer = self.model.mixer_of(layer)
+        if mixer is None:  # the layer is an MLP or experts only
+            return
         yield from self._gather(moe, self._tokens_G(0))
-        window = self.model.attention.window_of(layer)
+        window = mixer.keys_read_of(layer) if isinstance(mixer, AttentionShape) else None
         seconds_G = compute.attention_seconds(
             self.model,
             self._hardware,
@@ -167,6 +171,7 @@ class ForwardPass:
             tokens_G=self._attended_G(row),
             context_sum_G=self._keys_G(row, None),
             window_sum_G=None if window is None else self._keys_G(row, window),
+            mixer=mixer,
             tp=self.setting.plan.tp,
         )
         norms_G = compute.norm_seconds(self.model, self._hardware, self._tokens_G(row))

@@ -1,239 +1,144 @@
-"""Reading the field names that model families use in a Hugging Face `config.json`."""
+"""Reading a Hugging Face `config.json` by what it says, whatever the family is called.
+
+Every quantity is looked for under all the names that configs use for it; a quantity that is missing, or of a kind that
+is not priced, is refused by its field. What a name means is the same in all families that use it, with the exceptions
+that stand in `_of_family`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from moecast.errors import MoecastError
-from moecast.sim.attention_shape import AttentionShape
+from moecast.sim.hf_attention import HIDDEN, read_mixers
+from moecast.sim.hf_layers import hidden_layers, moe_layers, no_mlp_layers
+from moecast.sim.hf_reader import Reader
+from moecast.sim.hf_types import read_types
 
-_MISSING = object()
+EXPERTS = (
+    "num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "num_routed_experts",
+    "moe_num_primary_experts",  # SmallThinker
+)  # fmt: skip
+CHOICES = (
+    "num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_topk", "moe_top_k", "experts_per_token",
+    "top_k_experts", "num_selected_experts", "moe_num_active_primary_experts",  # Gemma-4, Grok-1, SmallThinker
+)  # fmt: skip
+EXPERT_WIDTH = (
+    "moe_intermediate_size", "expert_ffn_hidden_size", "moe_ffn_hidden_size", "expert_intermediate_size",
+    "moe_ffn_intermediate_size", "expert_hidden_dim",
+)  # fmt: skip
+MLP_WIDTH = ("intermediate_size", "ffn_hidden_size", "ffn_dim", "n_inner")
+DENSE_WIDTH = ("intermediate_size_mlp", "dense_intermediate_size", "prefix_dense_intermediate_size", *MLP_WIDTH)
+SHARED_COUNT = ("n_shared_experts", "num_shared_experts", "num_shared_expert", "moe_num_shared_experts")
+SHARED_WIDTH = (
+    "shared_expert_intermediate_size", "shared_experts_intermediate_size", "moe_shared_expert_intermediate_size",
+    "shared_intermediate_size", "share_expert_dim", "share_expert_dims",
+)  # fmt: skip
+GROUPS, GROUPS_PER_TOKEN = ("n_group", "num_expert_group"), ("topk_group",)
 
-
-class _Reader:
-    """Typed look-ups that name the file and the field when they fail."""
-
-    def __init__(self, config: Mapping[str, Any], file: str | Path | None) -> None:
-        self.config, self.file = config, file
-
-    def error(self, rule: str, field: str, value: object = None) -> MoecastError:
-        return MoecastError(rule, file=self.file, field=field, value=value)
-
-    def integer(self, field: str, default: Any = _MISSING, *, least: int = 1) -> int:
-        """Read a whole number of at least `least`; `default` where the field is absent or null."""
-        value = self.config.get(field)
-        if value is None:
-            if default is _MISSING:
-                raise self.error("missing", field)
-            return int(default)
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**40:
-            raise self.error(f"must be a whole number of at least {least}", field, value)
-        return value
-
-    def either(self, field: str, other: str) -> int:
-        """Read a whole number that goes by one of two names: transformers 5 writes some under another than 4 did."""
-        return self.integer(other if self.config.get(field) is None and self.config.get(other) is not None else field)
-
-    def flag(self, field: str, default: bool) -> bool:
-        """Read a boolean."""
-        value = self.config.get(field)
-        if value is None:
-            return default
-        if not isinstance(value, bool):
-            raise self.error("must be true or false", field, value)
-        return value
-
-    def items(self, field: str, kind: type, default: list[Any] | None = None) -> list[Any] | None:
-        """Read a list of `kind`."""
-        value = self.config.get(field)
-        if value is None:
-            return default
-        if not isinstance(value, list) or not all(isinstance(v, kind) and not isinstance(v, bool) for v in value):
-            raise self.error(f"must be a list of {kind.__name__}", field, value)
-        return value
+# Activations of MLPs without a gate.
+_UNGATED = frozenset({"relu2", "relu_squared"})
 
 
-def shape_fields(config: Mapping[str, Any], *, file: str | Path | None = None) -> dict[str, Any]:
+def shape_fields(
+    config: Mapping[str, Any], *, file: str | Path | None = None, beside: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Read the fields of a ModelShape, its name left out.
+
+    Parameters
+    ----------
+    beside
+        The value of the `hf_quant_config.json` that lies beside the config, if one does.
 
     Raises
     ------
     MoecastError
-        An architecture that is not known, or a field that is missing or wrong.
+        A field that is missing or wrong, or says what cannot be priced.
     """
-    reader = _Reader(config, file)
-    model_type = config.get("model_type")
-    if not isinstance(model_type, str):
-        raise reader.error("missing" if model_type is None else "must be a string", "model_type", model_type)
-    family = FAMILIES.get(model_type)
-    if family is None:
-        raise reader.error(f"unknown architecture; known: {', '.join(FAMILIES)}", "model_type", model_type)
-    try:
-        fields = family(reader)
-    except ValueError as error:  # AttentionShape checks how its sizes fit each other
-        raise MoecastError(str(error), file=file, field="attention") from error
-    weight_type, dense_type = _types(reader)
-    return {
-        "hidden": reader.integer("hidden_size"),
-        "n_layers": reader.integer("num_hidden_layers"),
-        "choices": reader.integer("num_experts_per_tok"),
-        "vocab": reader.integer("vocab_size"),
-        "tied_embedding": reader.flag("tie_word_embeddings", False),
-        "weight_type": weight_type,
-        "dense_type": dense_type,
-        **fields,
-    }
-
-
-def _mixtral(reader: _Reader) -> dict[str, Any]:
-    return {
-        "experts": reader.either("num_local_experts", "num_experts"),
-        "expert_intermediate": reader.integer("intermediate_size"),
-        "moe_layer_ids": _all_layers(reader),
-        "attention": _heads(reader, windowed=_all_layers(reader)),
-    }
-
-
-def _olmoe(reader: _Reader) -> dict[str, Any]:
-    return {
-        "experts": reader.either("num_experts", "num_local_experts"),
-        "expert_intermediate": reader.integer("intermediate_size"),
-        "moe_layer_ids": _all_layers(reader),
-        "attention": _heads(reader),
-    }
-
-
-def _qwen(reader: _Reader) -> dict[str, Any]:
-    period = reader.integer("decoder_sparse_step", 1)
-    dense = set(reader.items("mlp_only_layers", int, []) or [])
-    moe = tuple(i for i in _all_layers(reader) if i not in dense and (i + 1) % period == 0)
-    shared = reader.integer("shared_expert_intermediate_size", 0, least=0)
-    windowed = _all_layers(reader) if reader.flag("use_sliding_window", False) else ()
-    return {
-        "experts": reader.either("num_experts", "num_local_experts"),
-        "expert_intermediate": reader.integer("moe_intermediate_size"),
+    reader = Reader(config, file)
+    layers = hidden_layers(reader)
+    moe, bare = moe_layers(reader, layers), no_mlp_layers(reader, layers)
+    mixers = read_mixers(reader, layers)
+    fields = {
+        "hidden": reader.whole(HIDDEN),
+        "n_layers": layers,
         "moe_layer_ids": moe,
-        "dense_intermediate": _dense_width(reader, moe),
-        "shared_experts": int(shared > 0),
-        "shared_intermediate": shared,
-        "attention": _heads(reader, windowed=windowed),
+        "no_mlp_layers": bare,
+        "experts": reader.whole(EXPERTS),
+        "choices": reader.whole(CHOICES),
+        "expert_intermediate": _expert_width(reader),
+        "dense_intermediate": _dense_width(reader) if len(moe) + len(bare) < layers else 0,
+        **_shared(reader),
+        "attention": mixers.attention,
+        "more_attention": mixers.more_attention,
+        "mixer_of_layer": mixers.mixer_of_layer,
+        "vocab": reader.whole(("vocab_size",)),
+        "tied_embedding": reader.flag("tie_word_embeddings", _tied(reader)),
+        "gated": reader.get("mlp_hidden_act") not in _UNGATED and reader.get("hidden_act") not in _UNGATED,
+        "expert_hidden": reader.whole(("moe_latent_size", "moe_hidden_size"), 0),
+        **_groups(reader),
+        **read_types(reader, beside),
     }
+    return fields | _of_family(reader, fields)
 
 
-def _deepseek_moe(reader: _Reader) -> dict[str, Any]:
-    """Read DeepSeekMoE with plain attention: GLM-4-MoE, and what `moecast capture train` makes."""
-    return {**_deepseek_layers(reader), "attention": _heads(reader)}
+def _expert_width(reader: Reader) -> int:
+    """Width of a routed expert; under the name of the MLP's where the config has no other."""
+    found = reader.first(EXPERT_WIDTH)
+    if found is not None and isinstance(found[1], list) and "vl" in reader.model_type:
+        return int(found[1][0])  # ERNIE's: of text, then of pictures
+    return reader.whole(EXPERT_WIDTH if found is not None else (*EXPERT_WIDTH, *MLP_WIDTH))
 
 
-def _deepseek(reader: _Reader) -> dict[str, Any]:
-    return {**_deepseek_layers(reader), "attention": _latent(reader)}
+def _dense_width(reader: Reader) -> int:
+    return reader.whole(DENSE_WIDTH)
 
 
-def _deepseek_layers(reader: _Reader) -> dict[str, Any]:
-    first, period = reader.integer("first_k_dense_replace", 0, least=0), reader.integer("moe_layer_freq", 1)
-    moe = tuple(i for i in _all_layers(reader) if i >= first and i % period == 0)
-    shared, width = reader.integer("n_shared_experts", 0, least=0), reader.integer("moe_intermediate_size")
+def _shared(reader: Reader) -> dict[str, int]:
+    """Shared experts: so many of a routed one's width, or of a width of their own."""
+    count = reader.whole(SHARED_COUNT, 0, least=0)
+    width = reader.whole(SHARED_WIDTH, 0, least=0)
+    if width:
+        return {"shared_experts": max(count, 1), "shared_intermediate": width * max(count, 1)}
+    return {"shared_experts": count, "shared_intermediate": count * _expert_width(reader)}
+
+
+def _groups(reader: Reader) -> dict[str, int]:
+    """Group-limited routing, where the router is of that kind (DeepSeek-V2 says so by a method)."""
+    if reader.get("topk_method") == "greedy":
+        return {}
+    groups = reader.whole(GROUPS, 1)
+    return {"expert_groups": groups, "groups_per_token": reader.whole(GROUPS_PER_TOKEN, groups)} if groups > 1 else {}
+
+
+def _tied(reader: Reader) -> bool:
+    """What the classes take where a config leaves it out."""
+    return reader.model_type in ("gemma4_text", "lfm2_moe", "zaya")
+
+
+def _of_family(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
+    """What some families mean beyond what their configs say, by their published code."""
+    if reader.model_type in ("llama4_text", "llama4"):  # every MoE layer has one shared expert of a routed one's width
+        return {"shared_experts": 1, "shared_intermediate": fields["expert_intermediate"]}
+    if reader.model_type in ("gemma4_text", "diffusion_gemma_text"):  # an MLP runs beside the experts of every layer
+        return {"shared_experts": 1, "shared_intermediate": reader.whole(("intermediate_size",))}
+    if reader.model_type == "hunyuan_v1_moe" and not fields["shared_intermediate"]:  # its class always has one
+        return {"shared_experts": 1, "shared_intermediate": reader.whole(MLP_WIDTH)}
+    if reader.flag("parallel_attn_mlp_res", False) or reader.flag("use_residual", False):  # Arctic's dense residual
+        return {"shared_experts": 1, "shared_intermediate": reader.whole(HIDDEN)}
+    if reader.model_type == "longcat_flash":
+        return _shortcut(reader, fields)
+    return {}
+
+
+def _shortcut(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
+    """LongCat-Flash: a layer has two attentions and two MLPs, and experts beside them; here it is two hidden layers."""
+    layers, dense = fields["n_layers"], reader.whole(("ffn_hidden_size", "intermediate_size"))
     return {
-        "experts": reader.either("n_routed_experts", "num_local_experts"),
-        "expert_intermediate": width,
-        "moe_layer_ids": moe,
-        "dense_intermediate": _dense_width(reader, moe),
-        "shared_experts": shared,
-        "shared_intermediate": shared * width,
+        "n_layers": 2 * layers,
+        "moe_layer_ids": tuple(range(0, 2 * layers, 2)),
+        "dense_intermediate": dense,
+        "shared_experts": 1,
+        "shared_intermediate": dense,
     }
-
-
-def _gpt_oss(reader: _Reader) -> dict[str, Any]:
-    types = reader.items("layer_types", str)
-    layers = _all_layers(reader)
-    if types is None:  # the family alternates, sliding first
-        types = ["full_attention" if i % 2 else "sliding_attention" for i in layers]
-    if len(types) != len(layers):
-        raise reader.error(f"must have {len(layers)} entries, one per layer", "layer_types", len(types))
-    for kind in types:
-        if kind not in ("full_attention", "sliding_attention"):
-            raise reader.error("must be full_attention or sliding_attention", "layer_types", kind)
-    return {
-        "experts": reader.either("num_local_experts", "num_experts"),
-        "expert_intermediate": reader.integer("intermediate_size"),
-        "moe_layer_ids": layers,
-        "attention": _heads(reader, windowed=tuple(i for i in layers if types[i] == "sliding_attention")),
-    }
-
-
-FAMILIES: Mapping[str, Callable[[_Reader], dict[str, Any]]] = {
-    "mixtral": _mixtral,
-    "granitemoe": _mixtral,
-    "minimax_m2": _mixtral,
-    "phimoe": _mixtral,
-    "deepseek": _deepseek_moe,
-    "glm4_moe": _deepseek_moe,
-    "moecast-capture": _deepseek_moe,
-    "deepseek_v2": _deepseek,
-    "deepseek_v3": _deepseek,
-    "qwen2_moe": _qwen,
-    "qwen3_moe": _qwen,
-    "olmoe": _olmoe,
-    "gpt_oss": _gpt_oss,
-}
-"""`model_type` of the config to the function that reads its family's own fields."""
-
-
-def _all_layers(reader: _Reader) -> tuple[int, ...]:
-    layers = reader.integer("num_hidden_layers")
-    if layers > 4096:
-        raise reader.error("must be at most 4096", "num_hidden_layers", layers)
-    return tuple(range(layers))
-
-
-def _dense_width(reader: _Reader, moe: tuple[int, ...]) -> int:
-    return reader.integer("intermediate_size") if len(moe) < reader.integer("num_hidden_layers") else 0
-
-
-def _latent(reader: _Reader) -> AttentionShape:
-    heads, rope = reader.integer("num_attention_heads"), reader.integer("qk_rope_head_dim")
-    return AttentionShape(
-        kind="mla",
-        heads=heads,
-        kv_heads=heads,
-        head_dim=reader.integer("qk_nope_head_dim") + rope,
-        value_dim=reader.integer("v_head_dim"),
-        q_rank=reader.integer("q_lora_rank", 0, least=0),
-        kv_rank=reader.integer("kv_lora_rank"),
-        rope_dim=rope,
-    )
-
-
-def _heads(reader: _Reader, *, windowed: tuple[int, ...] = ()) -> AttentionShape:
-    """Multi-head or grouped-query attention; `windowed` layers slide if the config has a window."""
-    heads = reader.integer("num_attention_heads")
-    kv_heads = reader.integer("num_key_value_heads", heads)
-    width = reader.integer("head_dim", reader.integer("hidden_size") // heads)
-    window = reader.integer("sliding_window", 0, least=0) or None
-    return AttentionShape(
-        kind="mha" if kv_heads == heads else "gqa",
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=width,
-        value_dim=width,
-        window=window if windowed else None,
-        windowed_layers=windowed if window else (),
-    )
-
-
-def _types(reader: _Reader) -> tuple[str, str]:
-    """Element types of the experts and of the other matrices."""
-    value = reader.config.get("quantization_config")
-    if value is None:
-        return "bf16", "bf16"
-    method = value.get("quant_method") if isinstance(value, Mapping) else None
-    if method == "fp8":
-        block = value.get("weight_block_size", [128, 128])
-        if block != [128, 128]:
-            raise reader.error("must be [128, 128]", "quantization_config.weight_block_size", block)
-        return "fp8", "fp8"
-    if method == "mxfp4":
-        return "mxfp4", "bf16"
-    raise reader.error("must be fp8 or mxfp4", "quantization_config.quant_method", method)

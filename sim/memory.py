@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from moecast.sim import element_types
+from moecast.sim.attention_shape import LinearAttention
 
 if TYPE_CHECKING:
     from moecast.sim.model import ModelShape
@@ -89,8 +90,9 @@ def _stage_weights(model: ModelShape, plan: Plan, stage: int) -> int:
 
 def _weights(model: ModelShape, plan: Plan, ids: Sequence[int], stage: int) -> int:
     moe = set(model.moe_layer_ids)
-    whole = sum(model.shared_parameters for layer in ids if layer in moe)
-    cut = sum(model.attention_parameters + (0 if layer in moe else model.dense_parameters) for layer in ids)
+    whole = sum(model.shared_parameters + model.latent_parameters for layer in ids if layer in moe)
+    dense = set(model.dense_layer_ids)
+    cut = sum(model.mixer_parameters(layer) + (model.dense_parameters if layer in dense else 0) for layer in ids)
     total = model.type_bytes(model.dense_type) * (whole + cut / plan.tp)
     total += 2 * sum(2 * model.hidden + (model.router_parameters if layer in moe else 0) for layer in ids)
     matrices = (stage == 0) + (stage == plan.pp - 1 and not (model.tied_embedding and plan.pp == 1))
@@ -98,16 +100,25 @@ def _weights(model: ModelShape, plan: Plan, ids: Sequence[int], stage: int) -> i
 
 
 def _kv(model: ModelShape, plan: Plan, layer: int, steps: Sequence[Step], ranks: int) -> int:
-    """One layer's cache; MLA's latent vectors are the same for all heads and not cut by `tp`."""
-    window = model.attention.window_of(layer)
+    """One layer's cache; MLA's latent vectors are the same for all heads and not cut by `tp`.
+
+    A layer of linear attention keeps a state for each sequence, whatever its length; `tp` cuts its heads.
+    """
+    mixer = model.mixer_of(layer)
+    if mixer is None:
+        return 0
+    if isinstance(mixer, LinearAttention):
+        sequences = max((int(step.sequences_G(ranks).max()) for step in steps), default=0)
+        return -(-sequences * model.state_bytes_of(layer) // min(plan.tp, max(mixer.heads, 1)))
+    window = mixer.window_of(layer)
     held = [step.held_G(ranks, window) for step in steps]
     if plan.dispatch == "stay":
         group = max(1, plan.ep // plan.tp)
         most = max((int(h[g : g + group].sum()) for h in held for g in range(0, ranks, group)), default=0)
     else:
         most = max((int(h.max()) for h in held), default=0)
-    share = 1 if model.attention.kind == "mla" else min(plan.tp, model.attention.kv_heads)
-    return -(-most * model.kv_bytes_per_token // (share * plan.cp))
+    share = 1 if mixer.kind == "mla" else min(plan.tp, mixer.kv_heads)
+    return -(-most * model.kv_bytes_of(layer) // (share * plan.cp))
 
 
 def _activations(
@@ -141,10 +152,10 @@ def _expert_rows_bytes(model: ModelShape, plan: Plan, hardware: Hardware, rows: 
     inner = -(-model.expert_intermediate // plan.etp)
     per_row = (
         model.copy_bytes(plan.dispatch_type or model.dispatch_type)
-        + element_types.row_bytes(kind, model.hidden)
+        + element_types.row_bytes(kind, model.expert_width)
         + 2 * 2 * inner
         + element_types.row_bytes(kind, inner)
-        + 2 * model.hidden
+        + 2 * model.expert_width
     )
     return rows * per_row
 

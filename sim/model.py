@@ -5,18 +5,20 @@ Axes in the comments: L MoE layer, E routed expert, K choice.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from moecast.errors import MoecastError
-from moecast.files import read_text
+from moecast.files import read_json
 from moecast.sim import element_types
-from moecast.sim.attention_shape import AttentionShape
+from moecast.sim.attention_shape import AttentionShape, LinearAttention, Mixer
 from moecast.sim.hf_config import shape_fields
+from moecast.sim.hf_types import BESIDE
 from moecast.sim.models import PRESETS
+
+STATE_BYTES = 4  # of an element of a linear layer's state (`mamba_ssm_dtype`: float32 in the published configs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +41,17 @@ class ModelShape:
         Inner width of the MLP of the layers that are not MoE; 0 where all are.
     attention
         Kind and sizes of the attention.
+    more_attention, mixer_of_layer
+        Models that mix tokens in several ways: the others; and of each hidden layer the number of its own (0 is
+        `attention`), -1 where it has none. Empty: all layers have `attention`.
+    no_mlp_layers
+        Hidden layers without an MLP or experts.
+    gated
+        Whether an MLP or expert has a gate beside its up matrix (SwiGLU): three matrices, else two.
+    expert_hidden
+        Width in which the routed experts work, where that is not `hidden` (latent experts); 0: it is.
+    expert_groups, groups_per_token
+        Group-limited routing: experts stand in so many equal groups, and a token chooses from so many of them.
     weight_type, dense_type
         Element type of the routed experts; of attention, dense layers and shared experts. Embedding, router, norms and
         LM head are bf16.
@@ -69,6 +82,13 @@ class ModelShape:
     dense_type: str = "bf16"
     kv_type: str = "bf16"
     tied_embedding: bool = False
+    more_attention: tuple[Mixer, ...] = ()
+    mixer_of_layer: tuple[int, ...] = ()
+    no_mlp_layers: tuple[int, ...] = ()
+    gated: bool = True
+    expert_hidden: int = 0
+    expert_groups: int = 1
+    groups_per_token: int = 1
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -83,10 +103,29 @@ class ModelShape:
         ids = self.moe_layer_ids
         if not ids or any(b <= a for a, b in zip((-1, *ids), ids, strict=False)) or ids[-1] >= self.n_layers:
             raise ValueError(f"moe_layer_ids = {ids}: rising numbers below n_layers = {self.n_layers}, at least one")
-        if len(ids) < self.n_layers and not self.dense_intermediate:
-            raise ValueError(f"dense_intermediate = 0: {self.n_layers - len(ids)} layers are not MoE and need a width")
-        for field in ("weight_type", "dense_type", "kv_type"):
+        if not set(self.no_mlp_layers) <= set(range(self.n_layers)) - set(ids):
+            raise ValueError(f"no_mlp_layers = {self.no_mlp_layers}: hidden layers that are not MoE")
+        if self.dense_layer_ids and not self.dense_intermediate:
+            raise ValueError(f"dense_intermediate = 0: {len(self.dense_layer_ids)} layers are not MoE and need a width")
+        self._check_mixers()
+        self._check_groups()
+        for field in ("weight_type", "dense_type"):
             element_types.check_type(getattr(self, field))
+        element_types.check_cache_type(self.kv_type)
+
+    def _check_mixers(self) -> None:
+        if self.mixer_of_layer and len(self.mixer_of_layer) != self.n_layers:
+            raise ValueError(f"mixer_of_layer has {len(self.mixer_of_layer)} entries, the model {self.n_layers} layers")
+        if not all(-1 <= index <= len(self.more_attention) for index in self.mixer_of_layer):
+            raise ValueError(f"mixer_of_layer = {self.mixer_of_layer}: -1 to {len(self.more_attention)}")
+
+    def _check_groups(self) -> None:
+        if self.expert_groups < 1 or self.experts % self.expert_groups:
+            raise ValueError(f"expert_groups = {self.expert_groups}: must divide the {self.experts} experts")
+        if not 1 <= self.groups_per_token <= self.expert_groups:
+            raise ValueError(f"groups_per_token = {self.groups_per_token}: 1 to the {self.expert_groups} groups")
+        if self.groups_per_token * (self.experts // self.expert_groups) < self.choices:
+            raise ValueError(f"groups_per_token = {self.groups_per_token}: too few experts for {self.choices} choices")
 
     @property
     def layers(self) -> int:
@@ -95,27 +134,37 @@ class ModelShape:
 
     @property
     def dense_layer_ids(self) -> tuple[int, ...]:
-        """The hidden layers that are not MoE."""
-        moe = set(self.moe_layer_ids)
-        return tuple(layer for layer in range(self.n_layers) if layer not in moe)
+        """The hidden layers whose MLP is not MoE."""
+        other = {*self.moe_layer_ids, *self.no_mlp_layers}
+        return tuple(layer for layer in range(self.n_layers) if layer not in other)
+
+    def mixer_of(self, layer_id: int) -> Mixer | None:
+        """Return what mixes the tokens of a hidden layer; None where nothing does."""
+        index = self.mixer_of_layer[layer_id] if self.mixer_of_layer else 0
+        return None if index < 0 else (self.attention, *self.more_attention)[index]
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any] | str | Path, *, name: str | None = None) -> ModelShape:
         """Read a Hugging Face `config.json`: a file, a folder that holds one, or its value.
 
+        A `hf_quant_config.json` beside the file says how the checkpoint is quantised where the config does not.
+
         Raises
         ------
         MoecastError
-            The file cannot be read; the architecture is not known; a field is missing, of the wrong type or out of
-            range.
+            The file cannot be read; a field is missing, of the wrong type or out of range, or says what cannot be
+            priced.
         """
         file: Path | None = None
+        beside: Mapping[str, Any] | None = None
         if not isinstance(config, Mapping):
             file = Path(config)
             file = file / "config.json" if file.is_dir() else file
             config = _read_object(file)
+            if (quantised := file.parent / BESIDE).is_file():
+                beside = _read_object(quantised)
         where = file if file is not None else name
-        fields = shape_fields(config, file=where)
+        fields = shape_fields(config, file=where, beside=beside)
         default = (
             file.parent.name if file is not None and file.name == "config.json" else file.stem if file else "model"
         )
@@ -137,15 +186,75 @@ class ModelShape:
             layer_ids = tuple(range(self.moe_layer_ids[0], self.moe_layer_ids[0] + layers))
         n_layers = layer_ids[-1] + 1
         dense = self.dense_intermediate or (choices * self.expert_intermediate if len(layer_ids) < n_layers else 0)
+        ids, kept = set(layer_ids), self.mixer_of_layer
+        grouped = (experts, choices) == (self.experts, self.choices)
         return replace(
             self,
             name=f"routing of {name} at the dimensions of {self.name}",
             n_layers=n_layers,
             attention=self.attention.repeated(self.n_layers, n_layers),
+            more_attention=tuple(
+                mixer.repeated(self.n_layers, n_layers) if isinstance(mixer, AttentionShape) else mixer
+                for mixer in self.more_attention
+            ),
+            mixer_of_layer=tuple(kept[layer % self.n_layers] for layer in range(n_layers)) if kept else (),
+            no_mlp_layers=tuple(
+                layer for layer in range(n_layers) if layer % self.n_layers in self.no_mlp_layers and layer not in ids
+            ),
             moe_layer_ids=layer_ids,
             experts=experts,
             choices=choices,
             dense_intermediate=dense,
+            expert_groups=self.expert_groups if grouped else 1,
+            groups_per_token=self.groups_per_token if grouped else 1,
+        )
+
+    def of_layers(self, layer_ids: tuple[int, ...]) -> ModelShape:
+        """Keep only some MoE layers, each with its attention, and what stands before and after all layers.
+
+        For routing that was recorded of some layers only: what comes out is no step of the whole model, and its name
+        says so.
+
+        Raises
+        ------
+        ValueError
+            A layer that is no MoE layer of the model.
+        """
+        wrong = sorted(set(layer_ids) - set(self.moe_layer_ids))
+        if wrong:
+            raise ValueError(f"layer {wrong[0]} is no MoE layer of {self.name}")
+        kept = self.mixer_of_layer
+        slides = {layer: index for index, layer in enumerate(layer_ids)}
+        return replace(
+            self,
+            name=f"{len(layer_ids)} of the {self.layers} MoE layers of {self.name}",
+            n_layers=len(layer_ids),
+            moe_layer_ids=tuple(range(len(layer_ids))),
+            attention=self.attention.renumbered(slides),
+            more_attention=tuple(
+                mixer.renumbered(slides) if isinstance(mixer, AttentionShape) else mixer
+                for mixer in self.more_attention
+            ),
+            mixer_of_layer=tuple(kept[layer] for layer in layer_ids) if kept else (),
+            no_mlp_layers=(),
+            dense_intermediate=0,
+        )
+
+    def with_types(
+        self, *, weight_type: str | None = None, dense_type: str | None = None, kv_type: str | None = None
+    ) -> ModelShape:
+        """Copy with other element types of the routed experts, of the other matrices, and of the KV cache.
+
+        Raises
+        ------
+        ValueError
+            There is no such type.
+        """
+        return replace(
+            self,
+            weight_type=weight_type or self.weight_type,
+            dense_type=dense_type or self.dense_type,
+            kv_type=kv_type or self.kv_type,
         )
 
     def with_dims(self, other: ModelShape) -> ModelShape:
@@ -156,8 +265,23 @@ class ModelShape:
 
     @property
     def expert_parameters(self) -> int:
-        """Weights of one routed expert: gate, up and down."""
-        return 3 * self.hidden * self.expert_intermediate
+        """Weights of one routed expert: gate (where there is one), up and down."""
+        return self.mlp_matrices * self.expert_width * self.expert_intermediate
+
+    @property
+    def mlp_matrices(self) -> int:
+        """Matrices of an MLP or expert."""
+        return 3 if self.gated else 2
+
+    @property
+    def expert_width(self) -> int:
+        """Width in which the routed experts work, and in which tokens are dispatched."""
+        return self.expert_hidden or self.hidden
+
+    @property
+    def latent_parameters(self) -> int:
+        """Weights that bring one layer's tokens into the width of latent experts and back."""
+        return 2 * self.hidden * self.expert_hidden
 
     @property
     def expert_bytes(self) -> int:
@@ -167,33 +291,33 @@ class ModelShape:
     @property
     def shared_parameters(self) -> int:
         """Weights of one layer's shared experts."""
-        return 3 * self.hidden * self.shared_intermediate
+        return self.mlp_matrices * self.hidden * self.shared_intermediate
 
     @property
     def dense_parameters(self) -> int:
         """Weights of one dense layer's MLP."""
-        return 3 * self.hidden * self.dense_intermediate
+        return self.mlp_matrices * self.hidden * self.dense_intermediate
 
     @property
     def router_parameters(self) -> int:
         """Weights of one layer's router."""
         return self.hidden * self.experts
 
-    @property
-    def attention_parameters(self) -> int:
-        """Weights of one layer's attention."""
-        return self.attention.parameters(self.hidden)
+    def mixer_parameters(self, layer_id: int) -> int:
+        """Weights of a hidden layer's attention, or of what stands in its place."""
+        mixer = self.mixer_of(layer_id)
+        return 0 if mixer is None else mixer.parameters(self.hidden)
 
     def total_parameters(self) -> int:
         """Count all weights; biases, norms inside attention (under 0.1 %) and multi-token prediction are left out."""
-        per_moe_layer = self.experts * self.expert_parameters + self.shared_parameters + self.router_parameters
+        per_moe_layer = self.experts * self.expert_parameters + self._beside_experts
         return (
             self._common_parameters() + self.layers * per_moe_layer + (1 if self.tied_embedding else 2) * self._matrix
         )
 
     def active_parameters(self, *, embedding: bool = True) -> int:
         """Count the weights that one token meets, K experts of each layer; with `embedding`, that matrix too."""
-        per_moe_layer = self.choices * self.expert_parameters + self.shared_parameters + self.router_parameters
+        per_moe_layer = self.choices * self.expert_parameters + self._beside_experts
         matrices = 2 if embedding and not self.tied_embedding else 1
         return self._common_parameters() + self.layers * per_moe_layer + matrices * self._matrix
 
@@ -201,10 +325,14 @@ class ModelShape:
     def _matrix(self) -> int:
         return self.vocab * self.hidden
 
+    @property
+    def _beside_experts(self) -> int:
+        return self.shared_parameters + self.router_parameters + self.latent_parameters
+
     def _common_parameters(self) -> int:
         norms = (2 * self.n_layers + 1) * self.hidden
         dense = len(self.dense_layer_ids) * self.dense_parameters
-        return norms + dense + self.n_layers * self.attention_parameters
+        return norms + dense + sum(map(self.mixer_parameters, range(self.n_layers)))
 
     def type_bytes(self, element_type: str) -> float:
         """Bytes per weight of an element type, its share of the block scales included."""
@@ -212,17 +340,27 @@ class ModelShape:
 
     def copy_bytes(self, element_type: str) -> int:
         """Bytes of one dispatched token copy: the hidden vector with its scales, and 16 bytes of metadata."""
-        return element_types.row_bytes(element_type, self.hidden) + element_types.COPY_METADATA_BYTES
+        return element_types.row_bytes(element_type, self.expert_width) + element_types.COPY_METADATA_BYTES
 
     @property
     def dispatch_type(self) -> str:
         """Element type in which engines dispatch by default: what the experts multiply, FP8 or else bf16."""
         return "fp8" if self.weight_type == "fp8" else "bf16"
 
+    def kv_bytes_of(self, layer_id: int) -> int:
+        """Bytes that one token adds to a hidden layer's KV cache; 0 where the layer keeps a state, or nothing."""
+        mixer = self.mixer_of(layer_id)
+        return element_types.cache_bytes(self.kv_type, mixer.kv_width) if isinstance(mixer, AttentionShape) else 0
+
+    def state_bytes_of(self, layer_id: int) -> int:
+        """Bytes that one sequence keeps at a hidden layer whatever its length: float32, as engines keep states."""
+        mixer = self.mixer_of(layer_id)
+        return STATE_BYTES * mixer.state_elements if isinstance(mixer, LinearAttention) else 0
+
     @property
     def kv_bytes_per_token(self) -> int:
-        """Bytes that one token adds to one layer's KV cache."""
-        return element_types.row_bytes(self.kv_type, self.attention.kv_width)
+        """Bytes that one token adds to the KV cache of a layer with the model's own attention."""
+        return element_types.cache_bytes(self.kv_type, self.attention.kv_width)
 
 
 def list_models() -> tuple[str, ...]:
@@ -247,10 +385,7 @@ def load_model(name_or_path: str | Path) -> ModelShape:
 
 
 def _read_object(file: Path) -> Mapping[str, Any]:
-    try:
-        value = json.loads(read_text(file, limit_bytes=16 << 20))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise MoecastError("not JSON", file=file) from error
+    value = read_json(file, limit_bytes=16 << 20)
     if not isinstance(value, dict):
         raise MoecastError("not a JSON object", file=file)
     return value

@@ -18,7 +18,7 @@ from moecast.files import read_text, write_text
 SCHEMA = 1
 
 BREAKDOWN_PARTS = ("attention", "router", "dispatch", "expert", "combine", "other", "idle")
-MEMORY_PARTS = ("weights", "slots", "kv", "activations", "total", "capacity")
+MEMORY_PARTS = ("weights", "slots", "kv", "activations", "total", "usable", "capacity")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,7 @@ class Prediction:
         Decode: inter-token latency. Prefill: time to first token of a prompt that one step holds whole, without
         queueing. Both are the mean step time.
     memory_bytes, fits
-        Per GPU, by part, the fullest rank; whether the total is within the capacity.
+        Per GPU, by part, the fullest rank; whether the total is within what is usable of the capacity.
     balance, balance_p5
         Per step, layer and EP group mean / max over ranks of choices served: the mean, and the 5th percentile.
     balance_pooled

@@ -42,6 +42,7 @@ def simulate(
     *,
     network: str = "fluid",
     max_fluid_steps: int = 4,
+    memory_fraction: float = 0.9,
     seed: int = 0,
     overrides: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
@@ -52,6 +53,9 @@ def simulate(
     ----------
     network
         The rung that times the steps. ``bound`` times all of them, the others `max_fluid_steps`, evenly spread.
+    memory_fraction
+        The part of a GPU's memory that an engine takes: what does not fit into it does not fit. vLLM's default is 0.9
+        (`gpu_memory_utilization`), SGLang's about 0.88, the rest is for the CUDA context, graphs and NCCL.
     seed
         Of the hash that picks paths where the cluster does not spray; the workload has its own.
     overrides
@@ -71,7 +75,7 @@ def simulate(
     timed = timed_steps(len(steps), len(steps) if network == "bound" else max_fluid_steps)
     setting = Setting.of(cluster, model, plan, phase=workload.phase, seed=seed)
     routing, timing = _run(setting, trace, steps, timed, rung, progress)
-    memory = _memory(setting, workload, steps, routing.most_rows)
+    memory = _memory(setting, workload, steps, routing.most_rows, memory_fraction)
     return Prediction(
         cluster=cluster.name,
         model=model.name,
@@ -84,7 +88,7 @@ def simulate(
         steps=len(steps),
         steps_simulated=timed,
         memory_bytes=memory,
-        fits=memory["total"] <= memory["capacity"],
+        fits=memory["total"] <= memory["usable"],
         labels=describe.labels(model, workload),
         warnings=describe.warnings(plan, trace, workload, memory=memory, overrides=overrides),
         **routing.fields(),
@@ -164,10 +168,15 @@ def _run(
     return routing, timing
 
 
-def _memory(setting: Setting, workload: Workload, steps: Sequence[Step], most_rows: int) -> dict[str, int]:
+def _memory(
+    setting: Setting, workload: Workload, steps: Sequence[Step], most_rows: int, fraction: float
+) -> dict[str, int]:
+    if not 0 < fraction <= 1:
+        raise MoecastError("more than 0, at most 1", field="memory_fraction", value=fraction)
     hardware = setting.layout.cluster.hardware
     parts = memory_by_part(setting.model, setting.plan, workload, hardware, steps=steps, expert_rows=most_rows)
-    return {**parts, "total": sum(parts.values()), "capacity": int(hardware.memory_bytes)}
+    capacity = int(hardware.memory_bytes)
+    return {**parts, "total": sum(parts.values()), "usable": int(fraction * capacity), "capacity": capacity}
 
 
 def _speed(timing: TimeTally, tokens: int, ranks: int, phase: str) -> dict[str, Any]:

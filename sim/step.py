@@ -83,10 +83,19 @@ class Step:
         """Tokens on each rank whose logits are wanted."""
         return self.tokens_G(ranks) if self.last_T is None else np.bincount(self.source_T[self.last_T], minlength=ranks)
 
+    def sequences_G(self, ranks: int) -> Int:
+        """Running sequences on each rank: of decode every token is one, of prefill every run of rising contexts."""
+        return np.bincount(self.source_T[self._ends_T()], minlength=ranks)
+
     def held_G(self, ranks: int, window: int | None = None) -> Int:
         """Keys of one layer that each rank's KV cache holds for the running sequences, at most `window` of each."""
+        ends_T = self._ends_T()
+        held_T = self.context_T[ends_T] if window is None else np.minimum(self.context_T[ends_T], window)
+        return np.bincount(self.source_T[ends_T], held_T, ranks).astype(np.int64)
+
+    def _ends_T(self) -> npt.NDArray[np.bool_]:
+        """Which tokens are the last of their sequence in this step."""
         ends_T = np.ones(self.n_tokens, bool)
         if self.phase == "prefill" and self.n_tokens:  # of a chunk, the last token's context
             ends_T[:-1] = (np.diff(self.context_T) != 1) | (np.diff(self.source_T) != 0)
-        held_T = self.context_T[ends_T] if window is None else np.minimum(self.context_T[ends_T], window)
-        return np.bincount(self.source_T[ends_T], held_T, ranks).astype(np.int64)
+        return ends_T

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from moecast.cli import capture, demo, place, report, simulate, topology, trace, validate
+from moecast.cli import capture, demo, model, place, report, simulate, topology, trace, validate
 from moecast.errors import MoecastError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
     "check the forecast.\n\nStart with [bold]moecast demo[/bold].",
 )
 app.add_typer(topology.app, name="topology")
+app.add_typer(model.app, name="model")
 app.add_typer(trace.app, name="trace")
 app.add_typer(capture.app, name="capture")
 app.command("simulate")(simulate.simulate_command)

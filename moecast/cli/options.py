@@ -78,6 +78,29 @@ Dims = Annotated[
         "--dims", help="Take widths, attention and element types from another model.", show_default="the model's own"
     ),
 ]
+WeightType = Annotated[
+    str | None,
+    typer.Option(
+        "--weight-type",
+        help="Element type of the routed experts: bf16, fp8, nvfp4, mxfp4, int4, …",
+        show_default="the checkpoint's",
+    ),
+]
+DenseType = Annotated[
+    str | None,
+    typer.Option(
+        "--dense-type", help="Of attention, dense layers and shared experts.", show_default="the checkpoint's"
+    ),
+]
+KvType = Annotated[
+    str | None, typer.Option("--kv-type", help="Of the KV cache: bf16, fp8, …", show_default="the checkpoint's")
+]
+MemoryFraction = Annotated[
+    float,
+    typer.Option(
+        "--memory-fraction", min=0.01, max=1.0, help="The part of a GPU's memory that the engine takes (vLLM: 0.9)."
+    ),
+]
 Phase = Annotated[str, typer.Option("--phase", help="prefill or decode.")]
 TokensPerRank = Annotated[
     int | None,

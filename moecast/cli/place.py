@@ -44,6 +44,9 @@ def place_command(
     nodes: options.Nodes = None,
     fabric: options.Fabric = None,
     dims: options.Dims = None,
+    weight_type: options.WeightType = None,
+    dense_type: options.DenseType = None,
+    kv_type: options.KvType = None,
     solver: Annotated[
         str | None,
         typer.Option(
@@ -124,6 +127,7 @@ def place_command(
     if cluster is None or trace is None:
         raise MoecastError("name a preset (`moecast topology list`) or a YAML file", field="--cluster")
     solver, limit_s = solver or "joint", parse_time_limit(time_limit)
+    types = reading.ElementTypes(weight_type=weight_type, dense_type=dense_type, kv_type=kv_type)
     inputs = reading.read_inputs(
         cluster=cluster,
         nodes=nodes,
@@ -142,6 +146,7 @@ def place_command(
         reuse=reuse,
         from_phase=from_phase,
         seed=seed,
+        types=types,
     )
     with render.progress(f"placing by {solver}", quiet=json) as advance:
         placement = place(

@@ -21,6 +21,9 @@ def simulate_command(
     nodes: options.Nodes = None,
     fabric: options.Fabric = None,
     dims: options.Dims = None,
+    weight_type: options.WeightType = None,
+    dense_type: options.DenseType = None,
+    kv_type: options.KvType = None,
     plan: Annotated[
         Path | None,
         typer.Option(
@@ -43,6 +46,7 @@ def simulate_command(
     one_topic_per_step: options.OneTopic = False,
     reuse: options.Reuse = False,
     from_phase: options.FromPhase = None,
+    memory_fraction: options.MemoryFraction = 0.9,
     part: Annotated[
         str, typer.Option("--part", help="all, planning or measuring: which part of the trace (see --plan-on).")
     ] = "all",
@@ -68,6 +72,7 @@ def simulate_command(
     for path in (out, timeline):
         if path is not None:
             check_writable(path)
+    types = reading.ElementTypes(weight_type=weight_type, dense_type=dense_type, kv_type=kv_type)
     inputs = reading.read_inputs(
         cluster=cluster,
         nodes=nodes,
@@ -86,6 +91,7 @@ def simulate_command(
         reuse=reuse,
         from_phase=from_phase,
         seed=seed,
+        types=types,
     )
     asked = read_or_make_plan(plan, inputs, ep=ep, tp=tp, slots_per_rank=slots_per_rank, dispatch=dispatch)
     with render.progress("simulating", quiet=json) as advance:
@@ -96,8 +102,9 @@ def simulate_command(
             inputs.trace,
             inputs.workload,
             network=network,
-            overrides=overridden(dispatch=dispatch, tp=tp),
+            overrides=overridden(dispatch=dispatch, tp=tp, **types.given),
             max_fluid_steps=fluid_steps,
+            memory_fraction=memory_fraction,
             seed=seed,
             progress=advance,
         )

@@ -23,6 +23,9 @@ def validate_command(
     nodes: options.Nodes = None,
     fabric: options.Fabric = None,
     dims: options.Dims = None,
+    weight_type: options.WeightType = None,
+    dense_type: options.DenseType = None,
+    kv_type: options.KvType = None,
     plan: Annotated[
         Path | None,
         typer.Option(
@@ -79,6 +82,7 @@ def validate_command(
 
     if out is not None:
         check_writable(out)
+    types = reading.ElementTypes(weight_type=weight_type, dense_type=dense_type, kv_type=kv_type)
     inputs = reading.read_inputs(
         cluster=cluster,
         nodes=nodes,
@@ -97,6 +101,7 @@ def validate_command(
         reuse=reuse,
         from_phase=from_phase,
         seed=seed,
+        types=types,
     )
     asked = read_or_make_plan(plan, inputs, ep=ep, tp=tp, slots_per_rank=slots_per_rank, dispatch=dispatch)
     measured = None if measurement is None else read_measurement(measurement)

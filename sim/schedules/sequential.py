@@ -24,7 +24,8 @@ class Sequential:
         for layer in range(model.n_layers):
             yield from step.attention(layer)
             if layer not in model.moe_layer_ids:
-                yield from step.dense_layer(layer)
+                if layer not in model.no_mlp_layers:
+                    yield from step.dense_layer(layer)
                 continue
             yield step.router(moe)
             yield from step.shared_experts(moe)

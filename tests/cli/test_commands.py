@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from moecast.traces import RoutingTrace, read_trace, write_trace
 
 from .conftest import Run
 
@@ -21,10 +24,15 @@ PLACEMENT_KEYS = {
 }  # fmt: skip
 
 
+def replace_meta(trace: RoutingTrace, **changes: object) -> RoutingTrace:
+    return replace(trace, meta=replace(trace.meta, **changes))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     "command",
     [
-        ("simulate",), ("place",), ("validate",), ("report",), ("demo",), ("topology", "list"), ("topology", "show"),
+        ("simulate",), ("place",), ("validate",), ("report",), ("demo",), ("model", "list"), ("model", "show"),
+        ("topology", "list"), ("topology", "show"),
         ("trace", "info"), ("trace", "import"), ("trace", "stats"), ("trace", "export"), ("capture", "train"),
     ],
     ids=" ".join,
@@ -47,6 +55,48 @@ def test_simulate_for_machines(run: Run, small: Path, tmp_path: Path, phase: str
     assert sum(value["breakdown_s"].values()) == pytest.approx(value["step_time_s"])
     assert json.loads((tmp_path / "p.json").read_text()) == value
     assert json.loads((tmp_path / "t.json").read_text())["traceEvents"]
+
+
+def test_model_show_adds_up(run: Run) -> None:
+    value = json.loads(run("model", "show", "deepseek-v3", "--json", check=True).stdout)
+    assert sum(part["parameters"] for part in value["parts"]) == value["total_parameters"]
+    assert (value["layers"], value["experts"], value["choices"], value["expert_groups"]) == (58, 256, 8, 8)
+    assert value["kv_bytes_per_token"] == 61 * 2 * 576
+    text = run("model", "show", "gpt-oss-120b", "--kv-type", "fp8", check=True).stdout
+    assert "18 × gqa, window 128, 18 × gqa" in text
+    assert "116.79 B" in text
+    listed = json.loads(run("model", "list", "--json", check=True).stdout)
+    assert "mixtral-8x7b" in [model["name"] for model in listed]
+    wrong = run("model", "show", "deepseek-v3", "--weight-type", "fp5")
+    assert wrong.returncode == 2
+    assert "--weight-type = 'fp5': one of bf16" in wrong.stderr
+
+
+def test_types_and_memory_fraction_are_said(run: Run, small: Path) -> None:
+    asked = (*CLUSTER, "--trace", small / "t.parquet", "--phase", "decode", "--network", "bound", "--steps", 1,
+             "--tokens-per-rank", 4, "--json")  # fmt: skip
+    whole = json.loads(run("simulate", *asked, check=True).stdout)
+    cut = json.loads(
+        run(
+            "simulate", *asked, "--weight-type", "nvfp4", "--kv-type", "fp8", "--memory-fraction", 0.5, check=True
+        ).stdout
+    )
+    assert cut["memory_bytes"]["slots"] == pytest.approx(whole["memory_bytes"]["slots"] * 4.5 / 16)
+    assert cut["memory_bytes"]["kv"] == whole["memory_bytes"]["kv"] // 2
+    assert whole["memory_bytes"]["usable"] == int(0.9 * whole["memory_bytes"]["capacity"])
+    assert cut["memory_bytes"]["usable"] == cut["memory_bytes"]["capacity"] // 2
+    assert "override: --weight-type nvfp4" in cut["warnings"]
+
+
+def test_dims_need_no_config(run: Run, small: Path, tmp_path: Path) -> None:
+    """L, E and K are in the trace; so are the ids where it has some of the layers only."""
+    write_trace(replace_meta(read_trace(small / "t.parquet"), config=None, layer_ids=None), tmp_path / "bare.parquet")
+    asked = (*CLUSTER, "--phase", "decode", "--network", "bound", "--steps", 1, "--tokens-per-rank", 4, "--json")
+    value = json.loads(run("simulate", *asked, "--trace", "bare.parquet", "--dims", "olmoe-1b-7b", check=True).stdout)
+    assert value["model"] == "routing of small at the dimensions of olmoe-1b-7b"
+    without = run("simulate", *asked, "--trace", "bare.parquet")
+    assert without.returncode == 2
+    assert "--dims" in without.stderr
 
 
 def test_attention_by_tp_on_the_command_line(run: Run, small: Path) -> None:

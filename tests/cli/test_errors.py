@@ -62,7 +62,7 @@ def test_trace_file_of_another_tool(run: Run, small: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("field", "value", "word"),
-    [("num_hidden_layers", 4, "layers"), ("num_experts", 32, "experts"), ("num_experts_per_tok", 2, "choices")],
+    [("num_hidden_layers", 2, "layers"), ("num_experts", 32, "experts"), ("num_experts_per_tok", 2, "choices")],
 )
 def test_trace_of_another_shape_than_the_model(
     run: Run, small: Path, tmp_path: Path, field: str, value: int, word: str

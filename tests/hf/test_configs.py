@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from pathlib import Path
 
 import pytest
@@ -12,10 +12,10 @@ from moecast.sim import ModelShape
 from moecast.sim.moe_sizes import MoeSizes
 from tests.hf.families import FAMILIES, Family
 
-KNOWN = {
-    "mixtral", "qwen2-moe", "qwen3-moe", "olmoe", "deepseek-v2", "deepseek-v2-groups", "deepseek-v3", "gpt-oss",
-    "glm-4-moe", "granite-moe", "phimoe", "minimax-m2",
-}  # fmt: skip
+# What keeps a family from being priced, by the field that says so.
+NOT_PRICED = {"zaya": "layer_types = 'hybrid'"}
+# Two hidden layers stand for each of its own, which has two attentions and two MLPs.
+DOUBLED = {"longcat-flash"}
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
@@ -23,13 +23,44 @@ def test_a_saved_config_gives_the_layers_and_experts_that_are_captured(family: F
     model = family.build()
     model.config.save_pretrained(tmp_path)
     file = tmp_path / "config.json"
-    if family.name not in KNOWN:
-        with pytest.raises(MoecastError, match="model_type"):
+    if family.name in NOT_PRICED:
+        with pytest.raises(MoecastError, match=NOT_PRICED[family.name]):
             ModelShape.from_config(file)
         return
     shape = ModelShape.from_config(file)
-    assert (shape.moe_layer_ids, shape.experts, shape.choices) == (family.layer_ids, family.experts, family.choices)
-    assert shape.hidden == json.loads(file.read_text())["hidden_size"]
+    stride = 2 if family.name in DOUBLED else 1
+    assert shape.moe_layer_ids == tuple(stride * layer for layer in family.layer_ids)
+    assert (shape.experts, shape.choices) == (family.experts, family.choices)
+    assert shape.hidden == model.get_input_embeddings().weight.shape[1]
+
+
+# Weights that are not counted: gates of one output per shared expert or head, and gpt-oss's biases of experts.
+NOT_COUNTED = (
+    "shared_expert_gate",
+    "g_proj",
+    "experts.gate_up_proj_bias",
+    "experts.down_proj_bias",
+    "e_score",
+    "sinks",
+)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_parameters_are_those_of_transformers_own_model(family: Family, tmp_path: Path) -> None:
+    """An independent count: every matrix of the model that transformers builds from the same config."""
+    if family.name in NOT_PRICED | dict.fromkeys(DOUBLED):
+        pytest.skip("not priced, or allocated with experts that compute nothing")
+    model = family.build()
+    model.config.save_pretrained(tmp_path)
+    shape = ModelShape.from_config(tmp_path / "config.json")
+    counted = {
+        name: weights.numel()
+        for name, weights in model.named_parameters()
+        if weights.dim() >= 2 and not re.search("vision|visual|audio|mtp|moe_statics", name)
+    }
+    matrices = sum(count for name, count in counted.items() if not any(part in name for part in NOT_COUNTED))
+    norms = (2 * shape.n_layers + 1) * shape.hidden
+    assert shape.total_parameters() - norms == matrices
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)

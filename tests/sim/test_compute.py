@@ -188,7 +188,7 @@ def test_projections_take_two_flop_per_weight_and_token():
     for model in (MIXTRAL, V3, V2_LITE, GPT_OSS):
         rate = (1000 if model.dense_type == "fp8" else 500) * TERA
         seconds = attention(model, FREE_MEMORY, tokens, 0, "prefill")
-        assert seconds == pytest.approx(2 * tokens * model.attention_parameters / rate, rel=1e-6)
+        assert seconds == pytest.approx(2 * tokens * model.mixer_parameters(0) / rate, rel=1e-6)
 
 
 def test_a_sliding_window_limits_the_keys():

@@ -141,7 +141,7 @@ def test_tensor_parallel_ranks_share_heads_dense_layers_and_vocabulary_but_not_t
         one = parts(model, contiguous(model, 2, tp=1), [decode_step([[50, 50], [50, 50]])])
         two = parts(model, contiguous(model, 2, tp=2, dp=1), [step])
         assert two["kv"] * share == pytest.approx(one["kv"], rel=1e-6)
-        cut = model.n_layers * model.attention_parameters + len(model.dense_layer_ids) * model.dense_parameters
+        cut = model.n_layers * model.mixer_parameters(0) + len(model.dense_layer_ids) * model.dense_parameters
         cut += 2 * model.vocab * model.hidden  # embedding and LM head, two bytes a weight
         assert one["weights"] - two["weights"] == cut
 

@@ -44,7 +44,7 @@ def test_every_listed_model_is_a_preset():
 def test_deepseek_v3_by_hand():
     model = load_model("deepseek-v3")
     attention = 7168 * 1536 + 1536 * 128 * 192 + 7168 * 576 + 512 * 128 * 256 + 128 * 128 * 7168
-    assert model.attention_parameters == attention
+    assert model.mixer_parameters(0) == attention
     assert model.moe_layer_ids == tuple(range(3, 61))
     assert model.dense_layer_ids == (0, 1, 2)
     assert model.expert_parameters == 3 * 7168 * 2048
@@ -145,8 +145,16 @@ def _changed(**changes):
     [
         (_changed(hidden_size="absent"), "hidden_size", "missing"),
         (_changed(kv_lora_rank="absent"), "kv_lora_rank", "missing"),
-        (_changed(model_type="absent"), "model_type", "missing"),
-        (_changed(model_type="llama"), "model_type", "unknown architecture"),
+        (
+            _changed(model_type="absent", first_k_dense_replace="absent", moe_layer_freq="absent"),
+            "num_hidden_layers",
+            "says nothing of which layers have experts",
+        ),
+        (
+            _changed(model_type="new", moe_intermediate_size="absent", intermediate_size="absent"),
+            "moe_intermediate_size",
+            "missing",
+        ),
         (_changed(model_type=3), "model_type", "must be a string"),
         (_changed(n_routed_experts="256"), "n_routed_experts", "whole number"),
         (_changed(n_routed_experts=True), "n_routed_experts", "whole number"),
@@ -155,17 +163,21 @@ def _changed(**changes):
         (_changed(hidden_size=7168.0), "hidden_size", "whole number"),
         (_changed(tie_word_embeddings="no"), "tie_word_embeddings", "true or false"),
         (_changed(num_experts_per_tok=300), "choices", "cannot choose more"),
-        (_changed(first_k_dense_replace=61), "moe_layer_ids", "at least one"),
-        (_changed(quantization_config={"quant_method": "awq"}), "quantization_config.quant_method", "fp8 or mxfp4"),
+        (_changed(first_k_dense_replace=61), "moe_layer_freq", "names no MoE layer"),
+        (_changed(quantization_config={"quant_method": "hqq"}), "quantization_config.quant_method", "known"),
+        (_changed(quantization_config={"quant_method": "awq", "bits": 3}), "quantization_config.bits", "4 or 8"),
+        (_changed(quantization_config={"quant_method": "modelopt", "quant_algo": "W1"}), "quant_algo", "one of FP8"),
+        (_changed(quantization_config={"quant_method": "compressed-tensors"}), "config_groups", "at least one"),
+        (_changed(torch_dtype="int9"), "torch_dtype", "one of bfloat16"),
         (
             _changed(quantization_config={"quant_method": "fp8", "weight_block_size": [64, 64]}),
             "quantization_config.weight_block_size",
             "[128, 128]",
         ),
-        ({**PRESETS["qwen3-30b-a3b"].config, "mlp_only_layers": [True]}, "mlp_only_layers", "list of int"),
+        ({**PRESETS["qwen3-30b-a3b"].config, "mlp_only_layers": [True]}, "mlp_only_layers", "list of layers"),
         ({**PRESETS["qwen3-30b-a3b"].config, "num_key_value_heads": 5}, "kv_heads", "must divide"),
         ({**PRESETS["gpt-oss-120b"].config, "layer_types": ["full_attention"]}, "layer_types", "36 entries"),
-        ({**PRESETS["gpt-oss-120b"].config, "layer_types": ["odd"] * 36}, "layer_types", "full_attention"),
+        ({**PRESETS["gpt-oss-120b"].config, "layer_types": ["odd"] * 36}, "layer_types", "not priced"),
     ],
 )
 def test_a_wrong_config_is_named_in_one_line(tmp_path, config, field, rule):
@@ -201,3 +213,67 @@ def test_sizes_are_checked_for_python_callers():
         model.copy_bytes("int3")
     with pytest.raises(ValueError, match="choices = 9"):
         model.with_routing("x", layers=2, experts=8, choices=9)
+
+
+# The folder of a checkpoint as modelopt 0.2 exports it, newer exports, and int4 of Kimi-K2-Thinking's kind.
+QUANTISED = {
+    "beside": (None, {"quantization": {"quant_algo": "NVFP4", "kv_cache_quant_algo": "FP8", "group_size": 16}}),
+    "modelopt": (
+        {
+            "quant_method": "modelopt",
+            "quant_algo": "NVFP4",
+            "config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "float", "group_size": 16}}},
+        },
+        None,
+    ),
+    "compressed-tensors": (
+        {
+            "quant_method": "compressed-tensors",
+            "format": "pack-quantized",
+            "config_groups": {
+                "group_0": {
+                    "targets": ["Linear"],
+                    "weights": {"num_bits": 4, "type": "int", "group_size": 32, "symmetric": True},
+                }
+            },
+        },
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", QUANTISED)
+def test_four_bit_experts_take_four_and_a_half_bits(tmp_path, kind):
+    """227.1 B weights of Qwen3-235B's experts are 127.7 GB, wherever the checkpoint says how it is quantised."""
+    inside, beside = QUANTISED[kind]
+    config = dict(PRESETS["qwen3-235b-a22b"].config) | ({} if inside is None else {"quantization_config": inside})
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    if beside is not None:
+        (tmp_path / "hf_quant_config.json").write_text(json.dumps(beside))
+    for path in (tmp_path, tmp_path / "config.json"):
+        model = load_model(path)
+        assert model.layers * model.experts * model.expert_bytes == pytest.approx(127.7e9, rel=1e-3)
+    assert model.kv_type == ("fp8" if beside else "bf16")
+
+
+def test_what_is_left_out_decides_the_other_matrices():
+    quantised = {"quant_method": "modelopt", "quant_algo": "NVFP4"}
+    for ignored, dense in (
+        ([], "nvfp4"),
+        (["lm_head", "model.layers.*.self_attn*"], "bf16"),
+        (["re:.*self_attn.*"], "bf16"),
+    ):
+        config = dict(PRESETS["qwen3-30b-a3b"].config) | {"quantization_config": quantised | {"ignore": ignored}}
+        model = ModelShape.from_config(config, name="x")
+        assert (model.weight_type, model.dense_type) == ("nvfp4", dense)
+    experts = quantised | {"ignore": ["*.mlp.experts.*"]}
+    config = dict(PRESETS["qwen3-30b-a3b"].config) | {"quantization_config": experts}
+    assert ModelShape.from_config(config, name="x").weight_type == "bf16"
+
+
+def test_layers_that_were_recorded_keep_their_own_attention():
+    model = load_model("gpt-oss-120b").of_layers((1, 2, 8))
+    assert model.name == "3 of the 36 MoE layers of gpt-oss-120b"
+    assert [model.attention.window_of(layer) for layer in range(3)] == [None, 128, 128]
+    with pytest.raises(ValueError, match="layer 0 is no MoE layer"):
+        load_model("deepseek-v3").of_layers((0, 5))

@@ -28,6 +28,7 @@ def read(tmp_path: Path, value: Any) -> Plan:
     return read_plan(path)
 
 
+@settings(deadline=None)
 @given(question=questions())
 def test_there_and_back(question: Question) -> None:
     plan = question.plan

@@ -61,7 +61,7 @@ def test_keys_that_others_call(prediction: Prediction) -> None:
     assert set(value) >= PROMISED
     assert list(value)[1:] == [field.name for field in fields(Prediction)]
     assert tuple(value["breakdown_s"]) == ("attention", "router", "dispatch", "expert", "combine", "other", "idle")
-    assert tuple(value["memory_bytes"]) == ("weights", "slots", "kv", "activations", "total", "capacity")
+    assert tuple(value["memory_bytes"]) == ("weights", "slots", "kv", "activations", "total", "usable", "capacity")
 
 
 @pytest.mark.parametrize(
