@@ -18,6 +18,7 @@ from moecast.placement.limit import Budget, Limit
 from moecast.placement.objective import Objective
 from moecast.placement.problem import PlacementProblem
 from moecast.placement.solvers import find_solver
+from moecast.sim.collectives import mode_of
 from moecast.sim.forward import Setting
 from moecast.sim.plan import MadeBy, Plan
 from moecast.sim.tally import RoutingTally
@@ -131,6 +132,9 @@ def place(
     objective = Objective(problem)
     solved = chosen.solve(problem, objective, budget, seed=seed)
     slots_LGP, note = np.asarray(solved.slots_LGP), solved.note
+    if mode_of(layout.dispatch, workload.phase).per_choice:
+        told = "copies do not depend on the placement here: one travels for each choice, so only balance can be gained"
+        note = "; ".join(filter(None, [note, told]))
     if fill:
         slots_LGP, count = fill_slots(slots_LGP, problem.load_LE, problem.slots_G)
         note = "; ".join(filter(None, [note, f"{count} empty slots were filled with replicas" if count else ""]))

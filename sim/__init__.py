@@ -16,7 +16,7 @@ from moecast.sim.simulate import find_rung, simulate, simulate_step, step_progra
 from moecast.sim.step import Step
 from moecast.sim.timeline import program_timeline, step_timeline, write_timeline
 from moecast.sim.traffic import LayerTraffic, StepTraffic, count_traffic
-from moecast.sim.workload import Workload, draw_steps
+from moecast.sim.workload import Workload, draw_steps, fit_workload
 
 __all__ = [
     "COLLECTIVES",
@@ -49,6 +49,7 @@ __all__ = [
     "count_traffic",
     "draw_steps",
     "find_rung",
+    "fit_workload",
     "fits",
     "list_models",
     "load_model",

@@ -53,14 +53,29 @@ def describe_trace(trace: RoutingTrace) -> dict[str, Any]:
     }
 
 
-def labels(model: ModelShape, workload: Workload) -> tuple[str, ...]:
-    """List what every output must say with the numbers."""
-    mixed = (model.name,) if "at the dimensions of" in model.name else ()
-    return (*mixed, *((workload.label,) if workload.label else ()))
+def labels(model: ModelShape, trace: RoutingTrace, workload: Workload) -> tuple[str, ...]:
+    """List what every output must say with the numbers, whose routing it is first."""
+    found = []
+    if not model.is_whole:
+        theirs = "×".join(map(str, model.named_shape or ()))
+        ours = "×".join(map(str, model.shape_LEK))
+        found.append(f"{model.name}: routing of {ours} (MoE layers × experts × choices), the model has {theirs}")
+    made = trace.meta.source.get("made")
+    if isinstance(made, Mapping):
+        found.append(f"{made.get('routing')}, {'×'.join(map(str, model.shape_LEK))}: made, not recorded")
+    elif trace.meta.source.get("synthesis") is not None:
+        found.append(f"{trace.meta.model}: made, not recorded")
+    return (*found, *((workload.label,) if workload.label else ()))
 
 
 def warnings(
-    plan: Plan, trace: RoutingTrace, workload: Workload, *, memory: Mapping[str, int], overrides: Sequence[str]
+    plan: Plan,
+    model: ModelShape,
+    trace: RoutingTrace,
+    workload: Workload,
+    *,
+    memory: Mapping[str, int],
+    overrides: Sequence[str],
 ) -> tuple[str, ...]:
     """List what a reader should know before trusting the numbers."""
     found = [f"override: {override}" for override in overrides]
@@ -75,7 +90,12 @@ def warnings(
         found.append("sequences may be drawn more than once (reuse): steps are more alike than they would be")
     if plan.made_by.trace_hash is not None and plan.made_by.trace_hash == trace.content_hash():
         found.append("the plan was made on the very tokens it is simulated on: it may do worse on others")
-    if memory["total"] > memory["usable"]:
+    if not model.is_whole:
+        found.append(
+            "no step time, tokens/s, latency or memory of the whole model: its own shape was not simulated "
+            "(--routing makes routing of it)"
+        )
+    elif memory["total"] > memory["usable"]:
         needed, usable = (memory[name] / memory["capacity"] for name in ("total", "usable"))
         found.append(f"needs {needed:.0%} of a GPU's memory, of which {usable:.0%} are usable: it does not fit")
     return tuple(found)

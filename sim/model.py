@@ -52,6 +52,9 @@ class ModelShape:
         Width in which the routed experts work, where that is not `hidden` (latent experts); 0: it is.
     expert_groups, groups_per_token
         Group-limited routing: experts stand in so many equal groups, and a token chooses from so many of them.
+    named_shape
+        L, E and K of the model that the name is of, where this is only part of it or has another's routing; None: the
+        shape's own.
     weight_type, dense_type
         Element type of the routed experts; of attention, dense layers and shared experts. Embedding, router, norms and
         LM head are bf16.
@@ -89,6 +92,7 @@ class ModelShape:
     expert_hidden: int = 0
     expert_groups: int = 1
     groups_per_token: int = 1
+    named_shape: tuple[int, int, int] | None = None
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -131,6 +135,16 @@ class ModelShape:
     def layers(self) -> int:
         """L: how many MoE layers."""
         return len(self.moe_layer_ids)
+
+    @property
+    def shape_LEK(self) -> tuple[int, int, int]:
+        """L, E and K."""
+        return self.layers, self.experts, self.choices
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether a step of this is a step of the model that the name is of."""
+        return self.named_shape in (None, self.shape_LEK)
 
     @property
     def dense_layer_ids(self) -> tuple[int, ...]:
@@ -207,6 +221,7 @@ class ModelShape:
             dense_intermediate=dense,
             expert_groups=self.expert_groups if grouped else 1,
             groups_per_token=self.groups_per_token if grouped else 1,
+            named_shape=self.named_shape or self.shape_LEK,
         )
 
     def of_layers(self, layer_ids: tuple[int, ...]) -> ModelShape:
@@ -238,6 +253,7 @@ class ModelShape:
             mixer_of_layer=tuple(kept[layer] for layer in layer_ids) if kept else (),
             no_mlp_layers=(),
             dense_intermediate=0,
+            named_shape=self.named_shape or self.shape_LEK,
         )
 
     def with_types(

@@ -163,8 +163,10 @@ def _fill(pool: Pool, workload: Workload, ranks: int, tokens: int, steps: int) -
     return drawing.fill_prefill(order_Q, sequences.first_S1, ranks, tokens, steps)
 
 
-def too_small(pools: list[Pool], pool_W: list[int], workload: Workload, ranks: int, done: int) -> MoecastError:
-    """Make the error that names the most that fits; it is found by bisection and therefore tried."""
+def most_that_fits(pools: list[Pool], pool_W: list[int], workload: Workload, ranks: int) -> int:
+    """The most tokens per rank, at most the Workload's, that its steps can draw; found by bisection and so tried."""
+    if not isinstance(draw_rows(pools, pool_W, workload, ranks, workload.tokens_per_rank), int):
+        return workload.tokens_per_rank
     fits, fails = 0, workload.tokens_per_rank
     while fails - fits > 1:
         middle = (fits + fails) // 2
@@ -172,6 +174,14 @@ def too_small(pools: list[Pool], pool_W: list[int], workload: Workload, ranks: i
             fails = middle
         else:
             fits = middle
+    return fits
+
+
+def too_small(
+    pools: list[Pool], pool_W: list[int], workload: Workload, ranks: int, done: int, *, recorded: bool = False
+) -> MoecastError:
+    """Make the error that names the most that fits."""
+    fits = most_that_fits(pools, pool_W, workload, ranks)
     held = sum(len(pool.sequences.row_T) for pool in pools)
     count = sum(pool.sequences.n for pool in pools)
     what = "sequences" if workload.phase == "decode" else "tokens"
@@ -180,7 +190,7 @@ def too_small(pools: list[Pool], pool_W: list[int], workload: Workload, ranks: i
     long = f", {done} steps fit as asked" if done else ""
     return MoecastError(
         f"the trace is too small ({held} {workload.drawn_phase} tokens in {count} sequences) for {ranks} ranks: "
-        f"{many}{long}; or allow reuse",
+        f"{many}{long}; or allow reuse{', or take the recorded steps' if recorded else ''}",
         field="tokens_per_rank",
         value=workload.tokens_per_rank,
     )

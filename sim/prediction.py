@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from moecast.errors import MoecastError
-from moecast.files import read_text, write_text
+from moecast.files import read_json, write_text
 
-SCHEMA = 1
+SCHEMA = 2
 
 BREAKDOWN_PARTS = ("attention", "router", "dispatch", "expert", "combine", "other", "idle")
 MEMORY_PARTS = ("weights", "slots", "kv", "activations", "total", "usable", "capacity")
@@ -39,23 +39,31 @@ class Prediction:
         What was asked: their own descriptions, as plain values.
     seed
         Of the hash that picks paths.
+    routing_shape, model_shape
+        L, E and K that were simulated, and those of the model whose widths they have. Where they differ nothing is
+        said of a whole step of that model: the fields marked * are null, and times are those of a MoE layer.
+    layer_time_s
+        Mean time of a MoE layer: attention, router, dispatch, experts, combine and shared experts, waiting included.
     steps, steps_simulated
         Steps of the workload; the indices of those that the network rung timed.
     step_time_s, step_times_s
-        Mean, and each simulated step's own.
+        * Mean, and each simulated step's own.
     breakdown_s
-        Mean over steps and ranks of exposed time by part; waiting for peers is "idle". Adds up to `step_time_s`.
+        Mean over steps and ranks of exposed time by part; waiting for peers is "idle". Adds up to `step_time_s`, or,
+        where that is null, to `layer_time_s`.
     overlapped_s
         Mean over steps and ranks of communication that ran under compute.
     tokens_per_s, tokens_per_s_per_gpu
-        Of the whole cluster; per rank of the plan.
+        * Of the whole cluster; per rank of the plan.
     latency_s, latency_kind
-        Decode: inter-token latency. Prefill: time to first token of a prompt that one step holds whole, without
+        * Decode: inter-token latency. Prefill: time to first token of a prompt that one step holds whole, without
         queueing. Both are the mean step time.
     memory_bytes, fits
-        Per GPU, by part, the fullest rank; whether the total is within what is usable of the capacity.
+        * Per GPU, by part, the fullest rank; whether the total is within what is usable of the capacity.
     balance, balance_p5
         Per step, layer and EP group mean / max over ranks of choices served: the mean, and the 5th percentile.
+    overload
+        The same turned over: max / mean, its mean over steps, layers and EP groups (Megatron's overload factor).
     balance_pooled
         The same with all steps taken as one, the mean over layers and EP groups.
     fan_out, remote_fan_out, fan_out_domains
@@ -66,8 +74,12 @@ class Prediction:
         layer.
     dispatch_bytes
         Bytes leaving GPUs to dispatch, per step over all ranks and layers; a relayed copy leaves twice.
-    bottleneck, bottleneck_share
-        What the largest part of the step time goes to, by name, and that part (see `moecast.sim.bottleneck`).
+    bottleneck, gains
+        The resource whose doubling saves most, and the part of the time that doubling each saves, alone, on the first
+        timed step (see `moecast.sim.gains`); empty where it was not asked for.
+    traffic_SD
+        Bytes that each source rank dispatches to each destination rank per step, over all layers, relays left out;
+        by domain where there are more than 256 ranks.
     link_utilisation
         The busiest links of each kind: name, kind, bytes per step, and bytes / (capacity x step time).
     rank_load, rank_load_LG
@@ -86,20 +98,24 @@ class Prediction:
     workload: Mapping[str, Any]
     trace: Mapping[str, Any]
     seed: int
+    routing_shape: tuple[int, ...]
+    model_shape: tuple[int, ...]
     steps: int
     steps_simulated: tuple[int, ...]
-    step_time_s: float
-    step_times_s: tuple[float, ...]
+    layer_time_s: float
+    step_time_s: float | None
+    step_times_s: tuple[float, ...] | None
     breakdown_s: Mapping[str, float]
     overlapped_s: float
-    tokens_per_s: float
-    tokens_per_s_per_gpu: float
-    latency_s: float
+    tokens_per_s: float | None
+    tokens_per_s_per_gpu: float | None
+    latency_s: float | None
     latency_kind: str
-    memory_bytes: Mapping[str, int]
-    fits: bool
+    memory_bytes: Mapping[str, int] | None
+    fits: bool | None
     balance: float
     balance_p5: float
+    overload: float
     balance_pooled: float
     fan_out: float
     remote_fan_out: float
@@ -107,12 +123,23 @@ class Prediction:
     crossings: float
     dispatch_bytes: float
     bottleneck: str
-    bottleneck_share: float
+    gains: Mapping[str, float]
+    traffic_SD: tuple[tuple[float, ...], ...]
     link_utilisation: tuple[Mapping[str, Any], ...]
     rank_load: tuple[float, ...]
     rank_load_LG: tuple[tuple[float, ...], ...]
     labels: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+
+    @property
+    def whole(self) -> bool:
+        """Whether a whole step of the named model was simulated."""
+        return self.routing_shape == self.model_shape
+
+    @property
+    def compared_s(self) -> float:
+        """The time by which plans are compared: of a step, or of a MoE layer where no step was simulated."""
+        return self.layer_time_s if self.step_time_s is None else self.step_time_s
 
     def to_json(self) -> dict[str, Any]:
         """Give the prediction as plain JSON values, in the order of the fields."""
@@ -143,7 +170,8 @@ class Prediction:
                 raise MoecastError("missing", file=file, field=name)
         read = {name: _read(value[name], str(fields[name].type), name, file) for name in fields}
         _check_keys(read["breakdown_s"], BREAKDOWN_PARTS, "breakdown_s", file)
-        _check_keys(read["memory_bytes"], MEMORY_PARTS, "memory_bytes", file)
+        if read["memory_bytes"] is not None:
+            _check_keys(read["memory_bytes"], MEMORY_PARTS, "memory_bytes", file)
         return cls(**read)
 
 
@@ -160,11 +188,7 @@ def read_prediction(path: str | Path) -> Prediction:
     MoecastError
         The file is missing, not JSON, or not a prediction.
     """
-    try:
-        value = json.loads(read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise MoecastError("not JSON", file=path) from error
-    return Prediction.from_json(value, file=path)
+    return Prediction.from_json(read_json(path), file=path)
 
 
 def _plain(value: Any) -> Any:
@@ -177,6 +201,8 @@ def _plain(value: Any) -> Any:
 
 def _read(value: Any, annotation: str, name: str, file: str | Path | None) -> Any:
     """`value` as the field's annotated type; the few that a Prediction has."""
+    if annotation.endswith(" | None"):
+        return None if value is None else _read(value, annotation.removesuffix(" | None"), name, file)
     if annotation.startswith("tuple[") and isinstance(value, list):
         inner = annotation.removeprefix("tuple[").removesuffix(", ...]")
         return tuple(_read(item, inner, name, file) for item in value)

@@ -14,6 +14,7 @@ from moecast.errors import MoecastError
 from moecast.sim import describe
 from moecast.sim.checks import check_question
 from moecast.sim.forward import Setting
+from moecast.sim.gains import NONE, clusters_with_more, marginal_gains, programs_with_more
 from moecast.sim.memory import memory_by_part
 from moecast.sim.network import RUNGS, Rung
 from moecast.sim.prediction import Prediction
@@ -43,8 +44,10 @@ def simulate(
     network: str = "fluid",
     max_fluid_steps: int = 4,
     memory_fraction: float = 0.9,
+    gains: bool = True,
     seed: int = 0,
     overrides: Sequence[str] = (),
+    notes: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Prediction:
     """Forecast how fast a plan runs a workload on a cluster, what it needs, and what limits it.
@@ -56,10 +59,13 @@ def simulate(
     memory_fraction
         The part of a GPU's memory that an engine takes: what does not fit into it does not fit. vLLM's default is 0.9
         (`gpu_memory_utilization`), SGLang's about 0.88, the rest is for the CUDA context, graphs and NCCL.
+    gains
+        Time the first timed step again with twice of each resource: what names the bottleneck, and what it costs (as
+        many runs of the rung as there are resources, about ten).
     seed
         Of the hash that picks paths where the cluster does not spray; the workload has its own.
-    overrides
-        What was changed in the plan on the way here, for the result to say.
+    overrides, notes
+        What was changed in the plan on the way here, and what else the result is to say.
     progress
         Called with (steps done, steps in all).
 
@@ -75,6 +81,7 @@ def simulate(
     timed = timed_steps(len(steps), len(steps) if network == "bound" else max_fluid_steps)
     setting = Setting.of(cluster, model, plan, phase=workload.phase, seed=seed)
     routing, timing = _run(setting, trace, steps, timed, rung, progress)
+    saved = _gains(setting, trace, steps[timed[0]], rung, timing.step_times_s[0]) if gains else {}
     memory = _memory(setting, workload, steps, routing.most_rows, memory_fraction)
     return Prediction(
         cluster=cluster.name,
@@ -85,15 +92,30 @@ def simulate(
         workload=describe.describe_workload(workload),
         trace=describe.describe_trace(trace),
         seed=seed,
+        routing_shape=model.shape_LEK,
+        model_shape=model.named_shape or model.shape_LEK,
         steps=len(steps),
         steps_simulated=timed,
-        memory_bytes=memory,
-        fits=memory["total"] <= memory["usable"],
-        labels=describe.labels(model, workload),
-        warnings=describe.warnings(plan, trace, workload, memory=memory, overrides=overrides),
+        bottleneck=next(iter(saved), NONE),
+        gains=saved,
+        labels=describe.labels(model, trace, workload),
+        warnings=(*notes, *describe.warnings(plan, model, trace, workload, memory=memory, overrides=overrides)),
         **routing.fields(),
-        **_speed(timing, sum(steps[index].n_tokens for index in timed), plan.ranks, workload.phase),
+        **_whole_step(
+            model,
+            _speed(timing, sum(steps[index].n_tokens for index in timed), plan.ranks, workload.phase),
+            {"memory_bytes": memory, "fits": memory["total"] <= memory["usable"]},
+        ),
     )
+
+
+OF_A_STEP = ("step_time_s", "step_times_s", "tokens_per_s", "tokens_per_s_per_gpu", "latency_s", "memory_bytes", "fits")
+
+
+def _whole_step(model: ModelShape, *fields: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what only a whole step of the named model would say, where none was simulated."""
+    values = {name: value for part in fields for name, value in part.items()}
+    return values if model.is_whole else values | dict.fromkeys(OF_A_STEP)
 
 
 def step_program(
@@ -166,6 +188,21 @@ def _run(
         if progress is not None:
             progress(index + 1, len(steps))
     return routing, timing
+
+
+def _gains(setting: Setting, trace: RoutingTrace, step: Step, rung: Rung, step_s: float) -> dict[str, float]:
+    """Time one step again with twice of each resource."""
+
+    def program_on(changed: Setting) -> StepProgram:
+        forward = changed.forward(trace, step)
+        return forward.program(find_schedule(changed.plan.schedule).stages(forward))
+
+    varied = programs_with_more(program_on(setting))
+    for name, cluster in clusters_with_more(setting.layout.cluster).items():
+        varied[name] = program_on(
+            Setting.of(cluster, setting.model, setting.plan, phase=setting.phase, seed=setting.layout.seed)
+        )
+    return marginal_gains({name: rung.run(program).step_time_s for name, program in varied.items()}, step_s)
 
 
 def _memory(

@@ -6,19 +6,20 @@ Axes: S stage, G rank, L MoE layer, D EP group, J link.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from moecast.sim.bottleneck import Bottleneck
 from moecast.sim.collectives.links import link_kinds
 from moecast.sim.forward import ForwardPass, Setting
 from moecast.sim.prediction import BREAKDOWN_PARTS
-from moecast.sim.program import Compute, Exchange, Flows, StepProgram, StepTimes
+from moecast.sim.program import Compute, Exchange, Flows, Stage, StepProgram, StepTimes
 
 Float = npt.NDArray[np.float64]
 
+MOST_SHOWN = 256  # ranks of a matrix that people look at
 TOP_LINKS = 3  # of each kind: a fabric has hundreds of links that are equally busy
 
 
@@ -32,6 +33,7 @@ class RoutingTally:
         self._tokens = self._copies = self._remote = self._domain_copies = 0
         self._pairs = self._same = 0
         self._bytes = 0.0
+        self._copies_SD = np.zeros((setting.layout.n_ranks, setting.layout.n_ranks), np.int64)
         self._steps = 0
         self.most_rows = 0
         """The most choices that a rank served at one layer of one step."""
@@ -51,6 +53,8 @@ class RoutingTally:
         self._domain_copies += int(traffic.domain_copies_LSN.sum(dtype=np.int64))
         self._pairs, self._same = self._pairs + traffic.pairs, self._same + traffic.same_rank_pairs
         self._bytes += step.dispatch_bytes()
+        sent_LSD = traffic.choices_LSD if self._setting.mode.per_choice else traffic.copies_LSD
+        self._copies_SD += sent_LSD.sum(axis=0, dtype=np.int64)
         self._steps += 1
 
     def fields(self) -> dict[str, Any]:
@@ -62,15 +66,27 @@ class RoutingTally:
         return {
             "balance": float(balances.mean()) if len(balances) else 1.0,
             "balance_p5": float(np.percentile(balances, 5)) if len(balances) else 1.0,
+            "overload": float((1 / balances).mean()) if len(balances) else 1.0,
             "balance_pooled": float(pooled.mean()) if len(pooled) else 1.0,
             "fan_out": self._copies / tokens,
             "remote_fan_out": self._remote / tokens,
             "fan_out_domains": self._domain_copies / tokens,
             "crossings": 1 - self._same / self._pairs if self._pairs else 0.0,
             "dispatch_bytes": self._bytes / self._steps,
+            "traffic_SD": self._traffic_SD(),
             "rank_load": tuple(per_step_LG.sum(0).tolist()),
             "rank_load_LG": tuple(tuple(row) for row in per_step_LG.tolist()),
         }
+
+    def _traffic_SD(self) -> tuple[tuple[float, ...], ...]:
+        """Bytes dispatched between ranks, or between domains where ranks are too many to look at."""
+        bytes_SD = self._copies_SD * (self._setting.dispatch_flows.copy_bytes / self._steps)
+        if len(bytes_SD) > MOST_SHOWN:
+            domain_G = self._setting.layout.domain_G
+            by_domain = np.zeros((domain_G.max() + 1,) * 2)
+            np.add.at(by_domain, (domain_G[:, None], domain_G[None, :]), bytes_SD)
+            bytes_SD = by_domain
+        return tuple(tuple(row) for row in bytes_SD.tolist())
 
 
 def balance(load_LG: npt.NDArray[np.int64], groups: int) -> Float:
@@ -81,17 +97,17 @@ def balance(load_LG: npt.NDArray[np.int64], groups: int) -> Float:
 
 
 class TimeTally:
-    """Step times, breakdown, link use and bottleneck, over the steps that a network rung timed."""
+    """Step times, breakdown, link use and traffic between ranks, over the steps that a network rung timed."""
 
     def __init__(self, setting: Setting) -> None:
         cluster = setting.layout.cluster
         self._kind_J = link_kinds(cluster)
         self._n_links = len(cluster.links)
         self._setting = setting
-        self._bottleneck = Bottleneck(self._kind_J)
         self._units_J = np.zeros(len(setting.capacity_J))
         self._bytes_J = np.zeros(len(setting.capacity_J))
         self._parts = dict.fromkeys(BREAKDOWN_PARTS, 0.0)
+        self._layer_parts = dict.fromkeys(BREAKDOWN_PARTS, 0.0)
         self.step_times_s: list[float] = []
 
     def add(self, program: StepProgram, times: StepTimes) -> None:
@@ -99,8 +115,9 @@ class TimeTally:
         self.step_times_s.append(times.step_time_s)
         for part, seconds in breakdown(program, times).items():
             self._parts[part] += seconds
+        for part, seconds in layer_breakdown(program, times).items():
+            self._layer_parts[part] += seconds / self._setting.plan.layers
         self._units_J += times.link_bytes_J
-        self._bottleneck.add(program, times)
         for stage in program.stages:
             if isinstance(stage, Exchange):
                 self._bytes_J += link_bytes(stage.flows, len(self._bytes_J), self._n_links)
@@ -108,14 +125,13 @@ class TimeTally:
     def fields(self) -> dict[str, Any]:
         """Give the Prediction's fields."""
         steps = len(self.step_times_s)
-        name, share = self._bottleneck.name()
+        parts = self._parts if self._setting.model.is_whole else self._layer_parts
         return {
+            "layer_time_s": sum(self._layer_parts.values()) / steps,
             "step_time_s": sum(self.step_times_s) / steps,
             "step_times_s": tuple(self.step_times_s),
-            "breakdown_s": {part: seconds / steps for part, seconds in self._parts.items()},
+            "breakdown_s": {part: seconds / steps for part, seconds in parts.items()},
             "overlapped_s": 0.0,  # no schedule so far runs communication under compute
-            "bottleneck": name,
-            "bottleneck_share": share,
             "link_utilisation": self._busiest_links(),
         }
 
@@ -150,15 +166,52 @@ def link_bytes(flows: Flows, n_links: int, n_real: int) -> Float:
 
 
 def breakdown(program: StepProgram, times: StepTimes) -> dict[str, float]:
-    """Mean over ranks of the time in each part; what a rank waits, also at the end for the last one, is idle."""
+    """Mean over ranks of the time in each part; waiting for peers, also at the end for the last one, is idle."""
+    parts = _parts(program, times, lambda _: True)
+    parts["idle"] += times.step_time_s - float(times.leave_SG[-1].mean())
+    return parts
+
+
+def layer_breakdown(program: StepProgram, times: StepTimes) -> dict[str, float]:
+    """The same of the MoE layers only, all of them together."""
+    return _parts(program, times, lambda stage: stage.layer >= 0)
+
+
+def _parts(program: StepProgram, times: StepTimes, counted: Callable[[Stage], bool]) -> dict[str, float]:
     parts = dict.fromkeys(BREAKDOWN_PARTS, 0.0)
     spent_S = (times.leave_SG - times.enter_SG).mean(axis=1)
-    busy_S = times.busy_SG.mean(axis=1)
     for index, stage in enumerate(program.stages):
+        if not counted(stage):
+            continue
         if isinstance(stage, Compute):
             parts[stage.kind] += float(spent_S[index])
         else:
-            parts[stage.kind] += float(busy_S[index])
-            parts["idle"] += float(spent_S[index] - busy_S[index])
-    parts["idle"] += times.step_time_s - float(times.leave_SG[-1].mean())
+            idle = float(idle_seconds(stage, times, index).mean())
+            parts[stage.kind] += float(spent_S[index]) - idle
+            parts["idle"] += idle
     return parts
+
+
+def idle_seconds(exchange: Exchange, times: StepTimes, index: int) -> Float:
+    """How long each rank of an exchange waited for its peers [G]: until those whose bytes it expects had all come.
+
+    What it waits after that, and whatever it sends or receives before, is the network's.
+    """
+    enter_G, leave_G = times.enter_SG[index], times.leave_SG[index]
+    unused_G = np.maximum(leave_G - enter_G - times.busy_SG[index], 0.0)
+    return np.minimum(unused_G, np.clip(peers_enter(exchange, enter_G) - enter_G, 0.0, leave_G - enter_G))
+
+
+def peers_enter(exchange: Exchange, enter_G: Float) -> Float:
+    """When the last of those whose bytes each rank waits for has entered [G]; behind a barrier, of its EP group."""
+    flows, last_G = exchange.flows, enter_G.copy()
+    if exchange.barrier:
+        last_K = np.full(int(exchange.group_G.max(initial=0)) + 1, -np.inf)
+        np.maximum.at(last_K, exchange.group_G, enter_G)
+        return last_K[exchange.group_G]
+    enter_F = enter_G[flows.source_rank_F]
+    fed_F = np.repeat(np.arange(flows.n), np.diff(flows.parent_offsets_F1))
+    np.maximum.at(enter_F, fed_F, enter_G[flows.source_rank_F[flows.parent_R]])
+    waited_F = flows.waiter_F >= 0
+    np.maximum.at(last_G, flows.waiter_F[waited_F], enter_F[waited_F])
+    return last_G

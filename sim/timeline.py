@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moecast.files import write_text
-from moecast.sim.bottleneck import link_load
 from moecast.sim.collectives.links import link_kinds
+from moecast.sim.gains import link_load
 from moecast.sim.program import Compute, Exchange, Stage, StepProgram, StepTimes
 from moecast.sim.simulate import simulate_step
 

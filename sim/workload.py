@@ -6,7 +6,7 @@ Axes: T token, G DP rank, S sequence of the trace, Q place in the drawing order,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -142,7 +142,8 @@ def draw_steps(trace: RoutingTrace, workload: Workload, *, ranks: int) -> list[S
     pool_W = pools.pool_of_each_step(workload, drawn)
     done = pools.draw_rows(drawn, pool_W, workload, ranks, workload.tokens_per_rank)
     if isinstance(done, int):
-        raise pools.too_small(drawn, pool_W, workload, ranks, done)
+        recorded = trace.step_T is not None and trace.source_rank_T is not None
+        raise pools.too_small(drawn, pool_W, workload, ranks, done, recorded=recorded)
     source_T = np.repeat(np.arange(ranks, dtype=np.int32), workload.tokens_per_rank)
     last = pools.last_rows(trace, [pool.sequences for pool in drawn])
     return [
@@ -156,6 +157,28 @@ def draw_steps(trace: RoutingTrace, workload: Workload, *, ranks: int) -> list[S
         )
         for row_T, pool in zip(done, pool_W, strict=True)
     ]
+
+
+def fit_workload(trace: RoutingTrace, workload: Workload, *, ranks: int, steps_too: bool = False) -> Workload:
+    """Take the most tokens per rank that the trace fills, at most the Workload's; with `steps_too`, fewer steps too.
+
+    Where not even one token per rank fits, sequences are used again (`reuse`).
+
+    Raises
+    ------
+    MoecastError
+        The trace holds nothing of the phase or a topic.
+    """
+    if workload.steps_mode == "as-recorded" or workload.reuse:
+        return workload
+    drawn = pools.make_pools(trace, workload)
+    tried = range(workload.steps, 0, -1) if steps_too else (workload.steps,)
+    for steps in tried:
+        fewer = replace(workload, steps=steps)
+        most = pools.most_that_fits(drawn, pools.pool_of_each_step(fewer, drawn), fewer, ranks)
+        if most:
+            return replace(fewer, tokens_per_rank=most)
+    return replace(workload, reuse=True)
 
 
 def recorded_steps(trace: RoutingTrace, workload: Workload, *, ranks: int) -> list[Step]:

@@ -43,7 +43,7 @@ def validate(
         check_same_question(measurement, plan, trace, workload)
         plan = plan.with_(dispatch=MODE)
     steps = draw_steps(trace, workload, ranks=plan.ranks // plan.tp)
-    told = labels(model, workload)
+    told = labels(model, trace, workload)
     return climb(cluster, model, plan, trace, steps, measurement=measurement, labels=told, seed=seed)
 
 

@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from moecast.traces import RoutingTrace
 
 CLUSTER, NODES, FABRIC = "dgx-h200", 4, "leaf-spine:2"
-DIMS = "deepseek-v2-lite"
+MODEL = "deepseek-v2-lite"
 SLOTS_PER_RANK = 3
 SOLVERS = ("contiguous", "eplb", "joint")
 RUNGS = ("bound", "fluid")
 TOKENS_PER_RANK = {"prefill": 512, "decode": 24}
 STEPS = {"prefill": 3, "decode": 8}
 PLAN_ON = 0.5
+MOST_OF_A_SEQUENCE = 24  # tokens of a recorded decode sequence: a batch holds one of each at a time
 WORK_LIMIT = 1_000_000  # of `joint`, in moves tried: the same plan on every machine
 
 
@@ -34,8 +35,8 @@ class _Job:
 
     cluster: Cluster
     model: ModelShape
-    planning: RoutingTrace
-    measuring: RoutingTrace
+    planning: dict[str, RoutingTrace]
+    measuring: dict[str, RoutingTrace]
     out: Path
     seed: int
     quiet: bool
@@ -52,19 +53,20 @@ def demo_command(
             show_default="the shipped one",
         ),
     ] = None,
-    dims: Annotated[str, typer.Option("--dims", help="The model whose widths are simulated.")] = DIMS,
+    model: Annotated[str, typer.Option("--model", help="The model that is simulated, at its own shape.")] = MODEL,
     seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
     """Simulate, place, simulate again on a real routing trace: 4 × dgx-h200, leaf-spine 2:1, EP32, 3 slots per rank.
 
-    Plans are made on the first half of each topic and simulated on the second.
+    The routing is like the trace's, carried over to the model's layers, experts and choices; plans are made on the
+    first half of each topic and simulated on the second.
 
     Example: moecast demo --out out
     """
     from moecast.cli import render
 
-    job = _prepare(out, trace, dims, seed=seed, quiet=json)
+    job = _prepare(out, trace, model, seed=seed, quiet=json)
     entries = [entry for phase in TOKENS_PER_RANK for entry in _phase(job, phase)]
     comparison = _comparison(job, entries)
     written = _write(job, comparison)
@@ -74,30 +76,55 @@ def demo_command(
     _show(comparison, written)
 
 
-def _prepare(out: Path, trace: Path | None, dims: str, *, seed: int, quiet: bool) -> _Job:
-    from moecast.cli.inputs import read_model
+def _prepare(out: Path, trace: Path | None, model: str, *, seed: int, quiet: bool) -> _Job:
     from moecast.errors import MoecastError
     from moecast.files import check_writable
+    from moecast.sim import load_model
     from moecast.topology import load_cluster
     from moecast.traces import read_trace, shipped_trace_path
 
+    shape = load_model(model)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise MoecastError(f"the output folder cannot be made ({error.strerror})", file=out) from error
     check_writable(out / "report.html")
-    path = trace or shipped_trace_path()
-    whole = read_trace(path)
-    planning, measuring = whole.split(PLAN_ON)
+    recorded = read_trace(trace or shipped_trace_path())
+    cluster = load_cluster(CLUSTER, nodes=NODES, fabric=FABRIC)
+    halves = {
+        phase: _routing(recorded, shape, phase, cluster.n_gpus, seed=seed, quiet=quiet).split(PLAN_ON)
+        for phase in TOKENS_PER_RANK
+    }
     return _Job(
-        cluster=load_cluster(CLUSTER, nodes=NODES, fabric=FABRIC),
-        model=read_model(None, dims, whole.meta, file=path),
-        planning=planning,
-        measuring=measuring,
+        cluster=cluster,
+        model=shape,
+        planning={phase: planning for phase, (planning, _) in halves.items()},
+        measuring={phase: measuring for phase, (_, measuring) in halves.items()},
         out=out,
         seed=seed,
         quiet=quiet,
     )
+
+
+def _routing(
+    recorded: RoutingTrace, shape: ModelShape, phase: str, ranks: int, *, seed: int, quiet: bool
+) -> RoutingTrace:
+    """Routing of one phase at the model's shape: as recorded where the trace has it, else carried over to it.
+
+    In one round of recombination every recorded token stands once, so that the halves share none.
+    """
+    from moecast.cli import render
+    from moecast.traces import PHASES, concatenate, fit_trace, synthesise
+
+    if recorded.meta.shape_LEK == shape.shape_LEK:
+        return recorded
+    wanted = "x".join(map(str, shape.shape_LEK))
+    held = int((recorded.phase_T == PHASES.index(phase)).sum())
+    needed = 3 * ranks * TOKENS_PER_RANK[phase] * (STEPS[phase] if phase == "prefill" else MOST_OF_A_SEQUENCE)
+    with render.progress(f"{phase}: carrying routing over to {wanted}", quiet=quiet) as advance:
+        model = fit_trace(recorded, phase=phase)
+        made = synthesise(model, shape=wanted, tokens=min(held, needed), seed=seed, progress=advance)
+        return concatenate(list(made))
 
 
 def _phase(job: _Job, phase: str) -> list[Entry]:
@@ -116,7 +143,7 @@ def _phase(job: _Job, phase: str) -> list[Entry]:
                     job.cluster,
                     job.model,
                     placement.plan,
-                    job.measuring,
+                    job.measuring[phase],
                     workload,
                     network=rung,
                     seed=job.seed,
@@ -135,7 +162,7 @@ def _place(job: _Job, workload: Workload, solver: str) -> Placement:
         return place(
             job.cluster,
             job.model,
-            job.planning,
+            job.planning[workload.phase],
             workload,
             solver=solver,
             slots_per_rank=SLOTS_PER_RANK,
@@ -154,10 +181,10 @@ def _write_plans(job: _Job, phase: str, workload: Workload, placements: dict[str
     best = placements[SOLVERS[-1]].plan
     write_plan(best, job.out / f"plan-{phase}.json")
     write_engine_file(best, job.out / f"plan-{phase}.sglang.json", engine="sglang", model=job.model)
-    step = draw_steps(job.measuring, workload, ranks=best.ranks)[0]
+    step = draw_steps(job.measuring[phase], workload, ranks=best.ranks)[0]
     for name, placement in placements.items():
         events = step_timeline(
-            job.cluster, job.model, placement.plan, job.measuring, step, network=RUNGS[-1], seed=job.seed
+            job.cluster, job.model, placement.plan, job.measuring[phase], step, network=RUNGS[-1], seed=job.seed
         )
         write_timeline(events, job.out / f"timeline-{phase}-{name}.json")
 
@@ -174,14 +201,17 @@ def _comparison(job: _Job, entries: list[Entry]) -> Comparison:
 
 
 def _trace_facts(job: _Job) -> dict[str, Any]:
+    import numpy as np
+
     from moecast.traces import load_LE
 
-    meta = job.measuring.meta
-    load = load_LE(job.planning) + load_LE(job.measuring)
+    parts = [*job.planning.values(), *job.measuring.values()]
+    meta = parts[0].meta
+    load = np.sum([load_LE(part) for part in parts], axis=0)
     return {
         "model": meta.model,
-        "tokens": job.planning.n_tokens + job.measuring.n_tokens,
-        "topics": list(job.measuring.topics),
+        "tokens": sum(part.n_tokens for part in parts),
+        "topics": list(parts[0].topics),
         "source": dict(meta.source),
         "notes": meta.notes,
         "load": load.tolist(),

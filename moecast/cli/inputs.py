@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from moecast.errors import MoecastError
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 DEFAULT_TOKENS_PER_RANK = {"prefill": 512, "decode": 32}
 PARTS = ("all", "planning", "measuring")
+DEFAULT_PROMPT = 1024  # tokens of a made prompt
+DEFAULT_CONTEXT = 2048  # keys that a made decode token attends to, where --context says nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +28,7 @@ class Inputs:
     model: ModelShape
     trace: RoutingTrace
     workload: Workload
+    notes: tuple[str, ...] = ()
 
 
 def read_model(
@@ -79,7 +82,11 @@ def _matching(model: ModelShape, meta: TraceMeta, file: Path) -> ModelShape:
         ("choices", model.choices, meta.choices),
     ):
         if ours != theirs:
-            raise MoecastError(f"the model {model.name} has {ours}", file=file, field=field, value=theirs)
+            rule = (
+                f"the model {model.name} has {ours}: carry the routing over to its shape (--routing trace), make some "
+                "(--routing uniform), or take only its widths (--dims instead of --model)"
+            )
+            raise MoecastError(rule, file=file, field=field, value=theirs)
     return model
 
 
@@ -136,6 +143,43 @@ def parse_topics(text: str | None) -> dict[str, float] | tuple[str, ...] | None:
     return weights
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where routing comes from: `--trace`, `--routing` or `--load`.
+
+    Parameters
+    ----------
+    part, plan_on
+        Which part of it, and where the planning part ends.
+    """
+
+    trace: Path | None
+    routing: str | None = None
+    load: Path | None = None
+    part: str = "all"
+    plan_on: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.part not in PARTS:
+            raise MoecastError(f"one of {', '.join(PARTS)}", field="--part", value=self.part)
+        if self.load is not None and (self.trace is not None or self.routing is not None):
+            raise MoecastError("counts are a source of their own: without --trace and --routing", field="--load")
+        if self.load is None and self.routing is None and self.trace is None:
+            rule = "give a recorded trace (--trace), or make routing of the model's own shape (--routing uniform)"
+            raise MoecastError(rule, field="--trace")
+        if self.routing is not None and self.trace is not None and self.routing != "trace":
+            raise MoecastError("a trace only serves --routing trace", field="--routing", value=self.routing)
+
+    @property
+    def made(self) -> bool:
+        """Whether routing is made, at the model's own shape."""
+        return self.routing is not None or self.load is not None
+
+    def cut(self, trace: RoutingTrace) -> RoutingTrace:
+        """The part asked for."""
+        return trace if self.part == "all" else trace.split(self.plan_on)[PARTS.index(self.part) - 1]
+
+
 def read_inputs(
     *,
     cluster: str,
@@ -143,9 +187,7 @@ def read_inputs(
     fabric: str | None,
     model: str | None,
     dims: str | None,
-    trace: Path,
-    part: str,
-    plan_on: float,
+    source: Source,
     phase: str,
     tokens_per_rank: int | None,
     steps: int,
@@ -154,16 +196,15 @@ def read_inputs(
     one_topic_per_step: bool,
     reuse: bool,
     from_phase: str | None,
+    recorded_steps: bool = False,
+    tp: int | None = None,
     seed: int,
     types: ElementTypes | None = None,
 ) -> Inputs:
     """Read and check everything a forecast needs, in the order that fails soonest."""
     from moecast.sim import Workload
     from moecast.topology import load_cluster
-    from moecast.traces import read_meta, read_trace
 
-    if part not in PARTS:
-        raise MoecastError(f"one of {', '.join(PARTS)}", field="--part", value=part)
     workload = Workload(
         phase=phase,
         tokens_per_rank=tokens_per_rank or DEFAULT_TOKENS_PER_RANK.get(phase, 1),
@@ -174,10 +215,100 @@ def read_inputs(
         one_topic_per_step=one_topic_per_step,
         reuse=reuse,
         from_phase=from_phase,
+        steps_mode="as-recorded" if recorded_steps else "drawn",
     )
     built = load_cluster(cluster, nodes=nodes, fabric=fabric)
-    shape = read_model(model, dims, read_meta(trace), file=trace, types=types)
-    whole = read_trace(trace)
-    if part != "all":
-        whole = whole.split(plan_on)[PARTS.index(part) - 1]
-    return Inputs(cluster=built, model=shape, trace=whole, workload=workload)
+    ranks = max(built.n_gpus // (tp or 1), 1)
+    if source.made:
+        shape, trace, workload = _made_inputs(source, model, dims, workload, ranks, seed, types)
+    else:
+        shape, trace = _recorded_inputs(source, model, dims, types)
+    if tokens_per_rank is not None:
+        return Inputs(cluster=built, model=shape, trace=trace, workload=workload)
+    fitted, notes = _fitted(trace, workload, ranks)
+    return Inputs(cluster=built, model=shape, trace=trace, workload=fitted, notes=notes)
+
+
+def _recorded_inputs(
+    source: Source, model: str | None, dims: str | None, types: ElementTypes | None
+) -> tuple[ModelShape, RoutingTrace]:
+    from moecast.traces import read_meta, read_trace
+
+    assert source.trace is not None
+    shape = read_model(model, dims, read_meta(source.trace), file=source.trace, types=types)
+    return shape, source.cut(read_trace(source.trace))
+
+
+def _made_inputs(
+    source: Source,
+    model: str | None,
+    dims: str | None,
+    workload: Workload,
+    ranks: int,
+    seed: int,
+    types: ElementTypes | None,
+) -> tuple[ModelShape, RoutingTrace, Workload]:
+    """Make as many tokens as the Workload holds, or as many as are made at most, and let it use them again."""
+    from dataclasses import replace
+
+    from moecast.sim import load_model
+    from moecast.sim.made_routing import tokens_needed
+
+    if dims is not None:
+        raise MoecastError("routing is made at the model's own shape: name it with --model", field="--dims", value=dims)
+    if model is None:
+        raise MoecastError("routing is made of a model's shape: name it with --model", field="--model")
+    shape = load_model(model)
+    shape = shape if types is None else types.put_into(shape)
+    tokens, steps, short = tokens_needed(workload, ranks)
+    tokens = 2 * tokens if source.part != "all" else tokens
+    trace = source.cut(_make(source, shape, workload, tokens, steps, seed))
+    return shape, trace, replace(workload, reuse=workload.reuse or short)
+
+
+def _make(source: Source, shape: ModelShape, workload: Workload, tokens: int, steps: int, seed: int) -> RoutingTrace:
+    from moecast.sim.made_routing import parse_law, routing_by_law, routing_by_load
+    from moecast.traces import read_load_table
+
+    law = None if source.routing is None else parse_law(source.routing)
+    if law is not None and law.name == "trace":
+        return _lifted(source.trace, shape, workload, tokens, seed)
+    context = workload.context or DEFAULT_CONTEXT
+    decode = workload.phase == "decode"
+    sequence = steps if decode else min(DEFAULT_PROMPT, tokens)
+    asked: dict[str, Any] = {
+        "tokens": max(tokens, sequence),
+        "sequence": sequence,
+        "phase": workload.drawn_phase,
+        "position": max(context - steps, 0) if decode else 0,
+        "seed": seed,
+    }
+    if source.load is not None:
+        return routing_by_load(read_load_table(source.load), shape, **asked)
+    assert law is not None
+    return routing_by_law(law, shape, **asked)
+
+
+def _lifted(path: Path | None, shape: ModelShape, workload: Workload, tokens: int, seed: int) -> RoutingTrace:
+    """Routing like a recorded trace's, carried over to the model's shape."""
+    from moecast.traces import concatenate, fit_trace, read_trace, shipped_trace_path, synthesise
+
+    model = fit_trace(read_trace(path or shipped_trace_path()), phase=workload.drawn_phase)
+    wanted = "x".join(map(str, shape.shape_LEK))
+    return concatenate(list(synthesise(model, shape=wanted, tokens=tokens, seed=seed)))
+
+
+def _fitted(trace: RoutingTrace, workload: Workload, ranks: int) -> tuple[Workload, tuple[str, ...]]:
+    """What fits of a default Workload, and what to say of it."""
+    from moecast.sim import fit_workload
+
+    fitted = fit_workload(trace, workload, ranks=ranks)
+    what = "sequences" if workload.phase == "decode" else "tokens"
+    if fitted.reuse and not workload.reuse:
+        note = f"the trace does not fill {ranks} ranks for {workload.steps} steps: its sequences are used again"
+        return fitted, (note,)
+    if fitted.tokens_per_rank < workload.tokens_per_rank:
+        many = f"{fitted.tokens_per_rank} {what} per rank"
+        note = f"takes {many} (default {workload.tokens_per_rank}): the most that the trace fills on {ranks} ranks"
+        return fitted, (f"{note} for {workload.steps} steps",)
+    return fitted, ()

@@ -66,6 +66,18 @@ OptionalTrace = Annotated[
         show_default=False,
     ),
 ]
+Routing = Annotated[
+    str | None,
+    typer.Option(
+        "--routing",
+        help="Make routing of the model's own shape: uniform, zipf:S, power-law:A, or trace (like --trace, else like "
+        "the shipped one).",
+        show_default="what --trace recorded",
+    ),
+]
+RecordedSteps = Annotated[
+    bool, typer.Option("--recorded-steps", help="Take the recorded steps, each with the ranks that held its tokens.")
+]
 TraceArgument = Annotated[
     Path,
     typer.Argument(

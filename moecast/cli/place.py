@@ -11,15 +11,31 @@ import typer
 from moecast.cli import options
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from moecast.cli.inputs import Inputs
     from moecast.placement import LoadPlacement, Placement
     from moecast.sim import ModelShape
     from moecast.traces import TraceMeta
 
 # What says which tokens are in flight together: a load table has no tokens.
 OF_STEPS = (
-    "dims", "tp", "time_limit", "work_limit", "balance_weight", "plan_on", "phase", "tokens_per_rank", "steps",
-    "context", "topics", "one_topic_per_step", "reuse", "from_phase",
-)  # fmt: skip
+    "dims",
+    "tp",
+    "recorded_steps",
+    "time_limit",
+    "work_limit",
+    "balance_weight",
+    "plan_on",
+    "phase",
+    "tokens_per_rank",
+    "steps",
+    "context",
+    "topics",
+    "one_topic_per_step",
+    "reuse",
+    "from_phase",
+)
 
 
 def place_command(
@@ -34,6 +50,7 @@ def place_command(
         ),
     ] = None,
     trace: options.OptionalTrace = None,
+    routing: options.Routing = None,
     load: Annotated[
         Path | None,
         typer.Option(
@@ -83,6 +100,7 @@ def place_command(
     one_topic_per_step: options.OneTopic = False,
     reuse: options.Reuse = False,
     from_phase: options.FromPhase = None,
+    recorded_steps: options.RecordedSteps = False,
     export: Annotated[
         str | None, typer.Option("--export", help="Also write the plan for sglang or trtllm, beside --out.")
     ] = None,
@@ -102,14 +120,16 @@ def place_command(
     from moecast.files import check_writable
     from moecast.placement import place
     from moecast.placement.engines import engine_path, write_engine_file
-    from moecast.sim import write_plan
+    from moecast.sim import describe, write_plan
 
     exported = None if export is None else engine_path(out, export)
     for path in (out, exported):
         if path is not None:
             check_writable(path)
-    if (trace is None) == (load is None):
-        raise MoecastError("give either a trace (--trace) or a load table (--load)", field="--trace")
+    if load is not None and (trace is not None or routing is not None):
+        raise MoecastError(
+            "give either a trace (--trace), routing to make (--routing) or a load table (--load)", field="--load"
+        )
     if load is not None:
         _refuse_steps(context_)
         by_load, shape = _place_by_load(
@@ -124,7 +144,7 @@ def place_command(
         else:
             _show_by_load(by_load, out, exported)
         return
-    if cluster is None or trace is None:
+    if cluster is None:
         raise MoecastError("name a preset (`moecast topology list`) or a YAML file", field="--cluster")
     solver, limit_s = solver or "joint", parse_time_limit(time_limit)
     types = reading.ElementTypes(weight_type=weight_type, dense_type=dense_type, kv_type=kv_type)
@@ -134,9 +154,7 @@ def place_command(
         fabric=fabric,
         model=model,
         dims=dims,
-        trace=trace,
-        part="planning",
-        plan_on=plan_on,
+        source=reading.Source(trace=trace, routing=routing, part="planning", plan_on=plan_on),
         phase=phase,
         tokens_per_rank=tokens_per_rank,
         steps=steps,
@@ -145,6 +163,8 @@ def place_command(
         one_topic_per_step=one_topic_per_step,
         reuse=reuse,
         from_phase=from_phase,
+        recorded_steps=recorded_steps,
+        tp=tp,
         seed=seed,
         types=types,
     )
@@ -168,12 +188,14 @@ def place_command(
             progress=advance,
         )
     write_plan(placement.plan, out)
+    labels = describe.labels(inputs.model, inputs.trace, inputs.workload)
     if export is not None and exported is not None:
         write_engine_file(placement.plan, exported, engine=export, model=inputs.model)
     if json:
-        render.echo_json(placement.to_json() | {"plan": str(out), "export": exported and str(exported)})
+        said = {"labels": list(labels), "notes": list(inputs.notes)}
+        render.echo_json(placement.to_json() | said | {"plan": str(out), "export": exported and str(exported)})
     else:
-        _show(placement, out, exported)
+        _show(placement, inputs, labels, out, exported)
 
 
 def _refuse_steps(context_: typer.Context) -> None:
@@ -277,24 +299,30 @@ def parse_time_limit(text: str | None) -> float | None:
     return seconds
 
 
-def _show(placement: Placement, out: Path, exported: Path | None) -> None:
+def _show(placement: Placement, inputs: Inputs, labels: Sequence[str], out: Path, exported: Path | None) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     from moecast.cli import render
     from moecast.units import format_s
 
+    console = render.console()
+    for label in (*labels, *inputs.notes):
+        console.print(f"[yellow]{escape(label)}[/yellow]")
+    what = "step time" if inputs.model.is_whole else f"time of the {inputs.model.layers} layers simulated"
     table = Table(show_header=False, title=f"{placement.solver}", title_justify="left", title_style="bold")
     rows = (
-        ("objective: step time on the planning part", format_s(placement.objective_s)),
+        (f"objective: {what}, on the planning part", format_s(placement.objective_s)),
         ("certificate: no plan with these slots can beat", format_s(placement.bound_s)),
         ("gap", f"{100 * placement.gap:.1f} %"),
         ("balance pooled", f"{placement.balance_pooled:.3f}"),
         ("fan-out, ranks", f"{placement.fan_out:.3f}"),
+        ("fan-out, domains", f"{placement.fan_out_domains:.3f}"),
         ("wasted slots", str(placement.wasted_slots)),
         ("solver's time", format_s(placement.seconds)),
+        *((("note", escape(placement.note)),) if placement.note else ()),
     )
     for name, text in rows:
         table.add_row(name, text)
-    console = render.console()
     console.print(table)
     console.print(f"plan: [bold]{out}[/bold]" + (f", for the engine: [bold]{exported}[/bold]" if exported else ""))

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 def simulate_command(
     cluster: options.Cluster,
-    trace: options.Trace,
+    trace: options.OptionalTrace = None,
+    routing: options.Routing = None,
     model: options.ModelOrTrace = None,
     nodes: options.Nodes = None,
     fabric: options.Fabric = None,
@@ -24,6 +25,14 @@ def simulate_command(
     weight_type: options.WeightType = None,
     dense_type: options.DenseType = None,
     kv_type: options.KvType = None,
+    load: Annotated[
+        Path | None,
+        typer.Option(
+            "--load",
+            help="Counts instead of a trace: a load table that `trace import` wrote; each layer is drawn by itself.",
+            show_default=False,
+        ),
+    ] = None,
     plan: Annotated[
         Path | None,
         typer.Option(
@@ -46,11 +55,15 @@ def simulate_command(
     one_topic_per_step: options.OneTopic = False,
     reuse: options.Reuse = False,
     from_phase: options.FromPhase = None,
+    recorded_steps: options.RecordedSteps = False,
     memory_fraction: options.MemoryFraction = 0.9,
     part: Annotated[
         str, typer.Option("--part", help="all, planning or measuring: which part of the trace (see --plan-on).")
     ] = "all",
     plan_on: options.PlanOn = 0.5,
+    gains: Annotated[
+        bool, typer.Option("--gains/--no-gains", help="Time a step again with twice of each resource.")
+    ] = True,
     out: Annotated[Path | None, typer.Option("--out", help="Write the prediction as JSON here.")] = None,
     timeline: Annotated[
         Path | None, typer.Option("--timeline", help="Write the first step for ui.perfetto.dev here.")
@@ -79,9 +92,7 @@ def simulate_command(
         fabric=fabric,
         model=model,
         dims=dims,
-        trace=trace,
-        part=part,
-        plan_on=plan_on,
+        source=reading.Source(trace=trace, routing=routing, load=load, part=part, plan_on=plan_on),
         phase=phase,
         tokens_per_rank=tokens_per_rank,
         steps=steps,
@@ -90,6 +101,8 @@ def simulate_command(
         one_topic_per_step=one_topic_per_step,
         reuse=reuse,
         from_phase=from_phase,
+        recorded_steps=recorded_steps,
+        tp=tp,
         seed=seed,
         types=types,
     )
@@ -103,8 +116,10 @@ def simulate_command(
             inputs.workload,
             network=network,
             overrides=overridden(dispatch=dispatch, tp=tp, **types.given),
+            notes=inputs.notes,
             max_fluid_steps=fluid_steps,
             memory_fraction=memory_fraction,
+            gains=gains,
             seed=seed,
             progress=advance,
         )

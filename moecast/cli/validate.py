@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 def validate_command(
     cluster: options.Cluster,
-    trace: options.Trace,
+    trace: options.OptionalTrace = None,
+    routing: options.Routing = None,
     model: options.ModelOrTrace = None,
     nodes: options.Nodes = None,
     fabric: options.Fabric = None,
@@ -44,6 +45,7 @@ def validate_command(
     one_topic_per_step: options.OneTopic = False,
     reuse: options.Reuse = False,
     from_phase: options.FromPhase = None,
+    recorded_steps: options.RecordedSteps = False,
     part: Annotated[
         str, typer.Option("--part", help="all, planning or measuring: which part of the trace (see --plan-on).")
     ] = "all",
@@ -89,9 +91,7 @@ def validate_command(
         fabric=fabric,
         model=model,
         dims=dims,
-        trace=trace,
-        part=part,
-        plan_on=plan_on,
+        source=reading.Source(trace=trace, routing=routing, part=part, plan_on=plan_on),
         phase=phase,
         tokens_per_rank=tokens_per_rank,
         steps=steps,
@@ -100,6 +100,8 @@ def validate_command(
         one_topic_per_step=one_topic_per_step,
         reuse=reuse,
         from_phase=from_phase,
+        recorded_steps=recorded_steps,
+        tp=tp,
         seed=seed,
         types=types,
     )

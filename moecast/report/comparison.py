@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from moecast.errors import MoecastError
-from moecast.files import read_text, write_text
+from moecast.files import read_json, write_text
 from moecast.sim import Prediction
 
 KIND = "moecast comparison"
@@ -77,6 +78,34 @@ class Comparison:
         }
 
 
+def question_of(prediction: Prediction) -> dict[str, str]:
+    """What was asked, plan and rung apart, as text by name: two predictions compare where all of it is the same."""
+    asked: dict[str, Any] = {
+        "cluster": prediction.cluster,
+        "model": prediction.model,
+        "layers × experts × choices": "×".join(map(str, prediction.routing_shape)),
+        "phase": prediction.phase,
+        "routing": f"{prediction.trace.get('model')}, {prediction.trace.get('tokens')} tokens",
+        "ranks": prediction.plan.get("ranks"),
+        **prediction.workload,
+    }
+    named = {name.replace("_", " "): value for name, value in asked.items()}
+    # A token of a batch is one of its DP rank: with tensor parallelism, so many fewer ranks hold tokens.
+    ranks, tokens, tp = (prediction.plan.get("ranks"), prediction.workload.get("tokens_per_rank"),
+                         prediction.plan.get("tp", 1))  # fmt: skip
+    if isinstance(ranks, int) and isinstance(tokens, int) and isinstance(tp, int):
+        named["tokens per rank"] = f"{tokens * ranks // max(tp, 1)} in all"
+    return {name: json.dumps(value) if not isinstance(value, str) else value for name, value in named.items()}
+
+
+def differences(predictions: Sequence[Prediction]) -> dict[str, tuple[str, ...]]:
+    """What differs between the questions of predictions, by name, with each one's own; empty where they are equal."""
+    asked = [question_of(prediction) for prediction in predictions]
+    names = dict.fromkeys(name for one in asked for name in one)
+    values = {name: tuple(one.get(name, "–") for one in asked) for name in names}
+    return {name: found for name, found in values.items() if len(set(found)) > 1}
+
+
 def write_comparison(comparison: Comparison, path: str | Path) -> None:
     """Write a comparison as JSON, whole or not at all."""
     write_text(path, json.dumps(comparison.to_json(), allow_nan=False) + "\n")
@@ -109,10 +138,7 @@ def read_comparison(paths: list[Path], *, title: str | None = None) -> Compariso
 
 
 def _load(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise MoecastError(f"not JSON (line {error.lineno}: {error.msg})", file=path) from error
+    value = read_json(path)
     if not isinstance(value, dict):
         raise MoecastError("neither a prediction nor a comparison", file=path)
     return value

@@ -12,9 +12,11 @@ import plotly.graph_objects as go
 
 from moecast.files import write_text
 from moecast.report import figures
-from moecast.report.comparison import Comparison
+from moecast.report.comparison import Comparison, differences
 from moecast.report.html import Picture, render_page
 from moecast.report.rows import Row, table_rows
+from moecast.sim import Prediction
+from moecast.sim.gains import EXPLAINED
 from moecast.units import format_s
 
 
@@ -49,17 +51,27 @@ def render(comparison: Comparison) -> str:
 
 
 def headline(comparison: Comparison, phase: str) -> str:
-    """The answer in one sentence: what the best plan is worth against the first, and how far the certificate is."""
+    """The answer in one sentence: what the best plan is worth against the first.
+
+    A winner is named among equal questions only: a run that serves half the batch is no faster one.
+    """
     entries = comparison.of(phase, comparison.best_rung(phase))
-    times = {plan: entry.prediction.step_time_s for plan, entry in entries.items()}
+    predictions = {plan: entry.prediction for plan, entry in entries.items()}
+    differing = differences(list(predictions.values()))
+    if differing:
+        names = ", ".join(differing)
+        return f"Different questions were asked ({names}): no winner; see throughput per GPU against latency."
+    whole = all(prediction.whole for prediction in predictions.values())
+    times = {plan: prediction.compared_s for plan, prediction in predictions.items()}
+    what = f"a {phase} step" if whole else f"a MoE layer in {phase}"
     base, *others = times
     best = min(times, key=lambda plan: times[plan])
     unit = format_s(times[best])
     if not others:
-        return f"A {phase} step takes {format_s(times[base])}."
+        return f"{what[0].upper()}{what[1:]} takes {format_s(times[base])}."
     if best == base:
-        return f"No plan tried beats {base}: a {phase} step takes {unit}."
-    return f"{best} is fastest: a {phase} step takes {unit}, {times[base] / times[best]:.2f}× faster than {base}."
+        return f"No plan tried beats {base}: {what} takes {unit}."
+    return f"{best} is fastest: {what} takes {unit}, {times[base] / times[best]:.2f}× faster than {base}."
 
 
 def _section(comparison: Comparison, phase: str) -> _Section:
@@ -93,16 +105,29 @@ def _warnings(predictions: figures.Predictions) -> list[str]:
 def _pictures(predictions: figures.Predictions) -> list[Picture]:
     last = list(predictions)[-1]
     first = next(iter(predictions))
+    whole = all(prediction.whole for prediction in predictions.values())
+    step = "the step" if whole else "a MoE layer"
     wide: list[tuple[str, str, Callable[[figures.Predictions], go.Figure]]] = [
         (
-            "Where the step goes",
-            "Exposed time, mean over ranks; waiting for peers is idle; the parts add up to the step time.",
+            f"Where {step} goes",
+            f"Exposed time, mean over ranks; waiting for peers is idle; the parts add up to the time of {step}.",
             figures.breakdown,
         ),
-        ("Every step", "Each point is one simulated step.", figures.step_times),
+        (
+            "What would help",
+            "Part of the step that twice of each resource saves, alone; "
+            + "; ".join(f"{name}: {text}" for name, text in EXPLAINED.items())
+            + ".",
+            figures.gains,
+        ),
         ("Load over ranks", "For each rank, its worst layer: choices served ÷ the layer's mean.", figures.rank_load),
         ("The fullest link of each kind", "Share of its capacity used over the whole step.", figures.links),
     ]
+    if whole:
+        wide.insert(1, ("Every step", "Each point is one simulated step.", figures.step_times))
+    if whole and differences(list(predictions.values())):
+        caption = "Of different questions: up serves more, left answers sooner; neither alone is better."
+        wide.insert(0, ("Throughput against latency", caption, figures.throughput))
     pictures = [Picture.of(draw(predictions), title=title, caption=caption) for title, caption, draw in wide]
     pictures += [
         Picture.of(
@@ -111,7 +136,15 @@ def _pictures(predictions: figures.Predictions) -> list[Picture]:
             caption="Up is even, left is local; neither is a time.",
             wide=False,
         ),
-        Picture.of(figures.memory(predictions), title="Memory", caption="Of the fullest GPU, by part.", wide=False),
+        *(
+            [
+                Picture.of(
+                    figures.memory(predictions), title="Memory", caption="Of the fullest GPU, by part.", wide=False
+                )
+            ]
+            if whole
+            else []
+        ),
         Picture.of(
             figures.load_heatmap(predictions[first]),
             title=f"Load of each rank and layer: {first}",
@@ -125,7 +158,24 @@ def _pictures(predictions: figures.Predictions) -> list[Picture]:
             wide=False,
         ),
     ]
+    most = max(_most_sent(prediction) for prediction in predictions.values())
+    for plan in dict.fromkeys((first, last)):
+        pictures.append(
+            Picture.of(
+                figures.traffic(predictions[plan], most),
+                title=f"Who sends how much to whom: {plan}",
+                caption="Dispatched bytes per step, the same colours in both.",
+                wide=False,
+            )
+        )
     return pictures
+
+
+def _most_sent(prediction: Prediction) -> float:
+    """The largest of what one rank sends another."""
+    bytes_SD = np.array(prediction.traffic_SD, float)
+    np.fill_diagonal(bytes_SD, 0.0)
+    return float(bytes_SD.max(initial=0.0))
 
 
 def _router_picture(comparison: Comparison) -> Picture | None:

@@ -50,10 +50,48 @@ def step_times(predictions: Predictions) -> go.Figure:
     """Every simulated step of each plan, in ms: the spread is the forecast's own, not noise."""
     figure = go.Figure()
     for (plan, prediction), colour in zip(predictions.items(), _plan_colours(predictions), strict=True):
-        times = [t * 1e3 for t in prediction.step_times_s]
+        times = [t * 1e3 for t in prediction.step_times_s or ()]
         figure.add_box(x=times, name=plan, boxpoints="all", jitter=0.4, pointpos=0, marker_color=colour, line_width=1)
     figure.update_layout(xaxis_title="step time, ms", showlegend=False, yaxis_autorange="reversed")
     return finished(figure, height=110 + 56 * len(predictions))
+
+
+def gains(predictions: Predictions) -> go.Figure:
+    """What twice of each resource saves, in % of the step: the largest is the bottleneck."""
+    figure = go.Figure()
+    names = list(dict.fromkeys(name for prediction in predictions.values() for name in prediction.gains))
+    for (plan, prediction), colour in zip(predictions.items(), _plan_colours(predictions), strict=True):
+        values = [100 * prediction.gains.get(name, 0.0) for name in names]
+        figure.add_bar(y=names, x=values, name=plan, orientation="h", marker_color=colour)
+    figure.update_layout(barmode="group", xaxis_title="% of the step saved", yaxis_autorange="reversed")
+    return finished(figure, height=140 + (18 + 12 * len(predictions)) * len(names))
+
+
+def traffic(prediction: Prediction, most: float) -> go.Figure:
+    """Who sends how much to whom: bytes dispatched per step from each source to each destination, in MiB."""
+    bytes_SD = np.asarray(prediction.traffic_SD, float) / 2**20
+    np.fill_diagonal(bytes_SD, np.nan)  # what stays on a rank is no traffic
+    figure = go.Figure(go.Heatmap(z=bytes_SD, colorscale="Blues", zmin=0, zmax=most / 2**20, colorbar={"title": "MiB"}))
+    figure.update_layout(xaxis_title="destination", yaxis_title="source", yaxis_autorange="reversed")
+    return finished(figure, height=420)
+
+
+def throughput(predictions: Predictions) -> go.Figure:
+    """Tokens/s per GPU against latency: where runs answer different questions, both count."""
+    figure = go.Figure()
+    for (plan, prediction), colour in zip(predictions.items(), _plan_colours(predictions), strict=True):
+        figure.add_scatter(
+            x=[(prediction.latency_s or 0.0) * 1e3],
+            y=[prediction.tokens_per_s_per_gpu],
+            name=plan,
+            mode="markers+text",
+            text=[plan],
+            textposition="top center",
+            marker={"size": 12, "color": colour},
+        )
+    kinds = " or ".join(dict.fromkeys(prediction.latency_kind for prediction in predictions.values()))
+    figure.update_layout(xaxis_title=f"{kinds}, ms", yaxis_title="tokens/s per GPU", showlegend=False)
+    return finished(figure, height=360)
 
 
 def rank_load(predictions: Predictions) -> go.Figure:
@@ -128,7 +166,7 @@ def memory(predictions: Predictions) -> go.Figure:
     plans = list(predictions)
     colours = {"weights": "#4c78a8", "slots": "#54a24b", "kv": "#f58518", "activations": "#b279a2"}
     for part, colour in colours.items():
-        values = [predictions[plan].memory_bytes.get(part, 0) / 2**30 for plan in plans]
+        values = [(predictions[plan].memory_bytes or {}).get(part, 0) / 2**30 for plan in plans]
         figure.add_bar(
             y=plans,
             x=values,
@@ -137,7 +175,7 @@ def memory(predictions: Predictions) -> go.Figure:
             marker_color=colour,
             hovertemplate="%{y}: " + part + " %{x:.2f} GiB<extra></extra>",
         )
-    capacity = max(predictions[plan].memory_bytes["capacity"] for plan in plans) / 2**30
+    capacity = max((predictions[plan].memory_bytes or {}).get("capacity", 0) for plan in plans) / 2**30
     title = f"GiB of the fullest GPU, which has {capacity:.0f}"
     figure.update_layout(barmode="stack", xaxis_title=title, yaxis_autorange="reversed")
     return finished(figure, height=110 + 46 * len(plans))

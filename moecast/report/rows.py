@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from moecast.report.comparison import Entry
+from moecast.report.comparison import Entry, differences
 from moecast.sim import Prediction
 from moecast.sim.prediction import BREAKDOWN_PARTS
 from moecast.units import format_bytes, format_count, format_s
@@ -34,6 +34,10 @@ class _Line:
     better: str = ""  # "low", "high" or neither
 
 
+def _times(shape: Sequence[int]) -> str:
+    return "×".join(map(str, shape))
+
+
 def _three(value: float) -> str:
     return f"{value:.3f}"
 
@@ -47,6 +51,9 @@ def _part(name: str) -> Callable[[Prediction], float]:
 
 
 _LINES = (
+    _Line(group="Routing", name="layers × experts × choices", value=lambda p: p.routing_shape, text=_times),
+    _Line(group="Routing", name="of a model of", value=lambda p: p.model_shape, text=_times),
+    _Line(group="Time", name="time per MoE layer", value=lambda p: p.layer_time_s, text=format_s, better="low"),
     _Line(group="Time", name="step time", value=lambda p: p.step_time_s, text=format_s, better="low"),
     *(_Line(group="Time", name=f"  {part}", value=_part(part), text=format_s) for part in BREAKDOWN_PARTS),
     _Line(
@@ -55,6 +62,7 @@ _LINES = (
     _Line(group="Time", name="latency", value=lambda p: p.latency_s, text=format_s, better="low"),
     _Line(group="Routing", name="balance per step", value=lambda p: p.balance, text=_three, better="high"),
     _Line(group="Routing", name="  5th percentile", value=lambda p: p.balance_p5, text=_three, better="high"),
+    _Line(group="Routing", name="  max ÷ mean", value=lambda p: p.overload, text=_three, better="low"),
     _Line(group="Routing", name="balance pooled", value=lambda p: p.balance_pooled, text=_three, better="high"),
     _Line(group="Routing", name="fan-out, ranks", value=lambda p: p.fan_out, text=_three, better="low"),
     _Line(group="Routing", name="fan-out, domains", value=lambda p: p.fan_out_domains, text=_three, better="low"),
@@ -66,29 +74,47 @@ _LINES = (
         better="low",
     ),
     _Line(
-        group="Memory", name="memory per GPU", value=lambda p: p.memory_bytes["total"], text=format_bytes, better="low"
+        group="Memory",
+        name="memory per GPU",
+        value=lambda p: p.memory_bytes and p.memory_bytes["total"],
+        text=format_bytes,
+        better="low",
     ),
     _Line(group="Memory", name="fits", value=lambda p: p.fits, text=lambda fits: "yes" if fits else "NO"),
     _Line(group="Limit", name="bottleneck", value=lambda p: p.bottleneck, text=str),
+    _Line(
+        group="Limit",
+        name="twice of it saves, of the step",
+        value=lambda p: p.gains.get(p.bottleneck),
+        text=_percent,
+    ),
 )
 
 
 def table_rows(columns: Sequence[Entry]) -> list[Row]:
     """The comparison of one phase: a row per quantity, a column per rung and plan.
 
-    Within a rung, the first plan is what speed-ups are counted from, and the best value of each row is marked.
+    Within a rung, the first plan is what speed-ups are counted from, and the best value of each row is marked. Where
+    the questions differ, what differs is said first, and nothing is a speed-up or best.
     """
     predictions = [entry.prediction for entry in columns]
     rungs = [prediction.network for prediction in predictions]
-    rows = []
+    differing = differences(predictions)
+    rows = [Row(group="Question", name=f"differs: {name}", texts=texts) for name, texts in differing.items()]
+    whole = all(prediction.whole for prediction in predictions)
     for line in _LINES:
         values = [line.value(prediction) for prediction in predictions]
-        texts = tuple(line.text(value) for value in values)
-        best = frozenset(i for rung in dict.fromkeys(rungs) for i in _best(values, texts, rungs, rung, line.better))
+        if line.name == "of a model of" and whole:
+            continue
+        texts = tuple("–" if value is None else line.text(value) for value in values)
+        better = "" if differing else line.better
+        best = frozenset(i for rung in dict.fromkeys(rungs) for i in _best(values, texts, rungs, rung, better))
         name = predictions[0].latency_kind if line.name == "latency" else line.name
+        if not whole and line.name.startswith("  ") and line.group == "Time":
+            name = f"{name}, a layer"
         rows.append(Row(group=line.group, name=name, texts=texts, best=best))
-        if line.name == "step time" and len(values) > 1:
-            rows.append(_speedup(values, rungs))
+        if line.name == "step time" and len(values) > 1 and not differing:
+            rows.append(_speedup([prediction.compared_s for prediction in predictions], rungs))
     return rows + _solver_rows(columns)
 
 
@@ -100,7 +126,7 @@ def _speedup(times: list[float], rungs: list[str]) -> Row:
 
 def _best(values: list[Any], texts: tuple[str, ...], rungs: list[str], rung: str, better: str) -> list[int]:
     """The columns of a rung that print the best value; none where all print the same."""
-    own = [i for i, name in enumerate(rungs) if name == rung]
+    own = [i for i, name in enumerate(rungs) if name == rung and values[i] is not None]
     if not better or len({texts[i] for i in own}) < 2:
         return []
     aim = (min if better == "low" else max)(own, key=lambda i: values[i])

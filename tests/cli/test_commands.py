@@ -6,9 +6,10 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from moecast.traces import RoutingTrace, read_trace, write_trace
+from moecast.traces import LoadTable, RoutingTrace, TraceMeta, read_trace, write_load_table, write_trace
 
 from .conftest import Run
 
@@ -97,6 +98,73 @@ def test_dims_need_no_config(run: Run, small: Path, tmp_path: Path) -> None:
     without = run("simulate", *asked, "--trace", "bare.parquet")
     assert without.returncode == 2
     assert "--dims" in without.stderr
+
+
+@pytest.mark.parametrize("command", ["simulate", "place"])
+def test_defaults_run_and_say_what_they_take(run: Run, command: str) -> None:
+    more = (
+        ("--network", "bound", "--no-gains") if command == "simulate" else ("--solver", "contiguous", "--out", "p.json")
+    )
+    asked = ("--cluster", "dgx-h200", "--nodes", 4, "--dims", "deepseek-v2-lite", "--trace", "shipped", *more)
+    text = " ".join(run(command, *asked, check=True).stdout.split())
+    assert "the most that the trace fills on 32 ranks" in text
+    assert "routing of 8×64×6 (MoE layers × experts × choices), the model has 26×64×6" in text
+
+
+def test_a_model_of_another_shape_is_told_what_to_do(run: Run) -> None:
+    done = run("simulate", "--cluster", "dgx-h200", "--model", "deepseek-v3", "--trace", "shipped")
+    assert done.returncode == 2
+    for words in ("layers = 8", "has 58", "--routing trace", "--routing uniform", "--dims"):
+        assert words in done.stderr
+
+
+def test_routing_of_the_models_own_shape(run: Run, tmp_path: Path) -> None:
+    asked = ("--cluster", "dgx-h200", "--nodes", 2, "--model", "deepseek-v2-lite", "--phase", "decode", "--steps", 2,
+             "--network", "bound", "--tokens-per-rank", 8, "--json")  # fmt: skip
+    balances = {}
+    for law in ("uniform", "zipf:1"):
+        value = json.loads(run("simulate", *asked, "--routing", law, check=True).stdout)
+        assert value["routing_shape"] == value["model_shape"] == [26, 64, 6]
+        assert value["step_time_s"] > 0
+        assert f"{law} routing, 26×64×6: made, not recorded" in value["labels"]
+        assert len(value["traffic_SD"]) == 16
+        balances[law] = value["balance"]
+    assert balances["zipf:1"] < balances["uniform"]
+    table = LoadTable(
+        load_LE=np.arange(1, 26 * 64 + 1).reshape(26, 64),
+        meta=TraceMeta(model="server", layers=26, experts=64, choices=6),
+    )
+    write_load_table(table, tmp_path / "load.json")
+    value = json.loads(run("simulate", *asked, "--load", "load.json", check=True).stdout)
+    assert value["labels"] == ["the load of server, 26×64×6: made, not recorded"]
+
+
+def test_recorded_steps_on_the_command_line(run: Run, tmp_path: Path) -> None:
+    """All 8 tokens of a step on one of 4 ranks, then two on each: (0.25 + 1) / 2, and (4 + 1) / 2 turned over."""
+    experts = np.concatenate([np.zeros(32), np.repeat(np.arange(0, 8, 2), 8)]).astype(np.uint16)
+    config = {
+        "model_type": "mixtral", "num_hidden_layers": 1, "hidden_size": 1024, "intermediate_size": 1024,
+        "num_local_experts": 8, "num_experts_per_tok": 1, "num_attention_heads": 8, "vocab_size": 1000,
+    }  # fmt: skip
+    trace = RoutingTrace(
+        meta=TraceMeta(model="m", layers=1, experts=8, choices=1, config=config),
+        experts_TLK=experts[:, None, None],
+        sequence_T=np.arange(64, dtype=np.uint32),
+        position_T=np.zeros(64, np.uint32),
+        phase_T=np.full(64, 2, np.uint8),
+        topic_T=np.full(64, -1, np.int16),
+        step_T=np.repeat([0, 1], 32).astype(np.uint32),
+        source_rank_T=np.tile(np.repeat(np.arange(4), 8), 2).astype(np.uint16),
+    )
+    write_trace(trace, tmp_path / "t.parquet")
+    (tmp_path / "four.yaml").write_text(
+        "name: four\npreset: dgx-h100\nnodes: 1\ndomain: {gpus_per_host: 4, nics_per_host: 4}\n"
+    )
+    asked = ("--cluster", "four.yaml", "--trace", "t.parquet", "--phase", "decode", "--steps", 2, "--network", "bound")
+    value = json.loads(run("simulate", *asked, "--recorded-steps", "--json", check=True).stdout)
+    assert value["balance"] == pytest.approx(0.625)
+    assert value["overload"] == pytest.approx(2.5)
+    assert "recorded steps" in run("simulate", *asked, "--tokens-per-rank", 40).stderr
 
 
 def test_attention_by_tp_on_the_command_line(run: Run, small: Path) -> None:

@@ -200,8 +200,9 @@ def test_bad_commands_fail_and_write_nothing(tmp_path: Path, load_file: Path, ar
 
 
 def test_a_trace_or_a_table_must_be_given(tmp_path: Path) -> None:
-    with pytest.raises(MoecastError, match="either a trace"):
-        CliRunner().invoke(app, ["place", "--out", str(tmp_path / "p.json")], catch_exceptions=False)
+    asked = ["place", "--cluster", "dgx-h200", "--out", str(tmp_path / "p.json")]
+    with pytest.raises(MoecastError, match="give a recorded trace"):
+        CliRunner().invoke(app, asked, catch_exceptions=False)
     with pytest.raises(MoecastError, match="--cluster"):
         CliRunner().invoke(
             app, ["place", "--trace", "shipped", "--out", str(tmp_path / "p.json")], catch_exceptions=False

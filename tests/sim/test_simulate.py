@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 
 from moecast.errors import MoecastError
-from moecast.sim import Forecaster, MadeBy, Plan, Workload, bound_objective_s, draw_steps, simulate
+from moecast.sim import (
+    Forecaster,
+    MadeBy,
+    Plan,
+    Prediction,
+    Workload,
+    bound_objective_s,
+    draw_steps,
+    load_model,
+    simulate,
+)
 from moecast.sim.simulate import timed_steps
 from moecast.topology import Cluster, load_cluster
 from moecast.traces import RoutingTrace
@@ -47,7 +57,13 @@ def test_breakdown_adds_up(
     assert prediction.fan_out_domains <= prediction.fan_out
     assert 0 < prediction.balance_p5 <= prediction.balance <= 1
     assert 0 < prediction.balance_pooled <= 1
-    assert 0 <= prediction.bottleneck_share <= 1
+    assert all(0 <= gain <= 1 for gain in prediction.gains.values())
+    assert prediction.gains[prediction.bottleneck] == max(prediction.gains.values())
+    assert prediction.overload >= 1 / prediction.balance - 1e-9
+    sent = np.array(prediction.traffic_SD)
+    assert sent.shape == (16, 16)
+    if dispatch not in ("per_domain", "stay") and (dispatch or phase == "decode"):  # a relayed copy leaves twice
+        assert sent.sum() - np.trace(sent) == pytest.approx(prediction.dispatch_bytes)
 
 
 def test_same_seed_same_bytes(cluster: Cluster, trace: RoutingTrace) -> None:
@@ -67,20 +83,47 @@ def test_idle_is_what_ranks_wait(cluster: Cluster) -> None:
     model = replace(tiny_model(trace), hidden=4096, expert_intermediate=16384)
     plan = Plan.contiguous(layers=1, experts=16, choices=1, ep=16)
     prediction = simulate(cluster, model, plan, trace, Workload(phase="prefill", tokens_per_rank=16, steps=1))
-    assert prediction.bottleneck == "expert compute on rank 5"
+    assert prediction.bottleneck == "waiting for uneven experts"
+    assert prediction.gains["expert compute"] > 0.2
     assert prediction.balance == pytest.approx(1 / 16)
     assert prediction.breakdown_s["idle"] > 5 * prediction.breakdown_s["expert"]
 
 
-def test_a_thin_link_is_named(cluster: Cluster, trace: RoutingTrace) -> None:
-    thin = "node1/nic3->leaf1" if "node1/nic3->leaf1" in cluster.link_names_J else "node1/nic3->leaf0"
-    links = tuple(
-        replace(link, capacity_Bps=link.capacity_Bps / 1000) if link.name == thin else link for link in cluster.links
-    )
+def test_thin_links_are_named_and_doubling_them_saves_what_is_said(cluster: Cluster, trace: RoutingTrace) -> None:
+    """The gain is that of a cluster whose NICs are twice as fast, which is built and asked anew."""
+
+    def with_nics(factor: float) -> Cluster:
+        links = tuple(
+            replace(link, capacity_Bps=link.capacity_Bps * factor) if link.kind.startswith("nic") else link
+            for link in cluster.links
+        )
+        return replace(cluster, links=links)
+
     workload = Workload(phase="prefill", tokens_per_rank=8, steps=1)
-    prediction = simulate(replace(cluster, links=links), tiny_model(trace), contiguous(), trace, workload)
-    assert prediction.bottleneck == f"link {thin} (nic-out)"
-    assert prediction.link_utilisation[0]["name"] == thin
+    asked = (tiny_model(trace), contiguous(), trace, workload)
+    for rung in ("bound", "fluid"):
+        thin = simulate(with_nics(1e-6), *asked, network=rung)
+        assert thin.bottleneck == "NICs"
+        assert thin.link_utilisation[0]["kind"].startswith("nic")
+        twice = simulate(with_nics(2e-6), *asked, network=rung)
+        assert thin.gains["NICs"] == pytest.approx(1 - twice.step_time_s / thin.step_time_s, rel=1e-9)
+    assert not simulate(cluster, *asked, gains=False).gains
+
+
+def test_what_the_fabric_costs_is_not_idle() -> None:
+    """Even work on an 8:1 fabric: ranks wait for bytes, not for each other."""
+    thin = load_cluster("dgx-h200", nodes=4, fabric="leaf-spine:8")
+    plan = Plan.contiguous(layers=3, experts=32, choices=2, ep=32)
+    even = small_trace(tokens=6400, experts=32)
+    tokens, layers, choices = np.indices(even.experts_TLK.shape)
+    even = replace(even, experts_TLK=((tokens * 2 + choices + layers) % 32).astype(np.uint16))
+    workload = Workload(phase="prefill", tokens_per_rank=64, steps=1)
+    for rung in ("bound", "fluid"):
+        prediction = simulate(thin, replace(tiny_model(even), hidden=8192), plan, even, workload, network=rung)
+        parts = prediction.breakdown_s
+        assert prediction.bottleneck == "leaf uplinks"
+        assert parts["dispatch"] + parts["combine"] > 0.5 * prediction.step_time_s
+        assert parts["idle"] < 0.2 * prediction.step_time_s
 
 
 def test_fixed_costs_are_named(cluster: Cluster, trace: RoutingTrace) -> None:
@@ -90,7 +133,7 @@ def test_fixed_costs_are_named(cluster: Cluster, trace: RoutingTrace) -> None:
     prediction = simulate(
         slow, tiny_model(trace), contiguous(), trace, Workload(phase="decode", tokens_per_rank=1, steps=1)
     )
-    assert prediction.bottleneck == "fixed costs of communication"
+    assert prediction.bottleneck == "launches of communication"
 
 
 def test_bound_times_all_steps_and_fluid_a_sample(cluster: Cluster, trace: RoutingTrace) -> None:
@@ -119,13 +162,25 @@ def test_warnings_and_labels(cluster: Cluster, trace: RoutingTrace) -> None:
         Workload(phase="decode", from_phase="prefill", tokens_per_rank=1, steps=1, reuse=True),
         network="bound", overrides=["dispatch = per_rank"],
     )  # fmt: skip
-    assert prediction.labels == (
-        "routing of tiny at the dimensions of tiny", "decode drawn from prefill routing",
-    )  # fmt: skip
+    assert prediction.labels == ("decode drawn from prefill routing",)
+    assert prediction.model == "routing of tiny at the dimensions of tiny"
     text = "\n".join(prediction.warnings)
     for expected in ("override: dispatch = per_rank", "3 slots repeat", "rule round_robin", "reuse"):
         assert expected in text
     assert prediction.plan["wasted_slots"] == 3
+
+
+def test_routing_of_another_shape_says_nothing_of_a_whole_step(cluster: Cluster, trace: RoutingTrace) -> None:
+    model = tiny_model(trace).with_dims(load_model("deepseek-v3"))
+    workload = Workload(phase="decode", tokens_per_rank=2, steps=1)
+    prediction = simulate(cluster, model, contiguous(), trace, workload, network="bound")
+    assert (prediction.routing_shape, prediction.model_shape) == ((3, 16, 2), (58, 256, 8))
+    assert "routing of 3×16×2 (MoE layers × experts × choices), the model has 58×256×8" in prediction.labels[0]
+    for name in ("step_time_s", "step_times_s", "tokens_per_s", "latency_s", "memory_bytes", "fits"):
+        assert getattr(prediction, name) is None
+    assert sum(prediction.breakdown_s.values()) == pytest.approx(prediction.layer_time_s)
+    assert any("its own shape was not simulated" in warning for warning in prediction.warnings)
+    assert Prediction.from_json(json.loads(json.dumps(prediction.to_json()))) == prediction
 
 
 def test_planning_on_the_measured_tokens_is_said(cluster: Cluster, trace: RoutingTrace) -> None:

@@ -22,7 +22,7 @@ from moecast.sim import (
     simulate_step,
     step_program,
 )
-from moecast.sim.bottleneck import link_load
+from moecast.sim.gains import link_load
 from moecast.sim.schedules import SCHEDULES, Schedule
 from moecast.topology import Cluster, Gpu, load_cluster
 from moecast.traces import PHASES, RoutingTrace, TraceMeta

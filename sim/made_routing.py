@@ -1,0 +1,301 @@
+"""Routing of a model's own shape that nobody recorded: even, skewed by a law, or by the counts of a load table.
+
+Every token chooses K different experts of each layer, in groups where the model's router has them. The chance that a
+token chooses an expert is K times the expert's share of the load, exactly: groups and experts are drawn by systematic
+sampling in a random order (Madow, 1949), which keeps such chances whatever they are. Layers are independent of each
+other and tokens of each other: there is no affinity and no topic in it.
+
+Axes: T token, L MoE layer, E expert, K choice, C group of experts.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from moecast.compiled import njit
+from moecast.errors import MoecastError
+from moecast.traces import PHASES, RoutingTrace, TraceMeta
+
+if TYPE_CHECKING:
+    from moecast.sim.model import ModelShape
+    from moecast.sim.workload import Workload
+    from moecast.traces import LoadTable
+
+Float = npt.NDArray[np.float64]
+
+LAWS = ("uniform", "zipf", "power-law", "trace")
+MOST_TOKENS = 1 << 16
+"""Different tokens that are made; a Workload that holds more draws them again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutingLaw:
+    """How popular the experts of a layer are.
+
+    Parameters
+    ----------
+    name
+        ``uniform``: all alike. ``zipf``: the r-th most popular in proportion to r^-exponent. ``power-law``: the counts
+        of a layer's experts are drawn from a power law. ``trace``: like those of a recorded trace.
+    exponent
+        Of the laws that have one.
+    """
+
+    name: str
+    exponent: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in LAWS:
+            raise MoecastError("uniform, zipf:S, power-law:A or trace", field="--routing", value=self.name)
+        wants = self.name in ("zipf", "power-law")
+        if wants != (self.exponent is not None):
+            rule = f"give an exponent, as in {self.name}:1.2" if wants else "takes no exponent"
+            raise MoecastError(rule, field="--routing", value=self.name)
+        if self.exponent is not None and not (math.isfinite(self.exponent) and 0 <= self.exponent <= 10):
+            raise MoecastError("an exponent is from 0 to 10", field="--routing", value=str(self))
+
+    def __str__(self) -> str:
+        """The law as `parse_law` reads it."""
+        return self.name if self.exponent is None else f"{self.name}:{self.exponent:g}"
+
+    def share_LE(self, layers: int, experts: int, tokens: int, choices: int, rng: np.random.Generator) -> Float:
+        """Draw each layer's shares of the load; which expert is popular differs by layer.
+
+        The power law is AIConfigurator's: counts x = ((b^(1-A) - a^(1-A)) u + a^(1-A))^(1 / (1-A)), u uniform, with
+        a = 1 and b = 0.8 tokens, or from 0.01 to 2 where there are no more choices than experts. It then puts the
+        heaviest rank first; here experts stay where they fall.
+        """
+        if self.name == "zipf":
+            assert self.exponent is not None
+            share_E = np.arange(1, experts + 1, dtype=np.float64) ** -self.exponent
+            return np.stack([rng.permutation(share_E / share_E.sum()) for _ in range(layers)])
+        if self.name == "power-law":
+            assert self.exponent is not None
+            low, high = (1.0, 0.8 * tokens) if tokens * choices > experts else (0.01, 2.0)
+            count_LE = _power_law(rng.random((layers, experts)), self.exponent, low, max(high, 2 * low))
+            return np.asarray(count_LE / count_LE.sum(axis=1, keepdims=True))
+        return np.full((layers, experts), 1 / experts)
+
+
+def parse_law(text: str) -> RoutingLaw:
+    """Read ``uniform``, ``zipf:1``, ``power-law:1.2`` or ``trace``.
+
+    Raises
+    ------
+    MoecastError
+        None of these.
+    """
+    name, colon, exponent = text.strip().partition(":")
+    try:
+        return RoutingLaw(name=name, exponent=float(exponent) if colon else None)
+    except ValueError as error:
+        raise MoecastError("an exponent is a number, as in zipf:1.2", field="--routing", value=text) from error
+
+
+def routing_by_law(law: RoutingLaw, model: ModelShape, *, tokens: int, sequence: int, phase: str, position: int,
+                   seed: int) -> RoutingTrace:  # fmt: skip
+    """Make tokens that route by a law.
+
+    Parameters
+    ----------
+    tokens, sequence
+        How many tokens, in sequences of how many.
+    phase, position
+        Of the rows; where each sequence begins.
+    """
+    rng = np.random.default_rng([seed, LAWS.index(law.name)])
+    share_LE = law.share_LE(model.layers, model.experts, tokens, model.choices, rng)
+    notes = f"Made, not recorded: {law} routing, layers and tokens independent of each other."
+    return _made(f"{law} routing", notes, share_LE, model, tokens, sequence, phase, position, rng)
+
+
+def routing_by_load(
+    table: LoadTable, model: ModelShape, *, tokens: int, sequence: int, phase: str, position: int, seed: int
+) -> RoutingTrace:
+    """Make tokens whose choices have the shares of a load table, each layer independent of the others.
+
+    Raises
+    ------
+    MoecastError
+        The table's L or E is not the model's, or a layer has no choice in it.
+    """
+    for field, ours, theirs in (
+        ("layers", model.layers, table.meta.layers),
+        ("experts", model.experts, table.meta.experts),
+    ):
+        if ours != theirs:
+            raise MoecastError(f"the model {model.name} has {ours}", field=f"load table: {field}", value=theirs)
+    total_L = table.load_LE.astype(np.float64).sum(axis=1)
+    if not (total_L > 0).all():
+        layer = int(np.flatnonzero(total_L <= 0)[0])
+        raise MoecastError("has no choice in it, so that nothing can be drawn", field=f"load table: layer {layer}")
+    notes = "Made from a load table: each layer is drawn by its counts, independent of the others."
+    rng = np.random.default_rng([seed, len(LAWS)])
+    share_LE = table.load_LE / total_L[:, None]
+    name = f"the load of {table.meta.model or 'a table'}"
+    return _made(name, notes, share_LE, model, tokens, sequence, phase, position, rng)
+
+
+def tokens_needed(workload: Workload, ranks: int) -> tuple[int, int, bool]:
+    """Tokens and their sequences' length that a Workload draws on so many DP ranks, and whether it must reuse some.
+
+    Decode keeps its sequences for all steps, and begins in their middle: twice as many are made.
+    """
+    wanted = ranks * workload.tokens_per_rank * workload.steps
+    wanted = 2 * wanted if workload.phase == "decode" else wanted
+    return min(wanted, MOST_TOKENS), workload.steps if workload.phase == "decode" else 0, wanted > MOST_TOKENS
+
+
+def chances_LE(share_LE: Float, choices: int) -> Float:
+    """Chance of each expert to be among a token's K: K times its share, at most 1; the others take what is cut off."""
+    chance_LE = np.asarray(share_LE, np.float64) * choices
+    for _ in range(share_LE.shape[1]):
+        over_LE = chance_LE > 1 + 1e-12
+        if not over_LE.any():
+            break
+        chance_LE = np.where(over_LE, 1.0, chance_LE)
+        free_LE = chance_LE < 1
+        room_L = np.maximum(choices - (~free_LE).sum(axis=1), 0)
+        rest_L = np.where(free_LE, chance_LE, 0).sum(axis=1)
+        # A load on fewer than K experts leaves no share for the rest: they share evenly.
+        even_LE = free_LE / np.maximum(free_LE.sum(axis=1, keepdims=True), 1)
+        scaled_LE = chance_LE * (room_L / np.maximum(rest_L, 1e-300))[:, None]
+        chance_LE = np.where(free_LE, np.where((rest_L > 0)[:, None], scaled_LE, even_LE * room_L[:, None]), chance_LE)
+    return chance_LE
+
+
+def _power_law(u: Float, exponent: float, low: float, high: float) -> Float:
+    power = 1 - exponent
+    if abs(power) < 1e-9:
+        return np.asarray(low * (high / low) ** u)
+    return np.asarray(((high**power - low**power) * u + low**power) ** (1 / power))
+
+
+def _made(
+    name: str,
+    notes: str,
+    share_LE: Float,
+    model: ModelShape,
+    tokens: int,
+    sequence: int,
+    phase: str,
+    position: int,
+    rng: np.random.Generator,
+) -> RoutingTrace:
+    chance_LE = chances_LE(share_LE, model.choices)
+    experts_TLK = _draw(chance_LE, tokens, model.choices, model.expert_groups, model.groups_per_token, rng)
+    number_T = np.arange(tokens)
+    source: dict[str, Any] = {"made": {"routing": name, "of": model.name}}
+    return RoutingTrace(
+        meta=TraceMeta(
+            model=name,
+            layers=model.layers,
+            experts=model.experts,
+            choices=model.choices,
+            layer_ids=model.moe_layer_ids,
+            source=source,
+            notes=notes,
+        ),
+        experts_TLK=experts_TLK,
+        sequence_T=(number_T // sequence).astype(np.uint32),
+        position_T=(position + number_T % sequence).astype(np.uint32),
+        phase_T=np.full(tokens, PHASES.index(phase), np.uint8),
+        topic_T=np.full(tokens, -1, np.int16),
+    )
+
+
+@njit(cache=True)
+def _draw(chance_LE, tokens, choices, groups, groups_per_token, rng):  # type: ignore[no-untyped-def]
+    """Choose for every token and layer; chances sum to K in each layer."""
+    layers, experts = chance_LE.shape
+    made_TLK = np.empty((tokens, layers, choices), np.uint16)
+    order_E, order_C = np.arange(experts), np.arange(groups)
+    inside = experts // groups
+    chance_C, chosen_C, part_E = np.empty(groups), np.empty(groups, np.int64), np.empty(inside)
+    chosen_K = np.empty(choices, np.int64)
+    order_I = np.arange(inside)
+    for layer in range(layers):
+        for token in range(tokens):
+            if groups == 1 or groups_per_token == groups:
+                _systematic(chance_LE[layer], order_E, choices, chosen_K, rng)
+                for k in range(choices):
+                    made_TLK[token, layer, k] = chosen_K[k]
+                continue
+            # A group's chance is its experts' together, scaled to the groups of a token; each gives an equal part.
+            for c in range(groups):
+                chance_C[c] = min(
+                    1.0, chance_LE[layer, c * inside : (c + 1) * inside].sum() * groups_per_token / choices
+                )
+            scale = groups_per_token / chance_C.sum()
+            for c in range(groups):
+                chance_C[c] = min(1.0, chance_C[c] * scale)
+            _systematic(chance_C, order_C, groups_per_token, chosen_C, rng)
+            k = 0
+            for g in range(groups_per_token):
+                wanted = choices // groups_per_token + (1 if g < choices % groups_per_token else 0)
+                first = chosen_C[g] * inside
+                total = chance_LE[layer, first : first + inside].sum()
+                for i in range(inside):
+                    part_E[i] = chance_LE[layer, first + i] / total * wanted if total > 0 else wanted / inside
+                _cap(part_E, wanted)
+                _systematic(part_E, order_I, wanted, chosen_K, rng)
+                for i in range(wanted):
+                    made_TLK[token, layer, k] = first + chosen_K[i]
+                    k += 1
+    return made_TLK
+
+
+@njit(cache=True)
+def _cap(chance_E, wanted):  # type: ignore[no-untyped-def]
+    """No chance above 1; what is cut off goes to the others in proportion, or evenly where they have none."""
+    for _ in range(len(chance_E)):
+        full, rest, free = 0, 0.0, 0
+        over = False
+        for i in range(len(chance_E)):
+            if chance_E[i] > 1:
+                over = True
+            if chance_E[i] >= 1:
+                full += 1
+            else:
+                rest += chance_E[i]
+                free += 1
+        if not over:
+            return
+        for i in range(len(chance_E)):
+            if chance_E[i] >= 1:
+                chance_E[i] = 1.0
+            elif rest > 0:
+                chance_E[i] *= (wanted - full) / rest
+            else:
+                chance_E[i] = (wanted - full) / free
+
+
+@njit(cache=True)
+def _systematic(chance_E, order_E, wanted, chosen_K, rng):  # type: ignore[no-untyped-def]
+    """Choose exactly `wanted`, each with its chance: laid end to end in a random order, those hit by u, u + 1, … ."""
+    n = len(order_E)
+    for i in range(n - 1, 0, -1):  # a new random order for each token, or neighbours would never meet
+        j = rng.integers(0, i + 1)
+        order_E[i], order_E[j] = order_E[j], order_E[i]
+    mark = rng.random()
+    reached, found = 0.0, 0
+    for i in range(n):
+        reached += chance_E[order_E[i]]
+        if found < wanted and reached > mark:
+            chosen_K[found] = order_E[i]
+            found += 1
+            mark += 1.0
+    i = n - 1
+    while found < wanted:  # rounding left the last mark beyond the end
+        taken = False
+        for k in range(found):
+            taken = taken or chosen_K[k] == order_E[i]
+        if not taken:
+            chosen_K[found] = order_E[i]
+            found += 1
+        i -= 1
