@@ -252,7 +252,7 @@ def _made_inputs(
     from dataclasses import replace
 
     from moecast.sim import load_model
-    from moecast.sim.made_routing import tokens_needed
+    from moecast.sim.made_routing import parse_law, tokens_needed
 
     if dims is not None:
         raise MoecastError("routing is made at the model's own shape: name it with --model", field="--dims", value=dims)
@@ -262,8 +262,11 @@ def _made_inputs(
     shape = shape if types is None else types.put_into(shape)
     tokens, steps, short = tokens_needed(workload, ranks)
     tokens = 2 * tokens if source.part != "all" else tokens
-    trace = source.cut(_make(source, shape, workload, tokens, steps, seed))
-    return shape, trace, replace(workload, reuse=workload.reuse or short)
+    if source.routing is not None and parse_law(source.routing).name == "trace":
+        trace, short = _lifted(source.trace, shape, workload, tokens, ranks, seed)
+    else:
+        trace = _make(source, shape, workload, tokens, steps, seed)
+    return shape, source.cut(trace), replace(workload, reuse=workload.reuse or short)
 
 
 def _make(source: Source, shape: ModelShape, workload: Workload, tokens: int, steps: int, seed: int) -> RoutingTrace:
@@ -271,8 +274,6 @@ def _make(source: Source, shape: ModelShape, workload: Workload, tokens: int, st
     from moecast.traces import read_load_table
 
     law = None if source.routing is None else parse_law(source.routing)
-    if law is not None and law.name == "trace":
-        return _lifted(source.trace, shape, workload, tokens, seed)
     context = workload.context or DEFAULT_CONTEXT
     decode = workload.phase == "decode"
     sequence = steps if decode else min(DEFAULT_PROMPT, tokens)
@@ -289,13 +290,27 @@ def _make(source: Source, shape: ModelShape, workload: Workload, tokens: int, st
     return routing_by_law(law, shape, **asked)
 
 
-def _lifted(path: Path | None, shape: ModelShape, workload: Workload, tokens: int, seed: int) -> RoutingTrace:
-    """Routing like a recorded trace's, carried over to the model's shape."""
-    from moecast.traces import concatenate, fit_trace, read_trace, shipped_trace_path, synthesise
+def _lifted(
+    path: Path | None, shape: ModelShape, workload: Workload, tokens: int, ranks: int, seed: int
+) -> tuple[RoutingTrace, bool]:
+    """Routing like a recorded trace's, carried over to the model's shape; whether it must be used more than once.
 
-    model = fit_trace(read_trace(path or shipped_trace_path()), phase=workload.drawn_phase)
+    Decode holds a sequence for each place of its batch, as long as recorded ones are.
+    """
+    import numpy as np
+
+    from moecast.sim.made_routing import MOST_TOKENS
+    from moecast.traces import PHASES, concatenate, fit_trace, read_trace, shipped_trace_path, synthesise
+
+    recorded = read_trace(path or shipped_trace_path())
+    model = fit_trace(recorded, phase=workload.drawn_phase)
+    if workload.phase == "decode":
+        own = recorded.phase_T == PHASES.index(workload.drawn_phase)
+        length = int(own.sum()) / max(len(np.unique(recorded.sequence_T[own])), 1)
+        tokens = max(tokens, round(2.2 * ranks * workload.tokens_per_rank * length))
     wanted = "x".join(map(str, shape.shape_LEK))
-    return concatenate(list(synthesise(model, shape=wanted, tokens=tokens, seed=seed)))
+    made = synthesise(model, shape=wanted, tokens=min(tokens, 2 * MOST_TOKENS), seed=seed)
+    return concatenate(list(made)), tokens > 2 * MOST_TOKENS
 
 
 def _fitted(trace: RoutingTrace, workload: Workload, ranks: int) -> tuple[Workload, tuple[str, ...]]:
