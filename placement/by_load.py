@@ -41,6 +41,8 @@ class LoadProblem:
         Any plan with the wanted ranks and slots.
     domain_G
         Domain of each member of an EP group, counted from 0.
+    expert_groups
+        Groups of successive experts that the router limits a token to; 1 where it has none.
     slots_G
         Its slots.
     """
@@ -48,6 +50,7 @@ class LoadProblem:
     table: LoadTable
     layout: Plan
     domain_G: Int32
+    expert_groups: int = 1
     slots_G: Int32 = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -117,6 +120,7 @@ def place_by_load(
     dispatch: DispatchMode | None = None,
     replica_rule: ReplicaRule = "round_robin",
     fill: bool = False,
+    expert_groups: int | None = None,
     seed: int = 0,
 ) -> LoadPlacement:
     """Find which expert stands on which rank, for the most even load, from counts alone.
@@ -135,6 +139,8 @@ def place_by_load(
         Ranks of an EP group (None: all GPUs) and slots of each rank (None: as few as hold the experts).
     fill
         Fill slots that the solver leaves empty, since serving engines have none.
+    expert_groups
+        ``eplb`` only: groups of successive experts that the router limits a token to; None: the model's.
 
     Raises
     ------
@@ -142,7 +148,7 @@ def place_by_load(
         The question has no answer: slots that cannot hold the experts or overfill the GPU, no ranks, no counts, or a
         solver that needs tokens.
     """
-    chosen = find_load_solver(solver)
+    chosen = find_load_solver(solver, expert_groups=expert_groups)
     problem = _problem(table, cluster, model, ep, slots_per_rank, dispatch, replica_rule)
     refusal = chosen.supports(problem)
     if refusal is not None:
@@ -192,13 +198,14 @@ def _problem(
     except ValueError as error:
         raise MoecastError(str(error), field="slots_per_rank", value=slots_per_rank) from error
     if replica_rule == "weights":
-        raise MoecastError("no solver makes replica weights: use round_robin or nearest", field="replica_rule")
+        raise MoecastError("no solver makes replica weights: use round_robin, nearest or fixed", field="replica_rule")
     _check_weights(layout, cluster, model)
     domain_G = np.zeros(members, np.int32)
     if cluster is not None:
         domain_G = np.unique(cluster.domain_of_gpu_G[:members], return_inverse=True)[1].astype(np.int32)
     layout = replace(layout, dispatch=dispatch, replica_rule=replica_rule)
-    return LoadProblem(table=table, layout=layout, domain_G=domain_G)
+    groups = 1 if model is None else model.expert_groups
+    return LoadProblem(table=table, layout=layout, domain_G=domain_G, expert_groups=groups)
 
 
 def _check_weights(layout: Plan, cluster: Cluster | None, model: ModelShape | None) -> None:

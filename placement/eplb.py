@@ -111,18 +111,19 @@ class Eplb:
     Parameters
     ----------
     expert_groups
-        Groups of experts that the router limits a token to (DeepSeek-V3: 8); 1 where it has none.
+        Groups of experts that the router limits a token to (DeepSeek-V3: 8); None: the problem's own.
     """
 
     name: str = "eplb"
-    expert_groups: int = 1
+    expert_groups: int | None = None
 
     def supports(self, problem: SlotProblem) -> str | None:
         """Take ranks with equally many slots."""
         if problem.slots_G.min() != problem.slots_G.max():
             return "needs equally many slots on every rank"
-        if problem.layout.experts % self.expert_groups:
-            return f"its {self.expert_groups} groups do not divide {problem.layout.experts} experts"
+        groups = self._groups(problem)
+        if groups < 1 or problem.layout.experts % groups:
+            return f"its {groups} groups do not divide {problem.layout.experts} experts"
         return None
 
     def solve(self, problem: PlacementProblem, objective: Objective, budget: Budget, *, seed: int = 0) -> Solved:  # noqa: ARG002
@@ -131,12 +132,31 @@ class Eplb:
 
     def spread(self, problem: SlotProblem) -> Solved:
         """Pack by load alone."""
-        nodes = problem.n_domains if problem.layout.ep % problem.n_domains == 0 else 1
+        nodes, groups = problem.n_domains, self._groups(problem)
+        if np.unique(np.bincount(problem.domain_G)).size > 1:
+            nodes = 1  # a node of the algorithm has as many ranks as any other
         slots_LGP = rebalance(
             problem.load_LE, slots=int(problem.slots_G.sum()), ranks=problem.layout.ep,
-            expert_groups=self.expert_groups, nodes=nodes,
+            expert_groups=groups, nodes=nodes,
         ).astype(np.int32)  # fmt: skip
         ordered = np.sort(slots_LGP, axis=-1)
         wasted = int((ordered[..., 1:] == ordered[..., :-1]).sum())
-        note = f"EPLB put {wasted} replicas beside another of their expert; they are wasted" if wasted else ""
-        return Solved(slots_LGP=slots_LGP, note=note)
+        notes = [_mode(groups, nodes, problem.n_domains)]
+        if wasted:
+            notes.append(f"EPLB put {wasted} replicas beside another of their expert; they are wasted")
+        return Solved(slots_LGP=slots_LGP, note="; ".join(filter(None, notes)))
+
+    def _groups(self, problem: SlotProblem) -> int:
+        return problem.expert_groups if self.expert_groups is None else self.expert_groups
+
+
+def _mode(groups: int, nodes: int, domains: int) -> str:
+    """Say which of its two ways the algorithm took, where there was a choice."""
+    if domains == 1:
+        return ""
+    if nodes > 1 and groups % nodes == 0:
+        return f"EPLB, hierarchical: each of {groups} expert groups stands whole on one of {nodes} nodes"
+    why = (
+        "the router has no expert groups" if groups == 1 else f"{groups} expert groups on {domains} nodes do not divide"
+    )
+    return f"EPLB, global: {why}, so experts go to any rank"

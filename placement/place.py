@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from moecast.errors import MoecastError
 from moecast.placement.certificate import certificate_s
@@ -17,6 +18,7 @@ from moecast.placement.fill import fill_slots
 from moecast.placement.limit import Budget, Limit
 from moecast.placement.objective import Objective
 from moecast.placement.problem import PlacementProblem
+from moecast.placement.solver import Solved
 from moecast.placement.solvers import find_solver
 from moecast.sim.collectives import mode_of
 from moecast.sim.forward import Setting
@@ -24,6 +26,7 @@ from moecast.sim.plan import MadeBy, Plan
 from moecast.sim.tally import RoutingTally
 
 if TYPE_CHECKING:
+    from moecast.placement.solver import Solver
     from moecast.sim.model import ModelShape
     from moecast.sim.plan import DispatchMode, ReplicaRule
     from moecast.sim.workload import Workload
@@ -77,7 +80,7 @@ def place(
     trace: RoutingTrace,
     workload: Workload,
     *,
-    solver: str = "joint",
+    solver: str | Solver = "joint",
     ep: int | None = None,
     tp: int = 1,
     slots_per_rank: int | None = None,
@@ -87,6 +90,7 @@ def place(
     time_limit_s: float | None = None,
     work_limit: int | None = None,
     fill: bool = False,
+    expert_groups: int | None = None,
     trace_part: str | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
@@ -98,7 +102,7 @@ def place(
     trace
         The part to plan on; results on the same part flatter the plan.
     solver
-        A name of `moecast.placement.SOLVERS`.
+        A name of `moecast.placement.SOLVERS`, or an object of your own that satisfies `moecast.placement.Solver`.
     ep, slots_per_rank
         Ranks of an EP group (None: all GPUs) and slots of each rank (None: as few as hold the experts).
     tp
@@ -110,6 +114,8 @@ def place(
         plan again.
     fill
         Fill slots that the solver leaves empty, since serving engines have none; the objective is of the filled plan.
+    expert_groups
+        ``eplb`` only: groups of successive experts that the router limits a token to; None: the model's.
     progress
         Called with (thousandths done, 1000).
 
@@ -119,7 +125,7 @@ def place(
         The question has no answer: slots that cannot hold the experts or overfill the GPU, a solver that does not take
         the problem, a limit of nothing, a trace that is too small.
     """
-    chosen = find_solver(solver, balance_weight=balance_weight, full=fill)
+    chosen = find_solver(solver, balance_weight=balance_weight, full=fill, expert_groups=expert_groups)
     limit = Limit(time_s=time_limit_s, work=work_limit)
     layout = _layout(cluster, model, ep, tp, slots_per_rank, dispatch, replica_rule)
     problem = PlacementProblem(
@@ -127,38 +133,49 @@ def place(
     )
     refusal = chosen.supports(problem)
     if refusal is not None:
-        raise MoecastError(f"this problem is not for it: {refusal}", field="solver", value=solver)
+        raise MoecastError(f"this problem is not for it: {refusal}", field="solver", value=chosen.name)
     budget = Budget(limit, _thousandths(progress))
     objective = Objective(problem)
     solved = chosen.solve(problem, objective, budget, seed=seed)
-    slots_LGP, note = np.asarray(solved.slots_LGP), solved.note
+    slots_LGP, note = _slots_of(solved, problem, chosen.name), solved.note
     if mode_of(layout.dispatch, workload.phase).per_choice:
         told = "copies do not depend on the placement here: one travels for each choice, so only balance can be gained"
         note = "; ".join(filter(None, [note, told]))
     if fill:
         slots_LGP, count = fill_slots(slots_LGP, problem.load_LE, problem.slots_G)
         note = "; ".join(filter(None, [note, f"{count} empty slots were filled with replicas" if count else ""]))
+    problem.plan(slots_LGP).check_legal()  # before it is judged: loops rely on it
     seconds = budget.seconds
     budget.tell("done", 1.0)
     objective_s, bound_s = objective.step_s(slots_LGP), certificate_s(problem, objective.judged)
     made_by = MadeBy(
-        solver=solver, seed=seed, trace_hash=trace.content_hash(), trace_part=trace_part,
+        solver=chosen.name, seed=seed, trace_hash=trace.content_hash(), trace_part=trace_part,
         objective_s=objective_s, bound_s=bound_s,
     )  # fmt: skip
     plan = problem.plan(slots_LGP, made_by=made_by)
-    plan.check_legal()
     return Placement(
         plan=plan,
         objective_s=objective_s,
         bound_s=bound_s,
         gap=(objective_s - bound_s) / objective_s,
-        solver=solver,
+        solver=chosen.name,
         seconds=seconds,
         legal=True,
         wasted_slots=plan.wasted_slots(),
         note=note,
         **_routing(problem, plan),
     )
+
+
+def _slots_of(solved: Solved, problem: PlacementProblem, name: str) -> npt.NDArray[np.int32]:
+    """What a solver gave back, of the right shape and type: whether it is legal the plan checks."""
+    if not isinstance(solved, Solved):
+        raise MoecastError(f"{name} gave back {type(solved).__name__}, not a Solved", field="solver", value=name)
+    slots_LGP, wanted = np.asarray(solved.slots_LGP), problem.empty_slots_LGP().shape
+    if slots_LGP.shape != wanted or not np.issubdtype(slots_LGP.dtype, np.integer):
+        rule = f"{name} gave back {slots_LGP.dtype} {list(slots_LGP.shape)}, expected whole numbers {list(wanted)}"
+        raise MoecastError(f"{rule}: layers, ranks, slots of a rank", field="solver", value=name)
+    return slots_LGP.astype(np.int32)
 
 
 def _layout(

@@ -95,7 +95,9 @@ class PlacementProblem:
                 value=int(slots_G.max()),
             )
         if layout.replica_rule == "weights":
-            raise MoecastError("no solver makes replica weights: use round_robin or nearest", field="replica_rule")
+            raise MoecastError(
+                "no solver makes replica weights: use round_robin, nearest or fixed", field="replica_rule"
+            )
         object.__setattr__(self, "slots_G", slots_G)
         check_question(self.cluster, self.model, self.any_plan(), self.trace)
         domain_G = self.cluster.domain_of_gpu_G[list(layout.gpu_of_rank[: layout.ep])]
@@ -115,6 +117,11 @@ class PlacementProblem:
     def spare_slots(self) -> int:
         """Slots of an EP group beyond one for each expert."""
         return int(self.slots_G.sum()) - self.layout.experts
+
+    @property
+    def expert_groups(self) -> int:
+        """Groups of experts that the model's router limits a token to; 1 where it has none."""
+        return self.model.expert_groups
 
     @property
     def load_LE(self) -> npt.NDArray[np.int64]:

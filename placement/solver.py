@@ -70,6 +70,10 @@ class SlotProblem(Protocol):
         """How many domains the group stands in."""
 
     @property
+    def expert_groups(self) -> int:
+        """Groups of successive experts that the router limits a token to; 1 where it has none."""
+
+    @property
     def load_LE(self) -> npt.NDArray[np.int64]:
         """Choices of each expert."""
 

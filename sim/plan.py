@@ -30,7 +30,7 @@ MOST_EXPERTS = MOST_RANKS = 2**16 - 1
 MOST_SLOTS = 1 << 26  # 61 layers of 288 slots on 1,024 ranks in 32 groups are half a million
 
 DispatchMode = Literal["per_choice", "per_rank", "per_domain", "nccl", "stay"]
-ReplicaRule = Literal["round_robin", "nearest", "weights"]
+ReplicaRule = Literal["round_robin", "nearest", "fixed", "weights"]
 
 DISPATCH_MODES: tuple[str, ...] = get_args(DispatchMode)
 REPLICA_RULES: tuple[str, ...] = get_args(ReplicaRule)

@@ -29,13 +29,17 @@ class ReplicaTable:
     - ``round_robin``: candidate (i + s) mod r of all r slots that hold the expert, in slot order;
     - ``nearest``: the same over the candidates on its own rank; where there are none, those in its own domain; where
       there are none, all;
+    - ``fixed``: always the same one: the first on its own rank; else, where only some candidates stand in its own
+      domain, the first of those; else one of all, dealt evenly over the sources that are left, in the order of ranks
+      (SGLang's ``static`` dispatch, which shuffles who gets which);
     - ``weights``: the candidate in whose share of [0, 1) the point frac((i + s + ½) · φ) falls, shares laid end to end
       in slot order (φ: the golden ratio, so that any run of choices is spread close to the weights).
 
     Parameters
     ----------
     row_of_S
-        First row of each source rank: the group's for ``round_robin`` and ``weights``, its own for ``nearest``. The
+        First row of each source rank: the group's for ``round_robin`` and ``weights``, its own for ``nearest`` and
+        ``fixed``. The
         choices of an expert by source s at a layer have row ``row_of_S[s] + layer · E + expert``.
     candidates_R
         Where the row's candidates begin in the arrays below (upper bits), and how many it has (lower 16 bits).
@@ -68,8 +72,9 @@ class ReplicaTable:
         group_S = np.arange(plan.groups * plan.ep) // plan.ep
         rows = plan.layers * plan.experts
         row_of_S = group_S * rows
-        if plan.replica_rule == "nearest" and (count_R > 1).any():
-            first_R, count_R, slot_X = _nearest(
+        if plan.replica_rule in ("nearest", "fixed") and (count_R > 1).any():
+            choose = _nearest if plan.replica_rule == "nearest" else _fixed
+            first_R, count_R, slot_X = choose(
                 first_R, count_R, slot_X, group_S, domain_G, rows, plan.ep, plan.max_slots
             )
             row_of_S = np.arange(plan.groups * plan.ep) * rows
@@ -148,6 +153,35 @@ def _nearest(first_R, count_R, slot_X, group_S, domain_G, rows, ep, slots):  # t
                     filled += 1
             count[source * rows + row] = filled - first[source * rows + row]
     return first, count, out[:filled].copy()
+
+
+@njit(cache=True)
+def _fixed(first_R, count_R, slot_X, group_S, domain_G, rows, ep, slots):  # type: ignore[no-untyped-def]
+    sources = len(group_S)
+    out = np.empty(sources * rows, np.int32)
+    dealt_R = np.zeros(len(first_R), np.int64)
+    for source in range(sources):
+        base = group_S[source] * rows
+        for row in range(rows):
+            begin, end = first_R[base + row], first_R[base + row] + count_R[base + row]
+            own, near, in_domain = -1, -1, 0
+            for x in range(end - 1, begin - 1, -1):  # backwards: the first one stays
+                closeness = _closeness(source, slot_X[x], group_S, domain_G, ep, slots)
+                if closeness == 2:
+                    own = x
+                if closeness > 0:
+                    near = x
+                    in_domain += 1
+            if own >= 0:
+                chosen = own
+            elif 0 < in_domain < end - begin:
+                chosen = near
+            else:  # each expert begins at another of its slots: or the first ranks' choices would all go to first slots
+                chosen = begin + (dealt_R[base + row] + row) % (end - begin)
+                dealt_R[base + row] += 1
+            out[source * rows + row] = slot_X[chosen]
+    one = np.ones(sources * rows, np.int32)
+    return np.arange(sources * rows).astype(np.int32), one, out
 
 
 @njit(cache=True)

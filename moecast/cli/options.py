@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from moecast.sim.plan import DispatchMode
+    from moecast.sim.plan import ReplicaRule as ReplicaRuleName
 
 
 def _shipped(path: Path | None) -> Path | None:
@@ -174,6 +175,14 @@ Dispatch = Annotated[
         show_default="the plan's, else per_domain in prefill and per_choice in decode",
     ),
 ]
+ReplicaRule = Annotated[
+    str | None,
+    typer.Option(
+        "--replica-rule",
+        help="Which replica serves a choice: round_robin, nearest or fixed (SGLang: own GPU, own domain, else dealt).",
+        show_default="the plan's or the engine's, else round_robin",
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Same seed, same result.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines, nothing else.")]
 
@@ -197,3 +206,20 @@ def dispatch_mode(text: str | None) -> DispatchMode | None:
     if text is not None and text not in DISPATCH_MODES:
         raise MoecastError(f"one of {', '.join(DISPATCH_MODES)}", field="--dispatch", value=text)
     return cast("DispatchMode | None", text)
+
+
+def replica_rule(text: str | None, *, made: bool = False) -> ReplicaRuleName | None:
+    """Check ``--replica-rule``; `made`: for a plan to make, which has no replica weights.
+
+    Raises
+    ------
+    MoecastError
+        There is no such rule, or it needs a plan with replica weights.
+    """
+    from moecast.errors import MoecastError
+    from moecast.sim import REPLICA_RULES
+
+    known = [rule for rule in REPLICA_RULES if not (made and rule == "weights")]
+    if text is not None and text not in known:
+        raise MoecastError(f"one of {', '.join(known)}", field="--replica-rule", value=text)
+    return cast("ReplicaRuleName | None", text)

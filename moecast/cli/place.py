@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from moecast.cli.inputs import Inputs
     from moecast.placement import LoadPlacement, Placement
     from moecast.sim import ModelShape
+    from moecast.sim.plan import ReplicaRule
     from moecast.traces import TraceMeta
 
 # What says which tokens are in flight together: a load table has no tokens.
@@ -76,6 +77,7 @@ def place_command(
     tp: options.Tp = None,
     slots_per_rank: options.SlotsPerRank = None,
     dispatch: options.Dispatch = None,
+    replica_rule: options.ReplicaRule = None,
     time_limit: Annotated[
         str | None,
         typer.Option(
@@ -91,6 +93,12 @@ def place_command(
             "--balance-weight", min=0.0, help="joint: weigh balance against fan-out by hand.", show_default="by seconds"
         ),
     ] = None,
+    expert_groups: Annotated[
+        int | None,
+        typer.Option(
+            "--expert-groups", min=1, help="eplb: groups the router limits a token to.", show_default="the model's"
+        ),
+    ] = None,
     plan_on: options.PlanOn = 0.5,
     phase: options.Phase = "prefill",
     tokens_per_rank: options.TokensPerRank = None,
@@ -102,7 +110,8 @@ def place_command(
     from_phase: options.FromPhase = None,
     recorded_steps: options.RecordedSteps = False,
     export: Annotated[
-        str | None, typer.Option("--export", help="Also write the plan for sglang or trtllm, beside --out.")
+        str | None,
+        typer.Option("--export", help="Also write the plan for sglang, trtllm, vllm or vllm-ascend, beside --out."),
     ] = None,
     seed: options.Seed = 0,
     json: options.Json = False,
@@ -119,13 +128,15 @@ def place_command(
     from moecast.errors import MoecastError
     from moecast.files import check_writable
     from moecast.placement import place
-    from moecast.placement.engines import engine_path, write_engine_file
+    from moecast.placement.engines import engine_path, find_engine, write_engine_file
     from moecast.sim import describe, write_plan
 
     exported = None if export is None else engine_path(out, export)
     for path in (out, exported):
         if path is not None:
             check_writable(path)
+    rule = options.replica_rule(replica_rule, made=True)
+    rule = rule or ("round_robin" if export is None else find_engine(export).replica_rule)
     if load is not None and (trace is not None or routing is not None):
         raise MoecastError(
             "give either a trace (--trace), routing to make (--routing) or a load table (--load)", field="--load"
@@ -134,7 +145,8 @@ def place_command(
         _refuse_steps(context_)
         by_load, shape = _place_by_load(
             load, cluster=cluster, nodes=nodes, fabric=fabric, model=model, solver=solver or "balance", ep=ep,
-            slots_per_rank=slots_per_rank, dispatch=dispatch, export=export, seed=seed,
+            slots_per_rank=slots_per_rank, dispatch=dispatch, replica_rule=rule, export=export,
+            expert_groups=expert_groups, seed=seed,
         )  # fmt: skip
         write_plan(by_load.plan, out)
         if export is not None and exported is not None and shape is not None:
@@ -179,10 +191,12 @@ def place_command(
             tp=tp or 1,
             slots_per_rank=slots_per_rank,
             dispatch=options.dispatch_mode(dispatch),
+            replica_rule=rule,
             time_limit_s=limit_s,
             work_limit=work_limit,
             balance_weight=balance_weight,
             fill=export is not None,
+            expert_groups=expert_groups,
             trace_part=options.planning_part(plan_on),
             seed=seed,
             progress=advance,
@@ -220,7 +234,9 @@ def _place_by_load(
     ep: int | None,
     slots_per_rank: int | None,
     dispatch: str | None,
+    replica_rule: ReplicaRule,
     export: str | None,
+    expert_groups: int | None,
     seed: int,
 ) -> tuple[LoadPlacement, ModelShape | None]:
     """Read the counts and place by them."""
@@ -243,7 +259,9 @@ def _place_by_load(
         ep=ep,
         slots_per_rank=slots_per_rank,
         dispatch=options.dispatch_mode(dispatch),
+        replica_rule=replica_rule,
         fill=export is not None,
+        expert_groups=expert_groups,
         seed=seed,
     )
     return placement, shape
@@ -257,6 +275,7 @@ def _model_of(model: str | None, meta: TraceMeta, file: Path) -> ModelShape | No
 
 
 def _show_by_load(placement: LoadPlacement, out: Path, exported: Path | None) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     from moecast.cli import render
@@ -271,7 +290,7 @@ def _show_by_load(placement: LoadPlacement, out: Path, exported: Path | None) ->
         ("fan-out, step time", "not known: counts say no co-activation"),
         ("wasted slots", str(placement.wasted_slots)),
         ("solver's time", format_s(placement.seconds)),
-        *((("note", placement.note),) if placement.note else ()),
+        *((("note", escape(placement.note)),) if placement.note else ()),
     )
     for name, text in rows:
         table.add_row(name, text)

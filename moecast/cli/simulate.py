@@ -44,6 +44,7 @@ def simulate_command(
     slots_per_rank: options.SlotsPerRank = None,
     network: Annotated[str, typer.Option("--network", help="The rung: bound (µs) or fluid (seconds).")] = "fluid",
     dispatch: options.Dispatch = None,
+    replica_rule: options.ReplicaRule = None,
     phase: options.Phase = "prefill",
     tokens_per_rank: options.TokensPerRank = None,
     steps: options.Steps = 8,
@@ -106,7 +107,9 @@ def simulate_command(
         seed=seed,
         types=types,
     )
-    asked = read_or_make_plan(plan, inputs, ep=ep, tp=tp, slots_per_rank=slots_per_rank, dispatch=dispatch)
+    asked = read_or_make_plan(
+        plan, inputs, ep=ep, tp=tp, slots_per_rank=slots_per_rank, dispatch=dispatch, replica_rule=replica_rule
+    )
     with render.progress("simulating", quiet=json) as advance:
         prediction = simulate(
             inputs.cluster,
@@ -115,7 +118,7 @@ def simulate_command(
             inputs.trace,
             inputs.workload,
             network=network,
-            overrides=overridden(dispatch=dispatch, tp=tp, **types.given),
+            overrides=overridden(dispatch=dispatch, replica_rule=replica_rule, tp=tp, **types.given),
             notes=inputs.notes,
             max_fluid_steps=fluid_steps,
             memory_fraction=memory_fraction,
@@ -146,8 +149,9 @@ def read_or_make_plan(
     tp: int | None,
     slots_per_rank: int | None,
     dispatch: str | None,
+    replica_rule: str | None,
 ) -> Plan:
-    """The plan of `--plan`, in any format that can be read, else the contiguous one; `--tp` and `--dispatch` put in.
+    """The plan of `--plan`, in any format that can be read, else the contiguous one, and what else is asked put in.
 
     Raises
     ------
@@ -158,7 +162,7 @@ def read_or_make_plan(
     from moecast.placement.engines import read_any
     from moecast.sim import Plan
 
-    mode = options.dispatch_mode(dispatch)
+    mode, rule = options.dispatch_mode(dispatch), options.replica_rule(replica_rule)
     model = inputs.model
     ranks = inputs.cluster.n_gpus
     group = ep or ranks
@@ -183,4 +187,8 @@ def read_or_make_plan(
         if plan.ranks % tp:
             raise MoecastError(f"does not divide the plan's {plan.ranks} ranks", field="--tp", value=tp)
         plan = plan.with_(tp=tp, dp=plan.ranks // tp)
+    if rule is not None:
+        if rule == "weights" and plan.replica_weights_DLGP is None:
+            raise MoecastError("the plan has no replica weights", file=path, field="--replica-rule", value=rule)
+        plan = plan.with_(replica_rule=rule)
     return plan if mode is None else plan.with_(dispatch=mode)

@@ -37,6 +37,7 @@ def validate_command(
     tp: options.Tp = None,
     slots_per_rank: options.SlotsPerRank = None,
     dispatch: options.Dispatch = None,
+    replica_rule: options.ReplicaRule = None,
     phase: options.Phase = "prefill",
     tokens_per_rank: options.TokensPerRank = None,
     steps: options.Steps = 1,
@@ -105,7 +106,9 @@ def validate_command(
         seed=seed,
         types=types,
     )
-    asked = read_or_make_plan(plan, inputs, ep=ep, tp=tp, slots_per_rank=slots_per_rank, dispatch=dispatch)
+    asked = read_or_make_plan(
+        plan, inputs, ep=ep, tp=tp, slots_per_rank=slots_per_rank, dispatch=dispatch, replica_rule=replica_rule
+    )
     measured = None if measurement is None else read_measurement(measurement)
     if under_torchrun():
         measured, first = _replay(inputs, asked, repeats=repeats, warmup=warmup, experts=experts)

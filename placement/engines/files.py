@@ -10,10 +10,13 @@ from moecast.errors import MoecastError
 from moecast.files import read_text, write_text
 from moecast.placement.engines.sglang import SGLang
 from moecast.placement.engines.trtllm import TensorRTLLM
+from moecast.placement.engines.vllm import VLLM
+from moecast.placement.engines.vllm_ascend import VLLMAscend
 from moecast.sim.plan import Plan
 
 if TYPE_CHECKING:
     from moecast.sim.model import ModelShape
+    from moecast.sim.plan import ReplicaRule
 
 MAX_FILE_BYTES = 64 << 20  # 60 layers × 2304 slots are 1 MB
 
@@ -21,7 +24,8 @@ MAX_FILE_BYTES = 64 << 20  # 60 layers × 2304 slots are 1 MB
 class EngineFormat(Protocol):
     """An engine's placement file.
 
-    A file holds the experts' slots and nothing of the layout: ranks, dispatch and replica rule are the engine's own.
+    A file holds the experts' slots and nothing of the layout: ranks and dispatch are the engine's own, and so is how it
+    picks among replicas.
     """
 
     @property
@@ -32,17 +36,21 @@ class EngineFormat(Protocol):
     def suffix(self) -> str:
         """What is put behind the plan's name."""
 
-    def recognises(self, value: Mapping[Any, Any]) -> bool:
+    @property
+    def replica_rule(self) -> ReplicaRule:
+        """How the engine picks among replicas, as far as a rule of moecast's says it."""
+
+    def recognises(self, value: Any) -> bool:
         """Whether a parsed file looks like this engine's."""
 
     def dump(self, plan: Plan, model: ModelShape) -> str:
         """The file's text; MoecastError where the engine cannot hold the plan."""
 
-    def load(self, value: Mapping[Any, Any], model: ModelShape, ep: int, *, file: Path) -> Plan:
+    def load(self, value: Any, model: ModelShape, ep: int, *, file: Path) -> Plan:
         """The plan of a parsed file for EP groups of `ep` ranks; MoecastError where it is none for this model."""
 
 
-ENGINES: tuple[EngineFormat, ...] = (SGLang(), TensorRTLLM())
+ENGINES: tuple[EngineFormat, ...] = (SGLang(), TensorRTLLM(), VLLM(), VLLMAscend())
 
 
 def find_engine(name: str) -> EngineFormat:
@@ -100,7 +108,7 @@ def read_any(path: str | Path, *, model: ModelShape, ep: int) -> Plan:
     return Plan.from_json(value, file=path)
 
 
-def _parse(path: Path) -> Mapping[Any, Any]:
+def _parse(path: Path) -> Any:
     import json
 
     import yaml
@@ -114,6 +122,6 @@ def _parse(path: Path) -> Mapping[Any, Any]:
             value = json.loads(text)
     except (json.JSONDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
         raise MoecastError("neither JSON nor, by its name, YAML that can be read", file=path) from error
-    if not isinstance(value, Mapping):
+    if not isinstance(value, Mapping | list):
         raise MoecastError("not a plan: one object is expected", file=path)
     return value

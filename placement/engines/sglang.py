@@ -18,6 +18,7 @@ from moecast.sim.plan import Plan
 
 if TYPE_CHECKING:
     from moecast.sim.model import ModelShape
+    from moecast.sim.plan import ReplicaRule
 
 _FIELD = "physical_to_logical_map"
 
@@ -27,10 +28,11 @@ class SGLang:
 
     name = "sglang"
     suffix = ".sglang.json"
+    replica_rule: ReplicaRule = "fixed"  # --ep-dispatch-algorithm static, its default with a map of one's own
 
-    def recognises(self, value: Mapping[Any, Any]) -> bool:
+    def recognises(self, value: Any) -> bool:
         """Whether it holds the map."""
-        return _FIELD in value
+        return isinstance(value, Mapping) and _FIELD in value
 
     def dump(self, plan: Plan, model: ModelShape) -> str:
         """Dense layers get the trivial map, slot p holding expert p mod E: nothing reads it."""
@@ -41,11 +43,13 @@ class SGLang:
             rows[layer] = row
         return json.dumps({_FIELD: rows}, separators=(",", ":")) + "\n"
 
-    def load(self, value: Mapping[Any, Any], model: ModelShape, ep: int, *, file: Path) -> Plan:
+    def load(self, value: Any, model: ModelShape, ep: int, *, file: Path) -> Plan:
         """Rows of dense layers are passed over."""
         rows = value[_FIELD]
         if not isinstance(rows, list) or len(rows) != model.n_layers:
             found = len(rows) if isinstance(rows, list) else rows
             rule = f"a row for each of the {model.n_layers} hidden layers of {model.name}, dense ones included"
             raise MoecastError(rule, file=file, field=_FIELD, value=found)
-        return plan_of_rows([rows[layer] for layer in model.moe_layer_ids], model, ep, engine="SGLang", file=file)
+        return plan_of_rows(
+            [rows[layer] for layer in model.moe_layer_ids], model, ep, engine="SGLang", file=file
+        ).with_(replica_rule=self.replica_rule)

@@ -19,6 +19,7 @@ from moecast.sim.plan import Plan
 
 if TYPE_CHECKING:
     from moecast.sim.model import ModelShape
+    from moecast.sim.plan import ReplicaRule
 
 _FIELD = "initial_global_assignments"
 
@@ -28,10 +29,11 @@ class TensorRTLLM:
 
     name = "trtllm"
     suffix = ".trtllm.yaml"
+    replica_rule: ReplicaRule = "round_robin"
 
-    def recognises(self, value: Mapping[Any, Any]) -> bool:
+    def recognises(self, value: Any) -> bool:
         """Whether it holds the assignments."""
-        return _FIELD in value
+        return isinstance(value, Mapping) and _FIELD in value
 
     def dump(self, plan: Plan, model: ModelShape) -> str:  # noqa: ARG002  the file knows only MoE layers
         """A static placement: no updates."""
@@ -40,7 +42,7 @@ class TensorRTLLM:
         value = {"num_slots": slots_LX.shape[1], _FIELD: assignments, "layer_updates_per_iter": 0}
         return str(yaml.safe_dump(value, default_flow_style=None, sort_keys=False, width=1 << 20))
 
-    def load(self, value: Mapping[Any, Any], model: ModelShape, ep: int, *, file: Path) -> Plan:
+    def load(self, value: Any, model: ModelShape, ep: int, *, file: Path) -> Plan:
         """The layers must be the model's MoE layers, and each row as long as `num_slots` says."""
         assignments = value[_FIELD]
         if not isinstance(assignments, Mapping):

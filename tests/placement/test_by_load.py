@@ -20,6 +20,8 @@ from moecast.sim import load_model, read_plan
 from moecast.topology import load_cluster
 from moecast.traces import LoadTable, TraceMeta, write_load_table
 
+from .test_solvers import EPLB_LOAD, EPLB_SLOTS
+
 
 def table_of(load_LE: object, choices: int = 1) -> LoadTable:
     load = np.asarray(load_LE, np.int64)
@@ -178,9 +180,24 @@ def test_place_from_a_load_table_and_export(tmp_path: Path, load_file: Path) -> 
     assert read_plan(out).ep == 4
 
 
+def test_the_groups_of_a_load_table_are_said_on_the_command_line(tmp_path: Path) -> None:
+    """The example of deepseek-ai/EPLB's README: its loads, 4 groups, 2 nodes of 4 GPUs, and its plan."""
+    (tmp_path / "c.yaml").write_text(
+        "name: c\npreset: dgx-h100\nnodes: 2\ndomain: {gpus_per_host: 4, nics_per_host: 4}\n"
+    )
+    write_load_table(table_of(np.array(EPLB_LOAD), 2), tmp_path / "load.json")
+    invoke(
+        "place", "--load", tmp_path / "load.json", "--cluster", tmp_path / "c.yaml", "--solver", "eplb",
+        "--slots-per-rank", 2, "--expert-groups", 4, "--out", tmp_path / "p.json",
+    )  # fmt: skip
+    assert read_plan(tmp_path / "p.json").slots_DLGP.reshape(2, 16).tolist() == EPLB_SLOTS
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["--expert-groups", "4"], "only eplb takes groups"),
+        (["--replica-rule", "weights"], "one of round_robin, nearest, fixed$"),
         (["--solver", "joint"], "which counts do not say"),
         (["--steps", "3"], "--steps: a load table has no tokens"),
         (["--time-limit", "3s"], "--time-limit: a load table has no tokens"),

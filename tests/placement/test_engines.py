@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moecast.errors import MoecastError
-from moecast.placement.engines import ENGINES, engine_path, read_any, write_engine_file
+from moecast.placement.engines import ENGINES, engine_path, find_engine, read_any, write_engine_file
 from moecast.sim import ModelShape, Plan, load_model, write_plan
+from moecast.sim.replicas import ReplicaTable
 
 
 def small_model(layers: int, experts: int, dense_first: int) -> ModelShape:
@@ -44,6 +45,7 @@ def test_there_and_back(tmp_path_factory: pytest.TempPathFactory, engine: str, c
     """Invariant 10."""
     plan, model = case
     path = engine_path(tmp_path_factory.mktemp("engine") / "plan.json", engine)
+    plan = plan.with_(replica_rule=find_engine(engine).replica_rule)  # the files do not say it: each engine has its own
     write_engine_file(plan, path, engine=engine, model=model)
     back = read_any(path, model=model, ep=plan.ep)
     before, after = plan.to_json(), back.to_json()
@@ -84,6 +86,61 @@ def test_what_an_engine_cannot_hold_is_refused_and_not_written(tmp_path: Path) -
         assert not path.exists()
 
 
+def ascend_layers(ids: list[int], *, devices: int = 2, second: list[Any] | None = None) -> list[dict[str, Any]]:
+    held = [[0, 1], [2, 3] if second is None else second, [0, 1]][:devices]
+    device_list = [{"device_id": device, "device_expert": experts} for device, experts in enumerate(held)]
+    return [{"layer_id": layer, "device_count": devices, "device_list": device_list} for layer in ids]
+
+
+def test_vllm_lists_slots_for_each_moe_layer_or_once_for_all(tmp_path: Path) -> None:
+    model = small_model(2, 4, 1)
+    (tmp_path / "p.json").write_text("[0, 1, 2, 3, 0, 1]")
+    plan = read_any(tmp_path / "p.json", model=model, ep=2)
+    assert plan.slots_DLGP[0].tolist() == [[[0, 1, 2], [3, 0, 1]]] * 2
+    write_engine_file(plan, tmp_path / "o.json", engine="vllm", model=model)
+    assert json.loads((tmp_path / "o.json").read_text()) == [[0, 1, 2, 3, 0, 1]] * 2
+
+
+def test_vllm_ascend_layers_and_devices_come_in_any_order(tmp_path: Path) -> None:
+    model = small_model(2, 4, 1)
+    layers = ascend_layers([0, 1])
+    for layer in layers:
+        layer["device_list"] = layer["device_list"][::-1]
+    (tmp_path / "p.json").write_text(json.dumps({"moe_layer_count": 2, "layer_list": layers[::-1]}))
+    plan = read_any(tmp_path / "p.json", model=model, ep=2)
+    assert plan.slots_DLGP[0].tolist() == [[[0, 1], [2, 3]]] * 2
+    write_engine_file(plan, tmp_path / "o.json", engine="vllm-ascend", model=model)
+    assert json.loads((tmp_path / "o.json").read_text()) == {"moe_layer_count": 2, "layer_list": ascend_layers([0, 1])}
+
+
+def test_a_file_of_sglang_keeps_tokens_in_a_node_that_holds_all_experts(tmp_path: Path) -> None:
+    """Its static dispatch gives each rank one replica for good, its own GPU's or its own node's first."""
+    model = small_model(2, 8, 0)
+    (tmp_path / "p.json").write_text(json.dumps({"physical_to_logical_map": [list(range(8)) * 2] * 2}))
+    plan = read_any(tmp_path / "p.json", model=model, ep=4)
+    assert plan.replica_rule == "fixed"
+    domain_G = np.array([0, 0, 1, 1], np.int32)
+    for source, first in enumerate([0, 0, 2, 2]):
+        table = ReplicaTable.of(plan, domain_G)
+        begin = int(table.row_of_S[source])
+        assert ((table.candidates_R[begin : begin + 16] & 65535) == 1).all()
+        at_X = table.candidates_R[begin : begin + 16] >> 16
+        ranks = (table.place_X[at_X] >> 16) & 65535
+        assert ranks.tolist() == [first] * 4 + [first + 1] * 4 + [first] * 4 + [first + 1] * 4
+
+
+def test_sources_without_a_replica_near_them_share_evenly() -> None:
+    """One domain, expert 0 on ranks 0 and 1 of eight: the six others take them three and three."""
+    slots = np.array([[0], [0], *([[expert] for expert in range(1, 7)])], np.int32).reshape(1, 1, 8, 1)
+    plan = Plan(
+        experts=7, choices=1, layer_ids=(0,), slots_DLGP=slots, gpu_of_rank=tuple(range(8)), replica_rule="fixed"
+    )
+    table = ReplicaTable.of(plan, np.zeros(8, np.int32))
+    ranks = [(int(table.place_X[table.candidates_R[row] >> 16]) >> 16) & 65535 for row in table.row_of_S]
+    assert ranks[:2] == [0, 1]
+    assert sorted(ranks[2:]) == [0] * 3 + [1] * 3
+
+
 @pytest.mark.parametrize(
     ("value", "words"),
     [
@@ -98,7 +155,17 @@ def test_what_an_engine_cannot_hold_is_refused_and_not_written(tmp_path: Path) -
         ({"initial_global_assignments": {"0": [0, 1, 2, 3], "1": [3, 2, 1, 0]}, "num_slots": 6}, "num_slots"),
         ({"initial_global_assignments": [1, 2]}, "layer ids"),
         ({"something": 1}, "not a moecast plan"),
-        ([1, 2], "one object"),
+        ("all", "one object"),
+        ([], "2 MoE layers|one for each of the 2"),
+        ([[0, 1, 2, 3]], "one for each of the 2"),
+        ([[0, 1, 2, 3], 7], "whole numbers"),
+        ([1, 2, 3, 1], "misses expert 0"),
+        ({"layer_list": []}, "a list of 2"),
+        ({"layer_list": ascend_layers([0, 0])}, "each of 0 to 1 once"),
+        ({"layer_list": ascend_layers([0, 1]), "moe_layer_count": 3}, "moe_layer_count"),
+        ({"layer_list": ascend_layers([0, 1], second=[1, 2, 3])}, "equally long"),
+        ({"layer_list": ascend_layers([0, 1], devices=3)}, "set --ep"),
+        ({"layer_list": ascend_layers([0, 1], second=[1, "3"])}, "whole numbers"),
     ],
 )
 def test_bad_files(tmp_path: Path, value: Any, words: str) -> None:

@@ -55,7 +55,9 @@ def problems(draw: st.DrawFn) -> PlacementProblem:
     across = draw(st.booleans())  # half of the ranks in another domain
     layout = Plan.contiguous(layers=layers, experts=experts, choices=choices, ep=ep, slots_per_rank=slots)
     layout = layout.with_(
-        dispatch=draw(st.sampled_from(MODES)), gpu_of_rank=tuple(8 * (r % 2) + r if across else r for r in range(ep))
+        dispatch=draw(st.sampled_from(MODES)),
+        replica_rule=draw(st.sampled_from(["round_robin", "nearest", "fixed"])),
+        gpu_of_rank=tuple(8 * (r % 2) + r if across else r for r in range(ep)),
     )
     return PlacementProblem(
         cluster=small_cluster(2),

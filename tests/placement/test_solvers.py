@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from moecast.errors import MoecastError
-from moecast.placement import Budget, Objective, PlacementProblem, find_solver, place, rebalance
+from moecast.placement import Budget, Objective, Placement, PlacementProblem, Solved, find_solver, place, rebalance
 from moecast.placement.cost import LayerCost
-from moecast.sim import Plan, Workload, load_model
+from moecast.sim import ModelShape, Plan, Workload, load_model
 from moecast.topology import load_cluster
 from moecast.traces import RoutingTrace, balance_pooled, fan_out, import_npz, load_LE
 
@@ -119,6 +121,9 @@ def test_exact_finds_the_least_linear_cost(phase: str, tokens: int) -> None:
         ({"time_limit_s": 0.0}, "time_limit"),
         ({"work_limit": 0}, "work_limit"),
         ({"ep": 5}, "ep = 5"),
+        ({"expert_groups": 4}, "only eplb"),
+        ({"solver": "eplb", "expert_groups": 3}, "do not divide 16"),
+        ({"solver": "eplb", "expert_groups": 0}, "at least 1"),
     ],
 )
 def test_questions_without_an_answer(more: dict[str, object], words: str) -> None:
@@ -151,3 +156,92 @@ def test_full_plans_leave_no_slot_empty() -> None:
         )  # fmt: skip
         assert (found.plan.slots_DLGP >= 0).all()
         assert found.wasted_slots == 0
+
+
+def test_groups_of_the_router_reach_eplb() -> None:
+    """Groups stay whole on a node where they divide, by the model's own number or by one that is given."""
+    trace = skewed_trace(1, layers=2, experts=32, choices=2, tokens=2048, phase="prefill")
+    cluster, plain = small_cluster(2), small_model(2, 32, 2)
+    workload = Workload(phase="prefill", tokens_per_rank=16, steps=2)
+
+    def nodes_of_groups(model: ModelShape, **more: int) -> tuple[list[int], str]:
+        found = place(cluster, model, trace, workload, solver="eplb", **more)
+        slots_NLX = found.plan.slots_DLGP[0].reshape(2, 2, -1)
+        return [
+            len({n for n in (0, 1) if (slots_NLX[layer, n] // 8 == g).any()}) for layer in (0, 1) for g in range(4)
+        ], found.note
+
+    grouped = dataclasses.replace(plain, expert_groups=4, groups_per_token=2)
+    nodes, note = nodes_of_groups(grouped)
+    assert nodes == [1] * 8
+    assert "hierarchical: each of 4 expert groups" in note
+    assert nodes_of_groups(plain, expert_groups=4) == (nodes, note)
+    nodes, note = nodes_of_groups(plain)
+    assert max(nodes) == 2
+    assert "no expert groups" in note
+    assert "1 expert" not in note
+
+
+class Reversed:
+    """The docs' example: contiguous, from the last expert to the first."""
+
+    name = "reversed"
+
+    def supports(self, problem: PlacementProblem) -> str | None:
+        return "needs experts that divide" if problem.layout.experts % problem.layout.ep else None
+
+    def solve(self, problem: PlacementProblem, objective: Objective, budget: Budget, *, seed: int = 0) -> Solved:  # noqa: ARG002
+        slots_LGP = problem.empty_slots_LGP()
+        slots_LGP[..., : problem.layout.experts // problem.layout.ep] = np.arange(problem.layout.experts)[::-1].reshape(
+            problem.layout.ep, -1
+        )
+        return Solved(slots_LGP=slots_LGP, note="turned over")
+
+
+def asked(**more: Any) -> Placement:
+    trace = skewed_trace(0, layers=1, experts=16, choices=2, tokens=512, phase="prefill")
+    return place(
+        small_cluster(1), small_model(1, 16, 2), trace, Workload(phase="prefill", tokens_per_rank=8, steps=2), **more
+    )
+
+
+def test_a_solver_of_ones_own() -> None:
+    found = asked(solver=Reversed())
+    assert found.plan.slots_DLGP[0, 0].tolist() == [[15 - 2 * rank, 14 - 2 * rank] for rank in range(8)]
+    assert (found.solver, found.plan.made_by.solver, found.note.split(";")[0]) == (
+        "reversed",
+        "reversed",
+        "turned over",
+    )
+    assert found.objective_s >= found.bound_s > 0
+
+
+class WrongShape(Reversed):
+    def solve(self, problem: PlacementProblem, objective: Objective, budget: Budget, *, seed: int = 0) -> Solved:  # noqa: ARG002
+        return Solved(slots_LGP=np.zeros((1, 2), np.int32))
+
+
+class NoAnswer(Reversed):
+    def solve(self, *given: object, **named: object) -> Any:  # noqa: ARG002
+        return None
+
+
+class Missing(Reversed):
+    def solve(self, problem: PlacementProblem, objective: Objective, budget: Budget, *, seed: int = 0) -> Solved:  # noqa: ARG002
+        return Solved(slots_LGP=np.zeros_like(problem.empty_slots_LGP()))
+
+
+@pytest.mark.parametrize(
+    ("solver", "words"),
+    [
+        (object(), "lacks name, supports, solve"),
+        (Reversed, "lacks name"),
+        (WrongShape(), r"int32 \[1, 2\], expected whole numbers \[1, 8, 2\]"),
+        (NoAnswer(), "NoneType, not a Solved"),
+        (Missing(), "misses expert 1"),
+    ],
+)
+def test_what_is_no_solver_or_no_placement_is_said_in_one_line(solver: Any, words: str) -> None:
+    with pytest.raises(MoecastError, match=words) as caught:
+        asked(solver=solver)
+    assert "\n" not in str(caught.value)

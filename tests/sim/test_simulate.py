@@ -266,6 +266,7 @@ def test_forecaster_agrees_with_simulate(cluster: Cluster, trace: RoutingTrace) 
     forecaster = Forecaster(cluster, model, trace, steps)
     for plan in (
         contiguous(), contiguous(slots_DLGP=slots), contiguous(slots_DLGP=slots, replica_rule="nearest"),
+        contiguous(slots_DLGP=slots, replica_rule="fixed"),
         contiguous(dispatch="nccl"), contiguous(),
     ):  # fmt: skip
         expected = simulate(cluster, model, plan, trace, workload, network="bound")

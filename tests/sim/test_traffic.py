@@ -30,6 +30,8 @@ def serving_slots(question: Question, layer: int, group: int, expert: int, sourc
             if plan.slots_DLGP[group, layer, member, slot] == expert:
                 weight = 1.0 if weights is None else weights[group, layer, member, slot]
                 candidates.append((member * plan.max_slots + slot, weight))
+    if plan.replica_rule == "fixed":
+        return [fixed(question, layer, group, expert, candidates, source)]
     if plan.replica_rule == "nearest":
 
         def closeness(slot: int) -> int:
@@ -40,6 +42,27 @@ def serving_slots(question: Question, layer: int, group: int, expert: int, sourc
         nearest = max(closeness(slot) for slot, _ in candidates)
         candidates = [(slot, weight) for slot, weight in candidates if closeness(slot) == nearest]
     return candidates
+
+
+def fixed(
+    question: Question, layer: int, group: int, expert: int, candidates: list[tuple[int, float]], source: int
+) -> tuple[int, float]:
+    """The one replica that a source always takes: rank by rank, as docs/design.md tells it."""
+    plan, domain = question.plan, question.cluster.domain_of_gpu_G
+    dealt = layer * plan.experts + expert
+    for rank in range(group * plan.ep, source + 1):
+        ranks = [group * plan.ep + slot // plan.max_slots for slot, _ in candidates]
+        own = [at for at, held in enumerate(ranks) if held == rank]
+        here = domain[plan.gpu_of_rank[rank]]
+        near = [at for at, held in enumerate(ranks) if domain[plan.gpu_of_rank[held]] == here]
+        if own:
+            taken = own[0]
+        elif 0 < len(near) < len(ranks):
+            taken = near[0]
+        else:
+            taken = dealt % len(ranks)
+            dealt += 1
+    return candidates[taken]
 
 
 def pick(rule: str, candidates: list[tuple[int, float]], i: int, source: int) -> int:
