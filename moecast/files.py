@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import socket
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,19 +17,27 @@ from moecast.errors import MoecastError
 
 DEFAULT_LIMIT_BYTES = 256 << 20
 
+_PART = ".part"
+_NAME_CHARS = 100  # of a file's name in its part's: file systems take 255 bytes
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a path beside `path` to write to; it is renamed to `path` at the end, or removed on any error.
 
+    A symlink is followed: what it leads to is replaced. Parts that killed runs left for the same file are cleared.
+
     Raises
     ------
     MoecastError
-        The folder does not exist or cannot be written.
+        See `check_writable`; or the disk is full.
     """
-    path = Path(path)
+    asked, path = Path(path), Path(os.path.realpath(path))
     check_writable(path)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    prefix = f".{path.name[:_NAME_CHARS]}.{_host()}-"
+    _clear_stale(path.parent, prefix)
+    handle, name = tempfile.mkstemp(prefix=f"{prefix}{os.getpid()}-", suffix=_PART, dir=path.parent)
     os.close(handle)
     part = Path(name)
     try:
@@ -36,8 +46,38 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.umask(umask)
         part.chmod(0o666 & ~umask)
         part.replace(path)
+    except OSError as error:
+        if error.errno in _DISK_ERRORS:
+            rule = f"could not be written ({os.strerror(error.errno or 0)}); nothing of it is left"
+            raise MoecastError(rule, file=asked) from error
+        raise
     finally:
         part.unlink(missing_ok=True)
+
+
+def _host() -> str:
+    return "".join(char for char in socket.gethostname() if char.isalnum())[:32] or "host"
+
+
+def _clear_stale(folder: Path, prefix: str) -> None:
+    """Remove parts of the same file by processes of this machine that are no longer there."""
+    with contextlib.suppress(OSError):
+        for entry in folder.iterdir():
+            if not (entry.name.startswith(prefix) and entry.name.endswith(_PART)):
+                continue
+            pid = entry.name.removeprefix(prefix).partition("-")[0]
+            if pid.isascii() and pid.isdigit() and not _runs(int(pid)):
+                entry.unlink(missing_ok=True)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # another user's, or no pid at all: not ours to clear
+        return True
+    return True
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -52,12 +92,15 @@ def check_writable(path: str | Path) -> None:
     Raises
     ------
     MoecastError
-        The path is a folder, or its folder is missing or not writable.
+        The path is a folder, a pipe or a device, or its folder is missing or not writable.
     """
-    path = Path(path)
+    asked, path = Path(path), Path(os.path.realpath(path))
     folder = path.parent
-    if path.is_dir():
-        raise MoecastError("is a folder, name a file", file=path)
+    try:
+        _refuse_special(os.stat(path).st_mode, asked, "is a pipe, a device or a socket: name a regular file")  # noqa: PTH116
+    except OSError as error:
+        if not isinstance(error, FileNotFoundError):
+            raise MoecastError(f"cannot be written ({error.strerror})", file=asked) from error
     if not folder.is_dir():
         raise MoecastError("the output folder does not exist, make it first", file=folder)
     try:
@@ -65,6 +108,53 @@ def check_writable(path: str | Path) -> None:
             pass
     except OSError as error:
         raise MoecastError("the output folder cannot be written", file=folder) from error
+
+
+def check_outputs(outputs: Mapping[str, str | Path | None], inputs: Mapping[str, str | Path | None]) -> None:
+    """Fail in one line, before any work, where an output cannot be made or would replace an input or another output.
+
+    Parameters
+    ----------
+    outputs, inputs
+        What the user calls each (``--out``) and where it is; None: not asked for. A name of a preset is no file, and
+        does no harm here.
+
+    Raises
+    ------
+    MoecastError
+        See `check_apart` and `check_writable`.
+    """
+    check_apart(outputs, inputs)
+    for path in outputs.values():
+        if path is not None:
+            check_writable(path)
+
+
+def check_apart(outputs: Mapping[str, str | Path | None], inputs: Mapping[str, str | Path | None]) -> None:
+    """Fail in one line where an output would replace an input or another output.
+
+    Raises
+    ------
+    MoecastError
+        Two are one file, by whatever names.
+    """
+    known = {name: Path(path) for name, path in inputs.items() if path is not None}
+    for name, path in outputs.items():
+        if path is None:
+            continue
+        for other, taken in known.items():
+            if same_file(path, taken):
+                rule = f"is the same file as {other}, which it would replace: name another"
+                raise MoecastError(rule, file=path, field=name)
+        known[name] = Path(path)
+
+
+def same_file(one: str | Path, other: str | Path) -> bool:
+    """Whether two paths lead to one file, or would: by name, symlink or hard link."""
+    with contextlib.suppress(OSError):
+        if os.path.samefile(one, other):  # noqa: PTH121 - of a text or a path alike
+            return True
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def read_bytes(path: str | Path, *, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> bytes:
@@ -120,11 +210,15 @@ def check_regular(path: str | Path) -> None:
         raise MoecastError(f"cannot be read ({error.strerror})", file=path) from error
 
 
-def _refuse_special(mode: int, path: str | Path) -> None:
+def _refuse_special(
+    mode: int,
+    path: str | Path,
+    rule: str = "is a pipe, a device or a socket; copy what it gives into a regular file",
+) -> None:
     if stat.S_ISDIR(mode):
         raise MoecastError("is a folder, name a file", file=path)
     if not stat.S_ISREG(mode):
-        raise MoecastError("is a pipe, a device or a socket; copy what it gives into a regular file", file=path)
+        raise MoecastError(rule, file=path)
 
 
 def read_text(path: str | Path, *, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> str:

@@ -33,7 +33,7 @@ def load_cluster(name_or_path: str | Path, *, nodes: int | None = None, fabric: 
     if nodes is not None and nodes < 1:
         raise MoecastError("must be at least 1", field="nodes", value=nodes)
     if str(name_or_path).endswith((".yaml", ".yml")):
-        from moecast.topology.yaml_io import read_cluster  # pydantic and pint: only files need them
+        from moecast.topology.yaml_io import read_cluster  # pydantic: only files need it
 
         return read_cluster(name_or_path, nodes=nodes, fabric=wanted)
     preset = find_preset(str(name_or_path))

@@ -26,6 +26,7 @@ from moecast.topology.nodes import Gpu, Link, Nic, Node, Switch
 from moecast.topology.presets import Preset, find_preset
 from moecast.topology.recipe import Domain
 from moecast.topology.yaml_model import ClusterFile, DomainSection, HardwareSection, LinkEntry
+from moecast.yaml_text import load_yaml
 
 Table = TypeVar("Table", Hardware, Domain)
 
@@ -187,7 +188,7 @@ def _naming(path: Path, field: str | None = None) -> Iterator[None]:
 
 def _parse(path: Path) -> dict[str, Any]:
     try:
-        value = yaml.load(read_text(path, limit_bytes=_LIMIT_BYTES), Loader=_Loader)  # noqa: S506  # a SafeLoader
+        value = load_yaml(read_text(path, limit_bytes=_LIMIT_BYTES))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}" if mark else None
@@ -197,21 +198,6 @@ def _parse(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         raise MoecastError("a cluster file is a mapping of fields", file=path)
     return value
-
-
-_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where PyYAML was built with it
-
-
-class _Loader(_SafeLoader):  # type: ignore[misc]  # which of the two is known only when it runs
-    """YAML in which a key that stands twice is an error, and not the last one's word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"{key.value!r} stands twice", problem_mark=key.start_mark)
-            seen.add(key.value)
-        return dict(super().construct_mapping(node, deep))
 
 
 def _checked(value: dict[str, Any], path: Path) -> ClusterFile:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from moecast.errors import MoecastError
+from moecast.files import check_regular
 from moecast.threads import in_order
 from moecast.traces.format import NUMBER_COLUMNS, check_schema, codes_of, decode_meta, matrix_of, numbers_of
 from moecast.traces.meta import PHASES, TraceMeta
@@ -36,6 +37,7 @@ def open_parquet(path: Path, footer: pq.FileMetaData | None = None) -> pq.Parque
     MoecastError
         Not Parquet, truncated, or not readable.
     """
+    check_regular(path)
     try:
         return pq.ParquetFile(
             path,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import Annotated
 
 import typer
 
 from moecast.cli import capture, demo, model, place, report, simulate, topology, trace, validate
+from moecast.cli.plain import plain_streams
 from moecast.errors import MoecastError
 
 app = typer.Typer(
@@ -46,14 +48,43 @@ def _root(
     pass
 
 
+class _StoppedError(BaseException):
+    """A signal that asks the process to end: like Ctrl-C, it unwinds, so that nothing partial is left."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def _stop(number: int, _frame: object) -> None:
+    signal.signal(number, signal.SIG_IGN)  # once is enough
+    raise _StoppedError(number)
+
+
 def main() -> None:
-    """Run the command line; bad input, or what the system refuses, is one line on stderr and exit code 2."""
+    """Run the command line; bad input, or what the system refuses, is one line on stderr and exit code 2.
+
+    SIGTERM and SIGHUP clean up like Ctrl-C and end with 128 + their number.
+    """
+    plain_streams()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:  # nohup has SIGHUP ignored
+            signal.signal(number, _stop)
     try:
         app()
+    except _StoppedError as stopped:
+        _say(f"stopped by {signal.Signals(stopped.number).name}")
+        sys.exit(128 + stopped.number)
     except MoecastError as error:
-        typer.echo(f"moecast: {error}", err=True)
+        _say(str(error))
+        sys.exit(2)
+    except MemoryError:
+        _say("this machine's memory does not hold what was asked: fewer steps, tokens or nodes need less")
         sys.exit(2)
     except OSError as error:  # a full disk, a folder that may not be searched, a name that is too long
         where = "" if error.filename is None else f"{error.filename}: "
-        typer.echo(f"moecast: {where}{error.strerror or ' '.join(str(error).split())}", err=True)
+        _say(f"{where}{error.strerror or ' '.join(str(error).split())}")
         sys.exit(2)
+
+
+def _say(line: str) -> None:
+    typer.echo(f"moecast: {line}", err=True)

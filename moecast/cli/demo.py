@@ -231,18 +231,20 @@ def _write(job: _Job, comparison: Comparison) -> list[Path]:
 
 
 def _show(comparison: Comparison, written: list[Path]) -> None:
+    from rich.markup import escape
+
     from moecast.cli import render
     from moecast.report.comparison_page import headline
 
     out = render.console()
-    out.print(f"[bold]{comparison.title}[/bold]")
+    out.print(f"[bold]{escape(comparison.title)}[/bold]")
     for note in comparison.notes:
-        out.print(f"[yellow]{note}[/yellow]")
+        out.print(f"[yellow]{escape(note)}[/yellow]")
     for phase in comparison.phases():
         columns = comparison.columns(phase)
         samples = dict.fromkeys(render.sample_of(entry.prediction) for entry in columns)
         render.comparison_table(f"{phase} ({'; '.join(samples)})", columns)
         out.print(headline(comparison, phase))
     report, *others = written
-    out.print(f"\nReport: [bold]{report}[/bold]; beside it: {', '.join(path.name for path in others)}")
+    out.print(f"\nReport: [bold]{escape(str(report))}[/bold]; beside it: {', '.join(path.name for path in others)}")
     out.print("Timelines open in ui.perfetto.dev.")

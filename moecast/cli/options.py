@@ -31,7 +31,11 @@ Cluster = Annotated[
 Nodes = Annotated[
     int | None,
     typer.Option(
-        "--nodes", min=1, help="How many of the preset's nodes (or domains).", show_default="as the file says"
+        "--nodes",
+        min=1,
+        max=16384,
+        help="How many of the preset's nodes (or domains).",
+        show_default="as the file says",
     ),
 ]
 Fabric = Annotated[
@@ -125,11 +129,15 @@ TokensPerRank = Annotated[
         show_default="512 in prefill, 32 in decode",
     ),
 ]
-Steps = Annotated[int, typer.Option("--steps", min=1, help="How many steps the Workload holds.")]
+Steps = Annotated[int, typer.Option("--steps", min=1, max=1_000_000, help="How many steps the Workload holds.")]
 Context = Annotated[
     int | None,
     typer.Option(
-        "--context", min=1, help="Keys each decoded token attends to.", show_default="its recorded position + 1"
+        "--context",
+        min=1,
+        max=1 << 30,
+        help="Keys each decoded token attends to.",
+        show_default="its recorded position + 1",
     ),
 ]
 Topics = Annotated[
@@ -165,7 +173,9 @@ Tp = Annotated[
 ]
 SlotsPerRank = Annotated[
     int | None,
-    typer.Option("--slots-per-rank", min=1, help="Slots for experts in each rank and layer.", show_default="⌈E / ep⌉"),
+    typer.Option(
+        "--slots-per-rank", min=1, max=65535, help="Slots for experts in each rank and layer.", show_default="⌈E / ep⌉"
+    ),
 ]
 Dispatch = Annotated[
     str | None,

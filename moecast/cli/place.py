@@ -126,15 +126,16 @@ def place_command(
     from moecast.cli import inputs as reading
     from moecast.cli import render
     from moecast.errors import MoecastError
-    from moecast.files import check_writable
+    from moecast.files import check_outputs
     from moecast.placement import place
     from moecast.placement.engines import engine_path, find_engine, write_engine_file
     from moecast.sim import describe, write_plan
 
     exported = None if export is None else engine_path(out, export)
-    for path in (out, exported):
-        if path is not None:
-            check_writable(path)
+    check_outputs(
+        {"--out": out, "--export": exported},
+        {"--trace": trace, "--load": load, "--cluster": cluster, "--model": model},
+    )
     rule = options.replica_rule(replica_rule, made=True)
     rule = rule or ("round_robin" if export is None else find_engine(export).replica_rule)
     if load is not None and (trace is not None or routing is not None):
@@ -296,7 +297,10 @@ def _show_by_load(placement: LoadPlacement, out: Path, exported: Path | None) ->
         table.add_row(name, text)
     console = render.console()
     console.print(table)
-    console.print(f"plan: [bold]{out}[/bold]" + (f", for the engine: [bold]{exported}[/bold]" if exported else ""))
+    console.print(
+        f"plan: [bold]{escape(str(out))}[/bold]"
+        + (f", for the engine: [bold]{escape(str(exported))}[/bold]" if exported else "")
+    )
 
 
 def parse_time_limit(text: str | None) -> float | None:
@@ -344,4 +348,7 @@ def _show(placement: Placement, inputs: Inputs, labels: Sequence[str], out: Path
     for name, text in rows:
         table.add_row(name, text)
     console.print(table)
-    console.print(f"plan: [bold]{out}[/bold]" + (f", for the engine: [bold]{exported}[/bold]" if exported else ""))
+    console.print(
+        f"plan: [bold]{escape(str(out))}[/bold]"
+        + (f", for the engine: [bold]{escape(str(exported))}[/bold]" if exported else "")
+    )

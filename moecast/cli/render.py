@@ -102,15 +102,17 @@ def comparison_table(title: str, columns: Sequence[Entry]) -> None:
 
 def show_prediction(prediction: Prediction, *, name: str = "prediction") -> None:
     """Print one prediction: what was asked, the table, the warnings."""
+    from rich.markup import escape
+
     from moecast.report import Entry
 
     out = console()
     for label in prediction.labels:
-        out.print(f"[yellow]{label}[/yellow]")
+        out.print(f"[yellow]{escape(label)}[/yellow]")
     title = f"{prediction.phase} on {prediction.cluster}, {sample_of(prediction)}"
     comparison_table(title, [Entry(plan=name, prediction=prediction)])
     for warning in prediction.warnings:
-        out.print(f"[yellow]warning:[/yellow] {warning}")
+        out.print(f"[yellow]warning:[/yellow] {escape(warning)}")
 
 
 def sample_of(prediction: Prediction) -> str:

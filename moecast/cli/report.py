@@ -28,14 +28,16 @@ def report_command(
 
     Example: moecast report contiguous.json joint.json --out report.html
     """
+    from rich.markup import escape
+
     from moecast.cli import render
-    from moecast.files import check_writable
+    from moecast.files import check_outputs
     from moecast.report import read_comparison, write_report
 
-    check_writable(out)
+    check_outputs({"--out": out}, {str(file): file for file in files})
     comparison = read_comparison(files, title=title)
     write_report(comparison, out)
     if json:
         render.echo_json({"report": str(out), "predictions": len(comparison.entries)})
     else:
-        render.console().print(f"{len(comparison.entries)} predictions in [bold]{out}[/bold]")
+        render.console().print(f"{len(comparison.entries)} predictions in [bold]{escape(str(out))}[/bold]")

@@ -80,12 +80,13 @@ def simulate_command(
     """
     from moecast.cli import inputs as reading
     from moecast.cli import render
-    from moecast.files import check_writable
+    from moecast.files import check_outputs
     from moecast.sim import simulate, write_prediction
 
-    for path in (out, timeline):
-        if path is not None:
-            check_writable(path)
+    check_outputs(
+        {"--out": out, "--timeline": timeline},
+        {"--plan": plan, "--trace": trace, "--load": load, "--cluster": cluster, "--model": model},
+    )
     types = reading.ElementTypes(weight_type=weight_type, dense_type=dense_type, kv_type=kv_type)
     inputs = reading.read_inputs(
         cluster=cluster,

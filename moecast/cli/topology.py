@@ -86,14 +86,12 @@ def show_command(
     json: options.Json = False,
 ) -> None:
     """Show GPUs, NICs, switches, links, bisection bandwidth, oversubscription and the hardware table, and draw it."""
-    from moecast.files import check_writable
+    from moecast.files import check_outputs
     from moecast.topology import load_cluster, write_cluster
 
     built = load_cluster(cluster, nodes=nodes, fabric=fabric)
     ends = _ends(path, built) if path is not None else None
-    for file in (html, yaml):
-        if file is not None:
-            check_writable(file)
+    check_outputs({"--html": html, "--yaml": yaml}, {"the cluster": cluster})
     if json:
         _print_json(_as_json(built, ends, seed))
     else:

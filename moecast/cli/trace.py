@@ -59,12 +59,12 @@ def export_command(
     """
     from moecast.cli import render
     from moecast.errors import MoecastError
-    from moecast.files import check_writable
+    from moecast.files import check_outputs
     from moecast.traces import export_lists
 
     if out.suffix != ".parquet":
         raise MoecastError("what is written is Parquet: name it so", field="--out", value=str(out))
-    check_writable(out)
+    check_outputs({"--out": out}, {"the trace": trace})
     with render.progress("exporting", quiet=json) as advance:
         tokens = export_lists(trace, out, progress=advance)
     if json:

@@ -86,13 +86,14 @@ def import_command(
     """
     from moecast.cli import render
     from moecast.errors import MoecastError
-    from moecast.files import check_writable
+    from moecast.files import check_apart, check_writable
     from moecast.traces import PHASES, ImportOptions, LoadTable, check_target, open_import, write_load_table
 
     if phase is not None and phase not in PHASES:
         raise MoecastError(f"one of {', '.join(PHASES)}", field="--phase", value=phase)
     if file_format not in FORMATS:
         raise MoecastError(f"one of {', '.join(FORMATS)}", field="--format", value=file_format)
+    check_apart({"--out": out}, {str(file): file for file in files} | {"--config": config})
     (check_writable if out.suffix == ".json" else check_target)(out)
     known = _known_model(model, config)
     shape = known.shape

@@ -72,7 +72,7 @@ def stats_command(
     if part not in PARTS:
         raise MoecastError(f"one of {', '.join(PARTS)}", field="--part", value=part)
     if html is not None:
-        _check_page(trace, html, quick=quick)
+        _check_page(trace, html, plan, quick=quick)
     if trace.suffix == ".json":
         tokens = {"--plan": plan, "--domain-size": domain_size, "--phase": phase, "--topics": topics}
         _check_counts_do(tokens | {"--part": None if part == "all" else part})
@@ -99,17 +99,19 @@ def stats_command(
     else:
         render.console().print(*shown.lines)
         if html is not None:
-            render.console().print(f"pictures: [bold]{html}[/bold]")
+            from rich.markup import escape
+
+            render.console().print(f"pictures: [bold]{escape(str(html))}[/bold]")
 
 
-def _check_page(trace: Path, html: Path, *, quick: bool) -> None:
+def _check_page(trace: Path, html: Path, plan: Path | None, *, quick: bool) -> None:
     from moecast.errors import MoecastError
-    from moecast.files import check_writable
+    from moecast.files import check_outputs
 
     if quick or trace.suffix == ".json":
         rule = "the pictures need more than counts; " + ("leave --quick out" if quick else f"{trace} holds no tokens")
         raise MoecastError(rule, field="--html", value=str(html))
-    check_writable(html)
+    check_outputs({"--html": html}, {"the trace": trace, "--plan": plan})
 
 
 def _check_counts_do(asked: Mapping[str, object]) -> None:

@@ -45,12 +45,14 @@ def synth_command(
     from moecast.cli import trace_tables as tables
     from moecast.cli.inputs import parse_topics
     from moecast.errors import MoecastError
+    from moecast.files import check_apart
     from moecast.traces import TraceWriter, check_target, describe_trace, fit_trace, hash_trace, iter_trace, synthesise
     from moecast.traces import parse_shape as parse
 
     if tokens < 1:
         raise MoecastError("must be at least 1", field="tokens", value=tokens)
     wanted, weights = (None if shape is None else parse(shape)), parse_topics(topics)
+    check_apart({"--out": out}, {"--like": like})
     check_target(out)
     with render.progress("fitting", quiet=json) as advance:
         model = fit_trace(iter_trace(like, progress=advance), phase=phase, progress=advance)

@@ -79,12 +79,14 @@ def validate_command(
     from moecast.cli import inputs as reading
     from moecast.cli import render
     from moecast.cli.simulate import read_or_make_plan
-    from moecast.files import check_writable, write_text
+    from moecast.files import check_outputs, write_text
     from moecast.validate import read_measurement, validate, write_measurement
     from moecast.validate.launch import under_torchrun
 
-    if out is not None:
-        check_writable(out)
+    check_outputs(
+        {"--out": out},
+        {"--plan": plan, "--trace": trace, "--cluster": cluster, "--model": model, "--measurement": measurement},
+    )
     types = reading.ElementTypes(weight_type=weight_type, dense_type=dense_type, kv_type=kv_type)
     inputs = reading.read_inputs(
         cluster=cluster,
@@ -140,6 +142,7 @@ def _replay(inputs: Inputs, plan: Plan, *, repeats: int, warmup: int, experts: b
 
 
 def _show(ladder: Ladder, measured: Measurement | None) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     from moecast.cli import render
@@ -147,7 +150,7 @@ def _show(ladder: Ladder, measured: Measurement | None) -> None:
 
     out = render.console()
     for label in ladder.labels:
-        out.print(f"[yellow]{label}[/yellow]")
+        out.print(f"[yellow]{escape(label)}[/yellow]")
     table = Table(title=ladder.title, title_justify="left", title_style="bold")
     table.add_column("rung")
     for name in ("step time", "error", "exchanges alone", "error", "time to answer"):

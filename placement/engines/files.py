@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from moecast.errors import MoecastError
-from moecast.files import read_text, write_text
+from moecast.files import parse_json, read_text, write_text
 from moecast.placement.engines.sglang import SGLang
 from moecast.placement.engines.trtllm import TensorRTLLM
 from moecast.placement.engines.vllm import VLLM
@@ -109,18 +109,14 @@ def read_any(path: str | Path, *, model: ModelShape, ep: int) -> Plan:
 
 
 def _parse(path: Path) -> Any:
-    import json
-
     import yaml
+
+    from moecast.yaml_text import load_yaml
 
     text = read_text(path, limit_bytes=MAX_FILE_BYTES)
     try:
-        if path.suffix in (".yaml", ".yml"):
-            # The C parser is ten times faster on long lists.
-            value = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506  a safe loader
-        else:
-            value = json.loads(text)
-    except (json.JSONDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
+        value = load_yaml(text) if path.suffix in (".yaml", ".yml") else parse_json(text, file=path)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise MoecastError("neither JSON nor, by its name, YAML that can be read", file=path) from error
     if not isinstance(value, Mapping | list):
         raise MoecastError("not a plan: one object is expected", file=path)

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -30,9 +31,13 @@ CONFIG = {
 def run(tmp_path: Path) -> Run:
     """Runs the command line as a user does, in a folder of its own."""
 
-    def run_(*arguments: object, check: bool = False) -> subprocess.CompletedProcess[str]:
+    def run_(
+        *arguments: object, check: bool = False, env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "moecast", *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+        done = subprocess.run(
+            command, capture_output=True, text=True, cwd=tmp_path, timeout=300, env={**os.environ, **(env or {})}
+        )
         if check:
             assert done.returncode == 0, done.stderr
         return done

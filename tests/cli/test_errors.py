@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -153,3 +154,74 @@ def test_report_of_a_file_that_is_no_prediction(run: Run, small: Path, tmp_path:
 def test_what_the_system_refuses(run: Run, command: tuple[str, ...]) -> None:
     name = "a" * 300  # longer than any file system takes: unlike a missing file, seen by nothing but the system
     refused(run(*command, name), name, "File name too long")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ["topology", "show", "dgx-h200"],
+        ["model", "show", "deepseek-v3"],
+        ["trace", "info", "shipped"],
+        ["simulate", "--help"],
+        ["simulate", "--cluster", "dgx-h200", "--model", "deepseek-v2-lite", "--routing", "uniform", "--steps", "1",
+         "--network", "bound", "--phase", "decode"],
+    ],
+)  # fmt: skip
+def test_a_terminal_that_knows_ascii_only(run: Run, asked: list[str]) -> None:
+    done = run(*asked, env={"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.isascii()
+    assert "?" not in done.stdout.replace("What if?", "")
+    if asked[0] == "simulate" and "--steps" in asked:
+        assert " us" in done.stdout
+
+
+def test_an_output_that_is_an_input_is_refused_before_any_work(run: Run, small: Path, tmp_path: Path) -> None:
+    trace = tmp_path / "t.parquet"
+    trace.write_bytes((small / "t.parquet").read_bytes())
+    before = trace.read_bytes()
+    (tmp_path / "link.parquet").symlink_to(trace)
+    for out in (trace, tmp_path / "link.parquet"):
+        refused(run(*simulate(small, "--out", out, trace=trace)), "--out", "same file as --trace")
+        refused(
+            run("place", *CLUSTER, "--trace", trace, "--model", small / "config.json", "--out", out), "--out", "--trace"
+        )
+        refused(run("trace", "export", trace, "--lists", "--out", out), "same file as the trace")
+        refused(run("trace", "synth", "--like", trace, "--tokens", 100, "--out", out), "same file as --like")
+    refused(run(*simulate(small, "--out", "a.json", "--timeline", "a.json")), "--timeline", "same file as --out")
+    refused(run("report", trace, "--out", trace), "same file as")
+    assert trace.read_bytes() == before
+
+
+def test_inputs_that_never_end_are_not_waited_for(run: Run, small: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.parquet")
+    os.mkfifo(tmp_path / "pipe.json")
+    pipe = tmp_path / "pipe.json"
+    refused(run(*simulate(small, trace=tmp_path / "pipe.parquet")), "pipe.parquet", "a pipe")
+    refused(run(*simulate(small, model=pipe)), "pipe.json", "a pipe")
+    refused(run(*simulate(small, "--plan", pipe)), "pipe.json", "a pipe")
+    (tmp_path / "zero.yaml").symlink_to("/dev/zero")
+    zero = tmp_path / "zero.yaml"
+    refused(
+        run("simulate", "--cluster", zero, "--model", small / "config.json", "--trace", small / "t.parquet"),
+        "zero.yaml", "a device",
+    )  # fmt: skip
+    for name in ("pipe.npz", "pipe.pt", "pipe.jsonl"):
+        os.mkfifo(tmp_path / name)
+        refused(run("trace", "import", tmp_path / name, "--out", "o.parquet"), name)
+    refused(run("place", "--load", pipe, "--ep", 2, "--out", "o.json"), "pipe.json", "a pipe")
+    refused(run("report", pipe, "--out", "r.html"), "pipe.json", "a pipe")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["--steps", 10**12], ["--nodes", 10**9], ["--tokens-per-rank", 10**12], ["--slots-per-rank", 10**9],
+        ["--context", 10**15], ["--steps", "9" * 6000], ["--ep", 10**9], ["--tp", 10**9],
+    ],
+)  # fmt: skip
+def test_numbers_that_no_cluster_has(run: Run, small: Path, more: list[object]) -> None:
+    done = run(*simulate(small, *more))
+    assert done.returncode == 2, done
+    assert "Traceback" not in done.stderr
+    assert str(more[0]).lstrip("-").replace("-", "_") in done.stderr.replace("-", "_")

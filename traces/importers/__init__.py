@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from moecast.errors import MoecastError
+from moecast.files import check_regular
 from moecast.traces.importers.importer import ImportedTrace, Importer
 from moecast.traces.importers.megatron import MegatronImporter
 from moecast.traces.importers.npz import NpzImporter
@@ -100,6 +101,9 @@ def open_import(
         No importer recognises the files, or they break their format's rules.
     """
     files, options = [Path(path) for path in paths], options or ImportOptions()
+    for file in files:
+        if file.exists() and not file.is_dir():  # missing: each importer says what it wants there
+            check_regular(file)
     found = find_importer(files, importer)
     if options.first_layers is not None and found.name != MegatronImporter.name:
         raise MoecastError("only Megatron-Core's traces are of pipeline stages", field="first_layers")

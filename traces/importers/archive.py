@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from moecast.errors import MoecastError
+from moecast.files import open_regular
 
 MAX_ENTRIES = 65536
 _MAX_DIRECTORY_BYTES = 16 << 20  # its entries take about ten times that in memory
@@ -53,7 +54,7 @@ def open_archive(path: Path, what: str) -> Iterator[zipfile.ZipFile]:
         Missing, damaged, or with an absurd directory.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             _check_directory(file, path)
             with zipfile.ZipFile(file) as archive:
                 if len(archive.infolist()) > MAX_ENTRIES:
