@@ -34,7 +34,7 @@ def replace_meta(trace: RoutingTrace, **changes: object) -> RoutingTrace:
     [
         ("simulate",), ("place",), ("validate",), ("report",), ("demo",), ("collective",),
         ("model", "list"), ("model", "show"),
-        ("topology", "list"), ("topology", "show"),
+        ("topology", "list"), ("topology", "show"), ("topology", "import"),
         ("trace", "info"), ("trace", "import"), ("trace", "stats"), ("trace", "export"), ("capture", "train"),
     ],
     ids=" ".join,
