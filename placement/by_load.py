@@ -15,7 +15,9 @@ import numpy.typing as npt
 from moecast.errors import MoecastError
 from moecast.placement.fill import fill_slots
 from moecast.placement.load_bound import fullest_rank_bound_L, rank_load_LG
+from moecast.placement.notes import COPIES_ARE_GIVEN, filled_note, with_note
 from moecast.placement.solvers import find_load_solver
+from moecast.sim.collectives import mode_of
 from moecast.sim.plan import EMPTY, MadeBy, Plan
 
 if TYPE_CHECKING:
@@ -156,10 +158,13 @@ def place_by_load(
     start = time.monotonic()
     solved = chosen.spread(problem)
     slots_LGP, note = np.asarray(solved.slots_LGP), solved.note
+    if dispatch is not None and mode_of(dispatch, "decode").per_choice:
+        note = with_note(note, COPIES_ARE_GIVEN)
     if fill:
         slots_LGP, count = fill_slots(slots_LGP, problem.load_LE, problem.slots_G)
-        note = "; ".join(filter(None, [note, f"{count} empty slots were filled with replicas" if count else ""]))
-    plan = _plan(problem, slots_LGP, MadeBy(solver=solver, seed=seed, trace_part="a load table: counts only"))
+        note = with_note(note, filled_note(count))
+    made_by = MadeBy(solver=solver, seed=seed, trace_part="a load table: counts only", note=note)
+    plan = _plan(problem, slots_LGP, made_by)
     plan.check_legal()
     return LoadPlacement(
         plan=plan,
