@@ -149,12 +149,19 @@ def import_command(
     Run `nvidia-smi topo -m` on a host, or any NCCL program with NCCL_TOPO_DUMP_FILE=topo.xml.
     """
     del seed
+    from moecast.errors import MoecastError
     from moecast.files import check_writable
     from moecast.topology import write_cluster
     from moecast.topology.fabric import parse_fabric
     from moecast.topology.host_file import read_host_cluster
     from moecast.units import parse
 
+    if out.suffix not in (".yaml", ".yml"):
+        raise MoecastError(
+            "name a file that ends in .yaml: cluster files are known by it", field="--out", value=str(out)
+        )
+    if out.resolve() == file.resolve():
+        raise MoecastError("is the input: name another file", field="--out", value=str(out))
     check_writable(out)
     built = read_host_cluster(
         file,

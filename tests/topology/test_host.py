@@ -348,6 +348,7 @@ def test_import_by_the_command_line(tmp_path: Path) -> None:
         (["--preset", "h100"], "preset = 'h100': no such preset"),
         (["--nic-bandwidth", "40"], "--nic-bandwidth = '40': give a bandwidth with its unit"),
         (["--fabric", "mesh"], "fabric = 'mesh'"),
+        (["--out", "c.txt"], "--out = 'c.txt': name a file that ends in .yaml"),
         (["--nodes", "9999"], "79992 GPUs are more than the 16384"),
     ],
 )
@@ -362,3 +363,11 @@ def test_bad_import_commands_write_nothing(tmp_path: Path, more: list[str], word
 def test_options_of_hosts_are_refused_elsewhere() -> None:
     with pytest.raises(MoecastError, match="preset = 'dgx-h200': goes with what `nvidia-smi topo -m`"):
         load_cluster("dgx-h100", preset="dgx-h200")
+
+
+def test_import_does_not_write_over_its_input(tmp_path: Path) -> None:
+    (tmp_path / "topo.yaml").write_text(FOUR)
+    asked = ["topology", "import", str(tmp_path / "topo.yaml"), "--out", str(tmp_path / "topo.yaml")]
+    with pytest.raises(MoecastError, match="is the input"):
+        CliRunner().invoke(app, asked, catch_exceptions=False)
+    assert (tmp_path / "topo.yaml").read_text() == FOUR
