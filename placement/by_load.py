@@ -15,7 +15,10 @@ import numpy.typing as npt
 from moecast.errors import MoecastError
 from moecast.placement.fill import fill_slots
 from moecast.placement.load_bound import fullest_rank_bound_L, rank_load_LG
+from moecast.placement.notes import COPIES_ARE_GIVEN, filled_note, with_note
+from moecast.placement.problem import counted_from_0
 from moecast.placement.solvers import find_load_solver
+from moecast.sim.collectives import mode_of
 from moecast.sim.plan import EMPTY, MadeBy, Plan
 
 if TYPE_CHECKING:
@@ -39,8 +42,8 @@ class LoadProblem:
         The counts.
     layout
         Any plan with the wanted ranks and slots.
-    domain_G
-        Domain of each member of an EP group, counted from 0.
+    domain_G, node_G
+        Domain and host of each member of an EP group, counted from 0.
     expert_groups
         Groups of successive experts that the router limits a token to; 1 where it has none.
     slots_G
@@ -50,6 +53,7 @@ class LoadProblem:
     table: LoadTable
     layout: Plan
     domain_G: Int32
+    node_G: Int32
     expert_groups: int = 1
     slots_G: Int32 = field(init=False, repr=False)
 
@@ -156,10 +160,13 @@ def place_by_load(
     start = time.monotonic()
     solved = chosen.spread(problem)
     slots_LGP, note = np.asarray(solved.slots_LGP), solved.note
+    if dispatch is not None and mode_of(dispatch, "decode").per_choice:
+        note = with_note(note, COPIES_ARE_GIVEN)
     if fill:
         slots_LGP, count = fill_slots(slots_LGP, problem.load_LE, problem.slots_G)
-        note = "; ".join(filter(None, [note, f"{count} empty slots were filled with replicas" if count else ""]))
-    plan = _plan(problem, slots_LGP, MadeBy(solver=solver, seed=seed, trace_part="a load table: counts only"))
+        note = with_note(note, filled_note(count))
+    made_by = MadeBy(solver=solver, seed=seed, trace_part="a load table: counts only", note=note)
+    plan = _plan(problem, slots_LGP, made_by)
     plan.check_legal()
     return LoadPlacement(
         plan=plan,
@@ -200,12 +207,12 @@ def _problem(
     if replica_rule == "weights":
         raise MoecastError("no solver makes replica weights: use round_robin, nearest or fixed", field="replica_rule")
     _check_weights(layout, cluster, model)
-    domain_G = np.zeros(members, np.int32)
+    domain_G = node_G = np.zeros(members, np.int32)
     if cluster is not None:
-        domain_G = np.unique(cluster.domain_of_gpu_G[:members], return_inverse=True)[1].astype(np.int32)
+        domain_G, node_G = (counted_from_0(of_G[:members]) for of_G in (cluster.domain_of_gpu_G, cluster.node_of_gpu_G))
     layout = replace(layout, dispatch=dispatch, replica_rule=replica_rule)
     groups = 1 if model is None else model.expert_groups
-    return LoadProblem(table=table, layout=layout, domain_G=domain_G, expert_groups=groups)
+    return LoadProblem(table=table, layout=layout, domain_G=domain_G, node_G=node_G, expert_groups=groups)
 
 
 def _check_weights(layout: Plan, cluster: Cluster | None, model: ModelShape | None) -> None:

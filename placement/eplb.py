@@ -4,6 +4,9 @@ Groups of experts are packed onto nodes, hot experts get replicas inside their n
 the node's GPUs; where the groups do not divide evenly, the whole cluster is taken as one node with one group. An even
 split of an expert's load over its replicas is assumed, and nothing keeps two replicas of one expert off one GPU.
 
+A node is a host here, also where one NVLink domain has several: engines hand the number of their hosts to EPLB
+(SGLang's `nnodes`), so this is what a user of theirs gets on a GB200 NVL72 too.
+
 Axes: L layer, E expert, I item to pack, B bin, G rank, P slot of a rank, S slot of all ranks.
 """
 
@@ -132,16 +135,16 @@ class Eplb:
 
     def spread(self, problem: SlotProblem) -> Solved:
         """Pack by load alone."""
-        nodes, groups = problem.n_domains, self._groups(problem)
-        if np.unique(np.bincount(problem.domain_G)).size > 1:
-            nodes = 1  # a node of the algorithm has as many ranks as any other
+        groups, hosts = self._groups(problem), int(problem.node_G.max()) + 1
+        even = _stand_evenly(problem.node_G)
+        nodes = hosts if even and groups % hosts == 0 else 1
         slots_LGP = rebalance(
             problem.load_LE, slots=int(problem.slots_G.sum()), ranks=problem.layout.ep,
-            expert_groups=groups, nodes=nodes,
+            expert_groups=groups if nodes == hosts else 1, nodes=nodes,
         ).astype(np.int32)  # fmt: skip
         ordered = np.sort(slots_LGP, axis=-1)
         wasted = int((ordered[..., 1:] == ordered[..., :-1]).sum())
-        notes = [_mode(groups, nodes, problem.n_domains)]
+        notes = [_mode(groups, hosts, even)]
         if wasted:
             notes.append(f"EPLB put {wasted} replicas beside another of their expert; they are wasted")
         return Solved(slots_LGP=slots_LGP, note="; ".join(filter(None, notes)))
@@ -150,13 +153,21 @@ class Eplb:
         return problem.expert_groups if self.expert_groups is None else self.expert_groups
 
 
-def _mode(groups: int, nodes: int, domains: int) -> str:
+def _stand_evenly(node_G: npt.NDArray[np.int32]) -> bool:
+    """Whether the first ranks stand on the first host and so on, as many on each, as the algorithm takes them to."""
+    ranks, hosts = len(node_G), int(node_G.max()) + 1
+    return ranks % hosts == 0 and bool((node_G == np.arange(ranks) // (ranks // hosts)).all())
+
+
+def _mode(groups: int, hosts: int, even: bool) -> str:
     """Say which of its two ways the algorithm took, where there was a choice."""
-    if domains == 1:
+    if hosts == 1:
         return ""
-    if nodes > 1 and groups % nodes == 0:
-        return f"EPLB, hierarchical: each of {groups} expert groups stands whole on one of {nodes} nodes"
-    why = (
-        "the router has no expert groups" if groups == 1 else f"{groups} expert groups on {domains} nodes do not divide"
-    )
+    if even and groups % hosts == 0:
+        return f"EPLB, hierarchical: each of {groups} expert groups stands whole on one of {hosts} nodes"
+    why = f"{groups} expert groups on {hosts} nodes do not divide"
+    if groups == 1:
+        why = "the router has no expert groups"
+    elif not even:
+        why = f"its ranks do not stand on the {hosts} nodes evenly and in order"
     return f"EPLB, global: {why}, so experts go to any rank"

@@ -16,6 +16,7 @@ from moecast.errors import MoecastError
 from moecast.placement.certificate import certificate_s
 from moecast.placement.fill import fill_slots
 from moecast.placement.limit import Budget, Limit
+from moecast.placement.notes import COPIES_ARE_GIVEN, filled_note, with_note
 from moecast.placement.objective import Objective
 from moecast.placement.problem import PlacementProblem
 from moecast.placement.solver import Solved
@@ -139,18 +140,17 @@ def place(
     solved = chosen.solve(problem, objective, budget, seed=seed)
     slots_LGP, note = _slots_of(solved, problem, chosen.name), solved.note
     if mode_of(layout.dispatch, workload.phase).per_choice:
-        told = "copies do not depend on the placement here: one travels for each choice, so only balance can be gained"
-        note = "; ".join(filter(None, [note, told]))
+        note = with_note(note, COPIES_ARE_GIVEN)
     if fill:
         slots_LGP, count = fill_slots(slots_LGP, problem.load_LE, problem.slots_G)
-        note = "; ".join(filter(None, [note, f"{count} empty slots were filled with replicas" if count else ""]))
+        note = with_note(note, filled_note(count))
     problem.plan(slots_LGP).check_legal()  # before it is judged: loops rely on it
     seconds = budget.seconds
     budget.tell("done", 1.0)
     objective_s, bound_s = objective.step_s(slots_LGP), certificate_s(problem, objective.judged)
     made_by = MadeBy(
         solver=chosen.name, seed=seed, trace_hash=trace.content_hash(), trace_part=trace_part,
-        objective_s=objective_s, bound_s=bound_s,
+        objective_s=objective_s, bound_s=bound_s, note=note,
     )  # fmt: skip
     plan = problem.plan(slots_LGP, made_by=made_by)
     return Placement(

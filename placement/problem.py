@@ -101,7 +101,7 @@ class PlacementProblem:
         object.__setattr__(self, "slots_G", slots_G)
         check_question(self.cluster, self.model, self.any_plan(), self.trace)
         domain_G = self.cluster.domain_of_gpu_G[list(layout.gpu_of_rank[: layout.ep])]
-        object.__setattr__(self, "domain_G", np.unique(domain_G, return_inverse=True)[1].astype(np.int32))
+        object.__setattr__(self, "domain_G", counted_from_0(domain_G))
         object.__setattr__(self, "steps", tuple(draw_steps(self.trace, self.workload, ranks=self.sources)))
         for name, steps in zip(("more_steps", "held_out"), draw_more(self), strict=True):
             object.__setattr__(self, name, steps)
@@ -117,6 +117,11 @@ class PlacementProblem:
     def spare_slots(self) -> int:
         """Slots of an EP group beyond one for each expert."""
         return int(self.slots_G.sum()) - self.layout.experts
+
+    @property
+    def node_G(self) -> Int32:
+        """Host of each member of an EP group, counted from 0 over those that the group stands on."""
+        return counted_from_0(self.cluster.node_of_gpu_G[list(self.layout.gpu_of_rank[: self.layout.ep])])
 
     @property
     def expert_groups(self) -> int:
@@ -162,3 +167,8 @@ class PlacementProblem:
                 field="slots_per_rank",
                 value=self.layout.max_slots,
             )
+
+
+def counted_from_0(place_G: npt.NDArray[np.int32]) -> Int32:
+    """Renumber domains or hosts, those that no rank is in left out."""
+    return np.unique(place_G, return_inverse=True)[1].astype(np.int32)

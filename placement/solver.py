@@ -66,6 +66,10 @@ class SlotProblem(Protocol):
         """Its domain."""
 
     @property
+    def node_G(self) -> Int32:
+        """Its host, counted from 0 over the hosts that the group stands on."""
+
+    @property
     def n_domains(self) -> int:
         """How many domains the group stands in."""
 

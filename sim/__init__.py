@@ -1,6 +1,15 @@
 """The simulator: what a plan's routing costs on a cluster, from traffic to a Prediction."""
 
-from moecast.sim.collectives import COLLECTIVES, DEFAULT_MODE, MODES, collective_for, mode_of
+from moecast.sim.collectives import (
+    COLLECTIVES,
+    DEFAULT_MODE,
+    MODES,
+    AllToAllTime,
+    collective_for,
+    even_all_to_all,
+    mode_of,
+    time_all_to_all,
+)
 from moecast.sim.forecaster import Forecaster, bound_objective_s
 from moecast.sim.forward import ForwardPass, Setting
 from moecast.sim.layout import Layout
@@ -26,6 +35,7 @@ __all__ = [
     "REPLICA_RULES",
     "RUNGS",
     "SCHEDULES",
+    "AllToAllTime",
     "Compute",
     "Exchange",
     "Flows",
@@ -48,6 +58,7 @@ __all__ = [
     "collective_for",
     "count_traffic",
     "draw_steps",
+    "even_all_to_all",
     "find_rung",
     "fit_workload",
     "fits",
@@ -62,6 +73,7 @@ __all__ = [
     "simulate_step",
     "step_program",
     "step_timeline",
+    "time_all_to_all",
     "write_plan",
     "write_prediction",
     "write_timeline",

@@ -81,6 +81,8 @@ def warnings(
     found = [f"override: {override}" for override in overrides]
     if wasted := plan.wasted_slots():
         found.append(f"{wasted} slots repeat an expert that their rank already holds: memory without use")
+    if plan.made_by.note:
+        found.append(f"solver's note ({plan.made_by.solver}): {plan.made_by.note}")
     if redundant_slots(plan) and plan.made_by.solver in ("unknown", "eplb"):
         found.append(
             f"replicas are assumed to be chosen by rule {plan.replica_rule}; "

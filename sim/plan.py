@@ -53,6 +53,7 @@ class MadeBy:
     trace_part: str | None = None
     objective_s: float | None = None
     bound_s: float | None = None
+    note: str = ""  # what the solver says of how it was found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -33,6 +33,7 @@ class _MadeBy(_Strict):
     trace_part: str | None = None
     objective_s: Seconds | None = None
     bound_s: Seconds | None = None
+    note: str = ""
 
 
 class _PlanFile(_Strict):

@@ -36,7 +36,8 @@ def build_cluster(recipe: Recipe) -> Cluster:
 def add_domain(domain: Domain, index: int, nodes: list[Node], links: list[Link]) -> list[HostNics]:
     """Append NVLink domain number `index`, its GPUs and its NICs; returns the NICs of each host."""
     nvswitch = Switch(name=f"nvswitch{index}", tier="nvswitch")
-    nodes.append(nvswitch)
+    if not domain.direct_nvlink:
+        nodes.append(nvswitch)
     hosts: list[HostNics] = []
     for host in range(index * domain.hosts, (index + 1) * domain.hosts):
         nics = [Nic(name=f"node{host}/nic{i}", node=host) for i in range(domain.nics_per_host)]
@@ -53,9 +54,12 @@ def add_domain(domain: Domain, index: int, nodes: list[Node], links: list[Link])
         ]
         nodes += [*gpus, *nics]
         for i, gpu in enumerate(gpus):
-            nic = nics[i * len(nics) // len(gpus)]
-            links += _both_ways(gpu, nvswitch, domain.nvlink_Bps, domain.nvlink_latency_s)
-            links += _both_ways(gpu, nic, domain.pcie_Bps, domain.pcie_latency_s)
+            if domain.direct_nvlink:
+                for peer in gpus[i + 1 :]:
+                    links += _both_ways(gpu, peer, domain.nvlink_Bps / (len(gpus) - 1), domain.nvlink_latency_s)
+            else:
+                links += _both_ways(gpu, nvswitch, domain.nvlink_Bps, domain.nvlink_latency_s)
+            links += _both_ways(gpu, nics[domain.nic_of(i)], domain.pcie_Bps, domain.pcie_latency_s)
         hosts.append(nics)
     return hosts
 

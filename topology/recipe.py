@@ -22,6 +22,10 @@ class Domain:
     ----------
     hosts, gpus_per_host, nics_per_host
         With fewer NICs than GPUs, neighbouring GPUs share one: GPU i of a host uses NIC i * nics // gpus.
+    nic_of_gpu
+        The NIC that each GPU of a host uses, where it is another.
+    direct_nvlink
+        GPUs are cabled to each other, each pair with an equal part of `nvlink_Bps`, and not to NVSwitches.
     nvlink_Bps, nvlink_latency_s
         Between a GPU and the domain's NVSwitches; the latency is that of each of the two links.
     pcie_Bps, pcie_latency_s
@@ -49,6 +53,8 @@ class Domain:
     nic_Bps: float
     nic_latency_s: float
     switch_latency_s: float
+    nic_of_gpu: tuple[int, ...] | None = None
+    direct_nvlink: bool = False
     sources: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
@@ -60,6 +66,13 @@ class Domain:
                 f"nics_per_host = {self.nics_per_host} is more than gpus_per_host = {self.gpus_per_host}; "
                 "take the NICs of one GPU as one of their summed rate"
             )
+        if self.nic_of_gpu is not None and (
+            len(self.nic_of_gpu) != self.gpus_per_host or set(self.nic_of_gpu) != set(range(self.nics_per_host))
+        ):
+            rule = f"one of 0 to {self.nics_per_host - 1} for each of the {self.gpus_per_host} GPUs, each used"
+            raise ValueError(f"nic_of_gpu = {self.nic_of_gpu}: {rule}")
+        if self.direct_nvlink and self.hosts > 1:
+            raise ValueError(f"direct_nvlink = True does not go with hosts = {self.hosts}: it is inside one host")
         for name in ("nvlink_Bps", "pcie_Bps", "nic_Bps"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} = {getattr(self, name)} must be positive")
@@ -71,6 +84,10 @@ class Domain:
     def n_gpus(self) -> int:
         """GPUs of the domain."""
         return self.hosts * self.gpus_per_host
+
+    def nic_of(self, gpu: int) -> int:
+        """The NIC of a host's GPU."""
+        return self.nic_of_gpu[gpu] if self.nic_of_gpu else gpu * self.nics_per_host // self.gpus_per_host
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,6 +108,8 @@ class Recipe:
         The hardware table of its GPUs.
     preset
         The preset it comes from, where it does.
+    notes
+        What a reader should know of where it comes from.
 
     Raises
     ------
@@ -104,6 +123,7 @@ class Recipe:
     fabric: Fabric | None
     hardware: Hardware
     preset: str | None = None
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if self.n_domains < 1:

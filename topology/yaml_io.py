@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +24,7 @@ from moecast.topology.fabric import Fabric
 from moecast.topology.hardware import Hardware
 from moecast.topology.nodes import Gpu, Link, Nic, Node, Switch
 from moecast.topology.presets import Preset, find_preset
+from moecast.topology.presets.preset import NODES_PER_LEAF
 from moecast.topology.recipe import Domain
 from moecast.topology.yaml_model import ClusterFile, DomainSection, HardwareSection, LinkEntry
 from moecast.yaml_text import load_yaml
@@ -71,7 +72,7 @@ def _built(given: ClusterFile, path: Path, nodes: int | None, fabric: Fabric | N
         domain=domain,
         hardware=_hardware(given.hardware, base, path),
         fabric=base.fabric if base else Fabric(shape="leaf-spine", routing="ecmp"),
-        **({"nodes_per_leaf": base.nodes_per_leaf} if base else {}),
+        nodes_per_leaf=base.nodes_per_leaf if base else NODES_PER_LEAF,
     )
     with _naming(path):
         if fabric is None and given.fabric is not None:
@@ -141,16 +142,15 @@ def _hardware(section: HardwareSection | None, preset: Preset | None, path: Path
 def _filled(
     section: HardwareSection | DomainSection, base: Table | None, kind: type[Table], path: Path, field: str
 ) -> Table:
-    """Put the fields of a section over a preset's; a number that the file gives has the file as its source."""
+    """Put the fields of a section over a preset's; a number that the file changes has the file as its source."""
     changes = section.given()
     changes.pop("preset", None)
     if base is not None and not changes:
         return base
     sources = dict(base.sources) if base else {}
     for name, value in changes.items():
-        keys = [f"{name}.{key}" for key in value] if isinstance(value, dict) else [name]
         if name not in ("name", "sources"):
-            sources |= dict.fromkeys(keys, f"given in {path.name}")
+            sources |= dict.fromkeys(_changed(name, value, base), f"given in {path.name}")
         if isinstance(value, dict) and base is not None:
             changes[name] = dict(getattr(base, name)) | value
     changes["sources"] = sources | (section.sources or {})
@@ -162,6 +162,15 @@ def _filled(
             name = type(section).model_fields[missing[0]].alias or missing[0]
             raise MoecastError("missing: give it, or name a preset to start from", file=path, field=f"{field}.{name}")
         return _with_known_sources(kind(**changes), section, path, field)
+
+
+def _changed(name: str, value: object, base: Table | None) -> list[str]:
+    """The numbers of a field that are not the preset's already, as `sources` calls them."""
+    held = getattr(base, name, None)
+    if not isinstance(value, dict):
+        return [] if base is not None and value == held else [name]
+    held = held if isinstance(held, Mapping) else {}
+    return [f"{name}.{key}" for key, number in value.items() if number != held.get(key)]
 
 
 def _with_known_sources(table: Table, section: HardwareSection | DomainSection, path: Path, field: str) -> Table:

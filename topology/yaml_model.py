@@ -104,6 +104,8 @@ class DomainSection(_Section):
     nic_Bps: Bandwidth | None = Field(default=None, alias="nic_bandwidth")
     nic_latency_s: Time | None = Field(default=None, alias="nic_latency")
     switch_latency_s: Time | None = Field(default=None, alias="switch_latency")
+    nic_of_gpu: tuple[Index, ...] | None = None
+    direct_nvlink: Annotated[bool, Field(strict=True)] | None = None
     sources: dict[str, str] | None = None
 
 

@@ -10,6 +10,7 @@ import yaml
 from moecast.errors import MoecastError
 from moecast.topology.builders import build_cluster
 from moecast.topology.cluster import Cluster
+from moecast.topology.fabric import Fabric
 from moecast.topology.hardware import Hardware
 from moecast.topology.nodes import Link, Nic, Switch
 from moecast.topology.presets import find_preset
@@ -26,12 +27,20 @@ _UNITS: dict[Quantity, tuple[tuple[float, str], ...]] = {
 _KINDS: dict[str, Quantity] = {"flop_per_s": "rate", "_Bps": "bandwidth", "_bytes": "size", "_s": "time"}
 
 
-def to_yaml(cluster: Cluster, *, listing: bool = False) -> str:
-    """Write a cluster as YAML: in the few words it was built from, else (or with `listing`) node by node."""
+def to_yaml(cluster: Cluster, *, listing: bool = False, tables: bool = False) -> str:
+    """Write a cluster as YAML: in the few words it was built from, else (or with `listing`) node by node.
+
+    Parameters
+    ----------
+    tables
+        Write the domain's and the hardware's numbers too where they are a preset's, as a file to start from.
+    """
     recipe = cluster.recipe
     short = recipe is not None and not listing and build_cluster(recipe) == cluster
-    content = _recipe(recipe) if short and recipe is not None else _listing(cluster)
-    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=1000, allow_unicode=True)
+    content = _recipe(recipe, tables=tables) if short and recipe is not None else _listing(cluster)
+    notes = "".join(f"# {' '.join(note.split())}\n" for note in (recipe.notes if recipe else ()))
+    text = yaml.dump(content, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=1000, allow_unicode=True)
+    return f"{notes}{text}"
 
 
 class _Lines(dict[str, Any]):
@@ -53,21 +62,26 @@ _Dumper.add_representer(
 )
 
 
-def _recipe(recipe: Recipe) -> dict[str, Any]:
+def _recipe(recipe: Recipe, *, tables: bool) -> dict[str, Any]:
     content: dict[str, Any] = {"name": recipe.name, "preset": recipe.preset, "nodes": recipe.n_domains}
     if recipe.fabric is not None:
         content["fabric"] = {
             "shape": recipe.fabric.shape,
             "oversubscription": recipe.fabric.oversubscription,
-            "nodes_per_leaf": recipe.fabric.nodes_per_leaf,
+            "nodes_per_leaf": _nodes_per_leaf(recipe.fabric),
             "routing": recipe.fabric.routing,
         }
     base = find_preset(recipe.preset) if recipe.preset is not None else None
-    if base is None or recipe.domain != base.domain:
+    if tables or base is None or recipe.domain != base.domain:
         content["domain"] = _table(recipe.domain)
-    if base is None or recipe.hardware != base.hardware:
+    if tables or base is None or recipe.hardware != base.hardware:
         content["hardware"] = _table(recipe.hardware)
     return _without_none(content)
+
+
+def _nodes_per_leaf(fabric: Fabric) -> int | None:
+    """Say what the builder takes where a fabric leaves it open; left out, a file would take a preset's."""
+    return None if fabric.shape == "single-switch" else fabric.nodes_per_leaf or 1
 
 
 def _listing(cluster: Cluster) -> dict[str, Any]:
@@ -112,6 +126,8 @@ def _table(table: Hardware | Domain) -> dict[str, Any]:
             value = {key: _quantity(item, kind) if kind else item for key, item in value.items()}
         elif kind and value is not None:
             value = _quantity(value, kind)
+        elif isinstance(value, tuple):
+            value = list(value)
         content[info.alias or name] = _Lines(table.sources) if name == "sources" else value
     return _without_none(content)
 

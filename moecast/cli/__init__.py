@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from moecast.cli import capture, demo, model, place, report, simulate, topology, trace, validate
+from moecast.cli import capture, collective, demo, model, place, report, simulate, topology, trace, validate
 from moecast.cli.plain import plain_streams
 from moecast.errors import MoecastError
 
@@ -27,6 +27,7 @@ app.add_typer(capture.app, name="capture")
 app.command("simulate")(simulate.simulate_command)
 app.command("place")(place.place_command)
 app.command("validate")(validate.validate_command)
+app.command("collective")(collective.collective_command)
 app.command("report")(report.report_command)
 app.command("demo")(demo.demo_command)
 

@@ -11,6 +11,8 @@ import typer
 from moecast.cli import options
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from moecast.placement import Placement
     from moecast.report import Comparison, Entry
     from moecast.sim import ModelShape, Workload
@@ -230,6 +232,12 @@ def _write(job: _Job, comparison: Comparison) -> list[Path]:
     return [job.out / name for name in names]
 
 
+def _solver_notes(columns: Sequence[Entry]) -> list[str]:
+    """What each solver says of how its plan was found, once."""
+    said = {entry.plan: (entry.placement or {}).get("note") for entry in columns}
+    return [f"{plan}: {note}" for plan, note in said.items() if note]
+
+
 def _show(comparison: Comparison, written: list[Path]) -> None:
     from rich.markup import escape
 
@@ -244,6 +252,8 @@ def _show(comparison: Comparison, written: list[Path]) -> None:
         columns = comparison.columns(phase)
         samples = dict.fromkeys(render.sample_of(entry.prediction) for entry in columns)
         render.comparison_table(f"{phase} ({'; '.join(samples)})", columns)
+        for note in _solver_notes(columns):
+            out.print(note, markup=False)
         out.print(headline(comparison, phase))
     report, *others = written
     out.print(f"\nReport: [bold]{escape(str(report))}[/bold]; beside it: {', '.join(path.name for path in others)}")

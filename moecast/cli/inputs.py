@@ -223,10 +223,11 @@ def read_inputs(
         shape, trace, workload = _made_inputs(source, model, dims, workload, ranks, seed, types)
     else:
         shape, trace = _recorded_inputs(source, model, dims, types)
+    notes = built.recipe.notes if built.recipe else ()
     if tokens_per_rank is not None:
-        return Inputs(cluster=built, model=shape, trace=trace, workload=workload)
-    fitted, notes = _fitted(trace, workload, ranks)
-    return Inputs(cluster=built, model=shape, trace=trace, workload=fitted, notes=notes)
+        return Inputs(cluster=built, model=shape, trace=trace, workload=workload, notes=notes)
+    fitted, said = _fitted(trace, workload, ranks)
+    return Inputs(cluster=built, model=shape, trace=trace, workload=fitted, notes=(*notes, *said))
 
 
 def _recorded_inputs(

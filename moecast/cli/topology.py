@@ -66,7 +66,13 @@ def list_command(
     epilog="Example: moecast topology show dgx-h200 --nodes 4 --fabric leaf-spine:2 --html fabric.html",
 )
 def show_command(
-    cluster: Annotated[str, typer.Argument(help="A preset (see list) or a YAML file.", show_default=False)],
+    cluster: Annotated[
+        str,
+        typer.Argument(
+            help="A preset (see list), a YAML file, or what `nvidia-smi topo -m` or NCCL says of a host.",
+            show_default=False,
+        ),
+    ],
     nodes: options.Nodes = None,
     fabric: options.Fabric = None,
     path: Annotated[
@@ -80,7 +86,7 @@ def show_command(
     ] = None,
     yaml: Annotated[
         Path | None,
-        typer.Option("--yaml", help="Write the cluster as a YAML file to start from.", show_default="no file"),
+        typer.Option("--yaml", help="Write all of the cluster as a YAML file to start from.", show_default="no file"),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the ECMP hash that --path follows.")] = 0,
     json: options.Json = False,
@@ -101,11 +107,73 @@ def show_command(
 
         write_picture(built, html)
     if yaml is not None:
-        write_cluster(built, yaml)
+        write_cluster(built, yaml, tables=True)
     if not json:
         for file in (html, yaml):
             if file is not None:
                 typer.echo(f"wrote {file}")
+
+
+@app.command(
+    "import",
+    epilog="Example: moecast topology import topo.txt --preset dgx-h100 --nodes 4 --fabric rail:1 --out cluster.yaml",
+)
+def import_command(
+    file: Annotated[
+        Path, typer.Argument(help="What `nvidia-smi topo -m` prints, or NCCL's topology dump.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The cluster, as a YAML file.", show_default=False)],
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            "--preset",
+            help="Whose GPUs and rates to take for what the file does not say.",
+            show_default="a stated guess",
+        ),
+    ] = None,
+    nic_bandwidth: Annotated[
+        str | None,
+        typer.Option(
+            "--nic-bandwidth", help="Usable rate of one NIC: 48.5 GB/s.", show_default="the file's, the preset's"
+        ),
+    ] = None,
+    nodes: options.Nodes = None,
+    fabric: options.Fabric = None,
+    seed: options.Seed = 0,  # as of list
+    json: options.Json = False,
+) -> None:
+    """Turn a host's own description into a cluster file: which NIC is near which GPU, and how many NVLinks there are.
+
+    Run `nvidia-smi topo -m` on a host, or any NCCL program with NCCL_TOPO_DUMP_FILE=topo.xml.
+    """
+    del seed
+    from moecast.errors import MoecastError
+    from moecast.files import check_writable
+    from moecast.topology import write_cluster
+    from moecast.topology.fabric import parse_fabric
+    from moecast.topology.host_file import read_host_cluster
+    from moecast.units import parse
+
+    if out.suffix not in (".yaml", ".yml"):
+        raise MoecastError(
+            "name a file that ends in .yaml: cluster files are known by it", field="--out", value=str(out)
+        )
+    if out.resolve() == file.resolve():
+        raise MoecastError("is the input: name another file", field="--out", value=str(out))
+    check_writable(out)
+    built = read_host_cluster(
+        file,
+        nodes=nodes,
+        fabric=None if fabric is None else parse_fabric(fabric),
+        preset=preset,
+        nic_Bps=None if nic_bandwidth is None else parse(nic_bandwidth, "bandwidth", field="--nic-bandwidth"),
+    )
+    write_cluster(built, out, tables=True)
+    if json:
+        _print_json(_as_json(built, None, 0))
+    else:
+        _print_cluster(_console(), built, None, 0, every_link=False)
+        typer.echo(f"wrote {out}")
 
 
 def _ends(path: str, cluster: Cluster) -> tuple[int, int]:
@@ -129,6 +197,8 @@ def _print_cluster(
 
     measures = measure(cluster)
     console.print(f"\n{cluster.name}", style="bold")
+    for note in cluster.recipe.notes if cluster.recipe else ():
+        console.print(note, style="yellow")
     facts = _table("", "", header=False)
     facts.add_row("GPUs", f"{measures.n_gpus} x {cluster.hardware.name}")
     facts.add_row("nodes, NVLink domains", f"{measures.n_nodes}, {measures.n_domains}")
@@ -225,6 +295,7 @@ def _as_json(cluster: Cluster, ends: tuple[int, int] | None, seed: int) -> dict[
         **asdict(measure(cluster)),
         "routing": cluster.routing,
         "fabric": str(cluster.recipe.fabric) if cluster.recipe and cluster.recipe.fabric else None,
+        "notes": list(cluster.recipe.notes) if cluster.recipe else [],
         "link_sources": dict(cluster.recipe.domain.sources) if cluster.recipe else {},
         "hardware": {
             "name": cluster.hardware.name,

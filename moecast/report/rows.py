@@ -134,17 +134,18 @@ def _best(values: list[Any], texts: tuple[str, ...], rungs: list[str], rung: str
 
 
 def _solver_rows(columns: Sequence[Entry]) -> list[Row]:
+    wasted = tuple(str(entry.prediction.plan.get("wasted_slots", "–")) for entry in columns)
+    rows = [Row(group="Placement", name="wasted slots", texts=wasted)]
     made = [entry.placement for entry in columns]
     if not any(made):
-        return []
+        return rows
     lines: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
         ("objective on the planning part", "objective_s", format_s),
         ("certificate: no plan can beat", "bound_s", format_s),
         ("gap", "gap", _percent),
         ("solver's time", "seconds", format_s),
-        ("wasted slots", "wasted_slots", str),
     )
-    return [
+    return rows + [
         Row(
             group="Placement",
             name=name,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from moecast.sim.collectives.all_to_all import AllToAllTime, even_all_to_all, time_all_to_all
 from moecast.sim.collectives.flat import FlatAllToAll
 from moecast.sim.collectives.hierarchical import HierarchicalAllToAll
 from moecast.sim.collectives.modes import DEFAULT_MODE, MODES, Mode, mode_of
@@ -52,10 +53,13 @@ __all__ = [
     "COLLECTIVES",
     "DEFAULT_MODE",
     "MODES",
+    "AllToAllTime",
     "Collective",
     "FlowTemplate",
     "Legs",
     "Mode",
     "collective_for",
+    "even_all_to_all",
     "mode_of",
+    "time_all_to_all",
 ]

@@ -32,8 +32,9 @@ def replace_meta(trace: RoutingTrace, **changes: object) -> RoutingTrace:
 @pytest.mark.parametrize(
     "command",
     [
-        ("simulate",), ("place",), ("validate",), ("report",), ("demo",), ("model", "list"), ("model", "show"),
-        ("topology", "list"), ("topology", "show"),
+        ("simulate",), ("place",), ("validate",), ("report",), ("demo",), ("collective",),
+        ("model", "list"), ("model", "show"),
+        ("topology", "list"), ("topology", "show"), ("topology", "import"),
         ("trace", "info"), ("trace", "import"), ("trace", "stats"), ("trace", "export"), ("capture", "train"),
     ],
     ids=" ".join,

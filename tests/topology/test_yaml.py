@@ -8,8 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from moecast.errors import MoecastError
-from moecast.topology import Cluster, Link, load_cluster, write_cluster
-from tests.topology.clusters import DOMAIN, build, clusters
+from moecast.topology import Cluster, Link, list_presets, load_cluster, write_cluster
+from moecast.topology.builders import build_cluster
+from tests.topology.clusters import DOMAIN, HARDWARE, build, clusters
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
 IN_A_FILE = settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -22,6 +23,47 @@ def test_a_cluster_comes_back_from_its_file(tmp_path: Path, cluster: Cluster, li
     again = load_cluster(tmp_path / "c.yaml")
     assert again == cluster
     assert again.hardware == cluster.hardware
+
+
+@given(
+    preset=st.sampled_from([preset.name for preset in list_presets()]),
+    nodes=st.integers(1, 3),
+    fabric=st.sampled_from([None, "leaf-spine:2,routing=ecmp", "rail:1.5,nodes-per-leaf=2", "single-switch"]),
+    tables=st.booleans(),
+)
+@IN_A_FILE
+def test_a_preset_comes_back_from_its_file(
+    tmp_path: Path, preset: str, nodes: int, fabric: str | None, tables: bool
+) -> None:
+    cluster = load_cluster(preset, nodes=nodes, fabric=fabric)
+    write_cluster(cluster, tmp_path / "c.yaml", tables=tables)
+    again = load_cluster(tmp_path / "c.yaml")
+    assert again == cluster
+    assert again.hardware == cluster.hardware
+    assert again.recipe == cluster.recipe  # with the sources of all numbers
+    assert ("memory_bandwidth" in (tmp_path / "c.yaml").read_text()) == tables
+
+
+@given(
+    gpus=st.integers(1, 6), data=st.data(), rate=st.floats(1e6, 1e13), latency=st.floats(0, 1e-3), direct=st.booleans()
+)
+@IN_A_FILE
+def test_a_domain_comes_back_whatever_it_is_made_of(
+    tmp_path: Path, gpus: int, data: st.DataObject, rate: float, latency: float, direct: bool
+) -> None:
+    nics = data.draw(st.integers(1, gpus))
+    spread = [*range(nics), *data.draw(st.lists(st.integers(0, nics - 1), min_size=gpus - nics, max_size=gpus - nics))]
+    domain = replace(
+        DOMAIN, gpus_per_host=gpus, nics_per_host=nics, nic_of_gpu=tuple(data.draw(st.permutations(spread))),
+        direct_nvlink=direct, nvlink_Bps=rate, nic_latency_s=latency, sources={"nic_Bps": "measured: 'here'"},
+    )  # fmt: skip
+    cluster = build("rail", 2, domain=domain, oversubscription=1.5)
+    cluster = build_cluster(replace(cluster.recipe, hardware=replace(HARDWARE, message_s=latency, memory_Bps=rate)))
+    for listing in (False, True):
+        write_cluster(cluster, tmp_path / "c.yaml", listing=listing, tables=True)
+        again = load_cluster(tmp_path / "c.yaml")
+        assert again == cluster
+        assert again.hardware == cluster.hardware
 
 
 @given(rate=st.floats(1e-3, 1e15), latency=st.floats(0, 10))
@@ -121,6 +163,10 @@ BAD = {
     "efficiency": ("preset: dgx-h200\nhardware: {efficiency: {gemm: 1.5}}", "hardware: efficiency.gemm = 1.5"),
     "element type": ("preset: dgx-h200\nhardware: {peak: {int1: 1 TFLOP/s}}", "hardware: peak_flop_per_s.int1"),
     "source": ("preset: dgx-h200\nhardware: {sources: {smss: me}}", "hardware.sources.smss: a source is given for"),
+    "a NIC that is not there": ("preset: dgx-h200\ndomain: {nic_of_gpu: [0, 1, 2, 3, 4, 5, 6, 8]}", "one of 0 to 7"),
+    "too few NICs": ("preset: dgx-h200\ndomain: {nic_of_gpu: [0]}", "nic_of_gpu = (0,): one of 0 to 7 for each"),
+    "direct over hosts": ("preset: gb200-nvl72\ndomain: {direct_nvlink: true}", "does not go with hosts = 18"),
+    "direct as text": ("preset: dgx-h200\ndomain: {direct_nvlink: 'yes'}", "domain.direct_nvlink = 'yes'"),
     "domain": ("domain: {hosts: 2}\nhardware: {preset: dgx-h100}", "domain.gpus_per_host: missing"),
     "a name to trick terminals": (WHOLE.replace("name: a,", 'name: "a\\e[2J",'), "gpus[0].name = "),
     "key twice": ("preset: dgx-h200\nnodes: 3\nnodes: 4", "line 3: is not YAML ('nodes' stands twice)"),

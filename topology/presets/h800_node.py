@@ -21,4 +21,5 @@ PRESET = Preset(
     domain=DOMAIN,
     hardware=replace(hopper.H100, name="H800 SXM"),
     fabric=Fabric(shape="rail", oversubscription=1, routing="spray"),
+    nvlinks=8,
 )

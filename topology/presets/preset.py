@@ -29,6 +29,8 @@ class Preset:
         another fabric leaves them open.
     nodes_per_leaf
         By shape of fabric.
+    nvlinks
+        NVLinks of a GPU, which make up `Domain.nvlink_Bps`.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Preset:
     hardware: Hardware
     fabric: Fabric
     nodes_per_leaf: Mapping[str, int] = field(default_factory=NODES_PER_LEAF.copy)
+    nvlinks: int = 18
 
     def recipe(self, *, n_domains: int = 1, fabric: Fabric | None = None, name: str | None = None) -> Recipe:
         """Describe a cluster of `n_domains` of this preset; a single one has no fabric unless one is given.

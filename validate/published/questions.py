@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from moecast.sim import Exchange, Flows, ModelShape, Plan, Step, StepProgram, load_model, step_program
+from moecast.sim import Exchange, ModelShape, Plan, Step, load_model, step_program
+from moecast.sim.collectives import even_all_to_all as _all_to_all
 from moecast.sim.network import Rung
 from moecast.topology import Cluster, find_preset, load_cluster
 from moecast.topology.builders import build_cluster
@@ -210,37 +210,4 @@ def _contiguous(model: ModelShape, ranks: int, slots_per_rank: int | None = None
         ep=ranks,
         slots_per_rank=slots_per_rank,
         layer_ids=model.moe_layer_ids,
-    )
-
-
-def _all_to_all(cluster: Cluster, ranks: int, pair_bytes: float) -> StepProgram:
-    """One flow per ordered pair of ranks, behind a barrier."""
-    source_F, destination_F = (index.astype(np.int32) for index in np.nonzero(~np.eye(ranks, dtype=bool)))
-    routes, count = cluster.routes(source_F, destination_F), ranks * (ranks - 1)
-    zeros: npt.NDArray[np.float64] = np.zeros(count)
-    flows = Flows(
-        bytes_F=np.full(count, float(pair_bytes)),
-        source_rank_F=source_F,
-        destination_rank_F=destination_F,
-        waiter_F=destination_F,
-        offsets_F1=routes.offsets_F1,
-        link_X=routes.link_X,
-        share_X=routes.share_X,
-        latency_F=routes.latency_F,
-        parent_offsets_F1=np.zeros(count + 1, np.int64),
-        parent_R=np.empty(0, np.int32),
-        feed_delay_F=zeros,
-        feed_tail_F=zeros,
-    )
-    hardware = cluster.hardware
-    exchange = Exchange(
-        kind="dispatch",
-        layer=0,
-        flows=flows,
-        setup_s=hardware.collective_launch_s + hardware.barrier_s,
-        barrier=True,
-        group_G=np.zeros(ranks, np.int32),
-    )
-    return StepProgram(
-        stages=(exchange,), n_ranks=ranks, capacity_J=cluster.capacity_J, link_names_J=tuple(cluster.link_names_J)
     )

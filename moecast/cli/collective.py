@@ -1,0 +1,120 @@
+"""``moecast collective``: what a cluster's all-to-all gives, beside the output of nccl-tests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from moecast.cli import options
+
+if TYPE_CHECKING:
+    from moecast.sim import AllToAllTime
+    from moecast.topology import Cluster
+
+SIZES = "64KiB,1MiB,8MiB,64MiB,256MiB,1GiB"
+MOST_SIZES = 64
+FLUID_RANKS = 64  # beyond, the fluid rung takes minutes for each size
+NOTE = (
+    "Even, out of place, all ranks at once. NCCL's own losses between nodes (channels, protocols, proxies) are not "
+    "modelled: the links set the rate."
+)
+
+
+def collective_command(
+    cluster: options.Cluster,
+    nodes: options.Nodes = None,
+    fabric: options.Fabric = None,
+    ranks: Annotated[
+        int | None,
+        typer.Option("--ranks", min=2, help="The first so many GPUs take part.", show_default="all GPUs"),
+    ] = None,
+    sizes: Annotated[
+        str, typer.Option("--bytes", help="What each rank sends, its own share included: sizes with units.")
+    ] = SIZES,
+    network: Annotated[
+        str | None,
+        typer.Option("--network", help="The rung: bound or fluid.", show_default="fluid; bound beyond 64 ranks"),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the hash that picks paths on ECMP fabrics.")] = 0,
+    json: options.Json = False,
+) -> None:
+    """Time an even all-to-all, as nccl-tests' alltoall_perf does: size, time, bandwidths, and what limits it.
+
+    No model and no routing: what the links give. Other collectives are not there yet.
+
+    Example: moecast collective --cluster dgx-h100 --nodes 4 --fabric leaf-spine:2 --bytes 64KiB,8MiB,1GiB
+    """
+    from moecast.cli import render
+    from moecast.sim import find_rung, time_all_to_all
+    from moecast.topology import load_cluster
+
+    asked = parse_sizes(sizes)
+    built = load_cluster(cluster, nodes=nodes, fabric=fabric)
+    count = built.n_gpus if ranks is None else ranks
+    rung = find_rung(network or ("fluid" if count <= FLUID_RANKS else "bound"))
+    with render.progress("timing", quiet=json) as advance:
+        found = time_all_to_all(built, asked, rung=rung, ranks=ranks, seed=seed, progress=advance)
+    if json:
+        rows = [row.to_json() for row in found]
+        said = {"collective": "all-to-all", "cluster": built.name, "ranks": count, "network": rung.name}
+        render.echo_json({**said, "rows": rows, "notes": [*_notes(built), NOTE]})
+    else:
+        _show(built, count, rung.name, found)
+
+
+def parse_sizes(text: str) -> list[float]:
+    """Read ``64KiB,8MiB,1GiB`` as bytes.
+
+    Raises
+    ------
+    MoecastError
+        A size without a unit, of nothing, or too many of them.
+    """
+    from moecast.errors import MoecastError
+    from moecast.units import parse
+
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) > MOST_SIZES:
+        raise MoecastError(f"at most {MOST_SIZES} sizes", field="--bytes", value=text)
+    sizes = [parse(part, "size", field="--bytes") for part in parts]
+    if min(sizes) <= 0:
+        raise MoecastError("a size is more than nothing, such as 8MiB", field="--bytes", value=text)
+    return sizes
+
+
+def _show(cluster: Cluster, ranks: int, network: str, rows: list[AllToAllTime]) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from moecast.cli import render
+    from moecast.units import format_bytes, format_s
+
+    console = render.console()
+    for note in _notes(cluster):
+        console.print(note, style="yellow", markup=False)
+    title = f"all-to-all over {ranks} GPUs of {escape(cluster.name)}, rung {network}"
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for name in ("bytes per rank", "time", "algorithm bandwidth", "bus bandwidth"):
+        table.add_column(name, justify="right")
+    table.add_column("limited by")
+    for row in rows:
+        rates = (f"{rate / 1e9:.2f} GB/s" for rate in (row.algorithm_Bps, row.bus_Bps))
+        table.add_row(format_bytes(row.bytes_per_rank), format_s(row.time_s), *rates, _limit(row))
+    console.print(table)
+    console.print(NOTE)
+
+
+def _notes(cluster: Cluster) -> tuple[str, ...]:
+    """What was assumed of the cluster."""
+    return cluster.recipe.notes if cluster.recipe else ()
+
+
+def _limit(row: AllToAllTime) -> str:
+    """The fullest links, by the name of the cable, with how full they are."""
+    from moecast.sim.gains import cable_of
+
+    if not row.limits:
+        return "launch, barrier and latency"
+    names = dict.fromkeys(cable_of(kind) for kind in row.limits)
+    return f"{' and '.join(names)}, {row.utilisation[row.limits[0]]:.0%} full"
