@@ -62,12 +62,13 @@ def moe_layer(
 
 
 def _plain_ids(experts_TK: Tensor, experts: int, *, check: bool) -> Tensor:
-    ids_TK = experts_TK.to(torch.int32)
+    # few operations exist for unsigned types, and a cast to 32 bits would wrap an id that is out of range
+    ids_TK = experts_TK.to(torch.int64)
     ids_TK = torch.where(ids_TK == NO_CHOICE, -1, ids_TK)
     if check and bool(((ids_TK < -1) | (ids_TK >= experts)).any()):
         wrong = ids_TK[(ids_TK < -1) | (ids_TK >= experts)][0].item()
         raise ValueError(f"expert id {wrong}: ids run from 0 to {experts - 1}, or are -1 or {NO_CHOICE} for no choice")
-    return ids_TK
+    return ids_TK.to(torch.int32)
 
 
 def _check_shapes(x_TH: Tensor, weights: ExpertWeights, experts_TK: Tensor, gates_TK: Tensor) -> None:

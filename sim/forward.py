@@ -25,7 +25,7 @@ from moecast.sim.plan import Plan
 from moecast.sim.program import Compute, Exchange, Flows, Kind, Stage, StepProgram
 from moecast.sim.replicas import ReplicaTable
 from moecast.sim.step import Step
-from moecast.sim.traffic import StepTraffic, count_traffic
+from moecast.sim.traffic import StepTraffic, count_checked_traffic
 from moecast.topology import Cluster, Hardware
 from moecast.traces import RoutingTrace
 
@@ -106,11 +106,15 @@ class Setting:
         Raises
         ------
         ValueError
-            The step names tokens that the trace does not have, or ranks that the plan does not.
+            L, E or K of the trace and the plan differ, or the step names tokens that the trace does not have, or ranks
+            that the plan does not.
         """
+        if trace.meta.shape_LEK != (self.plan.layers, self.plan.experts, self.plan.choices):
+            sizes = (self.plan.layers, self.plan.experts, self.plan.choices)
+            raise ValueError(f"trace: has L, E, K = {trace.meta.shape_LEK}, the plan {sizes}")
         step.check_within(tokens=trace.n_tokens, ranks=self.layout.n_ranks // self.plan.tp)
         home_T = home_ranks(step, self.plan.tp)
-        traffic = count_traffic(
+        traffic = count_checked_traffic(
             self.plan, self.layout, trace.experts_TLK, step.token_T, home_T, stay=self.mode.stay, table=self.table
         )
         expert_LG = compute.expert_seconds(self.model, self.layout.cluster.hardware, traffic.load_LGP, phase=self.phase)

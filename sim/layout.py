@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from moecast.arrays import whole_numbers
 from moecast.errors import MoecastError
 from moecast.sim.plan import Plan
 from moecast.topology import Cluster
@@ -33,6 +34,11 @@ class Layout:
         where it has no rank there at all. In its own domain a rank is its own relay.
     seed
         Of the ECMP hash.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Arrays of different lengths, or a GPU, domain, EP group or relay that is not there.
     """
 
     cluster: Cluster
@@ -41,6 +47,20 @@ class Layout:
     group_G: Int32
     relay_SN: Int32
     seed: int
+
+    def __post_init__(self) -> None:
+        gpu_G = whole_numbers("gpu_G", self.gpu_G, most=self.cluster.n_gpus - 1, dtype=np.int32)
+        ranks, domains = len(gpu_G), self.cluster.n_domains
+        checked = {
+            "gpu_G": gpu_G,
+            "domain_G": whole_numbers("domain_G", self.domain_G, most=domains - 1, shape=(ranks,), dtype=np.int32),
+            "group_G": whole_numbers("group_G", self.group_G, most=ranks - 1, shape=(ranks,), dtype=np.int32),
+            "relay_SN": whole_numbers(
+                "relay_SN", self.relay_SN, least=-1, most=ranks - 1, shape=(ranks, domains), dtype=np.int32
+            ),
+        }
+        for name, array in checked.items():
+            object.__setattr__(self, name, array)
 
     @classmethod
     def of(cls, cluster: Cluster, plan: Plan, *, seed: int = 0) -> Layout:

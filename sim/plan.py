@@ -27,6 +27,7 @@ EMPTY = -1
 
 # A trace numbers experts in 16 bits, and the tables that loops read number ranks so.
 MOST_EXPERTS = MOST_RANKS = 2**16 - 1
+MOST_GROUP_SLOTS = 2**16 - 1  # and slots of one layer in one EP group
 MOST_SLOTS = 1 << 26  # 61 layers of 288 slots on 1,024 ranks in 32 groups are half a million
 
 DispatchMode = Literal["per_choice", "per_rank", "per_domain", "nccl", "stay"]
@@ -242,6 +243,8 @@ class Plan:
             raise ValueError(f"{ep} ranks × {slots} slots cannot hold {experts} experts: need {per_rank} slots a rank")
         if groups * layers * ep * slots > MOST_SLOTS:
             raise ValueError(f"slots_per_rank = {slots}: more than {MOST_SLOTS} slots in all")
+        if ep * slots > MOST_GROUP_SLOTS:
+            raise ValueError(f"slots_per_rank = {slots}: more than {MOST_GROUP_SLOTS} slots in an EP group's layer")
         table_GP = np.full((ep, slots), EMPTY, np.int32)
         share = [len(part) for part in np.array_split(np.arange(experts), ep)]
         first = 0
@@ -400,6 +403,9 @@ def _slots(slots: Any, layers: int, experts: int) -> npt.NDArray[np.int32]:
         raise ValueError(f"layer_ids = {layers} layers: slots has {slots.shape[1]}")
     if slots.size > MOST_SLOTS:
         raise ValueError(f"slots = {slots.size} in all: at most {MOST_SLOTS}")
+    if slots.shape[2] * slots.shape[3] > MOST_GROUP_SLOTS:
+        in_group = f"{slots.shape[2]} ranks x {slots.shape[3]} of one layer and EP group"
+        raise ValueError(f"slots = {in_group}: at most {MOST_GROUP_SLOTS}")
     if int(slots.min()) < EMPTY or int(slots.max()) >= experts:
         at = tuple(int(i) for i in np.argwhere((slots < EMPTY) | (slots >= experts))[0])
         group, layer, rank, slot = at

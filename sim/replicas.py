@@ -6,13 +6,14 @@ X (row, candidate slot) pair.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from moecast.arrays import numbers, whole_numbers
 from moecast.compiled import njit
-from moecast.sim.plan import EMPTY, Plan
+from moecast.sim.plan import EMPTY, MOST_RANKS, Plan
 
 Int = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]
@@ -47,12 +48,58 @@ class ReplicaTable:
         The candidate's slot in its EP group (member · P + slot), its rank and its domain, 16 bits each from the top.
     below_X
         For ``weights``: the upper end of the candidate's share; empty otherwise.
+    reach
+        The highest slot, rank and domain in `place_X`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Arrays in which a loop would read beyond the end.
     """
 
     row_of_S: npt.NDArray[np.int64]
     candidates_R: Int
     place_X: Int
     below_X: Float
+    reach: tuple[int, int, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        most = np.iinfo(np.int64).max
+        candidates_R = whole_numbers("candidates_R", self.candidates_R, most=most)
+        place_X = whole_numbers("place_X", self.place_X, most=(1 << 48) - 1)
+        row_of_S = whole_numbers("row_of_S", self.row_of_S, most=max(0, len(candidates_R) - 1))
+        begin_R, count_R = candidates_R >> 16, candidates_R & 65535
+        if not count_R.all() or (begin_R + count_R).max(initial=0) > len(place_X):
+            raise ValueError(f"candidates_R: every row needs candidates among the {len(place_X)} of place_X")
+        below_X = numbers("below_X", self.below_X, shape=place_X.shape if len(self.below_X) else (0,))
+        if len(below_X) and not (below_X[begin_R + count_R - 1] >= 1).all():
+            raise ValueError("below_X: the last candidate of every row must reach 1")
+        for name, array in (
+            ("candidates_R", candidates_R), ("place_X", place_X), ("row_of_S", row_of_S), ("below_X", below_X),
+        ):  # fmt: skip
+            object.__setattr__(self, name, array)
+        reach = tuple(int((place_X >> shift & 65535).max(initial=0)) for shift in (32, 16, 0))
+        object.__setattr__(self, "reach", reach)
+
+    def check_fits(self, plan: Plan, n_domains: int) -> None:
+        """Fail where this is the table of another plan: where its rows, slots, ranks or domains are not there.
+
+        Raises
+        ------
+        ValueError
+            Names what is not there.
+        """
+        rows = plan.layers * plan.experts
+        if len(self.row_of_S) != plan.ranks or int(self.row_of_S.max()) + rows != len(self.candidates_R):
+            raise ValueError(
+                f"table: has {len(self.row_of_S)} ranks and {len(self.candidates_R)} rows; the plan has {plan.ranks} "
+                f"ranks, each with {rows} rows (layers x experts)"
+            )
+        for name, most, there in zip(
+            ("slot", "rank", "domain"), self.reach, (plan.ep * plan.max_slots, plan.ranks, n_domains), strict=True
+        ):
+            if most >= there:
+                raise ValueError(f"table: {name} {most}: there are {there}, numbered from 0")
 
     @classmethod
     def of(cls, plan: Plan, domain_G: Int32) -> ReplicaTable:
@@ -63,8 +110,8 @@ class ReplicaTable:
         ValueError
             An EP group has no slot for some expert, or the rule is ``weights`` and the plan has none.
         """
-        if len(domain_G) != plan.groups * plan.ep:
-            raise ValueError(f"domain_G has {len(domain_G)} ranks, the EP groups {plan.groups * plan.ep}")
+        shape = (plan.groups * plan.ep,)
+        domain_G = whole_numbers("domain_G", domain_G, most=MOST_RANKS - 1, shape=shape, dtype=np.int32)
         first_R, count_R, slot_X = _slots_by_expert(plan.slots_DLGP, plan.experts)
         if not count_R.all():
             group, layer, expert = np.unravel_index(int(np.argmin(count_R)), (plan.groups, plan.layers, plan.experts))

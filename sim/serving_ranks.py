@@ -8,8 +8,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from moecast.arrays import whole_numbers
 from moecast.sim.plan import Plan
 from moecast.sim.replicas import ReplicaTable
+from moecast.sim.traffic import checked_choices
 from moecast.sim.traffic_pass import Serving, rank_choices
 
 
@@ -27,11 +29,12 @@ class ServingRanks:
     ------
     ValueError
         As in `ReplicaTable.of`, or `domain_G` is not one domain for each rank.
+    MoecastError
+        The plan says what is not simulated yet.
     """
 
     def __init__(self, plan: Plan, domain_G: npt.NDArray[np.int32]) -> None:
-        if domain_G.shape != (plan.ranks,):
-            raise ValueError(f"domain_G has {domain_G.shape}, expected one domain for each of {plan.ranks} ranks")
+        plan.check_simulated()
         self._plan = plan
         self._serving = Serving.of(plan, ReplicaTable.of(plan, domain_G))
         self._served_SLP = np.zeros((plan.ranks, plan.layers, plan.ep * plan.max_slots), np.int32)
@@ -44,12 +47,9 @@ class ServingRanks:
         ValueError
             Arrays that do not fit each other or the plan, or a home that is no rank.
         """
-        if experts_TLK.shape != (len(home_T), self._plan.layers, self._plan.choices):
-            expected = (len(home_T), self._plan.layers, self._plan.choices)
-            raise ValueError(f"experts_TLK has {experts_TLK.shape}, expected {expected}")
-        if len(home_T) and not 0 <= home_T.min() <= home_T.max() < self._plan.ranks:
-            raise ValueError(f"home_T: a rank outside 0…{self._plan.ranks - 1}")
+        experts_TLK = checked_choices(experts_TLK, self._plan)
+        shape = (len(experts_TLK),)
+        homes_T = whole_numbers("home_T", home_T, most=self._plan.ranks - 1, shape=shape, dtype=np.int32)
         rank_TLK = np.empty(experts_TLK.shape, np.uint16)
-        homes_T = np.ascontiguousarray(home_T, np.int32)
         rank_choices(experts_TLK, np.arange(len(homes_T)), homes_T, self._serving, self._served_SLP, rank_TLK)
         return rank_TLK

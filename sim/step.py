@@ -10,8 +10,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from moecast.arrays import whole_numbers
+from moecast.sim.plan import MOST_RANKS
+
 Int = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]
+
+PHASES = ("prefill", "decode")
+"""The phases that can be simulated; training's backward pass is not."""
+
+MOST_CONTEXT = 1 << 32
+"""Traces number positions in 32 bits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -32,6 +41,11 @@ class Step:
         The topic of all its tokens, where the step was drawn from one.
     last_T
         Whether the token's logits are wanted: the last of a prompt in prefill, every token in decode. None: all.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Arrays of different lengths, of other types, or with numbers that no trace and no plan has.
     """
 
     token_T: Int
@@ -42,15 +56,22 @@ class Step:
     last_T: npt.NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
-        """Check what loops rely on: one length, whole numbers, none negative."""
-        lengths = {len(self.token_T), len(self.source_T), len(self.context_T)}
-        lengths |= set() if self.last_T is None else {len(self.last_T)}
-        if len(lengths) > 1:
-            raise ValueError("token_T, source_T, context_T and last_T must have one length")
-        for name in ("token_T", "source_T", "context_T"):
-            values = getattr(self, name)
-            if values.dtype.kind not in "iu" or values.min(initial=0) < 0:
-                raise ValueError(f"{name} must be whole numbers, none negative")
+        """Check what loops rely on, and take the arrays in the types that they read."""
+        if self.phase not in PHASES:
+            raise ValueError(f"phase = {self.phase!r}: one of {', '.join(PHASES)}")
+        token_T = whole_numbers("token_T", self.token_T, most=np.iinfo(np.int64).max)
+        shape = token_T.shape
+        source_T = whole_numbers("source_T", self.source_T, most=MOST_RANKS - 1, shape=shape, dtype=np.int32)
+        context_T = whole_numbers("context_T", self.context_T, most=MOST_CONTEXT, shape=shape)
+        for name, array in (("token_T", token_T), ("source_T", source_T), ("context_T", context_T)):
+            object.__setattr__(self, name, array)
+        if self.last_T is not None:
+            last_T = np.asarray(self.last_T)
+            if last_T.dtype != np.bool_:
+                raise TypeError(f"last_T: must be truth values, not {last_T.dtype}")
+            if last_T.shape != shape:
+                raise ValueError(f"last_T: shape {list(last_T.shape)}, must be [{shape[0]}]")
+            object.__setattr__(self, "last_T", last_T)
 
     def check_within(self, *, tokens: int, ranks: int) -> None:
         """Fail where the step names a token or a DP rank that does not exist.

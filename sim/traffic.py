@@ -11,11 +11,13 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
+from moecast.arrays import whole_numbers
 from moecast.sim.layout import Layout
 from moecast.sim.plan import Plan
 from moecast.sim.replicas import ReplicaTable
 from moecast.sim.traffic_pass import Counts, Serving, count_tokens_of_sources
 from moecast.threads import run_parts, thread_count
+from moecast.traces import NO_CHOICE
 
 Int = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]
@@ -134,19 +136,43 @@ def count_traffic(
 
     Raises
     ------
-    ValueError
-        Arrays that do not fit each other or the plan.
+    ValueError, TypeError
+        Arrays that do not fit each other, the plan or the layout, or ids that do not exist.
+    MoecastError
+        The plan says what is not simulated yet.
     """
-    if len(token_T) != len(home_T):
-        raise ValueError(f"token_T has {len(token_T)} tokens, home_T {len(home_T)}")
-    if experts_TLK.shape[1:] != (plan.layers, plan.choices):
-        raise ValueError(f"experts_TLK has [L, K] = {experts_TLK.shape[1:]}, the plan {(plan.layers, plan.choices)}")
-    token_T = np.ascontiguousarray(token_T, np.int64)
-    home_T = np.ascontiguousarray(home_T, np.int32)
+    plan.check_simulated()
+    experts_TLK = checked_choices(experts_TLK, plan)
+    token_T = whole_numbers("token_T", token_T, most=len(experts_TLK) - 1)
+    home_T = whole_numbers("home_T", home_T, most=plan.ranks - 1, shape=token_T.shape, dtype=np.int32)
+    return count_checked_traffic(plan, layout, experts_TLK, token_T, home_T, stay=stay, table=table)
+
+
+def count_checked_traffic(
+    plan: Plan,
+    layout: Layout,
+    experts_TLK: npt.NDArray[np.uint16],
+    token_T: Int,
+    home_T: Int32,
+    *,
+    stay: bool,
+    table: ReplicaTable | None,
+) -> StepTraffic:
+    """Count the traffic of one step whose ids are known to exist, as those of a trace and a Step are.
+
+    Raises
+    ------
+    ValueError
+        Ranks of the layout that are not the plan's, or the replica table of another plan.
+    """
+    if layout.n_ranks != plan.ranks:
+        raise ValueError(f"layout: has {layout.n_ranks} ranks, the plan {plan.ranks}")
+    table = ReplicaTable.of(plan, layout.domain_G) if table is None else table
+    table.check_fits(plan, layout.n_domains)
     if not stay and (np.diff(home_T) < 0).any():  # counters of one source stay in cache; the order within it is kept
         order = np.argsort(home_T, kind="stable")
         token_T, home_T = token_T[order], home_T[order]
-    serving = Serving.of(plan, table or ReplicaTable.of(plan, layout.domain_G))
+    serving = Serving.of(plan, table)
     counts = Counts.zeros(plan, layout, len(token_T) if stay else None)
     if stay:
         counts.home_LT[0] = home_T
@@ -173,6 +199,27 @@ def count_traffic(
         same_rank_pairs=sum(same for same, _ in met),
         pairs=sum(pairs for _, pairs in met),
     )
+
+
+def checked_choices(experts_TLK: npt.NDArray[np.uint16], plan: Plan) -> npt.NDArray[np.uint16]:
+    """Give choices as the loops read them: L and K of the plan, its experts or `NO_CHOICE`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Names the first choice that is neither, or the sizes.
+    """
+    if not isinstance(experts_TLK, np.ndarray) or experts_TLK.dtype != np.uint16:
+        found = getattr(experts_TLK, "dtype", type(experts_TLK).__name__)
+        raise TypeError(f"experts_TLK: must be an array of uint16, not {found}")
+    if experts_TLK.ndim != 3 or experts_TLK.shape[1:] != (plan.layers, plan.choices):
+        raise ValueError(f"experts_TLK has [L, K] = {experts_TLK.shape[1:]}, the plan {(plan.layers, plan.choices)}")
+    beyond_TLK = experts_TLK + np.uint16(1)  # no choice, 65535, becomes 0: one comparison is enough
+    if int(beyond_TLK.max(initial=0)) > plan.experts:
+        at = tuple(int(i) for i in np.argwhere(beyond_TLK > plan.experts)[0])
+        rule = f"the plan has experts 0 to {plan.experts - 1}, and {NO_CHOICE} is no choice"
+        raise ValueError(f"experts_TLK[{at[0]}][{at[1]}][{at[2]}] = {int(experts_TLK[at])}: {rule}")
+    return np.ascontiguousarray(experts_TLK)
 
 
 def _parts_by_source(home_T: Int32, row_choices: int) -> list[slice]:

@@ -14,15 +14,12 @@ import numpy.typing as npt
 
 from moecast.errors import MoecastError
 from moecast.sim import drawing, pools
-from moecast.sim.step import Step
+from moecast.sim.step import PHASES, Step
 
 if TYPE_CHECKING:
     from moecast.traces import RoutingTrace
 
 Int = npt.NDArray[np.int64]
-
-PHASES = ("prefill", "decode")
-"""The phases that can be simulated; training's backward pass is not."""
 
 StepsMode = Literal["drawn", "as-recorded"]
 STEPS_MODES: tuple[str, ...] = get_args(StepsMode)

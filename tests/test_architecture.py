@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "placement": {"sim", "topology", "traces"},
     "validate": {"sim", "topology", "traces", "kernels"},
 }
-BASE = {"compiled", "errors", "files", "threads", "units", "yaml_text"}
+BASE = {"arrays", "compiled", "errors", "files", "threads", "units", "yaml_text"}
 TORCH_FOLDERS = ("kernels", "validate", "traces/capture")
 
 

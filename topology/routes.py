@@ -20,6 +20,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from moecast.arrays import whole_numbers
 from moecast.topology.paths import Adjacency, Floats, Ints, flow_hash, follow_all, follow_one, next_hops
 
 # Entries that one block of destinations may take in each scratch array: 32 MiB of int64.
@@ -86,7 +87,7 @@ def find_routes(
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError
         Arrays of different lengths, or an id that is no GPU.
     """
     source_F = _gpu_ids(source_F, network.between.n_gpus, "source_F")
@@ -137,9 +138,5 @@ def _as_routes(flow_X: Ints, link_X: Ints, share_X: Floats, latency_J: Floats, n
 
 
 def _gpu_ids(ids: npt.ArrayLike, n_gpus: int, name: str) -> Ints:
-    array = np.atleast_1d(np.asarray(ids, dtype=np.int64))
-    if array.ndim != 1:
-        raise ValueError(f"{name} must have one axis, got shape {array.shape}")
-    if array.size and not (array.min() >= 0 and array.max() < n_gpus):
-        raise ValueError(f"{name} holds a GPU id outside 0..{n_gpus - 1}")
-    return array
+    one = isinstance(ids, (int, np.integer)) and not isinstance(ids, bool)
+    return whole_numbers(name, [ids] if one else ids, most=n_gpus - 1)

@@ -8,11 +8,12 @@ Axes: F flow, X (flow, link) pair, R (flow, parent) pair, S source rank, D desti
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from moecast.arrays import whole_numbers
 from moecast.compiled import njit
 from moecast.sim.collectives.links import link_capacity, row_max, with_issue_links
 from moecast.sim.layout import Layout
@@ -45,6 +46,13 @@ class Legs:
         Where in the counts the flow's number of copies stands, or `PRESENCE`.
     child_R, parent_R
         Pairs of flows: the parent feeds the child.
+    n_counts
+        How many counts there must be, at least.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Arrays of different lengths, a count before the first, or a pair of a flow that is not there.
     """
 
     source_F: Int32
@@ -54,6 +62,21 @@ class Legs:
     count_F: Int
     child_R: Int
     parent_R: Int
+    n_counts: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        n, most = len(self.source_F), np.iinfo(np.int32).max
+        for name, least in (("source_F", 0), ("destination_F", 0), ("waiter_F", -1)):
+            array = whole_numbers(name, getattr(self, name), least=least, most=most, shape=(n,), dtype=np.int32)
+            object.__setattr__(self, name, array)
+        for name, least in (("awaited_F", 0), ("count_F", PRESENCE)):
+            array = whole_numbers(name, getattr(self, name), least=least, most=most, shape=(n,))
+            object.__setattr__(self, name, array)
+        child_R = whole_numbers("child_R", self.child_R, most=n - 1)
+        object.__setattr__(self, "child_R", child_R)
+        object.__setattr__(self, "parent_R", whole_numbers("parent_R", self.parent_R, most=n - 1, shape=child_R.shape))
+        highest = max(int(self.count_F.max(initial=-1)), int(self.awaited_F.max(initial=-1)))
+        object.__setattr__(self, "n_counts", highest + 1)
 
     @classmethod
     def direct(cls, source_F: npt.ArrayLike, destination_F: npt.ArrayLike, count_F: npt.ArrayLike) -> Legs:
@@ -134,8 +157,17 @@ class FlowTemplate:
         return float(self.copies_F(counts_C)[away_F].sum() * self.copy_bytes)
 
     def fill(self, counts_C: Int) -> Flows:
-        """Give the flows of one exchange; those without copies are left out, `PRESENCE` flows stay."""
+        """Give the flows of one exchange; those without copies are left out, `PRESENCE` flows stay.
+
+        Raises
+        ------
+        ValueError
+            Fewer counts than the flows ask for.
+        """
         legs = self.legs
+        if counts_C.ndim != 1 or counts_C.dtype.kind not in "iu" or len(counts_C) < legs.n_counts:
+            found = f"{counts_C.dtype} {list(counts_C.shape)}"
+            raise ValueError(f"counts_C: must be at least {legs.n_counts} whole numbers, not {found}")
         chosen, offsets_F1, link_X, share_X, parent_offsets_F1, parent_R, delay_F, tail_F = _fill(
             legs.count_F, counts_C, self.copy_bytes, CHUNK_COPIES * self.copy_bytes, self.offsets_F1, self.link_X,
             self.share_X, self.latency_F, self.pace_F, self.parent_offsets_F1, self.parent_R,

@@ -33,6 +33,7 @@ START = np.dtype([("time", "f8"), ("flow", "i8")], align=True)
 
 # Places in `counts` and, the last, in `clock`.
 TRANSIT, PENDING, ENDED, UNEVEN, LEAST = 0, 1, 2, 3, 1
+ASKED = -1  # stands in `unstarted` once a flow is pending, so that nobody starts it again
 # Which rates are out of date.
 EVEN, SOME, ALL = 0, 1, 2
 
@@ -64,10 +65,22 @@ class Net(NamedTuple):
 
 
 @entry
-def submit_all(net: Net, first: int, flow_A: Int, at_A: Float) -> None:
-    """Let flows, counted from `first`, start at their times, no sooner than now."""
+def submit_all(net: Net, first: int, n: int, flow_A: Int, at_A: Float) -> int:
+    """Let flows, counted from `first`, start at their times, no sooner than now.
+
+    Returns -1, or the place of one that cannot start: none of the `n` flows, started before, started by others, or at
+    no finite time. None of them starts then.
+    """
+    for a in range(len(flow_A)):
+        f = first + flow_A[a]
+        if not (0 <= f < n and net.flow_F[f].unstarted == 0 and -np.inf < at_A[a] < np.inf):
+            for b in range(a):
+                net.flow_F[first + flow_A[b]].unstarted = 0
+            return a
+        net.flow_F[f].unstarted = ASKED
     for a in range(len(flow_A)):
         _submit(net, first + flow_A[a], max(at_A[a], net.clock[0]))
+    return -1
 
 
 @entry
@@ -169,6 +182,7 @@ def _begin(net: Net, now: float) -> None:
             child.start = max(child.start, time + child.feed_delay)
             child.unstarted -= 1
             if child.unstarted == 0:
+                child.unstarted = ASKED
                 _submit(net, net.child_C[c], child.start)
         if flow.bytes == 0 or net.offsets_F1[f] == net.offsets_F1[f + 1]:
             _last_byte_left(net, f, time)

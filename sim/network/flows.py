@@ -5,8 +5,11 @@ Axes: F flow, J link, X (flow, link) pair, R (flow, parent) pair, C (flow, child
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from moecast.arrays import HUGE, TINY, index, numbers
 from moecast.sim.compiled import entry, inner
 from moecast.sim.program import Exchange, Float, Flows, Int, Int32, StepProgram
 
@@ -29,21 +32,26 @@ def check_program(program: StepProgram) -> None:
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError
         Names the stage and the rule that it breaks.
     """
-    if not np.all((program.capacity_J > 0) & np.isfinite(program.capacity_J)):
-        raise ValueError("capacity_J must be finite and above 0")
-    for index, stage in enumerate(program.stages):
+    index("n_ranks", program.n_ranks, least=1, most=MOST_RANKS)
+    if not program.stages:
+        raise ValueError("stages: a program has at least one")
+    check_axis("capacity_J", program.capacity_J, "fi")
+    numbers("capacity_J", program.capacity_J, positive=True)
+    for number, stage in enumerate(program.stages):
         if isinstance(stage, Exchange):
             check_flows(stage.flows, n_links=len(program.capacity_J), n_ranks=program.n_ranks)
-            _of_ranks(index, "group_G", stage.group_G, program.n_ranks)
+            check_axis(f"stage {number}: group_G", stage.group_G, "iu")
+            _of_ranks(number, "group_G", stage.group_G, program.n_ranks)
             if not np.all((stage.group_G >= 0) & (stage.group_G < program.n_ranks)):
-                raise ValueError(f"stage {index}: group_G must count from 0 to at most the number of ranks - 1")
-            _seconds(index, "setup_s", np.asarray(stage.setup_s))
+                raise ValueError(f"stage {number}: group_G must count from 0 to at most the number of ranks - 1")
+            _seconds(number, "setup_s", np.asarray(stage.setup_s, np.float64))
         else:
-            _of_ranks(index, "seconds_G", stage.seconds_G, program.n_ranks)
-            _seconds(index, "seconds_G", stage.seconds_G)
+            check_axis(f"stage {number}: seconds_G", stage.seconds_G, "fi")
+            _of_ranks(number, "seconds_G", stage.seconds_G, program.n_ranks)
+            _seconds(number, "seconds_G", stage.seconds_G)
 
 
 def check_flows(flows: Flows, *, n_links: int, n_ranks: int | None = None) -> None:
@@ -51,9 +59,12 @@ def check_flows(flows: Flows, *, n_links: int, n_ranks: int | None = None) -> No
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError
         Names the rule that the flows break.
     """
+    for name in Flows.__dataclass_fields__:
+        floats = name.startswith(("bytes", "share", "latency", "feed"))
+        check_axis(f"flows: {name}", getattr(flows, name), "fi" if floats else "i")
     lengths = {len(a) for a in (flows.source_rank_F, flows.destination_rank_F, flows.waiter_F, flows.latency_F,
                                 flows.feed_delay_F, flows.feed_tail_F, flows.bytes_F)}  # fmt: skip
     if lengths != {flows.n} or {len(flows.offsets_F1), len(flows.parent_offsets_F1)} != {flows.n + 1}:
@@ -73,13 +84,29 @@ def check_flows(flows: Flows, *, n_links: int, n_ranks: int | None = None) -> No
         raise ValueError(f"flows: {PROBLEMS[problem]}")
 
 
+def check_axis(name: str, values: Any, kinds: str) -> None:
+    """See that an array has one axis of numbers (kinds fi) or of whole ones (i, u), as loops are compiled for.
+
+    Raises
+    ------
+    ValueError, TypeError
+        It has not.
+    """
+    fits = isinstance(values, np.ndarray) and values.dtype.kind in kinds and values.dtype.itemsize in (4, 8)
+    if not fits or not values.dtype.isnative:
+        wanted = "numbers" if "f" in kinds else "whole numbers"
+        raise TypeError(f"{name}: must be an array of {wanted}, not {getattr(values, 'dtype', type(values).__name__)}")
+    if values.ndim != 1:
+        raise ValueError(f"{name}: shape {list(values.shape)}, must have one axis")
+
+
 def _of_ranks(stage: int, name: str, values: Float | Int32, n_ranks: int) -> None:
     if values.shape != (n_ranks,):
         raise ValueError(f"stage {stage}: {name} has shape {values.shape}, the program {n_ranks} ranks")
 
 
 def _seconds(stage: int, name: str, values: Float) -> None:
-    if not np.all((values >= 0) & np.isfinite(values)):
+    if not np.all((values >= 0) & (values <= HUGE)):
         raise ValueError(f"stage {stage}: {name} must be finite and at least 0")
 
 
@@ -92,9 +119,9 @@ def _problem(
     if not (_rises(offsets_F1, len(link_X)) and _rises(parents_F1, len(parent_R))):
         return 3
     for f in range(n):
-        if not (0 <= bytes_F[f] < np.inf):
+        if not (0 <= bytes_F[f] <= HUGE):
             return 1
-        if not (0 <= latency_F[f] < np.inf and 0 <= delay_F[f] < np.inf and 0 <= tail_F[f] < np.inf):
+        if not (0 <= latency_F[f] <= HUGE and 0 <= delay_F[f] <= HUGE and 0 <= tail_F[f] <= HUGE):
             return 2
         for r in range(parents_F1[f], parents_F1[f + 1]):
             if not (0 <= parent_R[r] < n and parent_R[r] != f):
@@ -102,7 +129,7 @@ def _problem(
     for x in range(len(link_X)):
         if not 0 <= link_X[x] < n_links:
             return 4
-        if not (0 < share_X[x] < np.inf):
+        if not (TINY <= share_X[x] <= HUGE):
             return 5
     return 0
 

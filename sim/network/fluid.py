@@ -5,14 +5,19 @@ Axes: F flow, J link, X (flow, link) pair, K group of flows.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
+from moecast.arrays import index, numbers, whole_numbers
 from moecast.sim.engine import run_program
 from moecast.sim.network.events import ENDED, FLOW, GROUP, START, UNEVEN, Net, advance, next_event, submit_all
-from moecast.sim.network.flows import check_flows, check_program, children
+from moecast.sim.network.flows import check_axis, check_flows, check_program, children
 from moecast.sim.network.links import kept_pairs, parallel_links
 from moecast.sim.network.maxmin import PAIR, Records, empty_links
 from moecast.sim.program import Float, Flows, Int, StepProgram, StepTimes
+
+MOST_GROUPS = 1 << 24
 
 
 class Fluid:
@@ -45,13 +50,22 @@ class OpenFluid:
     bottleneck_J
         For each link one that carries the same flows with the same shares and is no faster (`parallel_links`);
         only those are followed. None: follow all.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A capacity that is not finite and above 0, or a bottleneck that is no link.
     """
 
     def __init__(self, capacity_J: Float, *, bottleneck_J: Int | None = None) -> None:
-        self._net = _empty(np.asarray(capacity_J, np.float64))
+        capacity_J = numbers("capacity_J", capacity_J, positive=True)
+        links = len(capacity_J)
+        self._net = _empty(capacity_J)
         self._sizes = dict.fromkeys("FXCK", 0)
         self._next_event_s = np.inf  # no later than the true one
-        self._bottleneck_J = np.arange(len(capacity_J)) if bottleneck_J is None else bottleneck_J
+        if bottleneck_J is None:
+            bottleneck_J = np.arange(links)
+        self._bottleneck_J = whole_numbers("bottleneck_J", bottleneck_J, most=links - 1, shape=(links,))
 
     @property
     def clock_s(self) -> float:
@@ -75,10 +89,12 @@ class OpenFluid:
 
         Raises
         ------
-        ValueError
-            The flows' arrays do not fit together.
+        ValueError, TypeError
+            The flows' arrays do not fit together, or a group is none of `n_groups`.
         """
         check_flows(flows, n_links=len(self._net.capacity_J))
+        n_groups = index("n_groups", n_groups, most=MOST_GROUPS)
+        group_F = whole_numbers("group_F", group_F, least=-1, most=n_groups - 1, shape=(flows.n,))
         child_offsets_F1, child_C = children(flows.parent_offsets_F1, flows.parent_R)
         offsets_F1, link_X, share_X = kept_pairs(flows.offsets_F1, flows.link_X, flows.share_X, self._bottleneck_J)
         parents_F = np.diff(flows.parent_offsets_F1)
@@ -100,15 +116,36 @@ class OpenFluid:
         return f, k
 
     def start(self, first: int, flow_A: Int, at_A: Float) -> None:
-        """Start parentless flows, counted from `first`, at their times; flows that they feed follow by themselves."""
+        """Start parentless flows, counted from `first`, at their times; flows that they feed follow by themselves.
+
+        Raises
+        ------
+        ValueError, TypeError
+            Flows that are not there, that were started before or that others start, or a time that is not finite.
+        """
+        first = index("first", first, most=self._sizes["F"])
+        check_axis("flow_A", flow_A, "i")
+        check_axis("at_A", at_A, "fi")
+        if len(flow_A) != len(at_A):
+            raise ValueError(f"at_A: {len(at_A)} times for {len(flow_A)} flows")
+        wrong = submit_all(self._net, first, self._sizes["F"], flow_A, at_A)
+        if wrong >= 0:
+            rule = "a flow that is there, that nothing has started and no other starts, and a finite time"
+            raise ValueError(f"flow_A[{wrong}] = {flow_A[wrong]} at {at_A[wrong]:g} s: must be {rule}")
         self._next_event_s = min(self._next_event_s, at_A.min(initial=np.inf))
-        submit_all(self._net, first, flow_A, at_A)
 
     def advance(self, until_s: float) -> list[tuple[int, float]]:
         """Move the clock to `until_s`, or less far: no further than the end of the first group that ends on the way.
 
         Returns the groups that became known to end, with their ends, none before the clock.
+
+        Raises
+        ------
+        ValueError
+            `until_s` is not a number.
         """
+        if math.isnan(until_s):
+            raise ValueError(f"until_s = {until_s}: must be a time")
         net = self._net
         if until_s <= self._next_event_s and until_s < np.inf:
             net.clock[0] = max(net.clock[0], until_s)
@@ -117,16 +154,34 @@ class OpenFluid:
         return [(int(k), float(net.group_K[k]["end"])) for k in net.ended_K[: net.counts[ENDED]]]
 
     def times(self, first: int, n: int) -> tuple[Float, Float]:
-        """Start and end of `n` flows, counted from `first`; infinite where it is not known yet."""
+        """Start and end of `n` flows, counted from `first`; infinite where it is not known yet.
+
+        Raises
+        ------
+        ValueError, TypeError
+            There are not so many.
+        """
+        self._check_run(first, n)
         flow_F = self._net.flow_F[first : first + n]
         unknown_F = (flow_F["unstarted"] > 0) | (flow_F["start"] == -np.inf)
         start_F = np.where(unknown_F, np.inf, flow_F["start"])
         return start_F, np.where(flow_F["unended"] > 0, np.inf, flow_F["end"])
 
     def rates(self, first: int, n: int) -> Float:
-        """Rates of `n` flows, counted from `first`, from now to the next event; 0 for one that is not in transit."""
+        """Rates of `n` flows, counted from `first`, from now to the next event; 0 for one that is not in transit.
+
+        Raises
+        ------
+        ValueError, TypeError
+            There are not so many.
+        """
+        self._check_run(first, n)
         next_event(self._net)
         return self._net.rate_F[first : first + n].copy()
+
+    def _check_run(self, first: int, n: int) -> None:
+        first = index("first", first, most=self._sizes["F"])
+        index("n", n, most=self._sizes["F"] - first)
 
 
 def deliver(flows: Flows, start_F: Float, capacity_J: Float) -> Float:
@@ -136,13 +191,16 @@ def deliver(flows: Flows, start_F: Float, capacity_J: Float) -> Float:
 
     Raises
     ------
-    ValueError
-        The flows' arrays do not fit together.
+    ValueError, TypeError
+        The flows' arrays do not fit together, or a start is not finite.
     """
     network = OpenFluid(capacity_J)
     first, _ = network.add(flows, np.full(flows.n, -1), 0)
     roots = np.flatnonzero(np.diff(flows.parent_offsets_F1) == 0)
-    network.start(first, roots, np.asarray(start_F, np.float64)[roots])
+    start_F = np.asarray(start_F)
+    if start_F.shape != (flows.n,):
+        raise ValueError(f"start_F: shape {list(start_F.shape)}, must be [{flows.n}]")
+    network.start(first, roots, start_F[roots])
     network.advance(np.inf)
     return network.times(first, flows.n)[1]
 

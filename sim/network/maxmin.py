@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from moecast.arrays import numbers, whole_numbers
 from moecast.sim.compiled import entry, inner
 from moecast.sim.program import Float, Int, Int32
 
@@ -36,11 +37,36 @@ CANCELLED = 1e-3
 
 
 def max_min_rates(offsets_F1: Int, link_X: Int32, share_X: Float, capacity_J: Float) -> Float:
-    """Rates [F] at which these flows share the links, in the capacity's unit; infinite for a flow without links."""
+    """Rates [F] at which these flows share the links, in the capacity's unit; infinite for a flow without links.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Offsets that do not rise from 0 to the number of pairs, a link that is not there, or a share or capacity that is
+        not finite and above 0.
+    """
+    capacity_J = numbers("capacity_J", capacity_J, positive=True)
+    link_X = whole_numbers("link_X", link_X, most=len(capacity_J) - 1, dtype=np.int32)
+    share_X = numbers("share_X", share_X, positive=True, shape=link_X.shape)
+    offsets_F1 = checked_offsets("offsets_F1", offsets_F1, len(link_X))
     rate_F, pair_X = np.zeros(len(offsets_F1) - 1), np.zeros(len(link_X), PAIR)
     pair_X["link"], pair_X["share"] = link_X, share_X
     _rate_all(offsets_F1, pair_X, empty_links(capacity_J), rate_F)
     return rate_F
+
+
+def checked_offsets(name: str, offsets_F1: Int, pairs: int) -> Int:
+    """Give the offsets of a CSR.
+
+    Raises
+    ------
+    ValueError, TypeError
+        They do not rise from 0 to the number of pairs.
+    """
+    offsets_F1 = whole_numbers(name, offsets_F1, most=pairs)
+    if not len(offsets_F1) or offsets_F1[0] != 0 or offsets_F1[-1] != pairs or (np.diff(offsets_F1) < 0).any():
+        raise ValueError(f"{name}: must rise from 0 to the {pairs} pairs")
+    return offsets_F1
 
 
 def empty_links(capacity_J: Float) -> Records:

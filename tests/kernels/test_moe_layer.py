@@ -126,6 +126,7 @@ def test_separate_gate_and_up_matrices() -> None:
         ({"experts_TK": torch.zeros(3, 2, dtype=torch.int64)}, "must both be"),
         ({"experts_TK": torch.full((4, 2), 3)}, "expert id 3: ids run from 0 to 2"),
         ({"experts_TK": torch.full((4, 2), -2)}, "expert id -2"),
+        ({"experts_TK": torch.full((4, 2), 2**32)}, "expert id 4294967296"),  # 0 in 32 bits
         ({"experts_TK": torch.zeros(4, 2)}, "ids are whole numbers"),
         ({"x_TH": torch.zeros(4, 8, dtype=torch.float64)}, "both float32, bfloat16 or float16"),
     ],

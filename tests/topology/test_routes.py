@@ -205,7 +205,13 @@ def test_no_flows() -> None:
 
 @pytest.mark.parametrize(
     ("source", "destination", "match"),
-    [([0], [8], "outside 0..7"), ([-1], [0], "outside"), ([0, 1], [0], "flows"), ([[0]], [[1]], "one axis")],
+    [
+        ([0], [8], "0 to 7"),
+        ([-1], [0], "0 to 7"),
+        ([2**64 - 1], [0], "0 to 7"),
+        ([0, 1], [0], "flows"),
+        ([[0]], [[1]], "shape"),
+    ],
 )
 def test_flows_that_cannot_be(source: list, destination: list, match: str) -> None:
     with pytest.raises(ValueError, match=match):
