@@ -23,14 +23,11 @@ from moecast.traces import PHASES, RoutingTrace, TraceMeta
 
 if TYPE_CHECKING:
     from moecast.sim.model import ModelShape
-    from moecast.sim.workload import Workload
     from moecast.traces import LoadTable
 
 Float = npt.NDArray[np.float64]
 
 LAWS = ("uniform", "zipf", "power-law", "trace")
-MOST_TOKENS = 1 << 16
-"""Different tokens that are made; a Workload that holds more draws them again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,16 +136,6 @@ def routing_by_load(
     share_LE = table.load_LE / total_L[:, None]
     name = f"the load of {table.meta.model or 'a table'}"
     return _made(name, notes, share_LE, model, tokens, sequence, phase, position, rng)
-
-
-def tokens_needed(workload: Workload, ranks: int) -> tuple[int, int, bool]:
-    """Tokens and their sequences' length that a Workload draws on so many DP ranks, and whether it must reuse some.
-
-    Decode keeps its sequences for all steps, and begins in their middle: twice as many are made.
-    """
-    wanted = ranks * workload.tokens_per_rank * workload.steps
-    wanted = 2 * wanted if workload.phase == "decode" else wanted
-    return min(wanted, MOST_TOKENS), workload.steps if workload.phase == "decode" else 0, wanted > MOST_TOKENS
 
 
 def chances_LE(share_LE: Float, choices: int) -> Float:

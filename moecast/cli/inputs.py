@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from moecast.errors import MoecastError
 
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 DEFAULT_TOKENS_PER_RANK = {"prefill": 512, "decode": 32}
 PARTS = ("all", "planning", "measuring")
-DEFAULT_PROMPT = 1024  # tokens of a made prompt
-DEFAULT_CONTEXT = 2048  # keys that a made decode token attends to, where --context says nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +149,8 @@ class Source:
     ----------
     part, plan_on
         Which part of it, and where the planning part ends.
+    isl
+        Tokens of each made prompt; None: `made.DEFAULT_ISL`.
     """
 
     trace: Path | None
@@ -158,6 +158,7 @@ class Source:
     load: Path | None = None
     part: str = "all"
     plan_on: float = 0.5
+    isl: int | None = None
 
     def __post_init__(self) -> None:
         if self.part not in PARTS:
@@ -169,11 +170,19 @@ class Source:
             raise MoecastError(rule, field="--trace")
         if self.routing is not None and self.trace is not None and self.routing != "trace":
             raise MoecastError("a trace only serves --routing trace", field="--routing", value=self.routing)
+        if self.isl is not None and self.load is None and self.routing in (None, "trace"):
+            rule = "recorded prompts have their own lengths: for uniform, zipf or power-law routing and --load only"
+            raise MoecastError(rule, field="--isl", value=self.isl)
 
     @property
     def made(self) -> bool:
         """Whether routing is made, at the model's own shape."""
         return self.routing is not None or self.load is not None
+
+    @property
+    def share(self) -> float:
+        """Share of the tokens that is in the part asked for."""
+        return {"all": 1.0, "planning": self.plan_on, "measuring": 1 - self.plan_on}[self.part]
 
     def cut(self, trace: RoutingTrace) -> RoutingTrace:
         """The part asked for."""
@@ -200,8 +209,10 @@ def read_inputs(
     tp: int | None = None,
     seed: int,
     types: ElementTypes | None = None,
+    quiet: bool = False,
 ) -> Inputs:
-    """Read and check everything a forecast needs, in the order that fails soonest."""
+    """Read and check everything a forecast needs, in the order that fails soonest; `quiet`: without progress."""
+    from moecast.cli import made
     from moecast.sim import Workload
     from moecast.topology import load_cluster
 
@@ -219,11 +230,12 @@ def read_inputs(
     )
     built = load_cluster(cluster, nodes=nodes, fabric=fabric)
     ranks = max(built.n_gpus // (tp or 1), 1)
-    if source.made:
-        shape, trace, workload = _made_inputs(source, model, dims, workload, ranks, seed, types)
-    else:
-        shape, trace = _recorded_inputs(source, model, dims, types)
     notes = built.recipe.notes if built.recipe else ()
+    if source.made:
+        shape = made.model_of(model, dims, types)
+        trace, workload, said = made.routing_for(source, shape, workload, ranks=ranks, seed=seed, quiet=quiet)
+        return Inputs(cluster=built, model=shape, trace=trace, workload=workload, notes=(*notes, *said))
+    shape, trace = _recorded_inputs(source, model, dims, types)
     if tokens_per_rank is not None:
         return Inputs(cluster=built, model=shape, trace=trace, workload=workload, notes=notes)
     fitted, said = _fitted(trace, workload, ranks)
@@ -238,80 +250,6 @@ def _recorded_inputs(
     assert source.trace is not None
     shape = read_model(model, dims, read_meta(source.trace), file=source.trace, types=types)
     return shape, source.cut(read_trace(source.trace))
-
-
-def _made_inputs(
-    source: Source,
-    model: str | None,
-    dims: str | None,
-    workload: Workload,
-    ranks: int,
-    seed: int,
-    types: ElementTypes | None,
-) -> tuple[ModelShape, RoutingTrace, Workload]:
-    """Make as many tokens as the Workload holds, or as many as are made at most, and let it use them again."""
-    from dataclasses import replace
-
-    from moecast.sim import load_model
-    from moecast.sim.made_routing import parse_law, tokens_needed
-
-    if dims is not None:
-        raise MoecastError("routing is made at the model's own shape: name it with --model", field="--dims", value=dims)
-    if model is None:
-        raise MoecastError("routing is made of a model's shape: name it with --model", field="--model")
-    shape = load_model(model)
-    shape = shape if types is None else types.put_into(shape)
-    tokens, steps, short = tokens_needed(workload, ranks)
-    tokens = 2 * tokens if source.part != "all" else tokens
-    if source.routing is not None and parse_law(source.routing).name == "trace":
-        trace, short = _lifted(source.trace, shape, workload, tokens, ranks, seed)
-    else:
-        trace = _make(source, shape, workload, tokens, steps, seed)
-    return shape, source.cut(trace), replace(workload, reuse=workload.reuse or short)
-
-
-def _make(source: Source, shape: ModelShape, workload: Workload, tokens: int, steps: int, seed: int) -> RoutingTrace:
-    from moecast.sim.made_routing import parse_law, routing_by_law, routing_by_load
-    from moecast.traces import read_load_table
-
-    law = None if source.routing is None else parse_law(source.routing)
-    context = workload.context or DEFAULT_CONTEXT
-    decode = workload.phase == "decode"
-    sequence = steps if decode else min(DEFAULT_PROMPT, tokens)
-    asked: dict[str, Any] = {
-        "tokens": max(tokens, sequence),
-        "sequence": sequence,
-        "phase": workload.drawn_phase,
-        "position": max(context - steps, 0) if decode else 0,
-        "seed": seed,
-    }
-    if source.load is not None:
-        return routing_by_load(read_load_table(source.load), shape, **asked)
-    assert law is not None
-    return routing_by_law(law, shape, **asked)
-
-
-def _lifted(
-    path: Path | None, shape: ModelShape, workload: Workload, tokens: int, ranks: int, seed: int
-) -> tuple[RoutingTrace, bool]:
-    """Routing like a recorded trace's, carried over to the model's shape; whether it must be used more than once.
-
-    Decode holds a sequence for each place of its batch, as long as recorded ones are.
-    """
-    import numpy as np
-
-    from moecast.sim.made_routing import MOST_TOKENS
-    from moecast.traces import PHASES, concatenate, fit_trace, read_trace, shipped_trace_path, synthesise
-
-    recorded = read_trace(path or shipped_trace_path())
-    model = fit_trace(recorded, phase=workload.drawn_phase)
-    if workload.phase == "decode":
-        own = recorded.phase_T == PHASES.index(workload.drawn_phase)
-        length = int(own.sum()) / max(len(np.unique(recorded.sequence_T[own])), 1)
-        tokens = max(tokens, round(2.2 * ranks * workload.tokens_per_rank * length))
-    wanted = "x".join(map(str, shape.shape_LEK))
-    made = synthesise(model, shape=wanted, tokens=min(tokens, 2 * MOST_TOKENS), seed=seed)
-    return concatenate(list(made)), tokens > 2 * MOST_TOKENS
 
 
 def _fitted(trace: RoutingTrace, workload: Workload, ranks: int) -> tuple[Workload, tuple[str, ...]]:

@@ -80,6 +80,16 @@ Routing = Annotated[
         show_default="what --trace recorded",
     ),
 ]
+Isl = Annotated[
+    int | None,
+    typer.Option(
+        "--isl",
+        min=1,
+        max=1 << 20,
+        help="Tokens of each prompt that --routing or --load makes (input sequence length).",
+        show_default="1024",
+    ),
+]
 RecordedSteps = Annotated[
     bool, typer.Option("--recorded-steps", help="Take the recorded steps, each with the ranks that held its tokens.")
 ]

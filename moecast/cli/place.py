@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # What says which tokens are in flight together: a load table has no tokens.
 OF_STEPS = (
     "dims",
+    "isl",
     "tp",
     "recorded_steps",
     "time_limit",
@@ -52,6 +53,7 @@ def place_command(
     ] = None,
     trace: options.OptionalTrace = None,
     routing: options.Routing = None,
+    isl: options.Isl = None,
     load: Annotated[
         Path | None,
         typer.Option(
@@ -167,7 +169,7 @@ def place_command(
         fabric=fabric,
         model=model,
         dims=dims,
-        source=reading.Source(trace=trace, routing=routing, part="planning", plan_on=plan_on),
+        source=reading.Source(trace=trace, routing=routing, part="planning", plan_on=plan_on, isl=isl),
         phase=phase,
         tokens_per_rank=tokens_per_rank,
         steps=steps,
@@ -180,6 +182,7 @@ def place_command(
         tp=tp,
         seed=seed,
         types=types,
+        quiet=json,
     )
     with render.progress(f"placing by {solver}", quiet=json) as advance:
         placement = place(

@@ -20,6 +20,7 @@ def validate_command(
     cluster: options.Cluster,
     trace: options.OptionalTrace = None,
     routing: options.Routing = None,
+    isl: options.Isl = None,
     model: options.ModelOrTrace = None,
     nodes: options.Nodes = None,
     fabric: options.Fabric = None,
@@ -94,7 +95,7 @@ def validate_command(
         fabric=fabric,
         model=model,
         dims=dims,
-        source=reading.Source(trace=trace, routing=routing, part=part, plan_on=plan_on),
+        source=reading.Source(trace=trace, routing=routing, part=part, plan_on=plan_on, isl=isl),
         phase=phase,
         tokens_per_rank=tokens_per_rank,
         steps=steps,
@@ -107,6 +108,7 @@ def validate_command(
         tp=tp,
         seed=seed,
         types=types,
+        quiet=json,
     )
     asked = read_or_make_plan(
         plan, inputs, ep=ep, tp=tp, slots_per_rank=slots_per_rank, dispatch=dispatch, replica_rule=replica_rule
