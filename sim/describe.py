@@ -68,6 +68,17 @@ def labels(model: ModelShape, trace: RoutingTrace, workload: Workload) -> tuple[
     return (*found, *((workload.label,) if workload.label else ()))
 
 
+def empty_layers(empty: int, layers: int) -> tuple[str, ...]:
+    """Say that some MoE layers have no choices, which makes a step look cheaper than it is."""
+    if not empty:
+        return ()
+    told = (
+        f"at {empty} of {layers} MoE layers the trace has no choice at all: their exchange and experts are timed as "
+        "nothing, so a step looks cheaper than it is; means by layer leave them out"
+    )
+    return (told,)
+
+
 def warnings(
     plan: Plan,
     model: ModelShape,

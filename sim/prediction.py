@@ -43,7 +43,8 @@ class Prediction:
         L, E and K that were simulated, and those of the model whose widths they have. Where they differ nothing is
         said of a whole step of that model: the fields marked * are null, and times are those of a MoE layer.
     layer_time_s
-        Mean time of a MoE layer: attention, router, dispatch, experts, combine and shared experts, waiting included.
+        Mean time of a MoE layer at which choices are made: attention, router, dispatch, experts, combine and shared
+        experts, waiting included.
     steps, steps_simulated
         Steps of the workload; the indices of those that the network rung timed.
     step_time_s, step_times_s
@@ -68,7 +69,7 @@ class Prediction:
         The same with all steps taken as one, the mean over layers and EP groups.
     fan_out, remote_fan_out, fan_out_domains
         Distinct ranks, ranks other than its own, and domains that serve a token at a layer; mean over tokens and
-        layers.
+        the layers at which any choice is made.
     crossings
         Over consecutive layers and all pairs of a token's choices, the part served on different ranks; 0 with one
         layer.

@@ -99,7 +99,11 @@ def simulate(
         bottleneck=next(iter(saved), NONE),
         gains=saved,
         labels=describe.labels(model, trace, workload),
-        warnings=(*notes, *describe.warnings(plan, model, trace, workload, memory=memory, overrides=overrides)),
+        warnings=(
+            *notes,
+            *describe.empty_layers(routing.empty_layers, plan.layers),
+            *describe.warnings(plan, model, trace, workload, memory=memory, overrides=overrides),
+        ),
         **routing.fields(),
         **_whole_step(
             model,
@@ -184,7 +188,7 @@ def _run(
         routing.add(forward)
         if index in timed:
             program = forward.program(schedule.stages(forward))
-            timing.add(program, rung.run(program))
+            timing.add(program, rung.run(program), forward.traffic.rank_load_LG)
         if progress is not None:
             progress(index + 1, len(steps))
     return routing, timing

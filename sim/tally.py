@@ -45,7 +45,7 @@ class RoutingTally:
         self._balances.append(balance(load_LG, self._setting.plan.groups))
         self._load_LG += load_LG
         self.most_rows = max(self.most_rows, int(load_LG.max(initial=0)))
-        self._tokens += traffic.n_tokens * traffic.layers
+        self._tokens += traffic.n_tokens
         self._copies += int(traffic.copies_LSD.sum(dtype=np.int64))
         self._remote += int(
             traffic.copies_LSD.sum(dtype=np.int64) - np.trace(traffic.copies_LSD, axis1=1, axis2=2).sum()
@@ -57,11 +57,17 @@ class RoutingTally:
         self._copies_SD += sent_LSD.sum(axis=0, dtype=np.int64)
         self._steps += 1
 
+    @property
+    def empty_layers(self) -> int:
+        """MoE layers at which no step chose anything: they were not recorded, or are none."""
+        return int((~self._load_LG.any(axis=1)).sum())
+
     def fields(self) -> dict[str, Any]:
         """Give the Prediction's fields; a balance of nothing is 1."""
         balances = np.concatenate(self._balances)
         pooled = balance(self._load_LG, self._setting.plan.groups)
-        tokens = max(1, self._tokens)
+        # tokens of an empty layer would pull the means towards 0
+        tokens = max(1, self._tokens * (self._setting.plan.layers - self.empty_layers))
         per_step_LG = self._load_LG / self._steps
         return {
             "balance": float(balances.mean()) if len(balances) else 1.0,
@@ -110,13 +116,14 @@ class TimeTally:
         self._layer_parts = dict.fromkeys(BREAKDOWN_PARTS, 0.0)
         self.step_times_s: list[float] = []
 
-    def add(self, program: StepProgram, times: StepTimes) -> None:
-        """Take in a timed step."""
+    def add(self, program: StepProgram, times: StepTimes, load_LG: npt.NDArray[np.int64]) -> None:
+        """Take in a timed step and the choices that each rank served in it."""
+        used_L = np.asarray(load_LG.any(axis=1) | ~load_LG.any())  # all of them where nothing is chosen anywhere
         self.step_times_s.append(times.step_time_s)
         for part, seconds in breakdown(program, times).items():
             self._parts[part] += seconds
-        for part, seconds in layer_breakdown(program, times).items():
-            self._layer_parts[part] += seconds / self._setting.plan.layers
+        for part, seconds in layer_breakdown(program, times, used_L).items():
+            self._layer_parts[part] += seconds / int(used_L.sum())
         self._units_J += times.link_bytes_J
         for stage in program.stages:
             if isinstance(stage, Exchange):
@@ -172,9 +179,9 @@ def breakdown(program: StepProgram, times: StepTimes) -> dict[str, float]:
     return parts
 
 
-def layer_breakdown(program: StepProgram, times: StepTimes) -> dict[str, float]:
-    """The same of the MoE layers only, all of them together."""
-    return _parts(program, times, lambda stage: stage.layer >= 0)
+def layer_breakdown(program: StepProgram, times: StepTimes, used_L: npt.NDArray[np.bool_]) -> dict[str, float]:
+    """The same of some of the MoE layers only, all of these together."""
+    return _parts(program, times, lambda stage: stage.layer >= 0 and bool(used_L[stage.layer]))
 
 
 def _parts(program: StepProgram, times: StepTimes, counted: Callable[[Stage], bool]) -> dict[str, float]:

@@ -125,7 +125,7 @@ def load_json(table: LoadTable, balance_pooled: float, gini_L: Any, ranks: int) 
         "tokens": None,
         "reason": "counts per layer and expert only: what a token chooses together, or after another, is not known",
         "balance_pooled": _number(balance_pooled),
-        "gini": _number(float(np.mean(gini_L))),
+        "gini": _mean(gini_L),
         "fan_out": None,
         "fan_out_tokens": None,
         "crossings": None,
@@ -201,8 +201,10 @@ def _ratios(local: Locality) -> list[str]:
 
 
 def _shares(counts_LF: Any) -> list[float] | None:
-    """Part of the (token, layer) pairs with 0, 1, … K distinct ranks."""
-    counts_F = counts_LF.sum(axis=0)
+    """Part of the (token, layer) pairs with 0, 1, … K distinct ranks, at the layers with any choice."""
+    from moecast.traces.statistics.summary import fan_out_counts_F
+
+    counts_F = fan_out_counts_F(counts_LF)
     return [float(share) for share in counts_F / counts_F.sum()] if counts_F.sum() else None
 
 
@@ -210,10 +212,10 @@ def _by(names: list[str], values: Any) -> dict[str, float | None]:
     return {name: _number(value) for name, value in zip(names, values, strict=True)}
 
 
-def _mean(values: Any) -> float | None:
-    if values is None or np.isnan(values).all():
-        return None
-    return float(np.nanmean(values))
+def _mean(values: Any) -> int | float | None:
+    from moecast.traces.statistics.summary import mean_known
+
+    return _number(mean_known(values))
 
 
 def _number(value: Any) -> int | float | None:

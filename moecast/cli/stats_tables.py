@@ -12,6 +12,7 @@ from rich.text import Text
 
 from moecast.cli.stats_json import per_layer
 from moecast.cli.trace_tables import plain_text, table
+from moecast.traces.statistics.summary import fan_out_counts_F, mean_known
 from moecast.units import format_count
 
 if TYPE_CHECKING:
@@ -40,12 +41,12 @@ def profile_table(profile: TraceProfile) -> Table:
     _row(shown, "fan-out, domains", _three(profile.fan_out_domains), domains + _spread(profile.fan_out_domains_LF))
     pairs = profile.coactivation
     best = "".join(f"; {p.experts[0]} and {p.experts[1]} at layer {p.layer}: {p.lift:.1f} ×" for p in pairs.top[:1])
-    noise = _three(float(np.nanmean(pairs.noise_L))) if not np.isnan(pairs.noise_L).all() else "–"
+    noise = _three(mean_known(pairs.noise_L))
     _row(
         shown, "co-activation", _three(pairs.strength), f"how far pairs are from what loads give ({noise}: noise){best}"
     )
     told = profile.affinity
-    most = "–" if math.isnan(told.information) else f"{float(np.nanmean(told.entropy_L)):.2f}"
+    most = "–" if math.isnan(told.information) else f"{mean_known(told.entropy_L):.2f}"
     _row(shown, "affinity", _three(told.affinity), "0: the next layer's expert is chosen anew; 1: this one settles it")
     _row(
         shown, "information", _three(told.information), f"bits that a choice tells of one at the next layer, of {most}"
@@ -140,13 +141,18 @@ def _dependence_rows(shown: Table, depends: Dependence) -> None:
         _row(shown, "token id", "–", "not recorded: what the id explains and what context adds cannot be told")
     else:
         text = "of what varies in a token's choices is explained by its id"
-        _row(shown, "token id", _three(_mean(depends.token_id_L)), text)
-        _row(shown, "+ token before", _three(_mean(depends.previous_L)), "more by the id of the token before")
-        _row(shown, "+ same sequence", _three(_mean(depends.sequence_L)), "more by standing in the same sequence")
-        _row(shown, "id, entropy", _three(_mean(depends.information_share_L)), "the same as a part of the bits to tell")
-    _row(shown, "position", _three(_mean(depends.position_L)), "explained by the position alone")
+        _row(shown, "token id", _three(mean_known(depends.token_id_L)), text)
+        _row(shown, "+ token before", _three(mean_known(depends.previous_L)), "more by the id of the token before")
+        _row(shown, "+ same sequence", _three(mean_known(depends.sequence_L)), "more by standing in the same sequence")
+        _row(
+            shown,
+            "id, entropy",
+            _three(mean_known(depends.information_share_L)),
+            "the same as a part of the bits to tell",
+        )
+    _row(shown, "position", _three(mean_known(depends.position_L)), "explained by the position alone")
     if depends.topic_L is not None:
-        _row(shown, "topic", _three(_mean(depends.topic_L)), "explained by the topic alone")
+        _row(shown, "topic", _three(mean_known(depends.topic_L)), "explained by the topic alone")
 
 
 def _drift_rows(shown: Table, profile: TraceProfile) -> None:
@@ -178,7 +184,7 @@ def _sampled(profile: TraceProfile) -> str:
 
 def _spread(counts_LF: Any) -> str:
     """The fan-outs between which nine tenths of the tokens lie."""
-    counts_F = counts_LF.sum(axis=0)
+    counts_F = fan_out_counts_F(counts_LF)
     if not counts_F.sum():
         return ""
     reached_F = counts_F.cumsum() / counts_F.sum()
@@ -188,10 +194,6 @@ def _spread(counts_LF: Any) -> str:
 
 def _row(shown: Table, name: str, value: str, meaning: str) -> None:
     shown.add_row(name, value, meaning)
-
-
-def _mean(values: Any) -> float:
-    return math.nan if values is None or np.isnan(values).all() else float(np.nanmean(values))
 
 
 def _three(value: float) -> str:

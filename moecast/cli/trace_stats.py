@@ -228,6 +228,7 @@ def _show_load_table(path: Path, ranks: int | None, *, json: bool) -> None:
     from moecast.cli import render, stats_json, stats_tables
     from moecast.errors import MoecastError
     from moecast.traces import contiguous_ranks_LE, load_balance, load_gini_L, read_load_table
+    from moecast.traces.statistics.summary import mean_known
 
     counts = read_load_table(path)
     ranks = min(8, counts.meta.experts) if ranks is None else ranks
@@ -238,4 +239,4 @@ def _show_load_table(path: Path, ranks: int | None, *, json: bool) -> None:
     if json:
         render.echo_json(stats_json.load_json(counts, balance, gini_L, ranks))
     else:
-        render.console().print(stats_tables.load_table(counts, balance, float(gini_L.mean()), ranks))
+        render.console().print(stats_tables.load_table(counts, balance, mean_known(gini_L), ranks))

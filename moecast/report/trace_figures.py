@@ -15,6 +15,7 @@ import plotly.graph_objects as go
 from moecast.report.drawing import alike_together, centres, divided, lifts, shades
 from moecast.report.figures import PLAN_COLOURS, finished
 from moecast.traces import LoadDistances, TraceProfile, contiguous_ranks_LE, packed_ranks_LE
+from moecast.traces.statistics.summary import fan_out_counts_F
 
 Floats = npt.NDArray[np.float64]
 
@@ -121,7 +122,8 @@ def fan_out(profile: TraceProfile, *, plan: str | None = None) -> go.Figure:
     """How many ranks a token's choices lie on; of experts in order, beside choices dealt at random to them."""
     counts_LF = profile.stats.fan_out_LF
     assert counts_LF is not None
-    share_F = counts_LF.sum(axis=0) / max(counts_LF.sum(), 1)
+    counts_F = fan_out_counts_F(counts_LF)
+    share_F = counts_F / max(counts_F.sum(), 1)
     last = max(int(np.flatnonzero(share_F).max(initial=0)), 1)
     chance_F = _random_fan_out(profile) if plan is None else None
     figure = go.Figure()
@@ -163,7 +165,8 @@ def segments(profile: TraceProfile) -> go.Figure:
 def chunks(profile: TraceProfile) -> go.Figure:
     """Part of the experts that m tokens in a row leave alone, beside tokens that choose by load, each for itself."""
     found = profile.locality
-    chosen_LE = profile.stats.load_LE / max(profile.stats.tokens, 1)
+    load_LE = profile.stats.load_LE
+    chosen_LE = load_LE[load_LE.any(axis=1)] / max(profile.stats.tokens, 1)
     alone_M = [float(((1 - chosen_LE) ** length).mean()) for length in found.lengths]
     lengths = [1, *found.lengths]
     figure = go.Figure()

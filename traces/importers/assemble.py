@@ -162,6 +162,9 @@ class _Survey:
         size, notes = self._experts(paths, options, experts, choices)
         if found.note:
             notes.append(found.note)
+        if found.missing:
+            notes.append(found.missing)
+            self.warnings.append(found.missing)
         if self._layout.zeros_are_empty and choices == 1 and options.layer_ids is None:
             doubtful = ", ".join(str(row) for row in np.flatnonzero(self._used_RK[:, 0] & ~self._not_zero_R))
             if doubtful:

@@ -102,7 +102,7 @@ def counted_table(
             config=options.config,
             layer_ids=found.layer_ids,
             source=source,
-            notes=joined_notes(options.notes, [COUNTS_ONLY, *notes, found.note], {}),
+            notes=joined_notes(options.notes, [COUNTS_ONLY, *notes, found.note, found.missing], {}),
         )
         return LoadTable(load_LE=load_RE[list(found.rows)], meta=meta)
     except ValueError as error:

@@ -30,12 +30,15 @@ class FoundLayers:
         Rows of dense layers.
     note
         How the dense rows were told apart; empty where there are none.
+    missing
+        What to say of rows that are MoE layers by the model's config and hold no choice; empty where there are none.
     """
 
     rows: tuple[int, ...]
     layer_ids: tuple[int, ...] | None
     dropped: tuple[int, ...] = ()
     note: str = ""
+    missing: str = ""
 
 
 def find_layers(
@@ -80,11 +83,23 @@ def find_layers(
             rule = f"the model's layer {wrong[0]} is dense, yet tokens choose experts there"
             raise MoecastError(rule, file=file, field="layers")
         note = f"Rows {_listed(dropped)} are dense layers by the model's config and left out."
-        return FoundLayers(rows=tuple(moe_ids), layer_ids=tuple(moe_ids), dropped=dropped, note=note)
+        missing = _missing([layer for layer in moe_ids if not used_R[layer]], len(moe_ids))
+        return FoundLayers(rows=tuple(moe_ids), layer_ids=tuple(moe_ids), dropped=dropped, note=note, missing=missing)
     if count != len(moe_ids):
         hidden = "" if options.hidden_layers is None else f" of {options.hidden_layers} hidden ones"
         raise MoecastError(f"the model has {len(moe_ids)} MoE layers{hidden}", file=file, field="layers", value=count)
-    return FoundLayers(rows=everything, layer_ids=tuple(moe_ids))
+    missing = _missing([layer for layer, used in zip(moe_ids, used_R, strict=True) if not used], count)
+    return FoundLayers(rows=everything, layer_ids=tuple(moe_ids), missing=missing)
+
+
+def _missing(layers: Sequence[int], of: int) -> str:
+    """Engines leave zeros where they do not record, as SGLang does at layers that route by a hash of the token's id."""
+    if not layers:
+        return ""
+    return (
+        f"{len(layers)} of the {of} MoE layers of the model's config were not recorded (no choice in any row, all "
+        f"zeros or empty): {_listed(layers)}. Statistics leave them out, and a simulation has no traffic there."
+    )
 
 
 def _listed(rows: Sequence[int]) -> str:

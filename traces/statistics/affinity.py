@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from moecast.traces.statistics.summary import Counts, Fractions
+from moecast.traces.statistics.summary import Counts, Fractions, mean_known
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -52,12 +52,12 @@ class Affinity:
     @property
     def information(self) -> float:
         """Mean of `information_L`; nan when there is none."""
-        return _mean(self.information_L)
+        return mean_known(self.information_L)
 
     @property
     def affinity(self) -> float:
         """Mean of `affinity_L`; nan when there is none."""
-        return _mean(self.affinity_L)
+        return mean_known(self.affinity_L)
 
 
 def affinity(transition_LEE: Counts, *, choices: int) -> Affinity:
@@ -101,7 +101,3 @@ def entropy(counts: Counts) -> float:
     filled = counts[counts > 0].astype(np.float64)
     total = filled.sum()
     return float(math.log2(total) - (filled * np.log2(filled)).sum() / total) if total else math.nan
-
-
-def _mean(values: Fractions) -> float:
-    return math.nan if np.isnan(values).all() else float(np.nanmean(values))

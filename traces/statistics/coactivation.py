@@ -11,7 +11,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from moecast.traces.statistics.summary import Counts, Fractions
+from moecast.traces.statistics.summary import Counts, Fractions, mean_known
 
 _LEAST_EXPECTED = 5.0  # the usual least expected count for a cell of a contingency table
 
@@ -51,7 +51,7 @@ class Coactivation:
     @property
     def strength(self) -> float:
         """Mean of the layers' strengths."""
-        return math.nan if np.isnan(self.strength_L).all() else float(np.nanmean(self.strength_L))
+        return mean_known(self.strength_L)
 
 
 def coactivation(coactivation_LEE: Counts, *, pairs: int = 20) -> Coactivation:

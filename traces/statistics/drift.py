@@ -12,7 +12,7 @@ import numpy as np
 
 from moecast.traces.statistics.packing import balance_CC
 from moecast.traces.statistics.parts import Parts
-from moecast.traces.statistics.summary import Counts, Fractions
+from moecast.traces.statistics.summary import Counts, Fractions, mean_known
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -59,7 +59,7 @@ class LoadDistances:
     @property
     def balance_own(self) -> float:
         """Mean balance of plans on the part they were made on; nan without parts."""
-        return _mean(self.balance_CC.diagonal())
+        return mean_known(self.balance_CC.diagonal())
 
     @property
     def balance_other(self) -> float:
@@ -86,7 +86,7 @@ class Drift:
     @property
     def neighbours(self) -> float:
         """Mean total variation between a window and the next; nan when there is one window."""
-        return _mean(np.diagonal(self.windows.distance_CC, 1))
+        return mean_known(np.diagonal(self.windows.distance_CC, 1))
 
     @property
     def first_to_last(self) -> float:
@@ -132,9 +132,9 @@ def load_distances(names: tuple[str, ...], tokens_C: Counts, load_CLE: Counts, *
         for two in range(one):
             pair = share_CLE[one], share_CLE[two]
             both_L = (sums_CL[[one, two], :, 0] > 0).all(axis=0)
-            distance_CC[one, two] = _mean(np.where(both_L, total_variation_L(*pair), math.nan))
-            divergence_CC[one, two] = _mean(np.where(both_L, jensen_shannon_L(*pair), math.nan))
-            noise_CC[one, two] = _mean(_noise_L(*pair, sums_CL[one, :, 0], sums_CL[two, :, 0]))
+            distance_CC[one, two] = mean_known(np.where(both_L, total_variation_L(*pair), math.nan))
+            divergence_CC[one, two] = mean_known(np.where(both_L, jensen_shannon_L(*pair), math.nan))
+            noise_CC[one, two] = mean_known(_noise_L(*pair, sums_CL[one, :, 0], sums_CL[two, :, 0]))
     return LoadDistances(
         names=names,
         tokens_C=tokens_C,
@@ -174,8 +174,4 @@ def _noise_L(one_LE: Fractions, two_LE: Fractions, of_one_L: Counts, of_two_L: C
 
 
 def _off_diagonal(values_CC: Fractions) -> float:
-    return _mean(values_CC[~np.eye(len(values_CC), dtype=bool)])
-
-
-def _mean(values: Fractions) -> float:
-    return math.nan if np.isnan(values).all() else float(np.nanmean(values))
+    return mean_known(values_CC[~np.eye(len(values_CC), dtype=bool)])

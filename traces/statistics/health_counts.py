@@ -18,17 +18,20 @@ LEAST_SEQUENCES = 20
 
 def few_choices(facts: TraceFacts) -> Iterator[Finding]:
     """Experts whose load is not known well, or that nobody chooses."""
-    load_LE, total = facts.load_LE, facts.load_LE.sum(axis=1, keepdims=True)
+    layer_X = np.flatnonzero(facts.load_LE.any(axis=1))  # the others are `layers`' to tell
+    if not len(layer_X):
+        return
+    load_LE = facts.load_LE[layer_X]
     dead_LE = load_LE == 0
-    expected = float(total.mean()) / facts.meta.experts
+    expected = float(load_LE.sum(axis=1).mean()) / facts.meta.experts
     if dead_LE.any() and expected >= LEAST_CHOICES:
         layer, expert = (int(i) for i in np.argwhere(dead_LE)[0])
         yield Finding(
             code="dead-experts",
             severity="note",
             message=f"experts: {percent(int(dead_LE.sum()), dead_LE.size)} of the experts are never chosen (the first "
-            f"is {expert} at layer {layer}), where {expected:,.0f} choices are the mean: dead in training, or ids that "
-            "the model does not have; check E against the model",
+            f"is {expert} at layer {layer_X[layer]}), where {expected:,.0f} choices are the mean: dead in training, or "
+            "ids that the model does not have; check E against the model",
         )
     few_LE = (load_LE < LEAST_CHOICES) & ~(dead_LE if expected >= LEAST_CHOICES else np.zeros_like(dead_LE))
     if few_LE.any():
@@ -81,7 +84,7 @@ def layers(facts: TraceFacts) -> Iterator[Finding]:
 
 def empty_choices(facts: TraceFacts) -> Iterator[Finding]:
     """Choices that are not made."""
-    slots = facts.rows.tokens * facts.meta.layers * facts.meta.choices
+    slots = facts.rows.tokens * int(facts.load_LE.any(axis=1).sum()) * facts.meta.choices
     empty = slots - int(facts.load_LE.sum())
     if 2 * empty > slots:
         yield Finding(

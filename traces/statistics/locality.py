@@ -17,6 +17,7 @@ import numpy.typing as npt
 from moecast.traces.statistics._cache import count_hits
 from moecast.traces.statistics._locality import count_windows
 from moecast.traces.statistics.sample import SAMPLE_CHOICES, Source, TokenSample, sample_of
+from moecast.traces.statistics.summary import mean_known
 
 Fractions = npt.NDArray[np.float64]
 
@@ -46,7 +47,8 @@ class Locality:
     size_ratio_LM, size_ratio_M
         Experts that this router takes on average, over the choices of a token (the paper's ρ̂).
     cache_ratios
-        ρ of each cache: it holds ⌊ρ·k⌋ experts (at least 1, at most E), k being the mean choices of a token.
+        ρ of each cache: it holds ⌊ρ·k⌋ experts (at least 1, at most E), k being the mean choices of a token at the
+        layers with any.
     cache_sizes
         Experts in each cache.
     sch_LMS, sch_MS
@@ -62,7 +64,8 @@ class Locality:
     rolling_tokens
         Tokens that the rolling caches served.
     chunk_sparsity_LM, chunk_sparsity_M
-        CLS: mean part of the experts that no token of a window chose. BlockFFN's training loss cuts a sequence into
+        CLS: mean part of the experts that no token of a window chose; nan for a layer without any choice, which `_M`
+        leaves out. BlockFFN's training loss cuts a sequence into
         chunks that do not overlap; all windows together stand for every place of the first cut.
     """
 
@@ -105,7 +108,8 @@ def locality(
         raise ValueError(f"cache_ratios = {ratios}: each above 0")
     sample = source if isinstance(source, TokenSample) else sample_of(source, most_choices=most_choices, seed=seed)
     layers, experts, _ = sample.meta.shape_LEK
-    made = float((sample.experts_TLK < experts).sum()) / max(sample.tokens * layers, 1)
+    made_L = (sample.experts_TLK < experts).sum(axis=(0, 2))
+    made = float(made_L.sum()) / max(sample.tokens * int((made_L > 0).sum()), 1)
     sizes = tuple(min(max(int(ratio * made + 1e-9), 1), experts) for ratio in ratios)
     times = [np.zeros((layers, length + 1), np.int64) for length in lengths]
     hits_LMS, rolling_LMS = np.zeros((2, layers, len(lengths), len(sizes)), np.int64)
@@ -157,7 +161,8 @@ def _summed_up(
         for layer in range(layers):
             srp_LM[layer, m], ratio_LM[layer, m] = best_f1(times[m][layer], length)
         if windows_M[m]:
-            sparsity_LM[:, m] = 1 - times[m][:, 1:].sum(axis=1) / (windows_M[m] * experts)
+            used_L = served_LM[:, m] > 0
+            sparsity_LM[used_L, m] = 1 - times[m][used_L, 1:].sum(axis=1) / (windows_M[m] * experts)
     return {
         "lengths": lengths,
         "windows_M": windows_M,
@@ -170,7 +175,7 @@ def _summed_up(
         "sch_LMS": _ratio(hits_LMS, served_LM[..., None]),
         "sch_MS": _ratio(hits_LMS.sum(axis=0), served_LM.sum(axis=0)[:, None]),
         "chunk_sparsity_LM": sparsity_LM,
-        "chunk_sparsity_M": sparsity_LM.mean(axis=0),
+        "chunk_sparsity_M": np.array([mean_known(sparsity_L) for sparsity_L in sparsity_LM.T]),
     }
 
 

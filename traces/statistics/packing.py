@@ -5,13 +5,11 @@ Solvers that make plans to run are in `moecast.placement`. Axes: L MoE layer, E 
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import numpy.typing as npt
 
 from moecast.traces.statistics._parts import pack
-from moecast.traces.statistics.summary import Fractions, balance_L, rank_load_LG
+from moecast.traces.statistics.summary import Fractions, balance_L, mean_known, rank_load_LG
 
 
 def packed_ranks_LE(load_LE: npt.ArrayLike, n_ranks: int) -> npt.NDArray[np.int32]:
@@ -37,8 +35,7 @@ def packed_ranks_LE(load_LE: npt.ArrayLike, n_ranks: int) -> npt.NDArray[np.int3
 
 def load_balance(load_LE: npt.NDArray[np.int64], rank_LE: npt.NDArray[np.int32], n_ranks: int) -> float:
     """Balance of a placement under a load: mean / max over ranks, averaged over the layers with any load."""
-    found_L = balance_L(rank_load_LG(load_LE, rank_LE, n_ranks))
-    return math.nan if np.isnan(found_L).all() else float(np.nanmean(found_L))
+    return mean_known(balance_L(rank_load_LG(load_LE, rank_LE, n_ranks)))
 
 
 def balance_CC(load_CLE: npt.NDArray[np.int64], n_ranks: int) -> Fractions:

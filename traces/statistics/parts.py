@@ -70,8 +70,9 @@ class Positions:
 
     @property
     def empty_P(self) -> Fractions:
-        """Mean over layers of `empty_PL`."""
-        return np.asarray(self.empty_PL.mean(axis=1))
+        """Mean of `empty_PL` over the layers with any choice; over all where there is none."""
+        used_L = (self.empty_PL < 1).any(axis=0)
+        return np.asarray(self.empty_PL[:, used_L if used_L.any() else ~used_L].mean(axis=1))
 
 
 class PartCounter:

@@ -26,7 +26,7 @@ from moecast.traces.statistics.parts import PartCounter, Positions
 from moecast.traces.statistics.rows import RowScanner
 from moecast.traces.statistics.sample import SAMPLE_CHOICES, TokenSampler
 from moecast.traces.statistics.stability import Stability, stability
-from moecast.traces.statistics.summary import Counts, Fractions, TraceStats, mean_distinct
+from moecast.traces.statistics.summary import Counts, Fractions, TraceStats, mean_distinct, mean_known
 from moecast.traces.statistics.tables import contiguous_ranks_LE
 from moecast.traces.trace import RoutingTrace
 
@@ -49,7 +49,8 @@ class TraceProfile:
     fan_out_domains_LF
         Tokens by number of distinct domains that hold their choices.
     token_sparsity_L
-        TLS: mean part of the experts that a token does not choose (BlockFFN, arXiv 2507.08771, section 2.1).
+        TLS: mean part of the experts that a token does not choose (BlockFFN, arXiv 2507.08771, section 2.1); nan for a
+        layer without any choice.
     coactivation, affinity
         What the two tables say.
     locality, dependence, positions, drift, stability
@@ -79,12 +80,12 @@ class TraceProfile:
 
     @property
     def token_sparsity(self) -> float:
-        """Mean of the layers' token-level sparsity."""
-        return float(self.token_sparsity_L.mean())
+        """Mean of the token-level sparsity of the layers with any choice; nan if there are none."""
+        return mean_known(self.token_sparsity_L)
 
     @property
     def fan_out_domains(self) -> float:
-        """Mean over tokens and layers of the distinct domains that hold a token's choices; nan without tokens."""
+        """Mean over tokens and layers with any choice of the distinct domains that hold them; nan if there are none."""
         return mean_distinct(self.fan_out_domains_LF)
 
     def to_json(self) -> dict[str, Any]:
@@ -186,7 +187,7 @@ class _Profiler:
             domain_size=self.domain_size,
             stats=stats,
             fan_out_domains_LF=fan_out_LF if self.domains is not None else _any_or_none_LF(fan_out_LF),
-            token_sparsity_L=1 - stats.load_LE.sum(axis=1) / (stats.tokens * meta.experts),
+            token_sparsity_L=_token_sparsity_L(stats),
             coactivation=coactivation(stats.coactivation_LEE),
             affinity=affinity(stats.transition_LEE, choices=meta.choices),
             locality=locality(sample, lengths=lengths, cache_ratios=cache_ratios),
@@ -198,6 +199,11 @@ class _Profiler:
             sample_tokens=sample.tokens,
             sample_share=sample.share,
         )
+
+
+def _token_sparsity_L(stats: TraceStats) -> Fractions:
+    chosen_L = stats.load_LE.sum(axis=1)
+    return np.where(chosen_L > 0, 1 - chosen_L / (stats.tokens * stats.load_LE.shape[1]), math.nan)
 
 
 def _any_or_none_LF(fan_out_LF: Counts) -> Counts:

@@ -15,7 +15,7 @@ from moecast.traces.statistics._parts import count_tokens_at
 from moecast.traces.statistics.drift import total_variation_L
 from moecast.traces.statistics.packing import load_balance, packed_ranks_LE
 from moecast.traces.statistics.sample import TokenSample
-from moecast.traces.statistics.summary import Fractions
+from moecast.traces.statistics.summary import Fractions, mean_known
 
 _LEAST_SEQUENCES = 8
 _LEAST_TOKENS = 64
@@ -126,5 +126,6 @@ def _deal(
 
 def _worth(planned_LE: npt.NDArray[np.int64], on_LE: npt.NDArray[np.int64], n_ranks: int) -> tuple[float, float]:
     balance = load_balance(on_LE, packed_ranks_LE(planned_LE, n_ranks), n_ranks)
-    shares = [load_LE / np.maximum(load_LE.sum(axis=1, keepdims=True), 1) for load_LE in (planned_LE, on_LE)]
-    return balance, float(total_variation_L(shares[0], shares[1]).mean())
+    both_L = planned_LE.any(axis=1) & on_LE.any(axis=1)
+    shares = [load_LE[both_L] / load_LE[both_L].sum(axis=1, keepdims=True) for load_LE in (planned_LE, on_LE)]
+    return balance, mean_known(total_variation_L(shares[0], shares[1]))

@@ -49,13 +49,16 @@ class TraceStats:
 
     @property
     def gini_L(self) -> Fractions:
-        """Gini coefficient of each layer's load: 0 when all experts are chosen alike, towards 1 when one takes all."""
+        """Gini coefficient of each layer's load: 0 when all experts are chosen alike, towards 1 when one takes all.
+
+        nan for a layer without any load.
+        """
         return load_gini_L(self.load_LE)
 
     @property
     def gini(self) -> float:
-        """Mean of the layers' Gini coefficients."""
-        return float(self.gini_L.mean())
+        """Mean of the Gini coefficients of the layers with any load; nan if there are none."""
+        return mean_known(self.gini_L)
 
     @property
     def balance_pooled_L(self) -> Fractions:
@@ -70,8 +73,7 @@ class TraceStats:
     @property
     def balance_pooled(self) -> float:
         """Balance with all tokens taken as one step, averaged over the layers with any load; nan if there are none."""
-        balance_L = self.balance_pooled_L
-        return math.nan if np.isnan(balance_L).all() else float(np.nanmean(balance_L))
+        return mean_known(self.balance_pooled_L)
 
     @property
     def fan_out_L(self) -> Fractions:
@@ -81,7 +83,7 @@ class TraceStats:
 
     @property
     def fan_out(self) -> float:
-        """Mean over tokens and layers of the distinct ranks that hold a token's choices; nan without tokens."""
+        """Mean over tokens and layers with any choice of the distinct ranks that hold them; nan if there are none."""
         return mean_distinct(asked(self.fan_out_LF))
 
     @property
@@ -97,9 +99,24 @@ class TraceStats:
 
 
 def mean_distinct(fan_out_LF: Counts) -> float:
-    """Mean over tokens and layers of the distinct ranks (or domains) counted, rounded once; nan without tokens."""
-    counts_F = fan_out_LF.sum(axis=0)
+    """Mean over tokens and layers with any choice of the distinct ranks (or domains), rounded once; nan if none."""
+    counts_F = fan_out_counts_F(fan_out_LF)
     return float(_ratio((counts_F @ np.arange(len(counts_F)))[None], counts_F.sum(keepdims=True))[0])
+
+
+def fan_out_counts_F(fan_out_LF: Counts) -> Counts:
+    """(Token, layer) pairs by distinct ranks: int64 [F], without the layers at which no token chooses anything.
+
+    Such a layer was not recorded, or is none: its tokens would pull the mean towards 0.
+    """
+    return np.asarray(fan_out_LF[fan_out_LF[:, 1:].any(axis=1)].sum(axis=0))
+
+
+def mean_known(values: npt.ArrayLike | None) -> float:
+    """Mean of the values that are known; nan where none is."""
+    known = np.asarray([] if values is None else values, np.float64).ravel()
+    known = known[~np.isnan(known)]
+    return float(known.mean()) if len(known) else math.nan
 
 
 def balance_L(rank_load_LG: Counts) -> Fractions:
@@ -115,11 +132,11 @@ def rank_load_LG(load_LE: Counts, rank_of_expert_LE: npt.NDArray[np.int32], n_ra
 
 
 def load_gini_L(load_LE: Counts) -> Fractions:
-    """Gini coefficient of each layer's load: half the mean absolute difference over the mean; 0 without load."""
+    """Gini coefficient of each layer's load: half the mean absolute difference over the mean; nan without load."""
     sorted_LE = np.sort(load_LE.astype(np.float64), axis=1)
     experts = sorted_LE.shape[1]
     skew_L = sorted_LE @ (2.0 * np.arange(1, experts + 1) - experts - 1)
-    return np.nan_to_num(_ratio(skew_L, experts * sorted_LE.sum(axis=1)))
+    return _ratio(skew_L, experts * sorted_LE.sum(axis=1))
 
 
 def asked(counts: Counts | None) -> Counts:
