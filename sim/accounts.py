@@ -1,11 +1,9 @@
 """What a step amounted to, once it is known when everything began and ended: busy seconds, and units on each link.
 
-Axes: G rank, F flow, J link, X (flow, link) pair, V event that keeps up to three ranks busy.
+Axes: G rank, F flow, J link, X (flow, link) pair.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -24,24 +22,17 @@ def link_bytes(program: StepProgram) -> Float:
 
 
 def busy_seconds(
-    exchange: Exchange, *, enter_G: Float, leave_G: Float, setup_G: Float, start_F: Float, end_F: Float,
-    more: Sequence[tuple[Float, Float]] = (),
-) -> Float:  # fmt: skip
+    exchange: Exchange, *, enter_G: Float, leave_G: Float, setup_G: Float, start_F: Float, end_F: Float
+) -> Float:
     """How long each rank [G] of an exchange was busy between entering and leaving it.
 
     Busy is the union of its setup, from `setup_G` on, and of the times, from start to end, of the flows that it sends,
-    receives or waits for. The rest of its stay is idle. `more` gives each rank further busy times, starts and ends.
+    receives or waits for. In the rest of its stay it waits for somebody else.
     """
-    flows, ranks = exchange.flows, np.arange(len(enter_G), dtype=np.int32)
-    source_V, destination_V, waiter_V = (
-        np.concatenate((rank_F, *[ranks] * len(more)))
-        for rank_F in (flows.source_rank_F, flows.destination_rank_F, flows.waiter_F)
-    )
-    start_V = np.concatenate((start_F, *(start_G for start_G, _ in more)))
-    end_V = np.concatenate((end_F, *(end_G for _, end_G in more)))
+    flows = exchange.flows
     busy_G: Float = _busy(
-        np.argsort(start_V), source_V, destination_V, waiter_V, start_V, end_V, enter_G, leave_G, setup_G,
-        exchange.setup_s,
+        np.argsort(start_F), flows.source_rank_F, flows.destination_rank_F, flows.waiter_F, start_F, end_F,
+        enter_G, leave_G, setup_G, exchange.setup_s,
     )  # fmt: skip
     return busy_G
 
@@ -57,19 +48,19 @@ def setup_start(exchange: Exchange, enter_G: Float) -> Float:
 
 @entry
 def _busy(
-    order_V: Int, source_V: Int32, destination_V: Int32, waiter_V: Int32, start_V: Float, end_V: Float,
+    order_F: Int, source_F: Int32, destination_F: Int32, waiter_F: Int32, start_F: Float, end_F: Float,
     enter_G: Float, leave_G: Float, setup_G: Float, setup_s: float,
 ) -> Float:  # fmt: skip
     busy_G = np.zeros(len(enter_G))
     until_G = enter_G.copy()  # all busy time before this has been counted
     for g in range(len(enter_G)):
         _count(g, setup_G[g], setup_G[g] + setup_s, leave_G, until_G, busy_G)
-    for v in order_V:
-        _count(source_V[v], start_V[v], end_V[v], leave_G, until_G, busy_G)
-        if destination_V[v] != source_V[v]:
-            _count(destination_V[v], start_V[v], end_V[v], leave_G, until_G, busy_G)
-        if waiter_V[v] >= 0 and waiter_V[v] != destination_V[v]:
-            _count(waiter_V[v], start_V[v], end_V[v], leave_G, until_G, busy_G)
+    for f in order_F:
+        _count(source_F[f], start_F[f], end_F[f], leave_G, until_G, busy_G)
+        if destination_F[f] != source_F[f]:
+            _count(destination_F[f], start_F[f], end_F[f], leave_G, until_G, busy_G)
+        if waiter_F[f] >= 0 and waiter_F[f] != destination_F[f]:
+            _count(waiter_F[f], start_F[f], end_F[f], leave_G, until_G, busy_G)
     return busy_G
 
 

@@ -50,7 +50,7 @@ class Prediction:
     step_time_s, step_times_s
         * Mean, and each simulated step's own.
     breakdown_s
-        Mean over steps and ranks of exposed time by part; waiting for peers is "idle". Adds up to `step_time_s`, or,
+        Mean over steps and ranks of exposed time by part (`moecast.sim.breakdown`). Adds up to `step_time_s`, or,
         where that is null, to `layer_time_s`.
     overlapped_s
         Mean over steps and ranks of communication that ran under compute.

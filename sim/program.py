@@ -97,7 +97,7 @@ class StepTimes:
     """When each rank entered and left each stage, in seconds from the step's start.
 
     `busy_SG` is the part of an exchange during which one of the rank's own flows (in or out) was moving, or its setup
-    ran; the rest of its wait is idle. For a Compute stage it is the stage's seconds. S here: stage.
+    ran; what the rest is, `moecast.sim.breakdown` says. For a Compute stage it is the stage's seconds. S here: stage.
     """
 
     enter_SG: Float

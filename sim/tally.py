@@ -1,21 +1,21 @@
 """What a Prediction is made of, added up step by step.
 
-Axes: S stage, G rank, L MoE layer, D EP group, J link.
+Axes: G rank, L MoE layer, D EP group, J link.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from moecast.sim.breakdown import breakdown
 from moecast.sim.collectives.links import link_kinds
 from moecast.sim.forward import ForwardPass, Setting
 from moecast.sim.prediction import BREAKDOWN_PARTS
-from moecast.sim.program import Compute, Exchange, Flows, Stage, StepProgram, StepTimes
+from moecast.sim.program import Exchange, Flows, StepProgram, StepTimes
 
 Float = npt.NDArray[np.float64]
 
@@ -120,10 +120,10 @@ class TimeTally:
         """Take in a timed step and the choices that each rank served in it."""
         used_L = np.asarray(load_LG.any(axis=1) | ~load_LG.any())  # all of them where nothing is chosen anywhere
         self.step_times_s.append(times.step_time_s)
-        for part, seconds in breakdown(program, times).items():
-            self._parts[part] += seconds
-        for part, seconds in layer_breakdown(program, times, used_L).items():
-            self._layer_parts[part] += seconds / int(used_L.sum())
+        step, layers = breakdown(program, times, used_L)
+        for part in BREAKDOWN_PARTS:
+            self._parts[part] += step[part]
+            self._layer_parts[part] += layers[part] / int(used_L.sum())
         self._units_J += times.link_bytes_J
         for stage in program.stages:
             if isinstance(stage, Exchange):
@@ -170,55 +170,3 @@ def link_bytes(flows: Flows, n_links: int, n_real: int) -> Float:
     return np.bincount(flows.link_X, np.repeat(flows.bytes_F, np.diff(flows.offsets_F1)) * part_X, n_links).astype(
         np.float64
     )
-
-
-def breakdown(program: StepProgram, times: StepTimes) -> dict[str, float]:
-    """Mean over ranks of the time in each part; waiting for peers, also at the end for the last one, is idle."""
-    parts = _parts(program, times, lambda _: True)
-    parts["idle"] += times.step_time_s - float(times.leave_SG[-1].mean())
-    return parts
-
-
-def layer_breakdown(program: StepProgram, times: StepTimes, used_L: npt.NDArray[np.bool_]) -> dict[str, float]:
-    """The same of some of the MoE layers only, all of these together."""
-    return _parts(program, times, lambda stage: stage.layer >= 0 and bool(used_L[stage.layer]))
-
-
-def _parts(program: StepProgram, times: StepTimes, counted: Callable[[Stage], bool]) -> dict[str, float]:
-    parts = dict.fromkeys(BREAKDOWN_PARTS, 0.0)
-    spent_S = (times.leave_SG - times.enter_SG).mean(axis=1)
-    for index, stage in enumerate(program.stages):
-        if not counted(stage):
-            continue
-        if isinstance(stage, Compute):
-            parts[stage.kind] += float(spent_S[index])
-        else:
-            idle = float(idle_seconds(stage, times, index).mean())
-            parts[stage.kind] += float(spent_S[index]) - idle
-            parts["idle"] += idle
-    return parts
-
-
-def idle_seconds(exchange: Exchange, times: StepTimes, index: int) -> Float:
-    """How long each rank of an exchange waited for its peers [G]: until those whose bytes it expects had all come.
-
-    What it waits after that, and whatever it sends or receives before, is the network's.
-    """
-    enter_G, leave_G = times.enter_SG[index], times.leave_SG[index]
-    unused_G = np.maximum(leave_G - enter_G - times.busy_SG[index], 0.0)
-    return np.minimum(unused_G, np.clip(peers_enter(exchange, enter_G) - enter_G, 0.0, leave_G - enter_G))
-
-
-def peers_enter(exchange: Exchange, enter_G: Float) -> Float:
-    """When the last of those whose bytes each rank waits for has entered [G]; behind a barrier, of its EP group."""
-    flows, last_G = exchange.flows, enter_G.copy()
-    if exchange.barrier:
-        last_K = np.full(int(exchange.group_G.max(initial=0)) + 1, -np.inf)
-        np.maximum.at(last_K, exchange.group_G, enter_G)
-        return last_K[exchange.group_G]
-    enter_F = enter_G[flows.source_rank_F]
-    fed_F = np.repeat(np.arange(flows.n), np.diff(flows.parent_offsets_F1))
-    np.maximum.at(enter_F, fed_F, enter_G[flows.source_rank_F[flows.parent_R]])
-    waited_F = flows.waiter_F >= 0
-    np.maximum.at(last_G, flows.waiter_F[waited_F], enter_F[waited_F])
-    return last_G

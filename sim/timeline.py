@@ -1,8 +1,10 @@
 """A step as a timeline that opens in ui.perfetto.dev: Chrome's trace-event JSON.
 
-One track per rank with a span per stage it goes through, a span inside it for the part of an exchange in which it only
-waits, and counters: how many ranks compute, communicate and wait, and the mean rate on each kind of link while an
-exchange is under way. Times are in microseconds, as the format wants them.
+One track per rank with a span per stage it goes through, a span "idle" inside it for the part of an exchange in which
+it waits for peers, and counters: how many ranks compute, communicate and wait, and the mean rate on each kind of link
+while an exchange is under way. What is idle is what the breakdown says (`moecast.sim.breakdown`); how much is exact,
+and it is drawn at the exchange's beginning. Every track ends with the step: with waiting for the last rank, or for an
+exchange of which `bound` does not know whose time it is. Times are in microseconds, as the format wants them.
 
 Format: "Trace Event Format", Chromium project. Axes: S stage, G rank, J link.
 """
@@ -17,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moecast.files import write_text
+from moecast.sim.breakdown import Waits, waits_for_peers
 from moecast.sim.collectives.links import link_kinds
 from moecast.sim.gains import link_load
-from moecast.sim.program import Compute, Exchange, Stage, StepProgram, StepTimes
+from moecast.sim.program import Compute, Exchange, Float, Stage, StepProgram, StepTimes
 from moecast.sim.simulate import simulate_step
 
 if TYPE_CHECKING:
@@ -33,6 +36,7 @@ Event = dict[str, Any]
 
 PROCESS = 0
 _MICRO = 1e6
+_DOING = ("compute", "exchange", "idle")
 
 
 def step_timeline(
@@ -79,7 +83,8 @@ def program_timeline(
         Goes into the file's `otherData`.
     """
     names = rank_names or [f"rank {rank}" for rank in range(program.n_ranks)]
-    events = [*_names(names, about or {}), *_spans(program, times), *_activity(program, times)]
+    waits = waits_for_peers(program, times)
+    events = [*_names(names, about or {}), *_spans(program, times, waits), *_activity(program, times, waits)]
     if link_kind_J is not None:
         events += _link_rates(program, times, link_kind_J)
     return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": dict(about or {})}
@@ -98,21 +103,32 @@ def _names(rank_names: list[str], about: Mapping[str, Any]) -> Iterator[Event]:
         yield {"ph": "M", "pid": PROCESS, "tid": rank, "name": "thread_sort_index", "args": {"sort_index": rank}}
 
 
-def _spans(program: StepProgram, times: StepTimes) -> Iterator[Event]:
+def _spans(program: StepProgram, times: StepTimes, waits: Waits) -> Iterator[Event]:
     for index, stage in enumerate(program.stages):
         sent_G, received_G = _rank_bytes(stage, program.n_ranks)
+        category = "compute" if isinstance(stage, Compute) else "exchange"
         for rank in range(program.n_ranks):
             enter, leave = times.enter_SG[index, rank], times.leave_SG[index, rank]
-            if leave <= enter:
-                continue
             args: dict[str, Any] = {} if stage.layer < 0 else {"MoE layer": stage.layer}
             if isinstance(stage, Exchange):
-                waits = leave - enter - times.busy_SG[index, rank]
-                args |= {"bytes sent": sent_G[rank], "bytes received": received_G[rank], "idle µs": waits * _MICRO}
-            yield {
-                "ph": "X", "pid": PROCESS, "tid": rank, "ts": enter * _MICRO, "dur": (leave - enter) * _MICRO,
-                "name": stage.kind, "cat": "compute" if isinstance(stage, Compute) else "exchange", "args": args,
-            }  # fmt: skip
+                args |= {"bytes sent": sent_G[rank], "bytes received": received_G[rank]}
+            yield from _span(rank, stage.kind, category, enter, leave, args)
+            yield from _span(rank, "idle", "idle", enter, enter + waits.idle_SG[index, rank], {})
+    for rank, done in enumerate(times.leave_SG[-1]):
+        at = done + waits.end_idle_G[rank]
+        yield from _span(rank, "idle", "idle", done, at, {"waits for": "the last rank"})
+        for index in np.flatnonzero(waits.end_fabric_SG[:, rank]).tolist():
+            before, at = at, at + waits.end_fabric_SG[index, rank]
+            yield from _span(rank, program.stages[index].kind, "exchange", before, at, {"waits for": "the last rank"})
+
+
+def _span(rank: int, name: str, category: str, begin: float, end: float, args: dict[str, Any]) -> Iterator[Event]:
+    """Draw what takes any time at all."""
+    if end > begin:
+        yield {
+            "ph": "X", "pid": PROCESS, "tid": rank, "ts": float(begin) * _MICRO, "dur": float(end - begin) * _MICRO,
+            "name": name, "cat": category, "args": args,
+        }  # fmt: skip
 
 
 def _rank_bytes(stage: Stage, n_ranks: int) -> tuple[list[float], list[float]]:
@@ -125,20 +141,28 @@ def _rank_bytes(stage: Stage, n_ranks: int) -> tuple[list[float], list[float]]:
     return sent_G.tolist(), np.bincount(flows.destination_rank_F, away_F, n_ranks).tolist()
 
 
-def _activity(program: StepProgram, times: StepTimes) -> Iterator[Event]:
-    """Count the ranks that compute and that are in an exchange, at every moment at which it changes."""
-    changes: list[tuple[float, int, int]] = []
+def _activity(program: StepProgram, times: StepTimes, waits: Waits) -> Iterator[Event]:
+    """Count the ranks that compute, that are in an exchange, and that wait, at every moment at which it changes."""
+    changes: list[tuple[float, int, int]] = []  # when, what, one more or one less
+
+    def during(what: str, begin_G: Float, end_G: Float) -> None:
+        for begin, end in zip(begin_G.tolist(), end_G.tolist(), strict=True):
+            if end > begin:
+                changes.extend([(begin, _DOING.index(what), 1), (end, _DOING.index(what), -1)])
+
     for index, stage in enumerate(program.stages):
-        computes = isinstance(stage, Compute)
-        for enter, leave in zip(times.enter_SG[index].tolist(), times.leave_SG[index].tolist(), strict=True):
-            if leave > enter:
-                changes += [(enter, computes, not computes), (leave, -computes, -(not computes))]
+        begin_G = times.enter_SG[index] + waits.idle_SG[index]
+        during("idle", times.enter_SG[index], begin_G)
+        during("compute" if isinstance(stage, Compute) else "exchange", begin_G, times.leave_SG[index])
+    done_G = times.leave_SG[-1] + waits.end_idle_G
+    during("idle", times.leave_SG[-1], done_G)
+    during("exchange", done_G, done_G + waits.end_fabric_SG.sum(axis=0))
     changes.sort()
-    compute, exchange = 0, 0
-    for place, (at, more_compute, more_exchange) in enumerate(changes):
-        compute, exchange = compute + more_compute, exchange + more_exchange
+    count = [0] * len(_DOING)
+    for place, (at, what, more) in enumerate(changes):
+        count[what] += more
         if place + 1 == len(changes) or changes[place + 1][0] > at:
-            yield _counter("ranks", at, {"compute": compute, "exchange": exchange})
+            yield _counter("ranks", at, dict(zip(_DOING, count, strict=True)))
 
 
 def _link_rates(program: StepProgram, times: StepTimes, link_kind_J: tuple[str, ...]) -> Iterator[Event]:

@@ -110,7 +110,7 @@ def _pictures(predictions: figures.Predictions) -> list[Picture]:
     wide: list[tuple[str, str, Callable[[figures.Predictions], go.Figure]]] = [
         (
             f"Where {step} goes",
-            f"Exposed time, mean over ranks; waiting for peers is idle; the parts add up to the time of {step}.",
+            f"Mean over ranks; waiting for peers that compute is idle; the parts add up to the time of {step}.",
             figures.breakdown,
         ),
         (

@@ -39,8 +39,8 @@ class Bound:
     all-to-all traffic that is even, 0.7 where ranks are unevenly popular.
 
     Each holds for any shares of the links and for any later start than assumed, so by induction over the stages every
-    time is a lower bound. A rank is busy as in `fluid`, with the earliest starts and ends of its flows and, for those
-    it waits for and those it sends, from the first byte to the last on the link that bounds them.
+    time is a lower bound. How long a rank is busy is none: it is counted as in `fluid`, each flow moving from its
+    earliest start until the last link on its way has served all that its EP group waits for, as fair sharing would.
     """
 
     name = "bound"
@@ -125,17 +125,13 @@ def _exchange(
         flows.latency_F, flows.parent_offsets_F1, flows.parent_R, flows.feed_delay_F, flows.feed_tail_F, capacity_J,
         begin_G,
     )  # fmt: skip
-    leave_G, left_K, over_C, since_C = leave_bounds(
+    leave_G, left_K, fair_F = leave_bounds(
         np.argsort(start_F), start_F, end_F, alone_F, flows.bytes_F, flows.source_rank_F, flows.waiter_F, *links,
         flows.latency_F, flows.parent_offsets_F1, flows.parent_R, flows.feed_delay_F, flows.feed_tail_F, capacity_J,
         group_G, n_groups, stage.barrier, begin_G, last_enter_G + stage.setup_s, past.served_CJ[: n_ranks + n_groups],
     )  # fmt: skip
     past.leave(left_K)
-    ports = [(over_C[c:][:n_ranks], since_C[c:][:n_ranks]) for c in (0, n_ranks + n_groups)]
-    busy_G = busy_seconds(
-        stage, enter_G=enter_G, leave_G=leave_G, setup_G=setup_G, start_F=start_F, end_F=end_F,
-        more=[(since_G, over_G) for over_G, since_G in ports],
-    )  # fmt: skip
+    busy_G = busy_seconds(stage, enter_G=enter_G, leave_G=leave_G, setup_G=setup_G, start_F=start_F, end_F=fair_F)
     return leave_G, busy_G
 
 

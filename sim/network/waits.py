@@ -51,11 +51,12 @@ def leave_bounds(
     offsets_F1: Int, link_X: Int32, share_X: Float, latency_F: Float, parents_F1: Int, parent_R: Int32,
     delay_F: Float, tail_F: Float, capacity_J: Float, group_G: Int32, n_groups: int, barrier: bool, begin_G: Float,
     last_begin_G: Float, past_CJ: Records,
-) -> tuple[Float, Float, Float, Float]:  # fmt: skip
-    """When each rank and the last of each EP group leaves at the earliest; the crowds' bounds, and since when.
+) -> tuple[Float, Float, Float]:  # fmt: skip
+    """When each rank and the last of each EP group leaves at the earliest, and until when each flow may be moving.
 
-    `order_F` is by `start_F`. A rank begins no sooner than `begin_G`, and no sooner than `last_begin_G` if it is the
-    one that left the exchange before as the last of its group.
+    The last is no bound: were links shared fairly, flows that share one would end together, when it has served all that
+    the EP group waits for. `order_F` is by `start_F`. A rank begins no sooner than `begin_G`, and no sooner than
+    `last_begin_G` if it is the one that left the exchange before as the last of its group.
     """
     n_ranks = len(group_G)
     member_M, first_G1 = _awaited(waiter_F, alone_F, parents_F1, parent_R, delay_F, tail_F, n_ranks)
@@ -63,9 +64,10 @@ def leave_bounds(
     if not barrier:
         _after_the_last(member_M, first_G1[-1], source_F, parents_F1, group_G, last_begin_G, leave_G)
     member_M, size = _with_groups(member_M, first_G1, source_F, parents_F1, group_G, n_groups, barrier)
-    over_C, since_C = _crowd_bounds(
+    fair_F = np.copy(end_F)
+    over_C = _crowd_bounds(
         member_M, _in_order(member_M, size, order_F, 2 * n_ranks + n_groups), start_F, bytes_F, offsets_F1, link_X,
-        share_X, latency_F, capacity_J, past_CJ,
+        share_X, latency_F, capacity_J, past_CJ, n_ranks, fair_F,
     )  # fmt: skip
     left_K = over_C[n_ranks : n_ranks + n_groups].copy()
     for f in range(len(end_F)):
@@ -83,7 +85,7 @@ def leave_bounds(
         least_K[group_G[g]] = min(least_K[group_G[g]], sent)
     for g in range(n_ranks):
         left_K[group_G[g]] = max(left_K[group_G[g]], leave_G[g], least_K[group_G[g]])
-    return leave_G, left_K, over_C, since_C
+    return leave_G, left_K, fair_F
 
 
 @inner
@@ -256,21 +258,22 @@ def _in_order(member_M: Records, size: int, order_F: Int, n_crowds: int) -> tupl
 @inner
 def _crowd_bounds(
     member_M: Records, of_crowds: tuple[Int, Int], start_F: Float, bytes_F: Float, offsets_F1: Int, link_X: Int32,
-    share_X: Float, latency_F: Float, capacity_J: Float, past_CJ: Records,
-) -> tuple[Float, Float]:  # fmt: skip
-    """For each crowd, when the last of it is over on its slowest link at the earliest, and since when that link works.
+    share_X: Float, latency_F: Float, capacity_J: Float, past_CJ: Records, n_ranks: int, fair_F: Float,
+) -> Float:  # fmt: skip
+    """For each crowd, when the last of it is over on its slowest link at the earliest.
 
     A link serves the flows of a crowd, in the order of their starts, in their bytes times share over its capacity each;
     the last of them still has its latency and tail to come. `past_CJ` holds, for the crowds that it has rows for, what
     each link has served in earlier exchanges, and is brought up to date: the flows of both together need their time
-    too, from the earliest of their starts.
+    too, from the earliest of their starts. The EP groups' crowds, those with past after the `n_ranks` first, raise the
+    ends in `fair_F` to those of the flows' links.
     """
     first_C1, of_crowd = of_crowds
     n_crowds = len(first_C1) - 2
-    over_C, since_C = np.empty(n_crowds), np.empty(n_crowds)
+    over_C = np.empty(n_crowds)
     used_J, work_J = np.empty(len(capacity_J), np.int64), np.zeros(len(capacity_J), WORK)
     for c in range(n_crowds):
-        over_C[c], since_C[c] = -np.inf, np.inf
+        over_C[c] = -np.inf
         used = 0
         for i in range(first_C1[c], first_C1[c + 1]):
             member = member_M[of_crowd[i]]
@@ -285,10 +288,17 @@ def _crowd_bounds(
             over = work.since + work.load + work.tail
             if c < len(past_CJ):
                 over = max(over, _add_to_past(past_CJ[c, used_J[i]], work))
-            if over > over_C[c]:
-                over_C[c], since_C[c] = over, work.since
-            work.total = 0.0
-    return over_C, since_C
+            over_C[c] = max(over_C[c], over)
+        if n_ranks <= c < len(past_CJ):
+            for i in range(first_C1[c], first_C1[c + 1]):
+                f = member_M[of_crowd[i]].flow
+                for x in range(offsets_F1[f], offsets_F1[f + 1]):
+                    work = work_J[link_X[x]]
+                    if work.total > 0 and start_F[f] >= work.since:
+                        fair_F[f] = max(fair_F[f], work.since + work.load + latency_F[f])
+        for i in range(used):
+            work_J[used_J[i]].total = 0.0
+    return over_C
 
 
 @inner

@@ -5,14 +5,28 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from moecast.sim import Compute, program_timeline, simulate_step, step_timeline, write_timeline
+from moecast.sim import (
+    RUNGS,
+    Compute,
+    StepProgram,
+    StepTimes,
+    program_timeline,
+    simulate_step,
+    step_timeline,
+    write_timeline,
+)
+from moecast.sim.breakdown import breakdown
+from moecast.sim.network import Rung
+from moecast.sim.prediction import BREAKDOWN_PARTS
 from moecast.sim.timeline import PROCESS
 from tests.sim.plan_cases import Question, questions
+from tests.strategies_program import programs
 
 COUNTER, SPAN, METADATA = "C", "X", "M"
 
@@ -33,7 +47,7 @@ def check_format(events: list[dict[str, object]]) -> None:
         assert event["ts"] >= 0
         if event["ph"] == SPAN:
             assert event["dur"] > 0
-            assert event["cat"] in ("compute", "exchange")
+            assert event["cat"] in ("compute", "exchange", "idle")
         else:
             assert event["args"]
             assert all(value >= 0 for value in event["args"].values())
@@ -48,17 +62,29 @@ def test_timeline_is_valid_and_tells_the_times(network: str, question: Question)
     program, times = simulate_step(*args, network=network)
     events = json.loads(json.dumps(timeline, allow_nan=False))["traceEvents"]
     check_format(events)
-    spans = defaultdict(list)
+    spans, idle = defaultdict(list), defaultdict(list)
     for event in events:
         if event["ph"] == SPAN:
             assert event["pid"] == PROCESS
-            spans[event["tid"]].append(event)
+            (idle if event["name"] == "idle" else spans)[event["tid"]].append(event)
+    assert spans or not times.step_time_s
     for rank in range(program.n_ranks):
+        end = times.leave_SG[-1, rank] * 1e6
+        outer = [event for event in spans[rank] if "waits for" not in event["args"]]
+        after = [event for event in (*spans[rank], *idle[rank]) if "waits for" in event["args"]]
         clock = 0.0
-        for event in sorted(spans[rank], key=lambda event: event["ts"]):
+        for event in sorted(outer, key=lambda event: event["ts"]):
             assert event["ts"] == pytest.approx(clock, abs=1e-6)  # a rank is always in exactly one stage
             clock = event["ts"] + event["dur"]
-        assert clock == pytest.approx(times.leave_SG[-1, rank] * 1e6, abs=1e-6)
+        assert clock == pytest.approx(end, abs=1e-6)
+        for event in sorted(after, key=lambda event: event["ts"]):  # and then waits until the step is over
+            assert event["ts"] == pytest.approx(clock, abs=1e-6)
+            clock = event["ts"] + event["dur"]
+        assert clock == pytest.approx(times.step_time_s * 1e6, abs=1e-6)
+        for event in idle[rank]:
+            if event not in after:  # inside the exchange in which it waits
+                [stage] = [s for s in outer if s["ts"] == event["ts"] and s["cat"] == "exchange"]
+                assert event["dur"] <= stage["dur"] * (1 + 1e-9)
     names = {event["tid"]: event["args"]["name"] for event in events if event["name"] == "thread_name"}
     assert len(names) == program.n_ranks
     for rank, name in names.items():
@@ -75,10 +101,36 @@ def test_counters_end_where_they_begin(question: Question) -> None:
     for event in events:
         if event["ph"] == COUNTER:
             last[event["name"]] = event["args"]
-    assert last["ranks"] == {"compute": 0, "exchange": 0}
+    assert last["ranks"] == {"compute": 0, "exchange": 0, "idle": 0}
     for name, values in last.items():
         if name != "ranks":
             assert values["%"] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("rung", RUNGS, ids=lambda rung: rung.name)
+@settings(max_examples=60, deadline=None)
+@given(program=programs(most_ranks=8, most_stages=8))
+def test_the_slices_add_up_to_the_breakdown(rung: Rung, program: StepProgram) -> None:
+    """What a reader of the timeline adds up by name, idle taken from the exchange around it, is the breakdown."""
+    times = rung.run(program)
+    parts = dict.fromkeys(BREAKDOWN_PARTS, 0.0)
+    for event in program_timeline(program, times)["traceEvents"]:
+        if event["ph"] == SPAN:
+            seconds = event["dur"] * 1e-6 / program.n_ranks
+            parts[event["name"]] += seconds
+            if event["name"] == "idle" and not event["args"]:
+                parts[_around(program, times, event)] -= seconds
+    expected, _ = breakdown(program, times)
+    for part in BREAKDOWN_PARTS:
+        assert parts[part] == pytest.approx(expected[part], rel=1e-9, abs=1e-9 * times.step_time_s)
+
+
+def _around(program: StepProgram, times: StepTimes, idle: dict[str, Any]) -> str:
+    """The kind of the exchange at whose beginning a rank is idle."""
+    for stage, enter in zip(program.stages, times.enter_SG[:, idle["tid"]], strict=True):
+        if not isinstance(stage, Compute) and enter * 1e6 == idle["ts"]:
+            return stage.kind
+    raise AssertionError("idle outside an exchange")
 
 
 @settings(max_examples=20, deadline=None)
