@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from moecast.traces import ImportedTrace, LoadTable, TraceMeta
 
 
-FORMATS = ("auto", "npz", "vllm", "sglang", "megatron", "trtllm")
+FORMATS = ("auto", "npz", "vllm", "sglang", "megatron", "trtllm", "vllm-routes", "routes-json", "table")
 
 
 def import_command(
@@ -74,6 +74,16 @@ def import_command(
             show_default="the files are of one stage",
         ),
     ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            "--columns",
+            help="A flat table of another layout (.npz, JSON lines, .csv, Parquet): which of its columns holds what. "
+            "NAME is expert, layer, position, sequence, slot, weight, token_id, step, source_rank, phase or topic.",
+            metavar="NAME=COLUMN,...",
+            show_default="a known layout's",
+        ),
+    ] = None,
     note: Annotated[str, typer.Option("--note", help="Free text to keep with the trace.")] = "",
     seed: options.Seed = 0,  # noqa: ARG001  every command takes one; nothing here is random
     json: options.Json = False,
@@ -107,6 +117,7 @@ def import_command(
             hidden_layers=shape.n_layers if shape else None,
             layer_ids=shape.moe_layer_ids if shape else None,
             first_layers=_numbers(first_layers),
+            columns=_columns(columns),
             source=known.source,
             notes=note,
             progress=advance,
@@ -139,6 +150,23 @@ def _numbers(text: str | None) -> tuple[int, ...] | None:
     if not all(part.isascii() and part.isdigit() and len(part) < 5 for part in parts):
         raise MoecastError("numbers with commas between, one for each FILE", field="--first-layers", value=text)
     return tuple(int(part) for part in parts)
+
+
+def _columns(text: str | None) -> dict[str, str] | None:
+    """`expert=ids,layer=l` as {"expert": "ids", "layer": "l"}."""
+    from moecast.errors import MoecastError
+
+    if text is None:
+        return None
+    columns: dict[str, str] = {}
+    for part in text.split(","):
+        name, _, column = (side.strip() for side in part.partition("="))
+        if not name or not column:
+            raise MoecastError("must be NAME=COLUMN with commas between", field="--columns", value=text)
+        if name in columns:
+            raise MoecastError(f"names {name} twice", field="--columns", value=text)
+        columns[name] = column
+    return columns
 
 
 def _check_kind(opened: ImportedTrace | LoadTable, out: Path) -> None:
@@ -229,10 +257,11 @@ def _read_config(file: Path) -> dict[str, Any]:
 
 
 def _check_model(meta: TraceMeta, shape: MoeSizes, file: Path) -> None:
-    """L, E and K must be the model's."""
+    """L, E and K must be the model's; of the layers a trace may have some, by their ids."""
     from moecast.errors import MoecastError
 
     for field in ("layers", "experts", "choices"):
         theirs, ours = getattr(meta, field), getattr(shape, field)
-        if theirs != ours:
+        some = field == "layers" and meta.layer_ids is not None and set(meta.layer_ids) <= set(shape.moe_layer_ids)
+        if theirs != ours and not some:
             raise MoecastError(f"the model {shape.name} has {ours}", file=file, field=field, value=theirs)

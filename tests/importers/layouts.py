@@ -148,3 +148,51 @@ def trtllm_folder(folder, counts, *, experts, choices, tokens=None):
 def as_choices(choices_TLK):
     """As a trace holds them."""
     return np.where(choices_TLK < 0, NO_CHOICE, choices_TLK).astype(np.uint16)
+
+
+def route_lines(choices_TK, *, layer, request, weights_TK=None, meta=True, first=0, **more):
+    """Lines of a route log of patched vLLM: tokens of one request at one layer, after a meta line."""
+    lines = [{"type": "meta", "model_id": "maker/tiny", "vllm_version": "0.11.2", "layers_logged": [layer],
+              "top_k": choices_TK.shape[1], **more}] if meta else []  # fmt: skip
+    for token, ids in enumerate(choices_TK.tolist()):
+        line = {"type": "route", "req_id": request, "token_idx": first + token, "layer": layer, "topk_ids": ids}
+        if weights_TK is not None:
+            line["topk_weights"] = weights_TK[token].tolist()
+        lines.append(line)
+    return lines
+
+
+def routes_document(prompt, generated, layer_ids, *, experts, weights_TLK=None):
+    """A prompt's routing with a dict of layers per token."""
+    rows = np.concatenate([prompt, generated])
+    weights_TLK = np.ones(rows.shape) if weights_TLK is None else weights_TLK
+    routes = [
+        {
+            "token_pos": token, "token_id": 100 + token, "token_str": "x",
+            "phase": "prefill" if token < len(prompt) else "decode",
+            "layers": {
+                str(layer): {"experts": rows[token, at].tolist(), "weights": weights_TLK[token, at].tolist()}
+                for at, layer in enumerate(layer_ids)
+            },
+        }
+        for token in range(len(rows))
+    ]  # fmt: skip
+    meta = {"model_id": "tiny", "num_experts": experts, "top_k": rows.shape[2], "backend": "vllm"}
+    return {"meta": meta, "prompt_tokens": [1] * len(prompt), "routes": routes}
+
+
+def event_table(choices_TLK, sequence_T, position_T, topic_T, *, prompt=3, weights_TLK=None):
+    """Columns of the OLMoE decode trace: an event for each token and layer."""
+    tokens, layers, choices = choices_TLK.shape
+    weights_TLK = np.full(choices_TLK.shape, 1 / choices) if weights_TLK is None else weights_TLK
+    each = {"sequence_id": sequence_T, "domain_id": topic_T, "token_id": 50 + np.arange(tokens)}
+    return {
+        "schema_version": np.array("olmoe_decode_atomic_routing_v1"),
+        "event_index": np.arange(tokens * layers),
+        **{name: np.repeat(column, layers).astype(np.int32) for name, column in each.items()},
+        "prompt_length": np.full(tokens * layers, prompt, np.int32),
+        "generated_token_index": np.repeat(position_T, layers).astype(np.int32) - prompt,
+        "layer_index": np.tile(np.arange(layers), tokens).astype(np.int16),
+        "requested_expert_ids": choices_TLK.reshape(-1, choices).astype(np.int16),
+        "router_weights": weights_TLK.reshape(-1, choices).astype(np.float32),
+    }

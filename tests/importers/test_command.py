@@ -14,7 +14,10 @@ from moecast.traces import ImportOptions, LoadTable, import_trace, read_load_tab
 from moecast.traces.importers import find_importer
 from tests.importers.layouts import (
     draw_choices,
+    event_table,
     megatron_lines,
+    route_lines,
+    routes_document,
     sglang_dump,
     sglang_pass,
     sglang_response,
@@ -58,6 +61,9 @@ def files(tmp_path):
     for rank in range(2):
         record = sglang_pass(3, rank, np.roll(prompt, rank, 0))
         sglang_dump(recorder / f"expert_distribution_recorder_9.5_{rank}.pt", [record], [[*range(6)]] * 2)
+    (folder / "routes.json").write_text(json.dumps(routes_document(prompt, generated, [0, 1], experts=6)))
+    np.savez(folder / "events.npz", **event_table(prompt, np.zeros(5, int), np.arange(3, 8), np.zeros(5, int)))
+    log = [route_lines(prompt[:, layer], layer=layer, request="r1") for layer in (0, 1)]
     counts = {rank: {"5_0": [1, 2, 3, 4, 5, rank], "5_1": [6, 5, 4, 3, 2, 1]} for rank in range(2)}
     return {
         "npz": folder / "topics.npz",
@@ -71,6 +77,9 @@ def files(tmp_path):
         "sglang tokens": recorder,
         "sglang stat": torch_save({"rank": 0, "logical_count": np.ones((3, 2, 6), np.int32)}, folder / "stat.pt"),
         "megatron": megatron,
+        "vllm-routes": write_lines(folder / "moe_routes.jsonl", log[0] + log[1]),
+        "routes-json": folder / "routes.json",
+        "table npz": folder / "events.npz",
         "trtllm": trtllm_folder(folder / "statistic", counts, experts=6, choices=2),
         "trtllm meta": folder / "statistic" / "meta_info.json",
         "trtllm rank": folder / "statistic" / "rank1.safetensors",
@@ -266,7 +275,9 @@ def test_the_tests_that_the_docs_name_exist():
     rows = page[page.index("### Engines") : page.index("### Model classes")].splitlines()
     named = {name for row in rows if row.startswith("|") for name in re.findall(r"`(test_\w+)`", row)}
     assert len(named) >= 10
-    files = (Path(__file__).parent / name for name in ("test_round_trips.py", "test_sglang_recorded.py"))
+    files = (
+        Path(__file__).parent / name for name in ("test_round_trips.py", "test_sglang_recorded.py", "test_tables.py")
+    )
     text = "".join(file.read_text(encoding="utf-8") for file in files)
     assert not [name for name in named if f"def {name}(" not in text]
 

@@ -19,7 +19,10 @@ from moecast.traces import ImportOptions, LoadTable, import_trace
 from moecast.traces.importers import IMPORTERS
 from tests.importers.layouts import (
     draw_choices,
+    event_table,
     megatron_lines,
+    route_lines,
+    routes_document,
     sglang_dump,
     sglang_pass,
     sglang_response,
@@ -308,11 +311,18 @@ def samples(tmp_path_factory):
         folder / "tokens.pt", [sglang_pass(0, 0, prompt), sglang_pass(1, 0, generated, mode=2)], [[*range(6)]] * 2
     )
     torch_save({"rank": 0, "logical_count": np.ones((3, 2, 6), np.int32)}, folder / "stat.pt")
+    np.savez(folder / "events.npz", **event_table(prompt, np.zeros(3, int), np.arange(3, 6), np.zeros(3, int)))
+    write_lines(folder / "routes.json", [routes_document(prompt, generated, [0, 1], experts=6)])
+    log = [route_lines(prompt[:, layer], layer=layer, request="r1") for layer in (0, 1)]
+    write_lines(folder / "moe_routes.jsonl", log[0] + log[1])
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 NAMES = (
+    "events.npz",
     "megatron.jsonl",
+    "moe_routes.jsonl",
+    "routes.json",
     "sglang.jsonl",
     "split.jsonl",
     "stat.pt",

@@ -11,9 +11,12 @@ from moecast.traces.importers.importer import ImportedTrace, Importer
 from moecast.traces.importers.megatron import MegatronImporter
 from moecast.traces.importers.npz import NpzImporter
 from moecast.traces.importers.options import ImportOptions
+from moecast.traces.importers.routes_json import RoutesJsonImporter
 from moecast.traces.importers.sglang import SglangImporter
+from moecast.traces.importers.table import TableImporter
 from moecast.traces.importers.trtllm import TrtllmImporter
 from moecast.traces.importers.vllm import VllmImporter
+from moecast.traces.importers.vllm_routes import VllmRoutesImporter
 from moecast.traces.load_table import LoadTable
 from moecast.traces.trace import RoutingTrace, concatenate
 
@@ -25,6 +28,9 @@ IMPORTERS: tuple[Importer, ...] = (
     SglangImporter(),
     MegatronImporter(),
     TrtllmImporter(),
+    VllmRoutesImporter(),
+    RoutesJsonImporter(),
+    TableImporter(),
 )
 AUTO = "auto"
 _WRAPPED = {
@@ -34,7 +40,7 @@ _WRAPPED = {
     b"\xfd7zX": "is compressed by xz: unpack it first",
     b"\xff\xfe": "is UTF-16 text: convert it to UTF-8 first",
     b"\xfe\xff": "is UTF-16 text: convert it to UTF-8 first",
-    b"PAR1": "is Parquet: a moecast trace needs no import, other tables are not known",
+    b"PAR1": "is Parquet: a moecast trace needs no import, of another table --columns says what is what",
 }
 
 
@@ -87,7 +93,7 @@ def _unknown(path: Path, names: str) -> str:
     for magic, what in _WRAPPED.items():
         if head.startswith(magic):
             return what
-    return f"no importer knows this file; there are: {names}"
+    return f"no importer knows this file; there are: {names}; --columns reads other tables"
 
 
 def open_import(
@@ -104,6 +110,10 @@ def open_import(
     for file in files:
         if file.exists() and not file.is_dir():  # missing: each importer says what it wants there
             check_regular(file)
+    if options.columns is not None:
+        if importer not in (AUTO, TableImporter.name):
+            raise MoecastError(f"only a {TableImporter.name} has columns to name", field="format", value=importer)
+        importer = TableImporter.name
     found = find_importer(files, importer)
     if options.first_layers is not None and found.name != MegatronImporter.name:
         raise MoecastError("only Megatron-Core's traces are of pipeline stages", field="first_layers")

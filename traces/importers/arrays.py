@@ -19,18 +19,27 @@ from moecast.errors import MoecastError
 from moecast.traces.importers.archive import DAMAGE, first_line
 
 NPY_MAGIC = b"\x93NUMPY"
+WHOLE = "iu"
+_KIND_WORDS = {"iu": "whole numbers", "iuf": "numbers", "iuU": "whole numbers or text"}
 
 
-def read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path, name: str, axes: int) -> npt.NDArray[Any]:
-    """Read an ``.npy`` entry of whole numbers.
+def read_entry(
+    archive: zipfile.ZipFile,
+    entry: zipfile.ZipInfo,
+    path: Path,
+    name: str,
+    axes: int | tuple[int, ...],
+    kinds: str = WHOLE,
+) -> npt.NDArray[Any]:
+    """Read an ``.npy`` entry: of whole numbers, or of the kinds of elements given (NumPy's letters).
 
     Raises
     ------
     MoecastError
-        Not whole numbers with so many axes, or another size than its header says.
+        Of another kind or number of axes, or another size than its header says.
     """
     with archive.open(entry) as file:
-        return _read_npy(file, entry.file_size, path, name, axes)
+        return _read_npy(file, entry.file_size, path, name, axes, kinds)
 
 
 def read_npy_file(path: Path, axes: int, *, limit_bytes: int) -> npt.NDArray[Any]:
@@ -108,10 +117,14 @@ def array_of_lists(value: Any, axes: int, path: Path, name: str) -> npt.NDArray[
         raise MoecastError("a number of more than 64 bits", file=path, field=name) from error
 
 
-def _read_npy(file: IO[bytes], size: int, path: Path, name: str, axes: int) -> npt.NDArray[Any]:
+def _read_npy(
+    file: IO[bytes], size: int, path: Path, name: str, axes: int | tuple[int, ...], kinds: str = WHOLE
+) -> npt.NDArray[Any]:
     shape, fortran, dtype = _header(file, path, name)
-    if dtype.kind not in "iu" or len(shape) != axes:
-        rule = f"must be an array of whole numbers with {axes} axes, not {dtype} {list(shape)}"
+    allowed = (axes,) if isinstance(axes, int) else axes
+    if dtype.kind not in kinds or len(shape) not in allowed:
+        numbers = " or ".join(map(str, allowed))
+        rule = f"must be an array of {_KIND_WORDS[kinds]} with {numbers} axes, not {dtype} {list(shape)}"
         raise MoecastError(rule, file=path, field=name)
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != size - file.tell():
         raise MoecastError(f"its header says {list(shape)} {dtype}, its size differs", file=path, field=name)

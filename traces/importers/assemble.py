@@ -24,6 +24,7 @@ from moecast.traces.meta import NO_CHOICE, TraceMeta
 from moecast.traces.trace import RoutingTrace
 
 _OPTIONAL = {"step_T": np.uint32, "source_rank_T": np.uint16, "token_id_T": np.int32}
+_WEIGHTS = "weights_TRK"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,21 +36,25 @@ class Layout:
     importer, engine
         Names, for the metadata.
     rows
-        ``hidden``: one for every hidden layer, ``moe``: MoE layers only, ``either``: it depends on the version.
+        ``hidden``: one for every hidden layer, ``moe``: MoE layers only, ``either``: it depends on the version,
+        ``some``: some MoE layers, whose ids the file says.
     zeros_are_empty
         See `clean_choices`.
     keep_empty_tokens
         Keep tokens without any choice; otherwise they are padding, or were not run, and are left out and counted.
     trim_choices
         The file has room for more choices than the model makes.
+    numbered_sequences
+        Pieces number sequences through all of them, instead of each from 0.
     """
 
     importer: str
     engine: str
-    rows: Literal["hidden", "moe", "either"]
+    rows: Literal["hidden", "moe", "either", "some"]
     zeros_are_empty: bool = False
     keep_empty_tokens: bool = False
     trim_choices: bool = False
+    numbered_sequences: bool = False
 
 
 def assemble(
@@ -60,6 +65,7 @@ def assemble(
     *,
     experts: int | None = None,
     layer_ids: tuple[int, ...] | None = None,
+    passes: int = 2,
 ) -> ImportedTrace:
     """Check all pieces, and give the trace they make.
 
@@ -69,13 +75,15 @@ def assemble(
         Yields all pieces of all files in order, each time it is called.
     experts, layer_ids
         E and the rows' layers, where the files say them.
+    passes
+        How often everything is read in all; the two here are the last.
 
     Raises
     ------
     MoecastError
         Pieces that are wrong or do not fit each other or the model.
     """
-    reading = Reading(paths, options.progress, passes=2)
+    reading = Reading(paths, options.progress, passes=passes, begin=passes - 2)
     survey = _Survey(layout)
     for piece in pieces():
         survey.add(piece)
@@ -84,11 +92,11 @@ def assemble(
     reading.next_pass()
 
     def read() -> Iterator[RoutingTrace]:
-        again = Reading(paths, options.progress, passes=2, begin=1)
+        again = Reading(paths, options.progress, passes=passes, begin=passes - 1)
         first_sequence = 0
         for piece in pieces():
             batch = _batch(piece, layout, meta, rows, survey.columns, first_sequence)
-            first_sequence += piece.n_sequences
+            first_sequence += 0 if layout.numbered_sequences else piece.n_sequences
             if batch.n_tokens or layout.keep_empty_tokens:
                 yield batch
             again.advance(piece.path, piece.done)
@@ -114,7 +122,7 @@ class _Survey:
     @property
     def columns(self) -> tuple[str, ...]:
         """The optional columns that every piece has."""
-        return tuple(name for name in _OPTIONAL if name in self._seen - self._missing)
+        return tuple(name for name in (*_OPTIONAL, _WEIGHTS) if name in self._seen - self._missing)
 
     def add(self, piece: Piece) -> None:
         """Check a piece and count it."""
@@ -128,12 +136,13 @@ class _Survey:
                 f"tokens differ in layers and choices: {list(shape_RK)} here, {list(self._shape_RK)} before",
                 file=piece.path, field=piece.where,
             )  # fmt: skip
-        for name in ("sequence_T", "position_T", "phase_T", *_OPTIONAL):
+        for name in ("sequence_T", "position_T", "phase_T", *_OPTIONAL, _WEIGHTS):
             if getattr(piece, name) is None:
                 self._missing.add(name)
             else:
                 self._seen.add(name)
-                checked_column(piece, name, tokens)
+                if name != _WEIGHTS:
+                    checked_column(piece, name, tokens)
         chosen_TRK = experts_TRK != NO_CHOICE
         self._used_RK |= chosen_TRK.any(axis=0)
         self._not_zero_R |= (chosen_TRK & (experts_TRK != 0)).any(axis=(0, 2))
@@ -141,7 +150,8 @@ class _Survey:
         empty = 0 if self._layout.keep_empty_tokens else int((~chosen_TRK.any(axis=(1, 2))).sum())
         self._empty += empty
         self.tokens += tokens - empty
-        self._sequences += piece.n_sequences
+        before = 0 if self._layout.numbered_sequences else self._sequences
+        self._sequences = max(self._sequences, before + piece.n_sequences)
         for sentence, about in piece.remarks:
             self._remarks.setdefault(sentence, {}).setdefault(about)
 
@@ -173,7 +183,7 @@ class _Survey:
                 )
         if self._empty:
             notes.append(f"{self._empty:,} tokens without any choice (padding, or not run) are left out.")
-        if partly := sorted(name.removesuffix("_T") for name in self._seen & self._missing):
+        if partly := sorted(name.rpartition("_")[0] for name in self._seen & self._missing):
             notes.append(f"Left out, since only some tokens have it: {', '.join(partly)}.")
         source = source_of(paths, self._layout.importer, self._layout.engine, options)
         if found.dropped:
@@ -241,16 +251,21 @@ def _batch(
         kept_T = (clean_TRK != NO_CHOICE).any(axis=(1, 2))
     experts_TLK = clean_TRK[kept_T][:, rows, : meta.choices]
     optional: dict[str, Any] = {
-        name: checked_column(piece, name, tokens)[kept_T].astype(_OPTIONAL[name]) for name in columns
+        name: checked_column(piece, name, tokens)[kept_T].astype(dtype)
+        for name, dtype in _OPTIONAL.items()
+        if name in columns
     }
-    count = int(kept_T.sum())
+    if _WEIGHTS in columns and piece.weights_TRK is not None:
+        optional["weights_TLK"] = np.ascontiguousarray(piece.weights_TRK[kept_T][:, rows, : meta.choices])
     return RoutingTrace(
         meta=meta,
         experts_TLK=np.ascontiguousarray(experts_TLK),
         sequence_T=(checked_column(piece, "sequence_T", tokens)[kept_T] + first_sequence).astype(np.uint32),
         position_T=checked_column(piece, "position_T", tokens)[kept_T].astype(np.uint32),
         phase_T=checked_column(piece, "phase_T", tokens)[kept_T].astype(np.uint8),
-        topics=() if piece.topic is None else (piece.topic,),
-        topic_T=np.full(count, -1 if piece.topic is None else 0, np.int16),
+        topics=piece.topics,
+        topic_T=(np.full(tokens, 0 if piece.topics else -1) if piece.topic_T is None else piece.topic_T)[kept_T].astype(
+            np.int16
+        ),
         **optional,
     )

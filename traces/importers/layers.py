@@ -56,7 +56,7 @@ def find_layers(
     used_R
         Whether any token makes a choice there.
     rows
-        ``hidden``, ``moe`` or ``either``, as the engine writes them.
+        ``hidden``, ``moe``, ``either`` or ``some``, as the engine writes them.
     file_ids
         The rows' layers, where the file says them.
 
@@ -69,7 +69,7 @@ def find_layers(
     count, moe_ids = len(used_R), options.layer_ids
     everything = tuple(range(count))
     if moe_ids is None:
-        if rows == "moe":
+        if rows in ("moe", "some"):
             return FoundLayers(rows=everything, layer_ids=None if file_ids is None else tuple(file_ids))
         used = tuple(int(row) for row in np.flatnonzero(used_R))
         dropped = tuple(row for row in everything if row not in set(used))
@@ -85,6 +85,8 @@ def find_layers(
         note = f"Rows {_listed(dropped)} are dense layers by the model's config and left out."
         missing = _missing([layer for layer in moe_ids if not used_R[layer]], len(moe_ids))
         return FoundLayers(rows=tuple(moe_ids), layer_ids=tuple(moe_ids), dropped=dropped, note=note, missing=missing)
+    if rows == "some" and file_ids is not None:
+        return _some(tuple(file_ids), moe_ids, file)
     if count != len(moe_ids):
         hidden = "" if options.hidden_layers is None else f" of {options.hidden_layers} hidden ones"
         raise MoecastError(f"the model has {len(moe_ids)} MoE layers{hidden}", file=file, field="layers", value=count)
@@ -100,6 +102,19 @@ def _missing(layers: Sequence[int], of: int) -> str:
         f"{len(layers)} of the {of} MoE layers of the model's config were not recorded (no choice in any row, all "
         f"zeros or empty): {_listed(layers)}. Statistics leave them out, and a simulation has no traffic there."
     )
+
+
+def _some(ids: tuple[int, ...], moe_ids: tuple[int, ...], file: Path) -> FoundLayers:
+    """Layers by their ids, which may count the model's hidden layers, or its MoE layers where those differ."""
+    rows, counted = tuple(range(len(ids))), ""
+    if not set(ids) <= set(moe_ids):
+        if max(ids) >= len(moe_ids):
+            rule = f"is none of the model's {len(moe_ids)} MoE layers, {moe_ids[0]} to {moe_ids[-1]}"
+            raise MoecastError(rule, file=file, field="layer", value=max(set(ids) - set(moe_ids)))
+        ids = tuple(moe_ids[place] for place in ids)
+        counted = "Layer numbers are taken as counting MoE layers only. "
+    part = f"{len(ids)} of the model's {len(moe_ids)} MoE layers." if len(ids) < len(moe_ids) else ""
+    return FoundLayers(rows=rows, layer_ids=ids, note=(counted + part).strip())
 
 
 def _listed(rows: Sequence[int]) -> str:

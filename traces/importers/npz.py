@@ -22,6 +22,7 @@ from moecast.traces.importers.assemble import Layout, assemble
 from moecast.traces.importers.importer import ImportedTrace
 from moecast.traces.importers.options import ImportOptions
 from moecast.traces.importers.pieces import Piece, one_phase
+from moecast.traces.importers.table_layouts import layout_of
 from moecast.traces.importers.vllm_names import is_request_name
 from moecast.traces.trace import RoutingTrace, concatenate
 
@@ -35,8 +36,10 @@ class NpzImporter:
     name = "npz"
 
     def recognises(self, path: Path) -> bool:
-        """A zip of `.npy` entries, none of which has the name of a request's routing."""
+        """A zip of `.npy` entries, none with the name of a request's routing, that is no table of a known layout."""
         names = zip_names(path)
+        if layout_of(names) is not None:
+            return False
         arrays = [name.removesuffix(".npy") for name in names if name.endswith(".npy")]
         return bool(arrays) and len(arrays) == len(names) and not any(map(is_request_name, arrays))
 
@@ -85,7 +88,7 @@ def _piece(
         sequence_T=np.repeat(np.arange(len(length_Q)), length_Q),
         position_T=np.arange(tokens) - np.repeat(start_Q, length_Q),
         phase_T=one_phase(phase, tokens),
-        topic=topic,
+        topics=(topic,),
         remarks=() if measured else ((f"Taken as one sequence each, for want of {_LENGTHS}", topic),),
         done=done,
     )

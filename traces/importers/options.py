@@ -26,6 +26,8 @@ class ImportOptions:
         The model's raw `config.json`, how many hidden layers it has, and which of them are MoE layers.
     first_layers
         For each file or folder to import, the model's layer from which its pipeline stage counts: joins the stages.
+    columns
+        For a flat table of an unknown layout: which of its columns holds what, by our names (`events.COLUMNS`).
     source, notes
         Added to the metadata.
     limit_bytes
@@ -47,6 +49,7 @@ class ImportOptions:
     hidden_layers: int | None = None
     layer_ids: tuple[int, ...] | None = None
     first_layers: tuple[int, ...] | None = None
+    columns: Mapping[str, str] | None = None
     source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     notes: str = ""
     limit_bytes: int | None = None

@@ -34,8 +34,10 @@ class Piece:
         Index into `PHASES`.
     step_T, source_rank_T, token_id_T
         None where the file does not say.
-    topic
-        Of all its tokens.
+    weights_TRK
+        Finite gate weights beside the choices; None where the file does not say.
+    topics, topic_T
+        Names, and each token's index into them; without indices all tokens are of the first, if there is one.
     remarks
         What the notes should say, as (sentence, of what): equal sentences are said once, with all they are about.
     done
@@ -51,7 +53,9 @@ class Piece:
     step_T: Ints | None = None
     source_rank_T: Ints | None = None
     token_id_T: Ints | None = None
-    topic: str | None = None
+    weights_TRK: npt.NDArray[np.float16] | None = None
+    topics: tuple[str, ...] = ()
+    topic_T: Ints | None = None
     remarks: tuple[tuple[str, str], ...] = ()
     done: float = 1.0
 
@@ -108,7 +112,7 @@ def checked_column(piece: Piece, name: str, tokens: int) -> npt.NDArray[np.int64
     MoecastError
         Another length, or a number out of range.
     """
-    lowest, highest = _RANGES[name]
+    lowest, highest = COLUMN_RANGES[name]
     column = getattr(piece, name)
     label = name.removesuffix("_T")
     if column.shape != (tokens,):
@@ -119,7 +123,7 @@ def checked_column(piece: Piece, name: str, tokens: int) -> npt.NDArray[np.int64
     return np.asarray(column, np.int64)
 
 
-_RANGES = {
+COLUMN_RANGES = {
     "sequence_T": (0, 2**32 - 1),
     "position_T": (0, 2**32 - 1),
     "phase_T": (0, len(PHASES) - 1),

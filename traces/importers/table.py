@@ -1,0 +1,237 @@
+"""Flat tables of routing: a row for a token at a layer, its experts in one column, or a row for each choice.
+
+Published layouts are known by their columns (`table_layouts`); of others the user says them (``--columns``). Read from
+``.npz`` (arrays of equal length), JSON lines or a JSON list of records, ``.csv`` with a header, and Parquet.
+Axes: R row, W choices in a row.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moecast.errors import MoecastError
+from moecast.traces.importers.archive import open_archive, zip_names
+from moecast.traces.importers.arrays import read_entry
+from moecast.traces.importers.assemble import Layout
+from moecast.traces.importers.events import COLUMNS, LABELS, Rows, import_events
+from moecast.traces.importers.importer import ImportedTrace
+from moecast.traces.importers.json_records import Record, beginning, json_records
+from moecast.traces.importers.json_rows import array_of, json_rows, no_column
+from moecast.traces.importers.npz import named_arrays
+from moecast.traces.importers.options import ImportOptions
+from moecast.traces.importers.table_layouts import layout_of
+
+_LAYOUT = Layout(importer="table", engine="", rows="some", numbered_sequences=True)
+_BATCH_ROWS = 1 << 17
+_NO_ROW = "Records with none of the columns are left out"
+_MAX_DIGITS = 20
+_MAX_LINE = 1 << 20
+_PARQUET_TIMES = 4  # a row group's pages, and its columns beside them
+
+
+class TableImporter:
+    """Reads flat tables of a known layout, or of any whose columns are said."""
+
+    name = "table"
+
+    def recognises(self, path: Path) -> bool:
+        """A NumPy archive with the columns of a known layout."""
+        return layout_of(zip_names(path)) is not None
+
+    def open(self, paths: Sequence[Path], options: ImportOptions) -> ImportedTrace:
+        """Take the files' rows as those of one table."""
+        known = layout_of(zip_names(paths[0])) if options.columns is None else None
+        if known is None and options.columns is None:
+            raise MoecastError("not a table of a known layout: say its columns with --columns", file=paths[0])
+        columns = known.columns if known is not None else checked_columns(options.columns or {})
+        rows = itertools.chain.from_iterable(_rows(path, columns, options) for path in paths)
+        return import_events(paths, rows, _LAYOUT, options, phase=known.phase if known else None)
+
+
+def checked_columns(columns: Mapping[str, str]) -> Mapping[str, str]:
+    """The mapping, where it names what a table must have and nothing else.
+
+    Raises
+    ------
+    MoecastError
+        A name that is not ours, or one of expert, layer and position missing.
+    """
+    for name in columns:
+        if name not in COLUMNS:
+            raise MoecastError(f"one of {', '.join(COLUMNS)}", field="columns", value=name)
+    for name in COLUMNS[:3]:
+        if name not in columns:
+            raise MoecastError(f"must say which column holds {name}", field="columns", value=_said(columns))
+    return columns
+
+
+def _said(columns: Mapping[str, str]) -> str:
+    return ",".join(f"{name}={column}" for name, column in columns.items())
+
+
+def _rows(path: Path, columns: Mapping[str, str], options: ImportOptions) -> Iterator[Rows]:
+    try:
+        with path.open("rb") as file:
+            head = file.read(4)
+    except FileNotFoundError as error:
+        raise MoecastError("no such file", file=path) from error
+    except OSError as error:
+        raise MoecastError(f"cannot be read ({error.strerror})", file=path) from error
+    if head == b"PAR1":
+        return _of_parquet(path, columns, options)
+    if head.startswith(b"PK"):
+        return _of_npz(path, columns, options)
+    if beginning(path):
+        return json_rows(
+            path, _with_columns(path, json_records(path, limit_bytes=options.most_bytes), columns), columns
+        )
+    return _of_csv(path, columns)
+
+
+def _terms(column: str, there: Collection[str]) -> list[str]:
+    """The columns of the file that a column is the sum of."""
+    return [column] if column in there else column.split("+")
+
+
+def _of_npz(path: Path, columns: Mapping[str, str], options: ImportOptions) -> Iterator[Rows]:
+    with open_archive(path, "NumPy archive") as archive:
+        members = named_arrays(archive, path, options.most_bytes)
+        arrays: dict[str, Any] = {}
+        for name, column in columns.items():
+            for term in _terms(column, members):
+                if term not in members:
+                    raise MoecastError(no_column(name, members), file=path, value=term)
+            kinds = "iuU" if name in LABELS else "iuf" if name == "weight" else "iu"
+            axes = (1, 2) if name in ("expert", "weight") else (1,)
+            parts = [read_entry(archive, members[t], path, t, axes, kinds) for t in _terms(column, members)]
+            arrays[name] = parts[0] if len(parts) == 1 else _sum(parts, path, column)
+    rows = len(arrays["expert"])
+    for name, array in arrays.items():
+        if len(array) != rows:
+            rule = f"{len(array)} rows, where {columns['expert']} has {rows}: a table's columns are equally long"
+            raise MoecastError(rule, file=path, field=columns[name])
+    for begin in range(0, rows, _BATCH_ROWS):
+        end = min(begin + _BATCH_ROWS, rows)
+        yield Rows(
+            path=path,
+            word="row",
+            number_R=np.arange(begin, end),
+            columns={name: array[begin:end] for name, array in arrays.items()},
+            names=columns,
+            done=end / rows,
+        )
+
+
+def _sum(parts: list[Any], path: Path, column: str) -> Any:
+    if len({part.shape for part in parts}) > 1:
+        raise MoecastError("columns of different lengths cannot be added", file=path, field=column)
+    for part in parts:
+        if part.size and not -(2**32) < int(part.min()) <= int(part.max()) < 2**32:
+            raise MoecastError("numbers of more than 32 bits cannot be added", file=path, field=column)
+    return np.sum([part.astype(np.int64) for part in parts], axis=0)
+
+
+def _with_columns(path: Path, records: Iterator[Record], columns: Mapping[str, str]) -> Iterator[Record]:
+    """The records but those with none of the columns, such as a first line about the run."""
+    left_out: Record | None = None
+    rows = 0
+    for record in records:
+        if not any(column in record.value for column in columns.values()):
+            left_out = left_out or record
+            continue
+        yield record if left_out is None else record._replace(remarks=((_NO_ROW, ""),))
+        rows += 1
+    if left_out is not None and not rows:
+        rule = no_column("expert", left_out.value)
+        raise MoecastError(rule, file=path, field=left_out.where, value=columns["expert"])
+
+
+def _of_csv(path: Path, columns: Mapping[str, str]) -> Iterator[Rows]:
+    """Rows of text with a header; a row holds one choice."""
+    try:
+        with path.open("rb") as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
+            lines = csv.reader(iter(lambda: file.readline(_MAX_LINE), ""))
+            header = next(lines, [])
+            for name, column in columns.items():
+                if column not in header:
+                    raise MoecastError(no_column(name, header), file=path, value=column[:100])
+            places = {name: header.index(column) for name, column in columns.items()}
+            size = max(1, path.stat().st_size)
+            numbered = ((lines.line_num, cells) for cells in lines if cells)
+            while batch := list(itertools.islice(numbered, _BATCH_ROWS)):
+                yield _of_cells(path, columns, places, batch, raw.tell() / size)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise MoecastError("neither NumPy, JSON, Parquet nor CSV as UTF-8", file=path) from error
+
+
+def _of_cells(
+    path: Path,
+    columns: Mapping[str, str],
+    places: Mapping[str, int],
+    batch: Sequence[tuple[int, list[str]]],
+    done: float,
+) -> Rows:
+    for number, cells in batch:
+        if len(cells) <= max(places.values()):
+            raise MoecastError(f"{len(cells)} cells, too few", file=path, field=f"line {number}")
+    values: dict[str, Any] = {}
+    for name, place in places.items():
+        texts = [cells[place].strip() for _, cells in batch]
+        made = texts if name in LABELS else [_number(text, name) for text in texts]
+        values[name] = array_of(made, name, partial(_line_of, batch, columns[name]), path)
+    numbers = np.array([number for number, _ in batch])
+    return Rows(path=path, word="line", number_R=numbers, columns=values, names=columns, done=done)
+
+
+def _number(text: str, name: str) -> Any:
+    """The number of a cell; the text where it is none."""
+    make: Callable[[str], Any] = float if name == "weight" else int
+    try:
+        return make(text) if len(text) <= _MAX_DIGITS + 20 * (name == "weight") else text
+    except ValueError:
+        return text
+
+
+def _of_parquet(path: Path, columns: Mapping[str, str], options: ImportOptions) -> Iterator[Rows]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            there = file.schema_arrow.names
+            for name, column in columns.items():
+                if column not in there:
+                    raise MoecastError(no_column(name, there), file=path, value=column[:100])
+            groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+            largest = max((group.total_byte_size for group in groups), default=0)
+            if largest * _PARQUET_TIMES > options.most_bytes:
+                raise MoecastError(f"a row group of {largest >> 20} MiB, more than can be read at once", file=path)
+            total, begin = max(1, file.metadata.num_rows), 0
+            for batch in file.iter_batches(_BATCH_ROWS, columns=list(dict.fromkeys(columns.values()))):
+                numbers = np.arange(begin, begin + batch.num_rows)
+                begin += batch.num_rows
+                if not batch.num_rows:
+                    continue
+                values = {}
+                for name, column in columns.items():
+                    cells = batch.column(column).to_pylist()
+                    values[name] = array_of(cells, name, partial(_row_of, int(numbers[0]), column), path)
+                yield Rows(path=path, word="row", number_R=numbers, columns=values, names=columns, done=begin / total)
+    except (pa.ArrowException, OSError) as error:
+        raise MoecastError("not a whole Parquet file", file=path) from error
+
+
+def _line_of(batch: Sequence[tuple[int, list[str]]], column: str, row: int) -> str:
+    return f"line {batch[row][0]}, {column}"
+
+
+def _row_of(first: int, column: str, row: int) -> str:
+    return f"row {first + row}, {column}"

@@ -1,0 +1,101 @@
+"""Route logs of patched vLLM, `moe_routes.jsonl`: a meta line, then a line for each token and layer.
+
+Written by patches of vLLM that log one MoE layer, or some, where ``VLLM_LOG_MOE`` names a file. Lines, as the public
+patches have them (KennethWang1221/vllm-expert-profiler, README; KaxitPandya/cerebras-assesment2, moe_logger.py):
+``{"type": "meta", "model_id", "vllm_version", "layers_logged", "top_k", "num_experts"?}`` and
+``{"type": "route", "req_id", "token_idx", "layer", "topk_ids", "topk_weights"?}``. What `req_id` and `token_idx` count
+differs: requests and their tokens, forward passes (``call_7``) with tokens numbered through, or always ``r1`` and the
+place in the batch, so that numbers begin anew in each pass. Some write a meta line in every pass. Each file holds some
+layers; several files are the layers of one run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from moecast.errors import MoecastError
+from moecast.traces.importers.assemble import Layout
+from moecast.traces.importers.events import Rows, import_events
+from moecast.traces.importers.importer import ImportedTrace
+from moecast.traces.importers.json_records import Record, beginning, json_records, whole_number
+from moecast.traces.importers.json_rows import json_rows
+from moecast.traces.importers.options import ImportOptions
+
+_LAYOUT = Layout(importer="vllm-routes", engine="vLLM, patched", rows="some", numbered_sequences=True)
+_ROUTE = re.compile(rb'"type"\s*:\s*"route"')
+_IDS = re.compile(rb'"topk_ids"\s*:')
+_NAMES = {"position": "token_idx", "layer": "layer", "expert": "topk_ids"}
+_OPTIONAL = {"sequence": "req_id", "weight": "topk_weights"}
+_KEPT = ("vllm_version", "device", "seed")
+_ANEW = "A request's token numbers begin anew: each beginning is taken as a forward pass, and as a sequence of its own"
+
+
+class VllmRoutesImporter:
+    """Reads the route logs that patches of vLLM write under `VLLM_LOG_MOE`."""
+
+    name = "vllm-routes"
+
+    def recognises(self, path: Path) -> bool:
+        """JSON lines of type route with topk_ids."""
+        text = beginning(path)
+        return bool(_ROUTE.search(text) and _IDS.search(text))
+
+    def open(self, paths: Sequence[Path], options: ImportOptions) -> ImportedTrace:
+        """Take the files as layers of one run."""
+        first = _first(paths[0], options)
+        meta = first if first.get("type") == "meta" else {}
+        if options.model is None and type(meta.get("model_id")) is str:
+            options = dataclasses.replace(options, model=meta["model_id"][:200])
+        told = {key: meta[key] for key in _KEPT if type(meta.get(key)) in (str, int)}
+        options = dataclasses.replace(options, source={**told, **options.source})
+        return import_events(
+            paths, _rows(paths, options), _LAYOUT, options, experts=whole_number(meta.get("num_experts")) or None
+        )
+
+
+def _first(path: Path, options: ImportOptions) -> dict[str, Any]:
+    for record in json_records(path, limit_bytes=options.most_bytes):
+        return record.value
+    raise MoecastError("holds no rows of routing", file=path)
+
+
+def _rows(paths: Sequence[Path], options: ImportOptions) -> Iterator[Rows]:
+    passes: dict[tuple[Any, Any], int] = {}
+    names: dict[str, str] | None = None
+    for path in paths:
+        routes = _routes(json_records(path, limit_bytes=options.most_bytes), passes)
+        first = next(routes, None)
+        if first is None:
+            raise MoecastError("holds no line of type route", file=path)
+        if names is None:
+            names = _NAMES | {column: key for column, key in _OPTIONAL.items() if key in first.value}
+        yield from json_rows(path, _after(first, routes), names)
+
+
+def _after(first: Record, others: Iterable[Record]) -> Iterator[Record]:
+    yield first
+    yield from others
+
+
+def _routes(records: Iterable[Record], passes: dict[tuple[Any, Any], int]) -> Iterator[Record]:
+    """The lines that are routes; where a request's numbers begin anew, it becomes another."""
+    for record in records:
+        if record.value.get("type") == "route":
+            yield _of_pass(record, passes)
+
+
+def _of_pass(record: Record, passes: dict[tuple[Any, Any], int]) -> Record:
+    value = record.value
+    request, layer = value.get("req_id"), value.get("layer")
+    if type(request) not in (str, int, type(None)) or type(layer) is not int:
+        return record  # refused when the rows are checked
+    begun = passes.get((request, layer), 0)
+    if type(value.get("token_idx")) is int and value["token_idx"] == 0:
+        begun = passes[request, layer] = begun + 1
+    if begun < 2:
+        return record
+    return record._replace(value={**value, "req_id": f"{request}, pass {begun}"}, remarks=((_ANEW, ""),))
