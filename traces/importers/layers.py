@@ -76,6 +76,8 @@ def find_layers(
         ids = used if dropped or rows == "hidden" else None
         note = f"Rows {_listed(dropped)} hold no choice at all: taken as dense layers and left out." if dropped else ""
         return FoundLayers(rows=used, layer_ids=ids, dropped=dropped, note=note)
+    if rows == "some" and file_ids is not None:
+        return _some(tuple(file_ids), moe_ids, file)
     if rows != "moe" and count == options.hidden_layers and count != len(moe_ids):
         dropped = tuple(row for row in everything if row not in set(moe_ids))
         wrong = [row for row in dropped if used_R[row]]
@@ -85,8 +87,6 @@ def find_layers(
         note = f"Rows {_listed(dropped)} are dense layers by the model's config and left out."
         missing = _missing([layer for layer in moe_ids if not used_R[layer]], len(moe_ids))
         return FoundLayers(rows=tuple(moe_ids), layer_ids=tuple(moe_ids), dropped=dropped, note=note, missing=missing)
-    if rows == "some" and file_ids is not None:
-        return _some(tuple(file_ids), moe_ids, file)
     if count != len(moe_ids):
         hidden = "" if options.hidden_layers is None else f" of {options.hidden_layers} hidden ones"
         raise MoecastError(f"the model has {len(moe_ids)} MoE layers{hidden}", file=file, field="layers", value=count)

@@ -1,17 +1,19 @@
 """The few pickle opcodes that `torch.save` uses for plain data, interpreted by hand, so that nothing in a file can run.
 
+The standard library's `pickletools` tells the opcodes and their arguments apart; what they do is done here.
+
 No object is made but lists, dicts, tuples, numbers, text and descriptions of tensors; two functions are known by name
 and neither is called: an empty `collections.OrderedDict` is a dict, `torch._utils._rebuild_tensor_v2` a description.
-Every step reads at least a byte and makes at most one object, so time and memory are bounded by the file's size.
+Every opcode is at least a byte and makes at most one object, so time and memory are bounded by the file's size.
 Values may share parts or contain themselves: whoever reads them must look at types and never walk them blindly.
 
-Opcodes: Python's `pickletools` (protocols 2 to 4). Tensors: torch/serialization.py and torch/_utils.py (PyTorch 2).
+Opcodes: protocols 2 to 4. Tensors: torch/serialization.py and torch/_utils.py (PyTorch 2).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import struct
+import pickletools
 from collections.abc import Callable
 from typing import Any
 
@@ -29,8 +31,7 @@ _STORAGES = {
 }
 _REBUILD = ("torch._utils", "_rebuild_tensor_v2")
 _ORDERED = ("collections", "OrderedDict")
-_MAX_NAME_BYTES = 256
-_MAX_INTEGER_BYTES = 8
+_MAX_NAME = 512
 _MAX_AXES = 8
 
 
@@ -73,94 +74,59 @@ def read_pickle(data: bytes) -> Any:
     RefusedPickleError
         Any other opcode or global, or a pickle that is damaged.
     """
-    machine = _Machine(data)
+    machine, at = _Machine(), 0
     try:
-        return machine.run()
-    except (IndexError, KeyError, ValueError, TypeError, struct.error) as error:
-        raise RefusedPickleError(f"damaged at byte {machine.at}") from error
+        for opcode, argument, position in pickletools.genops(data):
+            at = position or 0
+            if opcode.name == "STOP":
+                return machine.stack.pop()
+            step = _STEPS.get(opcode.name)
+            if step is None:
+                raise RefusedPickleError(f"opcode {opcode.name} is not needed for tensors")
+            step(machine, argument)
+    except (IndexError, KeyError, ValueError, TypeError) as error:
+        raise RefusedPickleError(f"damaged at byte {at} or after") from error
+    raise RefusedPickleError("no end")
 
 
 class _Machine:
-    """The stack machine of pickle, with the opcodes of plain data only."""
+    """The stack machine of pickle, with the opcodes of plain data only; each method is one, told its argument."""
 
-    def __init__(self, data: bytes) -> None:
-        self._data, self.at = data, 0
+    def __init__(self) -> None:
         self.stack: list[Any] = []
         self._marks: list[list[Any]] = []
-        self.memo: dict[int, Any] = {}
+        self._memo: dict[int, Any] = {}
 
-    def run(self) -> Any:
-        """Go on to the STOP."""
-        data, steps = self._data, _STEPS
-        while True:
-            code = data[self.at]
-            self.at += 1
-            if code == _STOP:
-                return self.stack.pop()
-            step = steps.get(code)
-            if step is None:
-                raise RefusedPickleError(f"opcode 0x{code:02x} is not needed for tensors")
-            step(self)
+    def protocol(self, version: int) -> None:
+        if version > 5:
+            raise RefusedPickleError("a later protocol")
 
-    def number(self, form: str, size: int) -> Any:
-        (value,) = struct.unpack_from(form, self._data, self.at)
-        self.at += size
-        return value
+    def push_integer(self, value: int) -> None:
+        if not -(2**63) <= value < 2**63:
+            raise RefusedPickleError("an integer of more than 64 bits")
+        self.stack.append(value)
 
-    def _text(self, size: int) -> str:
-        if size > len(self._data) - self.at:
-            raise RefusedPickleError("text beyond its end")
-        text = self._data[self.at : self.at + size].decode("utf-8", "strict")
-        self.at += size
-        return text
+    def push_text(self, text: str) -> None:
+        text.encode()  # half a surrogate pair, which pickletools lets pass, cannot be printed
+        self.stack.append(text)
 
-    def _line(self) -> str:
-        end = self._data.find(b"\n", self.at, self.at + _MAX_NAME_BYTES)
-        if end < 0:
-            raise RefusedPickleError("a name without end")
-        text = self._data[self.at : end].decode("ascii", "strict")
-        self.at = end + 1
-        return text
+    def mark(self, _: None) -> None:
+        self._marks.append(self.stack)
+        self.stack = []
 
     def _popped_mark(self) -> list[Any]:
         items, self.stack = self.stack, self._marks.pop()
         return items
 
-    # One method for each opcode, or for a few.
-
-    def protocol(self) -> None:
-        if self.number("<B", 1) > 5:
-            raise RefusedPickleError("a later protocol")
-
-    def frame(self) -> None:
-        self.number("<Q", 8)
-
-    def mark(self) -> None:
-        self._marks.append(self.stack)
-        self.stack = []
-
-    def push_long(self) -> None:
-        size = self.number("<B", 1)
-        if size > _MAX_INTEGER_BYTES or size > len(self._data) - self.at:
-            raise RefusedPickleError("an integer of more than 64 bits")
-        self.stack.append(int.from_bytes(self._data[self.at : self.at + size], "little", signed=True))
-        self.at += size
-
-    def push_text(self) -> None:
-        self.stack.append(self._text(self.number("<I", 4)))
-
-    def push_short_text(self) -> None:
-        self.stack.append(self._text(self.number("<B", 1)))
-
-    def push_marked_tuple(self) -> None:
+    def push_marked_tuple(self, _: None) -> None:
         items = tuple(self._popped_mark())
         self.stack.append(items)
 
-    def append(self) -> None:
+    def append(self, _: None) -> None:
         value = self.stack.pop()
         self._list().append(value)
 
-    def extend(self) -> None:
+    def extend(self, _: None) -> None:
         items = self._popped_mark()
         self._list().extend(items)
 
@@ -170,12 +136,12 @@ class _Machine:
             raise RefusedPickleError("an item for what is no list")
         return target
 
-    def set_item(self) -> None:
+    def set_item(self, _: None) -> None:
         value = self.stack.pop()
         key = self.stack.pop()
         self._put_items([key, value])
 
-    def set_items(self) -> None:
+    def set_items(self, _: None) -> None:
         self._put_items(self._popped_mark())
 
     def _put_items(self, items: list[Any]) -> None:
@@ -187,25 +153,27 @@ class _Machine:
                 raise RefusedPickleError("a key that is neither text nor a number")
             target[key] = value
 
-    def memoize(self) -> None:
-        self.memo[len(self.memo)] = self.stack[-1]
+    def remember(self, place: int | None) -> None:
+        self._memo[len(self._memo) if place is None else place] = self.stack[-1]
 
-    def push_global(self) -> None:
-        module = self._line()
-        self._push_name(module, self._line())
+    def recall(self, place: int) -> None:
+        self.stack.append(self._memo[place])
 
-    def push_stack_global(self) -> None:
+    def push_global(self, both: str) -> None:
+        self._push_name(*both.split(" ", 1))
+
+    def push_stack_global(self, _: None) -> None:
         name, module = self.stack.pop(), self.stack.pop()
         self._push_name(module, name)
 
     def _push_name(self, module: Any, name: Any) -> None:
-        if type(module) is not str or type(name) is not str or len(module) + len(name) > 2 * _MAX_NAME_BYTES:
+        if type(module) is not str or type(name) is not str or len(module) + len(name) > _MAX_NAME:
             raise RefusedPickleError("a global without a name")
         if (module, name) not in (_REBUILD, _ORDERED) and not (module == "torch" and name in _STORAGES):
             raise RefusedPickleError(f"it names {f'{module}.{name}'!a:.80}, which tensors do not need")
         self.stack.append(_Name(module, name))
 
-    def push_storage(self) -> None:
+    def push_storage(self, _: None) -> None:
         ident = self.stack.pop()
         if type(ident) is not tuple or len(ident) != 5 or type(ident[0]) is not str or ident[0] != "storage":
             raise RefusedPickleError("a reference to what is no storage")
@@ -216,7 +184,7 @@ class _Machine:
             raise RefusedPickleError("a reference to what is no storage")
         self.stack.append(StorageName(key, _STORAGES[kind.name], elements))
 
-    def reduce(self) -> None:
+    def reduce(self, _: None) -> None:
         arguments, function = self.stack.pop(), self.stack.pop()
         if type(function) is not _Name or type(arguments) is not tuple:
             raise RefusedPickleError("a call of what is no function")
@@ -229,25 +197,12 @@ class _Machine:
             raise RefusedPickleError("a call that tensors do not need")
 
 
-_STOP = ord(".")
+def _push(make: Callable[[], Any]) -> Callable[[_Machine, Any], None]:
+    return lambda machine, _: machine.stack.append(make())
 
 
-def _push_number(form: str, size: int) -> Callable[[_Machine], None]:
-    def step(machine: _Machine) -> None:
-        machine.stack.append(machine.number(form, size))
-
-    return step
-
-
-def _push(make: Callable[[], Any]) -> Callable[[_Machine], None]:
-    def step(machine: _Machine) -> None:
-        machine.stack.append(make())
-
-    return step
-
-
-def _push_tuple(size: int) -> Callable[[_Machine], None]:
-    def step(machine: _Machine) -> None:
+def _push_tuple(size: int) -> Callable[[_Machine, Any], None]:
+    def step(machine: _Machine, _: None) -> None:
         if len(machine.stack) < size:
             raise IndexError(size)
         items = tuple(machine.stack[-size:])
@@ -257,54 +212,33 @@ def _push_tuple(size: int) -> Callable[[_Machine], None]:
     return step
 
 
-def _remember(form: str, size: int) -> Callable[[_Machine], None]:
-    def step(machine: _Machine) -> None:
-        machine.memo[machine.number(form, size)] = machine.stack[-1]
-
-    return step
-
-
-def _recall(form: str, size: int) -> Callable[[_Machine], None]:
-    def step(machine: _Machine) -> None:
-        machine.stack.append(machine.memo[machine.number(form, size)])
-
-    return step
-
-
-_STEPS: dict[int, Callable[[_Machine], None]] = {
-    0x80: _Machine.protocol,
-    0x95: _Machine.frame,
-    ord("("): _Machine.mark,
-    ord("}"): _push(dict),
-    ord("]"): _push(list),
-    ord(")"): _push(tuple),
-    ord("N"): _push(lambda: None),
-    0x88: _push(lambda: True),
-    0x89: _push(lambda: False),
-    ord("J"): _push_number("<i", 4),
-    ord("K"): _push_number("<B", 1),
-    ord("M"): _push_number("<H", 2),
-    ord("G"): _push_number(">d", 8),
-    0x8A: _Machine.push_long,
-    ord("X"): _Machine.push_text,
-    0x8C: _Machine.push_short_text,
-    ord("t"): _Machine.push_marked_tuple,
-    0x85: _push_tuple(1),
-    0x86: _push_tuple(2),
-    0x87: _push_tuple(3),
-    ord("a"): _Machine.append,
-    ord("e"): _Machine.extend,
-    ord("s"): _Machine.set_item,
-    ord("u"): _Machine.set_items,
-    ord("q"): _remember("<B", 1),
-    ord("r"): _remember("<I", 4),
-    0x94: _Machine.memoize,
-    ord("h"): _recall("<B", 1),
-    ord("j"): _recall("<I", 4),
-    ord("c"): _Machine.push_global,
-    0x93: _Machine.push_stack_global,
-    ord("Q"): _Machine.push_storage,
-    ord("R"): _Machine.reduce,
+_STEPS: dict[str, Callable[[_Machine, Any], None]] = {
+    "PROTO": _Machine.protocol,
+    "FRAME": lambda _machine, _size: None,
+    "MARK": _Machine.mark,
+    "EMPTY_DICT": _push(dict),
+    "EMPTY_LIST": _push(list),
+    "EMPTY_TUPLE": _push(tuple),
+    "NONE": _push(lambda: None),
+    "NEWTRUE": _push(lambda: True),
+    "NEWFALSE": _push(lambda: False),
+    **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1"), _Machine.push_integer),
+    "BINFLOAT": lambda machine, value: machine.stack.append(value),
+    **dict.fromkeys(("BINUNICODE", "SHORT_BINUNICODE"), _Machine.push_text),
+    "TUPLE": _Machine.push_marked_tuple,
+    "TUPLE1": _push_tuple(1),
+    "TUPLE2": _push_tuple(2),
+    "TUPLE3": _push_tuple(3),
+    "APPEND": _Machine.append,
+    "APPENDS": _Machine.extend,
+    "SETITEM": _Machine.set_item,
+    "SETITEMS": _Machine.set_items,
+    **dict.fromkeys(("BINPUT", "LONG_BINPUT", "MEMOIZE"), _Machine.remember),
+    **dict.fromkeys(("BINGET", "LONG_BINGET"), _Machine.recall),
+    "GLOBAL": _Machine.push_global,
+    "STACK_GLOBAL": _Machine.push_stack_global,
+    "BINPERSID": _Machine.push_storage,
+    "REDUCE": _Machine.reduce,
 }
 
 
