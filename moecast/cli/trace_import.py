@@ -84,6 +84,12 @@ def import_command(
             show_default="a known layout's",
         ),
     ] = None,
+    drop_first: Annotated[
+        int, typer.Option("--drop-first", min=0, help="Leave out so many rows (tokens) at the start: a warm-up's.")
+    ] = 0,
+    drop_dummies: Annotated[
+        bool, typer.Option("--drop-dummies", help="Leave out runs of equal rows that the rest would not make.")
+    ] = False,
     note: Annotated[str, typer.Option("--note", help="Free text to keep with the trace.")] = "",
     seed: options.Seed = 0,  # noqa: ARG001  every command takes one; nothing here is random
     json: options.Json = False,
@@ -118,6 +124,8 @@ def import_command(
             layer_ids=shape.moe_layer_ids if shape else None,
             first_layers=_numbers(first_layers),
             columns=_columns(columns),
+            drop_first=drop_first,
+            drop_dummies=drop_dummies,
             source=known.source,
             notes=note,
             progress=advance,

@@ -8,6 +8,7 @@ from pathlib import Path
 from moecast.errors import MoecastError
 from moecast.files import check_regular
 from moecast.traces.importers.importer import ImportedTrace, Importer
+from moecast.traces.importers.leave_out import leave_out
 from moecast.traces.importers.megatron import MegatronImporter
 from moecast.traces.importers.npz import NpzImporter
 from moecast.traces.importers.options import ImportOptions
@@ -104,7 +105,7 @@ def open_import(
     Raises
     ------
     MoecastError
-        No importer recognises the files, or they break their format's rules.
+        No importer recognises the files, they break their format's rules, or no row would be left.
     """
     files, options = [Path(path) for path in paths], options or ImportOptions()
     for file in files:
@@ -117,7 +118,13 @@ def open_import(
     found = find_importer(files, importer)
     if options.first_layers is not None and found.name != MegatronImporter.name:
         raise MoecastError("only Megatron-Core's traces are of pipeline stages", field="first_layers")
-    return found.open(files, options)
+    opened = found.open(files, options)
+    if isinstance(opened, ImportedTrace):
+        return leave_out(opened, first=options.drop_first, dummies=options.drop_dummies)
+    if options.drop_first or options.drop_dummies:
+        field = "drop_first" if options.drop_first else "drop_dummies"
+        raise MoecastError("the files hold counts only, no rows that could be left out", file=files[0], field=field)
+    return opened
 
 
 def import_trace(

@@ -14,18 +14,6 @@ from moecast.compiled import njit
 
 
 @njit(cache=True, nogil=True)
-def count_leading(experts_TLK, first_LK):
-    """Rows at the start that equal `first_LK`, the first row of the trace."""
-    tokens, layers, choices = experts_TLK.shape
-    for token in range(tokens):
-        for layer in range(layers):
-            for choice in range(choices):
-                if experts_TLK[token, layer, choice] != first_LK[layer, choice]:
-                    return token
-    return tokens
-
-
-@njit(cache=True, nogil=True)
 def count_in_order(experts_TLK):
     """Rows that choose experts 0, 1, … K-1 in this order at every layer: what a router of zeros gives."""
     tokens, layers, choices = experts_TLK.shape

@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import numpy.typing as npt
 
 from moecast.traces.meta import TraceMeta
 from moecast.traces.statistics import health_counts, health_rows
 from moecast.traces.statistics._rows import repeats_T
+from moecast.traces.statistics.equal_runs import row_hashes_T
 from moecast.traces.statistics.findings import Finding, TraceFacts
 from moecast.traces.statistics.rows import RowFacts
 from moecast.traces.statistics.sample import TokenSample
@@ -48,10 +50,25 @@ def check_health(
         tokens_C=tokens_C,
         sample=sample,
         repeat_T=repeat_T,
-        rows_differ=_rows_differ(load_LE),
+        rows_differ=_rows_differ(load_LE) or _singles_differ(sample, repeat_T),
     )
     found = [finding for check in CHECKS for finding in check(facts)]
     return tuple(sorted(found, key=lambda finding: finding.severity != "warning"))
+
+
+_MOST_SINGLES = 1 << 16
+
+
+def _singles_differ(sample: TokenSample, repeat_T: npt.NDArray[np.bool_]) -> bool:
+    """Rows unlike the one before and after agree at all layers in less than one in 10,000 pairs.
+
+    Counted over rows that dummies and padding are not among, however many these are.
+    """
+    single_T = np.flatnonzero(~(repeat_T | np.append(repeat_T[1:], False)))
+    single_T = single_T[:: -(-len(single_T) // _MOST_SINGLES) or 1]
+    _, count_H = np.unique(row_hashes_T(sample.experts_TLK[single_T]), return_counts=True)
+    alike, pairs = (int((count * (count - 1)).sum()) // 2 for count in (count_H, np.array([len(single_T)])))
+    return alike + 3 < 1e-4 * pairs  # 3: the most that 95 % of samples without any would hide
 
 
 def _rows_differ(load_LE: Counts) -> bool:

@@ -18,13 +18,22 @@ TAIL = 4
 
 def dummy_rows(facts: TraceFacts) -> Iterator[Finding]:
     """Rows of a warm-up or of a router fed with zeros."""
-    leading, in_order = facts.rows.leading, facts.rows.in_order
-    if facts.rows_differ and leading >= TAIL:
+    dummies, in_order = facts.rows.dummies, facts.rows.in_order
+    if dummies.rows:
+        share = percent(dummies.rows, facts.rows.tokens)
+        if dummies.leading == dummies.rows:
+            what = f"the first {dummies.rows:,} rows ({share}) make the same choices over and over"
+            how = f"trace import --drop-first {dummies.rows}"
+        else:
+            longest = int(dummies.length_R.argmax())
+            what = f"{dummies.rows:,} rows ({share}) lie in {len(dummies.start_R):,} runs of equal ones (the longest, "
+            what += f"{dummies.length_R[longest]:,}, from row {dummies.start_R[longest]:,})"
+            how = "trace import --drop-dummies"
         yield Finding(
             code="dummy-rows",
             severity="warning",
-            message=f"experts: the first {leading:,} rows all make the same choices, as a warm-up pass does; "
-            f"drop the first {leading:,} tokens",
+            message=f"experts: {what}, as warm-up passes and dummy requests do and the rest does not; "
+            f"leave them out ({how})",
         )
     if facts.rows_differ and in_order and in_order >= max(TAIL, facts.rows.tokens // 1000):
         yield Finding(
@@ -63,12 +72,14 @@ def padding(facts: TraceFacts) -> Iterator[Finding]:
             message=f"experts: {int(constant_R.sum()):,} sequences ({percent(constant, facts.sample.tokens)} of the "
             "tokens) make the same choices in every row: dummy requests; drop them",
         )
-    others = int(facts.repeat_T.sum()) - padded - constant
-    if others > facts.sample.tokens // 100:
+    repeated = int(facts.repeat_T.sum())
+    others = repeated - padded - constant
+    if others > facts.sample.tokens // 100 or 2 * repeated > facts.sample.tokens:
+        shown = max(others, repeated if 2 * repeated > facts.sample.tokens else 0)
         yield Finding(
             code="repeated-rows",
             severity="warning",
-            message=f"experts: {percent(others, facts.sample.tokens)} of the rows repeat the row before them within a "
+            message=f"experts: {percent(shown, facts.sample.tokens)} of the rows repeat the row before them within a "
             "sequence; real text does so very rarely; look at token_id there",
         )
 

@@ -1,6 +1,6 @@
-"""What only a look at every row can tell: how a trace begins, and whether its numbering rises.
+"""What only a look at every row can tell: runs of equal rows, and whether its numbering rises.
 
-Axes: T token, L MoE layer, K choice.
+Axes: T token.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.traces.meta import PHASES, TraceMeta
-from moecast.traces.statistics._rows import count_in_order, count_leading
+from moecast.traces.statistics._rows import count_in_order
+from moecast.traces.statistics.equal_runs import DummyRuns, RunFinder
 from moecast.traces.trace import RoutingTrace
 
 
@@ -23,8 +24,8 @@ class RowFacts:
     ----------
     tokens
         T.
-    leading
-        Rows at the start that make the same choices as the first one.
+    dummies
+        Runs of equal rows that the rest of the trace would not make.
     in_order
         Rows that choose experts 0, 1, … K-1 at every layer; None where K = E or K = 1, when many may.
     step_falls
@@ -36,7 +37,7 @@ class RowFacts:
     """
 
     tokens: int
-    leading: int
+    dummies: DummyRuns
     in_order: int | None
     step_falls: int | None
     same_token_id: int | None
@@ -48,8 +49,8 @@ class RowScanner:
 
     def __init__(self, meta: TraceMeta) -> None:
         self._usual = meta.choices in (1, meta.experts)
-        self._tokens = self._leading = self._in_order = self._step_falls = 0
-        self._first_LK: npt.NDArray[np.uint16] | None = None
+        self._tokens = self._in_order = self._step_falls = 0
+        self._runs = RunFinder()
         self._last_step: int | None = None
         self._id, self._id_run, self._longest_id_run = None, 0, 0  # type: int | None, int, int
         self._has_ids = False
@@ -59,10 +60,7 @@ class RowScanner:
         """Look at the tokens of a batch."""
         if not trace.n_tokens:
             return
-        if self._first_LK is None:
-            self._first_LK = trace.experts_TLK[0].copy()
-        if self._leading == self._tokens:
-            self._leading += count_leading(trace.experts_TLK, self._first_LK)
+        self._runs.add(trace)
         if not self._usual:
             self._in_order += count_in_order(trace.experts_TLK)
         if trace.step_T is not None:
@@ -80,7 +78,7 @@ class RowScanner:
         """Return the facts so far."""
         return RowFacts(
             tokens=self._tokens,
-            leading=self._leading,
+            dummies=self._runs.found(),
             in_order=None if self._usual else self._in_order,
             step_falls=None if self._last_step is None else self._step_falls,
             same_token_id=self._longest_id_run if self._has_ids else None,
