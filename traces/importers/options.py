@@ -26,13 +26,10 @@ class ImportOptions:
         The model's raw `config.json`, how many hidden layers it has, and which of them are MoE layers.
     first_layers
         For each file or folder to import, the model's layer from which its pipeline stage counts: joins the stages.
-<<<<<<< HEAD
     columns
         For a flat table of an unknown layout: which of its columns holds what, by our names (`events.COLUMNS`).
-=======
     drop_first, drop_dummies
         Rows to leave out of a trace, see `leave_out`: so many at its start, and runs of equal ones.
->>>>>>> 13968ff (Warm-up and dummy rows are found whatever their share, and an import can leave them out)
     source, notes
         Added to the metadata.
     limit_bytes
@@ -54,12 +51,9 @@ class ImportOptions:
     hidden_layers: int | None = None
     layer_ids: tuple[int, ...] | None = None
     first_layers: tuple[int, ...] | None = None
-<<<<<<< HEAD
     columns: Mapping[str, str] | None = None
-=======
     drop_first: int = 0
     drop_dummies: bool = False
->>>>>>> 13968ff (Warm-up and dummy rows are found whatever their share, and an import can leave them out)
     source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     notes: str = ""
     limit_bytes: int | None = None
