@@ -41,12 +41,15 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# make properties: the property tests on newly drawn inputs, ROUNDS times (make test draws the same ones every time).
-ROUNDS ?= 10
+# make properties: the property tests on newly drawn inputs, ROUNDS times (make test draws the same ones every time);
+# then INPUTS hostile files for the readers, anew or those of SEED (READERS: some of them, without the rounds).
+ROUNDS ?= $(if $(READERS),0,10)
+INPUTS ?= 120000
 properties: export MOECAST_THREADS ?= 1
 properties: $(VENV)/.dev
 	for round in $$(seq $(ROUNDS)); do \
 		$(BIN)/pytest -n $(JOBS) --dist worksteal -q -m hypothesis --hypothesis-profile=search || exit 1; done
+	$(BIN)/python -m tests.fuzz $(READERS) --inputs $(INPUTS) --jobs $(JOBS) $(if $(SEED),--seed $(SEED))
 
 # make benchmarks: print every table of docs/benchmarks.md anew (not those that train models first: docs/own-model.md).
 TRAINING := benchmarks/policy_settings.py benchmarks/sinkhorn_potentials.py

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from moecast.errors import MoecastError
 from moecast.files import read_json, write_text
+from moecast.sim.typed_json import read_fields
 
 SCHEMA = 2
 
@@ -162,14 +162,7 @@ class Prediction:
             raise MoecastError(
                 f"this moecast reads prediction schema {SCHEMA}", file=file, field="schema", value=value.get("schema")
             )
-        fields = {field.name: field for field in dataclasses.fields(cls)}
-        for name in value:
-            if name != "schema" and name not in fields:
-                raise MoecastError("unknown field", file=file, field=name)
-        for name in fields:
-            if name not in value:
-                raise MoecastError("missing", file=file, field=name)
-        read = {name: _read(value[name], str(fields[name].type), name, file) for name in fields}
+        read = read_fields(cls, value, beside=("schema",), file=file)
         _check_keys(read["breakdown_s"], BREAKDOWN_PARTS, "breakdown_s", file)
         if read["memory_bytes"] is not None:
             _check_keys(read["memory_bytes"], MEMORY_PARTS, "memory_bytes", file)
@@ -198,27 +191,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return [_plain(item) for item in value]
     return value
-
-
-def _read(value: Any, annotation: str, name: str, file: str | Path | None) -> Any:
-    """`value` as the field's annotated type; the few that a Prediction has."""
-    if annotation.endswith(" | None"):
-        return None if value is None else _read(value, annotation.removesuffix(" | None"), name, file)
-    if annotation.startswith("tuple[") and isinstance(value, list):
-        inner = annotation.removeprefix("tuple[").removesuffix(", ...]")
-        return tuple(_read(item, inner, name, file) for item in value)
-    if annotation.startswith("Mapping[str, ") and isinstance(value, dict):
-        inner = annotation.removeprefix("Mapping[str, ").removesuffix("]")
-        return {str(key): _read(item, inner, f"{name}.{key}", file) for key, item in value.items()}
-    if annotation == "Any":
-        return value
-    if annotation == "float" and isinstance(value, (int, float)) and not isinstance(value, bool):
-        if math.isfinite(value):
-            return float(value)
-    elif type(value).__name__ == annotation:
-        return value
-    wanted = {"str": "text", "float": "a finite number", "int": "a whole number", "bool": "true or false"}
-    raise MoecastError(f"must be {wanted.get(annotation, 'an object or list')}", file=file, field=name, value=value)
 
 
 def _check_keys(found: Mapping[str, Any], keys: tuple[str, ...], name: str, file: str | Path | None) -> None:

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from moecast.errors import MoecastError
-from moecast.files import read_text, write_text
+from moecast.files import read_json, write_text
+from moecast.sim.typed_json import read_fields
 
 SCHEMA = 1
-
-Times = tuple[tuple[tuple[float, ...], ...], ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,9 +64,9 @@ class Measurement:
     ranks: int
     layers: int
     steps: int
-    dispatch_s_WLG: Times
-    combine_s_WLG: Times
-    expert_s_WLG: Times | None
+    dispatch_s_WLG: tuple[tuple[tuple[float, ...], ...], ...]
+    combine_s_WLG: tuple[tuple[tuple[float, ...], ...], ...]
+    expert_s_WLG: tuple[tuple[tuple[float, ...], ...], ...] | None
     dispatch_bytes: float
     combine_bytes: float
     row_bytes: Mapping[str, int]
@@ -82,6 +81,9 @@ class Measurement:
 
     def __post_init__(self) -> None:
         """Check that the times fit the sizes."""
+        for name in ("ranks", "layers", "steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: at least one is measured")
         for name in ("dispatch_s_WLG", "combine_s_WLG", "expert_s_WLG"):
             times = getattr(self, name)
             if times is not None:
@@ -121,14 +123,10 @@ class Measurement:
             raise MoecastError("not a moecast measurement", file=file)
         if value.get("schema") != SCHEMA:
             raise MoecastError(f"this moecast reads measurement schema {SCHEMA}", file=file, field="schema")
-        names = {field.name for field in dataclasses.fields(cls)}
-        for name in value.keys() - names - {"schema", "kind", "exchange_s"}:
-            raise MoecastError("unknown field", file=file, field=name)
-        for name in sorted(names - value.keys()):
-            raise MoecastError("missing", file=file, field=name)
+        read = read_fields(cls, value, beside=("schema", "kind", "exchange_s"), file=file)
         try:
-            return cls(**{name: _tuples(value[name]) for name in names})
-        except (TypeError, ValueError) as error:
+            return cls(**read)
+        except ValueError as error:
             raise MoecastError(str(error), file=file) from error
 
 
@@ -145,18 +143,10 @@ def read_measurement(path: str | Path) -> Measurement:
     MoecastError
         The file is missing, not JSON, or not a measurement.
     """
-    try:
-        value = json.loads(read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise MoecastError("not JSON", file=path) from error
-    return Measurement.from_json(value, file=path)
+    return Measurement.from_json(read_json(path), file=path)
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
-
-
-def _check_times(name: str, times: Times, shape: tuple[int, ...]) -> None:
+def _check_times(name: str, times: tuple[tuple[tuple[float, ...], ...], ...], shape: tuple[int, ...]) -> None:
     fits = len(times) == shape[0] and all(
         len(layers_LG) == shape[1] and all(len(rank_G) == shape[2] for rank_G in layers_LG) for layers_LG in times
     )

@@ -110,6 +110,11 @@ def test_a_measurement_survives_its_file(tmp_path: Any) -> None:
         ({"extra": 1}, "extra: unknown field"),
         ({"steps": 3}, "must be .steps, layers, ranks. = .3, 3, 4."),
         ({"combine_s_WLG": [[[-1.0] * 4] * 3] * 2}, "not negative"),
+        ({"combine_s_WLG": None}, "combine_s_WLG: must be an object or list"),
+        ({"combine_s_WLG": [[["1"] * 4] * 3] * 2}, "combine_s_WLG = '1': must be a finite number"),
+        ({"steps": 0, "dispatch_s_WLG": [], "combine_s_WLG": []}, "steps = 0: at least one"),
+        ({"row_bytes": [64]}, "row_bytes = .64.: must be an object or list"),
+        ({"dispatch_bytes": 10**400}, "dispatch_bytes = 10+…: must be a finite number"),
     ],
 )
 def test_a_broken_measurement_is_named(change: dict[str, Any], message: str) -> None:
