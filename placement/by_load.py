@@ -17,11 +17,13 @@ from moecast.placement.fill import fill_slots
 from moecast.placement.load_bound import fullest_rank_bound_L, rank_load_LG
 from moecast.placement.notes import COPIES_ARE_GIVEN, filled_note, with_note
 from moecast.placement.problem import counted_from_0
+from moecast.placement.solver import checked_slots
 from moecast.placement.solvers import find_load_solver
 from moecast.sim.collectives import mode_of
 from moecast.sim.plan import EMPTY, MadeBy, Plan
 
 if TYPE_CHECKING:
+    from moecast.placement.solver import LoadSolver
     from moecast.sim.model import ModelShape
     from moecast.sim.plan import DispatchMode, ReplicaRule
     from moecast.topology import Cluster
@@ -118,7 +120,7 @@ def place_by_load(
     *,
     cluster: Cluster | None = None,
     model: ModelShape | None = None,
-    solver: str = "balance",
+    solver: str | LoadSolver = "balance",
     ep: int | None = None,
     slots_per_rank: int | None = None,
     dispatch: DispatchMode | None = None,
@@ -138,7 +140,8 @@ def place_by_load(
     model
         Whose experts must fit the cluster's GPUs; None: not checked.
     solver
-        A name of `moecast.placement.LOAD_SOLVERS`.
+        A name of `moecast.placement.LOAD_SOLVERS`, or an object of your own that satisfies
+        `moecast.placement.LoadSolver`.
     ep, slots_per_rank
         Ranks of an EP group (None: all GPUs) and slots of each rank (None: as few as hold the experts).
     fill
@@ -156,21 +159,21 @@ def place_by_load(
     problem = _problem(table, cluster, model, ep, slots_per_rank, dispatch, replica_rule)
     refusal = chosen.supports(problem)
     if refusal is not None:
-        raise MoecastError(f"this problem is not for it: {refusal}", field="solver", value=solver)
+        raise MoecastError(f"this problem is not for it: {refusal}", field="solver", value=chosen.name)
     start = time.monotonic()
     solved = chosen.spread(problem)
-    slots_LGP, note = np.asarray(solved.slots_LGP), solved.note
+    slots_LGP, note = checked_slots(solved, problem, chosen.name), solved.note
     if dispatch is not None and mode_of(dispatch, "decode").per_choice:
         note = with_note(note, COPIES_ARE_GIVEN)
     if fill:
         slots_LGP, count = fill_slots(slots_LGP, problem.load_LE, problem.slots_G)
         note = with_note(note, filled_note(count))
-    made_by = MadeBy(solver=solver, seed=seed, trace_part="a load table: counts only", note=note)
+    made_by = MadeBy(solver=chosen.name, seed=seed, trace_part="a load table: counts only", note=note)
     plan = _plan(problem, slots_LGP, made_by)
     plan.check_legal()
     return LoadPlacement(
         plan=plan,
-        solver=solver,
+        solver=chosen.name,
         seconds=time.monotonic() - start,
         legal=True,
         wasted_slots=plan.wasted_slots(),
@@ -231,7 +234,7 @@ def _check_weights(layout: Plan, cluster: Cluster | None, model: ModelShape | No
 
 def _plan(problem: LoadProblem, slots_LGP: Int32, made_by: MadeBy) -> Plan:
     layout = problem.layout
-    slots_DLGP = np.broadcast_to(slots_LGP, (layout.groups, *slots_LGP.shape)).astype(np.int32)
+    slots_DLGP = np.broadcast_to(slots_LGP, (layout.groups, *slots_LGP.shape))
     return replace(layout, slots_DLGP=slots_DLGP, made_by=made_by)
 
 

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from moecast.arrays import index, numbers
 from moecast.placement.solver import Solved
+from moecast.sim.plan import MOST_GROUP_SLOTS
 
 if TYPE_CHECKING:
     from moecast.placement.limit import Budget
@@ -50,11 +52,14 @@ def rebalance(load_LE: npt.ArrayLike, *, slots: int, ranks: int, expert_groups: 
 
     Raises
     ------
-    ValueError
-        Sizes that do not divide, or fewer slots than experts.
+    ValueError, TypeError
+        Sizes that do not divide, fewer slots than experts, or a load that is negative or no number.
     """
-    load = np.asarray(load_LE, np.float64)
+    load = numbers("load_LE", load_LE, shape=(None, None))
     experts = load.shape[1]
+    sizes = {"slots": slots, "ranks": ranks, "expert_groups": expert_groups, "nodes": nodes}
+    for name, size in sizes.items():
+        index(name, size, least=1, most=MOST_GROUP_SLOTS)
     if slots % ranks or slots < experts:
         raise ValueError(f"slots = {slots}: a multiple of {ranks} ranks, and at least {experts} experts")
     if ranks % nodes or experts % expert_groups:

@@ -42,6 +42,7 @@ BY_HAND_LONGER = 8  # times that, for the one search of a weight given by hand
 LONGEST = 64  # times the first search, as long as there is time
 DOUBT = 0.04  # plans whose estimates differ by less are timed; the estimate is within 0.03 of fluid
 FINALISTS = 3
+MOST_ITEMS = 2**15 - 1  # the search numbers what is in the slots in 16 bits, with a sign
 ANNEALING = 0.9  # of the progress that is told; the rest is timing
 
 
@@ -93,9 +94,10 @@ class Joint:
         if weight is not None and not 0 <= weight < float("inf"):
             raise MoecastError("must be finite and not negative", field="balance_weight", value=weight)
 
-    def supports(self, problem: PlacementProblem) -> str | None:  # noqa: ARG002
-        """Take every problem."""
-        return None
+    def supports(self, problem: PlacementProblem) -> str | None:
+        """Take what its loops can number."""
+        slots = int(problem.slots_G.sum())
+        return f"{slots} slots of a layer, it takes up to {MOST_ITEMS}" if slots > MOST_ITEMS else None
 
     def solve(self, problem: PlacementProblem, objective: Objective, budget: Budget, *, seed: int = 0) -> Solved:
         """Search for the fastest placement."""

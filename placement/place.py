@@ -9,9 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
 from moecast.errors import MoecastError
 from moecast.placement.certificate import certificate_s
 from moecast.placement.fill import fill_slots
@@ -19,7 +16,7 @@ from moecast.placement.limit import Budget, Limit
 from moecast.placement.notes import COPIES_ARE_GIVEN, filled_note, with_note
 from moecast.placement.objective import Objective
 from moecast.placement.problem import PlacementProblem
-from moecast.placement.solver import Solved
+from moecast.placement.solver import checked_slots
 from moecast.placement.solvers import find_solver
 from moecast.sim.collectives import mode_of
 from moecast.sim.forward import Setting
@@ -138,7 +135,7 @@ def place(
     budget = Budget(limit, _thousandths(progress))
     objective = Objective(problem)
     solved = chosen.solve(problem, objective, budget, seed=seed)
-    slots_LGP, note = _slots_of(solved, problem, chosen.name), solved.note
+    slots_LGP, note = checked_slots(solved, problem, chosen.name), solved.note
     if mode_of(layout.dispatch, workload.phase).per_choice:
         note = with_note(note, COPIES_ARE_GIVEN)
     if fill:
@@ -165,17 +162,6 @@ def place(
         note=note,
         **_routing(problem, plan),
     )
-
-
-def _slots_of(solved: Solved, problem: PlacementProblem, name: str) -> npt.NDArray[np.int32]:
-    """What a solver gave back, of the right shape and type: whether it is legal the plan checks."""
-    if not isinstance(solved, Solved):
-        raise MoecastError(f"{name} gave back {type(solved).__name__}, not a Solved", field="solver", value=name)
-    slots_LGP, wanted = np.asarray(solved.slots_LGP), problem.empty_slots_LGP().shape
-    if slots_LGP.shape != wanted or not np.issubdtype(slots_LGP.dtype, np.integer):
-        rule = f"{name} gave back {slots_LGP.dtype} {list(slots_LGP.shape)}, expected whole numbers {list(wanted)}"
-        raise MoecastError(f"{rule}: layers, ranks, slots of a rank", field="solver", value=name)
-    return slots_LGP.astype(np.int32)
 
 
 def _layout(

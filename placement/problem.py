@@ -18,6 +18,7 @@ from moecast.sim.memory import memory_by_part
 from moecast.sim.plan import EMPTY, MadeBy, Plan
 from moecast.sim.simulate import find_rung
 from moecast.sim.workload import Workload, draw_steps
+from moecast.traces.checks import check_choices
 
 if TYPE_CHECKING:
     from moecast.sim.model import ModelShape
@@ -100,6 +101,10 @@ class PlacementProblem:
             )
         object.__setattr__(self, "slots_G", slots_G)
         check_question(self.cluster, self.model, self.any_plan(), self.trace)
+        try:
+            check_choices(self.trace.experts_TLK, layout.experts)  # searches count a token's experts once each
+        except ValueError as error:
+            raise MoecastError(str(error), field="trace") from error
         domain_G = self.cluster.domain_of_gpu_G[list(layout.gpu_of_rank[: layout.ep])]
         object.__setattr__(self, "domain_G", counted_from_0(domain_G))
         object.__setattr__(self, "steps", tuple(draw_steps(self.trace, self.workload, ranks=self.sources)))
@@ -152,7 +157,7 @@ class PlacementProblem:
 
     def plan(self, slots_LGP: Int32, *, made_by: MadeBy | None = None) -> Plan:
         """Make the plan that has these experts in the slots of every EP group."""
-        slots_DLGP = np.broadcast_to(slots_LGP, (self.layout.groups, *slots_LGP.shape)).astype(np.int32)
+        slots_DLGP = np.broadcast_to(slots_LGP, (self.layout.groups, *slots_LGP.shape))
         made_by = made_by or MadeBy(solver="unknown")
         return replace(self.layout, slots_DLGP=slots_DLGP, replica_weights_DLGP=None, made_by=made_by)
 

@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from moecast.arrays import whole_numbers
+from moecast.errors import MoecastError
+from moecast.sim.plan import EMPTY
+
 if TYPE_CHECKING:
     from moecast.placement.limit import Budget
     from moecast.placement.objective import Objective
@@ -34,6 +38,26 @@ class Solved:
 
     slots_LGP: Int32
     note: str = ""
+
+
+def checked_slots(solved: Solved, problem: SlotProblem, name: str) -> Int32:
+    """Give what a solver found in the type that loops read; whether it is legal the plan checks.
+
+    Raises
+    ------
+    MoecastError
+        It is no `Solved`, its slots are not whole numbers of the problem's shape, or hold experts that there are not.
+    """
+    if not isinstance(solved, Solved):
+        raise MoecastError(f"{name} gave back {type(solved).__name__}, not a Solved", field="solver", value=name)
+    shape = problem.empty_slots_LGP().shape
+    try:
+        slots_LGP: Int32 = whole_numbers(
+            "slots_LGP", solved.slots_LGP, least=EMPTY, most=problem.layout.experts - 1, shape=shape, dtype=np.int32
+        )
+    except (TypeError, ValueError) as error:
+        raise MoecastError(f"{name} gave back {error} (layers, ranks, slots of a rank)", field="solver") from error
+    return slots_LGP
 
 
 class Solver(Protocol):

@@ -51,7 +51,7 @@ def find_solver(
         if chosen is None:
             raise MoecastError(f"one of {', '.join(known.name for known in SOLVERS)}", field="solver", value=solver)
     else:
-        chosen = _checked(solver)
+        chosen = _checked(solver, "solve")
     chosen = _with_groups(chosen, expert_groups)
     if isinstance(chosen, Joint) and isinstance(solver, str):
         return replace(chosen, balance_weight=balance_weight, full=full)
@@ -61,13 +61,13 @@ def find_solver(
     return chosen
 
 
-def _checked(solver: Solver) -> Solver:
+def _checked(solver: S, finds: str) -> S:
     """The error must name what is missing: an object of another kind would fail much later."""
     has_name = not isinstance(solver, type) and isinstance(getattr(solver, "name", None), str)
     missing = [] if has_name else ["name"]
-    missing += [method for method in ("supports", "solve") if not callable(getattr(solver, method, None))]
+    missing += [method for method in ("supports", finds) if not callable(getattr(solver, method, None))]
     if missing:
-        rule = f"a name, or an object with name, supports and solve; this one lacks {', '.join(missing)}"
+        rule = f"a name, or an object with name, supports and {finds}; this one lacks {', '.join(missing)}"
         raise MoecastError(rule, field="solver", value=type(solver).__name__)
     return solver
 
@@ -82,22 +82,25 @@ def _with_groups(solver: S, expert_groups: int | None) -> S:
     return replace(solver, expert_groups=expert_groups)
 
 
-def find_load_solver(name: str, *, expert_groups: int | None = None) -> LoadSolver:
-    """Find a solver that needs no tokens by name; `expert_groups` as in `find_solver`.
+def find_load_solver(solver: str | LoadSolver, *, expert_groups: int | None = None) -> LoadSolver:
+    """Find a solver that needs no tokens by name, or take one that is not ours; `expert_groups` as in `find_solver`.
 
     Raises
     ------
     MoecastError
-        There is none, or it looks at which experts tokens choose together, which counts do not say.
+        There is none, the object is no solver, or it looks at which experts tokens choose together, which counts do not
+        say.
     """
-    for solver in LOAD_SOLVERS:
-        if solver.name == name:
-            return _with_groups(solver, expert_groups)
-    names = ", ".join(solver.name for solver in LOAD_SOLVERS)
-    if any(solver.name == name for solver in SOLVERS):
+    if not isinstance(solver, str):
+        return _with_groups(_checked(solver, "spread"), expert_groups)
+    for known in LOAD_SOLVERS:
+        if known.name == solver:
+            return _with_groups(known, expert_groups)
+    names = ", ".join(known.name for known in LOAD_SOLVERS)
+    if any(known.name == solver for known in SOLVERS):
         rule = f"it places by which experts tokens choose together, which counts do not say: use one of {names}"
-        raise MoecastError(rule, field="solver", value=name)
-    raise MoecastError(f"one of {names}", field="solver", value=name)
+        raise MoecastError(rule, field="solver", value=solver)
+    raise MoecastError(f"one of {names}", field="solver", value=solver)
 
 
 __all__ = ["LOAD_SOLVERS", "SOLVERS", "LoadSolver", "Solved", "Solver", "find_load_solver", "find_solver"]

@@ -26,7 +26,8 @@ def bad_ids(draw: st.DrawFn, good: Array, *, any_length: bool = False) -> Any:
     at = draw(st.integers(0, good.size - 1))
     values.ravel()[at] = draw(st.sampled_from(BEYOND if kind == "beyond" else BELOW))
     # as numpy would type the list: int64, or uint64 where a number needs it
-    return np.array(values.tolist(), np.uint64 if values.ravel()[at] >= 2**63 else np.int64)
+    large = int(values.max()) >= 2**63
+    return np.array((np.maximum(values, 0) if large else values).tolist(), np.uint64 if large else np.int64)
 
 
 @st.composite

@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from moecast.arrays import whole_numbers
 from moecast.errors import MoecastError
 from moecast.files import read_text, write_text
 from moecast.traces.meta import TraceMeta
 from moecast.traces.trace import RoutingTrace
 
 _SCHEMA_VERSION = 1
+MOST_CHOICES = (1 << 53) - 1
 COUNTS_ONLY = "Counts only: no co-activation, fan-out or crossings can be had from them."
 """What the notes of a table say whose tokens were never recorded."""
 
@@ -37,20 +39,20 @@ class LoadTable:
 
     Raises
     ------
-    ValueError
-        Not [L, E] whole numbers, or one is negative.
+    ValueError, TypeError
+        Not [L, E] whole numbers, one is negative, or their sum reaches 2^53, beyond which sums of shares
+        lose whole choices.
     """
 
     load_LE: npt.NDArray[np.int64]
     meta: TraceMeta
 
     def __post_init__(self) -> None:
-        raw_LE = np.asarray(self.load_LE)
-        if raw_LE.shape != (self.meta.layers, self.meta.experts) or raw_LE.dtype.kind not in "iu":
-            raise ValueError(f"load_LE: must be whole numbers [{self.meta.layers}, {self.meta.experts}]")
-        load_LE = raw_LE.astype(np.int64)
-        if load_LE.min() < 0:
-            raise ValueError("load_LE: a negative count")
+        shape = (self.meta.layers, self.meta.experts)
+        load_LE = whole_numbers("load_LE", self.load_LE, most=MOST_CHOICES, shape=shape).copy()
+        total = load_LE.sum(dtype=np.float64)  # 67 million counts of 2^53 do not fit into 64 bits
+        if total > MOST_CHOICES:
+            raise ValueError(f"load_LE = {total:.3g} choices in all: fewer than 2^53")
         load_LE.flags.writeable = False
         object.__setattr__(self, "load_LE", load_LE)
 
@@ -121,4 +123,10 @@ def _counts(rows: Any) -> npt.NDArray[np.int64]:
         raise ValueError("load: must be lists of equal lengths, one per layer")
     if any(set(map(type, row)) - {int} for row in rows):
         raise ValueError("load: must be whole numbers")
+    for row in rows:  # Python's whole numbers have no limit
+        for count in (min(row, default=0), max(row, default=0)):
+            if not 0 <= count <= MOST_CHOICES:
+                digits = len(str(count))
+                shown = str(count) if digits <= 20 else f"a number of {digits} digits"
+                raise ValueError(f"load = {shown}: a count is from 0 to {MOST_CHOICES}")
     return np.array(rows, np.int64)

@@ -104,6 +104,17 @@ class RoutingTrace:
             topic_T=np.empty(0, np.int16),
         )
 
+    def check_shape(self, meta: TraceMeta) -> None:
+        """Fail where this is no batch of a trace of `meta`: what counts batch after batch has tables of its sizes.
+
+        Raises
+        ------
+        ValueError
+            L, E or K differ.
+        """
+        if self.meta.shape_LEK != meta.shape_LEK:
+            raise ValueError(f"L, E, K = {self.meta.shape_LEK}, expected {meta.shape_LEK}")
+
     @property
     def n_tokens(self) -> int:
         """T."""

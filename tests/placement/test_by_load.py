@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +17,10 @@ from moecast.cli import app
 from moecast.errors import MoecastError
 from moecast.placement import LOAD_SOLVERS, SOLVERS, place_by_load
 from moecast.placement.load_bound import fullest_rank_bound_L, rank_load_LG
+from moecast.placement.solver import SlotProblem, Solved
 from moecast.sim import load_model, read_plan
 from moecast.topology import load_cluster
-from moecast.traces import LoadTable, TraceMeta, write_load_table
+from moecast.traces import LoadTable, TraceMeta, read_load_table, write_load_table
 
 from .test_solvers import EPLB_LOAD, EPLB_SLOTS
 
@@ -224,3 +226,79 @@ def test_a_trace_or_a_table_must_be_given(tmp_path: Path) -> None:
         CliRunner().invoke(
             app, ["place", "--trace", "shipped", "--out", str(tmp_path / "p.json")], catch_exceptions=False
         )
+
+
+class Mirrored:
+    """A solver of one's own that needs no tokens: contiguous, from the last expert to the first."""
+
+    name = "mirrored"
+
+    def supports(self, problem: SlotProblem) -> str | None:
+        return "needs experts that divide" if problem.layout.experts % problem.layout.ep else None
+
+    def spread(self, problem: SlotProblem) -> Solved:
+        slots_LGP = problem.empty_slots_LGP()
+        experts_GP = np.arange(problem.layout.experts)[::-1].reshape(problem.layout.ep, -1)
+        slots_LGP[..., : experts_GP.shape[1]] = experts_GP
+        return Solved(slots_LGP=slots_LGP, note="turned over")
+
+
+def test_a_solver_of_ones_own_takes_counts_alone() -> None:
+    found = place_by_load(table_of([[5, 1, 1, 1]]), ep=2, solver=Mirrored())
+    assert found.plan.slots_DLGP[0, 0].tolist() == [[3, 2], [1, 0]]
+    assert (found.solver, found.plan.made_by.solver, found.note) == ("mirrored", "mirrored", "turned over")
+    assert found.fullest == pytest.approx(6 / 4)
+    with pytest.raises(MoecastError, match="needs experts that divide"):
+        place_by_load(table_of([[5, 1, 1]]), ep=2, solver=Mirrored())
+
+
+class Stray(Mirrored):
+    def spread(self, problem: SlotProblem) -> Solved:
+        return Solved(slots_LGP=problem.empty_slots_LGP().astype(np.int64) + 2**32 + 1)  # 0 in 32 bits
+
+
+class Silent(Mirrored):
+    def spread(self, problem: SlotProblem) -> Any:  # noqa: ARG002
+        return None
+
+
+class Forgetful(Mirrored):
+    def spread(self, problem: SlotProblem) -> Solved:
+        return Solved(slots_LGP=problem.empty_slots_LGP())
+
+
+@pytest.mark.parametrize(
+    ("solver", "words"),
+    [
+        (object(), "lacks name, supports, spread"),
+        (Mirrored, "lacks name"),
+        (Stray(), r"slots_LGP\[0\]\[0\]\[0\] = 4294967296: must be a whole number of -1 to 3"),
+        (Silent(), "NoneType, not a Solved"),
+        (Forgetful(), "misses expert 0"),
+    ],
+)
+def test_what_is_no_load_solver_is_said_in_one_line(solver: Any, words: str) -> None:
+    with pytest.raises(MoecastError, match=words) as caught:
+        place_by_load(table_of([[5, 1, 1, 1]]), ep=2, solver=solver)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("load", "words"),
+    [
+        ([[2**53 - 1, 1]], "fewer than 2^53"),
+        ([[2**62, 2**62]], "a count is from 0 to 9007199254740991"),
+        ([[10**30, 1]], "a count is from 0 to"),
+        ([[int("9" * 4000), 1]], "a number of 4000 digits"),
+        ([[-1, 1]], "load = -1: a count is from 0 to"),
+    ],
+)
+def test_tables_whose_sum_overflows_are_one_line(tmp_path: Path, load: list[list[int]], words: str) -> None:
+    meta = {"model": "m", "layers": 1, "experts": 2, "choices": 1}
+    (tmp_path / "table.json").write_text(json.dumps({"schema": 1, **meta, "load": load}))
+    with pytest.raises(MoecastError) as caught:
+        read_load_table(tmp_path / "table.json")
+    line = str(caught.value)
+    assert words in line
+    assert "table.json" in line
+    assert "\n" not in line

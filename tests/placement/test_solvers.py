@@ -221,6 +221,15 @@ class WrongShape(Reversed):
         return Solved(slots_LGP=np.zeros((1, 2), np.int32))
 
 
+class Wrapping(Reversed):
+    """Of its first expert, 32 bits say 0."""
+
+    def solve(self, problem: PlacementProblem, objective: Objective, budget: Budget, *, seed: int = 0) -> Solved:
+        slots_LGP = super().solve(problem, objective, budget, seed=seed).slots_LGP.astype(np.int64)
+        slots_LGP[0, 0, 0] = 2**32
+        return Solved(slots_LGP=slots_LGP)
+
+
 class NoAnswer(Reversed):
     def solve(self, *given: object, **named: object) -> Any:  # noqa: ARG002
         return None
@@ -236,7 +245,8 @@ class Missing(Reversed):
     [
         (object(), "lacks name, supports, solve"),
         (Reversed, "lacks name"),
-        (WrongShape(), r"int32 \[1, 2\], expected whole numbers \[1, 8, 2\]"),
+        (WrongShape(), r"shape \[1, 2\], must be \[1, 8, 2\]"),
+        (Wrapping(), r"slots_LGP\[0\]\[0\]\[0\] = 4294967296: must be a whole number of -1 to 15"),
         (NoAnswer(), "NoneType, not a Solved"),
         (Missing(), "misses expert 1"),
     ],

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from moecast.arrays import index, whole_numbers
 from moecast.threads import run_parts, thread_count
 from moecast.traces.meta import TraceMeta
 from moecast.traces.statistics._count import count_batch
@@ -47,7 +48,7 @@ class TraceCounter:
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError
         `rank_of_expert_LE` is not [L, E] of ranks below `n_ranks`, or the tables are larger than 16 GiB.
     """
 
@@ -106,8 +107,7 @@ class TraceCounter:
         ValueError
             The batch's L, E or K is not the counter's.
         """
-        if trace.meta.shape_LEK != self.meta.shape_LEK:
-            raise ValueError(f"L, E, K = {trace.meta.shape_LEK}, expected {self.meta.shape_LEK}")
+        trace.check_shape(self.meta)
         if self._recent_tokens + trace.n_tokens > _SPILL_TOKENS:
             self._spill()
         tokens, choices = trace.n_tokens, trace.experts_TLK.size
@@ -193,17 +193,11 @@ def count_trace(
 
 
 def _checked_ranks(
-    ranks: npt.ArrayLike, shape_LE: tuple[int, int], n_ranks: int | None
+    ranks: npt.ArrayLike, shape_LE: tuple[int, int], given: int | None
 ) -> tuple[npt.NDArray[np.int32], int]:
-    raw_LE = np.asarray(ranks)
-    if raw_LE.shape != shape_LE or raw_LE.dtype.kind not in "iu":
-        raise ValueError(f"rank_of_expert_LE: must be whole numbers {list(shape_LE)}, not {list(raw_LE.shape)}")
-    n_ranks = int(raw_LE.max()) + 1 if n_ranks is None else n_ranks
-    if n_ranks > _MAX_RANKS:
-        raise ValueError(f"n_ranks = {n_ranks}: must be at most {_MAX_RANKS}")
-    if raw_LE.min() < 0 or raw_LE.max() >= n_ranks:
-        raise ValueError(f"rank_of_expert_LE: a rank outside 0…{n_ranks - 1}")
-    return np.ascontiguousarray(raw_LE, np.int32), n_ranks
+    n_ranks = _MAX_RANKS if given is None else index("n_ranks", given, least=1, most=_MAX_RANKS)
+    rank_LE = whole_numbers("rank_of_expert_LE", ranks, most=n_ranks - 1, shape=shape_LE, dtype=np.int32)
+    return rank_LE, int(rank_LE.max()) + 1 if given is None else n_ranks
 
 
 def _mirrored(upper_LEE: Counts, load_LE: Counts) -> Counts:

@@ -8,8 +8,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from moecast.arrays import index, numbers, whole_numbers
 from moecast.traces.statistics._parts import pack
 from moecast.traces.statistics.summary import Fractions, balance_L, mean_known, rank_load_LG
+
+MOST_RANKS = 65_535
 
 
 def packed_ranks_LE(load_LE: npt.ArrayLike, n_ranks: int) -> npt.NDArray[np.int32]:
@@ -19,13 +22,11 @@ def packed_ranks_LE(load_LE: npt.ArrayLike, n_ranks: int) -> npt.NDArray[np.int3
 
     Raises
     ------
-    ValueError
-        More ranks than experts, or none.
+    ValueError, TypeError
+        More ranks than experts, or none; loads that are negative or no numbers.
     """
-    table_LE = np.ascontiguousarray(load_LE, np.float64)
-    experts = table_LE.shape[1]
-    if not 1 <= n_ranks <= experts:
-        raise ValueError(f"n_ranks = {n_ranks}: must be from 1 to the {experts} experts")
+    table_LE = numbers("load_LE", load_LE, shape=(None, None))
+    n_ranks = index("n_ranks", n_ranks, least=1, most=table_LE.shape[1])
     rank_LE = np.empty(table_LE.shape, np.int32)
     # sorted here, since a sort takes seconds to compile; stable, so that equal loads go by expert id
     order_LE = np.argsort(-table_LE, axis=1, kind="stable")
@@ -34,7 +35,15 @@ def packed_ranks_LE(load_LE: npt.ArrayLike, n_ranks: int) -> npt.NDArray[np.int3
 
 
 def load_balance(load_LE: npt.NDArray[np.int64], rank_LE: npt.NDArray[np.int32], n_ranks: int) -> float:
-    """Balance of a placement under a load: mean / max over ranks, averaged over the layers with any load."""
+    """Balance of a placement under a load: mean / max over ranks, averaged over the layers with any load.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Ranks that are not there, or that are not one for each load.
+    """
+    n_ranks = index("n_ranks", n_ranks, least=1, most=MOST_RANKS)
+    rank_LE = whole_numbers("rank_LE", rank_LE, most=n_ranks - 1, shape=load_LE.shape, dtype=np.int32)
     return mean_known(balance_L(rank_load_LG(load_LE, rank_LE, n_ranks)))
 
 

@@ -93,7 +93,14 @@ class PartCounter:
         self._made_PL = np.zeros((_BUCKETS, layers), np.int64)
 
     def add(self, trace: RoutingTrace) -> None:
-        """Count the tokens of a batch."""
+        """Count the tokens of a batch.
+
+        Raises
+        ------
+        ValueError
+            The batch's L, E or K is not the counter's.
+        """
+        trace.check_shape(self.meta)
         self._widen(self._tokens + trace.n_tokens)
         topic_T = self._renumbered(trace)
         for start in range(0, trace.n_tokens, _BLOCK_TOKENS):

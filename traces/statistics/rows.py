@@ -48,6 +48,7 @@ class RowScanner:
     """Looks at batch after batch."""
 
     def __init__(self, meta: TraceMeta) -> None:
+        self._meta = meta
         self._usual = meta.choices in (1, meta.experts)
         self._tokens = self._in_order = self._step_falls = 0
         self._runs = RunFinder()
@@ -57,7 +58,14 @@ class RowScanner:
         self._phases = np.zeros(len(PHASES), np.int64)
 
     def add(self, trace: RoutingTrace) -> None:
-        """Look at the tokens of a batch."""
+        """Look at the tokens of a batch.
+
+        Raises
+        ------
+        ValueError
+            The batch's L, E or K is not the scanner's.
+        """
+        trace.check_shape(self._meta)
         if not trace.n_tokens:
             return
         self._runs.add(trace)

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from moecast.arrays import whole_numbers
+from moecast.traces.checks import check_choices
 from moecast.traces.meta import TraceMeta
 from moecast.traces.trace import RoutingTrace
 
@@ -43,6 +45,12 @@ class TokenSample:
         Part of all pieces that was drawn: 1 for the whole trace, else a power of ½.
     of_tokens
         Tokens that the trace has.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Arrays that do not fit each other or the sizes in `meta`, runs that do not rise from 0 to T, or a token that
+        chooses an expert twice.
     """
 
     meta: TraceMeta
@@ -54,6 +62,20 @@ class TokenSample:
     run_R1: npt.NDArray[np.int64]
     share: float
     of_tokens: int
+
+    def __post_init__(self) -> None:
+        RoutingTrace(  # what it says of these columns holds here
+            meta=self.meta, experts_TLK=self.experts_TLK, sequence_T=self.sequence_T, position_T=self.position_T,
+            phase_T=np.zeros(len(self.experts_TLK), np.uint8), topic_T=np.full(len(self.experts_TLK), -1, np.int16),
+            token_id_T=self.token_id_T,
+        )  # fmt: skip
+        check_choices(self.experts_TLK, self.meta.experts)
+        run_R1 = whole_numbers("run_R1", self.run_R1, most=self.tokens)
+        if not len(run_R1) or run_R1[0] != 0 or run_R1[-1] != self.tokens or (np.diff(run_R1) < 0).any():
+            raise ValueError(f"run_R1: must rise from 0 to the {self.tokens} tokens")
+        if self.topic_T is not None and self.topic_T.shape != (self.tokens,):
+            raise ValueError(f"topic_T: shape {list(self.topic_T.shape)}, must be [{self.tokens}]")
+        object.__setattr__(self, "run_R1", run_R1)
 
     @property
     def tokens(self) -> int:
@@ -98,7 +120,14 @@ class TokenSampler:
         self._halvings = self._tokens = self._of_tokens = 0
 
     def add(self, trace: RoutingTrace) -> None:
-        """Take the next tokens."""
+        """Take the next tokens.
+
+        Raises
+        ------
+        ValueError
+            The batch's L, E or K is not the sampler's, or only some batches have token ids.
+        """
+        trace.check_shape(self.meta)
         self._of_tokens += trace.n_tokens
         columns: Columns = {
             "experts": trace.experts_TLK,

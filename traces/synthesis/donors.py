@@ -10,6 +10,8 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
+from moecast.arrays import whole_numbers
+from moecast.traces.checks import check_choices
 from moecast.traces.synthesis.sample import pieces_T
 from moecast.traces.trace import RoutingTrace
 
@@ -42,6 +44,12 @@ class Donors:
         Sequences of one kind and one part of the run (an eighth, or more where there are few) have one number, from 0.
     group_T
         Tokens of one part that are of one phase and topic have one number: only these take each other's place.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Arrays that do not fit each other, sequences that do not rise from 0 to T, or a token that chooses an expert
+        twice.
     """
 
     trace: RoutingTrace
@@ -50,6 +58,25 @@ class Donors:
     kind_Q: Ints
     part_Q: Ints
     group_T: Ints
+
+    def __post_init__(self) -> None:
+        tokens, most = self.trace.n_tokens, np.iinfo(np.int64).max
+        check_choices(self.trace.experts_TLK, self.trace.meta.experts)
+        first_Q1 = whole_numbers("first_Q1", self.first_Q1, most=tokens)
+        if not len(first_Q1) or first_Q1[0] != 0 or first_Q1[-1] != tokens or (np.diff(first_Q1) < 0).any():
+            raise ValueError(f"first_Q1: must rise from 0 to the {tokens} tokens")
+        sequences = len(first_Q1) - 1
+        checked = {
+            "first_Q1": first_Q1,
+            "sequence_T": whole_numbers(
+                "sequence_T", self.sequence_T, most=sequences - 1, shape=(tokens,), dtype=np.int32
+            ),
+            "kind_Q": whole_numbers("kind_Q", self.kind_Q, most=most, shape=(sequences,)),
+            "part_Q": whole_numbers("part_Q", self.part_Q, most=sequences, shape=(sequences,)),
+            "group_T": whole_numbers("group_T", self.group_T, most=most, shape=(tokens,)),
+        }
+        for name, array in checked.items():
+            object.__setattr__(self, name, array)
 
     @property
     def n_tokens(self) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import numpy.typing as npt
 
+from moecast.arrays import whole_numbers
 from moecast.errors import MoecastError
 from moecast.traces.meta import PHASES, TraceMeta
 from moecast.traces.synthesis.donors import Donors, donors_of
@@ -39,6 +40,11 @@ class TraceModel:
         float32 [T, D], unit vectors: where tokens lie close together, they choose alike.
     neighbours_TR
         int32 [T, R], -1 where there is none; symmetric.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Arrays that are not of the donors.
     """
 
     meta: TraceMeta
@@ -48,6 +54,18 @@ class TraceModel:
     donors: Donors
     sketch_TD: npt.NDArray[np.float32]
     neighbours_TR: npt.NDArray[np.int32]
+
+    def __post_init__(self) -> None:
+        tokens = self.donors.n_tokens
+        if self.donors.trace.meta.shape_LEK != self.meta.shape_LEK:
+            raise ValueError(f"meta: L, E, K = {self.meta.shape_LEK}, the donors' {self.donors.trace.meta.shape_LEK}")
+        neighbours_TR = whole_numbers(
+            "neighbours_TR", self.neighbours_TR, least=-1, most=tokens - 1, shape=(tokens, None), dtype=np.int32
+        )
+        object.__setattr__(self, "neighbours_TR", neighbours_TR)
+        if self.sketch_TD.ndim != 2 or len(self.sketch_TD) != tokens or self.sketch_TD.dtype != np.float32:
+            found = f"{self.sketch_TD.dtype} {list(self.sketch_TD.shape)}"
+            raise ValueError(f"sketch_TD: {found}, must be float32 [{tokens}, any]")
 
 
 def fit_trace(
