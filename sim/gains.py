@@ -2,11 +2,12 @@
 
 The bottleneck is the resource with the largest gain, not the fullest link: a link that is full while others wait for
 something else gains nothing by being twice as fast. Gains are each alone: they do not add up, and two resources that
-take turns may gain little each.
+take turns may gain little each. A gain may be negative: with one thing faster, flows meet that did not meet before.
 
 A resource is a kind of link (all of them at once, both directions of a cable), the copy issue of low-latency kernels, a
 kind of compute, the launches and barriers of communication, or the waiting for peers (experts as if every rank had its
-EP group's mean of them).
+EP group's mean of them). What cannot save `LEAST` of the step is not timed: links that carry nothing, and work of which
+all stages together, each rank's largest part of each, could not.
 
 Axes: G rank, J link.
 """
@@ -15,13 +16,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from moecast.sim.collectives.links import ISSUE_KIND
-from moecast.sim.program import Compute, Exchange, Flows, Stage, StepProgram
+from moecast.sim.collectives.links import ISSUE_KIND, link_kinds
+from moecast.sim.forward import ForwardPass, Setting
+from moecast.sim.program import Compute, Exchange, Flows, Stage, StepProgram, StepTimes
+from moecast.sim.schedules import find_schedule
 
 if TYPE_CHECKING:
     from moecast.topology import Cluster
@@ -33,7 +37,9 @@ COMPUTE_NAMES = {
 }  # fmt: skip
 LINK_NAMES = {"leaf": "leaf uplinks", "nic": "NICs", "nvlink": "NVLink", "pcie": "PCIe", ISSUE_KIND: "copy issue"}
 LAUNCHES, PEERS, ISSUE = "launches of communication", "waiting for uneven experts", "copy issue"
-NONE = "nothing tried"
+NONE, NO_ONE = "nothing tried", "no single resource"
+LEAST = 0.01
+"""The part of the step that a resource has to save to be listed."""
 
 EXPLAINED = {
     ISSUE: "a GPU's cost of each copy that low-latency kernels send (7 KB messages in decode)",
@@ -43,35 +49,41 @@ EXPLAINED = {
 """What resources are that have no name in the field."""
 
 
-def clusters_with_more(cluster: Cluster) -> dict[str, Cluster]:
-    """The cluster with twice of each kind of cable, of the copy issue's rate, and of the speed of launches, by name.
+def programs_with_more(
+    forward: ForwardPass, program: StepProgram, times: StepTimes
+) -> dict[str, Callable[[], StepProgram]]:
+    """Say how to make the program of a step with twice of each resource that may save `LEAST` of it, by name.
 
-    Laid out anew on each, a plan's flows and the chunks that relays wait for are those of the faster cluster.
+    Parameters
+    ----------
+    forward, program, times
+        The step as it is; its traffic is not counted again.
     """
-    found = {}
-    for name in dict.fromkeys(cable_of(link.kind) for link in cluster.links):
-        links = tuple(
-            replace(link, capacity_Bps=2 * link.capacity_Bps) if cable_of(link.kind) == name else link
-            for link in cluster.links
-        )
-        found[name] = replace(cluster, links=links)
-    hardware = cluster.hardware
-    found[ISSUE] = replace(cluster, hardware=replace(hardware, message_s=hardware.message_s / 2))
-    fixed = {name: getattr(hardware, name) / 2 for name in ("collective_launch_s", "count_exchange_s", "barrier_s")}
-    found[LAUNCHES] = replace(cluster, hardware=replace(hardware, **fixed))
-    return found
-
-
-def programs_with_more(program: StepProgram) -> dict[str, StepProgram]:
-    """The program with each kind of compute twice as fast, and with even experts, by name."""
-    varied: dict[str, StepProgram] = {}
-    for compute, name in COMPUTE_NAMES.items():
-        if any(isinstance(stage, Compute) and stage.kind == compute for stage in program.stages):
-            varied[name] = _with_compute(program, compute, lambda seconds_G: seconds_G / 2)
-    group_G = next((stage.group_G for stage in program.stages if isinstance(stage, Exchange)), None)
-    if group_G is not None:
-        varied[PEERS] = _with_compute(program, "expert", lambda seconds_G: _group_mean(seconds_G, group_G))
+    varied: dict[str, Callable[[], StepProgram]] = {}
+    for name, change in _changes(program).items():
+        stages = tuple(change(stage) for stage in program.stages)
+        saved_s = sum(_most_saved(old, new) for old, new in zip(program.stages, stages, strict=True))
+        if saved_s > 0 and saved_s >= LEAST * times.step_time_s:
+            varied[name] = partial(replace, program, stages=stages)
+    cluster = forward.setting.layout.cluster
+    kinds = zip(link_kinds(cluster), times.link_bytes_J, strict=True)
+    for name in dict.fromkeys(cable_of(kind) for kind, units in kinds if units > 0):
+        varied[name] = partial(_laid_out_on, forward, cluster_with_more(cluster, name))
     return varied
+
+
+def cluster_with_more(cluster: Cluster, name: str) -> Cluster:
+    """The cluster with twice the capacity of a kind of cable, or of the copy issue's rate.
+
+    Laid out anew on it, a plan's flows and the chunks that relays wait for are those of the faster cluster.
+    """
+    if name == ISSUE:
+        return replace(cluster, hardware=replace(cluster.hardware, message_s=cluster.hardware.message_s / 2))
+    links = (
+        replace(link, capacity_Bps=2 * link.capacity_Bps) if cable_of(link.kind) == name else link
+        for link in cluster.links
+    )
+    return replace(cluster, links=tuple(links))
 
 
 def cable_of(kind: str) -> str:
@@ -81,7 +93,7 @@ def cable_of(kind: str) -> str:
 
 
 def marginal_gains(times_s: Mapping[str, float], step_s: float) -> dict[str, float]:
-    """Part of the step time that twice of each resource saves, the largest first.
+    """Part of the step time that twice of each resource saves, the largest first; below 0 where it takes longer.
 
     Parameters
     ----------
@@ -90,10 +102,21 @@ def marginal_gains(times_s: Mapping[str, float], step_s: float) -> dict[str, flo
     step_s
         Of the step as it is.
     """
-    if step_s <= 0:
-        return {}
-    gains = {name: max(0.0, 1 - time_s / step_s) for name, time_s in times_s.items()}
+    gains = {name: 1 - time_s / step_s for name, time_s in times_s.items()}
     return dict(sorted(gains.items(), key=lambda item: (-item[1], item[0])))
+
+
+def bottleneck_of(gains: Mapping[str, float]) -> str:
+    """Name the resource that gains most, if any gains anything."""
+    if not gains:
+        return NONE
+    most = max(gains, key=lambda name: gains[name])
+    return most if gains[most] > 0 else NO_ONE
+
+
+def listed_gains(gains: Mapping[str, float]) -> dict[str, float]:
+    """Those that change the step by `LEAST` of it, either way, the largest first."""
+    return {name: gain for name, gain in sorted(gains.items(), key=lambda item: -item[1]) if abs(gain) >= LEAST}
 
 
 def link_load(flows: Flows, n_links: int) -> Float:
@@ -102,21 +125,43 @@ def link_load(flows: Flows, n_links: int) -> Float:
     return np.bincount(flows.link_X, units_X, n_links).astype(np.float64)
 
 
-def _with_compute(program: StepProgram, kind: str, change: Callable[[Float], Float]) -> StepProgram:
-    return _with_stages(
-        program,
-        lambda stage: (
-            replace(stage, seconds_G=np.ascontiguousarray(change(stage.seconds_G)))
-            if isinstance(stage, Compute) and stage.kind == kind
-            else stage
-        ),
-    )
+def _changes(program: StepProgram) -> dict[str, Callable[[Stage], Stage]]:
+    """What twice of a resource makes of a stage, by name, for those that are no links."""
+
+    def computing(kind: str, change: Callable[[Float], Float], stage: Stage) -> Stage:
+        if not isinstance(stage, Compute) or stage.kind != kind:
+            return stage
+        return replace(stage, seconds_G=np.ascontiguousarray(change(stage.seconds_G)))
+
+    def launching(stage: Stage) -> Stage:
+        return replace(stage, setup_s=stage.setup_s / 2) if isinstance(stage, Exchange) else stage
+
+    changes: dict[str, Callable[[Stage], Stage]] = {
+        name: partial(computing, kind, lambda seconds_G: seconds_G / 2) for kind, name in COMPUTE_NAMES.items()
+    }
+    group_G = next((stage.group_G for stage in program.stages if isinstance(stage, Exchange)), None)
+    if group_G is not None:
+        changes[PEERS] = partial(computing, "expert", partial(_group_mean, group_G))
+    return {**changes, LAUNCHES: launching}
 
 
-def _with_stages(program: StepProgram, change: Callable[[Stage], Stage]) -> StepProgram:
-    return replace(program, stages=tuple(change(stage) for stage in program.stages))
+def _most_saved(before: Stage, after: Stage) -> float:
+    """Seconds by which a stage, without its flows, is over sooner on some rank at the most."""
+    if isinstance(before, Compute) and isinstance(after, Compute):
+        return float((before.seconds_G - after.seconds_G).max(initial=0.0))
+    assert isinstance(before, Exchange)
+    assert isinstance(after, Exchange)
+    return before.setup_s - after.setup_s
 
 
-def _group_mean(seconds_G: Float, group_G: npt.NDArray[np.int32]) -> Float:
+def _laid_out_on(forward: ForwardPass, cluster: Cluster) -> StepProgram:
+    """The same tokens' pass over another cluster's links."""
+    setting = forward.setting
+    changed = Setting.of(cluster, setting.model, setting.plan, phase=setting.phase, seed=setting.layout.seed)
+    there = replace(forward, setting=changed)
+    return there.program(find_schedule(setting.plan.schedule).stages(there))
+
+
+def _group_mean(group_G: npt.NDArray[np.int32], seconds_G: Float) -> Float:
     mean_K = np.bincount(group_G, seconds_G) / np.maximum(np.bincount(group_G), 1)
     return np.asarray(mean_K[group_G])

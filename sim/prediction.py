@@ -77,7 +77,8 @@ class Prediction:
         Bytes leaving GPUs to dispatch, per step over all ranks and layers; a relayed copy leaves twice.
     bottleneck, gains
         The resource whose doubling saves most, and the part of the time that doubling each saves, alone, on the first
-        timed step (see `moecast.sim.gains`); empty where it was not asked for.
+        timed step; below 0 where it takes longer. Those that may save 1 % (see `moecast.sim.gains`); empty where it was
+        not asked for.
     traffic_SD
         Bytes that each source rank dispatches to each destination rank per step, over all layers, relays left out;
         by domain where there are more than 256 ranks.

@@ -14,7 +14,7 @@ from moecast.errors import MoecastError
 from moecast.sim import describe
 from moecast.sim.checks import check_question
 from moecast.sim.forward import Setting
-from moecast.sim.gains import NONE, clusters_with_more, marginal_gains, programs_with_more
+from moecast.sim.gains import bottleneck_of, marginal_gains, programs_with_more
 from moecast.sim.memory import memory_by_part
 from moecast.sim.network import RUNGS, Rung
 from moecast.sim.prediction import Prediction
@@ -60,14 +60,14 @@ def simulate(
         The part of a GPU's memory that an engine takes: what does not fit into it does not fit. vLLM's default is 0.9
         (`gpu_memory_utilization`), SGLang's about 0.88, the rest is for the CUDA context, graphs and NCCL.
     gains
-        Time the first timed step again with twice of each resource: what names the bottleneck, and what it costs (as
-        many runs of the rung as there are resources, about ten).
+        Time the first timed step again with twice of each resource that may save 1 % of it: what names the bottleneck.
+        As many runs of the rung as there are such resources, five to eight.
     seed
         Of the hash that picks paths where the cluster does not spray; the workload has its own.
     overrides, notes
         What was changed in the plan on the way here, and what else the result is to say.
     progress
-        Called with (steps done, steps in all).
+        Called with (done, in all): the steps, and the first one as often as it is timed again.
 
     Raises
     ------
@@ -80,8 +80,7 @@ def simulate(
     steps = draw_steps(trace, workload, ranks=plan.ranks // plan.tp)
     timed = timed_steps(len(steps), len(steps) if network == "bound" else max_fluid_steps)
     setting = Setting.of(cluster, model, plan, phase=workload.phase, seed=seed)
-    routing, timing = _run(setting, trace, steps, timed, rung, progress)
-    saved = _gains(setting, trace, steps[timed[0]], rung, timing.step_times_s[0]) if gains else {}
+    routing, timing, saved = _run(setting, trace, steps, timed, rung, gains, progress)
     memory = _memory(setting, workload, steps, routing.most_rows, memory_fraction)
     return Prediction(
         cluster=cluster.name,
@@ -96,7 +95,7 @@ def simulate(
         model_shape=model.named_shape or model.shape_LEK,
         steps=len(steps),
         steps_simulated=timed,
-        bottleneck=next(iter(saved), NONE),
+        bottleneck=bottleneck_of(saved),
         gains=saved,
         labels=describe.labels(model, trace, workload),
         warnings=(
@@ -179,34 +178,29 @@ def _run(
     steps: Sequence[Step],
     timed: Sequence[int],
     rung: Rung,
+    gains: bool,
     progress: Callable[[int, int], None] | None,
-) -> tuple[RoutingTally, TimeTally]:
-    """Count every step's traffic, and time some of the steps."""
+) -> tuple[RoutingTally, TimeTally, dict[str, float]]:
+    """Count every step's traffic, time some of the steps, and the first one again with twice of each resource."""
     schedule, routing, timing = find_schedule(setting.plan.schedule), RoutingTally(setting), TimeTally(setting)
+    varied: dict[str, Callable[[], StepProgram]] = {}
     for index, step in enumerate(steps):
         forward = setting.forward(trace, step)
         routing.add(forward)
         if index in timed:
             program = forward.program(schedule.stages(forward))
-            timing.add(program, rung.run(program), forward.traffic.rank_load_LG)
+            times = rung.run(program)
+            timing.add(program, times, forward.traffic.rank_load_LG)
+            if gains and index == timed[0]:
+                varied = programs_with_more(forward, program, times)
         if progress is not None:
-            progress(index + 1, len(steps))
-    return routing, timing
-
-
-def _gains(setting: Setting, trace: RoutingTrace, step: Step, rung: Rung, step_s: float) -> dict[str, float]:
-    """Time one step again with twice of each resource."""
-
-    def program_on(changed: Setting) -> StepProgram:
-        forward = changed.forward(trace, step)
-        return forward.program(find_schedule(changed.plan.schedule).stages(forward))
-
-    varied = programs_with_more(program_on(setting))
-    for name, cluster in clusters_with_more(setting.layout.cluster).items():
-        varied[name] = program_on(
-            Setting.of(cluster, setting.model, setting.plan, phase=setting.phase, seed=setting.layout.seed)
-        )
-    return marginal_gains({name: rung.run(program).step_time_s for name, program in varied.items()}, step_s)
+            progress(index + 1, len(steps) + len(varied))
+    times_s = {}
+    for done, (name, program_with_more) in enumerate(varied.items(), len(steps) + 1):
+        times_s[name] = rung.run(program_with_more()).step_time_s
+        if progress is not None:
+            progress(done, len(steps) + len(varied))
+    return routing, timing, marginal_gains(times_s, timing.step_times_s[0])
 
 
 def _memory(

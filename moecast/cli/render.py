@@ -85,6 +85,7 @@ def comparison_table(title: str, columns: Sequence[Entry]) -> None:
     from rich.table import Table
 
     from moecast.report.rows import table_rows
+    from moecast.sim.gains import EXPLAINED, listed_gains
 
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("")
@@ -97,7 +98,11 @@ def comparison_table(title: str, columns: Sequence[Entry]) -> None:
         group = row.group
         cells = [f"[green]{text}[/green]" if i in row.best else text for i, text in enumerate(row.texts)]
         table.add_row(row.name, *cells)
-    console().print(table)
+    out = console()
+    out.print(table)
+    for name in dict.fromkeys(name for entry in columns for name in listed_gains(entry.prediction.gains)):
+        if name in EXPLAINED:
+            out.print(f"{name}: {EXPLAINED[name]}", markup=False)
 
 
 def show_prediction(prediction: Prediction, *, name: str = "prediction") -> None:

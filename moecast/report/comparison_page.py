@@ -16,7 +16,8 @@ from moecast.report.comparison import Comparison, differences
 from moecast.report.html import Picture, render_page
 from moecast.report.rows import Row, table_rows
 from moecast.sim import Prediction
-from moecast.sim.gains import EXPLAINED
+from moecast.sim.collectives.links import ISSUE_KIND
+from moecast.sim.gains import EXPLAINED, ISSUE
 from moecast.units import format_s
 
 
@@ -115,13 +116,16 @@ def _pictures(predictions: figures.Predictions) -> list[Picture]:
         ),
         (
             "What would help",
-            "Part of the step that twice of each resource saves, alone; "
-            + "; ".join(f"{name}: {text}" for name, text in EXPLAINED.items())
-            + ".",
+            "Part of the step that twice of each resource saves, alone; below 0 it takes longer. What cannot save "
+            "1 % is left out; " + "; ".join(f"{name}: {text}" for name, text in EXPLAINED.items()) + ".",
             figures.gains,
         ),
         ("Load over ranks", "For each rank, its worst layer: choices served ÷ the layer's mean.", figures.rank_load),
-        ("The fullest link of each kind", "Share of its capacity used over the whole step.", figures.links),
+        (
+            "The fullest link of each kind",
+            f"Share of its capacity used over the whole step; {ISSUE_KIND}: {EXPLAINED[ISSUE]}.",
+            figures.links,
+        ),
     ]
     if whole:
         wide.insert(1, ("Every step", "Each point is one simulated step.", figures.step_times))

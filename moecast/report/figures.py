@@ -57,7 +57,7 @@ def step_times(predictions: Predictions) -> go.Figure:
 
 
 def gains(predictions: Predictions) -> go.Figure:
-    """What twice of each resource saves, in % of the step: the largest is the bottleneck."""
+    """What twice of each resource saves, in % of the step: the largest is the bottleneck; below 0 it takes longer."""
     figure = go.Figure()
     names = list(dict.fromkeys(name for prediction in predictions.values() for name in prediction.gains))
     for (plan, prediction), colour in zip(predictions.items(), _plan_colours(predictions), strict=True):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from moecast.report.comparison import Entry, differences
 from moecast.sim import Prediction
+from moecast.sim.gains import LEAST, PEERS, listed_gains
 from moecast.sim.prediction import BREAKDOWN_PARTS
 from moecast.units import format_bytes, format_count, format_s
 
@@ -82,12 +83,6 @@ _LINES = (
     ),
     _Line(group="Memory", name="fits", value=lambda p: p.fits, text=lambda fits: "yes" if fits else "NO"),
     _Line(group="Limit", name="bottleneck", value=lambda p: p.bottleneck, text=str),
-    _Line(
-        group="Limit",
-        name="twice of it saves, of the step",
-        value=lambda p: p.gains.get(p.bottleneck),
-        text=_percent,
-    ),
 )
 
 
@@ -115,7 +110,31 @@ def table_rows(columns: Sequence[Entry]) -> list[Row]:
         rows.append(Row(group=line.group, name=name, texts=texts, best=best))
         if line.name == "step time" and len(values) > 1 and not differing:
             rows.append(_speedup([prediction.compared_s for prediction in predictions], rungs))
-    return rows + _solver_rows(columns)
+    return rows + _gain_rows(predictions) + _solver_rows(columns)
+
+
+def _gain_rows(predictions: Sequence[Prediction]) -> list[Row]:
+    """What twice of each resource saves, for those that change some prediction's step by enough to be listed."""
+    most: dict[str, float] = {}
+    for prediction in predictions:
+        for name, gain in listed_gains(prediction.gains).items():
+            most[name] = max(gain, most.get(name, gain))
+    return [
+        Row(
+            group="Limit",
+            name="  experts evened out" if name == PEERS else f"  {name} twice as fast",
+            texts=tuple(_saved(prediction.gains, name) for prediction in predictions),
+        )
+        for name in listed_gains(most)
+    ]
+
+
+def _saved(gains: Mapping[str, float], name: str) -> str:
+    if not gains:
+        return "–"
+    if name not in gains:  # it could not save as much
+        return f"< {100 * LEAST:.0f} %"
+    return f"{'saves' if gains[name] >= 0 else 'costs'} {_percent(abs(gains[name]))}"
 
 
 def _speedup(times: list[float], rungs: list[str]) -> Row:

@@ -57,7 +57,7 @@ def test_breakdown_adds_up(
     assert prediction.fan_out_domains <= prediction.fan_out
     assert 0 < prediction.balance_p5 <= prediction.balance <= 1
     assert 0 < prediction.balance_pooled <= 1
-    assert all(0 <= gain <= 1 for gain in prediction.gains.values())
+    assert all(gain <= 1 for gain in prediction.gains.values())
     assert prediction.gains[prediction.bottleneck] == max(prediction.gains.values())
     assert prediction.overload >= 1 / prediction.balance - 1e-9
     sent = np.array(prediction.traffic_SD)
@@ -145,7 +145,8 @@ def test_bound_times_all_steps_and_fluid_a_sample(cluster: Cluster, trace: Routi
     assert all_steps.steps_simulated == (0, 1, 2, 3, 4, 5)
     assert sample.steps_simulated == (0, 2, 5)
     assert len(sample.step_times_s) == 3
-    assert seen == [(done, 6) for done in range(1, 7)]
+    runs = 6 + len(all_steps.gains)
+    assert seen == [(done, runs) for done in range(1, runs + 1)]
     assert (all_steps.balance, all_steps.fan_out, all_steps.dispatch_bytes) == (
         sample.balance, sample.fan_out, sample.dispatch_bytes,
     )  # fmt: skip

@@ -1,0 +1,124 @@
+"""What twice of a resource saves: the same as building it and asking anew, with its sign, and nothing left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moecast.sim import Prediction, Setting, Workload, gains, simulate
+from moecast.sim.gains import bottleneck_of, listed_gains, marginal_gains
+from moecast.topology import Cluster, load_cluster
+from moecast.traces import RoutingTrace
+from tests.sim.plan_cases import contiguous, small_trace, tiny_model
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Cluster:
+    return load_cluster("dgx-h200", nodes=2, fabric="leaf-spine:4")
+
+
+@pytest.fixture(scope="module")
+def trace() -> RoutingTrace:
+    return small_trace()
+
+
+def with_hardware(cluster: Cluster, **changes: float) -> Cluster:
+    return replace(cluster, hardware=replace(cluster.hardware, **changes))
+
+
+def twice_the_nics(cluster: Cluster) -> Cluster:
+    links = (
+        replace(link, capacity_Bps=2 * link.capacity_Bps) if link.kind.startswith("nic") else link
+        for link in cluster.links
+    )
+    return replace(cluster, links=tuple(links))
+
+
+def half_the_launches(cluster: Cluster) -> Cluster:
+    names = ("collective_launch_s", "count_exchange_s", "barrier_s")
+    return with_hardware(cluster, **{name: getattr(cluster.hardware, name) / 2 for name in names})
+
+
+def half_the_copy_issue(cluster: Cluster) -> Cluster:
+    return with_hardware(cluster, message_s=cluster.hardware.message_s / 2)
+
+
+@pytest.mark.parametrize("network", ["bound", "fluid"])
+@pytest.mark.parametrize("dispatch", ["per_choice", "per_domain", "nccl"])
+@pytest.mark.parametrize(
+    ("name", "better"),
+    [("NICs", twice_the_nics), ("launches of communication", half_the_launches), ("copy issue", half_the_copy_issue)],
+)
+def test_a_gain_is_that_of_a_cluster_built_so(
+    cluster: Cluster, trace: RoutingTrace, network: str, dispatch: str, name: str, better: Callable[[Cluster], Cluster]
+) -> None:
+    """Slow launches, NICs and messages, so that each may save something."""
+    slow = with_hardware(cluster, message_s=1e-6, collective_launch_s=3e-5)
+    asked = (
+        tiny_model(trace),
+        contiguous(dispatch=dispatch),
+        trace,
+        Workload(phase="prefill", tokens_per_rank=40, steps=1, reuse=True),
+    )
+    plain = simulate(slow, *asked, network=network, max_fluid_steps=1)
+    built = simulate(better(slow), *asked, network=network, max_fluid_steps=1, gains=False)
+    if name == "copy issue" and dispatch != "per_choice":
+        assert name not in plain.gains  # nothing issues copies one by one
+    else:
+        gain = 1 - built.step_times_s[0] / plain.step_times_s[0]  # type: ignore[index]
+        assert plain.gains[name] == pytest.approx(gain, abs=1e-9)
+
+
+@pytest.mark.parametrize("network", ["bound", "fluid"])
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_what_is_not_timed_again_could_not_save_as_much(
+    cluster: Cluster, trace: RoutingTrace, monkeypatch: pytest.MonkeyPatch, network: str, phase: str
+) -> None:
+    left_out = 0
+    for tokens in (1, 64):
+        workload = Workload(phase=phase, tokens_per_rank=tokens, steps=1, reuse=True)
+        args = cluster, tiny_model(trace), contiguous(), trace, workload
+        found = {}
+        for least in (0.0, gains.LEAST, 0.05, 0.1):
+            with monkeypatch.context() as patch:
+                patch.setattr(gains, "LEAST", least)
+                found[least] = simulate(*args, network=network).gains
+            missing = found[0.0].keys() - found[least].keys()
+            assert {name: found[0.0][name] for name in found[least]} == found[least]
+            assert max((found[0.0][name] for name in missing), default=0.0) < max(least, 1e-9)
+            left_out += len(missing)
+    assert left_out > 2
+
+
+@given(st.dictionaries(st.text(max_size=5), st.floats(1e-6, 1e3), max_size=8), st.floats(1e-6, 1e3))
+@settings(deadline=None)
+def test_signs_are_kept_and_the_largest_is_named(times_s: dict[str, float], step_s: float) -> None:
+    found = marginal_gains(times_s, step_s)
+    assert found.keys() == times_s.keys()
+    for name, time_s in times_s.items():
+        assert (found[name] < 0) == (time_s > step_s)
+    assert list(found.values()) == sorted(found.values(), reverse=True)
+    best = bottleneck_of(found)
+    if not found:
+        assert best == "nothing tried"
+    elif min(times_s.values()) >= step_s:
+        assert best == "no single resource"
+    else:
+        assert times_s[best] == min(times_s.values())
+    assert listed_gains(found) == {name: gain for name, gain in found.items() if abs(gain) >= 0.01}
+
+
+def test_traffic_is_counted_once(cluster: Cluster, trace: RoutingTrace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Re-timing lays flows out anew, but where tokens go does not depend on how fast they get there."""
+    counted = []
+    count = Setting.forward
+    monkeypatch.setattr(Setting, "forward", lambda *args: counted.append(1) or count(*args))
+    workload = Workload(phase="prefill", tokens_per_rank=8, steps=3)
+    prediction = simulate(cluster, tiny_model(trace), contiguous(), trace, workload, network="bound")
+    assert isinstance(prediction, Prediction)
+    assert prediction.gains
+    assert len(counted) == 3
