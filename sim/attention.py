@@ -83,7 +83,7 @@ def linear_seconds(
     *into, (last_inner, last_outer) = shape.projections
     cut = [*((inner, _split(outer, tp)) for inner, outer in into), (_split(last_inner, tp), last_outer)]
     for inner, outer in cut:
-        total = total + roofline.gemm_seconds(hardware, tokens, inner=inner, outer=outer, element_type=model.dense_type)
+        total = total + roofline.gemm_seconds(hardware, tokens, inner=inner, outer=outer, element_type=model.mixer_type)
     channels, heads = _split(shape.conv_channels, tp), _split(shape.heads, tp)
     total = total + roofline.elementwise_seconds(hardware, tokens, row_bytes=2 * 2 * (channels or model.hidden))
     state = heads * shape.key_dim * shape.value_dim
@@ -107,10 +107,10 @@ def index_seconds(
     """
     tokens, width = np.asarray(tokens_G, np.float64), shape.index_heads * shape.index_dim
     total = roofline.gemm_seconds(
-        hardware, tokens, inner=shape.q_rank or model.hidden, outer=width, element_type=model.dense_type
+        hardware, tokens, inner=shape.q_rank or model.hidden, outer=width, element_type=model.mixer_type
     )
     total = total + roofline.gemm_seconds(
-        hardware, tokens, inner=model.hidden, outer=shape.index_dim + shape.index_heads, element_type=model.dense_type
+        hardware, tokens, inner=model.hidden, outer=shape.index_dim + shape.index_heads, element_type=model.mixer_type
     )
     key_bytes = shape.index_dim / (QUERY_TILE if phase == "prefill" else 1)  # one byte an element: FP8 keys
     scores = roofline.kernel_seconds(
@@ -131,7 +131,7 @@ def projection_seconds(
     total = np.zeros(np.shape(tokens_G))
     for inner, outer in _matrices(model, shape, tp):
         total = total + roofline.gemm_seconds(
-            hardware, tokens_G, inner=inner, outer=outer, element_type=model.dense_type
+            hardware, tokens_G, inner=inner, outer=outer, element_type=model.mixer_type
         )
     kept = element_types.cache_bytes(model.kv_type, shape.kv_width)
     rotated = 2 * 2 * _split(shape.heads, tp) * shape.head_dim + 2 * kept
@@ -188,7 +188,7 @@ def _matrices(model: ModelShape, shape: AttentionShape, tp: int) -> list[tuple[i
     out, gate = (heads * shape.value_dim, hidden), _split(shape.gate_width, tp)
     queries = heads * shape.head_dim
     if shape.kind != "mla":
-        wide = _split(shape.kv_heads, tp) * (shape.head_dim + shape.value_dim) + gate
+        wide = _split(shape.kv_heads, tp) * (shape.kv_projection // shape.kv_heads) + gate
         if shape.q_rank:
             return [(hidden, shape.q_rank + wide), (shape.q_rank, queries), out]
         return [(hidden, queries + wide), out]

@@ -33,6 +33,11 @@ class AttentionShape:
         key that all heads share.
     gate_width
         Elements of the gate on the output that is projected from the hidden vector; 0: none.
+    own_kv
+        Whether the layer has keys and values of its own; if not, it reads those of a layer before it, and adds nothing
+        to the cache.
+    own_values
+        Whether values have a projection of their own; if not, they are made of the keys.
     window, windowed_layers
         Keys that a sliding-window layer looks back on, the token itself included; which hidden layers slide.
     sparse_keys, index_heads, index_dim
@@ -57,6 +62,8 @@ class AttentionShape:
     sparse_keys: int = 0
     index_heads: int = 0
     index_dim: int = 0
+    own_kv: bool = True
+    own_values: bool = True
     window: int | None = None
     windowed_layers: tuple[int, ...] = ()
 
@@ -71,6 +78,8 @@ class AttentionShape:
             raise ValueError(f"kv_heads = {self.kv_heads}: must divide the {self.heads} query heads")
         if self.kind == "mla" and (self.kv_rank < 1 or not 0 <= self.rope_dim < self.head_dim):
             raise ValueError(f"mla needs kv_rank = {self.kv_rank} and 0 <= rope_dim = {self.rope_dim} < head_dim")
+        if self.kind == "mla" and not (self.own_kv and self.own_values):
+            raise ValueError("mla has one latent vector for keys and values, and each layer its own")
         if self.sparse_keys and (self.index_heads < 1 or self.index_dim < 1):
             raise ValueError(f"sparse_keys = {self.sparse_keys}: an indexer needs heads and a width")
         if self.windowed_layers and (self.window is None or self.window < 1):
@@ -84,10 +93,17 @@ class AttentionShape:
     @property
     def kv_width(self) -> int:
         """Elements that one token adds to one layer's KV cache, an indexer's key among them."""
+        if not self.own_kv:
+            return 0
         index = self.index_dim if self.sparse_keys else 0
         if self.kind == "mla":
             return self.kv_rank + self.rope_dim + index
         return self.kv_heads * (self.head_dim + self.value_dim) + index
+
+    @property
+    def kv_projection(self) -> int:
+        """Elements of keys and values that a layer projects from the hidden vector (MLA apart)."""
+        return self.own_kv * self.kv_heads * (self.head_dim + self.own_values * self.value_dim)
 
     def parameters(self, hidden: int) -> int:
         """Weights of one layer's projections; biases and norms left out."""
@@ -96,7 +112,7 @@ class AttentionShape:
         query = self.q_rank * (hidden + queries) if self.q_rank else hidden * queries
         more = hidden * self.gate_width + self._index_parameters(hidden)
         if self.kind != "mla":
-            return query + hidden * self.kv_heads * (self.head_dim + self.value_dim) + out + more
+            return query + hidden * self.kv_projection + out + more
         expand = self.kv_rank * self.heads * (self.nope_dim + self.value_dim)
         return query + hidden * (self.kv_rank + self.rope_dim) + expand + out + more
 

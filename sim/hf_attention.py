@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from moecast.sim.attention_shape import AttentionShape, LinearAttention, Mixer
+from moecast.sim.attention_shape import AttentionKind, AttentionShape, LinearAttention, Mixer
 from moecast.sim.hf_reader import Reader
 
 HEADS = ("num_attention_heads", "n_head", "n_heads")
@@ -14,6 +14,10 @@ KV_HEADS = ("num_key_value_heads", "num_kv_heads", "num_attention_groups", "kv_n
 HEAD_DIM = ("head_dim", "kv_channels", "attention_head_dim")
 WINDOW = ("sliding_window", "sliding_window_size", "attention_chunk_size")
 HIDDEN = ("hidden_size", "d_model", "n_embd")
+# Of latent attention, DeepSeek's names and openPangu-Ultra-MoE's.
+KV_RANK, Q_RANK = ("kv_lora_rank", "attention_kv_lora_dim"), ("q_lora_rank", "attention_q_lora_dim")
+NOPE_DIM, ROPE_DIM = ("qk_nope_head_dim", "attention_qk_dim"), ("qk_rope_head_dim", "attention_qk_rope_dim")
+VALUE_DIM = ("v_head_dim", "value_head_dim", "attention_v_dim")
 
 FULL, SLIDING, LINEAR, SPARSE, NONE = "full", "sliding", "linear", "sparse", "none"
 # The words of `layer_types` and its like. A word that is not here is not priced.
@@ -44,36 +48,80 @@ def read_mixers(reader: Reader, layers: int) -> Mixers:
     MoecastError
         A layer has what is not priced; a size is missing or wrong.
     """
+    if reader.model_type == "jetmoe":
+        raise reader.error(
+            "experts of queries and outputs, which its attention has, are not priced", "model_type", "jetmoe"
+        )
     kinds = layer_kinds(reader, layers)
+    linear = _linear(reader) if LINEAR in kinds else None
     windowed = tuple(i for i, kind in enumerate(kinds) if kind == SLIDING)
     try:
         full, sliding, sparse = _full(reader), _sliding(reader, windowed), _sparse(reader, kinds)
+        if sliding is not None and replace(sliding, window=None, windowed_layers=()) == full:
+            full, sliding = sliding, None  # one shape, some of whose layers slide
+        shapes = {FULL: full, SLIDING: full if sliding is None else sliding, SPARSE: full if sparse is None else sparse}
+        heads, reads = _heads_of_layers(reader, layers), _shared_kv(reader, layers)
+        found: list[Mixer | None] = [
+            _of_layer(shapes[kind], heads[layer] if heads else None, own_kv=layer not in reads)
+            if kind in shapes
+            else linear
+            if kind == LINEAR
+            else None
+            for layer, kind in enumerate(kinds)
+        ]
     except ValueError as error:  # AttentionShape checks how its sizes fit each other
         raise reader.error(str(error), "attention") from error
-    if sliding is not None and replace(sliding, window=None, windowed_layers=()) == full:
-        full, sliding = sliding, None  # one shape, some of whose layers slide
-    found: dict[str, Mixer] = {FULL: full}
-    if sliding is not None:
-        found[SLIDING] = sliding
-    if sparse is not None:
-        found[SPARSE] = sparse
-    if LINEAR in kinds:
-        found[LINEAR] = _linear(reader)
-    return _numbered(found, [kind if kind in found or kind == NONE else FULL for kind in kinds])
+    return _numbered(found, full)
 
 
-def _numbered(found: dict[str, Mixer], kinds: list[str]) -> Mixers:
-    """The kind of most attention layers comes first; what no layer has is left out."""
-    used = [kind for kind in found if kind in kinds]
-    attention = [kind for kind in used if isinstance(found[kind], AttentionShape)] or [FULL]
-    order = [attention[0], *(kind for kind in used if kind != attention[0])]
-    numbers = tuple(-1 if kind == NONE else order.index(kind) for kind in kinds)
-    main = found[order[0]]
-    assert isinstance(main, AttentionShape)
+def _of_layer(shape: AttentionShape, heads: int | None, *, own_kv: bool) -> AttentionShape:
+    """What one layer has: of so many heads, and without keys and values where it reads another layer's."""
+    if heads is not None and heads != shape.heads:
+        gate = shape.gate_width * heads // shape.heads
+        kind: AttentionKind = shape.kind if shape.kind == "mla" else "mha" if heads == shape.kv_heads else "gqa"
+        kv_heads = heads if shape.kind == "mla" else shape.kv_heads
+        shape = replace(shape, kind=kind, heads=heads, kv_heads=kv_heads, gate_width=gate)
+    return shape if own_kv else replace(shape, own_kv=False)
+
+
+def _heads_of_layers(reader: Reader, layers: int) -> list[int] | None:
+    """Query heads by layer, where they differ."""
+    field = "num_attention_heads_per_layer"
+    listed = reader.listed((field,), layers)
+    if listed is None:
+        return None
+    if not all(type(heads) is int and heads >= 1 for heads in listed[1]):
+        raise reader.error("must be whole numbers of at least 1", field, listed[1])
+    return listed[1]
+
+
+def _shared_kv(reader: Reader, layers: int) -> set[int]:
+    """Layers that read another's keys and values: Hunyuan-Large's of each few, Gemma-4's last ones.
+
+    Raises
+    ------
+    MoecastError
+        The MLPs of such layers are of another width.
+    """
+    last = reader.whole(("num_kv_shared_layers",), 0, least=0)
+    if last >= layers:
+        raise reader.error(f"must be fewer than the {layers} layers", "num_kv_shared_layers", last)
+    if last and reader.flag("use_double_wide_mlp", False):
+        raise reader.error("MLPs of two widths are not priced", "use_double_wide_mlp", True)
+    factor = reader.whole(("cla_share_factor",), 1) if reader.flag("use_cla", False) else 1
+    return {layer for layer in range(layers) if layer % factor or layer >= layers - last}
+
+
+def _numbered(found: list[Mixer | None], default: AttentionShape) -> Mixers:
+    """Attention to all keys comes first, where layers have it; what no layer has is left out."""
+    distinct = list(dict.fromkeys(mixer for mixer in found if mixer is not None))
+    attention = [mixer for mixer in distinct if isinstance(mixer, AttentionShape)]
+    main = default if default in attention or not attention else attention[0]
+    order = [main, *(mixer for mixer in distinct if mixer != main)]
+    number_of = {mixer: index for index, mixer in enumerate(order)}
+    numbers = tuple(-1 if mixer is None else number_of[mixer] for mixer in found)
     return Mixers(
-        attention=main,
-        more_attention=tuple(found[kind] for kind in order[1:]),
-        mixer_of_layer=() if set(numbers) == {0} else numbers,
+        attention=main, more_attention=tuple(order[1:]), mixer_of_layer=() if set(numbers) == {0} else numbers
     )
 
 
@@ -88,7 +136,7 @@ def layer_kinds(reader: Reader, layers: int) -> list[str]:
     for names, words in (
         (("layer_types", "layers_block_type"), WORDS),
         (("hybrid_override_pattern",), {"M": LINEAR, "*": FULL, "E": NONE, "-": NONE}),
-        (("hybrid_layer_pattern",), {0: FULL, 1: SLIDING}),  # MiMo
+        (("hybrid_layer_pattern", "sliding_window_layout"), {0: FULL, 1: SLIDING}),  # MiMo, SmallThinker
         (("attn_type_list",), {0: LINEAR, 1: FULL}),  # MiniMax
     ):
         listed = reader.listed(names, layers)
@@ -115,6 +163,11 @@ def _by_period(reader: Reader, layers: int) -> list[str] | None:
     if reader.get("attn_layer_period") is not None:
         period, offset = reader.whole(("attn_layer_period",)), reader.whole(("attn_layer_offset",), 0, least=0)
         return [FULL if i % period == offset else LINEAR for i in range(layers)]
+    pattern = reader.get("sliding_window_pattern")
+    if isinstance(pattern, str) and _window(reader) is not None:  # EXAONE's: local layers and global ones
+        if not pattern or set(pattern) - {"L", "G"}:
+            raise reader.error('must be L and G, as "LLLG", or a whole number', "sliding_window_pattern", pattern)
+        return [SLIDING if pattern[i % len(pattern)] == "L" else FULL for i in range(layers)]
     for field, other in (
         ("full_attention_interval", LINEAR),
         ("layer_group_size", LINEAR),
@@ -154,22 +207,27 @@ def _window(reader: Reader) -> int | None:
 
 
 _GATED = ("qwen3_next", "afmoe", "qwen3_5_moe_text", "qwen3_5_moe")
+_GATED_BY_HEAD = ("step3p5",)
 """Classes whose attention has a gate on its output, and that have no word for it."""
 
 
 def _full(reader: Reader) -> AttentionShape:
-    if reader.get("kv_lora_rank") is not None:
+    if reader.first(KV_RANK) is not None:
         return _latent(reader)
-    if reader.get("qk_nope_head_dim") is not None:
-        raise reader.error("missing, and the other sizes of latent attention are there", "kv_lora_rank")
+    if reader.first(NOPE_DIM) is not None:
+        raise reader.error("missing, and the other sizes of latent attention are there", " or ".join(KV_RANK))
     heads = reader.whole(HEADS)
     kv_heads = reader.whole(("num_global_key_value_heads", *KV_HEADS), heads)
     width = reader.whole(("global_head_dim", *HEAD_DIM), max(reader.whole(HIDDEN) // heads, 1))
-    gate = heads * width if reader.flag("attn_output_gate", reader.model_type in _GATED) else 0
-    per_layer = reader.get("num_attention_heads_per_layer")
-    if isinstance(per_layer, list) and len(set(map(str, per_layer))) > 1:
-        raise reader.error("heads that differ by layer are not priced", "num_attention_heads_per_layer", per_layer)
+    gate = _gate(reader, heads, width)
     return _heads(heads, kv_heads, width, _value_dim(reader, width), q_rank=_compressed(reader), gate=gate)
+
+
+def _gate(reader: Reader, heads: int, width: int) -> int:
+    """Width of the gate on the output: an element of each head's, or one for each head."""
+    if reader.flag("use_head_wise_attn_gate", reader.model_type in _GATED_BY_HEAD):
+        return heads
+    return heads * width if reader.flag("attn_output_gate", reader.model_type in _GATED) else 0
 
 
 def _compressed(reader: Reader) -> int:
@@ -178,7 +236,7 @@ def _compressed(reader: Reader) -> int:
 
 
 def _value_dim(reader: Reader, width: int) -> int:
-    return reader.whole(("v_head_dim", "value_head_dim"), width)
+    return reader.whole(VALUE_DIM, width)
 
 
 def _heads(
@@ -197,15 +255,15 @@ def _heads(
 
 
 def _latent(reader: Reader) -> AttentionShape:
-    heads, rope = reader.whole(HEADS), reader.whole(("qk_rope_head_dim",), least=0)
+    heads, rope = reader.whole(HEADS), reader.whole(ROPE_DIM, least=0)
     return AttentionShape(
         kind="mla",
         heads=heads,
         kv_heads=heads,
-        head_dim=reader.whole(("qk_nope_head_dim",)) + rope,
-        value_dim=reader.whole(("v_head_dim",)),
-        q_rank=reader.whole(("q_lora_rank",), 0, least=0),
-        kv_rank=reader.whole(("kv_lora_rank",)),
+        head_dim=reader.whole(NOPE_DIM) + rope,
+        value_dim=reader.whole(VALUE_DIM),
+        q_rank=reader.whole(Q_RANK, 0, least=0),
+        kv_rank=reader.whole(KV_RANK),
         rope_dim=rope,
     )
 
@@ -223,13 +281,13 @@ def _sliding(reader: Reader, windowed: tuple[int, ...]) -> AttentionShape | None
     if base.kind == "mla":
         return replace(base, window=window, windowed_layers=windowed)
     own_reader = Reader({**reader.config, **own}, reader.file)
-    heads = own_reader.whole(("swa_num_attention_heads", *HEADS))
+    heads = own_reader.whole(("swa_num_attention_heads", "num_sliding_attention_heads", *HEADS))
     kv_heads = own_reader.whole(("swa_num_key_value_heads",), 0, least=0) or own_reader.whole(KV_HEADS, heads) * (
         2 if reader.model_type == "mimo_v2_flash" else 1  # its class doubles them where layers slide
     )
     width = own_reader.whole(("swa_head_dim", *HEAD_DIM), max(reader.whole(HIDDEN) // heads, 1))
     value = own_reader.whole(("swa_v_head_dim",), _value_dim(own_reader, width))
-    gate = heads * width if base.gate_width else 0
+    gate = _gate(reader, heads, width)
     return _heads(heads, kv_heads, width, value, q_rank=base.q_rank, gate=gate, window=window, windowed_layers=windowed)
 
 

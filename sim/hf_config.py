@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from moecast.sim.hf_attention import HIDDEN, read_mixers
+from moecast.sim.attention_shape import AttentionShape
+from moecast.sim.hf_attention import HIDDEN, Mixers, read_mixers
 from moecast.sim.hf_layers import hidden_layers, moe_layers, no_mlp_layers
 from moecast.sim.hf_reader import Reader
 from moecast.sim.hf_types import read_types
@@ -75,19 +76,34 @@ def shape_fields(
         "mixer_of_layer": mixers.mixer_of_layer,
         "vocab": reader.whole(("vocab_size",)),
         "tied_embedding": reader.flag("tie_word_embeddings", _tied(reader)),
-        "gated": reader.get("mlp_hidden_act") not in _UNGATED and reader.get("hidden_act") not in _UNGATED,
+        "gated": not {reader.word("mlp_hidden_act"), reader.word("hidden_act")} & _UNGATED,
         "expert_hidden": reader.whole(("moe_latent_size", "moe_hidden_size"), 0),
         **_groups(reader),
-        **read_types(reader, beside),
     }
-    return fields | _of_family(reader, fields)
+    fields |= _of_family(reader, fields)
+    return fields | read_types(reader, beside, _layers_of(fields, mixers))
+
+
+def _layers_of(fields: dict[str, Any], mixers: Mixers) -> dict[str, list[int]]:
+    """Which hidden layers have each of the parts that quantisation tells apart."""
+    moe, bare, layers = set(fields["moe_layer_ids"]), set(fields["no_mlp_layers"]), range(fields["n_layers"])
+    kinds = (mixers.attention, *mixers.more_attention)
+    number_of = mixers.mixer_of_layer or (0,) * len(layers)
+    mixed = [(layer, kinds[index]) for layer, index in zip(layers, number_of, strict=False) if index >= 0]
+    return {
+        "experts": sorted(moe),
+        "shared": sorted(moe) if fields["shared_intermediate"] else [],
+        "dense": [layer for layer in layers if layer not in moe and layer not in bare],
+        "attention": [layer for layer, mixer in mixed if isinstance(mixer, AttentionShape)],
+        "linear": [layer for layer, mixer in mixed if not isinstance(mixer, AttentionShape)],
+    }
 
 
 def _expert_width(reader: Reader) -> int:
     """Width of a routed expert; under the name of the MLP's where the config has no other."""
     found = reader.first(EXPERT_WIDTH)
     if found is not None and isinstance(found[1], list) and "vl" in reader.model_type:
-        return int(found[1][0])  # ERNIE's: of text, then of pictures
+        return Reader({found[0]: found[1][:1]}, reader.file).whole((found[0],))  # ERNIE's: of text, then of pictures
     return reader.whole(EXPERT_WIDTH if found is not None else (*EXPERT_WIDTH, *MLP_WIDTH))
 
 
@@ -124,6 +140,8 @@ def _of_family(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
     if reader.model_type in ("gemma4_text", "diffusion_gemma_text"):  # an MLP runs beside the experts of every layer
         return {"shared_experts": 1, "shared_intermediate": reader.whole(("intermediate_size",))}
     if reader.model_type == "hunyuan_v1_moe" and not fields["shared_intermediate"]:  # its class always has one
+        return {"shared_experts": 1, "shared_intermediate": reader.whole(MLP_WIDTH)}
+    if reader.flag("residual_moe", False):  # Grok-2: an MLP beside the experts
         return {"shared_experts": 1, "shared_intermediate": reader.whole(MLP_WIDTH)}
     if reader.flag("parallel_attn_mlp_res", False) or reader.flag("use_residual", False):  # Arctic's dense residual
         return {"shared_experts": 1, "shared_intermediate": reader.whole(HIDDEN)}

@@ -15,6 +15,7 @@ KINDS: tuple[tuple[str, frozenset[Any], frozenset[Any]], ...] = (
     ("mlp_layer_types", frozenset({"sparse", "moe", "hash_moe"}), frozenset({"dense"})),
     ("layers_block_type", frozenset({"moe"}), frozenset({"mlp"})),
     ("hybrid_override_pattern", frozenset("E"), frozenset("-")),
+    ("is_moe_layer", frozenset({True}), frozenset({False})),
     ("moe_layer_freq", frozenset({1}), frozenset({0})),
     ("moe_layer_layout", frozenset({1}), frozenset({0})),
 )
@@ -31,7 +32,7 @@ EVERY_LAYER = frozenset({
     "minimax", "minimax_m1", "minimax_text_01", "minimax_m2", "gpt_oss", "jetmoe", "solar_open", "hunyuan_v1_moe",
     "qwen3_5_moe_text", "qwen3_5_moe", "qwen2_moe", "qwen3_moe", "qwen3_vl_moe_text", "qwen3_omni_moe_text",
     "qwen3_next", "dbrx", "gemma4_text", "zaya", "kolibri1", "lara_mini", "aria_text", "doge", "grok-1",
-    "openai_privacy_filter", "longcat_flash", "hunyuan", "deepseek_v4",
+    "openai_privacy_filter", "longcat_flash", "PanguProMoE", "hunyuan", "deepseek_v4",
 })  # fmt: skip
 # Classes that make the first layers dense where the config does not say which: how many.
 FIRST_DENSE = {
@@ -92,7 +93,8 @@ def _moe_layers(reader: Reader, layers: int) -> tuple[int, ...]:
         if reader.get(field) is not None:
             period = reader.whole((field,))
             return tuple(i for i in every if (i + 1) % period == 0)
-    if reader.first(SAID_BY) is None and reader.model_type not in EVERY_LAYER | FIRST_DENSE.keys():
+    known = reader.model_type in EVERY_LAYER | FIRST_DENSE.keys() or reader.get("residual_moe") is not None  # Grok-2
+    if reader.first(SAID_BY) is None and not known:
         rule = f"says nothing of which layers have experts (by none of {', '.join(SAID_BY[:8])}, …)"
         raise reader.error(rule, "num_hidden_layers", layers)
     return _by_rule(reader, layers)

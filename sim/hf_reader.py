@@ -15,6 +15,8 @@ from moecast.errors import MoecastError
 from moecast.sim.hf_fields import FIELDS_OF
 
 MOST_LAYERS = 4096
+PREDICTED = ("num_nextn_predict_layers", "num_mtp_layers")
+"""Layers of multi-token prediction, which lists of layers may hold too, whatever the class."""
 NESTED = ("text_config", "language_config", "llm_config", "thinker_config")
 """Where a model of several kinds of input keeps what describes its text."""
 
@@ -25,8 +27,16 @@ PUBLISHED = {
         "hybrid_layer_pattern", "moe_layer_freq", "swa_num_attention_heads", "swa_num_key_value_heads",
         "swa_head_dim", "swa_v_head_dim",
     }),
-    "step3p5": frozenset({"attention_other_setting", "moe_layers_enum", "num_attention_groups", "moe_num_experts"}),
-    "hunyuan_v1_moe": frozenset({"moe_intermediate_size", "num_shared_expert", "moe_layer_num_skipped"}),
+    "step3p5": frozenset({
+        "attention_other_setting", "moe_layers_enum", "num_attention_groups", "moe_num_experts",
+        "num_sliding_attention_heads", "use_head_wise_attn_gate",
+    }),
+    "hunyuan_v1_moe": frozenset({
+        "moe_intermediate_size", "num_shared_expert", "moe_layer_num_skipped", "use_cla", "cla_share_factor",
+    }),
+    "exaone_moe": frozenset({"is_moe_layer"}),
+    "gemma4_text": frozenset({"num_kv_shared_layers", "use_double_wide_mlp", "attention_k_eq_v"}),
+    "laguna": frozenset({"num_attention_heads_per_layer", "gating"}),
     "kimi_linear": frozenset({"linear_attn_config", "first_k_dense_replace", "moe_layer_freq"}),
     "minimax": frozenset({"attn_type_list", "shared_intermediate_size"}),
     "nemotron_h": frozenset({"hybrid_override_pattern"}),
@@ -59,7 +69,7 @@ class Reader:
 
     def get(self, field: str) -> Any:
         """The value of a field that the config's class defines; None where there is none."""
-        if self._defined is not None and field not in self._defined:
+        if self._defined is not None and field not in self._defined and field not in PREDICTED:
             return None
         return self.config.get(field)
 
@@ -95,15 +105,24 @@ class Reader:
             raise self.error("must be true or false", field, value)
         return value
 
+    def word(self, field: str) -> str | None:
+        """Read a string, where there is one."""
+        value = self.get(field)
+        if value is not None and not isinstance(value, str):
+            raise self.error("must be a string", field, value)
+        return value
+
     def listed(self, names: Sequence[str], layers: int) -> tuple[str, list[Any]] | None:
         """Read a list with an entry for each layer, by any of the names; a string is a list of letters."""
         for name in names:
             value = self.get(name)
             if not isinstance(value, (list, str)) or (isinstance(value, str) and len(value) < 2):
                 continue
-            more = self.whole(("num_nextn_predict_layers", "num_mtp_layers"), 0, least=0)  # these may be listed too
+            more = self.whole(PREDICTED, 0, least=0)
             if len(value) not in (layers, layers + more):
                 raise self.error(f"must have {layers} entries, one per layer", name, len(value))
+            if not all(isinstance(entry, (str, int)) for entry in value):
+                raise self.error("must be a list of words or whole numbers", name, value)
             return name, list(value)[:layers]
         return None
 

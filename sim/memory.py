@@ -92,8 +92,9 @@ def _weights(model: ModelShape, plan: Plan, ids: Sequence[int], stage: int) -> i
     moe = set(model.moe_layer_ids)
     whole = sum(model.shared_parameters + model.latent_parameters for layer in ids if layer in moe)
     dense = set(model.dense_layer_ids)
-    cut = sum(model.mixer_parameters(layer) + (model.dense_parameters if layer in dense else 0) for layer in ids)
-    total = model.type_bytes(model.dense_type) * (whole + cut / plan.tp)
+    mixers = sum(map(model.mixer_parameters, ids))
+    mlps = whole + sum(layer in dense for layer in ids) * model.dense_parameters / plan.tp
+    total = model.type_bytes(model.dense_type) * mlps + model.type_bytes(model.mixer_type) * mixers / plan.tp
     total += 2 * sum(2 * model.hidden + (model.router_parameters if layer in moe else 0) for layer in ids)
     matrices = (stage == 0) + (stage == plan.pp - 1 and not (model.tied_embedding and plan.pp == 1))
     return round(total + matrices * 2 * -(-model.vocab // plan.tp) * model.hidden)

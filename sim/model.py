@@ -55,9 +55,9 @@ class ModelShape:
     named_shape
         L, E and K of the model that the name is of, where this is only part of it or has another's routing; None: the
         shape's own.
-    weight_type, dense_type
-        Element type of the routed experts; of attention, dense layers and shared experts. Embedding, router, norms and
-        LM head are bf16.
+    weight_type, dense_type, attention_type
+        Element type of the routed experts; of dense layers and shared experts; of what mixes tokens (None: as
+        `dense_type`). Embedding, router, norms and LM head are bf16.
     kv_type
         Element type of the KV cache.
     tied_embedding
@@ -83,6 +83,7 @@ class ModelShape:
     dense_intermediate: int = 0
     weight_type: str = "bf16"
     dense_type: str = "bf16"
+    attention_type: str | None = None
     kv_type: str = "bf16"
     tied_embedding: bool = False
     more_attention: tuple[Mixer, ...] = ()
@@ -113,8 +114,8 @@ class ModelShape:
             raise ValueError(f"dense_intermediate = 0: {len(self.dense_layer_ids)} layers are not MoE and need a width")
         self._check_mixers()
         self._check_groups()
-        for field in ("weight_type", "dense_type"):
-            element_types.check_type(getattr(self, field))
+        for kind in (self.weight_type, self.dense_type, self.mixer_type):
+            element_types.check_type(kind)
         element_types.check_cache_type(self.kv_type)
 
     def _check_mixers(self) -> None:
@@ -151,6 +152,11 @@ class ModelShape:
         """The hidden layers whose MLP is not MoE."""
         other = {*self.moe_layer_ids, *self.no_mlp_layers}
         return tuple(layer for layer in range(self.n_layers) if layer not in other)
+
+    @property
+    def mixer_type(self) -> str:
+        """Element type of the matrices of attention and of what stands in its place."""
+        return self.dense_type if self.attention_type is None else self.attention_type
 
     def mixer_of(self, layer_id: int) -> Mixer | None:
         """Return what mixes the tokens of a hidden layer; None where nothing does."""
@@ -270,6 +276,7 @@ class ModelShape:
             self,
             weight_type=weight_type or self.weight_type,
             dense_type=dense_type or self.dense_type,
+            attention_type=dense_type or self.attention_type,
             kv_type=kv_type or self.kv_type,
         )
 

@@ -118,6 +118,7 @@ def _values(model: ModelShape) -> dict[str, Any]:
         "attention": _counted(model),
         "weight_type": model.weight_type,
         "dense_type": model.dense_type,
+        "attention_type": model.mixer_type,
         "kv_type": model.kv_type,
         "total_parameters": model.total_parameters(),
         "active_parameters": model.active_parameters(),
@@ -137,7 +138,7 @@ def _parts(model: ModelShape) -> list[dict[str, Any]]:
         ("shared experts", model.layers * model.shared_parameters, dense),
         ("latent projections", model.layers * model.latent_parameters, dense),
         ("dense layers", len(model.dense_layer_ids) * model.dense_parameters, dense),
-        ("attention", mixers, dense),
+        ("attention", mixers, model.mixer_type),
         ("routers", model.layers * model.router_parameters, "bf16"),
         ("norms", (2 * model.n_layers + 1) * model.hidden, "bf16"),
         ("embedding, LM head", (1 if model.tied_embedding else 2) * model.vocab * model.hidden, "bf16"),
@@ -170,9 +171,11 @@ def _kind(model: ModelShape, layer: int) -> str:
         return "none"
     if isinstance(mixer, LinearAttention):
         return mixer.kind
+    heads = "" if mixer.heads == model.attention.heads else f", {mixer.heads} heads"
+    keys = "" if mixer.own_kv else ", another layer's keys"
     if (window := mixer.window_of(layer)) is not None:
-        return f"{mixer.kind}, window {window}"
-    return f"{mixer.kind}, {mixer.sparse_keys} keys" if mixer.sparse_keys else mixer.kind
+        return f"{mixer.kind}{heads}, window {window}{keys}"
+    return f"{mixer.kind}{heads}, {mixer.sparse_keys} keys" if mixer.sparse_keys else f"{mixer.kind}{heads}{keys}"
 
 
 def _mixers(model: ModelShape) -> str:
