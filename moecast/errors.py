@@ -30,7 +30,6 @@ class MoecastError(Exception):
         super().__init__(_printable(" ".join(": ".join([*parts, _cut(rule, 600)]).split())))
 
 
-<<<<<<< HEAD
 def _repr(value: object) -> str:
     try:
         return repr(value)
@@ -39,13 +38,6 @@ def _repr(value: object) -> str:
 
 
 def _cut(text: str, limit: int) -> str:
-=======
-def _short(value: object, limit: int = 80) -> str:
-    try:
-        text = repr(value)
-    except ValueError:  # a whole number of thousands of digits
-        text = "a number too long to print"
->>>>>>> 56006e6 (Configs are read as their classes read them, quantisation by the names of modules, and no field makes a traceback)
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

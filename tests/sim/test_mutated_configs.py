@@ -48,7 +48,7 @@ def test_each_field_replaced_by_each_bad_value(name: str) -> None:
 
 
 def test_a_number_of_thousands_of_digits_is_one_line() -> None:
-    with pytest.raises(MoecastError, match="a number too long to print: must be a whole number") as error:
+    with pytest.raises(MoecastError, match=r"hidden_size = \(int\): must be a whole number") as error:
         ModelShape.from_config(SEEDS["kimi-k2"] | {"hidden_size": 10**5000}, name="x")
     assert "\n" not in str(error.value)
 
