@@ -10,7 +10,7 @@ import tracemalloc
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -334,6 +334,7 @@ BAD_ROUTES = {
     "infinity": ([GOOD | {"topk_weights": [0.5, float("inf")]}], "topk_weights = inf: must be a finite number"),
     "a weight too large": ([GOOD | {"topk_weights": [0.5, 1e9]}], "must be a finite number up to 65504"),
     "a list as a request": ([GOOD | {"req_id": [1]}], "req_id = .1.: must be a whole number or text"),
+    "half a character": ([GOOD | {"req_id": chr(0xD800)}], "must be text that can be printed"),
     "a negative token": ([GOOD | {"token_idx": -5}], "token_idx = -5: must be from 0 to 4294967295"),
     "a token beyond": ([GOOD | {"token_idx": 10**12}], "must be from 0 to 4294967295"),
     "a meta line only": ([{"type": "meta"}], "holds no line of type route"),
@@ -504,3 +505,58 @@ def test_progress_is_told_over_all_three_readings(tmp_path):
     import_trace(path, ImportOptions(progress=lambda done, total: seen.append((done, total))))
     assert seen == sorted(seen)
     assert seen[-1] == (3 * path.stat().st_size, 3 * path.stat().st_size)
+
+
+def test_parquet_that_claims_more_than_memory_is_refused(tmp_path):
+    """A column of one value takes a few bytes for any number of rows."""
+    rows = 3_000_000
+    pl.DataFrame({name: pl.repeat(1, rows, eager=True) for name in "ple"}).write_parquet(tmp_path / "x.parquet")
+    assert (tmp_path / "x.parquet").stat().st_size < 2e6
+    columns = mapping("position=p,layer=l,expert=e")
+    fails_in_one_line(
+        tmp_path / "x.parquet", "values, more than can be read at once", columns=columns, limit_bytes=4 << 20
+    )
+
+
+@pytest.mark.parametrize(
+    ("frame", "rule"),
+    [
+        ({"e": [1, None]}, "row 1, e: must be a whole number"),
+        ({"e": [[1, 2], [3]]}, "row 1, e = 1: must be a list of 2, as before"),
+        ({"e": [[1, 2], None]}, "row 1, e = -1: must be a list of 2"),
+        ({"e": [[], [1]]}, "row 0, e = 0: must be a list of 1 to 1024"),
+        ({"e": [[1, None], [1, 2]]}, "row 0, e"),
+        ({"e": [1.5, 2.0]}, "row 0, e = 1.5: must be a whole number"),
+        ({"e": [[[1]], [[2]]]}, "row 0, e = .1.: must be a whole number"),
+        ({"e": ["1", "2"]}, "row 0, e = '1': must be a whole number"),
+    ],
+)
+def test_bad_parquet(tmp_path, frame, rule):
+    pl.DataFrame({"p": [0, 1], "l": [0, 0], **frame}).write_parquet(tmp_path / "x.parquet")
+    fails_in_one_line(tmp_path / "x.parquet", rule, columns=mapping("position=p,layer=l,expert=e"))
+
+
+def test_a_choice_far_beyond_the_others_is_refused(tmp_path):
+    """One row may not make every other token a thousand times as wide."""
+    rows = 70_000
+    table = {"p": np.arange(rows), "l": np.zeros(rows, int), "e": np.ones(rows, int), "k": np.zeros(rows, int)}
+    table["k"][7] = 1023
+    np.savez(tmp_path / "x.npz", **table)
+    columns = mapping("position=p,layer=l,expert=e,slot=k")
+    fails_in_one_line(tmp_path / "x.npz", "row 7: choice 1023 of a token, where nearly all have fewer", columns=columns)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl", "npz"])
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_damaged_tables_are_one_line_or_a_trace(tmp_path, kind, data):
+    path = write_flat(LONG, tmp_path / f"x.{kind}")
+    whole = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(0, 4))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(bytes(whole[: data.draw(st.one_of(st.just(len(whole)), st.integers(0, len(whole))))]))
+    columns = mapping("sequence=s,position=p,layer=l,expert=e")
+    try:
+        assert import_trace(path, ImportOptions(columns=columns, limit_bytes=64 << 20)).n_tokens > 0
+    except MoecastError as error:
+        assert "\n" not in str(error)  # noqa: PT017

@@ -44,6 +44,7 @@ _MAX_WEIGHT = float(np.finfo(np.float16).max)
 _SORT_BYTES = 64  # a row's keys, their order, and copies while they are sorted
 _NAME_BYTES = 200  # a name in a dict and a list
 _PIECE_BYTES = 16 << 20
+_MAX_PADDING, _FREE_PADDING = 32, 1 << 26  # places for choices, a row of one: more would write a file of empty places
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -139,6 +140,8 @@ class _Names:
     def _number(self, rows: Rows, row: int, column: str, name: Any) -> int:
         known = self._number_of.get(name)
         if known is None:
+            if isinstance(name, str) and not name.isprintable():
+                raise rows.error(row, column, name, "must be text that can be printed")
             if len(self.names) >= self._most:
                 raise rows.error(row, column, name, f"more than {self._most} {self._what}")
             known = self._number_of[name] = len(self.names)
@@ -324,6 +327,9 @@ class _Tokens:
             self._fail(order_R, at, f"a second row for the same token and layer {layer_R[at]}")
         self._order_R, self._slot_R = order_R, slot_R
         self._slots = int(slot_R.max()) + 1
+        if int(cell_R.sum()) * self._slots > max(_MAX_PADDING * len(slot_R), _FREE_PADDING):
+            rule = f"choice {self._slots - 1} of a token, where nearly all have fewer"
+            self._fail(order_R, np.argmax(slot_R), rule)
         self._start_T = np.flatnonzero(token_R)
         self._check_layers(layer_R, cell_R)
         self._check_agreement(token_R)

@@ -11,6 +11,7 @@ from moecast.errors import MoecastError
 
 _JSON_TIMES = 32  # what a byte of JSON may take in memory: an empty list, a small number
 _MOST_BYTES = 512 << 20
+_SHOWN = 200
 SNIFF_BYTES = 1 << 20
 BOM = b"\xef\xbb\xbf"  # what some Windows tools put before UTF-8
 
@@ -74,6 +75,11 @@ def beginning(path: Path) -> bytes:
 def whole_number(value: Any) -> int | None:
     """The value where it is a whole number that is not negative."""
     return value if type(value) is int and 0 <= value < 2**63 else None
+
+
+def short_text(value: Any) -> str | None:
+    """The value where it is text that can be shown, cut to a line."""
+    return value[:_SHOWN] if type(value) is str and value.isprintable() else None
 
 
 def _is_document(first: bytes) -> bool:

@@ -13,9 +13,11 @@ import numpy as np
 from moecast.errors import MoecastError
 from moecast.traces.importers.events import LABELS, Rows
 from moecast.traces.importers.json_records import Record
+from moecast.traces.importers.provenance import size_of
 from moecast.traces.meta import MAX_CHOICES
 
 _BATCH_ROWS = 1 << 14
+_BATCH_BYTES = 4 << 20  # of the file; what JSON takes in memory is some 10 times that, or 32 where it is meant to
 _MAX_TEXT = 1000
 _LISTED = 20
 _LISTS = ("expert", "weight")
@@ -34,8 +36,7 @@ def json_rows(path: Path, records: Iterable[Record], names: Mapping[str, str]) -
     MoecastError
         A record without one of the keys, or a value of another kind.
     """
-    left = iter(records)
-    while batch := list(itertools.islice(left, _BATCH_ROWS)):
+    for batch in _batches(records, size_of(path)):
         numbers = [_number(record) for record in batch]
         word = batch[0].where.rpartition(" ")[0]
         columns: dict[str, Any] = {}
@@ -57,6 +58,18 @@ def json_rows(path: Path, records: Iterable[Record], names: Mapping[str, str]) -
 
 
 _NOTHING = object()
+
+
+def _batches(records: Iterable[Record], size: int) -> Iterator[list[Record]]:
+    batch: list[Record] = []
+    begin = 0.0
+    for record in records:
+        batch.append(record)
+        if len(batch) >= _BATCH_ROWS or (record.done - begin) * size > _BATCH_BYTES:
+            yield batch
+            batch, begin = [], record.done
+    if batch:
+        yield batch
 
 
 def _number(record: Record) -> int:

@@ -17,7 +17,7 @@ from moecast.errors import MoecastError
 from moecast.traces.importers.assemble import Layout
 from moecast.traces.importers.events import Rows, import_events
 from moecast.traces.importers.importer import ImportedTrace
-from moecast.traces.importers.json_records import Record, beginning, json_records, whole_number
+from moecast.traces.importers.json_records import Record, beginning, json_records, short_text, whole_number
 from moecast.traces.importers.json_rows import json_rows
 from moecast.traces.importers.options import ImportOptions
 
@@ -46,10 +46,9 @@ class RoutesJsonImporter:
             found = record.value.get("meta")
             meta = found if type(found) is dict else {}
             break
-        if options.model is None and type(meta.get("model_id")) is str:
-            options = dataclasses.replace(options, model=meta["model_id"][:200])
-        if type(meta.get("backend")) is str:
-            options = dataclasses.replace(options, source={"engine": meta["backend"][:200], **options.source})
+        options = dataclasses.replace(options, model=options.model or short_text(meta.get("model_id")))
+        if engine := short_text(meta.get("backend")):
+            options = dataclasses.replace(options, source={"engine": engine, **options.source})
         return import_events(
             paths, _rows(paths, options), _LAYOUT, options, experts=whole_number(meta.get("num_experts")) or None
         )

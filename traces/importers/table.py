@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from moecast.errors import MoecastError
-from moecast.traces.importers.archive import open_archive, zip_names
+from moecast.traces.importers.archive import first_line, open_archive, zip_names
 from moecast.traces.importers.arrays import read_entry
 from moecast.traces.importers.assemble import Layout
 from moecast.traces.importers.events import COLUMNS, LABELS, Rows, import_events
@@ -28,13 +28,15 @@ from moecast.traces.importers.json_rows import array_of, json_rows, no_column
 from moecast.traces.importers.npz import named_arrays
 from moecast.traces.importers.options import ImportOptions
 from moecast.traces.importers.table_layouts import layout_of
+from moecast.traces.meta import MAX_CHOICES
 
 _LAYOUT = Layout(importer="table", engine="", rows="some", numbered_sequences=True)
 _BATCH_ROWS = 1 << 17
+_BATCH_BYTES = 8 << 20  # of text
 _NO_ROW = "Records with none of the columns are left out"
 _MAX_DIGITS = 20
 _MAX_LINE = 1 << 20
-_PARQUET_TIMES = 4  # a row group's pages, and its columns beside them
+_VALUE_BYTES = 32  # a value decoded, in numbers beside it, and in the row
 
 
 class TableImporter:
@@ -165,9 +167,16 @@ def _of_csv(path: Path, columns: Mapping[str, str]) -> Iterator[Rows]:
                     raise MoecastError(no_column(name, header), file=path, value=column[:100])
             places = {name: header.index(column) for name, column in columns.items()}
             size = max(1, path.stat().st_size)
-            numbered = ((lines.line_num, cells) for cells in lines if cells)
-            while batch := list(itertools.islice(numbered, _BATCH_ROWS)):
-                yield _of_cells(path, columns, places, batch, raw.tell() / size)
+            batch: list[tuple[int, list[str]]] = []
+            begin = 0
+            for cells in lines:
+                if cells:
+                    batch.append((lines.line_num, cells))
+                if len(batch) == _BATCH_ROWS or raw.tell() - begin > _BATCH_BYTES:
+                    yield _of_cells(path, columns, places, batch, raw.tell() / size)
+                    batch, begin = [], raw.tell()
+            if batch:
+                yield _of_cells(path, columns, places, batch, 1.0)
     except (UnicodeDecodeError, csv.Error) as error:
         raise MoecastError("neither NumPy, JSON, Parquet nor CSV as UTF-8", file=path) from error
 
@@ -205,28 +214,57 @@ def _of_parquet(path: Path, columns: Mapping[str, str], options: ImportOptions) 
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:
+        with path.open("rb") as raw, pq.ParquetFile(raw) as file:
             there = file.schema_arrow.names
             for name, column in columns.items():
                 if column not in there:
                     raise MoecastError(no_column(name, there), file=path, value=column[:100])
-            groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
-            largest = max((group.total_byte_size for group in groups), default=0)
-            if largest * _PARQUET_TIMES > options.most_bytes:
-                raise MoecastError(f"a row group of {largest >> 20} MiB, more than can be read at once", file=path)
+            _check_groups(file.metadata, path, options.most_bytes)
             total, begin = max(1, file.metadata.num_rows), 0
             for batch in file.iter_batches(_BATCH_ROWS, columns=list(dict.fromkeys(columns.values()))):
                 numbers = np.arange(begin, begin + batch.num_rows)
                 begin += batch.num_rows
-                if not batch.num_rows:
-                    continue
-                values = {}
-                for name, column in columns.items():
-                    cells = batch.column(column).to_pylist()
-                    values[name] = array_of(cells, name, partial(_row_of, int(numbers[0]), column), path)
+                values = {
+                    name: _of_arrow(
+                        batch.column(column), name, partial(_row_of, int(begin - len(numbers)), column), path
+                    )
+                    for name, column in columns.items()
+                }
                 yield Rows(path=path, word="row", number_R=numbers, columns=values, names=columns, done=begin / total)
-    except (pa.ArrowException, OSError) as error:
-        raise MoecastError("not a whole Parquet file", file=path) from error
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise MoecastError(f"not a whole Parquet file ({first_line(error)})", file=path) from error
+
+
+def _check_groups(metadata: Any, path: Path, most_bytes: int) -> None:
+    """Refuse row groups that claim more than may be read at once: pages may hold many values in few bytes."""
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        values = sum(group.column(place).num_values for place in range(group.num_columns))
+        if max(group.total_byte_size, values * _VALUE_BYTES) > most_bytes:
+            rule = f"row group {number} holds {values:,} values, more than can be read at once"
+            raise MoecastError(rule, file=path)
+
+
+def _of_arrow(array: Any, name: str, where: Callable[[int], str], path: Path) -> Any:
+    """A column of a batch, [R] or [R, W]."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind, width = array.type, 0
+    flat = array
+    if name in ("expert", "weight") and (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and len(array):
+        length_R = pc.list_value_length(array).fill_null(-1).to_numpy()
+        width = int(length_R[0])
+        if not 1 <= width <= MAX_CHOICES or (length_R != width).any():
+            row = int(np.argmax(length_R != width)) if 1 <= width <= MAX_CHOICES else 0
+            rule = f"must be a list of {width}, as before" if row else f"must be a list of 1 to {MAX_CHOICES}"
+            raise MoecastError(rule, file=path, field=where(row), value=int(length_R[row]))
+        flat = array.flatten()
+    numeric = pa.types.is_integer(flat.type) or (name == "weight" and pa.types.is_floating(flat.type))
+    if numeric and not flat.null_count:
+        numbers = flat.to_numpy(zero_copy_only=False)
+        return numbers.reshape(-1, width) if width else numbers
+    return array_of(array.to_pylist(), name, where, path) if len(array) else np.zeros(0, np.int64)
 
 
 def _line_of(batch: Sequence[tuple[int, list[str]]], column: str, row: int) -> str:

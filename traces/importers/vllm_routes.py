@@ -21,7 +21,7 @@ from moecast.errors import MoecastError
 from moecast.traces.importers.assemble import Layout
 from moecast.traces.importers.events import Rows, import_events
 from moecast.traces.importers.importer import ImportedTrace
-from moecast.traces.importers.json_records import Record, beginning, json_records, whole_number
+from moecast.traces.importers.json_records import Record, beginning, json_records, short_text, whole_number
 from moecast.traces.importers.json_rows import json_rows
 from moecast.traces.importers.options import ImportOptions
 
@@ -30,7 +30,7 @@ _ROUTE = re.compile(rb'"type"\s*:\s*"route"')
 _IDS = re.compile(rb'"topk_ids"\s*:')
 _NAMES = {"position": "token_idx", "layer": "layer", "expert": "topk_ids"}
 _OPTIONAL = {"sequence": "req_id", "weight": "topk_weights"}
-_KEPT = ("vllm_version", "device", "seed")
+_KEPT = ("vllm_version", "device")
 _ANEW = "A request's token numbers begin anew: each beginning is taken as a forward pass, and as a sequence of its own"
 
 
@@ -48,9 +48,8 @@ class VllmRoutesImporter:
         """Take the files as layers of one run."""
         first = _first(paths[0], options)
         meta = first if first.get("type") == "meta" else {}
-        if options.model is None and type(meta.get("model_id")) is str:
-            options = dataclasses.replace(options, model=meta["model_id"][:200])
-        told = {key: meta[key] for key in _KEPT if type(meta.get(key)) in (str, int)}
+        options = dataclasses.replace(options, model=options.model or short_text(meta.get("model_id")))
+        told = {key: text for key in _KEPT if (text := short_text(meta.get(key)))}
         options = dataclasses.replace(options, source={**told, **options.source})
         return import_events(
             paths, _rows(paths, options), _LAYOUT, options, experts=whole_number(meta.get("num_experts")) or None
