@@ -208,7 +208,7 @@ def _problem(
     except ValueError as error:
         raise MoecastError(str(error), field="slots_per_rank", value=slots_per_rank) from error
     if replica_rule == "weights":
-        raise MoecastError("no solver makes replica weights: use round_robin, nearest or fixed", field="replica_rule")
+        raise MoecastError("no solver makes replica weights: use one of the other rules", field="replica_rule")
     _check_weights(layout, cluster, model)
     domain_G = node_G = np.zeros(members, np.int32)
     if cluster is not None:

@@ -151,7 +151,10 @@ class Eplb:
         wasted = int((ordered[..., 1:] == ordered[..., :-1]).sum())
         notes = [_mode(groups, hosts, even)]
         if wasted:
-            notes.append(f"EPLB put {wasted} replicas beside another of their expert; they are wasted")
+            put = "1 replica beside another of its expert; it is wasted"
+            if wasted > 1:
+                put = f"{wasted} replicas beside others of their experts; they are wasted"
+            notes.append(f"EPLB put {put}")
         return Solved(slots_LGP=slots_LGP, note="; ".join(filter(None, notes)))
 
     def _groups(self, problem: SlotProblem) -> int:

@@ -96,9 +96,7 @@ class PlacementProblem:
                 value=int(slots_G.max()),
             )
         if layout.replica_rule == "weights":
-            raise MoecastError(
-                "no solver makes replica weights: use round_robin, nearest or fixed", field="replica_rule"
-            )
+            raise MoecastError("no solver makes replica weights: use one of the other rules", field="replica_rule")
         object.__setattr__(self, "slots_G", slots_G)
         check_question(self.cluster, self.model, self.any_plan(), self.trace)
         try:

@@ -112,10 +112,11 @@ class _Work(NamedTuple):
 def _prepare(
     problem: PlacementProblem, windows: Windows, layer: int, items: Items, cost: LayerCost, seed: int
 ) -> _Work:
-    layout = problem.layout
+    layout, rule = problem.layout, problem.layout.replica_rule
+    near_G = problem.node_G if rule == "fixed" else problem.domain_G
     item_TK = serve(
         problem.trace.experts_TLK, layer, windows.row_T, windows.rank_T, windows.step_T, items.first_E1,
-        problem.domain_G[items.rank_V], problem.domain_G, layout.replica_rule in ("nearest", "fixed"),
+        near_G[items.rank_V], near_G, rule in ("nearest", "fixed"), rule != "by_rank",
     )  # fmt: skip
     prices = _prices(problem, windows, item_TK, items.expert_V, cost)
     tokens = _counted(windows, item_TK, len(items.rank_V), cost.copy_s > 0)
@@ -162,10 +163,8 @@ def _state(problem: PlacementProblem, items: Items, windows: int, seed: int) -> 
     holds_EG[expert_V[held], rank_V[held]] = 1
     replicas_E = np.diff(items.first_E1)
     pinned_V = np.zeros(len(rank_V), bool)
-    if problem.layout.replica_rule in (
-        "nearest",
-        "fixed",
-    ):  # which replica serves a choice depends on the domains they stand in
+    # which replica serves a choice depends on the domains they stand in, or on their hosts, which domains are made of
+    if problem.layout.replica_rule in ("nearest", "fixed"):
         pinned_V[held] = replicas_E[expert_V[held]] > 1
     return anneal.State(
         rank_V=rank_V,

@@ -205,13 +205,14 @@ def count_loads(experts_TLK: npt.NDArray[np.uint16], row_T: Int, window_T: Int32
 @njit(cache=True)
 def serve(
     experts_TLK: npt.NDArray[np.uint16], layer: int, row_T: Int, rank_T: Int32, step_T: Int32,
-    first_E1: Int, domain_V: Int32, domain_G: Int32, nearest: bool,
+    first_E1: Int, place_V: Int32, place_G: Int32, nearest: bool, turns: bool,
 ) -> npt.NDArray[np.int16]:  # fmt: skip
     """The item that serves each choice at one layer: int16 [T, K], -1 for no choice.
 
     Expert e has the items ``first_E1[e]`` to ``first_E1[e + 1]``; choices take them in turn as the replica rule says
     (see `moecast.sim.replicas`), with items in place of slots: which of two replicas comes first in slot order is open
-    while they move. For ``nearest``, `domain_V` says where items stand; the own rank is not given precedence.
+    while they move. For ``nearest``, `place_V` and `place_G` say in which domains items and ranks stand, for ``fixed``
+    on which hosts; the own rank is not given precedence. Without `turns`, for ``by_rank``, a rank stays with its first.
     """
     choices = experts_TLK.shape[2]
     item_TK = np.full((len(row_T), choices), np.int16(-1))
@@ -225,17 +226,17 @@ def serve(
                 continue
             first, replicas = first_E1[expert], first_E1[expert + 1] - first_E1[expert]
             turn = next_E[expert]
-            next_E[expert] += 1
+            next_E[expert] += turns
             near = 0
             if nearest and replicas > 1:
                 for v in range(first, first + replicas):
-                    near += domain_V[v] == domain_G[rank_T[t]]
+                    near += place_V[v] == place_G[rank_T[t]]
             if near == 0:
                 item_TK[t, k] = first + turn % replicas
                 continue
             turn %= near
             for v in range(first, first + replicas):
-                if domain_V[v] == domain_G[rank_T[t]]:
+                if place_V[v] == place_G[rank_T[t]]:
                     if turn == 0:
                         item_TK[t, k] = v
                     turn -= 1

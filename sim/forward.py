@@ -85,7 +85,7 @@ class Setting:
             phase=phase,
             mode=mode,
             layout=layout,
-            table=ReplicaTable.of(plan, layout.domain_G),
+            table=ReplicaTable.of(plan, layout.domain_G, node_G=layout.node_G),
             dispatch_flows=collective.dispatch(
                 layout, mode, model.copy_bytes(plan.dispatch_type or model.dispatch_type)
             ),
@@ -98,7 +98,7 @@ class Setting:
 
     def with_slots(self, plan: Plan) -> Setting:
         """Give the setting of a plan that differs only in slots, replica rule or replica weights."""
-        return replace(self, plan=plan, table=ReplicaTable.of(plan, self.layout.domain_G))
+        return replace(self, plan=plan, table=ReplicaTable.of(plan, self.layout.domain_G, node_G=self.layout.node_G))
 
     def forward(self, trace: RoutingTrace, step: Step) -> ForwardPass:
         """Count a step's traffic under this plan.

@@ -26,8 +26,8 @@ class Layout:
     ----------
     cluster
         The cluster the ranks stand in.
-    gpu_G, domain_G, group_G
-        GPU, NVLink domain and EP group of each rank.
+    gpu_G, domain_G, node_G, group_G
+        GPU, NVLink domain, host and EP group of each rank.
     relay_SN
         The rank of S's EP group that passes S's copies on inside domain N: the one whose GPU has the same index in
         its domain as S's; where the group has none there, the (index mod n)-th of its n ranks in that domain; -1
@@ -38,12 +38,13 @@ class Layout:
     Raises
     ------
     ValueError, TypeError
-        Arrays of different lengths, or a GPU, domain, EP group or relay that is not there.
+        Arrays of different lengths, or a GPU, domain, host, EP group or relay that is not there.
     """
 
     cluster: Cluster
     gpu_G: Int32
     domain_G: Int32
+    node_G: Int32
     group_G: Int32
     relay_SN: Int32
     seed: int
@@ -54,6 +55,7 @@ class Layout:
         checked = {
             "gpu_G": gpu_G,
             "domain_G": whole_numbers("domain_G", self.domain_G, most=domains - 1, shape=(ranks,), dtype=np.int32),
+            "node_G": whole_numbers("node_G", self.node_G, most=np.iinfo(np.int32).max, shape=(ranks,), dtype=np.int32),
             "group_G": whole_numbers("group_G", self.group_G, most=ranks - 1, shape=(ranks,), dtype=np.int32),
             "relay_SN": whole_numbers(
                 "relay_SN", self.relay_SN, least=-1, most=ranks - 1, shape=(ranks, domains), dtype=np.int32
@@ -85,6 +87,7 @@ class Layout:
             cluster=cluster,
             gpu_G=gpu_G,
             domain_G=domain_G,
+            node_G=cluster.node_of_gpu_G[gpu_G].astype(np.int32),
             group_G=group_G,
             relay_SN=_relays(group_G, domain_G, cluster.index_in_domain_G[gpu_G], cluster.n_domains),
             seed=seed,

@@ -31,7 +31,7 @@ MOST_GROUP_SLOTS = 2**16 - 1  # and slots of one layer in one EP group
 MOST_SLOTS = 1 << 26  # 61 layers of 288 slots on 1,024 ranks in 32 groups are half a million
 
 DispatchMode = Literal["per_choice", "per_rank", "per_domain", "nccl", "stay"]
-ReplicaRule = Literal["round_robin", "nearest", "fixed", "weights"]
+ReplicaRule = Literal["round_robin", "nearest", "fixed", "by_rank", "weights"]
 
 DISPATCH_MODES: tuple[str, ...] = get_args(DispatchMode)
 REPLICA_RULES: tuple[str, ...] = get_args(ReplicaRule)
@@ -154,7 +154,7 @@ class Plan:
         if not isinstance(self.schedule, str):
             raise ValueError(f"schedule = {self.schedule!r}: must be the name of a schedule")
 
-    def check_simulated(self) -> None:
+    def check_simulated(self, *, file: str | Path | None = None) -> None:
         """Refuse what can be said and not simulated yet; everything that lays a plan out asks this first.
 
         Raises
@@ -164,10 +164,10 @@ class Plan:
         """
         for field_, reason in _NOT_SIMULATED.items():
             if getattr(self, field_) > 1:
-                raise MoecastError(f"{reason}: use 1", field=field_, value=getattr(self, field_))
+                raise MoecastError(f"{reason}: use 1", file=file, field=field_, value=getattr(self, field_))
         if self.tp > 1 and self.dispatch == "stay":
             rule = "tokens that stay with their experts cannot share heads: use tp 1"
-            raise MoecastError(rule, field="tp", value=self.tp)
+            raise MoecastError(rule, file=file, field="tp", value=self.tp)
 
     @property
     def layers(self) -> int:

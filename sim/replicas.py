@@ -30,17 +30,20 @@ class ReplicaTable:
     - ``round_robin``: candidate (i + s) mod r of all r slots that hold the expert, in slot order;
     - ``nearest``: the same over the candidates on its own rank; where there are none, those in its own domain; where
       there are none, all;
-    - ``fixed``: always the same one: the first on its own rank; else, where only some candidates stand in its own
-      domain, the first of those; else one of all, dealt evenly over the sources that are left, in the order of ranks
-      (SGLang's ``static`` dispatch, which shuffles who gets which);
+    - ``fixed``: always the same one: the first on its own rank; else, where only some candidates stand on its own host,
+      the first of those; else one of all, dealt evenly over the sources that are left, in the order of ranks
+      (SGLang's ``static`` dispatch, which shuffles who gets which; its node is a host, ``ep_size / nnodes`` ranks,
+      also where an NVLink domain spans several: sgl-project/sglang, eplb/expert_location.py);
+    - ``by_rank``: always the same one: of the r ranks that hold the expert, in order, the (member mod r)-th, `member`
+      being the source's place in its EP group; its last slot there (vLLM-Ascend, which asks for no own replica first:
+      vllm-project/vllm-ascend, eplb/core/eplb_utils.py, `generate_log2phy_map`);
     - ``weights``: the candidate in whose share of [0, 1) the point frac((i + s + ½) · φ) falls, shares laid end to end
       in slot order (φ: the golden ratio, so that any run of choices is spread close to the weights).
 
     Parameters
     ----------
     row_of_S
-        First row of each source rank: the group's for ``round_robin`` and ``weights``, its own for ``nearest`` and
-        ``fixed``. The
+        First row of each source rank: the group's for ``round_robin`` and ``weights``, its own for the other rules. The
         choices of an expert by source s at a layer have row ``row_of_S[s] + layer · E + expert``.
     candidates_R
         Where the row's candidates begin in the arrays below (upper bits), and how many it has (lower 16 bits).
@@ -102,8 +105,10 @@ class ReplicaTable:
                 raise ValueError(f"table: {name} {most}: there are {there}, numbered from 0")
 
     @classmethod
-    def of(cls, plan: Plan, domain_G: Int32) -> ReplicaTable:
-        """Build the table of a plan whose ranks stand in the domains `domain_G`.
+    def of(cls, plan: Plan, domain_G: Int32, *, node_G: Int32 | None = None) -> ReplicaTable:
+        """Build the table of a plan whose ranks stand in the domains `domain_G`, on the hosts `node_G`.
+
+        Without `node_G` every domain is a host, as those of a DGX are.
 
         Raises
         ------
@@ -112,6 +117,8 @@ class ReplicaTable:
         """
         shape = (plan.groups * plan.ep,)
         domain_G = whole_numbers("domain_G", domain_G, most=MOST_RANKS - 1, shape=shape, dtype=np.int32)
+        most = np.iinfo(np.int32).max
+        node_G = domain_G if node_G is None else whole_numbers("node_G", node_G, most=most, shape=shape, dtype=np.int32)
         first_R, count_R, slot_X = _slots_by_expert(plan.slots_DLGP, plan.experts)
         if not count_R.all():
             group, layer, expert = np.unravel_index(int(np.argmin(count_R)), (plan.groups, plan.layers, plan.experts))
@@ -119,11 +126,14 @@ class ReplicaTable:
         group_S = np.arange(plan.groups * plan.ep) // plan.ep
         rows = plan.layers * plan.experts
         row_of_S = group_S * rows
-        if plan.replica_rule in ("nearest", "fixed") and (count_R > 1).any():
-            choose = _nearest if plan.replica_rule == "nearest" else _fixed
-            first_R, count_R, slot_X = choose(
-                first_R, count_R, slot_X, group_S, domain_G, rows, plan.ep, plan.max_slots
-            )
+        if plan.replica_rule in ("nearest", "fixed", "by_rank") and (count_R > 1).any():
+            sizes = rows, plan.ep, plan.max_slots
+            if plan.replica_rule == "nearest":
+                first_R, count_R, slot_X = _nearest(first_R, count_R, slot_X, group_S, domain_G, *sizes)
+            elif plan.replica_rule == "fixed":
+                first_R, count_R, slot_X = _fixed(first_R, count_R, slot_X, group_S, node_G, *sizes)
+            else:
+                first_R, count_R, slot_X = _by_rank(first_R, count_R, slot_X, group_S, *sizes)
             row_of_S = np.arange(plan.groups * plan.ep) * rows
             group_R = group_S.repeat(rows)
         else:
@@ -203,7 +213,28 @@ def _nearest(first_R, count_R, slot_X, group_S, domain_G, rows, ep, slots):  # t
 
 
 @njit(cache=True)
-def _fixed(first_R, count_R, slot_X, group_S, domain_G, rows, ep, slots):  # type: ignore[no-untyped-def]
+def _by_rank(first_R, count_R, slot_X, group_S, rows, ep, slots):  # type: ignore[no-untyped-def]
+    sources = len(group_S)
+    out = np.empty(sources * rows, np.int32)
+    for source in range(sources):
+        base = group_S[source] * rows
+        for row in range(rows):
+            begin, end = first_R[base + row], first_R[base + row] + count_R[base + row]
+            holders = 0
+            for x in range(begin, end):
+                holders += x + 1 == end or slot_X[x] // slots != slot_X[x + 1] // slots
+            wanted = source % ep % holders
+            for x in range(begin, end):  # slots stand in order, so those of one rank stand together
+                if x + 1 == end or slot_X[x] // slots != slot_X[x + 1] // slots:
+                    if wanted == 0:
+                        out[source * rows + row] = slot_X[x]
+                    wanted -= 1
+    one = np.ones(sources * rows, np.int32)
+    return np.arange(sources * rows).astype(np.int32), one, out
+
+
+@njit(cache=True)
+def _fixed(first_R, count_R, slot_X, group_S, node_G, rows, ep, slots):  # type: ignore[no-untyped-def]
     sources = len(group_S)
     out = np.empty(sources * rows, np.int32)
     dealt_R = np.zeros(len(first_R), np.int64)
@@ -211,17 +242,17 @@ def _fixed(first_R, count_R, slot_X, group_S, domain_G, rows, ep, slots):  # typ
         base = group_S[source] * rows
         for row in range(rows):
             begin, end = first_R[base + row], first_R[base + row] + count_R[base + row]
-            own, near, in_domain = -1, -1, 0
+            own, near, on_node = -1, -1, 0
             for x in range(end - 1, begin - 1, -1):  # backwards: the first one stays
-                closeness = _closeness(source, slot_X[x], group_S, domain_G, ep, slots)
+                closeness = _closeness(source, slot_X[x], group_S, node_G, ep, slots)
                 if closeness == 2:
                     own = x
                 if closeness > 0:
                     near = x
-                    in_domain += 1
+                    on_node += 1
             if own >= 0:
                 chosen = own
-            elif 0 < in_domain < end - begin:
+            elif 0 < on_node < end - begin:
                 chosen = near
             else:  # each expert begins at another of its slots: or the first ranks' choices would all go to first slots
                 chosen = begin + (dealt_R[base + row] + row) % (end - begin)
@@ -232,8 +263,8 @@ def _fixed(first_R, count_R, slot_X, group_S, domain_G, rows, ep, slots):  # typ
 
 
 @njit(cache=True)
-def _closeness(source, slot, group_S, domain_G, ep, slots):  # type: ignore[no-untyped-def]
+def _closeness(source, slot, group_S, place_G, ep, slots):  # type: ignore[no-untyped-def]
     rank = group_S[source] * ep + slot // slots
     if rank == source:
         return 2
-    return 1 if domain_G[rank] == domain_G[source] else 0
+    return 1 if place_G[rank] == place_G[source] else 0

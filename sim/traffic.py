@@ -167,7 +167,7 @@ def count_checked_traffic(
     """
     if layout.n_ranks != plan.ranks:
         raise ValueError(f"layout: has {layout.n_ranks} ranks, the plan {plan.ranks}")
-    table = ReplicaTable.of(plan, layout.domain_G) if table is None else table
+    table = ReplicaTable.of(plan, layout.domain_G, node_G=layout.node_G) if table is None else table
     table.check_fits(plan, layout.n_domains)
     if not stay and (np.diff(home_T) < 0).any():  # counters of one source stay in cache; the order within it is kept
         order = np.argsort(home_T, kind="stable")

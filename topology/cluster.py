@@ -116,6 +116,11 @@ class Cluster:
         return int(self.domain_of_gpu_G.max()) + 1
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What was assumed of it; nothing but where a host's own description left something open."""
+        return self.recipe.notes if self.recipe else ()
+
+    @property
     def n_nodes(self) -> int:
         """The number of hosts."""
         return len(np.unique(self.node_of_gpu_G))

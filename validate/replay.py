@@ -125,7 +125,8 @@ def replay(
 
 def serve_step(layout: Layout, plan: Plan, trace: RoutingTrace, step: Step) -> Served:
     """Send a step's choices to slots, its tokens at home where the simulator has them."""
-    return serve(plan, layout.domain_G, trace.experts_TLK[step.token_T], home_ranks(step, plan.tp))
+    choices_TLK, home_T = trace.experts_TLK[step.token_T], home_ranks(step, plan.tp)
+    return serve(plan, layout.domain_G, choices_TLK, home_T, node_G=layout.node_G)
 
 
 def row_bytes(model: ModelShape, plan: Plan) -> dict[str, int]:

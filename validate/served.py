@@ -60,7 +60,14 @@ class Served:
         return token_R[order], choice_R[order]
 
 
-def serve(plan: Plan, domain_G: Int32, experts_TLK: npt.NDArray[np.uint16], source_T: Int32) -> Served:
+def serve(
+    plan: Plan,
+    domain_G: Int32,
+    experts_TLK: npt.NDArray[np.uint16],
+    source_T: Int32,
+    *,
+    node_G: Int32 | None = None,
+) -> Served:
     """Send every choice to a slot by the plan's replica rule; tokens are taken in the order given.
 
     Parameters
@@ -71,8 +78,10 @@ def serve(plan: Plan, domain_G: Int32, experts_TLK: npt.NDArray[np.uint16], sour
         The choices of the step's tokens.
     source_T
         The rank that holds each token.
+    node_G
+        The host of each rank; None: every domain is a host.
     """
-    table = ReplicaTable.of(plan, domain_G)
+    table = ReplicaTable.of(plan, domain_G, node_G=node_G)
     rank_TLK = np.full(experts_TLK.shape, -1, np.int32)
     slot_TLK = np.full(experts_TLK.shape, -1, np.int32)
     for layer in range(plan.layers):

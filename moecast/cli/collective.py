@@ -58,7 +58,7 @@ def collective_command(
     if json:
         rows = [row.to_json() for row in found]
         said = {"collective": "all-to-all", "cluster": built.name, "ranks": count, "network": rung.name}
-        render.echo_json({**said, "rows": rows, "notes": [*_notes(built), NOTE]})
+        render.echo_json({**said, "rows": rows, "notes": [*built.notes, NOTE]})
     else:
         _show(built, count, rung.name, found)
 
@@ -91,7 +91,7 @@ def _show(cluster: Cluster, ranks: int, network: str, rows: list[AllToAllTime]) 
     from moecast.units import format_bytes, format_s
 
     console = render.console()
-    for note in _notes(cluster):
+    for note in cluster.notes:
         console.print(note, style="yellow", markup=False)
     title = f"all-to-all over {ranks} GPUs of {escape(cluster.name)}, rung {network}"
     table = Table(title=title, title_justify="left", title_style="bold")
@@ -103,11 +103,6 @@ def _show(cluster: Cluster, ranks: int, network: str, rows: list[AllToAllTime]) 
         table.add_row(format_bytes(row.bytes_per_rank), format_s(row.time_s), *rates, _limit(row))
     console.print(table)
     console.print(NOTE)
-
-
-def _notes(cluster: Cluster) -> tuple[str, ...]:
-    """What was assumed of the cluster."""
-    return cluster.recipe.notes if cluster.recipe else ()
 
 
 def _limit(row: AllToAllTime) -> str:

@@ -230,7 +230,7 @@ def read_inputs(
     )
     built = load_cluster(cluster, nodes=nodes, fabric=fabric)
     ranks = max(built.n_gpus // (tp or 1), 1)
-    notes = built.recipe.notes if built.recipe else ()
+    notes = built.notes
     if source.made:
         shape = made.model_of(model, dims, types)
         trace, workload, said = made.routing_for(source, shape, workload, ranks=ranks, seed=seed, quiet=quiet)

@@ -199,7 +199,8 @@ ReplicaRule = Annotated[
     str | None,
     typer.Option(
         "--replica-rule",
-        help="Which replica serves a choice: round_robin, nearest or fixed (SGLang: own GPU, own domain, else dealt).",
+        help="Which replica serves a choice: round_robin, nearest, fixed (SGLang: own GPU, own host, else dealt) "
+        "or by_rank (vLLM-Ascend: rank mod replicas).",
         show_default="the plan's or the engine's, else round_robin",
     ),
 ]

@@ -146,7 +146,7 @@ def place_command(
         )
     if load is not None:
         _refuse_steps(context_)
-        by_load, shape = _place_by_load(
+        by_load, shape, notes = _place_by_load(
             load, cluster=cluster, nodes=nodes, fabric=fabric, model=model, solver=solver or "balance", ep=ep,
             slots_per_rank=slots_per_rank, dispatch=dispatch, replica_rule=rule, export=export,
             expert_groups=expert_groups, seed=seed,
@@ -155,9 +155,10 @@ def place_command(
         if export is not None and exported is not None and shape is not None:
             write_engine_file(by_load.plan, exported, engine=export, model=shape)
         if json:
-            render.echo_json(by_load.to_json() | {"plan": str(out), "export": exported and str(exported)})
+            said = {"notes": list(notes), "plan": str(out), "export": exported and str(exported)}
+            render.echo_json(by_load.to_json() | said)
         else:
-            _show_by_load(by_load, out, exported)
+            _show_by_load(by_load, notes, out, exported)
         return
     if cluster is None:
         raise MoecastError("name a preset (`moecast topology list`) or a YAML file", field="--cluster")
@@ -242,8 +243,8 @@ def _place_by_load(
     export: str | None,
     expert_groups: int | None,
     seed: int,
-) -> tuple[LoadPlacement, ModelShape | None]:
-    """Read the counts and place by them."""
+) -> tuple[LoadPlacement, ModelShape | None, tuple[str, ...]]:
+    """Read the counts and place by them; what was assumed of the cluster comes along."""
     from moecast.errors import MoecastError
     from moecast.placement import place_by_load
     from moecast.topology import load_cluster
@@ -255,9 +256,10 @@ def _place_by_load(
     shape = _model_of(model, table.meta, load)
     if export is not None and shape is None:
         raise MoecastError("an engine's file needs the model: name it with --model", file=load)
+    built = None if cluster is None else load_cluster(cluster, nodes=nodes, fabric=fabric)
     placement = place_by_load(
         table,
-        cluster=None if cluster is None else load_cluster(cluster, nodes=nodes, fabric=fabric),
+        cluster=built,
         model=shape,
         solver=solver,
         ep=ep,
@@ -268,7 +270,7 @@ def _place_by_load(
         expert_groups=expert_groups,
         seed=seed,
     )
-    return placement, shape
+    return placement, shape, built.notes if built else ()
 
 
 def _model_of(model: str | None, meta: TraceMeta, file: Path) -> ModelShape | None:
@@ -278,7 +280,7 @@ def _model_of(model: str | None, meta: TraceMeta, file: Path) -> ModelShape | No
     return None if model is None and meta.config is None else read_model(model, None, meta, file=file)
 
 
-def _show_by_load(placement: LoadPlacement, out: Path, exported: Path | None) -> None:
+def _show_by_load(placement: LoadPlacement, notes: Sequence[str], out: Path, exported: Path | None) -> None:
     from rich.markup import escape
     from rich.table import Table
 
@@ -299,6 +301,8 @@ def _show_by_load(placement: LoadPlacement, out: Path, exported: Path | None) ->
     for name, text in rows:
         table.add_row(name, text)
     console = render.console()
+    for note in notes:
+        console.print(f"[yellow]{escape(note)}[/yellow]")
     console.print(table)
     console.print(
         f"plan: [bold]{escape(str(out))}[/bold]"

@@ -148,7 +148,7 @@ def import_command(
     """
     del seed
     from moecast.errors import MoecastError
-    from moecast.files import check_writable
+    from moecast.files import check_outputs
     from moecast.topology import write_cluster
     from moecast.topology.fabric import parse_fabric
     from moecast.topology.host_file import read_host_cluster
@@ -158,9 +158,7 @@ def import_command(
         raise MoecastError(
             "name a file that ends in .yaml: cluster files are known by it", field="--out", value=str(out)
         )
-    if out.resolve() == file.resolve():
-        raise MoecastError("is the input: name another file", field="--out", value=str(out))
-    check_writable(out)
+    check_outputs({"--out": out}, {"the host's description": file})
     built = read_host_cluster(
         file,
         nodes=nodes,
@@ -197,7 +195,7 @@ def _print_cluster(
 
     measures = measure(cluster)
     console.print(f"\n{cluster.name}", style="bold")
-    for note in cluster.recipe.notes if cluster.recipe else ():
+    for note in cluster.notes:
         console.print(note, style="yellow")
     facts = _table("", "", header=False)
     facts.add_row("GPUs", f"{measures.n_gpus} x {cluster.hardware.name}")
@@ -295,7 +293,7 @@ def _as_json(cluster: Cluster, ends: tuple[int, int] | None, seed: int) -> dict[
         **asdict(measure(cluster)),
         "routing": cluster.routing,
         "fabric": str(cluster.recipe.fabric) if cluster.recipe and cluster.recipe.fabric else None,
-        "notes": list(cluster.recipe.notes) if cluster.recipe else [],
+        "notes": list(cluster.notes),
         "link_sources": dict(cluster.recipe.domain.sources) if cluster.recipe else {},
         "hardware": {
             "name": cluster.hardware.name,

@@ -27,13 +27,17 @@ def read_plan_for(path: Path, meta: TraceMeta) -> Plan:
     Raises
     ------
     MoecastError
-        Not a legal plan, or its L, E or K is not the trace's.
+        Not a legal plan, one with degrees that are not simulated, or its L, E or K is not the trace's.
     """
     plan = read_plan(path)
     for name in ("layers", "experts", "choices"):
         ours, theirs = getattr(plan, name), getattr(meta, name)
         if ours != theirs:
             raise MoecastError(f"the trace has {theirs}", file=path, field=name, value=ours)
+    plan.check_simulated(file=path)
+    if plan.tp > 1 and rank_of_expert_LE(plan) is None:
+        rule = "replicas are counted here for ranks with tokens of their own: use 1"
+        raise MoecastError(rule, file=path, field="tp", value=plan.tp)
     return plan
 
 
@@ -56,7 +60,7 @@ class PlanCounter:
     """
 
     def __init__(self, plan: Plan, *, domain_size: int) -> None:
-        self._plan = plan.with_(gpu_of_rank=tuple(range(plan.groups * plan.ep)), pp=1, etp=1, tp=1, cp=1, dp=0)
+        self._plan = plan
         ranks = self._plan.ranks
         domain_G = (np.arange(ranks) // domain_size).astype(np.int32)
         self._serving = ServingRanks(self._plan, domain_G)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from moecast.sim.model import ModelShape
     from moecast.sim.plan import ReplicaRule
 
+OWN_FIELD = "slots"  # of moecast's own plans
 MAX_FILE_BYTES = 64 << 20  # 60 layers × 2304 slots are 1 MB
 
 
@@ -39,6 +40,10 @@ class EngineFormat(Protocol):
     @property
     def replica_rule(self) -> ReplicaRule:
         """How the engine picks among replicas, as far as a rule of moecast's says it."""
+
+    @property
+    def field(self) -> str:
+        """The field that makes a file this engine's; empty where files are lists."""
 
     def recognises(self, value: Any) -> bool:
         """Whether a parsed file looks like this engine's."""
@@ -96,10 +101,16 @@ def read_any(path: str | Path, *, model: ModelShape, ep: int) -> Plan:
     Raises
     ------
     MoecastError
-        The file is none of these, or not a legal plan.
+        The file is none of these or two of them at once, or not a legal plan.
     """
     path = Path(path)
     value = _parse(path)
+    formats = {engine.field: engine.name for engine in ENGINES if engine.recognises(value)}
+    if isinstance(value, Mapping) and OWN_FIELD in value:
+        formats[OWN_FIELD] = "moecast"
+    if len(formats) > 1:
+        held = " and ".join(f"{field} ({name})" for field, name in formats.items())
+        raise MoecastError(f"holds {held}, the placements of two formats: leave one", file=path)
     for engine in ENGINES:
         if engine.recognises(value):
             plan = engine.load(value, model, ep, file=path)

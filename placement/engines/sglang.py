@@ -28,6 +28,7 @@ class SGLang:
 
     name = "sglang"
     suffix = ".sglang.json"
+    field = _FIELD
     replica_rule: ReplicaRule = "fixed"  # --ep-dispatch-algorithm static, its default with a map of one's own
 
     def recognises(self, value: Any) -> bool:

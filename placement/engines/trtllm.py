@@ -29,6 +29,7 @@ class TensorRTLLM:
 
     name = "trtllm"
     suffix = ".trtllm.yaml"
+    field = _FIELD
     replica_rule: ReplicaRule = "round_robin"
 
     def recognises(self, value: Any) -> bool:

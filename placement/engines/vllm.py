@@ -24,6 +24,9 @@ class VLLM:
 
     name = "vllm"
     suffix = ".vllm.json"
+    field = ""
+    # It takes replica (place of the choice among the batch's T x K) mod r, which spreads evenly without regard to where
+    # replicas stand (vllm-project/vllm, fused_moe/router/base_router.py): so does round robin, choice by choice.
     replica_rule: ReplicaRule = "round_robin"
 
     def recognises(self, value: Any) -> bool:

@@ -28,7 +28,8 @@ class VLLMAscend:
 
     name = "vllm-ascend"
     suffix = ".vllm-ascend.json"
-    replica_rule: ReplicaRule = "round_robin"
+    field = _FIELD
+    replica_rule: ReplicaRule = "by_rank"  # each rank keeps one replica for good: eplb/core/eplb_utils.py
 
     def recognises(self, value: Any) -> bool:
         """Whether it holds the list of layers."""

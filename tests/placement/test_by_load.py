@@ -199,7 +199,7 @@ def test_the_groups_of_a_load_table_are_said_on_the_command_line(tmp_path: Path)
     ("arguments", "words"),
     [
         (["--expert-groups", "4"], "only eplb takes groups"),
-        (["--replica-rule", "weights"], "one of round_robin, nearest, fixed$"),
+        (["--replica-rule", "weights"], "one of round_robin, nearest, fixed, by_rank$"),
         (["--solver", "joint"], "which counts do not say"),
         (["--steps", "3"], "--steps: a load table has no tokens"),
         (["--time-limit", "3s"], "--time-limit: a load table has no tokens"),
@@ -302,3 +302,10 @@ def test_tables_whose_sum_overflows_are_one_line(tmp_path: Path, load: list[list
     assert words in line
     assert "table.json" in line
     assert "\n" not in line
+
+
+def test_one_wasted_replica_is_one() -> None:
+    """Shares 30, 20, 20, 1: both halves of expert 0 go to the rank without expert 1, by hand."""
+    found = place_by_load(table_of([[40, 30, 1]]), ep=2, slots_per_rank=2, solver="eplb")
+    assert found.plan.slots_DLGP[0, 0].tolist() == [[1, 2], [0, 0]]
+    assert found.note == "EPLB put 1 replica beside another of its expert; it is wasted"

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from moecast.errors import MoecastError
 from moecast.placement.engines import ENGINES, engine_path, find_engine, read_any, write_engine_file
-from moecast.sim import ModelShape, Plan, load_model, write_plan
+from moecast.sim import Layout, ModelShape, Plan, load_model, write_plan
 from moecast.sim.replicas import ReplicaTable
+from moecast.topology import load_cluster
 
 
 def small_model(layers: int, experts: int, dense_first: int) -> ModelShape:
@@ -127,6 +128,93 @@ def test_a_file_of_sglang_keeps_tokens_in_a_node_that_holds_all_experts(tmp_path
         at_X = table.candidates_R[begin : begin + 16] >> 16
         ranks = (table.place_X[at_X] >> 16) & 65535
         assert ranks.tolist() == [first] * 4 + [first + 1] * 4 + [first] * 4 + [first + 1] * 4
+
+
+def ranks_taken(plan: Plan, **where: np.ndarray) -> list[list[int]]:
+    """For each source rank, the rank that serves its choices of each expert, where that is one for good."""
+    table = ReplicaTable.of(plan, **where)
+    rows = [table.candidates_R[first : first + plan.experts] for first in table.row_of_S]
+    assert all(((row & 65535) == 1).all() for row in rows)
+    return [((table.place_X[row >> 16] >> 16) & 65535).tolist() for row in rows]
+
+
+def one_layer(slots_GP: list[list[int]], rule: str) -> Plan:
+    slots = np.array(slots_GP, np.int32)[None, None]
+    return Plan(
+        experts=int(slots.max()) + 1, choices=1, layer_ids=(0,), slots_DLGP=slots, replica_rule=rule,
+        gpu_of_rank=tuple(range(len(slots_GP))),
+    )  # fmt: skip
+
+
+def test_sglangs_node_is_the_host_also_inside_a_larger_domain() -> None:
+    """An NVL72's hosts have four GPUs each: four of them here, in one domain.
+
+    Expert 0 stands on ranks 1 and 6, so hosts 0 (ranks 0 to 3) and 1 (ranks 4 to 7) keep to their own; hosts 2 and 3
+    are dealt, four and four. Expert 1 stands on ranks 8 and 9, both of host 2: no host narrows that, so all but the two
+    are dealt, seven and seven.
+    """
+    slots = [[expert] for expert in [2, 0, 3, 4, 5, 6, 0, 7, 1, 1, 8, 9, 10, 11, 12, 13]]
+    plan, hosts = one_layer(slots, "fixed"), np.arange(16, dtype=np.int32) // 4
+    taken = ranks_taken(plan, domain_G=np.zeros(16, np.int32), node_G=hosts)
+    first, second = ([row[expert] for row in taken] for expert in (0, 1))
+    assert first[:8] == [1] * 4 + [6] * 4
+    assert sorted(first[8:]) == [1] * 4 + [6] * 4
+    assert second[8:10] == [8, 9]
+    assert sorted(second[:8] + second[10:]) == [8] * 7 + [9] * 7
+    by_domain = ranks_taken(plan, domain_G=np.zeros(16, np.int32))  # hosts not told apart: only two keep to their own
+    assert sorted(row[0] for row in by_domain) == [1] * 8 + [6] * 8
+    assert [row[0] for row in by_domain] != first
+
+
+def test_a_cluster_says_which_hosts_ranks_stand_on() -> None:
+    cluster = load_cluster("gb200-nvl72")
+    plan = one_layer([[rank % 36] for rank in range(72)], "fixed")
+    layout = Layout.of(cluster, plan)
+    assert layout.domain_G.tolist() == [0] * 72
+    assert layout.node_G.tolist() == [rank // 4 for rank in range(72)]
+    taken = ranks_taken(plan, domain_G=layout.domain_G, node_G=layout.node_G)
+    for source, row in enumerate(taken):
+        for expert, rank in enumerate(row):
+            held = [expert, expert + 36]
+            near = [r for r in held if r == source] or [r for r in held if r // 4 == source // 4]
+            assert rank in (near or held)
+
+
+def test_a_file_of_vllm_ascend_gives_each_rank_one_replica_by_its_number(tmp_path: Path) -> None:
+    """Expert 0 on three of four ranks: rank r takes the (r mod 3)-th of them, though ranks 1 and 3 hold it themselves.
+
+    Expert 1 stands twice on rank 2, whose map keeps the last; experts of one slot are no choice.
+    """
+    model = small_model(1, 4, 0)
+    devices = [[0, 2], [0, 3], [1, 1], [0, 2]]
+    device_list = [{"device_id": i, "device_expert": experts} for i, experts in enumerate(devices)]
+    file = {"moe_layer_count": 1, "layer_list": [{"layer_id": 0, "device_count": 4, "device_list": device_list}]}
+    (tmp_path / "p.json").write_text(json.dumps(file))
+    plan = read_any(tmp_path / "p.json", model=model, ep=4)
+    assert plan.replica_rule == "by_rank"
+    taken = ranks_taken(plan, domain_G=np.zeros(4, np.int32))
+    assert [row[0] for row in taken] == [0, 1, 3, 0]
+    assert [row[2] for row in taken] == [0, 3, 0, 3]
+    assert [row[1] for row in taken] == [2] * 4
+    table = ReplicaTable.of(plan, np.zeros(4, np.int32))
+    slots = {int(table.place_X[table.candidates_R[row + 1] >> 16] >> 32) for row in table.row_of_S}
+    assert slots == {5}
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (["slots", "physical_to_logical_map"], ["physical_to_logical_map (sglang)", "slots (moecast)"]),
+        (["layer_list", "physical_to_logical_map"], ["physical_to_logical_map (sglang)", "layer_list (vllm-ascend)"]),
+        (["initial_global_assignments", "slots"], ["initial_global_assignments (trtllm)", "slots (moecast)"]),
+    ],
+)
+def test_a_file_of_two_formats_is_refused(tmp_path: Path, fields: list[str], words: list[str]) -> None:
+    (tmp_path / "two.json").write_text(json.dumps({"schema": 1, **dict.fromkeys(fields)}))
+    with pytest.raises(MoecastError) as caught:
+        read_any(tmp_path / "two.json", model=small_model(2, 4, 0), ep=2)
+    for word in (*words, "two.json", "two formats"):
+        assert word in str(caught.value)
 
 
 def test_sources_without_a_replica_near_them_share_evenly() -> None:

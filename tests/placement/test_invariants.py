@@ -56,7 +56,7 @@ def problems(draw: st.DrawFn) -> PlacementProblem:
     layout = Plan.contiguous(layers=layers, experts=experts, choices=choices, ep=ep, slots_per_rank=slots)
     layout = layout.with_(
         dispatch=draw(st.sampled_from(MODES)),
-        replica_rule=draw(st.sampled_from(["round_robin", "nearest", "fixed"])),
+        replica_rule=draw(st.sampled_from(["round_robin", "nearest", "fixed", "by_rank"])),
         gpu_of_rank=tuple(8 * (r % 2) + r if across else r for r in range(ep)),
     )
     return PlacementProblem(

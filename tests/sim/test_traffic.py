@@ -30,6 +30,9 @@ def serving_slots(question: Question, layer: int, group: int, expert: int, sourc
             if plan.slots_DLGP[group, layer, member, slot] == expert:
                 weight = 1.0 if weights is None else weights[group, layer, member, slot]
                 candidates.append((member * plan.max_slots + slot, weight))
+    if plan.replica_rule == "by_rank":
+        last_of_rank = {slot // plan.max_slots: (slot, weight) for slot, weight in candidates}
+        return [list(last_of_rank.values())[source % plan.ep % len(last_of_rank)]]
     if plan.replica_rule == "fixed":
         return [fixed(question, layer, group, expert, candidates, source)]
     if plan.replica_rule == "nearest":
@@ -48,13 +51,13 @@ def fixed(
     question: Question, layer: int, group: int, expert: int, candidates: list[tuple[int, float]], source: int
 ) -> tuple[int, float]:
     """The one replica that a source always takes: rank by rank, as docs/design.md tells it."""
-    plan, domain = question.plan, question.cluster.domain_of_gpu_G
+    plan, node = question.plan, question.cluster.node_of_gpu_G
     dealt = layer * plan.experts + expert
     for rank in range(group * plan.ep, source + 1):
         ranks = [group * plan.ep + slot // plan.max_slots for slot, _ in candidates]
         own = [at for at, held in enumerate(ranks) if held == rank]
-        here = domain[plan.gpu_of_rank[rank]]
-        near = [at for at, held in enumerate(ranks) if domain[plan.gpu_of_rank[held]] == here]
+        here = node[plan.gpu_of_rank[rank]]
+        near = [at for at, held in enumerate(ranks) if node[plan.gpu_of_rank[held]] == here]
         if own:
             taken = own[0]
         elif 0 < len(near) < len(ranks):

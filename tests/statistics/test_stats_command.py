@@ -215,13 +215,16 @@ def serve(rule, held, weights, turn, source, *, domain_size):
     if rule == "weights":
         shares = np.cumsum(weights) / np.sum(weights)
         return held[int(np.searchsorted(shares, (turn + source + 0.5) * 0.6180339887498949 % 1, side="right"))]
+    if rule == "by_rank":
+        ranks = sorted(set(held))
+        return ranks[source % 4 % len(ranks)]
     near = [rank for rank in held if rank == source] or [r for r in held if r // domain_size == source // domain_size]
     held = (near or held) if rule == "nearest" else held
     return held[(turn + source) % len(held)]
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-@pytest.mark.parametrize("rule", ["round_robin", "nearest", "weights"])
+@pytest.mark.parametrize("rule", ["round_robin", "nearest", "by_rank", "weights"])
 def test_a_plan_with_replicas_follows_its_rule(run, trace, tmp_path, rule, groups):
     """Everything counted of a placement, fan-outs by token and crossings by layer too, with some choices empty."""
     chosen = trace.experts_TLK.copy()
@@ -294,6 +297,17 @@ def test_a_plan_with_replicas_counts_a_token_of_more_choices_than_ranks(run, tmp
     assert sum(value["fan_out_tokens"]) == pytest.approx(1)
     assert value["fan_out_tokens"][0] == value["fan_out_tokens"][3] == value["fan_out_tokens"][4] == 0
     assert "as plan.json places them on 2 ranks" in run(tmp_path / "t.parquet", "--plan", tmp_path / "plan.json")
+
+
+@pytest.mark.parametrize("degree", ["pp", "cp", "etp", "microbatches", "tp"])
+def test_a_plan_with_degrees_that_are_not_counted_is_refused(path, tmp_path, degree):
+    slots = np.array([REPLICAS], np.int32)[:, None].repeat(3, axis=1)
+    plan = Plan.contiguous(layers=3, experts=8, choices=2, ep=4).with_(slots_DLGP=slots)
+    ranks = 8 if degree in ("pp", "etp") else 4
+    write_plan(plan.with_(**{degree: 2}, gpu_of_rank=tuple(range(ranks))), tmp_path / "plan.json")
+    with pytest.raises(MoecastError, match=f"plan.json: {degree} = 2") as caught:
+        CliRunner().invoke(app, ["stats", str(path), "--plan", str(tmp_path / "plan.json")], catch_exceptions=False)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_plan_for_another_model_is_refused(path, tmp_path):

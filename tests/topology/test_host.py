@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from moecast.cli import app
 from moecast.errors import MoecastError
 from moecast.sim import find_rung, time_all_to_all
 from moecast.topology import Cluster, Domain, load_cluster, write_cluster
+from moecast.traces import LoadTable, TraceMeta, write_load_table
 
 AFFINITY = ("0-47", "48-95")
 
@@ -368,6 +370,29 @@ def test_options_of_hosts_are_refused_elsewhere() -> None:
 def test_import_does_not_write_over_its_input(tmp_path: Path) -> None:
     (tmp_path / "topo.yaml").write_text(FOUR)
     asked = ["topology", "import", str(tmp_path / "topo.yaml"), "--out", str(tmp_path / "topo.yaml")]
-    with pytest.raises(MoecastError, match="is the input"):
+    with pytest.raises(MoecastError, match="--out: is the same file as the host's description"):
         CliRunner().invoke(app, asked, catch_exceptions=False)
     assert (tmp_path / "topo.yaml").read_text() == FOUR
+
+
+def test_import_does_not_write_over_its_input_by_another_name(tmp_path: Path) -> None:
+    (tmp_path / "topo.txt").write_text(FOUR)
+    (tmp_path / "hard.yaml").hardlink_to(tmp_path / "topo.txt")
+    asked = ["topology", "import", str(tmp_path / "topo.txt"), "--out", str(tmp_path / "hard.yaml")]
+    with pytest.raises(MoecastError, match="is the same file as"):
+        CliRunner().invoke(app, asked, catch_exceptions=False)
+    assert (tmp_path / "topo.txt").read_text() == FOUR
+
+
+def test_place_by_load_says_what_was_assumed_of_a_host(tmp_path: Path) -> None:
+    """As every other command does."""
+    (tmp_path / "topo.txt").write_text(FOUR)
+    meta = TraceMeta(model="m", layers=1, experts=8, choices=1)
+    write_load_table(LoadTable(load_LE=np.arange(8)[None], meta=meta), tmp_path / "load.json")
+    asked = ["place", "--load", str(tmp_path / "load.json"), "--cluster", str(tmp_path / "topo.txt")]
+    asked += ["--out", str(tmp_path / "plan.json")]
+    assumed = load_cluster(tmp_path / "topo.txt").notes[0]
+    shown = CliRunner().invoke(app, asked, catch_exceptions=False, env={"COLUMNS": "300"})
+    assert assumed in " ".join(shown.output.split())
+    value = json.loads(CliRunner().invoke(app, [*asked, "--json"], catch_exceptions=False).output)
+    assert assumed in value["notes"]

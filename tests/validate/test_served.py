@@ -14,7 +14,7 @@ from moecast.topology import load_cluster
 from moecast.validate.served import Served, serve
 from tests.validate.cases import plan, question, trace
 
-RULES = ["round_robin", "nearest", "weights"]
+RULES = ["round_robin", "nearest", "by_rank", "weights"]
 
 
 def one_choice_at_a_time(plan: Plan, domain_G: np.ndarray, experts_TLK: np.ndarray, source_T: np.ndarray) -> Served:
@@ -35,6 +35,9 @@ def one_choice_at_a_time(plan: Plan, domain_G: np.ndarray, experts_TLK: np.ndarr
             own = [place for place in found if place[0] == source]
             near = [place for place in found if domain_G[place[0]] == domain_G[source]]
             found = own or near or found
+        if plan.replica_rule == "by_rank":
+            last_of_rank = dict(found)
+            found = [list(last_of_rank.items())[source % plan.ep % len(last_of_rank)]]
         if plan.replica_rule == "weights":
             weights = np.array(
                 [plan.replica_weights_DLGP[group, layer, rank - group * plan.ep, slot] for rank, slot in found]
