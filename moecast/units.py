@@ -98,3 +98,22 @@ def format_Bps(value: float) -> str:
 def format_count(value: float) -> str:
     """A large count as text: "1.2 M"."""
     return _scaled(value, "", ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1, ""))).strip()
+
+
+def format_percent(part: float) -> str:
+    """Write a part of a whole in percent: "12.3 %"."""
+    return f"{100 * part:.1f} %"
+
+
+_PLAIN = {
+    "·": "*", "×": "x", "…": "...", "÷": "/", "–": "-", "−": "-", "µ": "u", "μ": "u", "ρ": "rho", "α": "alpha",
+    "⌈": "ceil(", "⌉": ")", "⌊": "floor(", "⌋": ")", "│": "|", "─": "-", "‖": "|", "Σ": "sum ", "±": "+-", "φ": "phi",
+    "├": "+", "┤": "+", "└": "+", "┘": "+", "┌": "+", "┐": "+", "┴": "+", "┬": "+", "┼": "+",
+    "≥": ">=", "≤": "<=", "½": "1/2", "√": "sqrt ", "→": "->", "↓": "down", "↑": "up", "²": "^2", "³": "^3", "•": "*",
+    "━": "-", "╸": "-", "╺": "-", "╭": "+", "╮": "+", "╰": "+", "╯": "+",
+}  # fmt: skip
+
+
+def plain(text: str) -> str:
+    """Spell in ASCII what terminals without such letters are to show: "us" for "µs", and "?" for what nobody listed."""
+    return "".join(letter if letter.isascii() else _PLAIN.get(letter, "?") for letter in text)

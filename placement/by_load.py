@@ -21,6 +21,8 @@ from moecast.placement.solver import checked_slots
 from moecast.placement.solvers import find_load_solver
 from moecast.sim.collectives import mode_of
 from moecast.sim.plan import EMPTY, MadeBy, Plan
+from moecast.sim.shown import ShownAsTable
+from moecast.units import format_s
 
 if TYPE_CHECKING:
     from moecast.placement.solver import LoadSolver
@@ -78,7 +80,7 @@ class LoadProblem:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class LoadPlacement:
+class LoadPlacement(ShownAsTable):
     """What `place_by_load` found; all numbers take all that was counted as one step, replicas sharing evenly.
 
     Parameters
@@ -109,6 +111,27 @@ class LoadPlacement:
     legal: bool
     wasted_slots: int
     note: str = ""
+
+    @property
+    def table_title(self) -> str:
+        """Who found the plan, and from what."""
+        return f"{self.solver}, by load alone"
+
+    def table_rows(self) -> list[tuple[str, str]]:
+        """What `moecast place --load` prints."""
+        return [
+            ("objective: fullest rank ÷ mean, all counts as one step", f"{self.fullest:.4f}"),
+            ("certificate: no plan with these slots can beat", f"{self.fullest_bound:.4f}"),
+            ("gap", f"{100 * self.gap:.2f} %"),
+            ("balance pooled", f"{self.balance_pooled:.3f} (at most {self.balance_bound:.3f})"),
+            ("fan-out, step time", "not known: counts say no co-activation"),
+            ("wasted slots", str(self.wasted_slots)),
+            ("solver's time", format_s(self.seconds)),
+        ]
+
+    def table_notes(self) -> list[str]:
+        """How it was found."""
+        return [f"note: {self.note}"] if self.note else []
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the plan, as plain JSON values."""

@@ -21,7 +21,9 @@ from moecast.placement.solvers import find_solver
 from moecast.sim.collectives import mode_of
 from moecast.sim.forward import Setting
 from moecast.sim.plan import MadeBy, Plan
+from moecast.sim.shown import ShownAsTable
 from moecast.sim.tally import RoutingTally
+from moecast.units import format_percent, format_s
 
 if TYPE_CHECKING:
     from moecast.placement.solver import Solver
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Placement:
+class Placement(ShownAsTable):
     """What `place` found; all numbers are of the planning part of the trace.
 
     Parameters
@@ -66,6 +68,28 @@ class Placement:
     legal: bool
     wasted_slots: int
     note: str = ""
+
+    @property
+    def table_title(self) -> str:
+        """Who found the plan."""
+        return self.solver
+
+    def table_rows(self) -> list[tuple[str, str]]:
+        """What `moecast place` prints."""
+        return [
+            ("objective: step time, on the planning part", format_s(self.objective_s)),
+            ("certificate: no plan with these slots can beat", format_s(self.bound_s)),
+            ("gap", format_percent(self.gap)),
+            ("balance pooled", f"{self.balance_pooled:.3f}"),
+            ("fan-out, ranks", f"{self.fan_out:.3f}"),
+            ("fan-out, domains", f"{self.fan_out_domains:.3f}"),
+            ("wasted slots", str(self.wasted_slots)),
+            ("solver's time", format_s(self.seconds)),
+        ]
+
+    def table_notes(self) -> list[str]:
+        """How it was found."""
+        return [f"note: {self.note}"] if self.note else []
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the plan, as plain JSON values."""

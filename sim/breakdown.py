@@ -18,8 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from moecast.sim.prediction import BREAKDOWN_PARTS
-from moecast.sim.program import Exchange, Float, Int, StepProgram, StepTimes
+from moecast.sim.program import BREAKDOWN_PARTS, Exchange, Float, Int, StepProgram, StepTimes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

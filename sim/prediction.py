@@ -13,16 +13,18 @@ from typing import Any
 
 from moecast.errors import MoecastError
 from moecast.files import read_json, write_text
+from moecast.sim.program import BREAKDOWN_PARTS
+from moecast.sim.quantities import quantities_of, title_of
+from moecast.sim.shown import ShownAsTable
 from moecast.sim.typed_json import read_fields
 
 SCHEMA = 2
 
-BREAKDOWN_PARTS = ("attention", "router", "dispatch", "expert", "combine", "other", "idle")
 MEMORY_PARTS = ("weights", "slots", "kv", "activations", "total", "usable", "capacity")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Prediction:
+class Prediction(ShownAsTable):
     """How fast a plan runs a workload, what it needs, and what limits it.
 
     Times are of the simulated steps; balance, fan-out, crossings, bytes and loads are of all steps of the workload.
@@ -142,6 +144,19 @@ class Prediction:
     def compared_s(self) -> float:
         """The time by which plans are compared: of a step, or of a MoE layer where no step was simulated."""
         return self.layer_time_s if self.step_time_s is None else self.step_time_s
+
+    @property
+    def table_title(self) -> str:
+        """Model, phase, cluster, rung and steps."""
+        return f"{self.model}: {title_of(self)}"
+
+    def table_rows(self) -> list[tuple[str, str]]:
+        """What `moecast simulate` prints."""
+        return [(quantity.name, quantity.shown(self)) for quantity in quantities_of([self])]
+
+    def table_notes(self) -> list[str]:
+        """The labels, and the warnings."""
+        return [*self.labels, *(f"warning: {warning}" for warning in self.warnings)]
 
     def to_json(self) -> dict[str, Any]:
         """Give the prediction as plain JSON values, in the order of the fields."""

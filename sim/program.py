@@ -9,7 +9,7 @@ Axes: G rank, F flow, X (flow, link) pair, R (flow, parent) pair.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ Int = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]
 
 Kind = Literal["attention", "router", "dispatch", "expert", "combine", "other"]
+BREAKDOWN_PARTS: tuple[str, ...] = (*get_args(Kind), "idle")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,8 +14,7 @@ import numpy.typing as npt
 from moecast.sim.breakdown import breakdown
 from moecast.sim.collectives.links import link_kinds
 from moecast.sim.forward import ForwardPass, Setting
-from moecast.sim.prediction import BREAKDOWN_PARTS
-from moecast.sim.program import Exchange, Flows, StepProgram, StepTimes
+from moecast.sim.program import BREAKDOWN_PARTS, Exchange, Flows, StepProgram, StepTimes
 
 Float = npt.NDArray[np.float64]
 

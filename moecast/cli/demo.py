@@ -243,6 +243,7 @@ def _show(comparison: Comparison, written: list[Path]) -> None:
 
     from moecast.cli import render
     from moecast.report.comparison_page import headline
+    from moecast.sim.quantities import sample_of
 
     out = render.console()
     out.print(f"[bold]{escape(comparison.title)}[/bold]")
@@ -250,7 +251,7 @@ def _show(comparison: Comparison, written: list[Path]) -> None:
         out.print(f"[yellow]{escape(note)}[/yellow]")
     for phase in comparison.phases():
         columns = comparison.columns(phase)
-        samples = dict.fromkeys(render.sample_of(entry.prediction) for entry in columns)
+        samples = dict.fromkeys(sample_of(entry.prediction) for entry in columns)
         render.comparison_table(f"{phase} ({'; '.join(samples)})", columns)
         for note in _solver_notes(columns):
             out.print(note, markup=False)

@@ -281,33 +281,29 @@ def _model_of(model: str | None, meta: TraceMeta, file: Path) -> ModelShape | No
 
 
 def _show_by_load(placement: LoadPlacement, notes: Sequence[str], out: Path, exported: Path | None) -> None:
+    _show_notes(notes)
+    _show_found(placement.table_title, placement.table_rows(), placement.table_notes(), out, exported)
+
+
+def _show_notes(notes: Sequence[str]) -> None:
     from rich.markup import escape
-    from rich.table import Table
 
     from moecast.cli import render
-    from moecast.units import format_s
 
-    table = Table(show_header=False, title=f"{placement.solver}, by load alone", title_justify="left")
-    rows = (
-        ("objective: fullest rank ÷ mean, all counts as one step", f"{placement.fullest:.4f}"),
-        ("certificate: no plan with these slots can beat", f"{placement.fullest_bound:.4f}"),
-        ("gap", f"{100 * placement.gap:.2f} %"),
-        ("balance pooled", f"{placement.balance_pooled:.3f} (at most {placement.balance_bound:.3f})"),
-        ("fan-out, step time", "not known: counts say no co-activation"),
-        ("wasted slots", str(placement.wasted_slots)),
-        ("solver's time", format_s(placement.seconds)),
-        *((("note", escape(placement.note)),) if placement.note else ()),
-    )
-    for name, text in rows:
-        table.add_row(name, text)
-    console = render.console()
     for note in notes:
-        console.print(f"[yellow]{escape(note)}[/yellow]")
-    console.print(table)
-    console.print(
-        f"plan: [bold]{escape(str(out))}[/bold]"
-        + (f", for the engine: [bold]{escape(str(exported))}[/bold]" if exported else "")
-    )
+        render.console().print(f"[yellow]{escape(note)}[/yellow]")
+
+
+def _show_found(
+    title: str, rows: Sequence[tuple[str, str]], notes: Sequence[str], out: Path, exported: Path | None
+) -> None:
+    from rich.markup import escape
+
+    from moecast.cli import render
+
+    render.show_rows(title, rows, notes)
+    engine = f", for the engine: [bold]{escape(str(exported))}[/bold]" if exported else ""
+    render.console().print(f"plan: [bold]{escape(str(out))}[/bold]{engine}")
 
 
 def parse_time_limit(text: str | None) -> float | None:
@@ -330,32 +326,9 @@ def parse_time_limit(text: str | None) -> float | None:
 
 
 def _show(placement: Placement, inputs: Inputs, labels: Sequence[str], out: Path, exported: Path | None) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
-    from moecast.cli import render
-    from moecast.units import format_s
-
-    console = render.console()
-    for label in (*labels, *inputs.notes):
-        console.print(f"[yellow]{escape(label)}[/yellow]")
-    what = "step time" if inputs.model.is_whole else f"time of the {inputs.model.layers} layers simulated"
-    table = Table(show_header=False, title=f"{placement.solver}", title_justify="left", title_style="bold")
-    rows = (
-        (f"objective: {what}, on the planning part", format_s(placement.objective_s)),
-        ("certificate: no plan with these slots can beat", format_s(placement.bound_s)),
-        ("gap", f"{100 * placement.gap:.1f} %"),
-        ("balance pooled", f"{placement.balance_pooled:.3f}"),
-        ("fan-out, ranks", f"{placement.fan_out:.3f}"),
-        ("fan-out, domains", f"{placement.fan_out_domains:.3f}"),
-        ("wasted slots", str(placement.wasted_slots)),
-        ("solver's time", format_s(placement.seconds)),
-        *((("note", escape(placement.note)),) if placement.note else ()),
-    )
-    for name, text in rows:
-        table.add_row(name, text)
-    console.print(table)
-    console.print(
-        f"plan: [bold]{escape(str(out))}[/bold]"
-        + (f", for the engine: [bold]{escape(str(exported))}[/bold]" if exported else "")
-    )
+    rows = placement.table_rows()
+    if not inputs.model.is_whole:
+        objective = f"objective: time of the {inputs.model.layers} layers simulated, on the planning part"
+        rows[0] = (objective, rows[0][1])
+    _show_notes([*labels, *inputs.notes])
+    _show_found(placement.table_title, rows, placement.table_notes(), out, exported)

@@ -6,14 +6,9 @@ import codecs
 import sys
 from io import TextIOWrapper
 
+from moecast.units import plain
+
 _HANDLER = "moecast.plain"
-_PLAIN = {
-    "·": "*", "×": "x", "…": "...", "÷": "/", "–": "-", "−": "-", "µ": "u", "μ": "u", "ρ": "rho", "α": "alpha",
-    "⌈": "ceil(", "⌉": ")", "⌊": "floor(", "⌋": ")", "│": "|", "─": "-", "‖": "|", "Σ": "sum ", "±": "+-", "φ": "phi",
-    "├": "+", "┤": "+", "└": "+", "┘": "+", "┌": "+", "┐": "+", "┴": "+", "┬": "+", "┼": "+",
-    "≥": ">=", "≤": "<=", "½": "1/2", "√": "sqrt ", "→": "->", "↓": "down", "↑": "up", "²": "^2", "³": "^3", "•": "*",
-    "━": "-", "╸": "-", "╺": "-", "╭": "+", "╮": "+", "╰": "+", "╯": "+",
-}  # fmt: skip
 
 
 def plain_streams() -> None:
@@ -28,4 +23,4 @@ def _plainer(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     letters = error.object[error.start : error.end]
-    return "".join(_PLAIN.get(letter, "?") for letter in letters), error.end
+    return plain(letters), error.end

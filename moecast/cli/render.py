@@ -83,21 +83,22 @@ def _lines(what: str) -> Advance:
 def comparison_table(title: str, columns: Sequence[Entry]) -> None:
     """Print the plans and rungs of one phase side by side, the best of each row and rung in green."""
     from rich.table import Table
+    from rich.text import Text
 
     from moecast.report.rows import table_rows
     from moecast.sim.gains import EXPLAINED, listed_gains
 
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=Text(title), title_justify="left", title_style="bold")
     table.add_column("")
     for entry in columns:
-        table.add_column(f"{entry.plan}\n{entry.prediction.network}", justify="right", overflow="fold")
+        table.add_column(Text(f"{entry.plan}\n{entry.prediction.network}"), justify="right", overflow="fold")
     group = None
     for row in table_rows(columns):
         if group is not None and row.group != group:
             table.add_section()
         group = row.group
-        cells = [f"[green]{text}[/green]" if i in row.best else text for i, text in enumerate(row.texts)]
-        table.add_row(row.name, *cells)
+        cells = [Text(text, style="green" if i in row.best else "") for i, text in enumerate(row.texts)]
+        table.add_row(Text(row.name), *cells)
     out = console()
     out.print(table)
     for name in dict.fromkeys(name for entry in columns for name in listed_gains(entry.prediction.gains)):
@@ -105,24 +106,33 @@ def comparison_table(title: str, columns: Sequence[Entry]) -> None:
             out.print(f"{name}: {EXPLAINED[name]}", markup=False)
 
 
+def show_rows(title: str, rows: Sequence[tuple[str, str]], notes: Sequence[str]) -> None:
+    """Print names and texts as a table, and what is to be read with them."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(show_header=False, title=Text(title), title_justify="left", title_style="bold")
+    for name, text in rows:
+        table.add_row(Text(name), Text(text))
+    out = console()
+    out.print(table)
+    for note in notes:
+        out.print(note, markup=False)
+
+
 def show_prediction(prediction: Prediction, *, name: str = "prediction") -> None:
     """Print one prediction: what was asked, the table, the warnings."""
     from rich.markup import escape
 
     from moecast.report import Entry
+    from moecast.sim.quantities import title_of
 
     out = console()
     for label in prediction.labels:
         out.print(f"[yellow]{escape(label)}[/yellow]")
-    title = f"{prediction.phase} on {prediction.cluster}, {sample_of(prediction)}"
-    comparison_table(title, [Entry(plan=name, prediction=prediction)])
+    comparison_table(title_of(prediction), [Entry(plan=name, prediction=prediction)])
     for warning in prediction.warnings:
         out.print(f"[yellow]warning:[/yellow] {escape(warning)}")
-
-
-def sample_of(prediction: Prediction) -> str:
-    """Which of the steps a rung timed."""
-    return f"{prediction.network}: {len(prediction.steps_simulated)} of {prediction.steps} steps"
 
 
 def write_timeline(path: Path, inputs: Inputs, plan: Plan, *, network: str, seed: int) -> None:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from moecast.errors import MoecastError
 from moecast.sim import Prediction, read_prediction, write_prediction
-from moecast.sim.prediction import BREAKDOWN_PARTS, MEMORY_PARTS
+from moecast.sim.prediction import MEMORY_PARTS
+from moecast.sim.program import BREAKDOWN_PARTS
 
 PROMISED = {
     "step_time_s", "breakdown_s", "tokens_per_s", "tokens_per_s_per_gpu", "latency_s", "memory_bytes", "fits",

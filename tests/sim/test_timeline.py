@@ -23,7 +23,7 @@ from moecast.sim import (
 )
 from moecast.sim.breakdown import breakdown
 from moecast.sim.network import Rung
-from moecast.sim.prediction import BREAKDOWN_PARTS
+from moecast.sim.program import BREAKDOWN_PARTS
 from moecast.sim.timeline import PROCESS
 from tests.sim.plan_cases import Question, questions
 from tests.strategies_program import programs

@@ -1,0 +1,134 @@
+"""The quantities of a Prediction as people read them: once for the terminal, the report and the notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from moecast.sim.gains import LEAST, PEERS, listed_gains
+from moecast.sim.program import BREAKDOWN_PARTS
+from moecast.units import format_bytes, format_count, format_percent, format_s
+
+if TYPE_CHECKING:
+    from moecast.sim.prediction import Prediction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantity:
+    """One line of a table: what it is, of a Prediction, and how it is written.
+
+    Parameters
+    ----------
+    better
+        "low" or "high"; empty where no value is better than another.
+    """
+
+    group: str
+    name: str
+    value: Callable[[Prediction], Any]
+    text: Callable[[Any], str]
+    better: str = ""
+
+    def shown(self, prediction: Prediction) -> str:
+        """Write the value; a dash where there is none."""
+        value = self.value(prediction)
+        return "–" if value is None else self.text(value)
+
+
+def _times(shape: Sequence[int]) -> str:
+    return "×".join(map(str, shape))
+
+
+def _three(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def _part(name: str) -> Callable[[Prediction], float]:
+    return lambda prediction: prediction.breakdown_s[name]
+
+
+QUANTITIES: tuple[Quantity, ...] = (
+    Quantity(group="Routing", name="layers × experts × choices", value=lambda p: p.routing_shape, text=_times),
+    Quantity(group="Routing", name="of a model of", value=lambda p: p.model_shape, text=_times),
+    Quantity(group="Time", name="time per MoE layer", value=lambda p: p.layer_time_s, text=format_s, better="low"),
+    Quantity(group="Time", name="step time", value=lambda p: p.step_time_s, text=format_s, better="low"),
+    *(Quantity(group="Time", name=f"  {part}", value=_part(part), text=format_s) for part in BREAKDOWN_PARTS),
+    Quantity(
+        group="Time", name="tokens/s per GPU", value=lambda p: p.tokens_per_s_per_gpu, text=format_count, better="high"
+    ),
+    Quantity(group="Time", name="latency", value=lambda p: p.latency_s, text=format_s, better="low"),
+    Quantity(group="Routing", name="balance per step", value=lambda p: p.balance, text=_three, better="high"),
+    Quantity(group="Routing", name="  5th percentile", value=lambda p: p.balance_p5, text=_three, better="high"),
+    Quantity(group="Routing", name="  max ÷ mean", value=lambda p: p.overload, text=_three, better="low"),
+    Quantity(group="Routing", name="balance pooled", value=lambda p: p.balance_pooled, text=_three, better="high"),
+    Quantity(group="Routing", name="fan-out, ranks", value=lambda p: p.fan_out, text=_three, better="low"),
+    Quantity(group="Routing", name="fan-out, domains", value=lambda p: p.fan_out_domains, text=_three, better="low"),
+    Quantity(
+        group="Routing",
+        name="dispatch bytes per step",
+        value=lambda p: p.dispatch_bytes,
+        text=format_bytes,
+        better="low",
+    ),
+    Quantity(
+        group="Memory",
+        name="memory per GPU",
+        value=lambda p: p.memory_bytes and p.memory_bytes["total"],
+        text=format_bytes,
+        better="low",
+    ),
+    Quantity(group="Memory", name="fits", value=lambda p: p.fits, text=lambda fits: "yes" if fits else "NO"),
+    Quantity(group="Limit", name="bottleneck", value=lambda p: p.bottleneck, text=str),
+)
+
+
+def quantities_of(predictions: Sequence[Prediction]) -> list[Quantity]:
+    """The quantities that predictions of one phase are shown by, side by side or one alone."""
+    whole = all(prediction.whole for prediction in predictions)
+    listed = []
+    for quantity in QUANTITIES:
+        name = quantity.name
+        if name == "of a model of" and whole:
+            continue
+        if name == "latency":
+            name = predictions[0].latency_kind
+        if not whole and quantity.group == "Time" and name.startswith("  "):
+            name = f"{name}, a layer"
+        listed.append(replace(quantity, name=name))
+    return listed + _gains(predictions)
+
+
+def title_of(prediction: Prediction) -> str:
+    """What the numbers are of: phase, cluster, rung and steps."""
+    return f"{prediction.phase} on {prediction.cluster}, {sample_of(prediction)}"
+
+
+def sample_of(prediction: Prediction) -> str:
+    """Which of the steps a rung timed."""
+    return f"{prediction.network}: {len(prediction.steps_simulated)} of {prediction.steps} steps"
+
+
+def _gains(predictions: Sequence[Prediction]) -> list[Quantity]:
+    """What twice of each resource saves, for those that change some prediction's step by enough to be listed."""
+    most: dict[str, float] = {}
+    for prediction in predictions:
+        for name, gain in listed_gains(prediction.gains).items():
+            most[name] = max(gain, most.get(name, gain))
+    return [
+        Quantity(
+            group="Limit",
+            name="  experts evened out" if name == PEERS else f"  {name} twice as fast",
+            value=lambda prediction, name=name: _saved(prediction.gains, name),  # type: ignore[misc]
+            text=str,
+        )
+        for name in listed_gains(most)
+    ]
+
+
+def _saved(gains: Mapping[str, float], name: str) -> str | None:
+    if not gains:
+        return None
+    if name not in gains:  # it could not save as much
+        return f"< {100 * LEAST:.0f} %"
+    return f"{'saves' if gains[name] >= 0 else 'costs'} {format_percent(abs(gains[name]))}"
