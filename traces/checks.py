@@ -17,9 +17,14 @@ def check_choices(experts_TLK: npt.NDArray[np.uint16], experts: int, *, first_to
 
     Raises
     ------
+    TypeError
+        Not an array of uint16 with three axes.
     ValueError
         Names the token, the layer and the id.
     """
+    if not isinstance(experts_TLK, np.ndarray) or experts_TLK.dtype != np.uint16 or experts_TLK.ndim != 3:
+        found = getattr(experts_TLK, "dtype", type(experts_TLK).__name__)
+        raise TypeError(f"experts_TLK: must be an array of uint16 with three axes, not {found}")
     bad = first_bad_choice(experts_TLK, experts)
     if bad[0] >= 0:
         raise ValueError(complaint(bad, experts, first_token=first_token))

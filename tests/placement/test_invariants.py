@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moecast.errors import MoecastError
 from moecast.placement import SOLVERS, Objective, PlacementProblem, certificate_s, place
 from moecast.sim import ModelShape, Plan, Workload, load_model
 from moecast.topology import Cluster, load_cluster
@@ -177,3 +180,21 @@ def test_joint_is_never_slower_than_the_simple_solvers_on_the_planning_part() ->
     joint = small_place("joint").objective_s
     for solver in ("contiguous", "round-robin", "eplb", "balance"):
         assert joint <= small_place(solver).objective_s * (1 + 1e-12)
+
+
+def test_an_expert_chosen_twice_is_no_problem_to_search() -> None:
+    """Searches count each expert of a token once, and number what stands in the slots in 16 bits."""
+    trace = skewed_trace(0, layers=1, experts=8, choices=2, tokens=240, phase="prefill")
+    twice_TLK = trace.experts_TLK.copy()
+    twice_TLK[5, 0] = 3
+    asked: dict[str, Any] = {
+        "cluster": small_cluster(1), "model": small_model(1, 8, 2),
+        "workload": Workload(phase="prefill", tokens_per_rank=4, steps=2),
+        "layout": Plan.contiguous(layers=1, experts=8, choices=2, ep=4),
+    }  # fmt: skip
+    with pytest.raises(MoecastError, match="token 5, layer 0: expert 3 is chosen twice"):
+        PlacementProblem(trace=replace(trace, experts_TLK=twice_TLK), **asked)
+    problem = PlacementProblem(trace=trace, **asked)
+    for slots in ([[[2**32 + e for e in range(2)]] * 4], [[[0.0, 1.0]] * 4], [[[8, 0]] * 4], [[[-2, 0]] * 4]):
+        with pytest.raises(ValueError, match="slots"):
+            problem.plan(np.array(slots))

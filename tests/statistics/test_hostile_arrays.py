@@ -22,6 +22,7 @@ from moecast.traces import (
     packed_ranks_LE,
     sample_of,
 )
+from moecast.traces.checks import check_choices
 from moecast.traces.statistics.parts import PartCounter
 from moecast.traces.statistics.rows import RowScanner
 from moecast.traces.statistics.sample import TokenSampler
@@ -134,3 +135,11 @@ def test_traces(data: st.DataObject, name: str) -> None:
 
 def test_samples_of_good_traces_are_made() -> None:
     assert isinstance(sample_of(TRACE), TokenSample)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint32, np.float64, object])
+def test_choices_of_another_type_are_not_looked_at(dtype: Any) -> None:
+    """A negative id, which 16 bits without a sign cannot hold, would count from the table's end."""
+    experts_TLK = np.full((1, 1, 1), -(10**8) if dtype is np.int64 else 1).astype(dtype)
+    with pytest.raises(TypeError, match="uint16"):
+        check_choices(experts_TLK, 16)

@@ -1,0 +1,87 @@
+"""Whoever hands arrays to a compiled loop has been asked what it does with arrays that do not fit."""
+
+from __future__ import annotations
+
+import ast
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from numba.core.dispatcher import Dispatcher
+
+from tests.test_architecture import FOLDERS, ROOT, sources
+
+DECORATORS = {"njit", "entry", "inner", "_inner"}
+
+NETWORK = ("sim/test_hostile_arrays.py::test_flows", "sim/test_hostile_arrays.py::test_programs")
+STATISTICS = ("statistics/test_hostile_arrays.py::test_samples", "statistics/test_hostile_arrays.py::test_traces")
+SYNTHESIS = ("statistics/test_hostile_arrays.py::test_models", "statistics/test_hostile_arrays.py::test_donors")
+PLACEMENT = ("placement/test_invariants.py::test_an_expert_chosen_twice_is_no_problem_to_search",)
+
+# Every file with compiled loops, and the tests that hand hostile arrays to the public functions and types before them.
+DOORS: dict[str, tuple[str, ...]] = {
+    "placement/anneal.py": PLACEMENT,
+    "placement/swaps.py": PLACEMENT,
+    "placement/windows.py": PLACEMENT,
+    "sim/accounts.py": NETWORK,
+    "sim/collectives/template.py": ("sim/test_hostile_arrays.py::test_counts_of_another_layout_are_not_taken",),
+    "sim/drawing.py": ("statistics/test_hostile_arrays.py::test_traces",),
+    "sim/made_routing.py": ("statistics/test_hostile_arrays.py::test_load_tables",),
+    "sim/network/events.py": (*NETWORK, "sim/test_hostile_arrays.py::test_an_open_network"),
+    "sim/network/flows.py": (*NETWORK, "sim/test_hostile_arrays.py::test_deliveries"),
+    "sim/network/links.py": NETWORK,
+    "sim/network/maxmin.py": (*NETWORK, "sim/test_hostile_arrays.py::test_rates"),
+    "sim/network/waits.py": NETWORK,
+    "sim/replicas.py": (
+        "sim/test_hostile_arrays.py::test_replica_tables",
+        "sim/test_hostile_arrays.py::test_replica_tables_with_places_that_are_not_there",
+    ),
+    "sim/traffic_pass.py": (
+        "sim/test_hostile_arrays.py::test_traffic",
+        "sim/test_hostile_arrays.py::test_steps",
+        "sim/test_hostile_arrays.py::test_serving_ranks",
+    ),
+    "traces/checks.py": ("statistics/test_hostile_arrays.py::test_choices_of_another_type_are_not_looked_at",),
+    "traces/statistics/_cache.py": STATISTICS,
+    "traces/statistics/_count.py": (*STATISTICS, "statistics/test_hostile_arrays.py::test_ranks_of_experts"),
+    "traces/statistics/_dependence.py": STATISTICS,
+    "traces/statistics/_locality.py": STATISTICS,
+    "traces/statistics/_parts.py": (*STATISTICS, "statistics/test_hostile_arrays.py::test_packing"),
+    "traces/statistics/_rows.py": STATISTICS,
+    "traces/synthesis/finer.py": SYNTHESIS,
+    "traces/synthesis/recombine.py": SYNTHESIS,
+    "traces/synthesis/sketch.py": SYNTHESIS,
+}
+
+
+def compiled_in(path: Path) -> list[str]:
+    """Names of the functions of a file that numba compiles."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef):
+            made_by = [d.func if isinstance(d, ast.Call) else d for d in node.decorator_list]
+            found += [node.name for d in made_by if isinstance(d, ast.Name) and d.id in DECORATORS]
+    return found
+
+
+def test_every_file_with_compiled_loops_has_its_doors_tested() -> None:
+    files = {
+        path.relative_to(ROOT).as_posix(): names
+        for folder in FOLDERS
+        for path in sources(folder)
+        if (names := compiled_in(path))
+    }
+    assert files.keys() == DOORS.keys()
+
+
+def test_the_tests_of_doors_exist() -> None:
+    for place in {place for places in DOORS.values() for place in places}:
+        file, name = place.split("::")
+        assert f"def {name}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), place
+
+
+@pytest.mark.parametrize("package", ["topology", "traces", "sim", "sim.network", "placement"])
+def test_no_package_exports_a_compiled_loop(package: str) -> None:
+    """What a package exports is a door, never the loop behind it."""
+    module = import_module(f"moecast.{package}")
+    assert not [name for name in module.__all__ if isinstance(getattr(module, name), Dispatcher)]
