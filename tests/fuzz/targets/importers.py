@@ -13,6 +13,7 @@ from random import Random
 from typing import Any
 
 import numpy as np
+import polars as pl
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
@@ -29,7 +30,10 @@ from tests.fuzz.mutations import (
 from tests.fuzz.runner import Target
 from tests.importers.layouts import (
     draw_choices,
+    event_table,
     megatron_lines,
+    route_lines,
+    routes_document,
     sglang_pass,
     sglang_response,
     torch_save,
@@ -93,6 +97,64 @@ def _arrays(name: str, suffix: str, dump: Callable[[dict[str, Any], Random], byt
         return path
 
     return Target(name=f"import-{name}", documents=_routing, write=write, read=_read, share=0.6)
+
+
+def _route_log(routing: Choices, _rng: Random) -> list[Any]:
+    return [line for layer in (0, 1) for line in route_lines(routing[0][:, layer], layer=layer, request="r1")]
+
+
+def _event_arrays(routing: Choices, rng: Random, folder: Path) -> Path:
+    """OLMoE's flat table, an array of it changed or missing."""
+    tokens = len(routing[0])
+    arrays = event_table(routing[0], np.zeros(tokens, int), np.arange(3, 3 + tokens), np.arange(tokens) % 2)
+    if rng.random() < 0.6:
+        key = rng.choice(sorted(arrays.keys() - {"schema_version"}))
+        arrays[key] = mutate_array(arrays[key], rng)
+    path = folder / "events.npz"
+    np.savez(path, **arrays)
+    path.write_bytes(often_mutated(path.read_bytes(), rng, mutate_bytes, part=0.3))
+    return path
+
+
+def _table(kind: str) -> Target:
+    """A flat table whose columns the user names: a row for each choice, or for all of a token at a layer."""
+    names = {"sequence": "s", "position": "p", "layer": "l", "expert": "e", "weight": "w", "topic": "t"}
+    options = ImportOptions(experts=6, columns=names, limit_bytes=64 << 20)
+
+    def write(routing: Choices, rng: Random, folder: Path) -> Path:
+        wide = kind != "csv" and rng.random() < 0.5
+        rows = [
+            {"s": "q", "p": token, "l": layer, "e": ids if wide else ids[0], "w": [0.5] * 2 if wide else 0.5, "t": 1}
+            for token, of_layer in enumerate(routing[0].tolist())
+            for layer, ids in enumerate(of_layer)
+        ]
+        path = folder / f"rows.{kind}"
+        path.write_bytes(often_mutated(_table_bytes(kind, rows, rng), rng, mutate_bytes, part=0.5))
+        return path
+
+    return Target(
+        name=f"import-table-{kind}",
+        documents=_routing,
+        write=write,
+        read=lambda path: import_trace(path, options),
+        share=0.4,
+    )
+
+
+def _table_bytes(kind: str, rows: list[dict[str, Any]], rng: Random) -> bytes:
+    if kind == "parquet":
+        buffer = io.BytesIO()
+        pl.DataFrame(rows).write_parquet(buffer, compression=rng.choice(("zstd", "uncompressed", "snappy")))
+        return buffer.getvalue()
+    if kind == "csv":
+        lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
+        if rng.random() < 0.4:
+            at = rng.randrange(len(lines))
+            lines[at] = lines[at].replace(
+                rng.choice(lines[at]), rng.choice(("x", "", "9" * 6000, "nan", '"', "\0", "-1"))
+            )
+        return "\n".join(lines).encode()
+    return b"\n".join(to_json(often_mutated(row, rng, mutate, part=0.1), rng) for row in rows)
 
 
 def _npz(arrays: dict[str, Any], rng: Random) -> bytes:
@@ -200,6 +262,10 @@ TARGETS = (
         "megatron",
         lambda routing, _: [line for step in range(2) for line in megatron_lines(step, 0, routing[0], [0, 1])],
     ),
+    _lines("vllm-routes", _route_log),
+    _lines("routes-json", lambda routing, _: [routes_document(*routing, [0, 1], experts=6)] * 2),
+    Target(name="import-events", documents=_routing, write=_event_arrays, read=_read, share=0.6),
+    *map(_table, ("jsonl", "csv", "parquet")),
     _arrays("npz", ".npz", _npz),
     _arrays("npy", ".npy", _npy),
     _arrays("safetensors", ".safetensors", _safetensors),
