@@ -64,7 +64,7 @@ def attention_seconds(
     keys = np.asarray(context_sum_G if window_sum_G is None else window_sum_G, np.float64)
     total = projection_seconds(model, hardware, tokens, shape=shape, tp=tp)
     total = total + core_seconds(model, hardware, phase=phase, tokens_G=tokens, keys_G=keys, shape=shape, tp=tp)
-    if shape.sparse_keys:
+    if shape.index_heads:
         scored = np.asarray(context_sum_G, np.float64)
         total = total + index_seconds(model, hardware, shape, phase=phase, tokens_G=tokens, keys_G=scored)
     return total

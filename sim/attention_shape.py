@@ -42,7 +42,7 @@ class AttentionShape:
         Keys that a sliding-window layer looks back on, the token itself included; which hidden layers slide.
     sparse_keys, index_heads, index_dim
         Sparse attention: how many keys a token reads at most, chosen by an indexer of so many heads of this width that
-        scores all keys. 0: dense.
+        scores all keys (no heads: the keys are those that a layer before it chose). 0: dense.
 
     Raises
     ------
@@ -80,7 +80,7 @@ class AttentionShape:
             raise ValueError(f"mla needs kv_rank = {self.kv_rank} and 0 <= rope_dim = {self.rope_dim} < head_dim")
         if self.kind == "mla" and not (self.own_kv and self.own_values):
             raise ValueError("mla has one latent vector for keys and values, and each layer its own")
-        if self.sparse_keys and (self.index_heads < 1 or self.index_dim < 1):
+        if self.sparse_keys and (self.index_heads < 1) != (self.index_dim < 1):
             raise ValueError(f"sparse_keys = {self.sparse_keys}: an indexer needs heads and a width")
         if self.windowed_layers and (self.window is None or self.window < 1):
             raise ValueError(f"window = {self.window}: sliding-window layers need a window of at least 1")

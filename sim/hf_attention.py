@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from moecast.sim.attention_shape import AttentionKind, AttentionShape, LinearAttention, Mixer
+from moecast.sim.attention_shape import AttentionShape, LinearAttention, Mixer
 from moecast.sim.hf_reader import Reader
 
 HEADS = ("num_attention_heads", "n_head", "n_heads")
@@ -52,6 +52,8 @@ def read_mixers(reader: Reader, layers: int) -> Mixers:
         raise reader.error(
             "experts of queries and outputs, which its attention has, are not priced", "model_type", "jetmoe"
         )
+    if reader.model_type == "doge":
+        raise reader.error("experts that are single neurons are not priced", "model_type", "doge")
     kinds = layer_kinds(reader, layers)
     linear = _linear(reader) if LINEAR in kinds else None
     windowed = tuple(i for i, kind in enumerate(kinds) if kind == SLIDING)
@@ -60,39 +62,64 @@ def read_mixers(reader: Reader, layers: int) -> Mixers:
         if sliding is not None and replace(sliding, window=None, windowed_layers=()) == full:
             full, sliding = sliding, None  # one shape, some of whose layers slide
         shapes = {FULL: full, SLIDING: full if sliding is None else sliding, SPARSE: full if sparse is None else sparse}
-        heads, reads = _heads_of_layers(reader, layers), _shared_kv(reader, layers)
-        found: list[Mixer | None] = [
-            _of_layer(shapes[kind], heads[layer] if heads else None, own_kv=layer not in reads)
-            if kind in shapes
-            else linear
-            if kind == LINEAR
-            else None
-            for layer, kind in enumerate(kinds)
-        ]
+        own = _own_sizes(reader, layers)
+        reads, indexed = _shared_kv(reader, layers), _indexers(reader, layers)
+        found: list[Mixer | None] = [linear if kind == LINEAR else None for kind in kinds]
+        for layer, kind in enumerate(kinds):
+            if kind in shapes:
+                shape = _of_layer(reader, shapes[kind], own.get(layer, {}))
+                shape = replace(shape, index_heads=0, index_dim=0) if layer not in indexed else shape
+                found[layer] = replace(shape, own_kv=False) if layer in reads else shape
     except ValueError as error:  # AttentionShape checks how its sizes fit each other
         raise reader.error(str(error), "attention") from error
     return _numbered(found, full)
 
 
-def _of_layer(shape: AttentionShape, heads: int | None, *, own_kv: bool) -> AttentionShape:
-    """What one layer has: of so many heads, and without keys and values where it reads another layer's."""
-    if heads is not None and heads != shape.heads:
-        gate = shape.gate_width * heads // shape.heads
-        kind: AttentionKind = shape.kind if shape.kind == "mla" else "mha" if heads == shape.kv_heads else "gqa"
-        kv_heads = heads if shape.kind == "mla" else shape.kv_heads
-        shape = replace(shape, kind=kind, heads=heads, kv_heads=kv_heads, gate_width=gate)
-    return shape if own_kv else replace(shape, own_kv=False)
+def _of_layer(reader: Reader, shape: AttentionShape, own: dict[str, Any]) -> AttentionShape:
+    """What a layer has, whose sizes are its own: the rest is as of all layers of its kind."""
+    if not own:
+        return shape
+    sized = _full(reader.with_fields(own))
+    more = {field: getattr(shape, field) for field in ("sparse_keys", "index_heads", "index_dim")}
+    return replace(sized, window=shape.window, windowed_layers=shape.windowed_layers, **more)
 
 
-def _heads_of_layers(reader: Reader, layers: int) -> list[int] | None:
-    """Query heads by layer, where they differ."""
-    field = "num_attention_heads_per_layer"
-    listed = reader.listed((field,), layers)
+_SIZES = frozenset({*HEADS, *KV_HEADS, *HEAD_DIM, *KV_RANK, *Q_RANK, *NOPE_DIM, *ROPE_DIM, *VALUE_DIM})
+
+
+def _own_sizes(reader: Reader, layers: int) -> dict[int, dict[str, Any]]:
+    """Sizes of attention that differ by layer: query heads in a list, or transformers' `per_layer_config`.
+
+    Raises
+    ------
+    MoecastError
+        A layer has something of its own that is no size of attention.
+    """
+    heads = reader.listed(("num_attention_heads_per_layer",), layers)
+    usual = reader.first(HEADS)
+    found = (
+        {} if heads is None else {i: {HEADS[0]: n} for i, n in enumerate(heads[1]) if usual is None or n != usual[1]}
+    )
+    table = reader.get("per_layer_config")
+    for key, own in (table if isinstance(table, dict) else {}).items():
+        if not (str(key).isascii() and str(key).isdigit()) or not isinstance(own, dict):
+            raise reader.error("must be objects by number of layer", "per_layer_config", {key: own})
+        other = {name: value for name, value in own.items() if reader.config.get(name) != value}
+        if other.keys() - _SIZES:
+            name = min(other.keys() - _SIZES)
+            raise reader.error("sizes of attention by layer are priced, this is none", f"per_layer_config.{key}.{name}")
+        found[int(key)] = {**found.get(int(key), {}), **other}
+    return found
+
+
+def _indexers(reader: Reader, layers: int) -> set[int]:
+    """Layers with an indexer of their own; the others take the keys that one before them chose."""
+    listed = reader.listed(("indexer_types",), layers)
     if listed is None:
-        return None
-    if not all(type(heads) is int and heads >= 1 for heads in listed[1]):
-        raise reader.error("must be whole numbers of at least 1", field, listed[1])
-    return listed[1]
+        return set(range(layers))
+    if wrong := [word for word in listed[1] if word not in ("full", "shared")]:
+        raise reader.error("full or shared", "indexer_types", wrong[0])
+    return {layer for layer, word in enumerate(listed[1]) if word == "full"}
 
 
 def _shared_kv(reader: Reader, layers: int) -> set[int]:
@@ -206,8 +233,10 @@ def _window(reader: Reader) -> int | None:
     return reader.whole((found[0],))
 
 
-_GATED = ("qwen3_next", "afmoe", "qwen3_5_moe_text", "qwen3_5_moe")
-_GATED_BY_HEAD = ("step3p5",)
+_GATED = (
+    "qwen3_next", "afmoe", "qwen3_5_moe_text", "qwen3_5_moe", "beam", "muse_spark_text", "hy_v4", "hy_v4_vl_text",
+)  # fmt: skip
+_GATED_BY_HEAD = ("step3p5", "laguna", "bailing_hybrid", "dots3_note_text")
 """Classes whose attention has a gate on its output, and that have no word for it."""
 
 
@@ -220,11 +249,14 @@ def _full(reader: Reader) -> AttentionShape:
     kv_heads = reader.whole(("num_global_key_value_heads", *KV_HEADS), heads)
     width = reader.whole(("global_head_dim", *HEAD_DIM), max(reader.whole(HIDDEN) // heads, 1))
     gate = _gate(reader, heads, width)
-    return _heads(heads, kv_heads, width, _value_dim(reader, width), q_rank=_compressed(reader), gate=gate)
+    more = {"own_values": not reader.flag("attention_k_eq_v", False)}  # Gemma-4's layers that see all keys
+    return _heads(heads, kv_heads, width, _value_dim(reader, width), q_rank=_compressed(reader), gate=gate, **more)
 
 
 def _gate(reader: Reader, heads: int, width: int) -> int:
     """Width of the gate on the output: an element of each head's, or one for each head."""
+    if reader.get("gating") not in (None, True, False, "per-head"):
+        return heads * width
     if reader.flag("use_head_wise_attn_gate", reader.model_type in _GATED_BY_HEAD):
         return heads
     return heads * width if reader.flag("attn_output_gate", reader.model_type in _GATED) else 0
@@ -255,13 +287,14 @@ def _heads(
 
 
 def _latent(reader: Reader) -> AttentionShape:
-    heads, rope = reader.whole(HEADS), reader.whole(ROPE_DIM, least=0)
+    heads, rope, value = reader.whole(HEADS), reader.whole(ROPE_DIM, least=0), reader.whole(VALUE_DIM)
     return AttentionShape(
         kind="mla",
         heads=heads,
         kv_heads=heads,
         head_dim=reader.whole(NOPE_DIM) + rope,
-        value_dim=reader.whole(VALUE_DIM),
+        value_dim=value,
+        gate_width=_gate(reader, heads, value),
         q_rank=reader.whole(Q_RANK, 0, least=0),
         kv_rank=reader.whole(KV_RANK),
         rope_dim=rope,
@@ -280,7 +313,7 @@ def _sliding(reader: Reader, windowed: tuple[int, ...]) -> AttentionShape | None
     base = _full(reader)
     if base.kind == "mla":
         return replace(base, window=window, windowed_layers=windowed)
-    own_reader = Reader({**reader.config, **own}, reader.file)
+    own_reader = reader.with_fields(own)
     heads = own_reader.whole(("swa_num_attention_heads", "num_sliding_attention_heads", *HEADS))
     kv_heads = own_reader.whole(("swa_num_key_value_heads",), 0, least=0) or own_reader.whole(KV_HEADS, heads) * (
         2 if reader.model_type == "mimo_v2_flash" else 1  # its class doubles them where layers slide
@@ -346,6 +379,8 @@ def _kda(reader: Reader) -> LinearAttention:
     heads = inner.whole(("linear_num_heads", "num_heads"))
     width = inner.whole(("linear_head_dim", "head_dim"))
     hidden, channels = reader.whole(HIDDEN), heads * width
+    # Decay and output gate: both through one head's width, or (Ling) as wide as the keys.
+    gates = ((hidden, channels),) if reader.model_type == "bailing_hybrid" else ((hidden, width), (width, channels))
     return LinearAttention(
         kind="kda",
         heads=heads,
@@ -353,7 +388,7 @@ def _kda(reader: Reader) -> LinearAttention:
         value_dim=width,
         projections=(
             (hidden, 3 * channels),
-            *((hidden, width), (width, channels)) * 2,  # decay and output gate, both through one head's width
+            *gates * 2,
             (hidden, heads),
             (channels, hidden),
         ),

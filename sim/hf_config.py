@@ -130,13 +130,18 @@ def _groups(reader: Reader) -> dict[str, int]:
 
 def _tied(reader: Reader) -> bool:
     """What the classes take where a config leaves it out."""
-    return reader.model_type in ("gemma4_text", "lfm2_moe", "zaya")
+    return reader.model_type in (
+        "cohere2_moe", "diffusion_gemma_text", "ernie4_5_moe", "ernie4_5_vl_moe_text", "gemma4_text", "lara_mini",
+        "lfm2_moe", "zaya",
+    )  # fmt: skip
 
 
 def _of_family(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:
     """What some families mean beyond what their configs say, by their published code."""
     if reader.model_type in ("llama4_text", "llama4"):  # every MoE layer has one shared expert of a routed one's width
         return {"shared_experts": 1, "shared_intermediate": fields["expert_intermediate"]}
+    if reader.model_type == "gemma4_text" and (width := reader.whole(("hidden_size_per_layer_input",), 256, least=0)):
+        raise reader.error("embeddings for each layer are not priced", "hidden_size_per_layer_input", width)
     if reader.model_type in ("gemma4_text", "diffusion_gemma_text"):  # an MLP runs beside the experts of every layer
         return {"shared_experts": 1, "shared_intermediate": reader.whole(("intermediate_size",))}
     if reader.model_type == "hunyuan_v1_moe" and not fields["shared_intermediate"]:  # its class always has one

@@ -16,7 +16,9 @@ from moecast.sim.hf_fields import FIELDS_OF
 
 MOST_LAYERS = 4096
 PREDICTED = ("num_nextn_predict_layers", "num_mtp_layers")
-"""Layers of multi-token prediction, which lists of layers may hold too, whatever the class."""
+"""Layers of multi-token prediction, which lists of layers may hold too."""
+BY_LAYER = ("num_attention_heads_per_layer", "per_layer_config", "indexer_types")
+"""What differs by layer. These and the former mean the same in all classes, whether the table has them or not."""
 NESTED = ("text_config", "language_config", "llm_config", "thinker_config")
 """Where a model of several kinds of input keeps what describes its text."""
 
@@ -29,14 +31,16 @@ PUBLISHED = {
     }),
     "step3p5": frozenset({
         "attention_other_setting", "moe_layers_enum", "num_attention_groups", "moe_num_experts",
-        "num_sliding_attention_heads", "use_head_wise_attn_gate",
+        "num_sliding_attention_heads", "use_head_wise_attn_gate", "gating",
     }),
     "hunyuan_v1_moe": frozenset({
         "moe_intermediate_size", "num_shared_expert", "moe_layer_num_skipped", "use_cla", "cla_share_factor",
     }),
     "exaone_moe": frozenset({"is_moe_layer"}),
-    "gemma4_text": frozenset({"num_kv_shared_layers", "use_double_wide_mlp", "attention_k_eq_v"}),
-    "laguna": frozenset({"num_attention_heads_per_layer", "gating"}),
+    "gemma4_text": frozenset({
+        "num_kv_shared_layers", "use_double_wide_mlp", "attention_k_eq_v", "hidden_size_per_layer_input",
+    }),
+    "laguna": frozenset({"gating"}),
     "kimi_linear": frozenset({"linear_attn_config", "first_k_dense_replace", "moe_layer_freq"}),
     "minimax": frozenset({"attn_type_list", "shared_intermediate_size"}),
     "nemotron_h": frozenset({"hybrid_override_pattern"}),
@@ -58,6 +62,10 @@ class Reader:
         defined = FIELDS_OF.get(self.model_type)
         self._defined = None if defined is None else defined | PUBLISHED.get(self.model_type, frozenset())
 
+    def with_fields(self, fields: Mapping[str, Any]) -> Reader:
+        """Read the same config with other values of some fields."""
+        return Reader({**self.config, **fields, "model_type": self.model_type}, self.file)
+
     @property
     def known(self) -> bool:
         """Whether the names that the config's class defines are known."""
@@ -69,7 +77,7 @@ class Reader:
 
     def get(self, field: str) -> Any:
         """The value of a field that the config's class defines; None where there is none."""
-        if self._defined is not None and field not in self._defined and field not in PREDICTED:
+        if self._defined is not None and field not in self._defined and field not in (*PREDICTED, *BY_LAYER):
             return None
         return self.config.get(field)
 

@@ -34,10 +34,9 @@ def test_a_saved_config_gives_the_layers_and_experts_that_are_captured(family: F
     assert shape.hidden == model.get_input_embeddings().weight.shape[1]
 
 
-# Weights that are not counted: gates of one output per shared expert or head, and gpt-oss's biases of experts.
+# Weights that are not counted: gates of one output per shared expert, and gpt-oss's biases of experts.
 NOT_COUNTED = (
     "shared_expert_gate",
-    "g_proj",
     "experts.gate_up_proj_bias",
     "experts.down_proj_bias",
     "e_score",
