@@ -1,9 +1,11 @@
 """How long the network rungs take for one step: DeepSeek-V2-Lite's 26 MoE layers on 32 GPUs, two exchanges each.
 
 Prints a line for each rung and dispatch shape: warm (the fastest of three runs) and cold (a fresh process with an empty
-numba cache, compilation included).
+numba cache, compilation included). `--tolerance` prints instead what a tolerance costs and saves: one exchange whose
+sizes all differ (lognormal, sigma 1), exact and within tolerances, CPU seconds beside the error.
 
     python benchmarks/network.py [--nodes 4] [--layers 26] [--no-cold]
+    python benchmarks/network.py --tolerance --nodes 16
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from moecast.sim.network import RUNGS
+from moecast.sim.network import RUNGS, Fluid
 from moecast.sim.program import Compute, Exchange, Flows, StepProgram
 from moecast.topology import Cluster, load_cluster
 
@@ -34,9 +36,13 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=26)
     parser.add_argument("--fabric", default="leaf-spine:2")
     parser.add_argument("--no-cold", action="store_true")
+    parser.add_argument("--tolerance", action="store_true")
     parser.add_argument("--one", nargs=2, metavar=("RUNG", "SHAPE"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     cluster = load_cluster("dgx-h200", nodes=args.nodes, fabric=args.fabric)
+    if args.tolerance:
+        write_tolerances(cluster)
+        return
     if args.one:
         print(json.dumps(measure(cluster, args.layers, *args.one, runs=1)))
         return
@@ -49,6 +55,33 @@ def main() -> None:
             print(
                 f"{rung.name:8} {shape:12} {warm['flows']:8.0f} {warm['seconds']:9.4f} {cold:>9} {warm['step_ms']:9.4f}"
             )
+
+
+def write_tolerances(cluster: Cluster) -> None:
+    """Print what tolerances cost and save on an exchange of uneven sizes."""
+    ranks = cluster.n_gpus
+    sends_SD = np.random.default_rng(0).lognormal(0.0, 1.0, (ranks, ranks)) * 64 * COPY_BYTES
+    exchange = Exchange(
+        kind="dispatch", layer=0, flows=direct_flows(cluster, sends_SD), setup_s=0.0, barrier=False,
+        group_G=np.zeros(ranks, np.int32),
+    )  # fmt: skip
+    program = StepProgram(
+        stages=(exchange,), n_ranks=ranks, capacity_J=cluster.capacity_J, link_names_J=tuple(cluster.link_names_J)
+    )
+    print(f"{ranks} ranks, {exchange.flows.n} flows of uneven sizes, {os.cpu_count()} cores")
+    print(f"{'rung':>11} {'CPU s':>8} {'exchange us':>12} {'its error':>9} {'mean rank':>9} {'worst rank':>10}")
+    Fluid(tolerance=0.1).run(program)  # compiles
+    exact_G = np.zeros(0)
+    for rung in (Fluid(), *(Fluid(tolerance=tolerance) for tolerance in (0.001, 0.003, 0.01, 0.03))):
+        before = time.process_time()
+        leave_G = rung.run(program).leave_SG[0]
+        cpu_s = time.process_time() - before
+        exact_G = exact_G if len(exact_G) else leave_G
+        error_G = np.abs(leave_G / exact_G - 1)
+        print(
+            f"{rung.name:>11} {cpu_s:8.2f} {1e6 * leave_G.max():12.1f} {leave_G.max() / exact_G.max() - 1:9.2%} "
+            f"{error_G.mean():9.2%} {error_G.max():10.2%}"
+        )
 
 
 def measure(cluster: Cluster, layers: int, rung_name: str, shape: str, *, runs: int) -> dict[str, float]:

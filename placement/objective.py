@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from moecast.placement.estimate import Estimate, Estimator
 from moecast.sim.forward import Setting
+from moecast.sim.network import find_rung
 from moecast.sim.schedules import find_schedule
-from moecast.sim.simulate import find_rung, timed_steps
+from moecast.sim.simulate import timed_steps
 
 if TYPE_CHECKING:
     from moecast.placement.problem import PlacementProblem

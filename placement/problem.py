@@ -15,8 +15,8 @@ from moecast.errors import MoecastError
 from moecast.placement.windows import Windows, draw_more
 from moecast.sim.checks import check_question
 from moecast.sim.memory import memory_by_part
+from moecast.sim.network import Rung, find_rung, usual_rung
 from moecast.sim.plan import EMPTY, MadeBy, Plan
-from moecast.sim.simulate import find_rung
 from moecast.sim.workload import Workload, draw_steps
 from moecast.traces.checks import check_choices
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from moecast.traces import RoutingTrace
 
 Int32 = npt.NDArray[np.int32]
-
-FLUID_RANKS = 64  # beyond, timing a step event by event takes longer than a search should
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -46,7 +44,7 @@ class PlacementProblem:
     layout
         Any plan with the wanted ranks, slots, dispatch mode and replica rule; the experts in its slots do not count.
     network
-        The rung that judges plans; empty: ``fluid``, or ``bound`` with more than `FLUID_RANKS` ranks.
+        The rung that judges plans, or its name; empty: the usual one for so many ranks (`usual_rung`).
     seed
         Of the hash that picks paths.
     trace_part
@@ -71,7 +69,7 @@ class PlacementProblem:
     trace: RoutingTrace
     workload: Workload
     layout: Plan
-    network: str = ""
+    network: str | Rung = ""
     seed: int = 0
     trace_part: str | None = None
     steps: tuple[Step, ...] = field(init=False, repr=False)
@@ -83,9 +81,8 @@ class PlacementProblem:
 
     def __post_init__(self) -> None:
         layout = self.layout
-        if not self.network:
-            object.__setattr__(self, "network", "fluid" if layout.ranks <= FLUID_RANKS else "bound")
-        find_rung(self.network)
+        rung = find_rung(self.network) if self.network else usual_rung(layout.ranks)
+        object.__setattr__(self, "network", rung)
         slots_G = np.full(layout.ep, layout.max_slots, np.int32)
         if layout.slots_per_rank is not None:
             slots_G = np.array(layout.slots_per_rank[: layout.ep], np.int32)

@@ -15,13 +15,13 @@ from moecast.sim.forward import ForwardPass, Setting
 from moecast.sim.layout import Layout
 from moecast.sim.memory import fits, memory_by_part
 from moecast.sim.model import ModelShape, list_models, load_model
-from moecast.sim.network import RUNGS
+from moecast.sim.network import RUNGS, Fluid, Rung, find_rung, usual_rung
 from moecast.sim.plan import DISPATCH_MODES, REPLICA_RULES, MadeBy, Plan, read_plan, write_plan
 from moecast.sim.prediction import Prediction, read_prediction, write_prediction
 from moecast.sim.program import Compute, Exchange, Flows, StepProgram, StepTimes
 from moecast.sim.replicas import ReplicaTable
 from moecast.sim.schedules import SCHEDULES
-from moecast.sim.simulate import find_rung, simulate, simulate_step, step_program
+from moecast.sim.simulate import simulate, simulate_step, step_program
 from moecast.sim.step import Step
 from moecast.sim.timeline import program_timeline, step_timeline, write_timeline
 from moecast.sim.traffic import LayerTraffic, StepTraffic, count_traffic
@@ -39,6 +39,7 @@ __all__ = [
     "Compute",
     "Exchange",
     "Flows",
+    "Fluid",
     "Forecaster",
     "ForwardPass",
     "LayerTraffic",
@@ -48,6 +49,7 @@ __all__ = [
     "Plan",
     "Prediction",
     "ReplicaTable",
+    "Rung",
     "Setting",
     "Step",
     "StepProgram",
@@ -74,6 +76,7 @@ __all__ = [
     "step_program",
     "step_timeline",
     "time_all_to_all",
+    "usual_rung",
     "write_plan",
     "write_prediction",
     "write_timeline",

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from moecast.sim.checks import check_sizes
 from moecast.sim.forward import Setting
+from moecast.sim.network import Rung, find_rung
 from moecast.sim.schedules import find_schedule
-from moecast.sim.simulate import find_rung
 
 if TYPE_CHECKING:
     from moecast.sim.model import ModelShape
@@ -43,7 +43,7 @@ class Forecaster:
         self._cluster, self._model, self._trace, self._steps, self._seed = cluster, model, trace, tuple(steps), seed
         self._settings: dict[tuple[object, ...], Setting] = {}
 
-    def step_times(self, plan: Plan, *, network: str = "bound") -> Float:
+    def step_times(self, plan: Plan, *, network: str | Rung = "bound") -> Float:
         """Time each step under a plan: float64 [W], seconds.
 
         Raises

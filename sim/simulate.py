@@ -16,7 +16,7 @@ from moecast.sim.checks import check_question
 from moecast.sim.forward import Setting
 from moecast.sim.gains import bottleneck_of, marginal_gains, programs_with_more
 from moecast.sim.memory import memory_by_part
-from moecast.sim.network import RUNGS, Rung
+from moecast.sim.network import Rung, find_rung
 from moecast.sim.prediction import Prediction
 from moecast.sim.program import StepProgram, StepTimes
 from moecast.sim.schedules import find_schedule
@@ -41,7 +41,7 @@ def simulate(
     trace: RoutingTrace,
     workload: Workload,
     *,
-    network: str = "fluid",
+    network: str | Rung = "fluid",
     max_fluid_steps: int = 4,
     memory_fraction: float = 0.9,
     gains: bool = True,
@@ -55,7 +55,8 @@ def simulate(
     Parameters
     ----------
     network
-        The rung that times the steps. ``bound`` times all of them, the others `max_fluid_steps`, evenly spread.
+        The rung that times the steps, or its name. ``bound`` times all of them, the others `max_fluid_steps`, evenly
+        spread; ``fluid:0.3%`` is fluid within a tolerance.
     memory_fraction
         The part of a GPU's memory that an engine takes: what does not fit into it does not fit. vLLM's default is 0.9
         (`gpu_memory_utilization`), SGLang's about 0.88, the rest is for the CUDA context, graphs and NCCL.
@@ -78,14 +79,14 @@ def simulate(
     rung = find_rung(network)
     check_question(cluster, model, plan, trace)
     steps = draw_steps(trace, workload, ranks=plan.ranks // plan.tp)
-    timed = timed_steps(len(steps), len(steps) if network == "bound" else max_fluid_steps)
+    timed = timed_steps(len(steps), len(steps) if rung.times_every_step else max_fluid_steps)
     setting = Setting.of(cluster, model, plan, phase=workload.phase, seed=seed)
     routing, timing, saved = _run(setting, trace, steps, timed, rung, gains, progress)
     memory = _memory(setting, workload, steps, routing.most_rows, memory_fraction)
     return Prediction(
         cluster=cluster.name,
         model=model.name,
-        network=network,
+        network=rung.name,
         phase=workload.phase,
         plan=describe.describe_plan(plan, model, setting.mode),
         workload=describe.describe_workload(workload),
@@ -143,26 +144,12 @@ def simulate_step(
     trace: RoutingTrace,
     step: Step,
     *,
-    network: str = "fluid",
+    network: str | Rung = "fluid",
     seed: int = 0,
 ) -> tuple[StepProgram, StepTimes]:
     """Time one step: its program, and when each rank enters and leaves each stage."""
     program = step_program(cluster, model, plan, trace, step, seed=seed)
     return program, find_rung(network).run(program)
-
-
-def find_rung(name: str) -> Rung:
-    """Find a network rung by name.
-
-    Raises
-    ------
-    MoecastError
-        There is none.
-    """
-    for rung in RUNGS:
-        if rung.name == name:
-            return rung
-    raise MoecastError(f"one of {', '.join(rung.name for rung in RUNGS)}", field="network", value=name)
 
 
 def timed_steps(steps: int, most: int) -> tuple[int, ...]:

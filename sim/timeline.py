@@ -22,6 +22,7 @@ from moecast.files import write_text
 from moecast.sim.breakdown import Waits, waits_for_peers
 from moecast.sim.collectives.links import link_kinds
 from moecast.sim.gains import link_load
+from moecast.sim.network import Rung, find_rung
 from moecast.sim.program import Compute, Exchange, Float, Stage, StepProgram, StepTimes
 from moecast.sim.simulate import simulate_step
 
@@ -46,7 +47,7 @@ def step_timeline(
     trace: RoutingTrace,
     step: Step,
     *,
-    network: str = "fluid",
+    network: str | Rung = "fluid",
     seed: int = 0,
 ) -> dict[str, Any]:
     """Time one step and draw it; see `moecast.sim.simulate_step` for what it raises."""
@@ -57,7 +58,7 @@ def step_timeline(
         "model": model.name,
         "solver": plan.made_by.solver,
         "phase": step.phase,
-        "network": network,
+        "network": find_rung(network).name,
         "step_time_s": times.step_time_s,
     }
     return program_timeline(program, times, rank_names=names, link_kind_J=link_kinds(cluster), about=about)

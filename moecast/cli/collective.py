@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 SIZES = "64KiB,1MiB,8MiB,64MiB,256MiB,1GiB"
 MOST_SIZES = 64
-FLUID_RANKS = 64  # beyond, the fluid rung takes minutes for each size
 NOTE = (
     "Even, out of place, all ranks at once. NCCL's own losses between nodes (channels, protocols, proxies) are not "
     "modelled: the links set the rate."
@@ -34,7 +33,11 @@ def collective_command(
     ] = SIZES,
     network: Annotated[
         str | None,
-        typer.Option("--network", help="The rung: bound or fluid.", show_default="fluid; bound beyond 64 ranks"),
+        typer.Option(
+            "--network",
+            help="The rung: bound, fluid or fluid:0.3% (within a tolerance).",
+            show_default="fluid; bound beyond 64 ranks",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the hash that picks paths on ECMP fabrics.")] = 0,
     json: options.Json = False,
@@ -46,13 +49,13 @@ def collective_command(
     Example: moecast collective --cluster dgx-h100 --nodes 4 --fabric leaf-spine:2 --bytes 64KiB,8MiB,1GiB
     """
     from moecast.cli import render
-    from moecast.sim import find_rung, time_all_to_all
+    from moecast.sim import find_rung, time_all_to_all, usual_rung
     from moecast.topology import load_cluster
 
     asked = parse_sizes(sizes)
     built = load_cluster(cluster, nodes=nodes, fabric=fabric)
     count = built.n_gpus if ranks is None else ranks
-    rung = find_rung(network or ("fluid" if count <= FLUID_RANKS else "bound"))
+    rung = find_rung(network) if network else usual_rung(count)
     with render.progress("timing", quiet=json) as advance:
         found = time_all_to_all(built, asked, rung=rung, ranks=ranks, seed=seed, progress=advance)
     if json:

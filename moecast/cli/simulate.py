@@ -43,7 +43,12 @@ def simulate_command(
     ep: options.Ep = None,
     tp: options.Tp = None,
     slots_per_rank: options.SlotsPerRank = None,
-    network: Annotated[str, typer.Option("--network", help="The rung: bound (µs) or fluid (seconds).")] = "fluid",
+    network: Annotated[
+        str,
+        typer.Option(
+            "--network", help="The rung: bound (fast), fluid, or fluid:0.3% (within a tolerance, for many GPUs)."
+        ),
+    ] = "fluid",
     dispatch: options.Dispatch = None,
     replica_rule: options.ReplicaRule = None,
     phase: options.Phase = "prefill",

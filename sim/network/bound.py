@@ -44,6 +44,7 @@ class Bound:
     """
 
     name = "bound"
+    times_every_step = True
 
     def run(self, program: StepProgram) -> StepTimes:
         """When each rank enters and leaves each stage, at the earliest.

@@ -31,8 +31,10 @@ FLOW = np.dtype(
 GROUP = np.dtype([("end", "f8"), ("open", "i8")], align=True)  # the latest end so far; flows that are not over
 START = np.dtype([("time", "f8"), ("flow", "i8")], align=True)
 
-# Places in `counts` and, the last, in `clock`.
-TRANSIT, PENDING, ENDED, UNEVEN, LEAST = 0, 1, 2, 3, 1
+# Places in `counts`.
+TRANSIT, PENDING, ENDED, UNEVEN = 0, 1, 2, 3
+# Places in `clock`.
+NOW, LEAST, TOLERANCE, DUE = 0, 1, 2, 3
 ASKED = -1  # stands in `unstarted` once a flow is pending, so that nobody starts it again
 # Which rates are out of date.
 EVEN, SOME, ALL = 0, 1, 2
@@ -61,7 +63,9 @@ class Net(NamedTuple):
     stack_C: Int  # scratch
     ended_K: Int  # groups that ended in this call
     counts: Int  # how many are in transit, are pending, ended in this call; which rates are out of date
-    clock: Float  # now; the rate of the slowest flow that left since the rates were brought up to date
+    # Now; the rate of the slowest flow that left since rates were last shared; by what part of the age of the oldest
+    # flow they may be out of date; until when they may be.
+    clock: Float
 
 
 @entry
@@ -79,16 +83,18 @@ def submit_all(net: Net, first: int, n: int, flow_A: Int, at_A: Float) -> int:
             return a
         net.flow_F[f].unstarted = ASKED
     for a in range(len(flow_A)):
-        _submit(net, first + flow_A[a], max(at_A[a], net.clock[0]))
+        _submit(net, first + flow_A[a], max(at_A[a], net.clock[NOW]))
     return -1
 
 
 @entry
 def next_event(net: Net) -> float:
     """When the next flow starts, or the next last byte leaves; infinite when nothing is on its way."""
-    if net.counts[UNEVEN] != EVEN:
+    if net.counts[UNEVEN] != EVEN and net.clock[NOW] >= net.clock[DUE]:
         _share_out(net)
     time = net.pending_H[0].time if net.counts[PENDING] else np.inf
+    if net.counts[UNEVEN] != EVEN:
+        time = min(time, net.clock[DUE])
     for a in range(net.counts[TRANSIT]):
         time = min(time, net.last_F[net.transit_A[a]])
     return float(time)
@@ -106,15 +112,15 @@ def advance(net: Net, until: float) -> float:
         time = next_event(net)
         if time >= until:
             break
-        net.clock[0] = max(net.clock[0], time)
+        net.clock[NOW] = max(net.clock[NOW], time)
         before = net.counts[ENDED]
-        now = net.clock[0] * (1 + SIMULTANEOUS)
+        now = net.clock[NOW] * (1 + SIMULTANEOUS)
         _finish(net, now)
         _begin(net, now)
         for k in range(before, net.counts[ENDED]):
             until = min(until, net.group_K[net.ended_K[k]].end)
     if until < np.inf:
-        net.clock[0] = max(net.clock[0], until)
+        net.clock[NOW] = max(net.clock[NOW], until)
     return float(time)
 
 
@@ -125,8 +131,12 @@ def _share_out(net: Net) -> None:
     Flows that left make no difference to those that were slower than every one of them: filling goes through the same
     states up to the rate of the slowest that left, and only from there on it is done again. On all-to-all traffic
     this is about an eighth of the flows. A flow that starts has everything done again.
+
+    With a tolerance this waits a little after the last time, so that flows which leave or start meanwhile share one
+    filling: what the former give back lies idle, and the latter do not move. Nobody is given more than a link has.
     """
-    n, now, least = 0, net.clock[0], 0.0
+    n, now, least = 0, net.clock[NOW], 0.0
+    oldest = now
     if net.counts[UNEVEN] == ALL:
         net.link_J["left"][:] = net.capacity_J
         for a in range(net.counts[TRANSIT]):
@@ -146,8 +156,11 @@ def _share_out(net: Net) -> None:
             net.since_F[f] = now
             net.rate_F[f] = net.fair_F[f]
             net.last_F[f] = now + net.left_F[f] / net.rate_F[f]
+    for a in range(net.counts[TRANSIT]):
+        oldest = min(oldest, net.flow_F[net.transit_A[a]].start)
     net.counts[UNEVEN] = EVEN
     net.clock[LEAST] = np.inf
+    net.clock[DUE] = now + net.clock[TOLERANCE] * (now - oldest)
 
 
 @inner
@@ -187,7 +200,7 @@ def _begin(net: Net, now: float) -> None:
         if flow.bytes == 0 or net.offsets_F1[f] == net.offsets_F1[f + 1]:
             _last_byte_left(net, f, time)
             continue
-        net.since_F[f], net.left_F[f] = net.clock[0], flow.bytes
+        net.since_F[f], net.left_F[f], net.last_F[f] = net.clock[NOW], flow.bytes, np.inf
         net.transit_A[net.counts[TRANSIT]] = f
         net.counts[TRANSIT] += 1
         net.counts[UNEVEN] = ALL

@@ -6,6 +6,7 @@ Axes: F flow, J link, X (flow, link) pair, K group of flows.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,15 +19,43 @@ from moecast.sim.network.maxmin import PAIR, Records, empty_links
 from moecast.sim.program import Float, Flows, Int, StepProgram, StepTimes
 
 MOST_GROUPS = 1 << 24
+MOST_TOLERANCE = 0.1
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fluid:
     """Flows that share links max-min fairly, event by event, while SimPy moves the ranks from stage to stage.
 
     The ranks drift apart, so that exchanges of different stages overlap; all of a step's flows are in one network.
+
+    Parameters
+    ----------
+    tolerance
+        By what part of the age of the oldest flow in transit a flow that starts or leaves may be late to change the
+        others' rates, at most 0.1. Rates are then shared out less often; until they are, what flows that left give back
+        lies idle, so that times are too long, by about twice the tolerance, and never is a link overfilled. 0: exact.
+
+    Raises
+    ------
+    ValueError
+        The tolerance is not from 0 to 0.1.
     """
 
-    name = "fluid"
+    tolerance: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.tolerance <= MOST_TOLERANCE:
+            raise ValueError(f"tolerance = {self.tolerance}: must be from 0 to {MOST_TOLERANCE}")
+
+    @property
+    def name(self) -> str:
+        """``fluid``, with the tolerance where there is one."""
+        return f"fluid:{100 * self.tolerance:g}%" if self.tolerance else "fluid"
+
+    @property
+    def times_every_step(self) -> bool:
+        """No: a step takes seconds."""
+        return False
 
     def run(self, program: StepProgram) -> StepTimes:
         """When each rank enters and leaves each stage.
@@ -37,7 +66,9 @@ class Fluid:
             The program's arrays do not fit together.
         """
         check_program(program)
-        return run_program(program, OpenFluid(program.capacity_J, bottleneck_J=parallel_links(program)))
+        bottleneck_J = parallel_links(program)
+        network = OpenFluid(program.capacity_J, bottleneck_J=bottleneck_J, tolerance=self.tolerance)
+        return run_program(program, network)
 
 
 class OpenFluid:
@@ -50,6 +81,8 @@ class OpenFluid:
     bottleneck_J
         For each link one that carries the same flows with the same shares and is no faster (`parallel_links`);
         only those are followed. None: follow all.
+    tolerance
+        As of `Fluid`.
 
     Raises
     ------
@@ -57,10 +90,10 @@ class OpenFluid:
         A capacity that is not finite and above 0, or a bottleneck that is no link.
     """
 
-    def __init__(self, capacity_J: Float, *, bottleneck_J: Int | None = None) -> None:
+    def __init__(self, capacity_J: Float, *, bottleneck_J: Int | None = None, tolerance: float = 0.0) -> None:
         capacity_J = numbers("capacity_J", capacity_J, positive=True)
         links = len(capacity_J)
-        self._net = _empty(capacity_J)
+        self._net = _empty(capacity_J, tolerance)
         self._sizes = dict.fromkeys("FXCK", 0)
         self._next_event_s = np.inf  # no later than the true one
         if bottleneck_J is None:
@@ -184,7 +217,7 @@ class OpenFluid:
         index("n", n, most=self._sizes["F"] - first)
 
 
-def deliver(flows: Flows, start_F: Float, capacity_J: Float) -> Float:
+def deliver(flows: Flows, start_F: Float, capacity_J: Float, *, tolerance: float = 0.0) -> Float:
     """When each of a closed set of flows ends [F], if the parentless ones start at `start_F`.
 
     The entries of `start_F` for fed flows are not read: their parents start them.
@@ -194,7 +227,7 @@ def deliver(flows: Flows, start_F: Float, capacity_J: Float) -> Float:
     ValueError, TypeError
         The flows' arrays do not fit together, or a start is not finite.
     """
-    network = OpenFluid(capacity_J)
+    network = OpenFluid(capacity_J, tolerance=tolerance)
     first, _ = network.add(flows, np.full(flows.n, -1), 0)
     roots = np.flatnonzero(np.diff(flows.parent_offsets_F1) == 0)
     start_F = np.asarray(start_F)
@@ -205,7 +238,7 @@ def deliver(flows: Flows, start_F: Float, capacity_J: Float) -> Float:
     return network.times(first, flows.n)[1]
 
 
-def _empty(capacity_J: Float) -> Net:
+def _empty(capacity_J: Float, tolerance: float) -> Net:
     links = len(capacity_J)
     return Net(
         capacity_J=capacity_J,
@@ -228,7 +261,7 @@ def _empty(capacity_J: Float) -> Net:
         stack_C=np.zeros(1, np.int64),
         ended_K=np.zeros(0, np.int64),
         counts=np.zeros(UNEVEN + 1, np.int64),
-        clock=np.array([0.0, np.inf]),
+        clock=np.array([0.0, np.inf, tolerance, 0.0]),
     )
 
 

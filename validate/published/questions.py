@@ -12,7 +12,7 @@ import numpy as np
 
 from moecast.sim import Exchange, ModelShape, Plan, Step, load_model, step_program
 from moecast.sim.collectives import even_all_to_all as _all_to_all
-from moecast.sim.network import Rung
+from moecast.sim.network import Rung, usual_rung
 from moecast.topology import Cluster, find_preset, load_cluster
 from moecast.topology.builders import build_cluster
 from moecast.traces import RoutingTrace
@@ -26,7 +26,6 @@ DEEPEP_NODES_PER_TOKEN = 4
 MOST_ROWS = 18_432
 """Different tokens that a whole step draws, all of a decode step's; a multiple of the 64 that even routing deals."""
 
-FLUID_RANKS = 64
 """Beyond this the fluid rung takes minutes for one exchange of single copies; the bound answers."""
 
 
@@ -67,7 +66,7 @@ class TokenExchange:
     @property
     def rung(self) -> str:
         """The rung that answers it."""
-        return "fluid" if self.ranks <= FLUID_RANKS else "bound"
+        return usual_rung(self.ranks).name
 
     def predict(self, rung: Rung) -> float:
         """Answer, in `unit`."""
