@@ -60,6 +60,7 @@ def write_picture(cluster: Cluster, path: str | Path) -> None:
     figure = draw_figure(cluster).to_html(
         full_html=False,
         include_plotlyjs=True,
+        div_id="fabric",  # plotly's own is drawn at random
         config={"displaylogo": False, "responsive": True, "modeBarButtons": [_BUTTONS]},
     )
     write_text(

@@ -132,41 +132,41 @@ def _pictures(predictions: figures.Predictions) -> list[Picture]:
     if whole and differences(list(predictions.values())):
         caption = "Of different questions: up serves more, left answers sooner; neither alone is better."
         wide.insert(0, ("Throughput against latency", caption, figures.throughput))
-    pictures = [Picture.of(draw(predictions), title=title, caption=caption) for title, caption, draw in wide]
+    pictures = [Picture(figure=draw(predictions), title=title, caption=caption) for title, caption, draw in wide]
     pictures += [
-        Picture.of(
-            figures.trade_off(predictions),
+        Picture(
+            figure=figures.trade_off(predictions),
             title="Balance against fan-out",
             caption="Up is even, left is local; neither is a time.",
             wide=False,
         ),
         *(
             [
-                Picture.of(
-                    figures.memory(predictions), title="Memory", caption="Of the fullest GPU, by part.", wide=False
+                Picture(
+                    figure=figures.memory(predictions),
+                    title="Memory",
+                    caption="Of the fullest GPU, by part.",
+                    wide=False,
                 )
             ]
             if whole
             else []
         ),
-        Picture.of(
-            figures.load_heatmap(predictions[first]),
-            title=f"Load of each rank and layer: {first}",
-            caption="Red ranks make the others wait.",
-            wide=False,
-        ),
-        Picture.of(
-            figures.load_heatmap(predictions[last]),
-            title=f"Load of each rank and layer: {last}",
-            caption="The same tokens under this plan.",
-            wide=False,
+        *(
+            Picture(
+                figure=figures.load_heatmap(predictions[plan]),
+                title=f"Load of each rank and layer: {plan}",
+                caption="Red ranks make the others wait.",
+                wide=False,
+            )
+            for plan in dict.fromkeys((first, last))
         ),
     ]
     most = max(_most_sent(prediction) for prediction in predictions.values())
     for plan in dict.fromkeys((first, last)):
         pictures.append(
-            Picture.of(
-                figures.traffic(predictions[plan], most),
+            Picture(
+                figure=figures.traffic(predictions[plan], most),
                 title=f"Who sends how much to whom: {plan}",
                 caption="Dispatched bytes per step, the same colours in both.",
                 wide=False,
@@ -186,8 +186,8 @@ def _router_picture(comparison: Comparison) -> Picture | None:
     trace = comparison.trace
     if trace is None or "load" not in trace:
         return None
-    return Picture.of(
-        figures.expert_load(np.asarray(trace["load"])),
+    return Picture(
+        figure=figures.expert_load(np.asarray(trace["load"])),
         title="What the router does",
         caption="Choices of each expert in each MoE layer ÷ the layer's mean, over the whole trace.",
     )

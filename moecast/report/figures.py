@@ -72,7 +72,8 @@ def traffic(prediction: Prediction, most: float) -> go.Figure:
     bytes_SD = np.asarray(prediction.traffic_SD, float) / 2**20
     np.fill_diagonal(bytes_SD, np.nan)  # what stays on a rank is no traffic
     figure = go.Figure(go.Heatmap(z=bytes_SD, colorscale="Blues", zmin=0, zmax=most / 2**20, colorbar={"title": "MiB"}))
-    figure.update_layout(xaxis_title="destination", yaxis_title="source", yaxis_autorange="reversed")
+    unit = "rank" if prediction.plan.get("ranks") in (None, len(bytes_SD)) else "domain"
+    figure.update_layout(xaxis_title=f"destination {unit}", yaxis_title=f"source {unit}", yaxis_autorange="reversed")
     return finished(figure, height=420)
 
 

@@ -183,6 +183,6 @@ def _sections(profile: TraceProfile, plan: str | None) -> list[tuple[str, list[P
     for section, draw, title, caption in _PICTURES:
         if not left_out.get(draw):
             figure = placed.get(draw, draw)(profile)
-            picture = Picture.of(figure, title=title, caption=caption, wide=draw in _WIDE)
+            picture = Picture(figure=figure, title=title, caption=caption, wide=draw in _WIDE)
             sections.setdefault(section, []).append(picture)
     return list(sections.items())

@@ -50,6 +50,13 @@ def test_page_asks_for_nothing_and_escapes_what_the_trace_says(trace: RoutingTra
     assert '<link rel="stylesheet"' not in text
 
 
+def test_same_profile_same_page(profile: TraceProfile, tmp_path: Path) -> None:
+    """Invariant 6: plotly's own ids would differ."""
+    for name in ("a.html", "b.html"):
+        write_trace_page(profile, tmp_path / name)
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+
+
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [1280, 390])
 def test_page_in_a_browser(profile: TraceProfile, width: int, tmp_path: Path) -> None:

@@ -64,6 +64,13 @@ def test_a_picture_shows_every_node_and_cable(name: str) -> None:
     assert len(cables) >= len(cluster.links) / 2
 
 
+def test_same_fabric_same_page(tmp_path: Path) -> None:
+    """Invariant 6: plotly's own id would differ."""
+    for name in ("a.html", "b.html"):
+        write_picture(build("rail", 2), tmp_path / name)
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+
+
 def test_a_picture_is_one_file_that_loads_nothing(tmp_path: Path) -> None:
     write_picture(build("rail", 2, name="<b>2 & 3</b>"), tmp_path / "fabric.html")
     page = (tmp_path / "fabric.html").read_text()

@@ -1,0 +1,195 @@
+"""Predictions side by side: who may win, what is drawn of the traffic, and the same bytes for the same predictions."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from moecast.placement import place
+from moecast.report import Comparison, Entry
+from moecast.report.comparison_page import headline
+from moecast.report.rows import table_rows
+from moecast.sim import ModelShape, Plan, Prediction, Workload, draw_steps, simulate, write_prediction
+from moecast.topology import load_cluster
+from moecast.traces import RoutingTrace
+from tests.sim.plan_cases import small_trace, tiny_model
+
+WORKLOAD = Workload(phase="prefill", tokens_per_rank=64, steps=2)
+
+
+@pytest.fixture(scope="module")
+def trace() -> RoutingTrace:
+    return small_trace()
+
+
+def heavy_model(trace: RoutingTrace) -> ModelShape:
+    """Experts that take a while, so that an even load pays."""
+    return replace(tiny_model(trace), hidden=4096, expert_intermediate=8192)
+
+
+@pytest.fixture(scope="module")
+def plans(trace: RoutingTrace) -> dict[str, Plan]:
+    """The contiguous plan, and one that was searched for: before and after."""
+    cluster, model = load_cluster("dgx-h200", nodes=2), heavy_model(trace)
+    placed = [
+        place(cluster, model, trace, WORKLOAD, solver=solver, slots_per_rank=2, work_limit=2000).plan
+        for solver in ("contiguous", "joint")
+    ]
+    return dict(zip(("before", "after"), placed, strict=True))
+
+
+def ask(trace: RoutingTrace, plan: Plan, workload: Workload = WORKLOAD) -> Prediction:
+    return simulate(load_cluster("dgx-h200", nodes=2), heavy_model(trace), plan, trace, workload, network="bound")
+
+
+@pytest.fixture(scope="module")
+def answers(trace: RoutingTrace, plans: dict[str, Plan]) -> dict[str, Prediction]:
+    return {name: ask(trace, plan) for name, plan in plans.items()}
+
+
+def report(folder: Path, *predictions: Prediction, env: dict[str, str] | None = None) -> str:
+    """The page that the command line makes of predictions in files."""
+    files = []
+    for number, prediction in enumerate(predictions):
+        files.append(f"run-{number}.json")
+        write_prediction(prediction, folder / files[-1])
+    command = [sys.executable, "-m", "moecast", "report", *files, "--out", "r.html"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**os.environ, **(env or {})})
+    assert done.returncode == 0, done.stderr
+    return (folder / "r.html").read_text(encoding="utf-8")
+
+
+def body(page: str) -> str:
+    return page.rsplit("</script>\n</head>", 1)[1]
+
+
+def table_of(page: str) -> dict[str, list[str]]:
+    rows = re.findall(r"<tr><td>(.*?)</td>((?:<td[^>]*>.*?</td>)+)</tr>", body(page))
+    return {name.strip(): re.findall(r"<td[^>]*>(.*?)</td>", cells) for name, cells in rows}
+
+
+def test_equal_questions_have_a_winner(tmp_path: Path, answers: dict[str, Prediction]) -> None:
+    before, after = answers.values()
+    assert before.step_time_s is not None
+    assert after.step_time_s is not None
+    assert after.step_time_s < before.step_time_s
+    page = report(tmp_path, before, after)
+    times = before.step_time_s / after.step_time_s
+    assert "run-1 is fastest: a prefill step takes" in page
+    assert f"{times:.2f}× faster than run-0." in page
+    assert table_of(page)["speed-up"] == ["1", f"{times:.3f}×"]
+    assert not [name for name in table_of(page) if name.startswith("differs")]
+    assert 'class="best' in body(page)
+
+
+def test_half_the_batch_wins_nothing(tmp_path: Path, trace: RoutingTrace, plans: dict[str, Plan]) -> None:
+    whole = ask(trace, plans["before"])
+    half = ask(trace, plans["before"], replace(WORKLOAD, tokens_per_rank=32))
+    assert half.compared_s < whole.compared_s
+    page = report(tmp_path, whole, half)
+    assert "Different questions were asked (tokens per rank): no winner" in page
+    for word in ("fastest", "speed-up", 'class="best'):
+        assert word not in body(page)
+    rows = table_of(page)
+    assert rows["differs: tokens per rank"] == ["1024 in all", "512 in all"]
+    assert len([name for name in rows if name.startswith("differs")]) == 1
+    assert "Throughput against latency" in page
+    assert set(rows) >= {"tokens/s per GPU", "time to first token"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"cluster": "another"}, "cluster"),
+        ({"model": "another"}, "model"),
+        ({"routing_shape": (3, 16, 1)}, "layers × experts × choices"),
+        ({"trace": {"model": "random", "tokens": 7}}, "routing"),
+        ({"plan": {"ranks": 8, "tp": 1}}, "ranks"),
+    ],
+)
+def test_whatever_differs_is_named_and_nobody_wins(
+    answers: dict[str, Prediction], changes: dict[str, Any], named: str
+) -> None:
+    before, after = answers["before"], replace(answers["after"], **changes)
+    entries = [Entry(plan="before", prediction=before), Entry(plan="after", prediction=after)]
+    said = headline(Comparison(title="t", entries=tuple(entries)), "prefill")
+    assert said.startswith("Different questions were asked (")
+    assert named in said
+    rows = {row.name: row for row in table_rows(entries)}
+    assert f"differs: {named}" in rows
+    assert "  speed-up" not in rows
+    assert not any(row.best for row in rows.values())
+
+
+def test_every_workload_field_makes_another_question(answers: dict[str, Prediction]) -> None:
+    before = answers["before"]
+    for name in before.workload:
+        other = replace(answers["after"], workload={**before.workload, name: "another"})
+        entries = (Entry(plan="before", prediction=before), Entry(plan="after", prediction=other))
+        said = headline(Comparison(title="t", entries=entries), "prefill")
+        assert f"({name.replace('_', ' ')})" in said
+
+
+def test_plan_solver_and_rung_are_not_part_of_the_question(answers: dict[str, Prediction]) -> None:
+    before, after = answers["before"], answers["after"]
+    assert before.plan != after.plan
+    entries = (Entry(plan="before", prediction=before), Entry(plan="after", prediction=after))
+    assert "after is fastest" in headline(Comparison(title="t", entries=entries), "prefill")
+
+
+def drawn_matrix(page: str, title: str) -> np.ndarray:
+    """The numbers of the heat map under a title, as plotly gets them."""
+    text = body(page).split(f"<h3>{title}</h3>", 1)[1]
+    [z] = re.findall(r'"z":(\{.*?\})', text.split("</script>", 1)[0])
+    value = json.loads(z)
+    shape = [int(n) for n in value["shape"].split(",")]
+    return np.frombuffer(base64.b64decode(value["bdata"]), np.dtype(value["dtype"])).reshape(shape)
+
+
+def test_the_heat_maps_are_the_matrices_before_and_after(tmp_path: Path, answers: dict[str, Prediction]) -> None:
+    page = report(tmp_path, *answers.values())
+    for number, name in enumerate(answers):
+        drawn = drawn_matrix(page, f"Who sends how much to whom: run-{number}")
+        expected = np.array(answers[name].traffic_SD) / 2**20
+        assert expected.shape == (16, 16)
+        elsewhere = ~np.eye(16, dtype=bool)
+        np.testing.assert_allclose(drawn[elsewhere], expected[elsewhere], rtol=1e-12)
+        assert np.isnan(drawn[~elsewhere]).all()  # what stays is no traffic
+    assert answers["before"].traffic_SD != answers["after"].traffic_SD
+
+
+@pytest.mark.parametrize("dispatch", ["per_choice", "per_rank"])
+def test_the_matrix_is_every_copy_counted_by_hand(trace: RoutingTrace, dispatch: str) -> None:
+    """Each choice of a step's tokens, or each distinct rank, is one copy to the rank that serves it."""
+    model, cluster = tiny_model(trace), load_cluster("dgx-h200", nodes=2)
+    plan = Plan.contiguous(layers=3, experts=16, choices=2, ep=16).with_(dispatch=dispatch)
+    workload = replace(WORKLOAD, steps=1)
+    prediction = simulate(cluster, model, plan, trace, workload, network="bound", gains=False)
+    [step] = draw_steps(trace, workload, ranks=16)
+    copies_SD = np.zeros((16, 16))
+    for token, source in zip(step.token_T, step.source_T, strict=True):
+        for chosen in trace.experts_TLK[token].tolist():
+            for expert in chosen if dispatch == "per_choice" else set(chosen):  # expert e stands on rank e
+                copies_SD[source, expert] += 1
+    matrix = np.array(prediction.traffic_SD)
+    np.testing.assert_allclose(matrix, copies_SD * (matrix.sum() / copies_SD.sum()), rtol=1e-9)
+    assert matrix.sum() / copies_SD.sum() == pytest.approx(model.copy_bytes(model.dispatch_type), rel=1e-9)
+
+
+def test_same_predictions_same_page(tmp_path: Path, answers: dict[str, Prediction]) -> None:
+    """Invariant 6, in other processes, in which texts have other hashes; and no two pictures share an id."""
+    pages = [report(tmp_path, *answers.values(), env={"PYTHONHASHSEED": seed}) for seed in ("1", "2")]
+    assert pages[0] == pages[1]
+    ids = re.findall(r'<div id="([^"]+)" class="plotly', pages[0])
+    assert ids == [f"picture-{number}" for number in range(1, len(ids) + 1)]
+    assert len(ids) > 8
