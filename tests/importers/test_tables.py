@@ -297,6 +297,23 @@ def test_token_numbers_that_begin_anew_are_passes(tmp_path):
     assert "token numbers begin anew" in trace.meta.notes
 
 
+def test_two_runs_are_not_joined(tmp_path):
+    choices_TK = draw_choices(np.random.default_rng(0), 4, 1, 6, 2)[:, 0]
+    files = [write_lines(tmp_path / f"{run}.jsonl", route_lines(choices_TK, layer=0, request="r1")) for run in "ab"]
+    with pytest.raises(MoecastError, match=r"b\.jsonl: line 2: request 'r1', layer 0: begins in a\.jsonl too"):
+        import_trace(files, ImportOptions(experts=6))
+
+
+def test_one_layer_of_a_preset_at_the_command_line(tmp_path):
+    """A patch for OLMoE logs layer 0 only."""
+    choices_TK = draw_choices(np.random.default_rng(0), 9, 1, 64, 8)[:, 0]
+    path = write_lines(tmp_path / "x.jsonl", route_lines(choices_TK, layer=0, request="r0", num_experts=64))
+    invoke(path, "--model", "olmoe-1b-7b", "--out", tmp_path / "t.parquet")
+    meta = read_trace(tmp_path / "t.parquet").meta
+    assert (meta.shape_LEK, meta.layer_ids) == ((1, 64, 8), (0,))
+    assert "1 of the model's 16 MoE layers." in meta.notes
+
+
 def test_some_layers_of_a_model_carry_their_ids(tmp_path):
     choices_TLK = draw_choices(np.random.default_rng(0), 4, 1, 6, 2)
     path = write_lines(tmp_path / "x.jsonl", route_lines(choices_TLK[:, 0], layer=5, request=1))

@@ -27,7 +27,9 @@ from moecast.traces.meta import MAX_CHOICES, MAX_EXPERTS, MAX_LAYERS, NO_CHOICE,
 
 LABELS = ("sequence", "phase", "topic")
 """Columns that may be text; the others are numbers."""
-COLUMNS = ("expert", "layer", "position", "sequence", "slot", "weight", "token_id", "step", "source_rank", *LABELS[1:])
+COLUMNS = (
+    "expert", "layer", "position", "sequence", "slot", "weight", "token_id", "step", "source_rank", "phase", "topic",
+)  # fmt: skip
 """What a flat table may say; the first three it must."""
 
 _RANGES = {

@@ -81,6 +81,12 @@ def _where(batch: list[Record], key: str, row: int) -> str:
     return f"{batch[row].where}, {key}"
 
 
+def peeked(records: Iterator[Record]) -> tuple[Record | None, Iterator[Record]]:
+    """The first record, and all of them."""
+    first = next(records, None)
+    return first, records if first is None else itertools.chain([first], records)
+
+
 def no_column(column: str, there: Collection[str]) -> str:
     """The rule that a column must be there, with those that are."""
     listed = ", ".join(f"{name!a:.60}" for name in itertools.islice(there, _LISTED))

@@ -18,7 +18,7 @@ from moecast.traces.importers.assemble import Layout
 from moecast.traces.importers.events import Rows, import_events
 from moecast.traces.importers.importer import ImportedTrace
 from moecast.traces.importers.json_records import Record, beginning, json_records, short_text, whole_number
-from moecast.traces.importers.json_rows import json_rows
+from moecast.traces.importers.json_rows import json_rows, peeked
 from moecast.traces.importers.options import ImportOptions
 
 _LAYOUT = Layout(importer="routes-json", engine="", rows="some", numbered_sequences=True)
@@ -58,11 +58,11 @@ def _rows(paths: Sequence[Path], options: ImportOptions) -> Iterator[Rows]:
     names: dict[str, str] | None = None
     for path in paths:
         for record in json_records(path, limit_bytes=options.most_bytes):
-            cells = list(_cells(path, record))
-            if not cells:
+            first, cells = peeked(_cells(path, record))
+            if first is None:
                 raise MoecastError("holds no tokens", file=path, field=f"{record.where}: routes")
             if names is None:
-                names = _NAMES | {column: key for column, key in _OPTIONAL.items() if key in cells[0].value}
+                names = _NAMES | {column: key for column, key in _OPTIONAL.items() if key in first.value}
             yield from json_rows(path, cells, names)
 
 

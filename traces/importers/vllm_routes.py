@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from moecast.traces.importers.assemble import Layout
 from moecast.traces.importers.events import Rows, import_events
 from moecast.traces.importers.importer import ImportedTrace
 from moecast.traces.importers.json_records import Record, beginning, json_records, short_text, whole_number
-from moecast.traces.importers.json_rows import json_rows
+from moecast.traces.importers.json_rows import json_rows, peeked
 from moecast.traces.importers.options import ImportOptions
 
 _LAYOUT = Layout(importer="vllm-routes", engine="vLLM, patched", rows="some", numbered_sequences=True)
@@ -30,6 +30,7 @@ _ROUTE = re.compile(rb'"type"\s*:\s*"route"')
 _IDS = re.compile(rb'"topk_ids"\s*:')
 _NAMES = {"position": "token_idx", "layer": "layer", "expert": "topk_ids"}
 _OPTIONAL = {"sequence": "req_id", "weight": "topk_weights"}
+_Passes = dict[tuple[Any, int], tuple[int, Path]]  # by request and layer: how often its tokens began, in which file
 _KEPT = ("vllm_version", "device")
 _ANEW = "A request's token numbers begin anew: each beginning is taken as a forward pass, and as a sequence of its own"
 
@@ -63,38 +64,33 @@ def _first(path: Path, options: ImportOptions) -> dict[str, Any]:
 
 
 def _rows(paths: Sequence[Path], options: ImportOptions) -> Iterator[Rows]:
-    passes: dict[tuple[Any, Any], int] = {}
+    passes: _Passes = {}
     names: dict[str, str] | None = None
     for path in paths:
-        routes = _routes(json_records(path, limit_bytes=options.most_bytes), passes)
-        first = next(routes, None)
+        records = json_records(path, limit_bytes=options.most_bytes)
+        first, routes = peeked(
+            _of_pass(record, path, passes) for record in records if record.value.get("type") == "route"
+        )
         if first is None:
             raise MoecastError("holds no line of type route", file=path)
         if names is None:
             names = _NAMES | {column: key for column, key in _OPTIONAL.items() if key in first.value}
-        yield from json_rows(path, _after(first, routes), names)
+        yield from json_rows(path, routes, names)
 
 
-def _after(first: Record, others: Iterable[Record]) -> Iterator[Record]:
-    yield first
-    yield from others
-
-
-def _routes(records: Iterable[Record], passes: dict[tuple[Any, Any], int]) -> Iterator[Record]:
-    """The lines that are routes; where a request's numbers begin anew, it becomes another."""
-    for record in records:
-        if record.value.get("type") == "route":
-            yield _of_pass(record, passes)
-
-
-def _of_pass(record: Record, passes: dict[tuple[Any, Any], int]) -> Record:
+def _of_pass(record: Record, path: Path, passes: _Passes) -> Record:
+    """A line with the name of its pass, where its request's numbers have begun anew."""
     value = record.value
     request, layer = value.get("req_id"), value.get("layer")
     if type(request) not in (str, int, type(None)) or type(layer) is not int:
         return record  # refused when the rows are checked
-    begun = passes.get((request, layer), 0)
+    begun, file = passes.get((request, layer), (0, path))
     if type(value.get("token_idx")) is int and value["token_idx"] == 0:
-        begun = passes[request, layer] = begun + 1
+        if file != path:
+            rule = f"begins in {file.name} too: files are layers of one run, import other runs and ranks apart"
+            raise MoecastError(rule, file=path, field=f"{record.where}: request {str(request)!a:.40}, layer {layer}")
+        begun += 1
+        passes[request, layer] = begun, path
     if begun < 2:
         return record
     return record._replace(value={**value, "req_id": f"{request}, pass {begun}"}, remarks=((_ANEW, ""),))
