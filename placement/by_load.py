@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from moecast.errors import MoecastError
 from moecast.placement.fill import fill_slots
+from moecast.placement.limit import check_seed
 from moecast.placement.load_bound import fullest_rank_bound_L, rank_load_LG
 from moecast.placement.notes import COPIES_ARE_GIVEN, filled_note, with_note
 from moecast.placement.problem import counted_from_0
@@ -178,6 +179,7 @@ def place_by_load(
         The question has no answer: slots that cannot hold the experts or overfill the GPU, no ranks, no counts, or a
         solver that needs tokens.
     """
+    check_seed(seed)
     chosen = find_load_solver(solver, expert_groups=expert_groups)
     problem = _problem(table, cluster, model, ep, slots_per_rank, dispatch, replica_rule)
     refusal = chosen.supports(problem)

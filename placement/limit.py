@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from moecast.errors import MoecastError
+from moecast.sim.workload import MOST_SEED
 
 Progress = Callable[[str, float], None]
 """Called with what is being done, and the part of the limit that is used (0 to 1)."""
@@ -38,6 +39,18 @@ class Limit:
             raise MoecastError("must be longer than nothing", field="time_limit", value=self.time_s)
         if self.work is not None and self.work < 1:
             raise MoecastError("must be at least 1", field="work_limit", value=self.work)
+
+
+def check_seed(seed: int) -> None:
+    """Fail on a seed that a search cannot keep.
+
+    Raises
+    ------
+    MoecastError
+        Not a whole number of 0 to `MOST_SEED`.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MOST_SEED:
+        raise MoecastError(f"must be a whole number of 0 to {MOST_SEED}", field="seed", value=seed)
 
 
 class Budget:

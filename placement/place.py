@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from moecast.errors import MoecastError
 from moecast.placement.certificate import certificate_s
 from moecast.placement.fill import fill_slots
-from moecast.placement.limit import Budget, Limit
+from moecast.placement.limit import Budget, Limit, check_seed
 from moecast.placement.notes import COPIES_ARE_GIVEN, filled_note, with_note
 from moecast.placement.objective import Objective
 from moecast.placement.problem import PlacementProblem
@@ -148,6 +148,7 @@ def place(
         the problem, a limit of nothing, a trace that is too small.
     """
     chosen = find_solver(solver, balance_weight=balance_weight, full=fill, expert_groups=expert_groups)
+    check_seed(seed)
     limit = Limit(time_s=time_limit_s, work=work_limit)
     layout = _layout(cluster, model, ep, tp, slots_per_rank, dispatch, replica_rule)
     problem = PlacementProblem(

@@ -12,14 +12,19 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from moecast.arrays import index
 from moecast.errors import MoecastError
 from moecast.sim import drawing, pools
+from moecast.sim.plan import MOST_RANKS
 from moecast.sim.step import PHASES, Step
 
 if TYPE_CHECKING:
     from moecast.traces import RoutingTrace
 
 Int = npt.NDArray[np.int64]
+
+MOST_SEED = 2**63 - 1
+"""Searches keep the state of their random numbers in 64 bits."""
 
 StepsMode = Literal["drawn", "as-recorded"]
 STEPS_MODES: tuple[str, ...] = get_args(StepsMode)
@@ -83,6 +88,8 @@ class Workload:
             value = getattr(self, field)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
                 raise MoecastError(f"must be a whole number of at least {least}", field=field, value=value)
+        if self.seed > MOST_SEED:
+            raise MoecastError(f"must be at most {MOST_SEED}", field="seed", value=self.seed)
         if self.steps_mode == "as-recorded":
             for field in ("topics", "one_topic_per_step", "reuse"):
                 if getattr(self, field):
@@ -96,8 +103,8 @@ class Workload:
             for topic, weight in self.topics.items():
                 if not 0 <= weight < float("inf"):
                     raise MoecastError("a weight is finite and not negative", field=f"topics.{topic}", value=weight)
-            if not any(self.topics.values()):
-                raise MoecastError("at least one weight must be positive", field="topics")
+            if not 0 < sum(self.topics.values()) < float("inf"):
+                raise MoecastError("at least one weight must be positive, and their sum finite", field="topics")
         elif self.topics is not None:
             object.__setattr__(self, "topics", tuple(self.topics))
             if not self.topics:
@@ -131,8 +138,7 @@ def draw_steps(trace: RoutingTrace, workload: Workload, *, ranks: int) -> list[S
     MoecastError
         The trace holds nothing of the phase or a topic, or is too small: the line names the most that fits.
     """
-    if ranks < 1:
-        raise ValueError(f"ranks = {ranks}: must be at least 1")
+    ranks = index("ranks", ranks, least=1, most=MOST_RANKS)
     if workload.steps_mode == "as-recorded":
         return recorded_steps(trace, workload, ranks=ranks)
     drawn = pools.make_pools(trace, workload)
@@ -166,6 +172,7 @@ def fit_workload(trace: RoutingTrace, workload: Workload, *, ranks: int, steps_t
     MoecastError
         The trace holds nothing of the phase or a topic.
     """
+    ranks = index("ranks", ranks, least=1, most=MOST_RANKS)
     if workload.steps_mode == "as-recorded" or workload.reuse:
         return workload
     drawn = pools.make_pools(trace, workload)

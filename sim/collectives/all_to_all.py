@@ -99,11 +99,6 @@ def time_all_to_all(
         Fewer than two ranks, more than the cluster has or than can be timed, or a size of nothing.
     """
     count = cluster.n_gpus if ranks is None else ranks
-    if not 2 <= count <= min(cluster.n_gpus, MOST_RANKS):
-        rule = f"2 to {min(cluster.n_gpus, MOST_RANKS)} GPUs take part"
-        if cluster.n_gpus < 2:
-            rule = "an all-to-all is between GPUs, and the cluster has one"
-        raise MoecastError(rule, field="ranks", value=count)
     program = even_all_to_all(cluster, count, 1.0, seed=seed)
     found = []
     for index, size in enumerate(sizes_bytes):
@@ -114,7 +109,18 @@ def time_all_to_all(
 
 
 def even_all_to_all(cluster: Cluster, ranks: int, pair_bytes: float, *, seed: int = 0) -> StepProgram:
-    """Give the program in which each of the first `ranks` GPUs sends `pair_bytes` to each other, after a barrier."""
+    """Give the program in which each of the first `ranks` GPUs sends `pair_bytes` to each other, after a barrier.
+
+    Raises
+    ------
+    MoecastError
+        Fewer than two ranks, or more than the cluster has or than can be timed.
+    """
+    if isinstance(ranks, bool) or not isinstance(ranks, int) or not 2 <= ranks <= min(cluster.n_gpus, MOST_RANKS):
+        rule = f"2 to {min(cluster.n_gpus, MOST_RANKS)} GPUs take part"
+        if cluster.n_gpus < 2:
+            rule = "an all-to-all is between GPUs, and the cluster has one"
+        raise MoecastError(rule, field="ranks", value=ranks)
     source_F, destination_F = (index.astype(np.int32) for index in np.nonzero(~np.eye(ranks, dtype=bool)))
     routes, count = cluster.routes(source_F, destination_F, seed=seed), ranks * (ranks - 1)
     zeros: npt.NDArray[np.float64] = np.zeros(count)

@@ -77,8 +77,10 @@ def mode_of(name: str | None, phase: str) -> Mode:
     Raises
     ------
     ValueError
-        There is no such mode.
+        There is no such mode or phase.
     """
+    if phase not in DEFAULT_MODE:
+        raise ValueError(f"phase = {phase!r}: one of {', '.join(DEFAULT_MODE)}")
     wanted = DEFAULT_MODE[phase] if name is None else name
     for mode in MODES:
         if mode.name == wanted:

@@ -309,3 +309,9 @@ def test_one_wasted_replica_is_one() -> None:
     found = place_by_load(table_of([[40, 30, 1]]), ep=2, slots_per_rank=2, solver="eplb")
     assert found.plan.slots_DLGP[0, 0].tolist() == [[1, 2], [0, 0]]
     assert found.note == "EPLB put 1 replica beside another of its expert; it is wasted"
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 2**70, 1.5, True])
+def test_seeds_that_no_search_can_keep(seed: Any) -> None:
+    with pytest.raises(MoecastError, match=r"seed = .*: must be a whole number of 0 to 9223372036854775807"):
+        place_by_load(table_of([[5, 1, 1, 1]]), ep=2, seed=seed)

@@ -13,7 +13,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moecast.errors import MoecastError
-from moecast.sim import Flows, Layout, Plan, ReplicaTable, Setting, Step, StepProgram, count_traffic
+from moecast.sim import (
+    Flows,
+    Layout,
+    Plan,
+    ReplicaTable,
+    Setting,
+    Step,
+    StepProgram,
+    Workload,
+    count_traffic,
+    draw_steps,
+    even_all_to_all,
+    fit_workload,
+)
 from moecast.sim.network import RUNGS, OpenFluid, deliver, max_min_rates
 from moecast.sim.program import Compute, Exchange
 from moecast.sim.serving_ranks import ServingRanks
@@ -294,3 +307,32 @@ def test_routes(data: st.DataObject, source: bool) -> None:
     bad = data.draw(bad_ids(good))
     with pytest.raises((ValueError, TypeError)):
         CLUSTER.routes(*((bad, good) if source else (good, bad)))
+
+
+@pytest.mark.parametrize("ranks", [0, -1, 2**16, 10**9, 2.5, "4", True])
+def test_numbers_of_ranks(ranks: Any) -> None:
+    workload = Workload(phase="decode", tokens_per_rank=1, steps=1)
+    with pytest.raises((ValueError, TypeError), match="ranks"):
+        draw_steps(TRACE, workload, ranks=ranks)
+    with pytest.raises((ValueError, TypeError), match="ranks"):
+        fit_workload(TRACE, workload, ranks=ranks)
+    with pytest.raises(MoecastError, match=r"ranks = .*: 2 to 16 GPUs take part"):
+        even_all_to_all(CLUSTER, ranks, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"seed": 2**63}, "seed = 9223372036854775808: must be at most 9223372036854775807"),
+        ({"topics": {"topic-0": 1e308, "topic-1": 1e308}}, "their sum finite"),
+        ({"topics": {"topic-0": 0.0}}, "at least one weight must be positive"),
+    ],
+)
+def test_workloads(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(MoecastError, match=words):
+        Workload(phase="decode", tokens_per_rank=1, steps=1, **changes)
+
+
+def test_a_setting_is_of_a_phase() -> None:
+    with pytest.raises(ValueError, match="phase = 'training'"):
+        Setting.of(CLUSTER, tiny_model(TRACE), PLAN, phase="training")

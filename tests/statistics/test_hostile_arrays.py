@@ -16,11 +16,13 @@ from moecast.traces import (
     TraceCounter,
     TraceMeta,
     TraceModel,
+    affinity,
     fit_trace,
     load_balance,
     locality,
     packed_ranks_LE,
     sample_of,
+    transition_LEE,
 )
 from moecast.traces.checks import check_choices
 from moecast.traces.statistics.parts import PartCounter
@@ -143,3 +145,17 @@ def test_choices_of_another_type_are_not_looked_at(dtype: Any) -> None:
     experts_TLK = np.full((1, 1, 1), -(10**8) if dtype is np.int64 else 1).astype(dtype)
     with pytest.raises(TypeError, match="uint16"):
         check_choices(experts_TLK, 16)
+
+
+@pytest.mark.parametrize("ratio", [0.0, -1.0, float("nan"), float("inf")])
+def test_cache_ratios(ratio: float) -> None:
+    with pytest.raises(ValueError, match="cache_ratios"):
+        locality(TRACE, cache_ratios=[1.0, ratio])
+
+
+@pytest.mark.parametrize("choices", [0, 17, -1, 1.5])
+def test_affinity_of_no_choices(choices: Any) -> None:
+    with pytest.raises((ValueError, TypeError), match="choices"):
+        affinity(transition_LEE(TRACE), choices=choices)
+    with pytest.raises(ValueError, match="transition_LEE"):
+        affinity(transition_LEE(TRACE) - 1, choices=2)

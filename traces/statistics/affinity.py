@@ -10,7 +10,10 @@ import math
 
 import numpy as np
 
+from moecast.arrays import index, whole_numbers
 from moecast.traces.statistics.summary import Counts, Fractions, mean_known
+
+MOST_COUNT = 2**53
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -61,7 +64,15 @@ class Affinity:
 
 
 def affinity(transition_LEE: Counts, *, choices: int) -> Affinity:
-    """Sum up the table that `transition_LEE` counts; `choices` is K."""
+    """Sum up the table that `transition_LEE` counts; `choices` is K.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Not a table [L-1, E, E] of counts, or a K that is not 1 to E.
+    """
+    transition_LEE = whole_numbers("transition_LEE", transition_LEE, most=MOST_COUNT, shape=(None, None, None))
+    choices = index("choices", choices, least=1, most=transition_LEE.shape[2])
     information_L, entropy_L, likeliest_L, by_load_L = np.full((4, len(transition_LEE)), math.nan)
     for layer, counts_EE in enumerate(transition_LEE):
         total = counts_EE.sum()

@@ -104,8 +104,8 @@ def locality(
     lengths, ratios = tuple(lengths), tuple(sorted(cache_ratios))
     if any(not 1 <= length <= _MOST_LENGTH for length in lengths):
         raise ValueError(f"lengths = {lengths}: each from 1 to {_MOST_LENGTH}")
-    if any(not ratio > 0 for ratio in ratios):
-        raise ValueError(f"cache_ratios = {ratios}: each above 0")
+    if any(not 0 < ratio < math.inf for ratio in ratios):
+        raise ValueError(f"cache_ratios = {ratios}: each above 0 and finite")
     sample = source if isinstance(source, TokenSample) else sample_of(source, most_choices=most_choices, seed=seed)
     layers, experts, _ = sample.meta.shape_LEK
     made_L = (sample.experts_TLK < experts).sum(axis=(0, 2))
