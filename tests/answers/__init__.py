@@ -1,0 +1,1 @@
+"""What the code answers to some hundred questions: a change of structure must change no answer."""
