@@ -92,6 +92,11 @@ class Prediction(ShownAsTable):
         What every output that shows these numbers must say with them.
     warnings
         What a reader should know before trusting them.
+
+    Raises
+    ------
+    ValueError
+        Tables whose sizes do not fit each other, or links without a name, kind and utilisation.
     """
 
     cluster: str
@@ -134,6 +139,20 @@ class Prediction(ShownAsTable):
     rank_load_LG: tuple[tuple[float, ...], ...]
     labels: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check what tables and pictures rely on."""
+        for name in ("routing_shape", "model_shape"):
+            if len(getattr(self, name)) != 3:
+                raise ValueError(f"{name}: three numbers, L, E and K")
+        if any(len(row) != len(self.traffic_SD) for row in self.traffic_SD):
+            raise ValueError("traffic_SD: as many destinations as sources")
+        if not self.rank_load_LG or any(len(row) != len(self.rank_load) or not row for row in self.rank_load_LG):
+            raise ValueError(f"rank_load_LG: for each layer one number for each of the {len(self.rank_load)} ranks")
+        for link in self.link_utilisation:
+            named = all(isinstance(link.get(name), str) for name in ("name", "kind"))
+            if not named or not _is_number(link.get("utilisation")):
+                raise ValueError("link_utilisation: each has a name, a kind and a utilisation, a finite number")
 
     @property
     def whole(self) -> bool:
@@ -182,7 +201,10 @@ class Prediction(ShownAsTable):
         _check_keys(read["breakdown_s"], BREAKDOWN_PARTS, "breakdown_s", file)
         if read["memory_bytes"] is not None:
             _check_keys(read["memory_bytes"], MEMORY_PARTS, "memory_bytes", file)
-        return cls(**read)
+        try:
+            return cls(**read)
+        except ValueError as error:
+            raise MoecastError(str(error), file=file) from error
 
 
 def write_prediction(prediction: Prediction, path: str | Path) -> None:
@@ -199,6 +221,10 @@ def read_prediction(path: str | Path) -> Prediction:
         The file is missing, not JSON, or not a prediction.
     """
     return Prediction.from_json(read_json(path), file=path)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
 
 
 def _plain(value: Any) -> Any:

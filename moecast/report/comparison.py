@@ -13,6 +13,8 @@ from moecast.files import read_json, write_text
 from moecast.sim import Prediction
 
 KIND = "moecast comparison"
+SOLVER_NUMBERS = ("objective_s", "bound_s", "gap", "seconds")
+"""What a table shows of an entry's `placement`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,10 +127,11 @@ def read_comparison(paths: list[Path], *, title: str | None = None) -> Compariso
     for path in paths:
         value = _load(path)
         if value.get("kind") == KIND:
-            heading = heading or value.get("title")
-            trace = trace or value.get("trace")
-            notes += [note for note in value.get("notes", []) if note not in notes]
-            entries += [_entry(item, path) for item in value.get("entries", [])]
+            read = _Saved.read(value, path)
+            heading = heading or read.title
+            trace = trace or read.trace
+            notes += [note for note in read.notes if note not in notes]
+            entries += read.entries
         else:
             prediction = Prediction.from_json(value, file=path)
             entries.append(Entry(plan=_free_name(path.stem, prediction, entries), prediction=prediction))
@@ -144,13 +147,59 @@ def _load(path: Path) -> dict[str, Any]:
     return value
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Saved:
+    """A comparison's file, checked field by field."""
+
+    title: str | None
+    notes: list[str]
+    trace: dict[str, Any] | None
+    entries: list[Entry]
+
+    @classmethod
+    def read(cls, value: dict[str, Any], path: Path) -> _Saved:
+        title, notes, trace = value.get("title"), value.get("notes", []), value.get("trace")
+        entries = value.get("entries", [])
+        for field, good, rule in (
+            ("title", title is None or isinstance(title, str), "must be text"),
+            ("notes", isinstance(notes, list) and all(isinstance(note, str) for note in notes), "must be texts"),
+            ("trace", trace is None or isinstance(trace, dict), "must be an object"),
+            ("trace.load", _is_table((trace or {}).get("load", [[1]])) if isinstance(trace, dict | None) else True,
+             "must be lists of numbers, one for each layer and equally long"),
+            ("entries", isinstance(entries, list), "must be a list"),
+        ):  # fmt: skip
+            if not good:
+                raise MoecastError(rule, file=path, field=field)
+        return cls(title=title, notes=notes, trace=trace, entries=[_entry(item, path) for item in entries])
+
+
+def _is_table(rows: Any) -> bool:
+    return (
+        isinstance(rows, list)
+        and bool(rows)
+        and all(isinstance(row, list) and row and len(row) == len(rows[0]) for row in rows)
+        and all(_is_number(value) for row in rows for value in row)
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+
+
 def _entry(item: Any, path: Path) -> Entry:
     if not isinstance(item, dict) or not {"plan", "prediction"} <= item.keys():
         raise MoecastError("each needs 'plan' and 'prediction'", file=path, field="entries")
+    placement = item.get("placement")
+    if placement is not None and not isinstance(placement, dict):
+        raise MoecastError("must be an object", file=path, field="entries.placement", value=placement)
+    for name in SOLVER_NUMBERS:
+        number = (placement or {}).get(name)
+        if number is not None and not _is_number(number):
+            raise MoecastError("must be a number", file=path, field=f"entries.placement.{name}", value=number)
     return Entry(
         plan=str(item["plan"]),
         prediction=Prediction.from_json(item["prediction"], file=path),
-        placement=item.get("placement"),
+        placement=placement,
     )
 
 

@@ -103,6 +103,24 @@ def test_a_checkpoint_of_another_configuration_is_refused(config: TrainConfig, t
             train(config, tokens, folder=tmp_path, log_every=0)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"history": None}, {"history": [1.0]}, {"steps": None}, {"fingerprint": 1}, {"model": {}}, {"optimizer": {}},
+        {"model": None}, {"optimizer": {"state": {}, "param_groups": 3}},
+    ],
+)  # fmt: skip
+def test_a_checkpoint_of_other_values_is_damaged(
+    config: TrainConfig, tokens: Tokens, tmp_path: Path, change: dict[str, object]
+) -> None:
+    config = dataclasses.replace(config, steps=2)
+    train(config, tokens, folder=tmp_path, log_every=0)
+    (checkpoint,) = tmp_path.glob("*.pt")
+    torch.save(torch.load(checkpoint, weights_only=True) | change, checkpoint)
+    with pytest.raises(MoecastError, match=r"damaged one; remove it|another configuration"):
+        train(config, tokens, folder=tmp_path, log_every=0)
+
+
 def test_every_row_is_read_once_before_any_is_read_again(tokens: Tokens) -> None:
     rows = len(tokens.training["code"]) // 64
     seen = [tokens.batch(step, row_tokens=64, rows_per_topic=1, seed=3)[1].tobytes() for step in range(2 * rows)]

@@ -57,7 +57,7 @@ def _apart(name: str, inputs: int, seed: int, keep: Path) -> Tally:
     try:
         found = json.loads(done.stdout)
     except ValueError:
-        last = (done.stderr.strip().splitlines() or [""])[-1]
+        last = next((line.strip(" |") for line in reversed(done.stderr.splitlines()) if "Error" in line), "")
         return Tally(
             target=name, inputs=inputs, failures={f"ended with {done.returncode} {last}": (1, str(folder / "in"))}
         )

@@ -203,7 +203,7 @@ _WRAPS: tuple[Callable[[bytes], bytes], ...] = (
 def mutate_array(array: np.ndarray, rng: Random) -> np.ndarray:
     """An array of other values, another shape or another type."""
     how = rng.randrange(9)
-    if how == 0 and array.size:
+    if how == 0 and array.size and array.dtype.kind not in "US":
         array = array.copy()
         array.flat[rng.randrange(array.size)] = rng.choice((0, 1, 5, 6, 127, -1 if array.dtype.kind != "u" else 3))
         return array
@@ -211,7 +211,9 @@ def mutate_array(array: np.ndarray, rng: Random) -> np.ndarray:
         kind = rng.choice(
             ("int8", "uint8", "int64", "uint64", "float32", "float64", "bool", "complex64", "S3", "U2", "O")
         )
-        return array.astype(object) if kind == "O" else array.astype(kind)
+        if kind == "O" or array.dtype.kind in "US":
+            return array.astype(object)
+        return array.astype(kind)
     if how == 2:
         return array.reshape(-1)
     if how == 3:
@@ -222,6 +224,8 @@ def mutate_array(array: np.ndarray, rng: Random) -> np.ndarray:
         return array.T
     if how == 6:
         return np.concatenate([array, array]) if array.ndim else array
+    if array.dtype.kind in "US":
+        return np.full_like(array, rng.choice(("", "x", "1")))
     if how == 7:
         return array.astype(">i4")
     return np.full_like(array, rng.choice((0, 1, 6, 100)))

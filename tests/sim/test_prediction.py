@@ -83,6 +83,12 @@ def test_keys_that_others_call(prediction: Prediction) -> None:
         ("step_times_s", 3, "must be an object or list"),
         ("schema", 99, "schema = 99: this moecast reads prediction schema 2"),
         ("colour", "red", "colour: unknown field"),
+        ("balance", 10**400, "must be a finite number"),
+        ("routing_shape", [2, 8], "routing_shape: three numbers"),
+        ("traffic_SD", [[0.0, 1.0]], "traffic_SD: as many destinations as sources"),
+        ("rank_load_LG", [], "rank_load_LG: for each layer one number for each of the 2 ranks"),
+        ("rank_load_LG", [[1.0, 2.0], [1.0]], "rank_load_LG: for each layer"),
+        ("link_utilisation", [{"name": "a"}], "link_utilisation: each has a name, a kind and a utilisation"),
     ],
 )
 @settings(max_examples=1, deadline=None)

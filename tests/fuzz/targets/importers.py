@@ -174,8 +174,10 @@ def _npy(arrays: dict[str, Any], _rng: Random) -> bytes:
 def _safetensors(arrays: dict[str, Any], rng: Random) -> bytes:
     good = {key: array for key, array in arrays.items() if array.dtype.kind in "iufb" and array.dtype.isnative}
     data = save(good or {"routed_experts": np.zeros((2, 2, 2), np.int16)})
-    if rng.random() < 0.6:
-        return data
+    return often_mutated(data, rng, _other_header, part=0.4)
+
+
+def _other_header(data: bytes, rng: Random) -> bytes:
     length = int.from_bytes(data[:8], "little")
     header = to_json(mutate(json.loads(data[8 : 8 + length]), rng), rng)
     return len(header).to_bytes(8, "little") + header + data[8 + length :]

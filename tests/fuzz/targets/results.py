@@ -9,6 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from moecast.report.comparison import Comparison, Entry, differences, read_comparison
+from moecast.report.comparison_page import render
 from moecast.sim import read_prediction, write_prediction
 from moecast.validate import read_measurement
 from tests.fuzz.mutations import write_json
@@ -51,6 +52,10 @@ def _read_comparison(path: Path) -> object:
     return differences([entry.prediction for entry in found.entries])
 
 
+def _read_report(path: Path) -> object:
+    return render(read_comparison([path]))
+
+
 def _measurements() -> st.SearchStrategy[Any]:
     asked = question(ranks=4)
     one = {"steps": 1, "dispatch_s_WLG": (((1e-3,) * 4,) * 3,), "combine_s_WLG": (((0.0,) * 4,) * 3,)}
@@ -73,5 +78,6 @@ TARGETS = (
     Target(
         name="comparison", documents=_comparisons, write=_writer("comparison.json"), read=_read_comparison, share=0.5
     ),
+    Target(name="report", documents=_comparisons, write=_writer("comparison.json"), read=_read_report, share=0.05),
     Target(name="measurement", documents=_measurements, write=_writer("m.json"), read=_read_measurement),
 )

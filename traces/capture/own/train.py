@@ -198,19 +198,26 @@ def _resume(
     """Load the checkpoint where there is one; return the losses so far."""
     if not file.exists():
         return []
+    damaged = MoecastError("no checkpoint, or a damaged one; remove it to start again", file=file)
     try:
         state = torch.load(file, weights_only=True)
+        theirs = state.get("fingerprint")
+        history = [(float(loss), float(uneven)) for loss, uneven in state["history"]] if theirs else []
+        planned = int(state["steps"]) if theirs else 0
     except Exception as error:  # damaged files end torch in many ways, IndexError among them
-        raise MoecastError("no checkpoint, or a damaged one; remove it to start again", file=file) from error
-    if type(state) is not dict or state.get("fingerprint") != config.fingerprint(tokens):
+        raise damaged from error
+    if theirs != config.fingerprint(tokens):
         raise MoecastError("is of another configuration, seed or text; give another --cache folder", file=file)
-    done = len(state["history"])
-    if config.steps != state["steps"] and done > (1 - config.ending) * min(config.steps, state["steps"]):
-        rule = f"the checkpoint has ended its constant part; only steps = {state['steps']} can go on from it"
+    done = len(history)
+    if config.steps != planned and done > (1 - config.ending) * min(config.steps, planned):
+        rule = f"the checkpoint has ended its constant part; only steps = {planned} can go on from it"
         raise MoecastError(rule, file=file, field="steps", value=config.steps)
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    return [(float(loss), float(uneven)) for loss, uneven in state["history"]]
+    try:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    except Exception as error:  # of other shapes, or no tensors at all
+        raise damaged from error
+    return history
 
 
 def _log(line: str) -> None:
