@@ -1,11 +1,15 @@
 """Flat tables, route logs and routes by token: what is written is what is imported, and what is wrong is one line."""
 
 import csv
+import errno
+import io
+import itertools
 import json
 import os
 import subprocess
 import sys
 import tracemalloc
+import zipfile
 
 import numpy as np
 import polars as pl
@@ -180,6 +184,25 @@ def test_columns_named_by_the_user(tmp_path_factory, drawn, kind, long):
     np.testing.assert_array_equal(trace.source_rank_T, drawn["sequence_T"] % 3)
     np.testing.assert_array_equal(trace.phase_T == DECODE, drawn["position_T"] % 2 == 1)
     assert [trace.topics[topic] for topic in trace.topic_T] == [("law", "code")[s % 2] for s in drawn["sequence_T"]]
+
+
+@few
+@given(routed(), st.randoms(use_true_random=False))
+def test_rows_stand_in_any_order(tmp_path_factory, drawn, rng):
+    columns = flat(drawn, long=True)
+    order = np.array(rng.sample(range(len(columns["p"])), len(columns["p"])))
+    path = write_flat({name: column[order] for name, column in columns.items()}, tmp_path_factory.mktemp("t") / "x.npz")
+    trace = import_trace(path, ImportOptions(experts=drawn["experts"], columns=mapping(NAMED + ",slot=k")))
+    back = np.argsort(trace.token_id_T)  # rising in the order in which they were made
+    np.testing.assert_array_equal(trace.experts_TLK[back], as_choices(drawn["choices_TLK"]))
+    np.testing.assert_array_equal(trace.weights_TLK[back], drawn["weights_TLK"])
+    np.testing.assert_array_equal(trace.position_T[back], drawn["position_T"])
+    names = dict(zip(drawn["sequence_T"].tolist(), trace.sequence_T[back].tolist(), strict=True))
+    assert [names[sequence] for sequence in drawn["sequence_T"].tolist()] == trace.sequence_T[back].tolist()
+    first = [int(trace.sequence_T[0])] + [
+        int(b) for a, b in itertools.pairwise(np.maximum.accumulate(trace.sequence_T)) if b > a
+    ]
+    assert first == list(range(len(names)))  # numbered as they appear
 
 
 def test_rows_of_one_choice_without_slots_stand_in_their_order(tmp_path):
@@ -478,9 +501,6 @@ def test_bad_csv(tmp_path, content, rule):
 
 
 def test_a_claim_of_many_rows_takes_no_memory(tmp_path):
-    import io
-    import zipfile
-
     def member(shape, data=b""):
         text = f"{{'descr': '<i4', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
         return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + data
@@ -514,6 +534,19 @@ def test_a_large_log_takes_little_memory(tmp_path):
     assert tokens == opened.tokens == rows // 2
     assert peak < 60e6
     fails_in_one_line(path, "more than the 62,500 rows that can be sorted", limit_bytes=4_000_000)
+
+
+class FullDisk(io.RawIOBase):
+    def write(self, _):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
+    np.savez(tmp_path / "x.npz", **events())
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda buffering: FullDisk())
+    fails_in_one_line(
+        tmp_path / "x.npz", "its rows cannot be kept in .* .No space left on device.: TMPDIR names another"
+    )
 
 
 def test_progress_is_told_over_all_three_readings(tmp_path):

@@ -108,7 +108,7 @@ def import_events(
         A value out of range, two rows for one choice, a token without a row for some layer, or too many rows.
     """
     reading = Reading(paths, options.progress, passes=3)
-    with tempfile.TemporaryFile() as file:  # its mapping outlives it
+    with tempfile.TemporaryFile(buffering=0) as file:  # its mapping outlives it; a full disk shows when it is written
         table = _Table(options, phase, file)
         for some in rows:
             table.add(some)
@@ -209,7 +209,9 @@ class _Table:
                 file=rows.path,
             )
         try:
-            self._file.write(record.tobytes())
+            left = memoryview(record.tobytes())
+            while left:
+                left = left[self._file.write(left) :]
         except OSError as error:
             raise MoecastError(
                 f"its rows cannot be kept in {tempfile.gettempdir()} while they are sorted ({error.strerror}): "
@@ -250,7 +252,6 @@ class _Table:
         """
         if self._record is None:
             raise MoecastError("holds no rows of routing", file=paths[0])
-        self._file.flush()
         return _Tokens(self, np.memmap(self._file, self._record, "r", shape=(self._count,)))
 
     # What the sorted tokens ask of the table.
