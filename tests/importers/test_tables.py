@@ -543,7 +543,7 @@ class FullDisk(io.RawIOBase):
 
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
     np.savez(tmp_path / "x.npz", **events())
-    monkeypatch.setattr("tempfile.TemporaryFile", lambda buffering: FullDisk())
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: FullDisk())
     fails_in_one_line(
         tmp_path / "x.npz", "its rows cannot be kept in .* .No space left on device.: TMPDIR names another"
     )
