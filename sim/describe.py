@@ -110,5 +110,8 @@ def warnings(
         )
     elif memory["total"] > memory["usable"]:
         needed, usable = (memory[name] / memory["capacity"] for name in ("total", "usable"))
-        found.append(f"needs {needed:.0%} of a GPU's memory, of which {usable:.0%} are usable: it does not fit")
+        found.append(
+            f"needs {needed:.0%} of a GPU's memory, of which the engine takes {usable:.0%} (--memory-fraction): "
+            "it does not fit"
+        )
     return tuple(found)

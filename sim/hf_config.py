@@ -58,6 +58,7 @@ def shape_fields(
         A field that is missing or wrong, or says what cannot be priced.
     """
     reader = Reader(config, file)
+    experts = reader.whole(EXPERTS)  # a dense model's config is refused for what it lacks
     layers = hidden_layers(reader)
     moe, bare = moe_layers(reader, layers), no_mlp_layers(reader, layers)
     mixers = read_mixers(reader, layers)
@@ -66,7 +67,7 @@ def shape_fields(
         "n_layers": layers,
         "moe_layer_ids": moe,
         "no_mlp_layers": bare,
-        "experts": reader.whole(EXPERTS),
+        "experts": experts,
         "choices": reader.whole(CHOICES),
         "expert_intermediate": _expert_width(reader),
         "dense_intermediate": _dense_width(reader) if len(moe) + len(bare) < layers else 0,

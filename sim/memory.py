@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from moecast.topology import Hardware
 
 LOW_LATENCY = "per_choice"
+MEMORY_FRACTION = 0.9
+"""What engines take of a GPU's memory by default (vLLM's `gpu_memory_utilization`)."""
 
 
 def memory_by_part(
@@ -59,9 +61,14 @@ def memory_by_part(
     }
 
 
-def fits(parts: dict[str, int], hardware: Hardware) -> bool:
-    """Whether the parts together are within what a program can use of the GPU's memory."""
-    return sum(parts.values()) <= hardware.memory_bytes
+def usable_bytes(hardware: Hardware, fraction: float = MEMORY_FRACTION) -> int:
+    """Bytes that the engine takes of a GPU's memory; the rest is kept for what is not priced."""
+    return int(fraction * int(hardware.memory_bytes))
+
+
+def fits(parts: dict[str, int], hardware: Hardware, *, fraction: float = MEMORY_FRACTION) -> bool:
+    """Whether the parts together are within what the engine takes of the GPU's memory."""
+    return sum(parts.values()) <= usable_bytes(hardware, fraction)
 
 
 def _slots(plan: Plan) -> int:

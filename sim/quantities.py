@@ -48,6 +48,15 @@ def _part(name: str) -> Callable[[Prediction], float]:
     return lambda prediction: prediction.breakdown_s[name]
 
 
+def _fit(prediction: Prediction) -> str | None:
+    """Whether the memory suffices, and how much of the GPU's that is: the rest is kept for the engine."""
+    memory = prediction.memory_bytes
+    if prediction.fits is None or memory is None:
+        return None
+    share = f"{100 * memory['usable'] / max(memory['capacity'], 1):.3g} % of {format_bytes(memory['capacity'])}"
+    return f"yes, within {share}" if prediction.fits else f"NO, over {share}"
+
+
 QUANTITIES: tuple[Quantity, ...] = (
     Quantity(group="Routing", name="layers × experts × choices", value=lambda p: p.routing_shape, text=_times),
     Quantity(group="Routing", name="of a model of", value=lambda p: p.model_shape, text=_times),
@@ -78,7 +87,7 @@ QUANTITIES: tuple[Quantity, ...] = (
         text=format_bytes,
         better="low",
     ),
-    Quantity(group="Memory", name="fits", value=lambda p: p.fits, text=lambda fits: "yes" if fits else "NO"),
+    Quantity(group="Memory", name="fits", value=_fit, text=str),
     Quantity(group="Limit", name="bottleneck", value=lambda p: p.bottleneck, text=str),
 )
 

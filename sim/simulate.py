@@ -15,7 +15,7 @@ from moecast.sim import describe
 from moecast.sim.checks import check_question
 from moecast.sim.forward import Setting
 from moecast.sim.gains import bottleneck_of, marginal_gains, programs_with_more
-from moecast.sim.memory import memory_by_part
+from moecast.sim.memory import MEMORY_FRACTION, memory_by_part, usable_bytes
 from moecast.sim.network import Rung, find_rung
 from moecast.sim.prediction import Prediction
 from moecast.sim.program import StepProgram, StepTimes
@@ -43,7 +43,7 @@ def simulate(
     *,
     network: str | Rung = "fluid",
     max_fluid_steps: int = 4,
-    memory_fraction: float = 0.9,
+    memory_fraction: float = MEMORY_FRACTION,
     gains: bool = True,
     seed: int = 0,
     overrides: Sequence[str] = (),
@@ -197,8 +197,8 @@ def _memory(
         raise MoecastError("more than 0, at most 1", field="memory_fraction", value=fraction)
     hardware = setting.layout.cluster.hardware
     parts = memory_by_part(setting.model, setting.plan, workload, hardware, steps=steps, expert_rows=most_rows)
-    capacity = int(hardware.memory_bytes)
-    return {**parts, "total": sum(parts.values()), "usable": int(fraction * capacity), "capacity": capacity}
+    usable, capacity = usable_bytes(hardware, fraction), int(hardware.memory_bytes)
+    return {**parts, "total": sum(parts.values()), "usable": usable, "capacity": capacity}
 
 
 def _speed(timing: TimeTally, tokens: int, ranks: int, phase: str) -> dict[str, Any]:

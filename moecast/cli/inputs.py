@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,16 +45,24 @@ def read_model(
     from moecast.sim import load_model
 
     if dims is not None and name is None:
-        widths = load_model(dims)
-        layer_ids = _rising(meta.layer_ids)
-        ours = meta.model or file.stem
-        model = widths.with_routing(
-            ours, layers=meta.layers, experts=meta.experts, choices=meta.choices, layer_ids=layer_ids
-        )
+        model = _at_dims(load_model(dims), meta, file)
     else:
         model = _matching(_named_model(name, meta, file), meta, file)
         model = model if dims is None else model.with_dims(load_model(dims))
     return model if types is None else types.put_into(model)
+
+
+def _at_dims(widths: ModelShape, meta: TraceMeta, file: Path) -> ModelShape:
+    """Routing of any model at the widths of another.
+
+    Of a trace that has gaps between its layers only those that it has are kept: whether what lies between is dense or
+    was not recorded is not known.
+    """
+    ids, ours = _rising(meta.layer_ids), meta.model or file.stem
+    model = widths.with_routing(ours, layers=meta.layers, experts=meta.experts, choices=meta.choices, layer_ids=ids)
+    if ids is None or ids == widths.moe_layer_ids or ids[-1] - ids[0] == len(ids) - 1:
+        return model
+    return replace(model.of_layers(ids), name=model.name)
 
 
 def _named_model(name: str | None, meta: TraceMeta, file: Path) -> ModelShape:
@@ -68,23 +76,30 @@ def _named_model(name: str | None, meta: TraceMeta, file: Path) -> ModelShape:
     raise MoecastError(rule, file=file)
 
 
+_OTHERWISE = (
+    "carry the routing over to its shape (--routing trace), make some (--routing uniform), or take only its widths "
+    "(--dims instead of --model)"
+)
+
+
 def _matching(model: ModelShape, meta: TraceMeta, file: Path) -> ModelShape:
     """The model, or those of its MoE layers that the trace has."""
     if (meta.experts, meta.choices) == (model.experts, model.choices) and meta.layers < model.layers:
         ids = _rising(meta.layer_ids)
-        if ids is not None and set(ids) <= set(model.moe_layer_ids):
-            return model.of_layers(ids)
+        if ids is None:
+            rule = f"the model {model.name} has {model.layers}, and the trace does not say which of them it has"
+            raise MoecastError(f"{rule}: {_OTHERWISE}", file=file, field="layers", value=meta.layers)
+        if wrong := sorted(set(ids) - set(model.moe_layer_ids)):
+            rule = f"layer {wrong[0]} is no MoE layer of {model.name}"
+            raise MoecastError(f"{rule}: {_OTHERWISE}", file=file, field="layer_ids", value=ids)
+        return model.of_layers(ids)
     for field, ours, theirs in (
         ("layers", model.layers, meta.layers),
         ("experts", model.experts, meta.experts),
         ("choices", model.choices, meta.choices),
     ):
         if ours != theirs:
-            rule = (
-                f"the model {model.name} has {ours}: carry the routing over to its shape (--routing trace), make some "
-                "(--routing uniform), or take only its widths (--dims instead of --model)"
-            )
-            raise MoecastError(rule, file=file, field=field, value=theirs)
+            raise MoecastError(f"the model {model.name} has {ours}: {_OTHERWISE}", file=file, field=field, value=theirs)
     return model
 
 

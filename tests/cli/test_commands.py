@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from moecast.traces import LoadTable, RoutingTrace, TraceMeta, read_trace, write_load_table, write_trace
+from moecast.units import format_bytes
 
 from .conftest import Run
 
@@ -88,6 +90,9 @@ def test_types_and_memory_fraction_are_said(run: Run, small: Path) -> None:
     assert whole["memory_bytes"]["usable"] == int(0.9 * whole["memory_bytes"]["capacity"])
     assert cut["memory_bytes"]["usable"] == cut["memory_bytes"]["capacity"] // 2
     assert "override: --weight-type nvfp4" in cut["warnings"]
+    shown = run("simulate", *asked[:-1], "--memory-fraction", 0.85, check=True).stdout
+    capacity = format_bytes(whole["memory_bytes"]["capacity"])
+    assert re.search(rf"fits +│ +yes, within 85 % of {capacity} │", shown)
 
 
 def test_dims_need_no_config(run: Run, small: Path, tmp_path: Path) -> None:
@@ -99,6 +104,33 @@ def test_dims_need_no_config(run: Run, small: Path, tmp_path: Path) -> None:
     without = run("simulate", *asked, "--trace", "bare.parquet")
     assert without.returncode == 2
     assert "--dims" in without.stderr
+
+
+def test_layers_that_a_trace_leaves_out_are_not_dense(run: Run, small: Path, tmp_path: Path) -> None:
+    """Under --dims the layers between those of the trace are not known: nothing is priced for them."""
+    trace = read_trace(small / "t.parquet")
+    asked = (*CLUSTER, "--phase", "decode", "--network", "bound", "--steps", 1, "--tokens-per-rank", 4, "--json")
+    found = []
+    for ids in (range(trace.meta.layers), range(0, 20 * trace.meta.layers, 20)):
+        write_trace(replace_meta(trace, config=None, layer_ids=tuple(ids)), tmp_path / "some.parquet")
+        found.append(run("simulate", *asked, "--trace", "some.parquet", "--dims", "olmoe-1b-7b", check=True).stdout)
+    together, apart = map(json.loads, found)
+    assert apart["breakdown_s"] == together["breakdown_s"]
+    assert apart["gains"] == together["gains"]
+
+
+def test_layers_of_a_trace_that_the_model_does_not_have_are_named(run: Run, small: Path, tmp_path: Path) -> None:
+    trace = read_trace(small / "t.parquet")
+    config = {**trace.meta.config, "num_hidden_layers": 3 + trace.meta.layers}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for ids, line in (
+        (None, "the trace does not say which of them it has"),
+        (tuple(range(90, 90 + trace.meta.layers)), "layer 90 is no MoE layer of"),
+    ):
+        write_trace(replace_meta(trace, layer_ids=ids), tmp_path / "some.parquet")
+        done = run("simulate", *CLUSTER, "--trace", "some.parquet", "--model", "config.json")
+        assert done.returncode == 2
+        assert line in " ".join(done.stderr.split())
 
 
 @pytest.mark.parametrize("command", ["simulate", "place"])

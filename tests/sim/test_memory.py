@@ -166,5 +166,8 @@ def test_expert_tensor_parallel_ranks_share_each_expert():
 
 
 def test_what_fits():
-    assert fits({"weights": 40 * 2**30, "kv": 40 * 2**30}, GPU)
-    assert not fits({"weights": 40 * 2**30, "kv": 40 * 2**30 + 1}, GPU)
+    """Nine tenths by default, as engines take; the rest is kept."""
+    assert fits({"weights": 40 * 2**30, "kv": 32 * 2**30}, GPU)
+    assert not fits({"weights": 40 * 2**30, "kv": 32 * 2**30 + 1}, GPU)
+    assert fits({"weights": 40 * 2**30, "kv": 40 * 2**30}, GPU, fraction=1)
+    assert not fits({"weights": 40 * 2**30, "kv": 40 * 2**30 + 1}, GPU, fraction=1)

@@ -15,6 +15,7 @@ from moecast.errors import MoecastError
 from moecast.sim import Prediction, read_prediction, write_prediction
 from moecast.sim.prediction import MEMORY_PARTS
 from moecast.sim.program import BREAKDOWN_PARTS
+from moecast.sim.quantities import quantities_of
 
 PROMISED = {
     "step_time_s", "breakdown_s", "tokens_per_s", "tokens_per_s_per_gpu", "latency_s", "memory_bytes", "fits",
@@ -125,3 +126,12 @@ def test_other_files_are_refused(tmp_path: Path, text: str, line: str) -> None:
 def test_a_number_that_json_has_not_is_never_written(prediction: Prediction) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_prediction(replace(prediction, latency_s=float("nan")), "/dev/null/x")
+
+
+@settings(max_examples=15, deadline=None)
+@given(predictions(), st.sampled_from([0.5, 0.85, 0.9, 1.0]))
+def test_fits_says_of_how_much_memory(prediction: Prediction, fraction: float) -> None:
+    memory = {**dict.fromkeys(MEMORY_PARTS, 0), "usable": int(fraction * 80 * 2**30), "capacity": 80 * 2**30}
+    said = {True: "yes, within", False: "NO, over"}[bool(prediction.fits)]
+    (line,) = [q for q in quantities_of([prediction]) if q.name == "fits"]
+    assert line.shown(replace(prediction, memory_bytes=memory)) == f"{said} {100 * fraction:g} % of 80.00 GiB"
