@@ -474,6 +474,15 @@ def test_bad_columns(tmp_path, name, kind):
     assert "\n" not in str(failure.value)
 
 
+def test_an_unknown_table_without_columns_says_what_to_do(tmp_path):
+    np.savez(tmp_path / "x.npz", **LONG)
+    fails_in_one_line(
+        tmp_path / "x.npz", "with 3 axes, not int64 .4.; where the arrays are columns of a table, --columns"
+    )
+    for kind in ("csv", "jsonl", "parquet"):
+        fails_in_one_line(write_flat(LONG, tmp_path / f"x.{kind}"), "--columns")
+
+
 @pytest.mark.parametrize(
     ("text", "rule"),
     [("expert", "must be NAME=COLUMN"), ("=e", "must be NAME=COLUMN"), ("expert=e,expert=f", "names expert twice")],

@@ -27,6 +27,7 @@ from moecast.traces.importers.vllm_names import is_request_name
 from moecast.traces.trace import RoutingTrace, concatenate
 
 _LENGTHS = "_seqlen"
+_TABLE_COLUMNS = 3  # that many arrays may be a flat table
 _LAYOUT = Layout(importer="npz", engine="", rows="moe", keep_empty_tokens=True)
 
 
@@ -61,13 +62,25 @@ def _pieces(path: Path, options: ImportOptions) -> Iterator[Piece]:
         if not topics:
             raise MoecastError("the archive holds no arrays", file=path)
         for topic in topics:
-            choices_TRK = read_entry(archive, members[topic], path, topic, 3)
+            choices_TRK = _choices(archive, members, path, topic)
             tokens = len(choices_TRK)
             length_Q = np.array([tokens] if tokens else [], np.int64)
             if measured := topic + _LENGTHS in members:
                 length_Q = _lengths(archive, members[topic + _LENGTHS], path, tokens)
             done += members[topic].file_size
             yield _piece(path, topic, choices_TRK, length_Q, options.phase or "prefill", measured, done / max(total, 1))
+
+
+def _choices(
+    archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], path: Path, topic: str
+) -> npt.NDArray[Any]:
+    try:
+        return read_entry(archive, members[topic], path, topic, 3)
+    except MoecastError as error:
+        if len(members) < _TABLE_COLUMNS:
+            raise
+        rule = f"{error.rule}; where the arrays are columns of a table, --columns says what they hold"
+        raise MoecastError(rule, file=path, field=topic) from error
 
 
 def _piece(
