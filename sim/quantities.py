@@ -58,8 +58,8 @@ def _fit(prediction: Prediction) -> str | None:
 
 
 QUANTITIES: tuple[Quantity, ...] = (
-    Quantity(group="Routing", name="layers × experts × choices", value=lambda p: p.routing_shape, text=_times),
-    Quantity(group="Routing", name="of a model of", value=lambda p: p.model_shape, text=_times),
+    Quantity(group="Question", name="layers × experts × choices", value=lambda p: p.routing_shape, text=_times),
+    Quantity(group="Question", name="of a model of", value=lambda p: p.model_shape, text=_times),
     Quantity(group="Time", name="time per MoE layer", value=lambda p: p.layer_time_s, text=format_s, better="low"),
     Quantity(group="Time", name="step time", value=lambda p: p.step_time_s, text=format_s, better="low"),
     *(Quantity(group="Time", name=f"  {part}", value=_part(part), text=format_s) for part in BREAKDOWN_PARTS),
@@ -127,7 +127,7 @@ def _gains(predictions: Sequence[Prediction]) -> list[Quantity]:
     return [
         Quantity(
             group="Limit",
-            name="  experts evened out" if name == PEERS else f"  {name} twice as fast",
+            name="  even experts" if name == PEERS else f"  2× {name}",
             value=lambda prediction, name=name: _saved(prediction.gains, name),  # type: ignore[misc]
             text=str,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,13 +117,14 @@ def _pictures(predictions: figures.Predictions) -> list[Picture]:
         (
             "What would help",
             "Part of the step that twice of each resource saves, alone; below 0 it takes longer. What cannot save "
-            "1 % is left out; " + "; ".join(f"{name}: {text}" for name, text in EXPLAINED.items()) + ".",
+            "1 % is left out. " + _explained(name for prediction in predictions.values() for name in prediction.gains),
             figures.gains,
         ),
         ("Load over ranks", "For each rank, its worst layer: choices served ÷ the layer's mean.", figures.rank_load),
         (
             "The fullest link of each kind",
-            f"Share of its capacity used over the whole step; {ISSUE_KIND}: {EXPLAINED[ISSUE]}.",
+            "Share of its capacity used over the whole step. "
+            + _explained(link["kind"] for prediction in predictions.values() for link in prediction.link_utilisation),
             figures.links,
         ),
     ]
@@ -173,6 +174,12 @@ def _pictures(predictions: figures.Predictions) -> list[Picture]:
             )
         )
     return pictures
+
+
+def _explained(names: Iterable[str]) -> str:
+    """Say what those of these resources and kinds of link are that have no name in the field."""
+    known = {**EXPLAINED, ISSUE_KIND: EXPLAINED[ISSUE]}
+    return " ".join(f"{name}: {known[name]}." for name in dict.fromkeys(names) if name in known)
 
 
 def _most_sent(prediction: Prediction) -> float:

@@ -193,3 +193,31 @@ def test_same_predictions_same_page(tmp_path: Path, answers: dict[str, Predictio
     ids = re.findall(r'<div id="([^"]+)" class="plotly', pages[0])
     assert ids == [f"picture-{number}" for number in range(1, len(ids) + 1)]
     assert len(ids) > 8
+
+
+def test_all_that_saves_a_percent_is_listed_and_the_largest_named(answers: dict[str, Prediction]) -> None:
+    """Also what makes it slower by as much; the rest stays in the JSON."""
+    gains = {"NICs": 0.2, "copy issue": 0.01, "PCIe": 0.0099, "NVLink": -0.03, "waiting for uneven experts": 0.05}
+    one = replace(answers["before"], gains=gains, bottleneck="NICs")
+    other = replace(answers["after"], gains={"NICs": 0.001, "attention": 0.02}, bottleneck="attention")
+    entries = [Entry(plan="a", prediction=one), Entry(plan="b", prediction=other)]
+    rows = {row.name: row.texts for row in table_rows(entries)}
+    assert rows["bottleneck"] == ("NICs", "attention")
+    assert {name: texts for name, texts in rows.items() if name.startswith(("  2×", "  even"))} == {
+        "  2× NICs": ("saves 20.0 %", "saves 0.1 %"),
+        "  even experts": ("saves 5.0 %", "< 1 %"),
+        "  2× attention": ("< 1 %", "saves 2.0 %"),
+        "  2× copy issue": ("saves 1.0 %", "< 1 %"),
+        "  2× NVLink": ("costs 3.0 %", "< 1 %"),
+    }
+
+
+def test_what_has_no_name_in_the_field_is_explained_where_it_is_shown(
+    tmp_path: Path, answers: dict[str, Prediction]
+) -> None:
+    text = "a GPU&#39;s cost of each copy that low-latency kernels send"
+    assert text not in report(tmp_path, *answers.values())
+    link = {"name": "copies from gpu 0", "kind": "copy-issue", "bytes": 1.0, "utilisation": 0.5}
+    page = report(tmp_path, replace(answers["before"], gains={"copy issue": 0.3}, link_utilisation=(link,)))
+    assert f"copy issue: {text}" in page
+    assert f"copy-issue: {text}" in page
