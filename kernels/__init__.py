@@ -1,7 +1,7 @@
 """The MoE layer on a GPU: fused Triton kernels and the plain PyTorch they agree with. Needs torch."""
 
-from moecast.kernels.moe_layer import NO_CHOICE, moe_layer
-from moecast.kernels.reference import moe_layer_reference
+from moecast.kernels.moe_layer import moe_layer
+from moecast.kernels.reference import NO_CHOICE, moe_layer_reference
 from moecast.kernels.router import sigmoid_top_k, softmax_top_k
 from moecast.kernels.weights import ExpertWeights
 

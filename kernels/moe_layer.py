@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 
 from moecast.kernels.device import choose_path
-from moecast.kernels.reference import moe_layer_reference
+from moecast.kernels.reference import NO_CHOICE, moe_layer_reference
 from moecast.kernels.weights import ExpertWeights
-
-NO_CHOICE = 65535  # as routing traces write it; -1 means the same here
 
 
 def moe_layer(

@@ -11,6 +11,8 @@ from torch.nn import functional
 
 from moecast.kernels.weights import ExpertWeights
 
+NO_CHOICE = 65535  # as routing traces write it; -1 means the same here
+
 
 def moe_layer_reference(
     x_TH: Tensor,
@@ -29,7 +31,7 @@ def moe_layer_reference(
     weights
         The experts.
     experts_TK
-        Expert ids; a negative id is no choice.
+        Expert ids; a negative id and 65535 are no choice.
     gates_TK
         Gate weights; that of no choice is not read.
     accumulate
@@ -38,7 +40,16 @@ def moe_layer_reference(
     Returns
     -------
     [T, H] in the type of `x_TH`; zeros for tokens that chose nothing.
+
+    Raises
+    ------
+    ValueError
+        An id that is no expert's.
     """
+    ids_TK = experts_TK.to(torch.int64)  # few operations exist for unsigned types
+    wrong_TK = (ids_TK >= weights.experts) & (ids_TK != NO_CHOICE)
+    if bool(wrong_TK.any()):
+        raise ValueError(f"expert id {int(ids_TK[wrong_TK][0])}: ids run from 0 to {weights.experts - 1}")
     wide_TH = x_TH.to(accumulate)
     out_TH = torch.zeros_like(wide_TH)
     for expert in range(weights.experts):

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from moecast.arrays import whole_numbers
 from moecast.sim import Plan, ReplicaTable
+from moecast.sim.traffic import checked_choices
 from moecast.traces import NO_CHOICE
 
 Int = npt.NDArray[np.int64]
@@ -80,7 +82,18 @@ def serve(
         The rank that holds each token.
     node_G
         The host of each rank; None: every domain is a host.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Arrays that do not fit each other or the plan, or ids that do not exist.
+    MoecastError
+        The plan says what is not simulated yet.
     """
+    plan.check_simulated()
+    experts_TLK = checked_choices(experts_TLK, plan)
+    shape = (len(experts_TLK),)
+    source_T = whole_numbers("source_T", source_T, most=plan.ranks - 1, shape=shape, dtype=np.int32)
     table = ReplicaTable.of(plan, domain_G, node_G=node_G)
     rank_TLK = np.full(experts_TLK.shape, -1, np.int32)
     slot_TLK = np.full(experts_TLK.shape, -1, np.int32)

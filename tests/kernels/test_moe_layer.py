@@ -141,3 +141,12 @@ def test_bad_input_is_named(change: dict[str, torch.Tensor], message: str) -> No
 def test_weights_that_do_not_fit_together_are_named() -> None:
     with pytest.raises(ValueError, match=r"it must be \(2, 8, 16\)"):
         ExpertWeights(gate_up_EUH=torch.zeros(2, 4, 16), down_EHI=torch.zeros(2, 16, 4))
+
+
+@pytest.mark.parametrize("expert", [3, 60_000, 2**32])
+def test_the_reference_knows_no_other_experts(expert: int) -> None:
+    case = make_case(tokens=4, experts=3, choices=2, hidden=8, width=8)
+    with pytest.raises(ValueError, match=f"expert id {expert}: ids run from 0 to 2"):
+        moe_layer_reference(case.x_TH, case.weights, torch.full((4, 2), expert), case.gates_TK)
+    nothing = moe_layer_reference(case.x_TH, case.weights, torch.full((4, 2), 65_535), case.gates_TK)
+    assert not nothing.any()

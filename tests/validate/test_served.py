@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from moecast.sim import Layout, Plan, count_traffic, draw_steps
 from moecast.topology import load_cluster
 from moecast.validate.served import Served, serve
+from tests.hostile import bad_ids
 from tests.validate.cases import plan, question, trace
 
 RULES = ["round_robin", "nearest", "by_rank", "weights"]
@@ -92,3 +94,14 @@ def test_what_one_rank_sends_is_what_the_others_receive() -> None:
                 arrived[rank].append((token, choice))
         for rank in range(4):
             assert arrived[rank] == list(zip(*served.choices_to(rank, layer), strict=True))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data(), st.sampled_from(["domain_G", "experts_TLK", "source_T"]))
+def test_arrays_that_do_not_fit_are_refused(data: st.DataObject, name: str) -> None:
+    arrays: dict[str, Any] = {
+        "domain_G": np.zeros(4, np.int32), "experts_TLK": trace(tokens=40).experts_TLK, "source_T": np.arange(40) % 4,
+    }  # fmt: skip
+    arrays[name] = data.draw(bad_ids(arrays[name]))
+    with pytest.raises((ValueError, TypeError), match=r"domain_G|experts_TLK|source_T"):
+        serve(plan(ranks=4), **arrays)
