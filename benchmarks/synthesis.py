@@ -7,8 +7,8 @@ B; and the gain that S predicts of itself (planned on its first half, measured o
 Averages over several deals; distances are averages of absolute values. And: what is copied, a synthesis twice as
 long as what was fitted beside B and C together, another shape, and the speed.
 
-Run: python benchmarks/synthesis.py [--part statistics|halves|placement|twice|lift|speed]
-[--trace deepseek|prefill|decode] [--deals 3]
+Run: python benchmarks/synthesis.py [--part statistics|halves|placement|twice|lift|speed|command]
+[--trace deepseek|prefill|decode] [--deals 3] [--before FOLDER, another checkout to compare `command` with]
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,7 +45,7 @@ from moecast.traces import (
 SHARED = Path(os.environ.get("MOECAST_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 DEEPSEEK = SHARED / "traces" / "deepseek-v2-lite.npz"
 TRACES = ("deepseek", "prefill", "decode")
-PARTS = ("statistics", "halves", "placement", "twice", "lift", "speed")
+PARTS = ("statistics", "halves", "placement", "twice", "lift", "speed", "command")
 SOLVERS = ("eplb", "joint")
 ALL_CHOICES = 1 << 40
 LENGTHS = (2, 8, 16)
@@ -219,6 +222,36 @@ def speed(name: str, shape: str) -> None:
         )
 
 
+def command(shape: str, before: Path | None) -> None:
+    """Print the CPU seconds of `moecast trace synth` of 40,000 tokens, with loops to compile and compiled."""
+    here = Path(__file__).resolve().parents[1]
+    spent: dict[str, list[float]] = {}
+    for name, folder in (("before", before), ("now", here)):
+        if folder is not None:
+            with tempfile.TemporaryDirectory() as scratch:
+                spent[name] = [_synth_cpu_s(folder, shape, Path(scratch)) for _ in ("cold", "warm")]
+    print(f"\n`trace synth --like shipped --shape {shape} --tokens 40000`, CPU seconds\n")
+    print("| | cold | warm |\n|---|---:|---:|")
+    for name, seconds in spent.items():
+        print(f"| {name} | {' | '.join(f'{s:.1f}' for s in seconds)} |")
+    if before is not None:
+        print(f"| before ÷ now | {' | '.join(f'{b / n:.1f}' for b, n in zip(*spent.values(), strict=True))} |")
+
+
+def _synth_cpu_s(checkout: Path, shape: str, scratch: Path) -> float:
+    """CPU seconds of one run; compiled loops are kept in `scratch`."""
+    run = [sys.executable, "-m", "moecast", "trace", "synth", "--like", "shipped", "--shape", shape]
+    out = scratch / "made.parquet"
+    out.unlink(missing_ok=True)
+    env = os.environ | {"PYTHONPATH": str(checkout), "NUMBA_CACHE_DIR": str(scratch / "compiled")}
+    began = os.times()
+    subprocess.run(
+        [*run, "--tokens", "40000", "--out", str(out)], env=env, cwd=checkout, check=True, capture_output=True
+    )
+    ended = os.times()
+    return ended.children_user + ended.children_system - began.children_user - began.children_system
+
+
 def setting(name: str, trace: RoutingTrace) -> tuple[Cluster, ModelShape, Workload]:
     """16 GPUs, and the widths of DeepSeek-V2-Lite."""
     cluster = load_cluster("dgx-h200", nodes=2)
@@ -340,7 +373,10 @@ def main() -> None:
     parser.add_argument("--trace", choices=TRACES, action="append")
     parser.add_argument("--deals", type=int, default=3)
     parser.add_argument("--shape", default="58x256x8")
+    parser.add_argument("--before", type=Path)
     arguments = parser.parse_args()
+    if "command" in (arguments.part or PARTS):
+        command(arguments.shape, arguments.before)
     for name in arguments.trace or TRACES:
         if name == "deepseek" and not DEEPSEEK.exists():
             print(f"{name} skipped: {DEEPSEEK.name} is absent (set MOECAST_SHARED)")
@@ -356,7 +392,7 @@ def main() -> None:
                 twice(name, arguments.deals)
             elif part == "lift":
                 lift(name, arguments.shape)
-            else:
+            elif part == "speed":
                 speed(name, arguments.shape)
 
 

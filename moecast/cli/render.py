@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from moecast.sim import Plan, Prediction
 
 Advance = Callable[[int, int], None]  # (done, of)
-LINE_EVERY_S = 30.0
+FIRST_LINE_S, LINE_EVERY_S = 6.0, 30.0
 
 
 def console() -> Console:
@@ -57,7 +58,8 @@ def progress(what: str, *, quiet: bool) -> Iterator[Advance | None]:
         return
     stderr = Console(stderr=True)
     if not stderr.is_terminal:
-        yield _lines(what)
+        with _lines(what) as advance:
+            yield advance
         return
     columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn()
     left = TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn()
@@ -66,18 +68,39 @@ def progress(what: str, *, quiet: bool) -> Iterator[Advance | None]:
         yield lambda done, of: bar.update(task, completed=done, total=of)
 
 
-def _lines(what: str) -> Advance:
-    """Print how far the work is at most every `LINE_EVERY_S`: for the logs of batch jobs."""
-    start = last = time.monotonic()
+@contextlib.contextmanager
+def _lines(what: str) -> Iterator[Advance]:
+    """Print how far the work is after `FIRST_LINE_S` and then every `LINE_EVERY_S`: for the logs of batch jobs.
+
+    A thread watches, since nothing is reported while loops are compiled or a library is at work.
+    """
+    start, printed, told = time.monotonic(), 0, (0, 0)
+    ended, lock = threading.Event(), threading.Lock()
+
+    def print_if_due() -> None:
+        nonlocal printed
+        with lock:
+            passed, (done, of) = time.monotonic() - start, told
+            if passed >= FIRST_LINE_S + printed * LINE_EVERY_S and not ended.is_set():
+                printed = max(printed + 1, int((passed - FIRST_LINE_S) // max(LINE_EVERY_S, 1e-9)) + 1)
+                typer.echo(f"{what}: {f'{done / of:.0%}' if of else 'at work'} after {passed:.0f} s", err=True)
 
     def advance(done: int, of: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= LINE_EVERY_S:
-            last = now
-            typer.echo(f"{what}: {done / max(of, 1):.0%} after {now - start:.0f} s", err=True)
+        nonlocal told
+        told = done, of
+        print_if_due()
 
-    return advance
+    def watch() -> None:
+        while not ended.wait(0.5):
+            print_if_due()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield advance
+    finally:
+        ended.set()
+        thread.join()
 
 
 def comparison_table(title: str, columns: Sequence[Entry]) -> None:

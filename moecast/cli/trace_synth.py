@@ -57,13 +57,19 @@ def synth_command(
     with render.progress("fitting", quiet=json) as advance:
         model = fit_trace(iter_trace(like, progress=advance), phase=phase, progress=advance)
     with render.progress("synthesising", quiet=json) as advance:
-        batches = synthesise(model, shape=wanted, tokens=tokens, seed=seed, topics=weights, progress=advance)
+        # half of the way is making the donors' layers of another shape, half is making tokens of them
+        lifting = None if advance is None else lambda done, of: advance(done, 2 * of)
+        moved = None if advance is None else lambda done, of: advance(of + done, 2 * of)
+        batches = synthesise(
+            model, shape=wanted, tokens=tokens, seed=seed, topics=weights, progress=moved, lifting=lifting
+        )
         first = next(batches)
         with TraceWriter(out, first.meta) as writer:
             writer.append(first)
             for batch in batches:
                 writer.append(batch)
-    info, digest = describe_trace(out), hash_trace(out)
+    with render.progress("reading what was written", quiet=json) as advance:
+        info, digest = describe_trace(out, progress=advance), hash_trace(out)
     if json:
         render.echo_json({**tables.info_json(info), "out": str(out), "content_hash": digest})
     else:

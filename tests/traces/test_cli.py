@@ -1,9 +1,11 @@
 import json
+import time
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from moecast.cli import render
 from moecast.cli.trace import app
 from moecast.errors import MoecastError
 from moecast.traces import TraceWriter, read_meta, read_trace, write_trace
@@ -171,11 +173,27 @@ def test_where_stderr_is_no_terminal_progress_is_a_line_now_and_then(tmp_path, m
     write_trace(small(), tmp_path / "t.parquet")
     arguments = ["export", str(tmp_path / "t.parquet"), "--out", str(tmp_path / "l.parquet")]
     assert CliRunner().invoke(app, arguments).stderr == ""
+    monkeypatch.setattr("moecast.cli.render.FIRST_LINE_S", 0.0)
     monkeypatch.setattr("moecast.cli.render.LINE_EVERY_S", 0.0)
     result = CliRunner().invoke(app, arguments)
     assert "exporting: 100% after 0 s" in result.stderr
     assert "exporting" not in result.stdout
     assert CliRunner().invoke(app, [*arguments, "--json"]).stderr == ""
+
+
+def test_work_that_reports_nothing_still_prints_lines(monkeypatch, capsys):
+    """As while loops are compiled: from the start, and now and then, but not after the end."""
+    monkeypatch.setattr("moecast.cli.render.FIRST_LINE_S", 0.2)
+    monkeypatch.setattr("moecast.cli.render.LINE_EVERY_S", 1.0)
+    with render.progress("compiling", quiet=False):
+        time.sleep(2.2)
+    lines = capsys.readouterr().err.splitlines()
+    assert 2 <= len(lines) <= 3
+    assert all(line.startswith("compiling: at work after ") for line in lines)
+    with render.progress("short", quiet=False) as advance:
+        advance(1, 2)
+    time.sleep(0.6)
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("command", ["info", "import", "stats", "export"])

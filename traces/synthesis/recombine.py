@@ -1,6 +1,7 @@
 """Recombination: donors that choose alike trade places, for a stretch of their sequences, and choices at some layers.
 
-Axes: T donor token, P part of the run, X its donor tokens, R neighbour, L MoE layer, K choice, N token made.
+Axes: T donor token, M layer made, P part of the run, X its donor tokens, R neighbour, L MoE layer, K choice,
+N token made.
 """
 
 from __future__ import annotations
@@ -86,6 +87,24 @@ def recombined(
             places,
             Recombination(donor_T=donor_N, partner_T=whole.partner_T[donor_N], window_T2=whole.window_T2[donor_N]),
         )
+
+
+def needed_MT(pieces: Iterator[tuple[slice, Recombination]], tokens: int, layers: int) -> npt.NDArray[np.bool_]:
+    """Which donors' choices at which layers stand somewhere in these pieces: bool [M, T]."""
+    mask_MT = np.zeros((layers, tokens), np.bool_)
+    for _, made in pieces:
+        _mark(made.donor_T, made.partner_T, made.window_T2, mask_MT)
+    return mask_MT
+
+
+@njit(cache=True, nogil=True)
+def _mark(donor_N: Indices, partner_N: Indices, window_N2: Indices, mask_MT: npt.NDArray[np.bool_]) -> None:
+    for n in range(len(donor_N)):
+        for layer in range(len(mask_MT)):
+            mask_MT[layer, donor_N[n]] = True
+        if partner_N[n] != donor_N[n]:
+            for layer in range(window_N2[n, 0], window_N2[n, 1]):
+                mask_MT[layer, partner_N[n]] = True
 
 
 @njit(cache=True, nogil=True)

@@ -1,6 +1,7 @@
 """A sketch of each token's path: tokens that choose alike at all layers lie close together.
 
-Axes: T token, L MoE layer, E expert, K choice, D dimension of the sketch, R neighbour, B token of a block, C candidate.
+Axes: T token, L MoE layer, E expert, K choice, D dimension of the sketch, R neighbour, B token of a block,
+C candidate, M member of a group.
 """
 
 from __future__ import annotations
@@ -54,10 +55,11 @@ def neighbours_TR(
     done = 0
     for group in np.unique(donors.group_T):
         members = np.flatnonzero(donors.group_T == group)
-        for start in range(0, len(members), _BLOCK):
-            block = members[start : start + _BLOCK]
-            near = near_TD[block] @ near_TD[members].T
-            _closest(near, block, members, found_TR)
+        near_MD = near_TD[members]
+        best_MR = np.full((len(members), NEIGHBOURS), -np.inf, np.float32)
+        for start in range(0, len(members), _BLOCK):  # nearness is mutual: each pair is looked at once
+            near_BC = near_MD[start : start + _BLOCK] @ near_MD[start:].T
+            _closest(near_BC, start, members, best_MR, found_TR)
         done += len(members)
         if progress:
             progress(done, donors.n_tokens)
@@ -90,25 +92,29 @@ def _project(rows_TLK: npt.NDArray[np.uint16], axes_LED: Floats) -> Floats:
 
 @njit(cache=True, nogil=True)
 def _closest(
-    near_BC: Floats,
-    token_B: npt.NDArray[np.int64],
-    candidate_C: npt.NDArray[np.int64],
-    found_TR: npt.NDArray[np.int32],
+    near_BC: Floats, start: int, token_M: npt.NDArray[np.int64], best_MR: Floats, found_TR: npt.NDArray[np.int32]
 ) -> None:
-    most = found_TR.shape[1]
-    best_R = np.empty(most, np.float32)
-    for b in range(len(token_B)):
-        best_R[:] = -np.inf
-        row_R = found_TR[token_B[b]]
-        for c in range(len(candidate_C)):
-            if near_BC[b, c] > best_R[most - 1] and candidate_C[c] != token_B[b]:
-                place = most - 1
-                while place > 0 and near_BC[b, c] > best_R[place - 1]:
-                    best_R[place] = best_R[place - 1]
-                    row_R[place] = row_R[place - 1]
-                    place -= 1
-                best_R[place] = near_BC[b, c]
-                row_R[place] = candidate_C[c]
+    """Take in how near members `start` and on (rows: the first of them) are to each other."""
+    last = best_MR.shape[1] - 1
+    for b in range(len(near_BC)):
+        for c in range(b + 1, near_BC.shape[1]):
+            near = near_BC[b, c]
+            if near > best_MR[start + b, last]:
+                _insert(near, token_M[start + c], best_MR[start + b], found_TR[token_M[start + b]])
+            if near > best_MR[start + c, last]:
+                _insert(near, token_M[start + b], best_MR[start + c], found_TR[token_M[start + c]])
+
+
+@njit(cache=True, nogil=True)
+def _insert(near: float, token: int, best_R: Floats, row_R: npt.NDArray[np.int32]) -> None:
+    """Put a token among the nearest, behind those as near."""
+    place = len(best_R) - 1
+    while place > 0 and near > best_R[place - 1]:
+        best_R[place] = best_R[place - 1]
+        row_R[place] = row_R[place - 1]
+        place -= 1
+    best_R[place] = near
+    row_R[place] = token
 
 
 @njit(cache=True, nogil=True)

@@ -17,7 +17,7 @@ from moecast.traces.meta import TraceMeta
 from moecast.traces.synthesis.deal import Topics, deal
 from moecast.traces.synthesis.lift import lifted_rows
 from moecast.traces.synthesis.model import TraceModel
-from moecast.traces.synthesis.recombine import Recombination, fill, recombined
+from moecast.traces.synthesis.recombine import Recombination, fill, needed_MT, recombined
 from moecast.traces.synthesis.shape import Shape, parse_shape
 from moecast.traces.trace import RoutingTrace
 
@@ -36,6 +36,7 @@ def synthesise(
     topics: Topics | None = None,
     batch_tokens: int | None = None,
     progress: Progress | None = None,
+    lifting: Progress | None = None,
 ) -> Iterator[RoutingTrace]:
     """Yield batches of synthetic routing, in memory bounded by the batch and the model.
 
@@ -54,6 +55,8 @@ def synthesise(
         About how many tokens a batch holds: whole sequences; by default 32 MiB.
     progress
         Called with (tokens made, tokens).
+    lifting
+        Called before, with (layers of another shape made of the donors, layers).
 
     Raises
     ------
@@ -68,10 +71,14 @@ def synthesise(
         raise ValueError(f"batch_tokens = {batch_tokens}: must be at least 1")
     wanted = _shape(model, shape)
     check_memory(2 * model.donors.n_tokens * wanted.layers * wanted.choices, f"shape {wanted}")
-    dealt = deal(model.donors, tokens=int(tokens), seed=int(seed), topics=topics)
     meta = synthetic_meta(model, shape=wanted, seed=int(seed), topics=topics)
     size = batch_tokens or max(1, _BATCH_BYTES // (2 * wanted.layers * wanted.choices))
-    return _batches(model, wanted, meta, dealt, int(seed), size, int(tokens), progress)
+
+    def pieces() -> Iterator[tuple[slice, Recombination]]:
+        dealt = deal(model.donors, tokens=int(tokens), seed=int(seed), topics=topics)
+        return recombined(model.donors, model.neighbours_TR, dealt, layers=wanted.layers, seed=int(seed))
+
+    return _batches(model, wanted, meta, pieces, size, int(tokens), progress, lifting)
 
 
 def synthetic_meta(
@@ -116,16 +123,19 @@ def _batches(
     model: TraceModel,
     shape: Shape,
     meta: TraceMeta,
-    dealt: Iterator[tuple[int, int, int]],
-    seed: int,
+    pieces: Callable[[], Iterator[tuple[slice, Recombination]]],
     batch_tokens: int,
     tokens: int,
     progress: Progress | None,
+    lifting: Progress | None,
 ) -> Iterator[RoutingTrace]:
-    rows_TMJ = lifted_rows(model, shape)
+    donors = model.donors.n_tokens
+    # fewer tokens than donors: some donors stand nowhere, and need not be lifted
+    wanted_MT = needed_MT(pieces(), donors, shape.layers) if tokens < donors else None
+    rows_TMJ = lifted_rows(model, shape, needed_MT=wanted_MT, progress=lifting)
     pending: list[tuple[slice, Recombination]] = []
     number = waiting = done = 0
-    for piece in recombined(model.donors, model.neighbours_TR, dealt, layers=shape.layers, seed=seed):
+    for piece in pieces():
         pending.append(piece)
         waiting += len(piece[1].donor_T)
         if waiting >= batch_tokens or done + waiting == tokens:
