@@ -68,7 +68,14 @@ def per_step(planning: RoutingTrace, measuring: RoutingTrace, model: ModelShape)
             for solver in SOLVERS:
                 plan = _placed(cluster, model, planning, workloads[planned], solver).plan
                 seen = simulate(
-                    cluster, model, plan, measuring, workloads[measured], network="fluid", max_fluid_steps=4
+                    cluster,
+                    model,
+                    plan,
+                    measuring,
+                    workloads[measured],
+                    network="fluid",
+                    max_fluid_steps=4,
+                    gains=False,
                 )
                 base = base or seen.step_time_s
                 print(

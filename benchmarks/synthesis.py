@@ -267,7 +267,7 @@ def setting(name: str, trace: RoutingTrace) -> tuple[Cluster, ModelShape, Worklo
 
 def step_s(cluster: Cluster, model: ModelShape, plan: Plan, trace: RoutingTrace, workload: Workload) -> float:
     """Mean step time by the rung fluid."""
-    return simulate(cluster, model, plan, trace, workload, max_fluid_steps=4).step_time_s
+    return simulate(cluster, model, plan, trace, workload, max_fluid_steps=4, gains=False).compared_s
 
 
 def gains(

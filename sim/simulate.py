@@ -62,7 +62,7 @@ def simulate(
         (`gpu_memory_utilization`), SGLang's about 0.88, the rest is for the CUDA context, graphs and NCCL.
     gains
         Time the first timed step again with twice of each resource that may save 1 % of it: what names the bottleneck.
-        As many runs of the rung as there are such resources, five to eight.
+        As many runs of the rung as there are such resources, about ten.
     seed
         Of the hash that picks paths where the cluster does not spray; the workload has its own.
     overrides, notes

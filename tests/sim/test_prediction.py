@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields, replace
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,17 @@ def test_there_and_back(tmp_path_factory: pytest.TempPathFactory, prediction: Pr
     path = tmp_path_factory.getbasetemp() / "prediction.json"
     write_prediction(prediction, path)
     assert read_prediction(path) == prediction
+
+
+@settings(max_examples=30, deadline=None)
+@given(predictions())
+def test_any_prediction_prints_and_shows_itself(prediction: Prediction) -> None:
+    text, html = str(prediction), prediction._repr_html_()
+    for name, value in prediction.table_rows():
+        assert name in text
+        assert value in text
+        assert escape(value) in html
+    assert html.count("<tr>") == len(prediction.table_rows())
 
 
 @settings(max_examples=1, deadline=None)
