@@ -65,7 +65,7 @@ def attention_seconds(
     total = projection_seconds(model, hardware, tokens, shape=shape, tp=tp)
     total = total + core_seconds(model, hardware, phase=phase, tokens_G=tokens, keys_G=keys, shape=shape, tp=tp)
     if shape.index_heads:
-        scored = np.asarray(context_sum_G, np.float64)
+        scored = np.asarray(context_sum_G, np.float64) / max(shape.compress, 1)
         total = total + index_seconds(model, hardware, shape, phase=phase, tokens_G=tokens, keys_G=scored)
     return total
 
@@ -110,7 +110,11 @@ def index_seconds(
         hardware, tokens, inner=shape.q_rank or model.hidden, outer=width, element_type=model.mixer_type
     )
     total = total + roofline.gemm_seconds(
-        hardware, tokens, inner=model.hidden, outer=shape.index_dim + shape.index_heads, element_type=model.mixer_type
+        hardware,
+        tokens,
+        inner=model.hidden,
+        outer=shape.index_key_outputs + shape.index_heads,
+        element_type=model.mixer_type,
     )
     key_bytes = shape.index_dim / (QUERY_TILE if phase == "prefill" else 1)  # one byte an element: FP8 keys
     scores = roofline.kernel_seconds(
@@ -163,7 +167,7 @@ def core_seconds(
         pair_flop = 2 * heads * (shape.head_dim + shape.value_dim)
         kv_heads = heads if shape.kind == "mla" else _split(shape.kv_heads, tp)
         kv_type = "bf16" if shape.kind == "mla" else model.kv_type
-        key_bytes = element_types.cache_bytes(kv_type, kv_heads * (shape.head_dim + shape.value_dim))
+        key_bytes = element_types.cache_bytes(kv_type, kv_heads * (shape.cached_width // shape.kv_heads))
         row_bytes = 2 * heads * (shape.head_dim + shape.value_dim)
     if phase == "prefill":
         key_bytes /= QUERY_TILE
@@ -185,15 +189,18 @@ def _split(heads: int, tp: int) -> int:
 def _matrices(model: ModelShape, shape: AttentionShape, tp: int) -> list[tuple[int, int]]:
     """(inner, outer) of one rank's projections; what makes latent vectors or compressed queries is on every rank."""
     hidden, heads = model.hidden, _split(shape.heads, tp)
-    out, gate = (heads * shape.value_dim, hidden), _split(shape.gate_width, tp)
+    out, gate = [(heads * shape.value_dim, hidden)], _split(shape.gate_width, tp) + 2 * shape.compress_width
+    if shape.out_rank:
+        wide = _split(shape.out_groups, tp) * shape.out_rank
+        out = [(shape.heads * shape.value_dim // shape.out_groups, wide), (wide, hidden)]
     queries = heads * shape.head_dim
     if shape.kind != "mla":
         wide = _split(shape.kv_heads, tp) * (shape.kv_projection // shape.kv_heads) + gate
         if shape.q_rank:
-            return [(hidden, shape.q_rank + wide), (shape.q_rank, queries), out]
-        return [(hidden, queries + wide), out]
+            return [(hidden, shape.q_rank + wide), (shape.q_rank, queries), *out]
+        return [(hidden, queries + wide), *out]
     latent = shape.kv_rank + shape.rope_dim
     expand = (shape.kv_rank, heads * (shape.nope_dim + shape.value_dim))
     if shape.q_rank:
-        return [(hidden, shape.q_rank + latent + gate), (shape.q_rank, queries), expand, out]
-    return [(hidden, queries + latent + gate), expand, out]
+        return [(hidden, shape.q_rank + latent + gate), (shape.q_rank, queries), expand, *out]
+    return [(hidden, queries + latent + gate), expand, *out]

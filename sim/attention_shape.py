@@ -38,6 +38,14 @@ class AttentionShape:
         to the cache.
     own_values
         Whether values have a projection of their own; if not, they are made of the keys.
+    one_vector
+        Whether a key is kept once and is the value too.
+    compress, compress_width
+        Compressed attention: beside its window a token reads keys that stand for so many tokens each (of
+        `sparse_keys` at most, where there is an indexer), and each is made of so many elements and gates a token. 0:
+        none.
+    out_rank, out_groups
+        Output through so many groups of this rank each; 0: one matrix.
     window, windowed_layers
         Keys that a sliding-window layer looks back on, the token itself included; which hidden layers slide.
     sparse_keys, index_heads, index_dim
@@ -64,6 +72,11 @@ class AttentionShape:
     index_dim: int = 0
     own_kv: bool = True
     own_values: bool = True
+    one_vector: bool = False
+    compress: int = 0
+    compress_width: int = 0
+    out_rank: int = 0
+    out_groups: int = 1
     window: int | None = None
     windowed_layers: tuple[int, ...] = ()
 
@@ -82,6 +95,10 @@ class AttentionShape:
             raise ValueError("mla has one latent vector for keys and values, and each layer its own")
         if self.sparse_keys and (self.index_heads < 1) != (self.index_dim < 1):
             raise ValueError(f"sparse_keys = {self.sparse_keys}: an indexer needs heads and a width")
+        if self.compress and (self.compress_width < 1 or self.window is None or self.kind == "mla"):
+            raise ValueError(f"compress = {self.compress}: needs a window, the width of its compressor, and heads")
+        if self.out_rank and (self.out_groups < 1 or self.heads * self.value_dim % self.out_groups):
+            raise ValueError(f"out_groups = {self.out_groups}: must divide the {self.heads * self.value_dim} outputs")
         if self.windowed_layers and (self.window is None or self.window < 1):
             raise ValueError(f"window = {self.window}: sliding-window layers need a window of at least 1")
 
@@ -98,7 +115,24 @@ class AttentionShape:
         index = self.index_dim if self.sparse_keys else 0
         if self.kind == "mla":
             return self.kv_rank + self.rope_dim + index
-        return self.kv_heads * (self.head_dim + self.value_dim) + index
+        return self.cached_width + index
+
+    @property
+    def cached_width(self) -> int:
+        """Elements of one key and its value in the cache (MLA and an indexer's key apart)."""
+        return self.kv_heads * (self.head_dim + (0 if self.one_vector else self.value_dim))
+
+    def reads_of(self, layer_id: int) -> tuple[tuple[int | None, int], ...]:
+        """Return which keys a token of a hidden layer reads: (at most so many, None: all; one key for so many)."""
+        if not self.compress:
+            return ((self.keys_read_of(layer_id), 1),)
+        return ((self.window, 1), (self.sparse_keys * self.compress or None, self.compress))
+
+    def keeps_of(self, layer_id: int) -> tuple[tuple[int | None, int, int], ...]:
+        """Return what the cache of a hidden layer keeps: keys as of `reads_of`, and the elements of each."""
+        if not self.compress:
+            return ((self.window_of(layer_id), 1, self.kv_width),)
+        return ((self.window, 1, self.cached_width), (None, self.compress, self.kv_width))
 
     @property
     def kv_projection(self) -> int:
@@ -107,7 +141,8 @@ class AttentionShape:
 
     def parameters(self, hidden: int) -> int:
         """Weights of one layer's projections; biases and norms left out."""
-        out = self.heads * self.value_dim * hidden
+        out = self.heads * self.value_dim * (self.out_rank or hidden) + self.out_rank * self.out_groups * hidden
+        out += self.compress_width * (2 * hidden + self.compress)
         queries = self.heads * self.head_dim
         query = self.q_rank * (hidden + queries) if self.q_rank else hidden * queries
         more = hidden * self.gate_width + self._index_parameters(hidden)
@@ -120,9 +155,13 @@ class AttentionShape:
         """The indexer's queries (of the compressed ones, where there are such), its key and its heads' weights."""
         if not self.sparse_keys:
             return 0
-        return (self.q_rank or hidden) * self.index_heads * self.index_dim + hidden * (
-            self.index_dim + self.index_heads
-        )
+        key = hidden * self.index_key_outputs + 2 * self.compress * self.index_dim
+        return (self.q_rank or hidden) * self.index_heads * self.index_dim + key + hidden * self.index_heads
+
+    @property
+    def index_key_outputs(self) -> int:
+        """Elements that an indexer projects of a token for its key: of compressed ones two series and their gates."""
+        return self.index_dim * (4 if self.compress else 1)
 
     def repeated(self, n_layers: int, total: int) -> AttentionShape:
         """Continue the pattern of the windows of `n_layers` hidden layers over `total` of them."""

@@ -167,14 +167,16 @@ class ForwardPass:
         if mixer is None:  # the layer is an MLP or experts only
             return
         yield from self._gather(moe, self._tokens_G(0))
-        window = mixer.keys_read_of(layer) if isinstance(mixer, AttentionShape) else None
+        reads = mixer.reads_of(layer) if isinstance(mixer, AttentionShape) else ((None, 1),)
         seconds_G = compute.attention_seconds(
             self.model,
             self._hardware,
             phase=self.step.phase,
             tokens_G=self._attended_G(row),
             context_sum_G=self._keys_G(row, None),
-            window_sum_G=None if window is None else self._keys_G(row, window),
+            window_sum_G=None
+            if reads == ((None, 1),)
+            else sum(self._keys_G(row, most) / share for most, share in reads),
             mixer=mixer,
             tp=self.setting.plan.tp,
         )

@@ -20,6 +20,7 @@ NOPE_DIM, ROPE_DIM = ("qk_nope_head_dim", "attention_qk_dim"), ("qk_rope_head_di
 VALUE_DIM = ("v_head_dim", "value_head_dim", "attention_v_dim")
 
 FULL, SLIDING, LINEAR, SPARSE, NONE = "full", "sliding", "linear", "sparse", "none"
+COMPRESSED, FEW_COMPRESSED = "compressed", "few compressed"  # DeepSeek-V4's: all of the compressed keys, or few
 # The words of `layer_types` and its like. A word that is not here is not priced.
 WORDS: dict[Any, str] = {
     "full_attention": FULL, "attention": FULL, "global_attention": FULL, "global": FULL, "full": FULL,
@@ -28,6 +29,7 @@ WORDS: dict[Any, str] = {
     "linear_attention": LINEAR, "mamba": LINEAR, "conv": LINEAR, "kda": LINEAR, "lightning_attention": LINEAR,
     "indexed_attention": SPARSE, "sparse_attention": SPARSE, "minimax_m3_sparse": SPARSE,
     "block_sparse_attention": SPARSE, "moe": NONE, "mlp": NONE,
+    "heavily_compressed_attention": COMPRESSED, "compressed_sparse_attention": FEW_COMPRESSED,
 }  # fmt: skip
 
 
@@ -62,6 +64,8 @@ def read_mixers(reader: Reader, layers: int) -> Mixers:
         if sliding is not None and replace(sliding, window=None, windowed_layers=()) == full:
             full, sliding = sliding, None  # one shape, some of whose layers slide
         shapes = {FULL: full, SLIDING: full if sliding is None else sliding, SPARSE: full if sparse is None else sparse}
+        if reader.model_type == "deepseek_v4":
+            shapes |= _one_vector(reader, layers)
         own = _own_sizes(reader, layers)
         reads, indexed = _shared_kv(reader, layers), _indexers(reader, layers)
         found: list[Mixer | None] = [linear if kind == LINEAR else None for kind in kinds]
@@ -165,6 +169,7 @@ def layer_kinds(reader: Reader, layers: int) -> list[str]:
         (("hybrid_override_pattern",), {"M": LINEAR, "*": FULL, "E": NONE, "-": NONE}),
         (("hybrid_layer_pattern", "sliding_window_layout"), {0: FULL, 1: SLIDING}),  # MiMo, SmallThinker
         (("attn_type_list",), {0: LINEAR, 1: FULL}),  # MiniMax
+        (("compress_ratios",), {0: SLIDING, 4: FEW_COMPRESSED, 128: COMPRESSED}),  # DeepSeek-V4
     ):
         listed = reader.listed(names, layers)
         if listed is not None:
@@ -322,6 +327,40 @@ def _sliding(reader: Reader, windowed: tuple[int, ...]) -> AttentionShape | None
     value = own_reader.whole(("swa_v_head_dim",), _value_dim(own_reader, width))
     gate = _gate(reader, heads, width)
     return _heads(heads, kv_heads, width, value, q_rank=base.q_rank, gate=gate, window=window, windowed_layers=windowed)
+
+
+def _one_vector(reader: Reader, layers: int) -> dict[str, AttentionShape]:
+    """DeepSeek-V4: one vector a token for all heads, a window of them, and compressed ones beside it."""
+    heads, width = reader.whole(HEADS), reader.whole(HEAD_DIM)
+    rates = reader.get("compress_rates")
+    rates = {"compressed_sparse_attention": 4, "heavily_compressed_attention": 128} if rates is None else rates
+    if not isinstance(rates, dict):
+        raise reader.error("must be an object", "compress_rates", rates)
+    window = AttentionShape(
+        kind="gqa" if heads > 1 else "mha",
+        heads=heads,
+        kv_heads=reader.whole(KV_HEADS, 1),
+        head_dim=width,
+        value_dim=width,
+        q_rank=reader.whole(Q_RANK),
+        own_values=False,
+        one_vector=True,
+        out_rank=reader.whole(("o_lora_rank",)),
+        out_groups=reader.whole(("o_groups",)),
+        window=reader.whole(WINDOW),
+        windowed_layers=tuple(range(layers)),
+    )
+    rate = Reader(rates, reader.file)
+    few = replace(
+        window,
+        compress=rate.whole(("compressed_sparse_attention",)),
+        compress_width=2 * width,  # two series, of which neighbours share one
+        sparse_keys=reader.whole(("index_topk",)),
+        index_heads=reader.whole(("index_n_heads",)),
+        index_dim=reader.whole(("index_head_dim",)),
+    )
+    most = replace(window, compress=rate.whole(("heavily_compressed_attention",)), compress_width=width)
+    return {SLIDING: window, COMPRESSED: most, FEW_COMPRESSED: few}
 
 
 def _sparse(reader: Reader, kinds: list[str]) -> AttentionShape | None:

@@ -25,6 +25,9 @@ NESTED = ("text_config", "language_config", "llm_config", "thinker_config")
 PUBLISHED = {
     "deepseek_v2": frozenset({"moe_layer_freq"}),
     "deepseek_v3": frozenset({"moe_layer_freq"}),
+    "deepseek_v4": frozenset({
+        "compress_ratios", "compress_rates", "o_groups", "o_lora_rank", "expert_dtype", "num_hash_layers",
+    }),
     "mimo_v2_flash": frozenset({
         "hybrid_layer_pattern", "moe_layer_freq", "swa_num_attention_heads", "swa_num_key_value_heads",
         "swa_head_dim", "swa_v_head_dim",

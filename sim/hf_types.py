@@ -172,7 +172,11 @@ def _fp8(described: Described) -> Scheme:
     block = described.config.get("weight_block_size")
     if block not in (None, [128, 128]):
         raise described.error("must be [128, 128], or absent", "weight_block_size", block)
-    return Scheme(rules=(), rest="fp8")
+    experts = described.config.get("expert_dtype", described.reader.get("expert_dtype"))  # DeepSeek-V4's
+    kind = {None: "fp8", "fp8": "fp8", "fp4": "mxfp4"}.get(experts) if isinstance(experts, str | None) else None
+    if kind is None:
+        raise described.error("fp8 or fp4", "expert_dtype", experts)
+    return Scheme(rules=(described.rule("", (r"re:.*\.experts\.",), kind),), rest="fp8")
 
 
 def _mxfp4(described: Described) -> Scheme:

@@ -8,14 +8,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from moecast.sim import element_types
-from moecast.sim.attention_shape import LinearAttention
+from moecast.sim.attention_shape import AttentionShape, LinearAttention
 
 if TYPE_CHECKING:
     from moecast.sim.model import ModelShape
     from moecast.sim.plan import Plan
     from moecast.sim.workload import Step, Workload
     from moecast.topology import Hardware
+
+Int = npt.NDArray[np.int64]
 
 LOW_LATENCY = "per_choice"
 MEMORY_FRACTION = 0.9
@@ -118,15 +123,23 @@ def _kv(model: ModelShape, plan: Plan, layer: int, steps: Sequence[Step], ranks:
     if isinstance(mixer, LinearAttention):
         sequences = max((int(step.sequences_G(ranks).max()) for step in steps), default=0)
         return -(-sequences * model.state_bytes_of(layer) // min(plan.tp, max(mixer.heads, 1)))
-    window = mixer.window_of(layer)
-    held = [step.held_G(ranks, window) for step in steps]
+    kept = [_kept_bytes_G(model, mixer, layer, step, ranks) for step in steps]
     if plan.dispatch == "stay":
         group = max(1, plan.ep // plan.tp)
-        most = max((int(h[g : g + group].sum()) for h in held for g in range(0, ranks, group)), default=0)
+        most = max((int(held[g : g + group].sum()) for held in kept for g in range(0, ranks, group)), default=0)
     else:
-        most = max((int(h.max()) for h in held), default=0)
+        most = max((int(held.max()) for held in kept), default=0)
     share = 1 if mixer.kind == "mla" else min(plan.tp, mixer.kv_heads)
-    return -(-most * model.kv_bytes_of(layer) // (share * plan.cp))
+    return -(-most // (share * plan.cp))
+
+
+def _kept_bytes_G(model: ModelShape, mixer: AttentionShape, layer: int, step: Step, ranks: int) -> Int:
+    """Bytes of one layer's keys and values of all sequences on each rank."""
+    parts = [
+        step.held_G(ranks, most) // each * model.cached_bytes(width) for most, each, width in mixer.keeps_of(layer)
+    ]
+    total_G: Int = np.sum(parts, axis=0)
+    return total_G
 
 
 def _activations(

@@ -371,9 +371,18 @@ class ModelShape:
         return "fp8" if self.weight_type == "fp8" else "bf16"
 
     def kv_bytes_of(self, layer_id: int) -> int:
-        """Bytes that one token adds to a hidden layer's KV cache; 0 where the layer keeps a state, or nothing."""
+        """Bytes that one token adds to a hidden layer's KV cache; 0 where the layer keeps a state, or nothing.
+
+        Of compressed keys a token adds its share of one.
+        """
         mixer = self.mixer_of(layer_id)
-        return element_types.cache_bytes(self.kv_type, mixer.kv_width) if isinstance(mixer, AttentionShape) else 0
+        return (
+            -(-self.cached_bytes(mixer.kv_width) // max(mixer.compress, 1)) if isinstance(mixer, AttentionShape) else 0
+        )
+
+    def cached_bytes(self, width: int) -> int:
+        """Bytes of so many elements in the KV cache."""
+        return element_types.cache_bytes(self.kv_type, width)
 
     def state_bytes_of(self, layer_id: int) -> int:
         """Bytes that one sequence keeps at a hidden layer whatever its length: float32, as engines keep states."""

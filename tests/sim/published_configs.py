@@ -779,6 +779,35 @@ MODELS |= {
             "vocab_size": 128896,
         },
     ),
+    # transformers' DeepseekV4Config defaults, under the names of DeepSeek's own files, which list the layer of
+    # multi-token prediction too; 284 B and 13 B: the model card of DeepSeek-V4-Flash.
+    "deepseek-v4-flash": (
+        284,
+        13,
+        {
+            "model_type": "deepseek_v4",
+            "vocab_size": 129280,
+            "hidden_size": 4096,
+            "moe_intermediate_size": 2048,
+            "num_hidden_layers": 43,
+            "num_nextn_predict_layers": 1,
+            "num_attention_heads": 64,
+            "num_key_value_heads": 1,
+            "head_dim": 512,
+            "q_lora_rank": 1024,
+            "o_groups": 8,
+            "o_lora_rank": 1024,
+            "num_experts_per_tok": 6,
+            "n_routed_experts": 256,
+            "n_shared_experts": 1,
+            "compress_ratios": [0, 0, *[4, 128] * 20, 4, 0],
+            "sliding_window": 128,
+            "index_n_heads": 64,
+            "index_head_dim": 128,
+            "index_topk": 512,
+            "tie_word_embeddings": False,
+        },
+    ),
     # Names as SGLang's models/grok.py reads them; 270 B and 115 B: as reported of the released weights.
     "grok-2": (
         270,
@@ -856,6 +885,7 @@ FORMS: dict[str, dict[str, Any]] = {
         "ignore": ["lm_head", "*self_attn*"],
         "kv_cache_scheme": {"num_bits": 8, "type": "float", "dynamic": False},
     },
+    "fp8 and fp4": {"quant_method": "fp8", "weight_block_size": [128, 128], "expert_dtype": "fp4"},
     "quark": {
         "quant_method": "quark",
         "global_quant_config": {"weight": {"dtype": "fp4", "group_size": 32, "qscheme": "per_group"}},

@@ -93,3 +93,23 @@ def test_attention_made_of_experts_is_refused() -> None:
     config = {"model_type": "jetmoe", "num_hidden_layers": 24, "num_local_experts": 8, "num_experts_per_tok": 2}
     with pytest.raises(MoecastError, match="model_type = 'jetmoe': experts of queries and outputs"):
         ModelShape.from_config(config, name="x")
+
+
+def test_compressed_keys_are_kept_and_read_as_deepseek_v4_does() -> None:
+    """Closed forms: a window of 128 vectors of 512, and one vector for 4 tokens (512 of them read) or for 128 (all)."""
+    shape = ModelShape.from_config(MODELS["deepseek-v4-flash"][2], name="x")
+    mixers = [shape.mixer_of(layer) for layer in range(4)]
+    slides, few, most = mixers[0], mixers[2], mixers[3]
+    assert isinstance(slides, AttentionShape)
+    assert isinstance(few, AttentionShape)
+    assert isinstance(most, AttentionShape)
+    assert slides.reads_of(0) == ((128, 1),)
+    assert few.reads_of(2) == ((128, 1), (512 * 4, 4))
+    assert most.reads_of(3) == ((128, 1), (None, 128))
+    assert [shape.kv_bytes_of(layer) for layer in range(4)] == [2 * 512, 2 * 512, 2 * (512 + 128) // 4, 2 * 512 // 128]
+    assert few.keeps_of(2) == ((128, 1, 512), (None, 4, 512 + 128))
+    base = 1024 * (4096 + 64 * 512) + 4096 * 512 + 64 * 512 * 1024 + 8 * 1024 * 4096
+    assert slides.parameters(4096) == base
+    assert most.parameters(4096) == base + 512 * (2 * 4096 + 128)
+    index = 1024 * 64 * 128 + 4096 * (4 * 128 + 64) + 4 * 256
+    assert few.parameters(4096) == base + 1024 * (2 * 4096 + 4) + index

@@ -35,6 +35,7 @@ EXPECTED = {
     "auto-round": ("int4", "int4", "int4"),  # one layer's queries are no tenth of attention
     "compressed-tensors": ("int4", "bf16", "bf16"),
     "modelopt": ("nvfp4", "nvfp4", "bf16"),
+    "fp8 and fp4": ("mxfp4", "fp8", "fp8"),  # DeepSeek-V4's
     "quark": ("mxfp4", "mxfp4", "bf16"),
 }
 
