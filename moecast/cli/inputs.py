@@ -227,7 +227,7 @@ def read_inputs(
     quiet: bool = False,
 ) -> Inputs:
     """Read and check everything a forecast needs, in the order that fails soonest; `quiet`: without progress."""
-    from moecast.cli import made
+    from moecast.cli import made, render
     from moecast.sim import Workload
     from moecast.topology import load_cluster
 
@@ -250,7 +250,8 @@ def read_inputs(
         shape = made.model_of(model, dims, types)
         trace, workload, said = made.routing_for(source, shape, workload, ranks=ranks, seed=seed, quiet=quiet)
         return Inputs(cluster=built, model=shape, trace=trace, workload=workload, notes=(*notes, *said))
-    shape, trace = _recorded_inputs(source, model, dims, types)
+    with render.progress("reading", quiet=quiet):
+        shape, trace = _recorded_inputs(source, model, dims, types)
     if tokens_per_rank is not None:
         return Inputs(cluster=built, model=shape, trace=trace, workload=workload, notes=notes)
     fitted, said = _fitted(trace, workload, ranks)

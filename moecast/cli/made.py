@@ -107,17 +107,19 @@ def _lifted(source: Source, model: ModelShape, workload: Workload, ranks: int, s
     from moecast.cli import render
     from moecast.traces import PHASES, concatenate, fit_trace, read_trace, shipped_trace_path, synthesise
 
-    recorded = read_trace(source.trace or shipped_trace_path())
-    own_T = recorded.phase_T == PHASES.index(workload.drawn_phase)
-    length_S = np.unique(recorded.sequence_T[own_T], return_counts=True)[1]
     with render.progress("making routing", quiet=quiet) as advance:
+        lifting, moved = render.two_halves(advance)
+        recorded = read_trace(source.trace or shipped_trace_path())
+        own_T = recorded.phase_T == PHASES.index(workload.drawn_phase)
+        length_S = np.unique(recorded.sequence_T[own_T], return_counts=True)[1]
         donors = fit_trace(recorded, phase=workload.drawn_phase)
         # Sequences differ in length: each rank may hold the rest of the longest one beyond what it is asked.
         mean = max(int(length_S.mean()), 1)
         sequences = sequences_needed(workload, ranks=ranks, length=mean) + ranks * math.ceil(length_S.max() / mean)
         tokens = _with_part(sequences, mean, source)
         shape = "x".join(map(str, model.shape_LEK))
-        return concatenate(list(synthesise(donors, shape=shape, tokens=tokens, seed=seed, progress=advance)))
+        made = synthesise(donors, shape=shape, tokens=tokens, seed=seed, progress=moved, lifting=lifting)
+        return concatenate(list(made))
 
 
 def _with_part(sequences: int, length: int, source: Source) -> int:

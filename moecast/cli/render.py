@@ -68,6 +68,13 @@ def progress(what: str, *, quiet: bool) -> Iterator[Advance | None]:
         yield lambda done, of: bar.update(task, completed=done, total=of)
 
 
+def two_halves(advance: Advance | None) -> tuple[Advance | None, Advance | None]:
+    """The two halves of a way that is shown as one."""
+    if advance is None:
+        return None, None
+    return (lambda done, of: advance(done, 2 * of)), (lambda done, of: advance(of + done, 2 * of))
+
+
 @contextlib.contextmanager
 def _lines(what: str) -> Iterator[Advance]:
     """Print how far the work is after `FIRST_LINE_S` and then every `LINE_EVERY_S`: for the logs of batch jobs.
@@ -91,6 +98,7 @@ def _lines(what: str) -> Iterator[Advance]:
         print_if_due()
 
     def watch() -> None:
+        print_if_due()
         while not ended.wait(0.5):
             print_if_due()
 

@@ -35,8 +35,9 @@ def report_command(
     from moecast.report import read_comparison, write_report
 
     check_outputs({"--out": out}, {str(file): file for file in files})
-    comparison = read_comparison(files, title=title)
-    write_report(comparison, out)
+    with render.progress("drawing", quiet=json):
+        comparison = read_comparison(files, title=title)
+        write_report(comparison, out)
     if json:
         render.echo_json({"report": str(out), "predictions": len(comparison.entries)})
     else:

@@ -204,7 +204,8 @@ def _show_trace(out: Path, *, json: bool) -> None:
     from moecast.cli import trace_tables as tables
     from moecast.traces import describe_trace, hash_trace
 
-    info, digest = describe_trace(out), hash_trace(out)
+    with render.progress("reading what was written", quiet=json) as advance:
+        info, digest = describe_trace(out, progress=advance), hash_trace(out)
     if json:
         render.echo_json({**tables.info_json(info), "out": str(out), "content_hash": digest})
     else:

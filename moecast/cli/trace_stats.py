@@ -93,7 +93,8 @@ def stats_command(
     if html is not None and shown.profile is not None:
         from moecast.report import write_trace_page
 
-        write_trace_page(shown.profile, html, plan=None if plan is None else placed.name)
+        with render.progress("drawing", quiet=json):
+            write_trace_page(shown.profile, html, plan=None if plan is None else placed.name)
     if json:
         render.echo_json(shown.json | ({} if html is None else {"html": str(html)}))
     else:

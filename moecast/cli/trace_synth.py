@@ -58,8 +58,7 @@ def synth_command(
         model = fit_trace(iter_trace(like, progress=advance), phase=phase, progress=advance)
     with render.progress("synthesising", quiet=json) as advance:
         # half of the way is making the donors' layers of another shape, half is making tokens of them
-        lifting = None if advance is None else lambda done, of: advance(done, 2 * of)
-        moved = None if advance is None else lambda done, of: advance(of + done, 2 * of)
+        lifting, moved = render.two_halves(advance)
         batches = synthesise(
             model, shape=wanted, tokens=tokens, seed=seed, topics=weights, progress=moved, lifting=lifting
         )

@@ -118,9 +118,10 @@ def validate_command(
         measured, first = _replay(inputs, asked, repeats=repeats, warmup=warmup, experts=experts)
         if not first:
             return
-    ladder = validate(
-        inputs.cluster, inputs.model, asked, inputs.trace, inputs.workload, measurement=measured, seed=seed
-    )
+    with render.progress("validating", quiet=json):
+        ladder = validate(
+            inputs.cluster, inputs.model, asked, inputs.trace, inputs.workload, measurement=measured, seed=seed
+        )
     answer = ladder.to_json() | {"measurement": None if measured is None else measured.to_json()}
     if out is not None and under_torchrun() and measured is not None:
         write_measurement(measured, out)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -267,3 +269,42 @@ def test_dims_are_said_and_dispatch_is_recorded(run: Run, small: Path) -> None:
 
 def test_version(run: Run) -> None:
     assert run("--version", check=True).stdout.startswith("moecast 0.")
+
+
+AT_ONCE = (
+    "from moecast.cli import main, render\n"
+    "render.FIRST_LINE_S = 0.0\n"  # otherwise six seconds, which no test of a small trace takes
+    "main()\n"
+)
+
+
+@pytest.mark.parametrize("command", ["simulate", "place", "validate", "report", "stats", "import", "synth"])
+def test_progress_goes_through_a_pipe_from_the_start(small: Path, tmp_path: Path, command: str) -> None:
+    trace, work = ("--trace", small / "t.parquet"), ("--tokens-per-rank", 4, "--steps", 1)
+    arguments: dict[str, tuple[object, ...]] = {
+        "simulate": ("simulate", *CLUSTER, *trace, *work, "--network", "bound", "--out", "p.json"),
+        "place": ("place", *CLUSTER, *trace, *work, "--solver", "contiguous", "--out", "plan.json"),
+        "validate": ("validate", *CLUSTER, *trace, *work),
+        "report": ("report", "p.json"),
+        "stats": ("trace", "stats", small / "t.parquet", "--quick"),
+        "import": ("trace", "import", "t.npz", "--out", "t.parquet"),
+        "synth": ("trace", "synth", "--like", small / "t.parquet", "--tokens", 50, "--out", "s.parquet"),
+    }
+    said = {
+        "simulate": ("reading", "simulating"), "place": ("reading", "placing by contiguous"),
+        "validate": ("reading", "validating"), "report": ("drawing",), "stats": ("counting",),
+        "import": ("importing", "reading what was written"), "synth": ("fitting", "synthesising"),
+    }  # fmt: skip
+    np.savez(tmp_path / "t.npz", law=np.tile(np.arange(2), (20, 1, 1)))
+
+    def run(which: str) -> str:
+        with (tmp_path / "stderr").open("w") as stderr:
+            line = [sys.executable, "-c", AT_ONCE, *map(str, arguments[which])]
+            subprocess.run(line, stdout=subprocess.DEVNULL, stderr=stderr, cwd=tmp_path, timeout=300, check=True)
+        return (tmp_path / "stderr").read_text()
+
+    if command == "report":
+        run("simulate")
+    told = run(command)
+    for what in said[command]:
+        assert re.search(rf"^{what}: (at work|\d+%) after \d+ s$", told, re.MULTILINE), told
