@@ -104,76 +104,55 @@ def _warnings(predictions: figures.Predictions) -> list[str]:
 
 
 def _pictures(predictions: figures.Predictions) -> list[Picture]:
-    last = list(predictions)[-1]
-    first = next(iter(predictions))
-    whole = all(prediction.whole for prediction in predictions.values())
+    wide = [
+        Picture(figure=draw(predictions), title=title, caption=caption) for title, caption, draw in _wide(predictions)
+    ]
+    return wide + _narrow(predictions)
+
+
+def _wide(predictions: figures.Predictions) -> list[tuple[str, str, Callable[[figures.Predictions], go.Figure]]]:
+    """The title and the caption of each picture of all plans, and what draws it."""
+    shown = list(predictions.values())
+    whole = all(prediction.whole for prediction in shown)
     step = "the step" if whole else "a MoE layer"
+    kinds = _explained(link["kind"] for prediction in shown for link in prediction.link_utilisation)
     wide: list[tuple[str, str, Callable[[figures.Predictions], go.Figure]]] = [
         (
             f"Where {step} goes",
             f"Mean over ranks; waiting for peers that compute is idle; the parts add up to the time of {step}.",
             figures.breakdown,
         ),
-        (
-            "What would help",
-            "Part of the step that twice of each resource saves, alone; below 0 it takes longer. What cannot save "
-            "1 % is left out. " + _explained(name for prediction in predictions.values() for name in prediction.gains),
-            figures.gains,
-        ),
         ("Load over ranks", "For each rank, its worst layer: choices served ÷ the layer's mean.", figures.rank_load),
-        (
-            "The fullest link of each kind",
-            "Share of its capacity used over the whole step. "
-            + _explained(link["kind"] for prediction in predictions.values() for link in prediction.link_utilisation),
-            figures.links,
-        ),
+        ("The fullest link of each kind", f"Share of its capacity used over the whole step. {kinds}", figures.links),
     ]
+    if any(prediction.gains for prediction in shown):
+        caption = "Part of the step that twice of each resource saves, alone; below 0 it takes longer. "
+        caption += "What cannot save 1 % is left out. "
+        caption += _explained(name for prediction in shown for name in prediction.gains)
+        wide.insert(1, ("What would help", caption, figures.gains))
     if whole:
         wide.insert(1, ("Every step", "Each point is one simulated step.", figures.step_times))
-    if whole and differences(list(predictions.values())):
+    if whole and differences(shown):
         caption = "Of different questions: up serves more, left answers sooner; neither alone is better."
         wide.insert(0, ("Throughput against latency", caption, figures.throughput))
-    pictures = [Picture(figure=draw(predictions), title=title, caption=caption) for title, caption, draw in wide]
-    pictures += [
-        Picture(
-            figure=figures.trade_off(predictions),
-            title="Balance against fan-out",
-            caption="Up is even, left is local; neither is a time.",
-            wide=False,
-        ),
-        *(
-            [
-                Picture(
-                    figure=figures.memory(predictions),
-                    title="Memory",
-                    caption="Of the fullest GPU, by part.",
-                    wide=False,
-                )
-            ]
-            if whole
-            else []
-        ),
-        *(
-            Picture(
-                figure=figures.load_heatmap(predictions[plan]),
-                title=f"Load of each rank and layer: {plan}",
-                caption="Red ranks make the others wait.",
-                wide=False,
-            )
-            for plan in dict.fromkeys((first, last))
-        ),
-    ]
+    return wide
+
+
+def _narrow(predictions: figures.Predictions) -> list[Picture]:
+    """What stands side by side, the first plan beside the last."""
+    compared = {plan: predictions[plan] for plan in (next(iter(predictions)), list(predictions)[-1])}
+    balance = figures.trade_off(predictions)
+    pictures = [("Balance against fan-out", "Up is even, left is local; neither is a time.", balance)]
+    if all(prediction.whole for prediction in predictions.values()):
+        pictures.append(("Memory", "Of the fullest GPU, by part.", figures.memory(predictions)))
+    for plan, prediction in compared.items():
+        title = f"Load of each rank and layer: {plan}"
+        pictures.append((title, "Red ranks make the others wait.", figures.load_heatmap(prediction)))
     most = max(_most_sent(prediction) for prediction in predictions.values())
-    for plan in dict.fromkeys((first, last)):
-        pictures.append(
-            Picture(
-                figure=figures.traffic(predictions[plan], most),
-                title=f"Who sends how much to whom: {plan}",
-                caption="Dispatched bytes per step, the same colours in both.",
-                wide=False,
-            )
-        )
-    return pictures
+    for plan, prediction in compared.items():
+        title, caption = f"Who sends how much to whom: {plan}", "Dispatched bytes per step, the same colours in both."
+        pictures.append((title, caption, figures.traffic(prediction, most)))
+    return [Picture(figure=figure, title=title, caption=text, wide=False) for title, text, figure in pictures]
 
 
 def _explained(names: Iterable[str]) -> str:

@@ -221,3 +221,10 @@ def test_what_has_no_name_in_the_field_is_explained_where_it_is_shown(
     page = report(tmp_path, replace(answers["before"], gains={"copy issue": 0.3}, link_utilisation=(link,)))
     assert f"copy issue: {text}" in page
     assert f"copy-issue: {text}" in page
+
+
+def test_what_was_not_asked_for_is_not_drawn(tmp_path: Path, answers: dict[str, Prediction]) -> None:
+    page = report(tmp_path, replace(answers["before"], gains={}, bottleneck="nothing tried"))
+    assert "What would help" not in page
+    assert table_of(page)["bottleneck"] == ["nothing tried"]
+    assert page.count("Load of each rank and layer: run-0") == 1  # one plan is first and last
