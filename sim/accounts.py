@@ -18,7 +18,7 @@ def link_bytes(program: StepProgram) -> Float:
         if isinstance(stage, Exchange):
             flows = stage.flows
             _add_link_bytes(flows.bytes_F, flows.offsets_F1, flows.link_X, flows.share_X, total_J)
-    return total_J
+    return program.on_every_link(total_J)
 
 
 def busy_seconds(

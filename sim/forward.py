@@ -21,6 +21,7 @@ from moecast.sim.collectives.template import no_flows
 from moecast.sim.collectives.tensor_parallel import hidden_template
 from moecast.sim.layout import Layout
 from moecast.sim.model import ModelShape
+from moecast.sim.network.links import narrowest_links
 from moecast.sim.plan import Plan
 from moecast.sim.program import Compute, Exchange, Flows, Kind, Stage, StepProgram
 from moecast.sim.replicas import ReplicaTable
@@ -62,6 +63,7 @@ class Setting:
     context_flows: FlowTemplate | None
     hidden_flows: FlowTemplate | None
     capacity_J: Float
+    narrowest_J: Int
     link_names_J: tuple[str, ...]
 
     @classmethod
@@ -79,6 +81,14 @@ class Setting:
         layout = Layout.of(cluster, plan, seed=seed)
         mode = mode_of(plan.dispatch, phase)
         collective = collective_for(mode, layout)
+        flows = [
+            collective.dispatch(layout, mode, model.copy_bytes(plan.dispatch_type or model.dispatch_type)),
+            collective.combine(layout, mode, model.copy_bytes(plan.combine_type or "bf16")),
+        ]
+        context_flows = collective.dispatch(layout, mode, model.kv_bytes_per_token) if mode.stay else None
+        hidden_flows = hidden_template(layout, plan.tp, 2 * model.hidden) if plan.tp > 1 else None
+        capacity_J = link_capacity(layout)
+        narrowest_J = narrowest_links((f.paths for f in (*flows, context_flows, hidden_flows) if f), capacity_J)
         return cls(
             model=model,
             plan=plan,
@@ -86,13 +96,12 @@ class Setting:
             mode=mode,
             layout=layout,
             table=ReplicaTable.of(plan, layout.domain_G, node_G=layout.node_G),
-            dispatch_flows=collective.dispatch(
-                layout, mode, model.copy_bytes(plan.dispatch_type or model.dispatch_type)
-            ),
-            combine_flows=collective.combine(layout, mode, model.copy_bytes(plan.combine_type or "bf16")),
-            context_flows=collective.dispatch(layout, mode, model.kv_bytes_per_token) if mode.stay else None,
-            hidden_flows=hidden_template(layout, plan.tp, 2 * model.hidden) if plan.tp > 1 else None,
-            capacity_J=link_capacity(layout),
+            dispatch_flows=flows[0].on_narrowest(narrowest_J),
+            combine_flows=flows[1].on_narrowest(narrowest_J),
+            context_flows=context_flows and context_flows.on_narrowest(narrowest_J),
+            hidden_flows=hidden_flows and hidden_flows.on_narrowest(narrowest_J),
+            capacity_J=capacity_J,
+            narrowest_J=narrowest_J,
             link_names_J=link_names(layout),
         )
 
@@ -251,6 +260,7 @@ class ForwardPass:
             stages=tuple(stages),
             n_ranks=self.setting.layout.n_ranks,
             capacity_J=self.setting.capacity_J,
+            narrowest_J=self.setting.narrowest_J,
             link_names_J=self.setting.link_names_J,
         )
 

@@ -5,7 +5,7 @@ Axes: G rank, S source rank, N domain.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from moecast.arrays import whole_numbers
 from moecast.errors import MoecastError
 from moecast.sim.plan import Plan
-from moecast.topology import Cluster
+from moecast.topology import Cluster, Routes
 
 Int32 = npt.NDArray[np.int32]
 
@@ -48,6 +48,7 @@ class Layout:
     group_G: Int32
     relay_SN: Int32
     seed: int
+    _routes: dict[bytes, Routes] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         gpu_G = whole_numbers("gpu_G", self.gpu_G, most=self.cluster.n_gpus - 1, dtype=np.int32)
@@ -92,6 +93,14 @@ class Layout:
             relay_SN=_relays(group_G, domain_G, cluster.index_in_domain_G[gpu_G], cluster.n_domains),
             seed=seed,
         )
+
+    def routes(self, source_F: Int32, destination_F: Int32) -> Routes:
+        """Paths between ranks; kept, since dispatch, combine and others send between the same pairs."""
+        key = np.concatenate([source_F, destination_F]).astype(np.int32).tobytes()
+        if key not in self._routes:
+            found = self.cluster.routes(self.gpu_G[source_F], self.gpu_G[destination_F], seed=self.seed)
+            self._routes[key] = found
+        return self._routes[key]
 
     @property
     def n_ranks(self) -> int:

@@ -85,12 +85,21 @@ class StepProgram:
 
     `capacity_J` has the cluster's links first, then two issue links for each GPU, for its copies over NVLink and over
     its NIC: what the sender's time is taken by (one second per second).
+
+    `narrowest_J` tells for each link on which one its flows stand: links in a row, such as a GPU's PCIe and its NIC or
+    the uplinks that a leaf sprays over, carry the same flows, and only the narrowest is in the flows' paths. None: each
+    link stands for itself.
     """
 
     stages: tuple[Stage, ...]
     n_ranks: int
     capacity_J: Float
     link_names_J: tuple[str, ...]
+    narrowest_J: Int | None = None
+
+    def on_every_link(self, units_J: Float) -> Float:
+        """What each link carries [J], from what stands on those in the flows' paths."""
+        return units_J if self.narrowest_J is None else units_J[self.narrowest_J]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -126,7 +126,8 @@ class TimeTally:
         self._units_J += times.link_bytes_J
         for stage in program.stages:
             if isinstance(stage, Exchange):
-                self._bytes_J += link_bytes(stage.flows, len(self._bytes_J), self._n_links)
+                bytes_J = link_bytes(stage.flows, len(self._bytes_J), self._n_links)
+                self._bytes_J += program.on_every_link(bytes_J)
 
     def fields(self) -> dict[str, Any]:
         """Give the Prediction's fields."""

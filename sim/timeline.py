@@ -176,7 +176,8 @@ def _link_rates(program: StepProgram, times: StepTimes, link_kind_J: tuple[str, 
         if isinstance(stage, Exchange) and stage.flows.n:
             begin, end = times.enter_SG[index].min(), times.leave_SG[index].max()
             if end > begin:
-                load = np.bincount(of_kind_J, link_load(stage.flows, len(of_kind_J)), len(kinds))
+                load_J = program.on_every_link(link_load(stage.flows, len(of_kind_J)))
+                load = np.bincount(of_kind_J, load_J, len(kinds))
                 changes += [(begin, load / (end - begin)), (end, -load / (end - begin))]
     changes.sort(key=lambda change: change[0])
     rate = np.zeros(len(kinds))

@@ -8,7 +8,7 @@ Axes: F flow, X (flow, link) pair, R (flow, parent) pair, S source rank, D desti
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from moecast.arrays import whole_numbers
 from moecast.compiled import njit
 from moecast.sim.collectives.links import link_capacity, row_max, with_issue_links
 from moecast.sim.layout import Layout
+from moecast.sim.network.links import Paths, kept_pairs
 from moecast.sim.program import Flows
 
 Float = npt.NDArray[np.float64]
@@ -127,10 +128,9 @@ class FlowTemplate:
         messages
             Each copy costs its sender `Hardware.message_s` on top of the time of its bytes (`with_issue_links`).
         """
-        cluster, gpu_G = layout.cluster, layout.gpu_G
-        routes = cluster.routes(gpu_G[legs.source_F], gpu_G[legs.destination_F], seed=layout.seed)
+        routes = layout.routes(legs.source_F, legs.destination_F)
         offsets_F1, link_X, share_X = routes.offsets_F1, routes.link_X, routes.share_X
-        if messages and cluster.hardware.message_s > 0:
+        if messages and layout.cluster.hardware.message_s > 0:
             offsets_F1, link_X, share_X = with_issue_links(layout, legs.source_F, routes, copy_bytes)
         capacity_J = link_capacity(layout)
         order = np.argsort(legs.child_R, kind="stable")
@@ -146,6 +146,16 @@ class FlowTemplate:
             parent_offsets_F1=np.concatenate([[0], np.cumsum(parents_F)]),
             parent_R=legs.parent_R[order],
         )
+
+    @property
+    def paths(self) -> Paths:
+        """The links of each flow."""
+        return self.offsets_F1, self.link_X, self.share_X
+
+    def on_narrowest(self, narrowest_J: Int) -> FlowTemplate:
+        """Leave out of the paths the links that are not the narrowest of their row."""
+        offsets_F1, link_X, share_X = kept_pairs(*self.paths, narrowest_J)
+        return replace(self, offsets_F1=offsets_F1, link_X=link_X, share_X=share_X)
 
     def copies_F(self, counts_C: Int) -> Int:
         """Copies that each possible flow carries, `PRESENCE` flows zero."""

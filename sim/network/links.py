@@ -5,26 +5,37 @@ Axes: J link, F flow, X (flow, link) pair.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from moecast.sim.compiled import entry
 from moecast.sim.program import Exchange, Float, Int, Int32, StepProgram
 
+Paths = tuple[Int, Int32, Float]
+"""The links of flows as a CSR: `offsets_F1`, `link_X` and `share_X`."""
+
 
 def parallel_links(program: StepProgram) -> Int:
+    """For each link [J] the narrowest of those that carry the same flows of a program; see `narrowest_links`."""
+    if program.narrowest_J is not None:  # the others are not in the flows' paths any more
+        return np.arange(len(program.capacity_J))
+    exchanges = (stage.flows for stage in program.stages if isinstance(stage, Exchange))
+    return narrowest_links(((f.offsets_F1, f.link_X, f.share_X) for f in exchanges), program.capacity_J)
+
+
+def narrowest_links(paths: Iterable[Paths], capacity_J: Float) -> Int:
     """For each link [J] the narrowest of those that carry the same flows with the same shares.
 
     A GPU's PCIe and its NIC, the n uplinks over which a leaf sprays: all but one may be left out of the sharing, and
     every rate stays what it was.
     """
-    class_J = np.zeros(len(program.capacity_J), np.int64)
+    class_J = np.zeros(len(capacity_J), np.int64)
     classes = 1
-    for stage in program.stages:
-        if isinstance(stage, Exchange):
-            flows = stage.flows
-            classes = _refine(flows.offsets_F1, flows.link_X, flows.share_X, class_J, classes)
-            class_J, classes = _renumbered(class_J)
-    narrowest_first = np.lexsort((np.arange(len(class_J)), program.capacity_J, class_J))
+    for offsets_F1, link_X, share_X in paths:
+        classes = _refine(offsets_F1, link_X, share_X, class_J, classes)
+        class_J, classes = _renumbered(class_J)
+    narrowest_first = np.lexsort((np.arange(len(class_J)), capacity_J, class_J))
     _, first, inverse = np.unique(class_J[narrowest_first], return_index=True, return_inverse=True)
     bottleneck_J = np.empty(len(class_J), np.int64)
     bottleneck_J[narrowest_first] = narrowest_first[first[inverse]]
