@@ -61,7 +61,8 @@ def ask(nodes: int, layers: int, network: str) -> str:
     done = time.process_time()
     pairs = sum(len(stage.flows.link_X) for stage in program.stages if isinstance(stage, Exchange))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return f"{network:>11} {built - start:13.2f} {done - built:10.2f} {1e3 * times.step_time_s:8.3f} {peak:8.0f} {pairs:11,}"
+    spent = f"{built - start:13.2f} {done - built:10.2f} {1e3 * times.step_time_s:8.3f}"
+    return f"{network:>11} {spent} {peak:8.0f} {pairs:11,}"
 
 
 if __name__ == "__main__":
