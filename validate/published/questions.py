@@ -26,8 +26,6 @@ DEEPEP_NODES_PER_TOKEN = 4
 MOST_ROWS = 18_432
 """Different tokens that a whole step draws, all of a decode step's; a multiple of the 64 that even routing deals."""
 
-"""Beyond this the fluid rung takes minutes for one exchange of single copies; the bound answers."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenExchange:
