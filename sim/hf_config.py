@@ -7,14 +7,16 @@ that stand in `_of_family`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from moecast.sim.attention_shape import AttentionShape
-from moecast.sim.hf_attention import HIDDEN, Mixers, read_mixers
+from moecast.sim.hf_attention import HIDDEN, KV_RANK, Q_RANK, WINDOW, Mixers, read_mixers
+from moecast.sim.hf_fields import FIELDS_OF
 from moecast.sim.hf_layers import hidden_layers, moe_layers, no_mlp_layers
-from moecast.sim.hf_reader import Reader
+from moecast.sim.hf_reader import BY_LAYER, PUBLISHED, Reader
 from moecast.sim.hf_types import read_types
 
 EXPERTS = (
@@ -82,7 +84,35 @@ def shape_fields(
         **_groups(reader),
     }
     fields |= _of_family(reader, fields)
+    _check_unread(reader)
     return fields | read_types(reader, beside, _layers_of(fields, mixers))
+
+
+_TELLING = re.compile(
+    r"lora_(rank|dim)|(sliding|swa|attention|attn|kv|linear)\w*(layout|pattern|layer_ids)$|cross_layer|cla_|kv_shar"
+    r"|compress|index_topk|sparse_attention"
+)
+"""Names by which configs say what changes the weights or the keys of attention."""
+_READ = frozenset().union(*FIELDS_OF.values(), *PUBLISHED.values(), BY_LAYER, KV_RANK, Q_RANK, WINDOW) | {
+    "sliding_window_layout", "sliding_window_pattern", "local_layer_ids", "compress_rope_theta",
+}  # fmt: skip
+
+
+def _check_unread(reader: Reader) -> None:
+    """Refuse what a class that is not known says of its attention under a name that is not read.
+
+    Raises
+    ------
+    MoecastError
+        There is such a field, and it is not empty, false or 0.
+    """
+    if reader.known:
+        return
+    for name, value in reader.config.items():
+        if isinstance(name, str) and value and name not in _READ and _TELLING.search(name):
+            raise reader.error(
+                "what this class means by it is not known, and it may change what is priced", name, value
+            )
 
 
 def _layers_of(fields: dict[str, Any], mixers: Mixers) -> dict[str, list[int]]:

@@ -174,8 +174,8 @@ def _kind(model: ModelShape, layer: int) -> str:
     heads = "" if mixer.heads == model.attention.heads else f", {mixer.heads} heads"
     keys = "" if mixer.own_kv else ", another layer's keys"
     if mixer.compress:
-        few = f" of {mixer.sparse_keys} at most" if mixer.sparse_keys else ""
-        return f"{mixer.kind}{heads}, window {mixer.window}, and keys for {mixer.compress} tokens each{few}"
+        most = f"{mixer.sparse_keys} " if mixer.sparse_keys else ""
+        return f"{mixer.kind}{heads}, window {mixer.window} + {most}keys of {mixer.compress} tokens"
     if (window := mixer.window_of(layer)) is not None:
         return f"{mixer.kind}{heads}, window {window}{keys}"
     return f"{mixer.kind}{heads}, {mixer.sparse_keys} keys" if mixer.sparse_keys else f"{mixer.kind}{heads}{keys}"

@@ -113,3 +113,14 @@ def test_compressed_keys_are_kept_and_read_as_deepseek_v4_does() -> None:
     assert most.parameters(4096) == base + 512 * (2 * 4096 + 128)
     index = 1024 * 64 * 128 + 4096 * (4 * 128 + 64) + 4 * 256
     assert few.parameters(4096) == base + 1024 * (2 * 4096 + 4) + index
+
+
+@pytest.mark.parametrize("name", ["cross_layer_share_factor", "kv_latent_lora_dim", "attn_layout", "kv_compress_rate"])
+def test_what_an_unknown_class_says_of_its_attention_is_not_passed_over(name: str) -> None:
+    """The next openPangu or Hunyuan is refused by the field, not read as if it were not there."""
+    config = MODELS["pangu-pro-moe"][2] | {"model_type": "next", "first_k_dense_replace": 0}
+    ModelShape.from_config(config | {name: None}, name="x")
+    with pytest.raises(MoecastError, match=f"{name} = 2: what this class means by it is not known"):
+        ModelShape.from_config(config | {name: 2}, name="x")
+    known = MODELS["mixtral-8x22b"][2] | {name: 2}  # a class that is known reads no such field
+    assert ModelShape.from_config(known, name="x").attention.kind == "gqa"
