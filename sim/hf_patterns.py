@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 MOST_PATTERNS = 2000  # that are more than names; lists of each layer's modules have some hundreds
+MOST_SEARCHES = 256  # of them that look for something in the names of all layers
 MOST_VARIANTS = 256  # of one expression, its alternatives multiplied out
 MOST_TEXT = 400  # characters of one expression
 
@@ -44,8 +45,11 @@ class Names:
         self._names = frozenset(word for word in words - shell if not word.startswith("re:"))
         if len(shell) + len(regular) > MOST_PATTERNS:
             raise ValueError(f"at most {MOST_PATTERNS} patterns are read, here are {len(shell) + len(regular)}")
-        variants = [*map(_shell, sorted(shell)), *map(_read, sorted(regular))]
-        self._pattern = _compiled([parts for several in variants for parts in several])
+        several = [*map(_shell, sorted(shell)), *map(_read, sorted(regular))]
+        variants = [parts for alternatives in several for parts in alternatives]
+        if len(variants) > MOST_PATTERNS or sum(map(_searches, variants)) > MOST_SEARCHES:
+            raise ValueError(f"more than {MOST_SEARCHES} patterns search all of a name, alternatives multiplied out")
+        self._pattern = _compiled(variants)
 
     def __contains__(self, name: str) -> bool:
         parts = name.split(".")
@@ -53,6 +57,12 @@ class Names:
         if self._names and any(part in self._names for part in inside):
             return True
         return self._pattern is not None and self._pattern.match(name) is not None
+
+
+def _searches(parts: _Parts) -> bool:
+    """Whether it has to look for something behind a `.*`, and no number before that tells it to stop."""
+    at = parts.index(ANY) if ANY in parts else len(parts)
+    return at < len(parts) - 1 and not any(part.isdigit() for part in parts[:at])
 
 
 def _compiled(variants: list[_Parts]) -> re.Pattern[str] | None:

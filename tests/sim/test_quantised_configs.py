@@ -216,3 +216,17 @@ def test_any_text_is_a_pattern_or_refused(text: str, name: str) -> None:
 def test_no_expression_of_a_file_searches_for_long() -> None:
     name = "model.layers.0." + "a" * 400
     assert name not in Names(["re:" + ".*a" * 60 + "b", "re:" + "a?" * 7 + "b", "*a" * 60 + "b"])
+
+
+SLOW = {
+    "expressions": [rf"re:.*layers\.{i}\..*(a|b|c)_proj.*x{i}" for i in range(1000)],
+    "alternatives": ["re:" + "(a|b)" * 7 + str(i) for i in range(200)],
+    "shell patterns": [f"model.*_{i}x" for i in range(1999)],
+    "too many": [f"model.layers.{i}.*x" for i in range(3000)],
+}
+
+
+@pytest.mark.parametrize("kind", SLOW)
+def test_lists_that_would_take_long_are_refused(kind: str) -> None:
+    with pytest.raises(MoecastError, match="patterns"):
+        types(FORMS["fp8"] | {"ignored_layers": SLOW[kind]})
