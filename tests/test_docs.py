@@ -55,8 +55,9 @@ def test_recipes_run(tmp_path: Path) -> None:
         assert done.returncode == 0, f"{line}\n{done.stderr}"
 
 
-def test_invariants_name_tests_that_exist() -> None:
-    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "docs" / "invariants.md").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("page", ["invariants.md", "bad-input.md"])
+def test_pages_name_tests_that_exist(page: str) -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "docs" / page).read_text(encoding="utf-8"))
     assert len(named) >= 10
     for file, function in named:
         assert f"def {function}(" in (ROOT / file).read_text(encoding="utf-8"), f"{file}::{function}"

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from moecast.cli import capture, collective, demo, model, place, report, simulate, topology, trace, validate
-from moecast.cli.plain import plain_streams
+from moecast.cli.plain import plain_streams, say
 from moecast.errors import MoecastError
 
 app = typer.Typer(
@@ -36,7 +36,7 @@ def _version(asked: bool) -> None:
     if asked:
         from moecast import __version__
 
-        typer.echo(f"moecast {__version__}")
+        say(f"moecast {__version__}")
         raise typer.Exit
 
 
@@ -88,4 +88,4 @@ def main() -> None:
 
 
 def _say(line: str) -> None:
-    typer.echo(f"moecast: {line}", err=True)
+    say(f"moecast: {line}", err=True)

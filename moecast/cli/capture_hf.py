@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from moecast.cli import options
+from moecast.cli.plain import say
 
 
 def hf_command(
@@ -101,7 +102,7 @@ def hf_command(
         with quiet(), render.progress("capturing", quiet=json) as advance:
             outcome = run(source, text, out, config, advance=advance)
     except KeyboardInterrupt:
-        typer.echo(f"moecast: interrupted; {_kept(out)}", err=True)
+        say(f"moecast: interrupted; {_kept(out)}", err=True)
         raise typer.Exit(130) from None
     info, digest = describe_trace(out), hash_trace(out)
     if json:

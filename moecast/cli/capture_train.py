@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from moecast.cli.plain import say
+
 if TYPE_CHECKING:
     from moecast.traces.capture.own.run import Outcome
 
@@ -78,7 +80,7 @@ def train_command(
         raise MoecastError("is missing: where to write", field="--out")
     if policy != "all":
         outcome = trained(policy, out)
-        typer.echo(json.dumps(summary.as_json(outcome), indent=2) if as_json else summary.as_text(outcome))
+        say(json.dumps(summary.as_json(outcome), indent=2) if as_json else summary.as_text(outcome))
         return
     if not out.is_dir():
         raise MoecastError("with --policy all, name a folder that exists", file=out)
@@ -87,15 +89,15 @@ def train_command(
     for name in POLICIES:
         file = out / f"{name}.parquet"
         if file.exists():
-            typer.echo(f"{name}: already there", err=True)
+            say(f"{name}: already there", err=True)
             continue
-        typer.echo(f"{name}: {POLICIES[name].summary}", err=True)
+        say(f"{name}: {POLICIES[name].summary}", err=True)
         outcome = trained(name, file, material, draws=0)
         found[name] = summary.as_json(outcome)
         if not as_json:
-            typer.echo(f"# {name}\n\n{summary.as_text(outcome)}\n")
+            say(f"# {name}\n\n{summary.as_text(outcome)}\n")
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
+        say(json.dumps(found, indent=2))
 
 
 def _print_policies(as_json: bool) -> None:
@@ -103,7 +105,7 @@ def _print_policies(as_json: bool) -> None:
 
     if as_json:
         told = {name: {"summary": policy.summary, "source": policy.source} for name, policy in POLICIES.items()}
-        typer.echo(json.dumps(told, indent=2))
+        say(json.dumps(told, indent=2))
         return
     for name, policy in POLICIES.items():
-        typer.echo(f"{name:<15}{policy.summary}\n{'':<15}{policy.source}")
+        say(f"{name:<15}{policy.summary}\n{'':<15}{policy.source}")

@@ -19,6 +19,13 @@ def plain_streams() -> None:
             stream.reconfigure(errors=_HANDLER)
 
 
+def say(text: str, *, err: bool = False) -> None:
+    """Print a line as the stream takes it: click's own `echo` writes UTF-8 to streams that say they know ASCII only."""
+    stream = sys.stderr if err else sys.stdout
+    stream.write(f"{text}\n")
+    stream.flush()
+
+
 def _plainer(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error

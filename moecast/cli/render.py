@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import typer
+from moecast.cli.plain import say
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +34,7 @@ def console() -> Console:
 
 def echo_json(value: Any) -> None:
     """Print one JSON value and nothing else."""
-    typer.echo(json.dumps(value, allow_nan=False))
+    say(json.dumps(value, allow_nan=False))
 
 
 @contextlib.contextmanager
@@ -90,7 +90,7 @@ def _lines(what: str) -> Iterator[Advance]:
             passed, (done, of) = time.monotonic() - start, told
             if passed >= FIRST_LINE_S + printed * LINE_EVERY_S and not ended.is_set():
                 printed = max(printed + 1, int((passed - FIRST_LINE_S) // max(LINE_EVERY_S, 1e-9)) + 1)
-                typer.echo(f"{what}: {f'{done / of:.0%}' if of else 'at work'} after {passed:.0f} s", err=True)
+                say(f"{what}: {f'{done / of:.0%}' if of else 'at work'} after {passed:.0f} s", err=True)
 
     def advance(done: int, of: int) -> None:
         nonlocal told

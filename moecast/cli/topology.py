@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moecast.cli import options
+from moecast.cli.plain import say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -111,7 +112,7 @@ def show_command(
     if not json:
         for file in (html, yaml):
             if file is not None:
-                typer.echo(f"wrote {file}")
+                say(f"wrote {file}")
 
 
 @app.command(
@@ -171,7 +172,7 @@ def import_command(
         _print_json(_as_json(built, None, 0))
     else:
         _print_cluster(_console(), built, None, 0, every_link=False)
-        typer.echo(f"wrote {out}")
+        say(f"wrote {out}")
 
 
 def _ends(path: str, cluster: Cluster) -> tuple[int, int]:
@@ -322,7 +323,7 @@ def _as_json(cluster: Cluster, ends: tuple[int, int] | None, seed: int) -> dict[
 def _print_json(content: object) -> None:
     import json
 
-    typer.echo(json.dumps(content, indent=2))
+    say(json.dumps(content, indent=2))
 
 
 def _console() -> Console:

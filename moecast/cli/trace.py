@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moecast.cli import options
+from moecast.cli.plain import say
 from moecast.cli.trace_import import import_command
 from moecast.cli.trace_stats import stats_command
 from moecast.cli.trace_synth import synth_command
@@ -70,4 +71,4 @@ def export_command(
     if json:
         render.echo_json({"out": str(out), "tokens": tokens, "file_bytes": out.stat().st_size})
     else:
-        typer.echo(f"{tokens} tokens written to {out}")
+        say(f"{tokens} tokens written to {out}")

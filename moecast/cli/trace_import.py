@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moecast.cli import options
+from moecast.cli.plain import say
 
 if TYPE_CHECKING:
     from moecast.sim.moe_sizes import MoeSizes
@@ -144,7 +145,7 @@ def import_command(
         _show_table(opened, out, json=json)
     else:
         for warning in opened.warnings:
-            typer.echo(f"warning: {warning}", err=True)
+            say(f"warning: {warning}", err=True)
         _show_trace(out, json=json)
 
 

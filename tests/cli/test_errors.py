@@ -178,6 +178,12 @@ def test_a_terminal_that_knows_ascii_only(run: Run, asked: list[str]) -> None:
         assert " us" in done.stdout
 
 
+def test_a_terminal_that_knows_ascii_only_is_told_what_is_wrong(run: Run) -> None:
+    done = run("model", "show", "x" * 100, env={"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"})
+    refused(done, "xxx...: no such file")
+    assert done.stderr.isascii()
+
+
 def test_an_output_that_is_an_input_is_refused_before_any_work(run: Run, small: Path, tmp_path: Path) -> None:
     trace = tmp_path / "t.parquet"
     trace.write_bytes((small / "t.parquet").read_bytes())

@@ -42,11 +42,18 @@ def main() -> int:
     whole = sum(TARGETS[name].share for name in names)
     counts = {name: math.ceil(asked.inputs * TARGETS[name].share / whole) for name in names}
     begin = time.monotonic()
+    print(_ROW.format("target", "inputs", "read", "refused", "rules", "faults", "slowest", "peak"))  # noqa: T201
+    tallies = []
     with ThreadPoolExecutor(asked.jobs) as pool:
-        tallies = list(pool.map(lambda name: _apart(name, counts[name], seed, asked.keep), names))
-    failed = _show(tallies)
-    print(f"{sum(tally.inputs for tally in tallies):,} inputs in {time.monotonic() - begin:.0f} s, {failed} faults")  # noqa: T201
-    return int(failed > 0)
+        for tally in pool.map(lambda name: _apart(name, counts[name], seed, asked.keep), names):
+            tallies.append(tally)
+            _show(tally)
+    kinds = [(tally.target, kind, *found) for tally in tallies for kind, found in tally.failures.items()]
+    for target, kind, count, path in kinds:
+        print(f"{target}: {count} x {kind}\n    {path}")  # noqa: T201
+    took_s = time.monotonic() - begin
+    print(f"{sum(tally.inputs for tally in tallies):,} inputs in {took_s:.0f} s, {len(kinds)} kinds of fault")  # noqa: T201
+    return int(bool(kinds))
 
 
 def _apart(name: str, inputs: int, seed: int, keep: Path) -> Tally:
@@ -65,23 +72,17 @@ def _apart(name: str, inputs: int, seed: int, keep: Path) -> Tally:
     return Tally(**found | {"rules": set(found["rules"]), "failures": failures})
 
 
-def _show(tallies: list[Tally]) -> int:
-    """Print the table and the faults; how many kinds of fault there are."""
-    print(f"{'target':<24}{'inputs':>8}{'read':>8}{'refused':>8}{'rules':>7}{'faults':>7}{'slowest':>9}{'peak':>9}")  # noqa: T201
-    kinds = 0
-    for tally in tallies:
-        if tally.inputs and tally.read < LEAST_READ * tally.inputs:
-            tally.failures[f"fewer than {LEAST_READ:.0%} of the inputs are read"] = 0, ""
-        faults = sum(count for count, _ in tally.failures.values())
-        kinds += len(tally.failures)
-        print(  # noqa: T201
-            f"{tally.target:<24}{tally.inputs:>8}{tally.read:>8}{tally.refused:>8}{len(tally.rules):>7}{faults:>7}"
-            f"{tally.slowest_s:>7.2f} s{tally.peak_bytes / 2**20:>5.0f} MiB"
-        )
-    for tally in tallies:
-        for kind, (count, path) in tally.failures.items():
-            print(f"{tally.target}: {count} x {kind}\n    {path}")  # noqa: T201
-    return kinds
+_ROW = "{:<24}{:>8}{:>8}{:>8}{:>7}{:>7}{:>10}{:>10}"
+
+
+def _show(tally: Tally) -> None:
+    """Print a target's row."""
+    if tally.inputs and tally.read < LEAST_READ * tally.inputs:
+        tally.failures[f"fewer than {LEAST_READ:.0%} of the inputs are read"] = 1, ""
+    faults = sum(count for count, _ in tally.failures.values())
+    slowest, peak = f"{tally.slowest_s:.2f} s", f"{tally.peak_bytes / 2**20:.0f} MiB"
+    counts = (tally.inputs, tally.read, tally.refused, len(tally.rules), faults)
+    print(_ROW.format(tally.target, *counts, slowest, peak), flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The command line: every option of every command that does not train a model, with values that no one should give."""
+"""The command line: options of all commands that train no model, with values that no one should give, and files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ from moecast.errors import MoecastError
 from moecast.sim import Plan, write_plan
 from moecast.traces import LoadTable, write_load_table, write_trace
 from tests.cli.conftest import CONFIG, small_trace
+from tests.fuzz.mutations import mutate, often_mutated, to_json
 from tests.fuzz.runner import Target
+from tests.fuzz.targets.traces import write_damaged
 
 _ASKED = ["--cluster", "dgx-h200", "--trace", "t.parquet", "--tokens-per-rank", "8", "--steps", "1"]
 # A good line of each command, of its quick kind.
@@ -152,6 +154,67 @@ def _read(path: Path) -> object:
     return code
 
 
-_FIRST = tuple([*name.split(), *line] for name, lines in _LINES.items() for line in lines)
+# Commands by the file that they read: that file is damaged, and whatever is still read goes through all of the command.
+_READING: dict[str, list[str]] = {
+    "plan.json": [
+        "simulate --cluster dgx-h200 --trace t.parquet --tokens-per-rank 8 --steps 1 --plan plan.json --network bound",
+        "trace stats t.parquet --plan plan.json",
+    ],
+    "config.json": [
+        "model show config.json",
+        "model show config.json --json",
+        "simulate --cluster dgx-h200 --model config.json --routing uniform --steps 1 --network bound",
+        "simulate --cluster dgx-h200 --model config.json --trace t.parquet --phase decode --steps 1 --network bound",
+    ],
+    "c.yaml": [
+        "topology show c.yaml",
+        "simulate --cluster c.yaml --trace t.parquet --tokens-per-rank 8 --steps 1 --network bound",
+        "collective --cluster c.yaml --bytes 1MiB --network bound",
+    ],
+    "load.json": [
+        "place --load load.json --ep 2 --out p.json",
+        "place --load load.json --ep 4 --solver eplb --out p.json --json",
+        "simulate --cluster dgx-h200 --model config.json --load load.json --steps 1 --network bound",
+    ],
+    "t.parquet": [
+        "trace info t.parquet",
+        "trace stats t.parquet --ranks 4",
+        "trace export t.parquet --lists --out l.parquet",
+        "place --cluster dgx-h200 --trace t.parquet --tokens-per-rank 8 --steps 1 --solver eplb --out p.json",
+    ],
+}
 
-TARGETS = (Target(name="command-line", documents=_documents, write=_write, read=_read, share=0.1, first=_FIRST),)
+
+def _write_files(line: tuple[str, str], rng: Random, folder: Path) -> Path:
+    name, words = line
+    path = _write(words.split(), rng, folder)
+    file = folder / name
+    if name == "t.parquet":
+        write_damaged(small_trace(sequences=40, length=8), rng, file)
+    elif name == "c.yaml":
+        value = {
+            "preset": "dgx-h200",
+            "nodes": 1,
+            "domain": {"nic_bandwidth": "50 GB/s"},
+            "hardware": {"memory": "9 GiB"},
+        }
+        file.write_bytes(to_json(often_mutated(value, rng, mutate, part=0.8), rng, nan=".nan"))
+    else:
+        file.write_bytes(to_json(often_mutated(json.loads(file.read_bytes()), rng, mutate, part=0.8), rng))
+    return path
+
+
+_FIRST = tuple([*name.split(), *line] for name, lines in _LINES.items() for line in lines)
+_FILES = tuple((name, line) for name, lines in _READING.items() for line in lines)
+
+TARGETS = (
+    Target(name="command-line", documents=_documents, write=_write, read=_read, share=0.1, first=_FIRST),
+    Target(
+        name="command-files",
+        documents=lambda: st.sampled_from(_FILES),
+        write=_write_files,
+        read=_read,
+        share=0.15,
+        first=_FILES,
+    ),
+)

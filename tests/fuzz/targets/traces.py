@@ -25,7 +25,7 @@ from tests.fuzz.runner import Target
 from tests.strategies import traces
 
 
-def _write_one(trace: RoutingTrace, rng: Random, path: Path) -> None:
+def write_damaged(trace: RoutingTrace, rng: Random, path: Path) -> None:
     write_trace(trace, path)
     if rng.random() < 0.6:
         table = pq.read_table(path)
@@ -99,7 +99,7 @@ def _rows(table: pa.Table, rng: Random) -> pa.Table:
 
 def _write_file(trace: RoutingTrace, rng: Random, folder: Path) -> Path:
     path = folder / "trace.parquet"
-    _write_one(trace, rng, path)
+    write_damaged(trace, rng, path)
     return path
 
 
@@ -111,7 +111,7 @@ def _write_folder(trace: RoutingTrace, rng: Random, folder: Path) -> Path:
     for number, part in enumerate((trace.select(slice(0, half)), trace.select(slice(half, None)))):
         file = path / f"part-{number:05d}.parquet"
         if number == damaged:
-            _write_one(part, rng, file)
+            write_damaged(part, rng, file)
         else:
             write_trace(part, file)
     if rng.random() < 0.2:
