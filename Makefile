@@ -42,7 +42,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 
 # make properties: the property tests on newly drawn inputs, ROUNDS times (make test draws the same ones every time);
-# then INPUTS hostile files for the readers, anew or those of SEED (READERS: some of them, without the rounds).
+# then INPUTS hostile files for the readers, in about ten minutes: anew or those of SEED (READERS: some, no rounds).
 ROUNDS ?= $(if $(READERS),0,10)
 INPUTS ?= 120000
 properties: export MOECAST_THREADS ?= 1

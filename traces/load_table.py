@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from moecast.arrays import whole_numbers
 from moecast.errors import MoecastError
-from moecast.files import read_text, write_text
+from moecast.files import read_json, write_text
 from moecast.traces.meta import TraceMeta
 from moecast.traces.trace import RoutingTrace
 
@@ -91,10 +91,7 @@ def read_load_table(path: str | Path) -> LoadTable:
     MoecastError
         Not JSON, a field missing, or counts that do not fit the sizes.
     """
-    try:
-        value: Any = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise MoecastError("not JSON", file=path) from error
+    value: Any = read_json(path)
     if not isinstance(value, dict) or value.get("schema") != _SCHEMA_VERSION or "load" not in value:
         raise MoecastError(f"not a load table of schema {_SCHEMA_VERSION}", file=path)
     try:

@@ -252,15 +252,10 @@ def _known_model(model: str | None, config: Path | None) -> _Known:
 
 
 def _read_config(file: Path) -> dict[str, Any]:
-    import json
-
     from moecast.errors import MoecastError
-    from moecast.files import read_text
+    from moecast.files import read_json
 
-    try:
-        raw = json.loads(read_text(file))
-    except (ValueError, RecursionError) as error:
-        raise MoecastError("not JSON", file=file) from error
+    raw = read_json(file)
     if not isinstance(raw, dict):
         raise MoecastError("must hold a JSON object", file=file)
     return raw
