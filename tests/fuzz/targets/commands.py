@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,8 +61,9 @@ _LINES: dict[str, list[list[str]]] = {
     "trace export": [["t.parquet", "--lists", "--out", "lists.parquet"]],
     "trace import": [["routes.npz", "--out", "imported.parquet"]],
 }
+# None that asks for honest work of hours: `trace synth --tokens 1000000000` is one.
 _NUMBERS = (
-    "0", "-1", "1", "2", "3", "4", "7", str(10**9), str(10**12), str(2**63), "9" * 6000, "nan", "inf", "1e999", "0.5",
+    "0", "-1", "1", "2", "3", "4", "7", str(10**10), str(10**12), str(2**63), "9" * 6000, "nan", "inf", "1e999", "0.5",
     "x",
 )  # fmt: skip
 _VALUES = (
@@ -137,6 +139,7 @@ def _read(path: Path) -> object:
         mock.patch.object(sys, "stdout", streams[0]),
         mock.patch.object(sys, "stderr", streams[1]),
         mock.patch.dict(os.environ, {"COLUMNS": "100"}),
+        mock.patch.object(signal, "signal"),  # the command's own handlers would outlive it here
     ):
         try:
             main()
