@@ -235,18 +235,23 @@ class ForwardPass:
     def head(self) -> Iterator[Stage]:
         """Run the LM head for the tokens whose logits are wanted; the ranks that share tokens split the vocabulary.
 
+        None where MoE layers are asked for and no whole step: it would be a larger part of them than of the model.
         In mode ``stay``, decode shares its new context.
         """
+        if self.model.is_whole:
+            yield from self._logits()
+        if self.setting.mode.stay and self.step.phase == "decode":
+            shared = [self._tokens_G(row) for row in map(self._moe_layers_before, range(self.model.n_layers)) if row]
+            if shared:
+                yield self._share_context(np.sum(shared, axis=0), OUTSIDE)
+
+    def _logits(self) -> Iterator[Stage]:
         ranks, tp = self.setting.layout.n_ranks, self.setting.plan.tp
         last = slice(None) if self.step.last_T is None else self.step.last_T
         tokens_G = np.bincount(self._home_T(self.traffic.layers)[last], minlength=ranks)
         yield from self._gather(OUTSIDE, tokens_G)
         shared_G = tokens_G.reshape(-1, tp).sum(axis=1).repeat(tp)
         yield self._compute("other", OUTSIDE, compute.head_seconds(self.model, self._hardware, shared_G, tp=tp))
-        if self.setting.mode.stay and self.step.phase == "decode":
-            shared = [self._tokens_G(row) for row in map(self._moe_layers_before, range(self.model.n_layers)) if row]
-            if shared:
-                yield self._share_context(np.sum(shared, axis=0), OUTSIDE)
 
     def dispatch_bytes(self) -> float:
         """Bytes that leave GPUs to dispatch, over all layers; a relayed copy leaves twice."""

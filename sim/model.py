@@ -231,7 +231,7 @@ class ModelShape:
         )
 
     def of_layers(self, layer_ids: tuple[int, ...]) -> ModelShape:
-        """Keep only some MoE layers, each with its attention, and what stands before and after all layers.
+        """Keep only some MoE layers, each with its attention.
 
         For routing that was recorded of some layers only: what comes out is no step of the whole model, and its name
         says so.

@@ -45,6 +45,7 @@ def render(comparison: Comparison) -> str:
         "comparison.html.j2",
         title=comparison.title,
         comparison=comparison,
+        notes=_notes(comparison),
         sections=[_section(comparison, phase) for phase in comparison.phases()],
         router=_router_picture(comparison),
         inputs=_inputs(comparison),
@@ -94,13 +95,28 @@ def _section(comparison: Comparison, phase: str) -> _Section:
     )
 
 
+def _notes(comparison: Comparison) -> list[str]:
+    """The comparison's own notes, and what every prediction in it must say with its numbers: whose routing it is."""
+    told = [
+        (entry.plan, label)
+        for entry in comparison.entries
+        for label in entry.prediction.labels
+        if label not in comparison.notes
+    ]
+    return [*comparison.notes, *_once(told, {entry.plan for entry in comparison.entries})]
+
+
 def _warnings(predictions: figures.Predictions) -> list[str]:
-    """Each warning once, with the plans it is of."""
-    plans: dict[str, list[str]] = {}
-    for plan, prediction in predictions.items():
-        for text in prediction.warnings:
-            plans.setdefault(text, []).append(plan)
-    return [text if len(of) == len(predictions) else f"{', '.join(of)}: {text}" for text, of in plans.items()]
+    told = [(plan, text) for plan, prediction in predictions.items() for text in prediction.warnings]
+    return _once(told, set(predictions))
+
+
+def _once(told: Iterable[tuple[str, str]], plans: set[str]) -> list[str]:
+    """Each text once, with the plans it is of where it is not of all."""
+    plans_of: dict[str, dict[str, None]] = {}
+    for plan, text in told:
+        plans_of.setdefault(text, {})[plan] = None
+    return [text if set(of) == plans else f"{', '.join(of)}: {text}" for text, of in plans_of.items()]
 
 
 def _pictures(predictions: figures.Predictions) -> list[Picture]:

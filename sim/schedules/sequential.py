@@ -17,11 +17,14 @@ class Sequential:
     name = "sequential"
 
     def stages(self, step: ForwardPass) -> Iterator[Stage]:
-        """Order a step's stages."""
+        """Order a step's stages; of MoE layers alone where a step of the named model is not what is asked for."""
         model = step.model
-        yield step.embedding()
+        if model.is_whole:
+            yield step.embedding()
         moe = 0
         for layer in range(model.n_layers):
+            if not model.is_whole and layer not in model.moe_layer_ids:
+                continue
             yield from step.attention(layer)
             if layer not in model.moe_layer_ids:
                 if layer not in model.no_mlp_layers:

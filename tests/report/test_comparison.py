@@ -92,6 +92,16 @@ def test_equal_questions_have_a_winner(tmp_path: Path, answers: dict[str, Predic
     assert 'class="best' in body(page)
 
 
+def test_whose_routing_it_is_stands_first(tmp_path: Path, answers: dict[str, Prediction]) -> None:
+    before, after = answers.values()
+    made = "uniform routing, 2×8×2: made, not recorded"
+    page = body(report(tmp_path, *(replace(answer, labels=(made,)) for answer in (before, after))))
+    assert page.count(made) == 1
+    assert page.index(made) < page.index("<table>")
+    mixed = body(report(tmp_path, replace(before, labels=(made,)), after))
+    assert f"run-0: {made}" in mixed
+
+
 def test_half_the_batch_wins_nothing(tmp_path: Path, trace: RoutingTrace, plans: dict[str, Plan]) -> None:
     whole = ask(trace, plans["before"])
     half = ask(trace, plans["before"], replace(WORKLOAD, tokens_per_rank=32))

@@ -184,6 +184,21 @@ def test_routing_of_another_shape_says_nothing_of_a_whole_step(cluster: Cluster,
     assert Prediction.from_json(json.loads(json.dumps(prediction.to_json()))) == prediction
 
 
+@pytest.mark.parametrize("tp", [1, 2])
+def test_the_bottleneck_of_layers_is_one_of_what_is_shown(cluster: Cluster, trace: RoutingTrace, tp: int) -> None:
+    """A vocabulary that dwarfs two layers is no part of their time, so it cannot limit them."""
+    model = replace(tiny_model(trace), vocab=50_000_000)
+    workload = Workload(phase="decode", tokens_per_rank=4, steps=1)
+    layers = replace(model, named_shape=(60, *model.shape_LEK[1:]))
+    asked = contiguous().with_(tp=tp, dp=16 // tp)
+    whole, part = (simulate(cluster, shape, asked, trace, workload, network="bound") for shape in (model, layers))
+    assert whole.bottleneck == "other compute"
+    assert part.bottleneck != "other compute"
+    assert part.layer_time_s == pytest.approx(whole.layer_time_s, rel=0.03)  # waits at the end differ
+    judged = bound_objective_s(cluster, layers, trace, draw_steps(trace, workload, ranks=16 // tp), asked)
+    assert judged == pytest.approx(model.layers * part.layer_time_s, rel=0.03)
+
+
 def test_planning_on_the_measured_tokens_is_said(cluster: Cluster, trace: RoutingTrace) -> None:
     plan = contiguous()
     plan = plan.with_(made_by=replace(plan.made_by, trace_hash=trace.content_hash()))
