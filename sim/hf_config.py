@@ -90,16 +90,17 @@ def shape_fields(
 
 _TELLING = re.compile(
     r"lora_(rank|dim)|(sliding|swa|attention|attn|kv|linear)\w*(layout|pattern|layer_ids)$|cross_layer|cla_|kv_shar"
-    r"|compress|index_topk|sparse_attention"
+    r"|compress(?!ion_config)|index_topk|sparse_attention"
+    r"|(big|parallel|zero|vision|image|audio|residual|chunk)\w*expert|experts?_per_group|moe_config|ngram"
 )
-"""Names by which configs say what changes the weights or the keys of attention."""
+"""Names by which configs say what changes the weights or the keys of attention, or that there are more experts."""
 _READ = frozenset().union(*FIELDS_OF.values(), *PUBLISHED.values(), BY_LAYER, KV_RANK, Q_RANK, WINDOW) | {
     "sliding_window_layout", "sliding_window_pattern", "local_layer_ids", "compress_rope_theta",
 }  # fmt: skip
 
 
 def _check_unread(reader: Reader) -> None:
-    """Refuse what a class that is not known says of its attention under a name that is not read.
+    """Refuse what a class that is not known says of its attention or experts under a name that is not read.
 
     Raises
     ------

@@ -37,6 +37,9 @@ SKIPPED = (
     "ignore", "exclude", "exclude_modules", "modules_to_not_convert", "ignored_layers", "modules_to_not_quantize",
 )  # fmt: skip
 WHERE = "quantization_config"
+OLDER = "compression_config"  # what compressed-tensors wrote before transformers knew it
+ELSEWHERE = ("quantization", "quantize")
+"""Where MLX and vLLM-Ascend say it, in forms that are not read."""
 MOST_RULES = 100
 
 
@@ -56,9 +59,11 @@ def read_types(
         A quantisation that is not known.
     """
     plain = _plain(reader)
-    config = reader.config.get(WHERE, reader.outer.get(WHERE))
+    where, config = _named(reader, WHERE, OLDER)
+    if config is None and (said := _named(reader, *ELSEWHERE))[1]:
+        raise reader.error("a quantisation of a form that is not read; give quantization_config", *said)
     if config is not None:
-        described = Described(reader, config, plain)
+        described = Described(reader, config, plain, where=where)
     elif beside is not None:
         inner = beside.get("quantization")
         file = reader.file.with_name(BESIDE) if isinstance(reader.file, Path) else BESIDE
@@ -70,6 +75,12 @@ def read_types(
     if reader.config is not reader.outer:  # text is a part of the model
         scheme = replace(scheme, stems=NESTED_STEMS)
     return {**_by_part(described, scheme, layers_of), "kv_type": _kv(described)}
+
+
+def _named(reader: Reader, *names: str) -> tuple[str, Any]:
+    """The first of the names under which the part of the text, or else the whole, says something."""
+    places = ((name, config[name]) for name in names for config in (reader.config, reader.outer) if name in config)
+    return next(((name, value) for name, value in places if value is not None), (names[0], None))
 
 
 def _by_part(described: Described, scheme: Scheme, layers_of: Mapping[str, Sequence[int]]) -> dict[str, str]:

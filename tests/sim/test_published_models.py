@@ -115,9 +115,13 @@ def test_compressed_keys_are_kept_and_read_as_deepseek_v4_does() -> None:
     assert few.parameters(4096) == base + 1024 * (2 * 4096 + 4) + index
 
 
-@pytest.mark.parametrize("name", ["cross_layer_share_factor", "kv_latent_lora_dim", "attn_layout", "kv_compress_rate"])
-def test_what_an_unknown_class_says_of_its_attention_is_not_passed_over(name: str) -> None:
-    """The next openPangu or Hunyuan is refused by the field, not read as if it were not there."""
+UNREAD = ["cross_layer_share_factor", "kv_latent_lora_dim", "attn_layout", "kv_compress_rate"]
+UNREAD += ["big_expert_intermediate_size", "experts_per_group", "zero_expert_num", "ngram_vocab_size_ratio"]
+
+
+@pytest.mark.parametrize("name", UNREAD)
+def test_what_an_unknown_class_says_of_its_attention_or_experts_is_not_passed_over(name: str) -> None:
+    """The next openPangu, Hunyuan, GroveMoE or LongCat is refused by the field, not read as if it were not there."""
     config = MODELS["pangu-pro-moe"][2] | {"model_type": "next", "first_k_dense_replace": 0}
     ModelShape.from_config(config | {name: None}, name="x")
     with pytest.raises(MoecastError, match=f"{name} = 2: what this class means by it is not known"):

@@ -167,6 +167,22 @@ def test_what_is_not_known_is_refused(case: str) -> None:
         types(form)
 
 
+@pytest.mark.parametrize("inner", [False, True])
+def test_a_quantisation_under_another_name_is_never_bf16(inner: bool) -> None:
+    """Older compressed-tensors are read; MLX's alone and vLLM-Ascend's are refused, whatever the class reads."""
+
+    def read(base: dict[str, Any], more: dict[str, Any]) -> ModelShape:
+        config = {"text_config": base, **more} if inner else {**base, **more}
+        return ModelShape.from_config(config, name="x")
+
+    for base in (BASE, MODELS["mixtral-8x22b"][2]):
+        assert read(base, {"compression_config": FORMS["compressed-tensors"]}).weight_type == "int4"
+        for more in ({"quantization": {"group_size": 64, "bits": 4}}, {"quantize": "w8a8_dynamic"}):
+            with pytest.raises(MoecastError, match=r"quanti\w+ = .*: a quantisation of a form that is not read"):
+                read(base, more)
+            assert read(base, more | {"quantization_config": FORMS["fp8"]}).weight_type == "fp8"
+
+
 def test_attention_of_its_own_type_has_its_own_bytes() -> None:
     """Closed form: bytes of the matrices that mix tokens, in bf16 beside experts in 4 bits."""
     whole = ModelShape.from_config({**BASE, "quantization_config": FORMS["fp8"]}, name="x")
