@@ -44,7 +44,8 @@ class Cluster:
     hardware
         The hardware table of the GPUs.
     routing
-        "ecmp" hashes a flow onto one of its shortest paths, "spray" divides it over all of them.
+        "ecmp" hashes a flow onto one of its shortest paths, "spray" divides it over all of them, as
+        adaptive routing does: by what they carry.
     recipe
         What the cluster was built from, where it was built from a preset.
 

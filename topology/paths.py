@@ -26,6 +26,8 @@ class Adjacency:
     out_link: Ints
     link_source_J: Ints
     link_destination_J: Ints
+    capacity_J: Floats
+    between_switches_J: npt.NDArray[np.bool_]
 
     @property
     def n_nodes(self) -> int:
@@ -38,6 +40,7 @@ class Adjacency:
         place = {node.name: index for index, node in enumerate(nodes)}
         source_J = np.array([place[link.source] for link in links], dtype=np.int64)
         destination_J = np.array([place[link.destination] for link in links], dtype=np.int64)
+        switch_V = np.array([node.kind not in ("gpu", "nic") for node in nodes], dtype=bool)
         kept = np.array([index for index, link in enumerate(links) if kinds is None or link.kind in kinds], np.int64)
         degree_V = np.bincount(source_J[kept], minlength=len(place))
         return cls(
@@ -46,6 +49,8 @@ class Adjacency:
             out_link=kept[np.argsort(source_J[kept], kind="stable")],
             link_source_J=source_J,
             link_destination_J=destination_J,
+            capacity_J=np.array([link.capacity_Bps for link in links], dtype=np.float64),
+            between_switches_J=switch_V[source_J] & switch_V[destination_J],
         )
 
 
@@ -55,7 +60,7 @@ class NextHops:
 
     Node v on its way to destination d (as columns of `destination_D`) has the entries
     ``start[d * n_nodes + v]:start[d * n_nodes + v + 1]`` of `link`, `after` (the node the link leads to) and `ways`
-    (the number of shortest paths from there).
+    (the number of shortest paths from there; for spraying, the bytes per second that go on from v this way).
     """
 
     n_nodes: int
@@ -63,7 +68,7 @@ class NextHops:
     start: Ints
     link: Ints
     after: Ints
-    ways: Ints
+    ways: Ints | Floats
 
     def leave(self, at: Ints, column: Ints) -> tuple[Ints, Ints]:
         """List the entries that lead from nodes `at` on: the index into `at`, ascending, and the entry."""
@@ -73,7 +78,7 @@ class NextHops:
         return which, np.repeat(first - np.cumsum(count) + count, count) + np.arange(len(which))
 
 
-def next_hops(adjacency: Adjacency, destination_D: Ints) -> NextHops:
+def next_hops(adjacency: Adjacency, destination_D: Ints, *, spray: bool) -> NextHops:
     """Find all shortest paths from every node to each destination; a GPU passes nothing on."""
     hops_DV, paths_DV = _count_paths(adjacency, destination_D)
     source_J = adjacency.link_source_J[adjacency.out_link]
@@ -90,8 +95,27 @@ def next_hops(adjacency: Adjacency, destination_D: Ints) -> NextHops:
         start=np.concatenate([[0], np.cumsum(count)]),
         link=adjacency.out_link[link],
         after=after_J[link],
-        ways=paths_DV[column, after_J[link]],
+        ways=_carried(adjacency, hops_DV, closer_DJ)[column, link] if spray else paths_DV[column, after_J[link]],
     )
+
+
+def _carried(adjacency: Adjacency, hops_DV: npt.NDArray[np.int16], closer_DJ: npt.NDArray[np.bool_]) -> Floats:
+    """Bytes per second that go towards each destination by each link, in the order of `out_link`.
+
+    No more than the link and the switches behind it carry, which is how adaptive routing settles: queues on a slow
+    cable turn packets away from it. What all ways share, the cables of the GPUs and NICs, turns nothing away.
+    """
+    source_J = adjacency.link_source_J[adjacency.out_link]
+    after_J = adjacency.link_destination_J[adjacency.out_link]
+    capacity_J = adjacency.capacity_J[adjacency.out_link]
+    turns_away_J = np.where(adjacency.between_switches_J[adjacency.out_link], capacity_J, np.inf)
+    leaving = np.flatnonzero(np.diff(adjacency.out_start))
+    onwards_DV = np.where(hops_DV == 0, np.inf, 0.0)
+    for level in range(1, int(hops_DV.max(initial=0)) + 1):
+        on_J = closer_DJ & (hops_DV[:, source_J] == level)
+        branch_DJ = np.where(on_J, np.minimum(turns_away_J, onwards_DV[:, after_J]), 0.0)
+        onwards_DV[:, leaving] += np.add.reduceat(branch_DJ, adjacency.out_start[leaving], axis=1)
+    return np.minimum(capacity_J, onwards_DV[:, after_J])
 
 
 def _count_paths(adjacency: Adjacency, destination_D: Ints) -> tuple[npt.NDArray[np.int16], Ints]:
@@ -137,7 +161,7 @@ def follow_one(hops: NextHops, source_F: Ints, column_F: Ints, hash_F: npt.NDArr
 
 
 def follow_all(hops: NextHops, source_F: Ints, column_F: Ints) -> Found:
-    """Walk each flow along all its shortest paths, evenly divided over them."""
+    """Walk each flow along all its shortest paths, divided by what they carry: evenly where cables are alike."""
     found = Found([], [], [])
     flow = np.flatnonzero(source_F != hops.destination_D[column_F])
     at, part = source_F[flow], np.ones(len(flow))

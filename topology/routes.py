@@ -4,7 +4,7 @@ Axes: F flow, J link, X (flow, link) pairs in the order of flows.
 
 A flow takes the shortest paths (fewest links) from its source GPU to its destination GPU: over NVLink alone inside a
 domain, over any links between domains. No path leads through a third GPU. Where several are shortest, ECMP takes one of
-them by a hash and spraying divides the flow evenly.
+them by a hash and spraying divides the flow by what they carry, evenly where all cables are alike.
 
 The hash: three rounds of SplitMix64's mixing function over seed, source and destination (GPU ids, 64 bits each);
 its value modulo the number of shortest paths picks the path, counted in the order of the links. All that one GPU
@@ -81,7 +81,7 @@ def find_routes(
     source_F, destination_F
         GPU ids, one per flow.
     spray
-        Divide each flow over all its shortest paths instead of hashing it onto one.
+        Divide each flow over all its shortest paths, by what they carry, instead of hashing it onto one.
     seed
         Of the hash; any integer.
 
@@ -98,7 +98,7 @@ def find_routes(
     flow, link, share = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0)]
     for adjacency, part_F in ((network.inside, same_F & (source_F != destination_F)), (network.between, ~same_F)):
         for block_F, destination_D, column_F in _blocks(np.flatnonzero(part_F), destination_F, len(network.latency_J)):
-            hops = next_hops(adjacency, destination_D)
+            hops = next_hops(adjacency, destination_D, spray=spray)
             if spray:
                 found = follow_all(hops, source_F[block_F], column_F)
             else:

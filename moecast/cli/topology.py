@@ -220,7 +220,7 @@ def _print_cluster(
 
 _ROUTING = {
     "ecmp": "ecmp: a flow is hashed onto one of its shortest paths",
-    "spray": "spray: a flow is divided evenly over all its shortest paths",
+    "spray": "spray: a flow is divided over all its shortest paths, by what they carry (adaptive routing)",
 }
 
 

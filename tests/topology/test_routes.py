@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moecast.topology import Cluster, Gpu, Routes, load_cluster
+from moecast.topology import Cluster, Gpu, Link, Routes, load_cluster
 from tests.topology.clusters import DOMAIN, build, clusters
 
 MASK = 2**64 - 1
@@ -228,3 +228,35 @@ def test_routes_are_fast() -> None:
         cluster.routes(source_F, destination_F)
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 0.05
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.01, 1.0), st.sampled_from([1, 2, 4]))
+@settings(deadline=None, max_examples=30)
+def test_a_slow_cable_is_never_worse_than_none_and_no_better_than_a_whole_one(
+    seed: int, speed: float, oversubscription: int
+) -> None:
+    """Bytes of an even exchange on the fabric's fullest link; closed form for two leaves, which share all spines."""
+    cluster = build("leaf-spine", 4, oversubscription=oversubscription, nodes_per_leaf=2, routing="spray")
+    cables = sorted({tuple(sorted((link.source, link.destination))) for link in cluster.links if "leaf" in link.kind})
+    slow = cables[seed % len(cables)]
+
+    def on(factor: float) -> Cluster:
+        kept = (link for link in cluster.links if factor > 0 or not is_slow(link))
+        links = (replace(link, capacity_Bps=factor * link.capacity_Bps) if is_slow(link) else link for link in kept)
+        return replace(cluster, links=tuple(links))
+
+    def is_slow(link: Link) -> bool:
+        return tuple(sorted((link.source, link.destination))) == slow
+
+    whole_s, slow_s, without_s = (fullest_s(on(factor)) for factor in (1.0, speed, 0.0))
+    assert whole_s * (1 - 1e-9) <= slow_s <= without_s * (1 + 1e-9)
+    uplinks = sum(link.kind == "leaf-up" for link in cluster.links) // 2
+    assert slow_s == pytest.approx(whole_s * uplinks / (uplinks - 1 + speed), rel=1e-9)
+
+
+def fullest_s(cluster: Cluster) -> float:
+    """Seconds that the fullest link between switches needs for one byte from every GPU to every other."""
+    routes = cluster.routes(*all_pairs(cluster))
+    fabric_J = np.array(["leaf" in link.kind for link in cluster.links])
+    load_J = np.bincount(routes.link_X, routes.share_X, len(cluster.links)) / cluster.capacity_J
+    return float(load_J[fabric_J].max())
