@@ -16,7 +16,7 @@ from moecast.errors import MoecastError
 from moecast.placement.fill import fill_slots
 from moecast.placement.limit import check_seed
 from moecast.placement.load_bound import fullest_rank_bound_L, rank_load_LG
-from moecast.placement.notes import COPIES_ARE_GIVEN, filled_note, with_note
+from moecast.placement.notes import copies_note, filled_note, with_note
 from moecast.placement.problem import counted_from_0
 from moecast.placement.solver import checked_slots
 from moecast.placement.solvers import find_load_solver
@@ -189,7 +189,7 @@ def place_by_load(
     solved = chosen.spread(problem)
     slots_LGP, note = checked_slots(solved, problem, chosen.name), solved.note
     if dispatch is not None and mode_of(dispatch, "decode").per_choice:
-        note = with_note(note, COPIES_ARE_GIVEN)
+        note = with_note(note, copies_note(replica_rule))
     if fill:
         slots_LGP, count = fill_slots(slots_LGP, problem.load_LE, problem.slots_G)
         note = with_note(note, filled_note(count))

@@ -8,6 +8,18 @@ COPIES_ARE_GIVEN = (
 """Said where copies travel by choice (low-latency kernels)."""
 
 
+COPIES_NEAR = (
+    "a copy travels for each choice that the own GPU does not serve: replicas near their tokens save some, "
+    "experts that stand together none"
+)
+"""Said there, where the rule takes the nearest replica."""
+
+
+def copies_note(replica_rule: str) -> str:
+    """What a placement can save where copies travel by choice."""
+    return COPIES_NEAR if replica_rule in ("nearest", "fixed") else COPIES_ARE_GIVEN
+
+
 def with_note(*notes: str) -> str:
     """Join what is to be said, empty parts left out."""
     return "; ".join(note for note in notes if note)

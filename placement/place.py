@@ -13,7 +13,7 @@ from moecast.errors import MoecastError
 from moecast.placement.certificate import certificate_s
 from moecast.placement.fill import fill_slots
 from moecast.placement.limit import Budget, Limit, check_seed
-from moecast.placement.notes import COPIES_ARE_GIVEN, filled_note, with_note
+from moecast.placement.notes import copies_note, filled_note, with_note
 from moecast.placement.objective import Objective
 from moecast.placement.problem import PlacementProblem
 from moecast.placement.solver import checked_slots
@@ -162,7 +162,7 @@ def place(
     solved = chosen.solve(problem, objective, budget, seed=seed)
     slots_LGP, note = checked_slots(solved, problem, chosen.name), solved.note
     if mode_of(layout.dispatch, workload.phase).per_choice:
-        note = with_note(note, COPIES_ARE_GIVEN)
+        note = with_note(note, copies_note(layout.replica_rule))
     if fill:
         slots_LGP, count = fill_slots(slots_LGP, problem.load_LE, problem.slots_G)
         note = with_note(note, filled_note(count))

@@ -12,6 +12,9 @@ from moecast.sim.plan import Plan
 from moecast.sim.workload import Workload
 from moecast.traces import RoutingTrace
 
+LEAST_MOVED = 0.01
+"""The part of made routing's load that is said to go elsewhere."""
+
 
 def describe_plan(plan: Plan, model: ModelShape, mode: Mode) -> dict[str, Any]:
     """Give the layout and the rules of a plan, defaults filled in, without its slots."""
@@ -62,7 +65,8 @@ def labels(model: ModelShape, trace: RoutingTrace, workload: Workload) -> tuple[
         found.append(f"{model.name}: routing of {ours} (MoE layers × experts × choices), the model has {theirs}")
     made = trace.meta.source.get("made")
     if isinstance(made, Mapping):
-        found.append(f"{made.get('routing')}, {'×'.join(map(str, model.shape_LEK))}: made, not recorded")
+        shape = "×".join(map(str, model.shape_LEK))
+        found.append(f"{made.get('routing')}, {shape}: made, not recorded; layers and tokens independent")
     elif trace.meta.source.get("synthesis") is not None:
         found.append(f"{trace.meta.model}: made, not recorded")
     return (*found, *((workload.label,) if workload.label else ()))
@@ -98,6 +102,13 @@ def warnings(
         found.append(
             f"replicas are assumed to be chosen by rule {plan.replica_rule}; "
             "the solver of this plan assumed that they share evenly"
+        )
+    made = trace.meta.source.get("made")
+    moved = made.get("moved_load") if isinstance(made, Mapping) else None
+    if isinstance(moved, float) and moved >= LEAST_MOVED:
+        found.append(
+            f"{moved:.1%} of the load goes to other experts than {trace.meta.model} has it: no token chooses an expert "
+            "twice, and where the router has groups each of a token's gives as many choices"
         )
     if workload.reuse:
         found.append("sequences may be drawn more than once (reuse): steps are more alike than they would be")

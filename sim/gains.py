@@ -44,7 +44,7 @@ LEAST = 0.01
 EXPLAINED = {
     ISSUE: "a GPU's cost of each copy that low-latency kernels send (7 KB messages in decode)",
     LAUNCHES: "collective launches, barriers and exchanges of counts",
-    PEERS: "experts as if every rank of an EP group had the group's mean of them",
+    PEERS: "saved by even experts, as if every rank of an EP group had the group's mean of them",
 }
 """What resources are that have no name in the field."""
 

@@ -2,8 +2,9 @@
 
 Every token chooses K different experts of each layer, in groups where the model's router has them. The chance that a
 token chooses an expert is K times the expert's share of the load, exactly: groups and experts are drawn by systematic
-sampling in a random order (Madow, 1949), which keeps such chances whatever they are. Layers are independent of each
-other and tokens of each other: there is no affinity and no topic in it.
+sampling in a random order (Madow, 1949), which keeps such chances whatever they are. What cannot be kept goes to other
+experts, and the trace says how much (`moved_load`): no token chooses an expert twice, or more in one of its groups than
+in another. Layers are independent of each other and tokens of each other: there is no affinity and no topic in it.
 
 Axes: T token, L MoE layer, E expert, K choice, C group of experts.
 """
@@ -64,8 +65,8 @@ class RoutingLaw:
         """Draw each layer's shares of the load; which expert is popular differs by layer.
 
         The power law is AIConfigurator's: counts x = ((b^(1-A) - a^(1-A)) u + a^(1-A))^(1 / (1-A)), u uniform, with
-        a = 1 and b = 0.8 tokens, or from 0.01 to 2 where there are no more choices than experts. It then puts the
-        heaviest rank first; here experts stay where they fall.
+        a = 1 and b = 0.8 tokens (those of a step), or from 0.01 to 2 where there are no more choices than experts. It
+        then puts the heaviest rank first; here experts stay where they fall.
         """
         if self.name == "zipf":
             assert self.exponent is not None
@@ -95,7 +96,7 @@ def parse_law(text: str) -> RoutingLaw:
 
 
 def routing_by_law(law: RoutingLaw, model: ModelShape, *, tokens: int, sequence: int, phase: str, position: int,
-                   seed: int) -> RoutingTrace:  # fmt: skip
+                   seed: int, step_tokens: int | None = None) -> RoutingTrace:  # fmt: skip
     """Make tokens that route by a law.
 
     Parameters
@@ -104,9 +105,11 @@ def routing_by_law(law: RoutingLaw, model: ModelShape, *, tokens: int, sequence:
         How many tokens, in sequences of how many.
     phase, position
         Of the rows; where each sequence begins.
+    step_tokens
+        How many of them one step holds, which is how far the power law's counts reach; None: all.
     """
     rng = np.random.default_rng([seed, LAWS.index(law.name)])
-    share_LE = law.share_LE(model.layers, model.experts, tokens, model.choices, rng)
+    share_LE = law.share_LE(model.layers, model.experts, step_tokens or tokens, model.choices, rng)
     notes = f"Made, not recorded: {law} routing, layers and tokens independent of each other."
     return _made(f"{law} routing", notes, share_LE, model, tokens, sequence, phase, position, rng)
 
@@ -156,6 +159,31 @@ def chances_LE(share_LE: Float, choices: int) -> Float:
     return chance_LE
 
 
+def moved_load(share_LE: Float, chance_LE: Float, model: ModelShape) -> float:
+    """Part of the load that goes to other experts than it should, mean of the layers: chances cut at 1, even groups."""
+    kept_LE, groups, chosen = chance_LE, model.expert_groups, model.groups_per_token
+    if 1 < groups != chosen:
+        kept_LE = np.stack([_kept_in_groups(chance_E, model.choices, groups, chosen) for chance_E in chance_LE])
+    return float(np.abs(kept_LE / model.choices - share_LE).sum(axis=1).mean() / 2)
+
+
+@njit(cache=True)
+def _kept_in_groups(chance_E, choices, groups, groups_per_token):  # type: ignore[no-untyped-def]
+    """The chances with which `_draw` chooses; those of two numbers of choices in a group where they do not divide."""
+    inside = len(chance_E) // groups
+    chance_C = np.empty(groups)
+    _of_groups(chance_E, choices, groups_per_token, chance_C)
+    kept_E, part_E = np.zeros(len(chance_E)), np.empty(inside)
+    for c in range(groups):
+        for more in range(2):
+            wanted = choices // groups_per_token + more
+            rest = (choices % groups_per_token) / groups_per_token
+            _of_a_group(chance_E, c * inside, wanted, part_E)
+            for i in range(inside):
+                kept_E[c * inside + i] += chance_C[c] * part_E[i] * (rest if more else 1 - rest)
+    return kept_E
+
+
 def _power_law(u: Float, exponent: float, low: float, high: float) -> Float:
     power = 1 - exponent
     if abs(power) < 1e-9:
@@ -175,9 +203,10 @@ def _made(
     rng: np.random.Generator,
 ) -> RoutingTrace:
     chance_LE = chances_LE(share_LE, model.choices)
+    moved = moved_load(share_LE, chance_LE, model)
     experts_TLK = _draw(chance_LE, tokens, model.choices, model.expert_groups, model.groups_per_token, rng)
     number_T = np.arange(tokens)
-    source: dict[str, Any] = {"made": {"routing": name, "of": model.name}}
+    source: dict[str, Any] = {"made": {"routing": name, "of": model.name, "moved_load": round(moved, 6)}}
     return RoutingTrace(
         meta=TraceMeta(
             model=name,
@@ -197,6 +226,28 @@ def _made(
 
 
 @njit(cache=True)
+def _of_groups(chance_E, choices, groups_per_token, chance_C):  # type: ignore[no-untyped-def]
+    """A group's chance: its experts' together, scaled to the groups of a token; each gives an equal part."""
+    groups = len(chance_C)
+    inside = len(chance_E) // groups
+    for c in range(groups):
+        chance_C[c] = min(1.0, chance_E[c * inside : (c + 1) * inside].sum() * groups_per_token / choices)
+    scale = groups_per_token / chance_C.sum()
+    for c in range(groups):
+        chance_C[c] = min(1.0, chance_C[c] * scale)
+
+
+@njit(cache=True)
+def _of_a_group(chance_E, first, wanted, part_E):  # type: ignore[no-untyped-def]
+    """Chances of a chosen group's experts to be among its `wanted`."""
+    inside = len(part_E)
+    total = chance_E[first : first + inside].sum()
+    for i in range(inside):
+        part_E[i] = chance_E[first + i] / total * wanted if total > 0 else wanted / inside
+    _cap(part_E, wanted)
+
+
+@njit(cache=True)
 def _draw(chance_LE, tokens, choices, groups, groups_per_token, rng):  # type: ignore[no-untyped-def]
     """Choose for every token and layer; chances sum to K in each layer."""
     layers, experts = chance_LE.shape
@@ -213,23 +264,13 @@ def _draw(chance_LE, tokens, choices, groups, groups_per_token, rng):  # type: i
                 for k in range(choices):
                     made_TLK[token, layer, k] = chosen_K[k]
                 continue
-            # A group's chance is its experts' together, scaled to the groups of a token; each gives an equal part.
-            for c in range(groups):
-                chance_C[c] = min(
-                    1.0, chance_LE[layer, c * inside : (c + 1) * inside].sum() * groups_per_token / choices
-                )
-            scale = groups_per_token / chance_C.sum()
-            for c in range(groups):
-                chance_C[c] = min(1.0, chance_C[c] * scale)
+            _of_groups(chance_LE[layer], choices, groups_per_token, chance_C)
             _systematic(chance_C, order_C, groups_per_token, chosen_C, rng)
             k = 0
             for g in range(groups_per_token):
                 wanted = choices // groups_per_token + (1 if g < choices % groups_per_token else 0)
                 first = chosen_C[g] * inside
-                total = chance_LE[layer, first : first + inside].sum()
-                for i in range(inside):
-                    part_E[i] = chance_LE[layer, first + i] / total * wanted if total > 0 else wanted / inside
-                _cap(part_E, wanted)
+                _of_a_group(chance_LE[layer], first, wanted, part_E)
                 _systematic(part_E, order_I, wanted, chosen_K, rng)
                 for i in range(wanted):
                     made_TLK[token, layer, k] = first + chosen_K[i]

@@ -249,13 +249,30 @@ def read_inputs(
     if source.made:
         shape = made.model_of(model, dims, types)
         trace, workload, said = made.routing_for(source, shape, workload, ranks=ranks, seed=seed, quiet=quiet)
-        return Inputs(cluster=built, model=shape, trace=trace, workload=workload, notes=(*notes, *said))
+        return Inputs(
+            cluster=built,
+            model=shape,
+            trace=trace,
+            workload=workload,
+            notes=(*notes, *said, *_keys_read(trace, workload)),
+        )
     with render.progress("reading", quiet=quiet):
         shape, trace = _recorded_inputs(source, model, dims, types)
+    notes = (*notes, *_keys_read(trace, workload))
     if tokens_per_rank is not None:
         return Inputs(cluster=built, model=shape, trace=trace, workload=workload, notes=notes)
     fitted, said = _fitted(trace, workload, ranks)
     return Inputs(cluster=built, model=shape, trace=trace, workload=fitted, notes=(*notes, *said))
+
+
+def _keys_read(trace: RoutingTrace, workload: Workload) -> tuple[str, ...]:
+    """How long the contexts are that nobody gave: they decide what decode's attention and KV cache cost."""
+    from moecast.traces import PHASES
+
+    keys_T = trace.position_T[trace.phase_T == PHASES.index(workload.drawn_phase)]
+    if workload.phase != "decode" or workload.context is not None or not len(keys_T):
+        return ()
+    return (f"decoded tokens attend to {keys_T.mean() + 1:,.0f} keys each, by their positions (--context)",)
 
 
 def _recorded_inputs(

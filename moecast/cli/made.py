@@ -97,7 +97,7 @@ def _drawn(source: Source, model: ModelShape, workload: Workload, ranks: int, se
     if source.load is not None:
         return routing_by_load(read_load_table(source.load), model, **asked)
     assert source.routing is not None
-    return routing_by_law(parse_law(source.routing), model, **asked)
+    return routing_by_law(parse_law(source.routing), model, step_tokens=ranks * workload.tokens_per_rank, **asked)
 
 
 def _lifted(source: Source, model: ModelShape, workload: Workload, ranks: int, seed: int, quiet: bool) -> RoutingTrace:

@@ -161,17 +161,20 @@ def test_routing_of_the_models_own_shape(run: Run, tmp_path: Path) -> None:
         value = json.loads(run("simulate", *asked, "--routing", law, check=True).stdout)
         assert value["routing_shape"] == value["model_shape"] == [26, 64, 6]
         assert value["step_time_s"] > 0
-        assert f"{law} routing, 26×64×6: made, not recorded" in value["labels"]
+        assert f"{law} routing, 26×64×6: made, not recorded; layers and tokens independent" in value["labels"]
         assert len(value["traffic_SD"]) == 16
+        assert "decoded tokens attend to 2,048 keys each, by their positions (--context)" in value["warnings"]
         balances[law] = value["balance"]
     assert balances["zipf:1"] < balances["uniform"]
+    fixed = json.loads(run("simulate", *asked, "--routing", "zipf:1", "--context", 100, check=True).stdout)
+    assert not any("keys each" in warning for warning in fixed["warnings"])
     table = LoadTable(
         load_LE=np.arange(1, 26 * 64 + 1).reshape(26, 64),
         meta=TraceMeta(model="server", layers=26, experts=64, choices=6),
     )
     write_load_table(table, tmp_path / "load.json")
     value = json.loads(run("simulate", *asked, "--load", "load.json", check=True).stdout)
-    assert value["labels"] == ["the load of server, 26×64×6: made, not recorded"]
+    assert value["labels"] == ["the load of server, 26×64×6: made, not recorded; layers and tokens independent"]
 
 
 def test_recorded_steps_on_the_command_line(run: Run, tmp_path: Path) -> None:

@@ -37,6 +37,16 @@ def test_copies_that_no_placement_changes_are_said(phase: str, dispatch: str | N
     assert (GIVEN in placed(phase, dispatch=dispatch).note) is given
 
 
+@pytest.mark.parametrize("rule", ["nearest", "fixed"])
+def test_copies_that_near_replicas_save_are_said(rule: str) -> None:
+    for note in (
+        placed("decode", replica_rule=rule).note,
+        place_by_load(table_of(np.arange(1, 17)[None]), ep=8, dispatch="per_choice", replica_rule=rule).note,  # type: ignore[arg-type]
+    ):
+        assert GIVEN not in note
+        assert "replicas near their tokens save some" in note
+
+
 def test_by_load_says_it_where_the_mode_is_named() -> None:
     table = table_of(np.arange(1, 17)[None])
     assert GIVEN in place_by_load(table, ep=8, dispatch="per_choice").note

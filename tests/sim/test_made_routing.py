@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from moecast.errors import MoecastError
-from moecast.sim import Workload, draw_steps, fit_workload, load_model
+from moecast.sim import ModelShape, Workload, draw_steps, fit_workload, load_model
 from moecast.sim.made_routing import RoutingLaw, chances_LE, parse_law, routing_by_law, routing_by_load
 from moecast.traces import LoadTable, RoutingTrace, TraceMeta, read_trace, shipped_trace_path
 
@@ -68,6 +68,33 @@ def test_a_load_table_is_followed() -> None:
 def test_a_law_that_is_none_is_one_line(text: str) -> None:
     with pytest.raises(MoecastError, match="--routing"):
         parse_law(text)
+
+
+@pytest.mark.parametrize("model", [LITE, V3], ids=["no groups", "groups"])
+def test_load_that_tokens_cannot_have_is_said(model: ModelShape) -> None:
+    """What goes elsewhere is what a count of the choices finds, and nothing of a load that tokens can have."""
+    even = routing_by_law(parse_law("uniform"), model, tokens=10, sequence=10, phase="prefill", position=0, seed=0)
+    assert even.meta.source["made"]["moved_load"] == pytest.approx(0, abs=1e-6)
+    load_LE = np.random.default_rng(0).integers(1, 10, (model.layers, model.experts))
+    load_LE[:, 5] = load_LE.sum(axis=1)  # half of the choices, which only one choice of each token can be
+    table = LoadTable(
+        load_LE=load_LE,
+        meta=TraceMeta(model="x", layers=model.layers, experts=model.experts, choices=model.choices),
+    )
+    trace = routing_by_load(table, model, tokens=2000, sequence=8, phase="decode", position=0, seed=0)
+    found_E = np.bincount(trace.experts_TLK[:, 3].ravel(), minlength=model.experts) / (2000 * model.choices)
+    moved = np.abs(found_E - load_LE[3] / load_LE[3].sum()).sum() / 2
+    assert moved > 0.3
+    assert trace.meta.source["made"]["moved_load"] == pytest.approx(moved, abs=0.03)
+
+
+def test_a_power_law_reaches_as_far_as_a_step() -> None:
+    asked = {"sequence": 10, "phase": "decode", "position": 0, "seed": 0, "step_tokens": 128}
+    few, many = (
+        np.bincount(routing_by_law(parse_law("power-law:1.2"), QWEN, tokens=tokens, **asked).experts_TLK[:, 0].ravel())
+        for tokens in (2000, 8000)
+    )
+    assert np.abs(few / few.sum() - many / many.sum()).max() < 0.01
 
 
 def test_power_law_counts_stay_in_their_range() -> None:
