@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import os
 import sys
 from io import TextIOWrapper
+from pathlib import Path
 
 from moecast.units import plain
 
@@ -12,8 +14,13 @@ _HANDLER = "moecast.plain"
 
 
 def plain_streams() -> None:
-    """Let stdout and stderr write what their encoding has no letter for in plain ones, and "?" for the rest."""
+    """Let stdout and stderr write what their encoding has no letter for in plain ones, and "?" for the rest.
+
+    A stream that was closed before the program began (`>&-`) takes everything and keeps nothing.
+    """
     codecs.register_error(_HANDLER, _plainer)
+    sys.stdout = sys.stdout or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors=_HANDLER)

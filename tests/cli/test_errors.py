@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -182,6 +185,15 @@ def test_a_terminal_that_knows_ascii_only_is_told_what_is_wrong(run: Run) -> Non
     done = run("model", "show", "x" * 100, env={"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"})
     refused(done, "xxx...: no such file")
     assert done.stderr.isascii()
+
+
+@pytest.mark.parametrize(("model", "code"), [("deepseek-v3", 0), ("no-such", 2)])
+def test_streams_that_were_closed_take_everything(model: str, code: int) -> None:
+    command = f"{shlex.quote(sys.executable)} -m moecast model show {model}"
+    for closed in (">&-", "2>&-", ">&- 2>&- <&-"):
+        done = subprocess.run(["sh", "-c", f"{command} {closed}"], capture_output=True, text=True, timeout=60)
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
 
 
 def test_an_output_that_is_an_input_is_refused_before_any_work(run: Run, small: Path, tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ def bad(files, name):
         "counts without k": ([files["sglang stat"], "--out", "o.json"], "--config, --model .a preset. or --choices"),
         "ids without sizes": ([files["sglang json"], "--out", "o.parquet"], "give --config or --model"),
         "another k": ([files["npz"], "--out", "o.parquet", "--choices", "3"], "--choices = 3: the files have 2"),
-        "too few experts": ([files["npz"], "--out", "o.parquet", "--experts", "2"], "an expert id outside 0…1"),
+        "too few experts": ([files["npz"], "--out", "o.parquet", "--experts", "2"], "expert = 5: outside 0…1"),
         "another e": ([files["trtllm"], "--out", "o.json", "--experts", "7"], "the model has 7 experts"),
         "another model": ([files["npz"], "--out", "o.parquet", "--model", "mixtral-8x7b"], "32 MoE layers"),
     }[name]

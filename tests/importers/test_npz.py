@@ -93,7 +93,7 @@ def test_bad_arrays_fail_in_one_line(tmp_path, case):
 
 
 def test_more_experts_than_told(tmp_path):
-    with pytest.raises(MoecastError, match=r"4: an expert id outside 0…2"):
+    with pytest.raises(MoecastError, match=r"expert = 4: outside 0…2"):
         import_npz(npz(tmp_path / "x.npz", law=LAW), experts=3)
 
 

@@ -595,14 +595,37 @@ def test_bad_parquet(tmp_path, frame, rule):
     fails_in_one_line(tmp_path / "x.parquet", rule, columns=mapping("position=p,layer=l,expert=e"))
 
 
-def test_a_choice_far_beyond_the_others_is_refused(tmp_path):
-    """One row may not make every other token a thousand times as wide."""
+@pytest.mark.parametrize("first", [0, 1, 7])
+def test_choices_are_counted_from_whatever_number(tmp_path, first):
+    lines = ["p,l,k,e"] + [
+        f"{p},{layer},{first + k},{2 * p + k}" for p in range(3) for layer in range(2) for k in (1, 0)
+    ]
+    (tmp_path / "x.csv").write_text("\n".join(lines))
+    options = ImportOptions(experts=6, columns=mapping("position=p,layer=l,expert=e,slot=k"))
+    trace = import_trace(tmp_path / "x.csv", options)
+    assert trace.experts_TLK.tolist() == [[[2 * p, 2 * p + 1]] * 2 for p in range(3)]
+
+
+def test_a_column_that_counts_no_choices_is_refused(tmp_path):
+    """The ids of experts in the place of a choice's number, and one row that would make all tokens far wider."""
+    lines = ["p,l,k,e"] + [f"{p},0,{k},{p + 4 * k}" for p in range(4) for k in range(2)]
+    (tmp_path / "x.csv").write_text("\n".join(lines))
+    rule = "line 9: the choices have 8 numbers, and no token has more than 2 of them in a layer"
+    fails_in_one_line(tmp_path / "x.csv", rule, columns=mapping("position=p,layer=l,expert=k,slot=e"))
     rows = 70_000
     table = {"p": np.arange(rows), "l": np.zeros(rows, int), "e": np.ones(rows, int), "k": np.zeros(rows, int)}
     table["k"][7] = 1023
     np.savez(tmp_path / "x.npz", **table)
     columns = mapping("position=p,layer=l,expert=e,slot=k")
-    fails_in_one_line(tmp_path / "x.npz", "row 7: choice 1023 of a token, where nearly all have fewer", columns=columns)
+    fails_in_one_line(tmp_path / "x.npz", "row 7: the choices have 2 numbers", columns=columns)
+    columns_of = np.arange(rows + 1000), np.zeros(rows + 1000, int), np.arange(rows + 1000), np.zeros(rows + 1000, int)
+    table = dict(zip("plke", columns_of, strict=True))
+    table["p"][rows:], table["k"][:rows], table["k"][rows:] = rows, 0, np.arange(1000)
+    table["e"][rows:] = np.arange(1000)
+    np.savez(tmp_path / "y.npz", **table)
+    fails_in_one_line(
+        tmp_path / "y.npz", "row 70999: choice 999 of a token, where nearly all have fewer", columns=columns
+    )
 
 
 @pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl", "npz"])

@@ -226,7 +226,7 @@ class _Survey:
         size = told or options.experts
         if size is not None:
             if self._highest >= size:
-                raise MoecastError(f"an expert id outside 0…{size - 1}", file=paths[0], value=self._highest)
+                raise MoecastError(f"outside 0…{size - 1}", file=paths[0], field="expert", value=self._highest)
             return size, []
         size = max(self._highest + 1, choices)
         where = f"{paths[0].name}, which does" if len(paths) == 1 else "the files, which do"

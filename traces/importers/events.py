@@ -328,7 +328,10 @@ class _Tokens:
         elif not (new_R := cell_R | _changes(slot_R)).all():
             at = np.argmin(new_R)
             self._fail(order_R, at, f"a second row for the same token and layer {layer_R[at]}")
-        self._order_R, self._slot_R = order_R, slot_R
+        self._order_R = order_R
+        if not table.long:
+            slot_R = self._numbered(slot_R, cell_R)
+        self._slot_R = slot_R
         self._slots = int(slot_R.max()) + 1
         if int(cell_R.sum()) * self._slots > max(_MAX_PADDING * len(slot_R), _FREE_PADDING):
             rule = f"choice {self._slots - 1} of a token, where nearly all have fewer"
@@ -345,6 +348,15 @@ class _Tokens:
     def _fail(self, order_R: Ints, at: Any, rule: str) -> None:
         row = int(order_R[at])
         raise self._table.error(self._records[row], row, rule)
+
+    def _numbered(self, slot_R: Ints, cell_R: Ints) -> Ints:
+        """Choices counted from 0, whatever their column counts from; a column that counts none is refused."""
+        used, numbered_R = np.unique(slot_R, return_inverse=True)
+        most = int(np.diff(np.append(np.flatnonzero(cell_R), len(cell_R))).max())
+        if len(used) > most:
+            rule = f"the choices have {len(used)} numbers, and no token has more than {most} of them in a layer"
+            self._fail(self._order_R, np.argmax(slot_R), rule)
+        return numbered_R.astype(np.uint16)
 
     def _check_layers(self, layer_R: Ints, cell_R: Ints) -> None:
         layers_T = np.add.reduceat(cell_R.astype(np.int64), self._start_T)
