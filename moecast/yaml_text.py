@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
@@ -64,3 +65,14 @@ class _Loader(_SafeLoader):  # type: ignore[misc]  # which of the two is known o
                 raise yaml.MarkedYAMLError(problem=f"{key.value!r} stands twice", problem_mark=key.start_mark)
             seen.add(key.value)
         return dict(super().construct_mapping(node, deep))
+
+    def number(self, node: yaml.ScalarNode) -> Any:
+        """A number as it looks: to YAML 1.1, 2:1 is 121 and 010 is 8."""
+        if ":" in node.value or re.match(r"[-+]?0[0-9_b]", node.value):
+            rule = f"{node.value!r} is no decimal number; if text is meant, put it in quotes"
+            raise yaml.MarkedYAMLError(problem=rule, problem_mark=node.start_mark)
+        return (self.construct_yaml_int if node.tag.endswith(":int") else self.construct_yaml_float)(node)
+
+
+for _tag in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _Loader.number)

@@ -39,6 +39,10 @@ def test_an_alias_is_read() -> None:
         ("a: 1\na: 2\n", "stands twice"),
         ("a: [1", "expected"),
         ("a: 1\n---\nb: 1\n", "document"),
+        ("oversubscription: 2:1", "'2:1' is no decimal number"),  # 121 to YAML 1.1
+        ("a: 1:30.5", "is no decimal number"),
+        ("nodes: 010", "'010' is no decimal number"),
+        ("nodes: -0b100", "is no decimal number"),
     ],
 )
 def test_what_is_refused(text: str, words: str) -> None:
