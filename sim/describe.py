@@ -46,11 +46,19 @@ def describe_workload(workload: Workload) -> dict[str, Any]:
     return values
 
 
+def element_types(model: ModelShape) -> str:
+    """Name the element types that weights and KV cache have: a checkpoint's own or others, under the same name."""
+    return (
+        f"experts {model.weight_type}, attention {model.attention_type}, dense {model.dense_type}, KV {model.kv_type}"
+    )
+
+
 def describe_trace(trace: RoutingTrace) -> dict[str, Any]:
     """Say what was recorded, and how much of it there is."""
     return {
         "model": trace.meta.model,
         "tokens": trace.n_tokens,
+        "hash": trace.content_hash(),
         "topics": list(trace.topics),
         "notes": trace.meta.notes,
     }

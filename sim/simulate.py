@@ -89,7 +89,7 @@ def simulate(
         network=rung.name,
         phase=workload.phase,
         plan=describe.describe_plan(plan, model, setting.mode),
-        workload=describe.describe_workload(workload),
+        workload={**describe.describe_workload(workload), "element_types": describe.element_types(model)},
         trace=describe.describe_trace(trace),
         seed=seed,
         routing_shape=model.shape_LEK,

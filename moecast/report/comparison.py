@@ -82,12 +82,14 @@ class Comparison:
 
 def question_of(prediction: Prediction) -> dict[str, str]:
     """What was asked, plan and rung apart, as text by name: two predictions compare where all of it is the same."""
+    trace = prediction.trace
+    which = f", {str(trace['hash'])[:8]}" if trace.get("hash") else ""  # load tables of a model share its name and size
     asked: dict[str, Any] = {
         "cluster": prediction.cluster,
         "model": prediction.model,
         "layers × experts × choices": "×".join(map(str, prediction.routing_shape)),
         "phase": prediction.phase,
-        "routing": f"{prediction.trace.get('model')}, {prediction.trace.get('tokens')} tokens",
+        "routing": f"{trace.get('model')}, {trace.get('tokens')} tokens{which}",
         "ranks": prediction.plan.get("ranks"),
         **prediction.workload,
     }

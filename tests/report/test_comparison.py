@@ -117,6 +117,27 @@ def test_half_the_batch_wins_nothing(tmp_path: Path, trace: RoutingTrace, plans:
     assert set(rows) >= {"tokens/s per GPU", "time to first token"}
 
 
+def test_other_weights_or_other_routing_of_the_same_size_win_nothing(
+    trace: RoutingTrace, plans: dict[str, Plan]
+) -> None:
+    cluster, model, plan = load_cluster("dgx-h200", nodes=2), heavy_model(trace), plans["before"]
+    flipped = replace(trace, experts_TLK=np.ascontiguousarray(trace.experts_TLK[:, :, ::-1]))
+    asked = {
+        "asked": (model, trace),
+        "element types": (model.with_types(weight_type="fp8"), trace),
+        "routing": (model, flipped),
+    }
+    entries = {
+        name: Entry(
+            plan=name, prediction=simulate(cluster, shape, plan, routing, WORKLOAD, network="bound", gains=False)
+        )
+        for name, (shape, routing) in asked.items()
+    }
+    for name in ("element types", "routing"):
+        said = headline(Comparison(title="t", entries=(entries["asked"], entries[name])), "prefill")
+        assert said.startswith(f"Different questions were asked ({name})")
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
@@ -124,6 +145,7 @@ def test_half_the_batch_wins_nothing(tmp_path: Path, trace: RoutingTrace, plans:
         ({"model": "another"}, "model"),
         ({"routing_shape": (3, 16, 1)}, "layers × experts × choices"),
         ({"trace": {"model": "random", "tokens": 7}}, "routing"),
+        ({"trace": {"model": "the load of server", "tokens": 7, "hash": "another"}}, "routing"),
         ({"plan": {"ranks": 8, "tp": 1}}, "ranks"),
     ],
 )
