@@ -28,15 +28,27 @@ def check_question(cluster: Cluster, model: ModelShape, plan: Plan, trace: Routi
 
 
 def check_sizes(model: ModelShape, plan: Plan, trace: RoutingTrace) -> None:
-    """Fail where L, E or K of trace, model and plan differ.
+    """Fail where L, E or K of trace, model and plan differ, or the plan is of other layers.
+
+    A plan that numbers its layers from 0 says only how many they are: solvers that know no model make such ones.
 
     Raises
     ------
     MoecastError
-        Names the first size that differs.
+        Names the first that differs.
     """
     for field in ("layers", "experts", "choices"):
         ours = getattr(model, field)
         for whose, value in (("the trace", getattr(trace.meta, field)), ("the plan", getattr(plan, field))):
             if value != ours:
                 raise MoecastError(f"{whose} has {value}, the model {model.name} has {ours}", field=field)
+    if plan.layer_ids not in (model.moe_layer_ids, tuple(range(plan.layers))):
+        ours, theirs = (_runs(ids) for ids in (model.moe_layer_ids, plan.layer_ids))
+        raise MoecastError(f"the MoE layers of {model.name} are {ours}", field="plan: layer_ids", value=theirs)
+
+
+def _runs(ids: tuple[int, ...]) -> str:
+    """Write rising numbers as runs: 3-60, 62."""
+    first_of = [i for i, layer in enumerate(ids) if i == 0 or layer != ids[i - 1] + 1]
+    runs = [ids[a:b] for a, b in zip(first_of, [*first_of[1:], len(ids)], strict=True)]
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)

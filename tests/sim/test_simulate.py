@@ -225,6 +225,7 @@ def test_model_that_does_not_fit_says_so(cluster: Cluster, trace: RoutingTrace) 
         ({"tp": 2, "dispatch": "stay"}, "tp = 2: tokens that stay"),
         ({"schedule": "psychic"}, "schedule = 'psychic': one of sequential"),
         ({"choices": 3}, "choices: the plan has 3, the model tiny has 2"),
+        ({"layer_ids": (2, 4, 5)}, "plan: layer_ids = '2, 4-5': the MoE layers of tiny are 1-3"),
         ({"gpu_of_rank": (*range(15), 99)}, "gpu_of_rank[15] = 99: 2 x dgx-h200"),
         ({"gpu_of_rank": (*range(15), 0)}, "two ranks stand on one GPU"),
     ],
