@@ -14,8 +14,8 @@ from moecast.errors import MoecastError
 from moecast.files import read_json
 from moecast.sim import element_types
 from moecast.sim.attention_shape import AttentionShape, LinearAttention, Mixer
-from moecast.sim.hf_config import shape_fields
-from moecast.sim.hf_types import BESIDE
+from moecast.sim.configs.config import shape_fields
+from moecast.sim.configs.types import BESIDE
 from moecast.sim.models import PRESETS
 
 STATE_BYTES = 4  # of an element of a linear layer's state (`mamba_ssm_dtype`: float32 in the published configs)

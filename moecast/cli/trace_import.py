@@ -13,7 +13,7 @@ from moecast.cli import options
 from moecast.cli.plain import say
 
 if TYPE_CHECKING:
-    from moecast.sim.moe_sizes import MoeSizes
+    from moecast.sim.configs.moe_sizes import MoeSizes
     from moecast.traces import ImportedTrace, LoadTable, TraceMeta
 
 
@@ -236,8 +236,8 @@ def _known_model(model: str | None, config: Path | None) -> _Known:
     if model is None and config is None:
         return _Known()  # the simulator, which knows models, takes a while to import
 
+    from moecast.sim.configs.moe_sizes import MoeSizes
     from moecast.sim.models import PRESETS
-    from moecast.sim.moe_sizes import MoeSizes
 
     if config is not None:
         file = config / "config.json" if config.is_dir() else config

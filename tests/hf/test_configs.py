@@ -9,7 +9,7 @@ import pytest
 
 from moecast.errors import MoecastError
 from moecast.sim import ModelShape
-from moecast.sim.moe_sizes import MoeSizes
+from moecast.sim.configs.moe_sizes import MoeSizes
 from tests.hf.families import FAMILIES, Family
 
 # What keeps a family from being priced, by the field that says so.

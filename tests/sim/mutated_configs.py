@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from moecast.errors import MoecastError
 from moecast.sim import ModelShape
+from moecast.sim.configs.moe_sizes import MoeSizes
 from moecast.sim.models import PRESETS
-from moecast.sim.moe_sizes import MoeSizes
 from tests.sim.published_configs import MODELS, QUANTISED
 
 Path = tuple[str | int, ...]

@@ -17,7 +17,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING  # noqa: 
 from transformers.models.step3p7.modeling_step3p7 import Step3p7TextModel  # noqa: E402
 
 from moecast.sim import ModelShape  # noqa: E402
-from moecast.sim.hf_fields import FIELDS_OF  # noqa: E402
+from moecast.sim.configs.fields import FIELDS_OF  # noqa: E402
 from moecast.sim.models import PRESETS  # noqa: E402
 from tests.sim.published_configs import MODELS  # noqa: E402
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from moecast.errors import MoecastError
 from moecast.sim import ModelShape
-from moecast.sim.hf_patterns import Names
+from moecast.sim.configs.patterns import Names
 from tests.sim.published_configs import FORMS, MODELS
 
 BASE = MODELS["kimi-k2"][2]  # 1 dense layer, 60 with 384 experts and a shared one, latent attention

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from moecast.sim.attention_shape import AttentionShape, LinearAttention, Mixer
-from moecast.sim.hf_reader import Reader
+from moecast.sim.configs.reader import Reader
 
 HEADS = ("num_attention_heads", "n_head", "n_heads")
 KV_HEADS = ("num_key_value_heads", "num_kv_heads", "num_attention_groups", "kv_n_heads")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from moecast.sim import element_types
-from moecast.sim.hf_patterns import Names
+from moecast.sim.configs.patterns import Names
 
 MOST_PROBED = 128  # layers of one part whose names are looked up
 STEMS = ("model.layers", "backbone.layers")

@@ -1,7 +1,7 @@
 """Typed look-ups in a Hugging Face `config.json`: by any of the names that families use for a quantity.
 
 A quantity goes by many names. Where the config's class is one that transformers has, only the names that this class
-defines count: a stray field of another family's means nothing to the code that runs the model. `hf_fields.py` lists
+defines count: a stray field of another family's means nothing to the code that runs the model. `fields.py` lists
 them.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from moecast.errors import MoecastError
-from moecast.sim.hf_fields import FIELDS_OF
+from moecast.sim.configs.fields import FIELDS_OF
 
 MOST_LAYERS = 4096
 PREDICTED = ("num_nextn_predict_layers", "num_mtp_layers")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from moecast.sim.hf_reader import MOST_LAYERS, Reader
+from moecast.sim.configs.reader import MOST_LAYERS, Reader
 
 LAYERS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
 # What each layer is, and the words for a MoE layer and for a dense one: a list, or a string of letters (Nemotron-H).

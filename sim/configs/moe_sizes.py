@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from moecast.errors import MoecastError
-from moecast.sim.hf_config import CHOICES, EXPERTS
-from moecast.sim.hf_layers import SAID_BY, hidden_layers, moe_layers
-from moecast.sim.hf_reader import Reader
+from moecast.sim.configs.config import CHOICES, EXPERTS
+from moecast.sim.configs.layers import SAID_BY, hidden_layers, moe_layers
+from moecast.sim.configs.reader import Reader
 from moecast.sim.model import ModelShape
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from moecast.sim.attention_shape import AttentionShape
-from moecast.sim.hf_attention import HIDDEN, KV_RANK, Q_RANK, WINDOW, Mixers, read_mixers
-from moecast.sim.hf_fields import FIELDS_OF
-from moecast.sim.hf_layers import hidden_layers, moe_layers, no_mlp_layers
-from moecast.sim.hf_reader import BY_LAYER, PUBLISHED, Reader
-from moecast.sim.hf_types import read_types
+from moecast.sim.configs.attention import HIDDEN, KV_RANK, Q_RANK, WINDOW, Mixers, read_mixers
+from moecast.sim.configs.fields import FIELDS_OF
+from moecast.sim.configs.layers import hidden_layers, moe_layers, no_mlp_layers
+from moecast.sim.configs.reader import BY_LAYER, PUBLISHED, Reader
+from moecast.sim.configs.types import read_types
 
 EXPERTS = (
     "num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "num_routed_experts",

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from moecast.errors import MoecastError
-from moecast.sim.hf_modules import NESTED_STEMS, Rule, Scheme, is_mixed, priced_type
-from moecast.sim.hf_patterns import Names
-from moecast.sim.hf_reader import Reader
+from moecast.sim.configs.modules import NESTED_STEMS, Rule, Scheme, is_mixed, priced_type
+from moecast.sim.configs.patterns import Names
+from moecast.sim.configs.reader import Reader
 
 BESIDE = "hf_quant_config.json"
 FLOATS = {
