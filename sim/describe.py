@@ -104,6 +104,8 @@ def warnings(
     found = [f"override: {override}" for override in overrides]
     if wasted := plan.wasted_slots():
         found.append(f"{wasted} slots repeat an expert that their rank already holds: memory without use")
+    if bare := int((plan.slots_DLGP < 0).all(axis=(1, 3)).sum()):
+        found.append(f"{bare} of {plan.ranks} ranks hold no expert: they attend and send, and serve nothing")
     if plan.made_by.note:
         found.append(f"solver's note ({plan.made_by.solver}): {plan.made_by.note}")
     if redundant_slots(plan) and plan.made_by.solver in ("unknown", "eplb"):

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from moecast.errors import MoecastError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from moecast.cli.inputs import ElementTypes, Source
     from moecast.sim import ModelShape, Workload
     from moecast.traces import RoutingTrace
@@ -47,13 +49,16 @@ def routing_for(
     trace
         The part of it that the source asks for.
     workload
-        The same, with `reuse` where it holds more tokens than are made.
+        The same, with `reuse` where it holds more tokens than are made, and a context where none was recorded that
+        the model would have.
     notes
         What to say of it.
     """
     from moecast.sim import fit_workload
 
     lifted = source.routing == "trace"
+    if lifted and workload.phase == "decode" and workload.context is None and _is_shipped(source.trace):
+        workload = replace(workload, context=DEFAULT_CONTEXT)  # the shipped texts are short, as its model is small
     if lifted:
         made = _lifted(source, model, workload, ranks, seed, quiet)
     else:
@@ -67,6 +72,12 @@ def routing_for(
         return trace, workload, notes
     again = f"{trace.n_tokens:,} different tokens are made, fewer than the steps hold: they are drawn again"
     return trace, replace(workload, reuse=True), (*notes, again)
+
+
+def _is_shipped(path: Path | None) -> bool:
+    from moecast.traces import shipped_trace_path
+
+    return path is None or path == shipped_trace_path()
 
 
 def sequences_needed(workload: Workload, *, ranks: int, length: int) -> int:

@@ -161,7 +161,8 @@ def show_prediction(prediction: Prediction, *, name: str = "prediction") -> None
     out = console()
     for label in prediction.labels:
         out.print(f"[yellow]{escape(label)}[/yellow]")
-    comparison_table(title_of(prediction), [Entry(plan=name, prediction=prediction)])
+    title = prediction.table_title if prediction.whole else title_of(prediction)  # else the labels have told the model
+    comparison_table(title, [Entry(plan=name, prediction=prediction)])
     for warning in prediction.warnings:
         out.print(f"[yellow]warning:[/yellow] {escape(warning)}")
 

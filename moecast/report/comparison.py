@@ -98,8 +98,14 @@ def question_of(prediction: Prediction) -> dict[str, str]:
     ranks, tokens, tp = (prediction.plan.get("ranks"), prediction.workload.get("tokens_per_rank"),
                          prediction.plan.get("tp", 1))  # fmt: skip
     if isinstance(ranks, int) and isinstance(tokens, int) and isinstance(tp, int):
-        named["tokens per rank"] = f"{tokens * ranks // max(tp, 1)} in all"
-    return {name: json.dumps(value) if not isinstance(value, str) else value for name, value in named.items()}
+        named["tokens per rank"] = f"{tokens * ranks // max(tp, 1)} on all ranks"
+    return {name: _as_text(value) for name, value in named.items()}
+
+
+def _as_text(value: Any) -> str:
+    if value is None:
+        return "–"
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def differences(predictions: Sequence[Prediction]) -> dict[str, tuple[str, ...]]:

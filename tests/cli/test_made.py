@@ -83,3 +83,22 @@ def test_small_and_large_workloads_on_the_command_line(run: Run, tmp_path: Path)
         assert f"prompts of {isl} tokens each (--isl)" in value["warnings"]
         spent[isl] = value["breakdown_s"]["attention"]
     assert spent[8192] > spent[256]
+
+
+def test_decode_like_the_shipped_trace_has_a_context_as_models_have(small: Path) -> None:
+    """The shipped texts are short; a trace of one's own has the contexts that it recorded."""
+    workload = Workload(phase="decode", tokens_per_rank=2, steps=1)
+    contexts = {}
+    for name, path in (("shipped", None), ("own", small / "t.parquet")):
+        source = Source(trace=path, routing="trace")
+        _, contexts[name], _ = made.routing_for(source, SMALL, workload, ranks=2, seed=0, quiet=True)
+    assert contexts["shipped"].context == made.DEFAULT_CONTEXT
+    assert contexts["own"].context is None
+
+
+def test_ranks_without_an_expert_are_said(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    asked_of = ("--model", "config.json", "--nodes", 4, "--tokens-per-rank", 4, "--steps", 1)
+    text = " ".join(run("simulate", *ASKED, *asked_of, check=True).stdout.split())
+    assert "16 of 32 ranks hold no expert" in text
+    assert "model: prefill on 4 x dgx-h200" in text

@@ -111,7 +111,7 @@ def test_half_the_batch_wins_nothing(tmp_path: Path, trace: RoutingTrace, plans:
     for word in ("fastest", "speed-up", 'class="best'):
         assert word not in body(page)
     rows = table_of(page)
-    assert rows["differs: tokens per rank"] == ["1024 in all", "512 in all"]
+    assert rows["differs: tokens per rank"] == ["1024 on all ranks", "512 on all ranks"]
     assert len([name for name in rows if name.startswith("differs")]) == 1
     assert "Throughput against latency" in page
     assert set(rows) >= {"tokens/s per GPU", "time to first token"}
