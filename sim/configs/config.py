@@ -134,8 +134,8 @@ def _layers_of(fields: dict[str, Any], mixers: Mixers) -> dict[str, list[int]]:
 def _expert_width(reader: Reader) -> int:
     """Width of a routed expert; under the name of the MLP's where the config has no other."""
     found = reader.first(EXPERT_WIDTH)
-    if found is not None and isinstance(found[1], list) and "vl" in reader.model_type:
-        return Reader({found[0]: found[1][:1]}, reader.file).whole((found[0],))  # ERNIE's: of text, then of pictures
+    if found is not None and isinstance(found[1], list) and "vl" in reader.model_type:  # ERNIE's: a width of each set
+        raise reader.error("experts of pictures beside those of text cannot be priced", found[0], found[1])
     return reader.whole(EXPERT_WIDTH if found is not None else (*EXPERT_WIDTH, *MLP_WIDTH))
 
 

@@ -89,6 +89,16 @@ def test_an_mlp_runs_beside_grok_2s_experts() -> None:
     assert (shape.layers, shape.shared_intermediate, shape.expert_intermediate) == (64, 32768, 16384)
 
 
+def test_a_second_set_of_experts_is_refused() -> None:
+    """ERNIE-4.5-VL's experts of pictures are a quarter of its weights."""
+    config = MODELS["ernie-4.5-21b-a3b"][2] | {
+        "model_type": "ernie4_5_vl_moe_text",
+        "moe_intermediate_size": [1536, 512],
+    }
+    with pytest.raises(MoecastError, match=r"moe_intermediate_size = \[1536, 512\]: experts of pictures"):
+        ModelShape.from_config(config, name="ernie-vl")
+
+
 def test_attention_made_of_experts_is_refused() -> None:
     config = {"model_type": "jetmoe", "num_hidden_layers": 24, "num_local_experts": 8, "num_experts_per_tok": 2}
     with pytest.raises(MoecastError, match="model_type = 'jetmoe': experts of queries and outputs"):
