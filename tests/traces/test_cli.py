@@ -70,9 +70,9 @@ def test_import_of_an_unknown_model_says_where_e_comes_from(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "rule"),
     [
-        (["--model", "mixtral-8x7b"], "experts|layers|an expert id outside"),
+        (["--model", "mixtral-8x7b"], "experts|layers|expert = "),
         (["--phase", "warmup"], "--phase = 'warmup': one of train, prefill, decode"),
-        (["--experts", "5"], "an expert id outside 0…4"),
+        (["--experts", "5"], "expert = 63: outside 0…4"),
         (["--config", "none.json"], "cannot be read"),
     ],
 )
