@@ -2,7 +2,8 @@
 
 The bottleneck is the resource with the largest gain, not the fullest link: a link that is full while others wait for
 something else gains nothing by being twice as fast. Gains are each alone: they do not add up, and two resources that
-take turns may gain little each. A gain may be negative: with one thing faster, flows meet that did not meet before.
+take turns may gain little each. A NIC and its PCIe stand in a row and are nearly as fast as each other, so that both
+together are tried, too. A gain may be negative: with one thing faster, flows meet that did not meet before.
 
 A resource is a kind of link (all of them at once, both directions of a cable), the copy issue of low-latency kernels, a
 kind of compute, the launches and barriers of communication, or the waiting for peers (experts as if every rank had its
@@ -37,7 +38,12 @@ COMPUTE_NAMES = {
 }  # fmt: skip
 LINK_NAMES = {"leaf": "leaf uplinks", "nic": "NICs", "nvlink": "NVLink", "pcie": "PCIe", ISSUE_KIND: "copy issue"}
 LAUNCHES, PEERS, ISSUE = "launches of communication", "waiting for uneven experts", "copy issue"
+TO_FABRIC = "NICs with PCIe"
 NONE, NO_ONE = "nothing tried", "no single resource"
+TOGETHER = {TO_FABRIC: {LINK_NAMES["nic"], LINK_NAMES["pcie"]}}
+"""Resources of several kinds of cable."""
+MORE_TOGETHER = 0.01
+"""The part of the step that they have to save beyond the best of them to be one."""
 LEAST = 0.01
 """The part of the step that a resource has to save to be listed."""
 
@@ -67,20 +73,21 @@ def programs_with_more(
             varied[name] = partial(replace, program, stages=stages)
     cluster = forward.setting.layout.cluster
     kinds = zip(link_kinds(cluster), times.link_bytes_J, strict=True)
-    for name in dict.fromkeys(cable_of(kind) for kind, units in kinds if units > 0):
+    used = dict.fromkeys(cable_of(kind) for kind, units in kinds if units > 0)
+    for name in (*used, TO_FABRIC) if used.keys() >= TOGETHER[TO_FABRIC] else used:
         varied[name] = partial(_laid_out_on, forward, cluster_with_more(cluster, name))
     return varied
 
 
 def cluster_with_more(cluster: Cluster, name: str) -> Cluster:
-    """The cluster with twice the capacity of a kind of cable, or of the copy issue's rate.
+    """The cluster with twice the capacity of a kind of cable, or of some together, or of the copy issue's rate.
 
     Laid out anew on it, a plan's flows and the chunks that relays wait for are those of the faster cluster.
     """
     if name == ISSUE:
         return replace(cluster, hardware=replace(cluster.hardware, message_s=cluster.hardware.message_s / 2))
     links = (
-        replace(link, capacity_Bps=2 * link.capacity_Bps) if cable_of(link.kind) == name else link
+        replace(link, capacity_Bps=2 * link.capacity_Bps) if cable_of(link.kind) in TOGETHER.get(name, {name}) else link
         for link in cluster.links
     )
     return replace(cluster, links=tuple(links))
@@ -95,6 +102,8 @@ def cable_of(kind: str) -> str:
 def marginal_gains(times_s: Mapping[str, float], step_s: float) -> dict[str, float]:
     """Part of the step time that twice of each resource saves, the largest first; below 0 where it takes longer.
 
+    Several together are listed where they save `MORE_TOGETHER` more than the best of them alone.
+
     Parameters
     ----------
     times_s
@@ -103,6 +112,9 @@ def marginal_gains(times_s: Mapping[str, float], step_s: float) -> dict[str, flo
         Of the step as it is.
     """
     gains = {name: 1 - time_s / step_s for name, time_s in times_s.items()}
+    for together, alone in TOGETHER.items():
+        if together in gains and gains[together] < max(gains[name] for name in alone) + MORE_TOGETHER:
+            del gains[together]
     return dict(sorted(gains.items(), key=lambda item: (-item[1], item[0])))
 
 

@@ -38,6 +38,37 @@ def twice_the_nics(cluster: Cluster) -> Cluster:
     return replace(cluster, links=tuple(links))
 
 
+def twice_nics_and_pcie(cluster: Cluster) -> Cluster:
+    links = (
+        replace(link, capacity_Bps=2 * link.capacity_Bps) if link.kind.startswith(("nic", "pcie")) else link
+        for link in cluster.links
+    )
+    return replace(cluster, links=tuple(links))
+
+
+@pytest.mark.parametrize("network", ["bound", "fluid"])
+@pytest.mark.parametrize("pcie", [1.1, 3.0])
+def test_nics_and_their_pcie_together(cluster: Cluster, trace: RoutingTrace, network: str, pcie: float) -> None:
+    """Nearly as fast as each other, neither alone gains much: both do. Where PCIe is far wider, NICs alone do."""
+    nic = next(link.capacity_Bps for link in cluster.links if link.kind == "nic-out") / 100
+    wide = {"nic": nic, "pcie": pcie * nic}
+    links = (replace(link, capacity_Bps=wide.get(link.kind.split("-")[0], link.capacity_Bps)) for link in cluster.links)
+    thin = replace(cluster, links=tuple(links))
+    asked = (tiny_model(trace), contiguous(dispatch="per_choice"), trace,
+             Workload(phase="prefill", tokens_per_rank=40, steps=1, reuse=True))  # fmt: skip
+    plain = simulate(thin, *asked, network=network, max_fluid_steps=1)
+    built = simulate(twice_nics_and_pcie(thin), *asked, network=network, max_fluid_steps=1, gains=False)
+    gain = 1 - built.step_times_s[0] / plain.step_times_s[0]  # type: ignore[index]
+    if pcie < 2:
+        assert plain.bottleneck == "NICs with PCIe"
+        assert plain.gains["NICs with PCIe"] == pytest.approx(gain, abs=1e-9)
+        assert plain.gains["NICs"] < 0.15 < 0.3 < gain
+    else:
+        assert plain.bottleneck == "NICs"
+        assert plain.gains["NICs"] == pytest.approx(gain, abs=1e-9)
+        assert "NICs with PCIe" not in plain.gains
+
+
 def half_the_launches(cluster: Cluster) -> Cluster:
     names = ("collective_launch_s", "count_exchange_s", "barrier_s")
     return with_hardware(cluster, **{name: getattr(cluster.hardware, name) / 2 for name in names})
