@@ -73,10 +73,8 @@ def phase_mask(trace: RoutingTrace, workload: Workload) -> npt.NDArray[np.bool_]
     Raises
     ------
     MoecastError
-        There are none, or the phase is not known.
+        There are none.
     """
-    if workload.drawn_phase not in TRACE_PHASES:
-        raise MoecastError(f"one of {', '.join(TRACE_PHASES)}", field="from_phase", value=workload.from_phase)
     mask_T: npt.NDArray[np.bool_] = trace.phase_T == TRACE_PHASES.index(workload.drawn_phase)
     if not mask_T.any():
         held = ", ".join(TRACE_PHASES[i] for i in np.unique(trace.phase_T)) or "no token"

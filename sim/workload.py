@@ -17,6 +17,7 @@ from moecast.errors import MoecastError
 from moecast.sim import drawing, pools
 from moecast.sim.plan import MOST_RANKS
 from moecast.sim.step import PHASES, Step
+from moecast.traces import PHASES as TRACE_PHASES
 
 if TYPE_CHECKING:
     from moecast.traces import RoutingTrace
@@ -82,6 +83,8 @@ class Workload:
         """Check ranges."""
         if self.phase not in PHASES:
             raise MoecastError(f"one of {', '.join(PHASES)} can be simulated", field="phase", value=self.phase)
+        if self.from_phase is not None and self.from_phase not in TRACE_PHASES:
+            raise MoecastError(f"one of {', '.join(TRACE_PHASES)}", field="from_phase", value=self.from_phase)
         if self.steps_mode not in STEPS_MODES:
             raise MoecastError(f"one of {', '.join(STEPS_MODES)}", field="steps", value=self.steps_mode)
         for field, least in (("tokens_per_rank", 1), ("steps", 1), ("seed", 0), ("context", 1)):

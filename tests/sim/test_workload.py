@@ -234,6 +234,7 @@ def test_a_topic_that_is_not_there_is_named(topics, rule):
     ("field", "value"),
     [
         ("phase", "train"),
+        ("from_phase", "1e999"),
         ("tokens_per_rank", 0),
         ("tokens_per_rank", 1.5),
         ("steps", 0),
