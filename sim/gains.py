@@ -102,8 +102,6 @@ def cable_of(kind: str) -> str:
 def marginal_gains(times_s: Mapping[str, float], step_s: float) -> dict[str, float]:
     """Part of the step time that twice of each resource saves, the largest first; below 0 where it takes longer.
 
-    Several together are listed where they save `MORE_TOGETHER` more than the best of them alone.
-
     Parameters
     ----------
     times_s
@@ -112,17 +110,22 @@ def marginal_gains(times_s: Mapping[str, float], step_s: float) -> dict[str, flo
         Of the step as it is.
     """
     gains = {name: 1 - time_s / step_s for name, time_s in times_s.items()}
-    for together, alone in TOGETHER.items():
-        if together in gains and gains[together] < max(gains[name] for name in alone) + MORE_TOGETHER:
-            del gains[together]
     return dict(sorted(gains.items(), key=lambda item: (-item[1], item[0])))
 
 
 def bottleneck_of(gains: Mapping[str, float]) -> str:
-    """Name the resource that gains most, if any gains anything."""
+    """Name the resource that gains most, if any gains anything.
+
+    Several together are it only where they save `MORE_TOGETHER` more than the best of them alone.
+    """
     if not gains:
         return NONE
-    most = max(gains, key=lambda name: gains[name])
+
+    def is_one(name: str) -> bool:
+        alone = [gains[other] for other in TOGETHER.get(name, ()) if other in gains]
+        return gains[name] >= max(alone, default=-np.inf) + MORE_TOGETHER
+
+    most = max((name for name in gains if name not in TOGETHER or is_one(name)), key=lambda name: gains[name])
     return most if gains[most] > 0 else NO_ONE
 
 
