@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from moecast.sim.attention_shape import AttentionShape
-from moecast.sim.configs.attention import HIDDEN, KV_RANK, Q_RANK, WINDOW, Mixers, read_mixers
+from moecast.sim.configs.attention import Mixers, read_mixers
 from moecast.sim.configs.fields import FIELDS_OF
 from moecast.sim.configs.layers import hidden_layers, moe_layers, no_mlp_layers
+from moecast.sim.configs.names import HIDDEN, KV_RANK, Q_RANK, WINDOW
 from moecast.sim.configs.reader import BY_LAYER, PUBLISHED, Reader
 from moecast.sim.configs.types import read_types
 

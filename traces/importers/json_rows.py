@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from moecast.errors import MoecastError
-from moecast.traces.importers.events import LABELS, Rows
+from moecast.traces.importers.event_rows import LABELS, Rows
 from moecast.traces.importers.json_records import Record
 from moecast.traces.importers.provenance import size_of
 from moecast.traces.meta import MAX_CHOICES

@@ -15,7 +15,8 @@ from typing import Any
 
 from moecast.errors import MoecastError
 from moecast.traces.importers.assemble import Layout
-from moecast.traces.importers.events import Rows, import_events
+from moecast.traces.importers.event_rows import Rows
+from moecast.traces.importers.events import import_events
 from moecast.traces.importers.importer import ImportedTrace
 from moecast.traces.importers.json_records import Record, beginning, json_records, short_text, whole_number
 from moecast.traces.importers.json_rows import json_rows, peeked

@@ -21,7 +21,8 @@ from moecast.errors import MoecastError
 from moecast.traces.importers.archive import first_line, open_archive, zip_names
 from moecast.traces.importers.arrays import read_entry
 from moecast.traces.importers.assemble import Layout
-from moecast.traces.importers.events import COLUMNS, LABELS, Rows, import_events
+from moecast.traces.importers.event_rows import COLUMNS, LABELS, Rows
+from moecast.traces.importers.events import import_events
 from moecast.traces.importers.importer import ImportedTrace
 from moecast.traces.importers.json_records import Record, beginning, json_records
 from moecast.traces.importers.json_rows import array_of, json_rows, no_column
