@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 from typing import Annotated
@@ -82,7 +83,9 @@ def main() -> None:
         _say("this machine's memory does not hold what was asked: fewer steps, tokens or nodes need less")
         sys.exit(2)
     except OSError as error:  # a full disk, a folder that may not be searched, a name that is too long
-        where = "" if error.filename is None else f"{error.filename}: "
+        # what this program writes to files names them (`moecast.files`): what is left is standard output
+        unnamed = "standard output: " if error.errno == errno.ENOSPC else ""
+        where = unnamed if error.filename is None else f"{error.filename}: "
         _say(f"{where}{error.strerror or ' '.join(str(error).split())}")
         sys.exit(2)
 
