@@ -175,7 +175,7 @@ def _mode(groups: int, hosts: int, even: bool) -> str:
         return f"EPLB, hierarchical: each of {groups} expert groups stands whole on one of {hosts} nodes"
     why = f"{groups} expert groups on {hosts} nodes do not divide"
     if groups == 1:
-        why = "the router has no expert groups"
+        why = "no expert groups are known of the router (n_group of its config, or --expert-groups)"
     elif not even:
         why = f"its ranks do not stand on the {hosts} nodes evenly and in order"
     return f"EPLB, global: {why}, so experts go to any rank"

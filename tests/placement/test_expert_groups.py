@@ -48,7 +48,10 @@ def test_the_published_example_by_the_command_line(tmp_path: Path) -> None:
     assert "hierarchical: each of 4 expert groups" in json.loads(done.stdout)["note"]
     assert sorted_slots(read_plan(tmp_path / "p.json").slots_DLGP[0]) == sorted_slots(EPLB_SLOTS)
     done = CliRunner().invoke(app, asked, catch_exceptions=False)
-    assert "global: the router has no expert groups" in json.loads(done.stdout)["note"]
+    assert (
+        "global: no expert groups are known of the router (n_group of its config, or --expert-groups)"
+        in json.loads(done.stdout)["note"]
+    )
 
 
 def problem(node_G: list[int] | np.ndarray, groups: int) -> LoadProblem:
@@ -66,7 +69,12 @@ RACK = load_cluster("gb200-nvl72").node_of_gpu_G
     [
         (np.repeat(range(4), 8), 8, 4, "hierarchical: each of 8 expert groups stands whole on one of 4 nodes"),
         (np.repeat(range(3), 8), 8, 0, "global: 8 expert groups on 3 nodes do not divide"),
-        (np.repeat(range(4), 8), 1, 0, "global: the router has no expert groups"),
+        (
+            np.repeat(range(4), 8),
+            1,
+            0,
+            "global: no expert groups are known of the router (n_group of its config, or --expert-groups)",
+        ),
         (np.zeros(8), 8, 1, ""),
         (RACK, 8, 0, "global: 8 expert groups on 18 nodes do not divide"),  # one domain, 18 hosts: engines count hosts
         (RACK, 36, 18, "hierarchical: each of 36 expert groups stands whole on one of 18 nodes"),
