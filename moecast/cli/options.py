@@ -169,13 +169,15 @@ PlanOn = Annotated[
     typer.Option("--plan-on", min=0.0, max=1.0, help="The first part of each topic that plans are made on."),
 ]
 Ep = Annotated[
-    int | None, typer.Option("--ep", min=1, help="Ranks of an EP group.", show_default="all GPUs of the cluster")
+    int | None,
+    typer.Option("--ep", min=1, max=65535, help="Ranks of an EP group.", show_default="all GPUs of the cluster"),
 ]
 Tp = Annotated[
     int | None,
     typer.Option(
         "--tp",
         min=1,
+        max=65535,
         help="Consecutive ranks that share their tokens: they split attention, dense layers and the vocabulary, and "
         "each token is dispatched by one of them.",
         show_default="the plan's, else 1: every rank attends for its own tokens (DP attention)",
