@@ -63,8 +63,8 @@ class Recombination:
         width_X = rng.integers(1, max(int(layers * _WIDEST), 1) + 1, len(own_X))
         first_X = (rng.random(len(own_X)) * (layers - width_X + 1)).astype(np.int64)
         _trade_choices(
-            rng.permutation(own_X), neighbours_TR, first_X, first_X + width_X, _CROSSED * len(own_X), self.partner_T,
-            self.window_T2,
+            rng.permutation(own_X), neighbours_TR, donors.sequence_T, first_X, first_X + width_X,
+            _CROSSED * len(own_X), self.partner_T, self.window_T2,
         )  # fmt: skip
 
 
@@ -141,6 +141,7 @@ def _trade_places(
 def _trade_choices(
     order_X: Ints,
     neighbours_TR: Indices,
+    sequence_T: Indices,
     first_X: Ints,
     end_X: Ints,
     most: float,
@@ -162,7 +163,7 @@ def _trade_choices(
             window_T2[one, 0], window_T2[one, 1] = first_X[x], end_X[x]
             window_T2[other, 0], window_T2[other, 1] = first_X[x], end_X[x]
             traded += 2
-            one, other = one + 1, _after(one + 1, other + 1, neighbours_TR, partner_T)
+            one, other = one + 1, _after(one, other, neighbours_TR, sequence_T, partner_T)
 
 
 @njit(cache=True, nogil=True)
@@ -176,12 +177,17 @@ def _free(one: int, neighbours_TR: Indices, partner_T: Indices) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _after(one: int, other: int, neighbours_TR: Indices, partner_T: Indices) -> int:
-    """`other` where both are free look-alikes, else -1."""
-    if max(one, other) < len(partner_T) and partner_T[one] == one and partner_T[other] == other:
-        for neighbour in neighbours_TR[one]:
-            if neighbour == other:
-                return other
+def _after(one: int, other: int, neighbours_TR: Indices, sequence_T: Indices, partner_T: Indices) -> int:
+    """The donor after `other`, where it and the one after `one` are free look-alikes, else -1."""
+    # Not beyond the end of a sequence: what stands there may be of another part, half of whose round is out already.
+    if max(one, other) + 1 == len(partner_T):
+        return -1
+    if sequence_T[one + 1] != sequence_T[one] or sequence_T[other + 1] != sequence_T[other]:
+        return -1
+    if partner_T[one + 1] == one + 1 and partner_T[other + 1] == other + 1:
+        for neighbour in neighbours_TR[one + 1]:
+            if neighbour == other + 1:
+                return other + 1
     return -1
 
 
