@@ -103,9 +103,10 @@ class PlacementProblem:
         domain_G = self.cluster.domain_of_gpu_G[list(layout.gpu_of_rank[: layout.ep])]
         object.__setattr__(self, "domain_G", counted_from_0(domain_G))
         object.__setattr__(self, "steps", tuple(draw_steps(self.trace, self.workload, ranks=self.sources)))
-        for name, steps in zip(("more_steps", "held_out"), draw_more(self), strict=True):
-            object.__setattr__(self, name, steps)
-        object.__setattr__(self, "windows", Windows.of(self))
+        more_steps, held_out = draw_more(self.trace, self.workload, self.steps, ranks=self.sources)
+        object.__setattr__(self, "more_steps", more_steps)
+        object.__setattr__(self, "held_out", held_out)
+        object.__setattr__(self, "windows", Windows.of(self.trace, more_steps, layout))
         self._check_memory()
 
     @property

@@ -23,9 +23,10 @@ from moecast.sim.forward import home_ranks
 from moecast.sim.workload import draw_steps
 
 if TYPE_CHECKING:
-    from moecast.placement.problem import PlacementProblem
+    from moecast.sim.plan import Plan
     from moecast.sim.step import Step
     from moecast.sim.workload import Workload
+    from moecast.traces import RoutingTrace
 
 Int = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]
@@ -80,9 +81,8 @@ class Windows:
         return len(self.counted_share_W)
 
     @classmethod
-    def of(cls, problem: PlacementProblem) -> Windows:
-        """Sort the tokens of the problem's `more_steps` into windows."""
-        steps, layout = problem.more_steps, problem.layout
+    def of(cls, trace: RoutingTrace, steps: Sequence[Step], layout: Plan) -> Windows:
+        """Sort the tokens of steps into windows, for a layout's EP groups."""
         home_T = np.concatenate([home_ranks(step, layout.tp) for step in steps])
         step_T = np.repeat(np.arange(len(steps)), [step.n_tokens for step in steps])
         key_T = step_T * layout.groups + home_T // layout.ep
@@ -103,7 +103,7 @@ class Windows:
             counted_share_W=np.bincount(window_T[counted_T], minlength=n) / np.maximum(size_W, 1),
             step_share_W=np.bincount(window_of_key, minlength=n) / len(topics),
             n_steps=len(topics),
-            load_LWE=count_loads(problem.trace.experts_TLK, row_T, window_T, n, layout.experts),
+            load_LWE=count_loads(trace.experts_TLK, row_T, window_T, n, layout.experts),
             topic_W=topic_W,
         )
 
@@ -125,30 +125,38 @@ class Windows:
         )
 
 
-def draw_more(problem: PlacementProblem) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
+def draw_more(
+    trace: RoutingTrace, workload: Workload, planning: tuple[Step, ...], *, ranks: int
+) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
     """Draw steps to fit plans to, and steps to compare plans on.
 
     To fit: as many steps as give enough tokens, or as the trace has, then again with other seeds. To compare: the
     steps of one more drawing, so that no plan wins by knowing which texts meet; the planning steps where there is
     none.
+
+    Parameters
+    ----------
+    planning
+        The Workload's own steps.
+    ranks
+        DP ranks that hold tokens.
     """
-    workload = problem.workload
     if workload.steps_mode != "drawn":
-        return problem.steps, problem.steps
-    steps = _longest_draw(problem)
+        return planning, planning
+    steps = _longest_draw(trace, workload, planning, ranks)
     tokens = sum(step.n_tokens for step in steps)
     drawings = max(1, min(MOST_DRAWINGS, MAX_WINDOWS // len(steps), DRAWN_TOKENS // max(tokens, 1)))
-    more = [_draw(problem, replace(workload, seed=workload.seed + number)) or () for number in range(1, drawings + 1)]
-    return (*steps, *(step for drawing in more[:-1] for step in drawing)), tuple(more[-1]) or problem.steps
+    seeds = range(workload.seed + 1, workload.seed + drawings + 1)
+    more = [_draw(trace, replace(workload, seed=seed), ranks) or () for seed in seeds]
+    return (*steps, *(step for drawing in more[:-1] for step in drawing)), tuple(more[-1]) or planning
 
 
-def _longest_draw(problem: PlacementProblem) -> Sequence[Step]:
-    steps: Sequence[Step] = problem.steps
+def _longest_draw(trace: RoutingTrace, workload: Workload, steps: Sequence[Step], ranks: int) -> Sequence[Step]:
     tokens = sum(step.n_tokens for step in steps)
     fits, fails = len(steps), 1 + -(-ENOUGH_TOKENS * len(steps) // max(tokens, 1))
     while fails - fits > 1:
         middle = (fits + fails) // 2
-        more = _draw(problem, replace(problem.workload, steps=middle))
+        more = _draw(trace, replace(workload, steps=middle), ranks)
         if more is None:
             fails = middle
         else:
@@ -156,10 +164,10 @@ def _longest_draw(problem: PlacementProblem) -> Sequence[Step]:
     return steps
 
 
-def _draw(problem: PlacementProblem, workload: Workload) -> Sequence[Step] | None:
+def _draw(trace: RoutingTrace, workload: Workload, ranks: int) -> Sequence[Step] | None:
     """The steps of a workload; None where the trace is too small for it."""
     try:
-        return draw_steps(problem.trace, workload, ranks=problem.sources)
+        return draw_steps(trace, workload, ranks=ranks)
     except MoecastError:
         return None
 

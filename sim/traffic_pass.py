@@ -22,7 +22,7 @@ from moecast.sim.compiled import entry, inner
 from moecast.sim.layout import Layout
 from moecast.sim.plan import Plan
 from moecast.sim.replicas import ReplicaTable
-from moecast.traces.statistics._count import count_pairs
+from moecast.traces.statistics.counting import count_pairs
 
 Int = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]

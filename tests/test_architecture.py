@@ -6,8 +6,10 @@ import ast
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
+import networkx as nx
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,6 +28,16 @@ MAY_IMPORT = {
 BASE = {"arrays", "compiled", "errors", "files", "threads", "units", "yaml_text"}
 TORCH_FOLDERS = ("kernels", "validate", "traces/capture")
 
+# What other people's packages and NamedTuple call private, and we use all the same.
+PRIVATE_ELSEWHERE = {"_Hash", "_cache", "_model_mapping", "_replace"}
+# Modules that still import each other; a circle that is gone leaves the list.
+CIRCLES = (
+    {"moecast.sim.plan", "moecast.sim.plan_json"},
+    {"moecast.sim.pools", "moecast.sim.workload"},
+    {"moecast.sim.prediction", "moecast.sim.quantities"},
+    {"moecast.cli.inputs", "moecast.cli.made", "moecast.cli.render"},
+)
+
 
 def sources(folder: str) -> list[Path]:
     return sorted((ROOT / folder).rglob("*.py"))
@@ -42,6 +54,72 @@ def imports(path: Path) -> set[str]:
             names.add(node.module or "")
             names.update(f"{node.module}.{alias.name}" for alias in node.names)
     return names
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Every module of the installed package, by its dotted name."""
+    files = [path for folder in FOLDERS for path in sources(folder)]
+    files += [path for folder in ("moecast/cli", "moecast/report") for path in sources(folder)]
+    files += sorted((ROOT / "moecast").glob("*.py"))
+    named = {}
+    for path in files:
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        name = ".".join(parts if parts[0] == "moecast" else ("moecast", *parts))
+        named[name.removesuffix(".__init__")] = path
+    return named
+
+
+def imported_modules(path: Path) -> set[str]:
+    """The modules of ours that a file names: `from package import module` is the module, not the package."""
+    named, found = modules(), set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            inner = {alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+            found.update(name if name in named else str(node.module) for name in inner.values())
+    return found & named.keys()
+
+
+def test_modules_do_not_import_each_other_in_circles() -> None:
+    """Imports for type checkers and inside functions count: they, too, say that neither is read without the other."""
+    graph = nx.DiGraph()
+    for name, path in modules().items():
+        graph.add_edges_from((name, other) for other in imported_modules(path))
+    circles = [circle for circle in nx.strongly_connected_components(graph) if len(circle) > 1]
+    assert sorted(map(sorted, circles)) == sorted(map(sorted, CIRCLES))
+
+
+def bound_attributes(tree: ast.AST) -> set[str]:
+    """Names that a file's own classes give themselves: methods, fields, `self._x`."""
+    names = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names.add(node.target.id)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self":
+            names.add(node.attr)
+    return names
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def test_no_file_uses_what_is_private_to_another() -> None:
+    for name, path in modules().items():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        own = bound_attributes(tree) | PRIVATE_ELSEWHERE
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                # A module with an underscore is private to its package.
+                inside = name.rpartition(".")[0] if path.name != "__init__.py" else name
+                private = [part for part in node.module.split(".") if is_private(part)]
+                assert not private or node.module.startswith(f"{inside}."), f"{path}: {node.module}"
+                taken = [alias.name for alias in node.names if is_private(alias.name)]
+                assert not taken or node.module == inside, f"{path}: {taken}"
+            elif isinstance(node, ast.Attribute) and is_private(node.attr):
+                assert node.attr in own, f"{path}: {ast.unparse(node)}"
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

@@ -181,8 +181,8 @@ from moecast.placement import anneal, swaps
 from moecast.sim import traffic_pass
 from moecast.sim.network import events, maxmin
 from moecast.traces import checks
-from moecast.traces.statistics import _count, _locality
-for module in (anneal, swaps, traffic_pass, events, maxmin, checks, _count, _locality):
+from moecast.traces.statistics import _locality, counting
+for module in (anneal, swaps, traffic_pass, events, maxmin, checks, counting, _locality):
     functions = [value for value in vars(module).values() if hasattr(value, "_cache")]
     own = [value for value in functions if value.__module__ == module.__name__]
     print(module.__name__.removeprefix("moecast."), *(value._cache.stamp for value in own))
@@ -203,7 +203,7 @@ def test_stamps_of_the_real_loops_follow_their_callees(tmp_path):
 
     before = stamps()
     for file, line in (
-        ("traces/statistics/_count.py", "# an edit"),
+        ("traces/statistics/counting.py", "# an edit"),
         ("sim/network/maxmin.py", "# an edit"),
         ("placement/swaps.py", "# an edit"),
         ("traces/meta.py", "NO_CHOICE = 65534"),

@@ -43,7 +43,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     ),
     "traces/checks.py": ("statistics/test_hostile_arrays.py::test_choices_of_another_type_are_not_looked_at",),
     "traces/statistics/_cache.py": STATISTICS,
-    "traces/statistics/_count.py": (*STATISTICS, "statistics/test_hostile_arrays.py::test_ranks_of_experts"),
+    "traces/statistics/counting.py": (*STATISTICS, "statistics/test_hostile_arrays.py::test_ranks_of_experts"),
     "traces/statistics/_dependence.py": STATISTICS,
     "traces/statistics/_locality.py": STATISTICS,
     "traces/statistics/_parts.py": (*STATISTICS, "statistics/test_hostile_arrays.py::test_packing"),

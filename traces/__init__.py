@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from moecast.traces.load_table import LoadTable, read_load_table, write_load_table
     from moecast.traces.meta import NO_CHOICE, PHASES, TraceMeta
     from moecast.traces.part import iter_part
-    from moecast.traces.reader import count_tokens, hash_trace, iter_trace, read_meta, read_trace
+    from moecast.traces.reader import hash_trace, iter_trace, read_trace
+    from moecast.traces.shards import count_tokens, read_meta
     from moecast.traces.shipped import shipped_policies, shipped_trace_path
     from moecast.traces.statistics.affinity import Affinity, affinity
     from moecast.traces.statistics.coactivation import Coactivation, coactivation
@@ -79,7 +80,7 @@ _MODULE_OF = {
     "coactivation_LEE": "statistics.tables",
     "concatenate": "trace",
     "contiguous_ranks_LE": "statistics.tables",
-    "count_tokens": "reader",
+    "count_tokens": "shards",
     "crossings": "statistics.tables",
     "dependence": "statistics.dependence",
     "describe_trace": "describe",
@@ -100,7 +101,7 @@ _MODULE_OF = {
     "parse_shape": "synthesis.shape",
     "profile_trace": "statistics.profile",
     "read_load_table": "load_table",
-    "read_meta": "reader",
+    "read_meta": "shards",
     "read_trace": "reader",
     "sample_of": "statistics.sample",
     "shipped_policies": "shipped",

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from moecast.traces.decoder import Decoder, open_parquet
 from moecast.traces.meta import PHASES, TraceMeta
-from moecast.traces.reader import Advance, count_tokens, read_meta, shard_paths
+from moecast.traces.shards import Advance, count_tokens, read_meta, shard_paths
 
 _COLUMNS = ("step", "sequence", "position", "phase", "topic", "source_rank", "token_id")
 _BATCH_TOKENS = 1 << 20

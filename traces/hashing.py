@@ -6,15 +6,13 @@ Gate weights are left out, so that a trace read with and without them has one ha
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from moecast.traces.meta import TraceMeta
-
-if TYPE_CHECKING:
-    from moecast.traces.trace import RoutingTrace
 
 
 class ContentHasher:
@@ -25,12 +23,12 @@ class ContentHasher:
         self._hashers: dict[str, Any] = {}
         self._topics: dict[str, int] = {}  # numbered by first appearance, which no batch size changes
 
-    def add(self, trace: RoutingTrace) -> None:
-        """Take the next tokens."""
-        for name, array in trace.columns().items():
+    def add(self, columns: Mapping[str, npt.NDArray[Any]], topics: tuple[str, ...]) -> None:
+        """Take the next tokens: a trace's `columns()` and the names of its topics."""
+        for name, array in columns.items():
             if name == "weights_TLK":
                 continue
-            column = self._renumber(trace) if name == "topic_T" else array
+            column = self._renumber(array, topics) if name == "topic_T" else array
             little = np.ascontiguousarray(column, dtype=column.dtype.newbyteorder("<"))
             self._hashers.setdefault(name, hashlib.sha256()).update(little.data)
 
@@ -41,10 +39,10 @@ class ContentHasher:
             whole.update(name.encode() + self._hashers[name].digest())
         return whole.hexdigest()
 
-    def _renumber(self, trace: RoutingTrace) -> npt.NDArray[np.int16]:
-        used, first = np.unique(trace.topic_T, return_index=True)
-        new_of_old = np.full(len(trace.topics) + 1, -1, np.int16)  # last entry: index -1
+    def _renumber(self, topic_T: npt.NDArray[np.int16], topics: tuple[str, ...]) -> npt.NDArray[np.int16]:
+        used, first = np.unique(topic_T, return_index=True)
+        new_of_old = np.full(len(topics) + 1, -1, np.int16)  # last entry: index -1
         for old in used[np.argsort(first)]:
             if old >= 0:
-                new_of_old[old] = self._topics.setdefault(trace.topics[old], len(self._topics))
-        return new_of_old[trace.topic_T]
+                new_of_old[old] = self._topics.setdefault(topics[old], len(self._topics))
+        return new_of_old[topic_T]

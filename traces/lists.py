@@ -17,7 +17,8 @@ from moecast.files import atomic_path
 from moecast.traces.decoder import open_parquet
 from moecast.traces.format import schema_of, to_table
 from moecast.traces.meta import NO_CHOICE, TraceMeta
-from moecast.traces.reader import Advance, iter_trace, read_meta, shard_paths
+from moecast.traces.reader import iter_trace
+from moecast.traces.shards import Advance, read_meta, shard_paths
 from moecast.traces.trace import RoutingTrace
 
 

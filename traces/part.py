@@ -15,7 +15,8 @@ import numpy.typing as npt
 from moecast.errors import MoecastError
 from moecast.traces.describe import describe_trace
 from moecast.traces.meta import PHASES
-from moecast.traces.reader import Advance, iter_trace
+from moecast.traces.reader import iter_trace
+from moecast.traces.shards import Advance
 from moecast.traces.trace import RoutingTrace
 
 PARTS = ("all", "planning", "measuring")

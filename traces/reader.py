@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,64 +11,16 @@ import numpy.typing as npt
 
 from moecast.errors import MoecastError
 from moecast.threads import thread_count
-from moecast.traces.decoder import Decoder, open_parquet
-from moecast.traces.format import decode_meta, schema_of
+from moecast.traces.decoder import Decoder
+from moecast.traces.describe import describe_trace
+from moecast.traces.format import schema_of
 from moecast.traces.hashing import ContentHasher
 from moecast.traces.limits import check_memory
-from moecast.traces.meta import PHASES, TraceMeta
+from moecast.traces.meta import PHASES
+from moecast.traces.shards import Advance, count_tokens, read_meta, shard_paths
 from moecast.traces.trace import RoutingTrace
 
 _BATCH_BYTES = 32 << 20
-
-Advance = Callable[[int, int], None]
-"""Called with (tokens done, tokens of the trace)."""
-
-
-def shard_paths(path: str | Path) -> list[Path]:
-    """Files of a trace: itself, or a folder's shards by name. Hidden files are unfinished and left out.
-
-    Raises
-    ------
-    MoecastError
-        Nothing there, or a folder without shards.
-    """
-    path = Path(path)
-    if not path.is_dir():
-        if not path.exists():
-            raise MoecastError("no such file or folder", file=path)
-        return [path]
-    shards = sorted(p for p in path.glob("*.parquet") if not p.name.startswith("."))
-    if not shards:
-        raise MoecastError("the folder holds no .parquet files", file=path)
-    return shards
-
-
-def read_meta(path: str | Path) -> TraceMeta:
-    """Read what a trace says about itself, from its first shard and without its rows.
-
-    Raises
-    ------
-    MoecastError
-        Not a routing trace.
-    """
-    first = shard_paths(path)[0]
-    with open_parquet(first) as file:
-        return decode_meta(file.schema_arrow.metadata, first)
-
-
-def count_tokens(path: str | Path) -> int:
-    """T, from the footers alone.
-
-    Raises
-    ------
-    MoecastError
-        Not a routing trace.
-    """
-    total = 0
-    for shard in shard_paths(path):
-        with open_parquet(shard) as file:
-            total += max(file.metadata.num_rows, 0)
-    return total
 
 
 def iter_trace(
@@ -169,7 +121,7 @@ def hash_trace(path: str | Path, *, progress: Advance | None = None) -> str:
     """
     hasher = ContentHasher(read_meta(path))
     for batch in iter_trace(path, progress=progress):
-        hasher.add(batch)
+        hasher.add(batch.columns(), batch.topics)
     return hasher.hexdigest()
 
 
@@ -184,8 +136,6 @@ def _check_found(
     missing = sorted(set(topics or ()) - set(seen))
     if not missing and (tokens or (phase is None and topics is None)):
         return
-    from moecast.traces.describe import describe_trace  # only to say what there is
-
     parts = describe_trace(path).parts
     if missing:
         names = sorted({part.topic for part in parts if part.topic is not None})

@@ -156,7 +156,7 @@ class RoutingTrace:
         The same for every shard layout, compression and order of topic names.
         """
         hasher = ContentHasher(self.meta)
-        hasher.add(self)
+        hasher.add(self.columns(), self.topics)
         return hasher.hexdigest()
 
     def columns(self) -> dict[str, npt.NDArray[Any]]:

@@ -50,7 +50,7 @@ def demo_command(
         Path | None,
         typer.Option(
             "--trace",
-            callback=options._shipped,
+            callback=options.shipped,
             help="Another trace than the shipped one.",
             show_default="the shipped one",
         ),

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from moecast.sim.plan import ReplicaRule as ReplicaRuleName
 
 
-def _shipped(path: Path | None) -> Path | None:
+def shipped(path: Path | None) -> Path | None:
     """Read ``shipped`` as the trace that comes with moecast, ``shipped:POLICY`` as that of a router policy.
 
     A file of that name goes first.
@@ -57,7 +57,7 @@ Trace = Annotated[
     Path,
     typer.Option(
         "--trace",
-        callback=_shipped,
+        callback=shipped,
         help="A Parquet file, a folder of shards, `shipped` or `shipped:POLICY`.",
         show_default=False,
     ),
@@ -66,7 +66,7 @@ OptionalTrace = Annotated[
     Path | None,
     typer.Option(
         "--trace",
-        callback=_shipped,
+        callback=shipped,
         help="A Parquet file, a folder of shards, `shipped` or `shipped:POLICY`.",
         show_default=False,
     ),
@@ -96,7 +96,7 @@ RecordedSteps = Annotated[
 TraceArgument = Annotated[
     Path,
     typer.Argument(
-        help="A Parquet file, a folder of shards, `shipped` or `shipped:POLICY`.", metavar="TRACE", callback=_shipped
+        help="A Parquet file, a folder of shards, `shipped` or `shipped:POLICY`.", metavar="TRACE", callback=shipped
     ),
 ]
 Dims = Annotated[

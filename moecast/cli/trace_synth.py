@@ -15,7 +15,7 @@ def synth_command(
         Path,
         typer.Option(
             "--like",
-            callback=options._shipped,
+            callback=options.shipped,
             help="The trace to fit: a file, a folder of shards, or `shipped`.",
             show_default=False,
         ),

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from moecast.arrays import index, whole_numbers
 from moecast.threads import run_parts, thread_count
 from moecast.traces.meta import TraceMeta
-from moecast.traces.statistics._count import count_batch
+from moecast.traces.statistics.counting import count_batch
 from moecast.traces.statistics.summary import Counts, TraceStats, rank_load_LG
 from moecast.traces.trace import RoutingTrace
 

@@ -47,7 +47,7 @@ class SequenceSample:
     def add(self, batch: RoutingTrace) -> None:
         """Take the trace's next tokens."""
         self._hasher = self._hasher or ContentHasher(batch.meta)
-        self._hasher.add(batch)
+        self._hasher.add(batch.columns(), batch.topics)
         self.seen_tokens += batch.n_tokens
         keep_T = _mixed(pieces_T(batch)) <= self._limit
         if self._phase is not None:
