@@ -180,7 +180,7 @@ def place_by_load(
         solver that needs tokens.
     """
     check_seed(seed)
-    chosen = find_load_solver(solver, expert_groups=expert_groups)
+    chosen = find_load_solver(solver, {"expert_groups": expert_groups})
     problem = _problem(table, cluster, model, ep, slots_per_rank, dispatch, replica_rule)
     refusal = chosen.supports(problem)
     if refusal is not None:

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.arrays import index, numbers
+from moecast.errors import MoecastError
 from moecast.placement.solver import Solved
 from moecast.sim.plan import MOST_GROUP_SLOTS
 
@@ -120,17 +121,27 @@ class Eplb:
     ----------
     expert_groups
         Groups of experts that the router limits a token to (DeepSeek-V3: 8); None: the problem's own.
+
+    Raises
+    ------
+    MoecastError
+        Groups that are not a whole number of at least 1.
     """
 
     name: str = "eplb"
     expert_groups: int | None = None
+
+    def __post_init__(self) -> None:
+        groups = self.expert_groups
+        if groups is not None and (isinstance(groups, bool) or not isinstance(groups, int) or groups < 1):
+            raise MoecastError("a whole number of at least 1", field="expert_groups", value=groups)
 
     def supports(self, problem: SlotProblem) -> str | None:
         """Take ranks with equally many slots."""
         if problem.slots_G.min() != problem.slots_G.max():
             return "needs equally many slots on every rank"
         groups = self._groups(problem)
-        if groups < 1 or problem.layout.experts % groups:
+        if problem.layout.experts % groups:
             return f"its {groups} groups do not divide {problem.layout.experts} experts"
         return None
 

@@ -17,7 +17,7 @@ from moecast.placement.notes import copies_note, filled_note, with_note
 from moecast.placement.objective import Objective
 from moecast.placement.problem import PlacementProblem
 from moecast.placement.solver import checked_slots
-from moecast.placement.solvers import find_solver
+from moecast.placement.solvers import find_solver, takes
 from moecast.sim.collectives import mode_of
 from moecast.sim.forward import Setting
 from moecast.sim.plan import MadeBy, Plan
@@ -147,7 +147,9 @@ def place(
         The question has no answer: slots that cannot hold the experts or overfill the GPU, a solver that does not take
         the problem, a limit of nothing, a trace that is too small.
     """
-    chosen = find_solver(solver, balance_weight=balance_weight, full=fill, expert_groups=expert_groups)
+    chosen = find_solver(solver, {"balance_weight": balance_weight, "expert_groups": expert_groups})
+    if fill and takes(chosen, "full"):
+        chosen = find_solver(chosen, {"full": True})
     check_seed(seed)
     limit = Limit(time_s=time_limit_s, work=work_limit)
     layout = _layout(cluster, model, ep, tp, slots_per_rank, dispatch, replica_rule)

@@ -1,9 +1,13 @@
-"""The solvers, by name. To add one: a file with a class that satisfies `Solver`, and an entry in `SOLVERS`."""
+"""The solvers, by name. To add one: a file with a class that satisfies `Solver`, and an entry in `SOLVERS`.
+
+A solver is a frozen dataclass whose fields beside `name` are its options; it checks them itself.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 from moecast.errors import MoecastError
 from moecast.placement.balance import Balance
@@ -21,44 +25,56 @@ SOLVERS: tuple[Solver, ...] = (Contiguous(), RoundRobin(), Eplb(), Balance(), Jo
 S = TypeVar("S", Solver, LoadSolver)
 
 
-def find_solver(
-    solver: str | Solver,
-    *,
-    balance_weight: float | None = None,
-    full: bool = False,
-    expert_groups: int | None = None,
-) -> Solver:
+def find_solver(solver: str | Solver, options: Mapping[str, Any] | None = None) -> Solver:
     """Find a solver by name, or take one that is not ours.
 
     Parameters
     ----------
     solver
         A name of `SOLVERS`, or any object that satisfies `Solver`.
-    balance_weight
-        For the joint search (see `moecast.placement.joint.Joint`).
-    full
-        Every slot must be used: the joint search then looks for such plans only.
-    expert_groups
-        For EPLB (see `moecast.placement.eplb.Eplb`).
+    options
+        Values for the solver's own fields; None leaves one as it is.
 
     Raises
     ------
     MoecastError
-        There is none, the object is no solver, or it takes no weight or no groups.
+        There is none, the object is no solver, or it has no such option or not that value.
     """
-    if isinstance(solver, str):
-        chosen = next((known for known in SOLVERS if known.name == solver), None)
-        if chosen is None:
-            raise MoecastError(f"one of {', '.join(known.name for known in SOLVERS)}", field="solver", value=solver)
-    else:
-        chosen = _checked(solver, "solve")
-    chosen = _with_groups(chosen, expert_groups)
-    if isinstance(chosen, Joint) and isinstance(solver, str):
-        return replace(chosen, balance_weight=balance_weight, full=full)
-    if balance_weight is not None:
-        rule = "only the joint search takes one, when it is asked for by name"
-        raise MoecastError(rule, field="balance_weight", value=balance_weight)
-    return chosen
+    if not isinstance(solver, str):
+        return _with(_checked(solver, "solve"), options or {})
+    for known in SOLVERS:
+        if known.name == solver:
+            return _with(known, options or {})
+    raise MoecastError(f"one of {_names(SOLVERS)}", field="solver", value=solver)
+
+
+def find_load_solver(solver: str | LoadSolver, options: Mapping[str, Any] | None = None) -> LoadSolver:
+    """Find a solver that needs no tokens by name, or take one that is not ours; `options` as in `find_solver`.
+
+    Raises
+    ------
+    MoecastError
+        There is none, the object is no solver, or it looks at which experts tokens choose together, which counts do not
+        say.
+    """
+    if not isinstance(solver, str):
+        return _with(_checked(solver, "spread"), options or {})
+    for known in LOAD_SOLVERS:
+        if known.name == solver:
+            return _with(known, options or {})
+    rule = f"one of {_names(LOAD_SOLVERS)}"
+    if any(known.name == solver for known in SOLVERS):
+        rule = f"it places by which experts tokens choose together, which counts do not say: use {rule}"
+    raise MoecastError(rule, field="solver", value=solver)
+
+
+def takes(solver: Solver | LoadSolver, option: str) -> bool:
+    """Whether a solver has an option of this name."""
+    return option != "name" and option in getattr(solver, "__dataclass_fields__", {})
+
+
+def _names(solvers: Iterable[Solver | LoadSolver]) -> str:
+    return ", ".join(solver.name for solver in solvers)
 
 
 def _checked(solver: S, finds: str) -> S:
@@ -72,35 +88,14 @@ def _checked(solver: S, finds: str) -> S:
     return solver
 
 
-def _with_groups(solver: S, expert_groups: int | None) -> S:
-    if expert_groups is None:
-        return solver
-    if not isinstance(solver, Eplb):
-        raise MoecastError("only eplb takes groups", field="expert_groups", value=expert_groups)
-    if expert_groups < 1:
-        raise MoecastError("at least 1", field="expert_groups", value=expert_groups)
-    return replace(solver, expert_groups=expert_groups)
-
-
-def find_load_solver(solver: str | LoadSolver, *, expert_groups: int | None = None) -> LoadSolver:
-    """Find a solver that needs no tokens by name, or take one that is not ours; `expert_groups` as in `find_solver`.
-
-    Raises
-    ------
-    MoecastError
-        There is none, the object is no solver, or it looks at which experts tokens choose together, which counts do not
-        say.
-    """
-    if not isinstance(solver, str):
-        return _with_groups(_checked(solver, "spread"), expert_groups)
-    for known in LOAD_SOLVERS:
-        if known.name == solver:
-            return _with_groups(known, expert_groups)
-    names = ", ".join(known.name for known in LOAD_SOLVERS)
-    if any(known.name == solver for known in SOLVERS):
-        rule = f"it places by which experts tokens choose together, which counts do not say: use one of {names}"
-        raise MoecastError(rule, field="solver", value=solver)
-    raise MoecastError(f"one of {names}", field="solver", value=solver)
+def _with(solver: S, options: Mapping[str, Any]) -> S:
+    """The solver with other values of its options."""
+    asked = {name: value for name, value in options.items() if value is not None}
+    for name, value in asked.items():
+        if not takes(solver, name):
+            takers = _names(known for known in SOLVERS if takes(known, name))
+            raise MoecastError(f"only {takers} takes it, {solver.name} does not", field=name, value=value)
+    return cast(S, replace(cast(Any, solver), **asked)) if asked else solver
 
 
 __all__ = ["LOAD_SOLVERS", "SOLVERS", "LoadSolver", "Solved", "Solver", "find_load_solver", "find_solver"]

@@ -198,7 +198,7 @@ def test_the_groups_of_a_load_table_are_said_on_the_command_line(tmp_path: Path)
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--expert-groups", "4"], "only eplb takes groups"),
+        (["--expert-groups", "4"], "only eplb takes"),
         (["--replica-rule", "weights"], "one of round_robin, nearest, fixed, by_rank$"),
         (["--solver", "joint"], "which counts do not say"),
         (["--steps", "3"], "--steps: a load table has no tokens"),

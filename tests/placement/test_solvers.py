@@ -13,6 +13,9 @@ import pytest
 from moecast.errors import MoecastError
 from moecast.placement import Budget, Objective, Placement, PlacementProblem, Solved, find_solver, place, rebalance
 from moecast.placement.cost import LayerCost
+from moecast.placement.eplb import Eplb
+from moecast.placement.joint import Joint
+from moecast.placement.solvers import find_load_solver
 from moecast.sim import ModelShape, Plan, Workload, load_model
 from moecast.topology import load_cluster
 from moecast.traces import RoutingTrace, balance_pooled, fan_out, import_npz, load_LE
@@ -255,3 +258,40 @@ def test_what_is_no_solver_or_no_placement_is_said_in_one_line(solver: Any, word
     with pytest.raises(MoecastError, match=words) as caught:
         asked(solver=solver)
     assert "\n" not in str(caught.value)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Shifted(Reversed):
+    """A solver with an option."""
+
+    name: str = "shifted"
+    by: int = 0
+
+    def solve(self, problem: PlacementProblem, objective: Objective, budget: Budget, *, seed: int = 0) -> Solved:
+        slots_LGP = Reversed.solve(self, problem, objective, budget, seed=seed).slots_LGP
+        return Solved(slots_LGP=np.roll(slots_LGP, self.by, axis=1))
+
+
+def test_options_are_fields_of_solvers() -> None:
+    assert find_solver("joint", {"balance_weight": 2.0, "full": True}) == Joint(balance_weight=2.0, full=True)
+    assert find_solver(Joint(full=True), {"balance_weight": None}) == Joint(full=True)
+    assert find_solver(Shifted(), {"by": 3}) == Shifted(by=3)
+    assert find_load_solver("eplb", {"expert_groups": 4}) == Eplb(expert_groups=4)
+    for solver, option in (("balance", "by"), ("joint", "name"), (Reversed(), "balance_weight")):
+        with pytest.raises(MoecastError, match="does not"):
+            find_solver(solver, {option: 1})
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Eplb(expert_groups=0),
+        lambda: Eplb(expert_groups=True),
+        lambda: Eplb(expert_groups=1.5),  # type: ignore[arg-type]
+        lambda: Joint(balance_weight=-1.0),
+        lambda: Joint(balance_weight=float("nan")),
+    ],
+)
+def test_solvers_check_their_options_when_they_are_made(make: Any) -> None:
+    with pytest.raises(MoecastError, match=r"expert_groups|balance_weight"):
+        make()
