@@ -63,12 +63,12 @@ def write_tolerances(cluster: Cluster) -> None:
     sends_SD = np.random.default_rng(0).lognormal(0.0, 1.0, (ranks, ranks)) * 64 * COPY_BYTES
     exchange = Exchange(
         kind="dispatch", layer=0, flows=direct_flows(cluster, sends_SD), setup_s=0.0, barrier=False,
-        group_G=np.zeros(ranks, np.int32),
+        group_R=np.zeros(ranks, np.int32),
     )  # fmt: skip
     program = StepProgram(
-        stages=(exchange,), n_ranks=ranks, capacity_J=cluster.capacity_J, link_names_J=tuple(cluster.link_names_J)
+        tasks=(exchange,), n_ranks=ranks, capacity_J=cluster.capacity_J, link_names_J=tuple(cluster.link_names_J)
     )
-    print(f"{ranks} ranks, {exchange.flows.n} flows of uneven sizes, {os.cpu_count()} cores")
+    print(f"{ranks} ranks, {exchange.fill().n} flows of uneven sizes, {os.cpu_count()} cores")
     print(f"{'rung':>11} {'CPU s':>8} {'exchange us':>12} {'its error':>9} {'mean rank':>9} {'worst rank':>10}")
     Fluid(tolerance=0.1).run(program)  # compiles
     exact_G = np.zeros(0)
@@ -93,7 +93,7 @@ def measure(cluster: Cluster, layers: int, rung_name: str, shape: str, *, runs: 
         before = time.perf_counter()
         times = rung.run(program)
         seconds.append(time.perf_counter() - before)
-    flows = sum(stage.flows.n for stage in program.stages if isinstance(stage, Exchange))
+    flows = sum(stage.fill().n for stage in program.tasks if isinstance(stage, Exchange))
     return {"seconds": min(seconds), "step_ms": times.step_time_s * 1e3, "flows": flows}
 
 
@@ -118,15 +118,15 @@ def step_program(cluster: Cluster, layers: int, shape: str) -> StepProgram:
     for layer in range(layers):
         sends_SD = rng.poisson(64 * rng.gamma(4.0, 0.25, (1, ranks)), (ranks, ranks)) * COPY_BYTES
         stages += [
-            Compute(kind="attention", layer=layer, seconds_G=rng.normal(60e-6, 3e-6, ranks)),
+            Compute(kind="attention", layer=layer, seconds_R=rng.normal(60e-6, 3e-6, ranks)),
             Exchange(kind="dispatch", layer=layer, flows=flows_of(cluster, sends_SD), setup_s=5e-6, barrier=False,
-                     group_G=group_G),
-            Compute(kind="expert", layer=layer, seconds_G=rng.normal(80e-6, 10e-6, ranks)),
+                     group_R=group_G),
+            Compute(kind="expert", layer=layer, seconds_R=rng.normal(80e-6, 10e-6, ranks)),
             Exchange(kind="combine", layer=layer, flows=flows_of(cluster, 2 * sends_SD.T), setup_s=5e-6, barrier=False,
-                     group_G=group_G),
+                     group_R=group_G),
         ]  # fmt: skip
     return StepProgram(
-        stages=tuple(stages), n_ranks=ranks, capacity_J=cluster.capacity_J, link_names_J=tuple(cluster.link_names_J)
+        tasks=tuple(stages), n_ranks=ranks, capacity_J=cluster.capacity_J, link_names_J=tuple(cluster.link_names_J)
     )
 
 

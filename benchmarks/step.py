@@ -87,7 +87,7 @@ def print_parts(question: tuple[Any, ...]) -> None:
         "bound": seconds_of(lambda: find_rung("bound").run(program), runs=3),
     }
     text = ", ".join(f"{part} {seconds * 1e3:.1f} ms" for part, seconds in parts.items())
-    print(f"{step.phase}, {step.n_tokens // plan.ranks} tokens per rank, {len(program.stages)} stages: {text}")
+    print(f"{step.phase}, {step.n_tokens // plan.ranks} tokens per rank, {len(program.tasks)} stages: {text}")
     print(f"  traffic counts {choices / parts['traffic'] / 1e6:.0f} M choices/s on one core")
 
 

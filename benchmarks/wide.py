@@ -59,7 +59,7 @@ def ask(nodes: int, layers: int, network: str) -> str:
     built = time.process_time()
     times = rung.run(program)
     done = time.process_time()
-    pairs = sum(len(stage.flows.link_X) for stage in program.stages if isinstance(stage, Exchange))
+    pairs = sum(len(stage.fill().link_X) for stage in program.tasks if isinstance(stage, Exchange))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     spent = f"{built - start:13.2f} {done - built:10.2f} {1e3 * times.step_time_s:8.3f}"
     return f"{network:>11} {spent} {peak:8.0f} {pairs:11,}"

@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from moecast.sim import compute, roofline
 from moecast.sim.forward import ForwardPass, Setting
-from moecast.sim.program import Compute, Exchange, Stage
+from moecast.sim.program import Compute, Exchange, Task
 from moecast.sim.schedules import find_schedule
 from moecast.traces import NO_CHOICE
 
@@ -74,7 +74,7 @@ class _Relaxed:
         return known.get(kind, np.zeros_like(self.dispatch_mean_D))
 
 
-def _step_bound(forward: ForwardPass, stages: Sequence[Stage], relaxed: Sequence[_Relaxed]) -> float:
+def _step_bound(forward: ForwardPass, stages: Sequence[Task], relaxed: Sequence[_Relaxed]) -> float:
     """The larger of what the average rank needs and, group by group, what barriers make everybody wait for."""
     group_G = forward.setting.layout.group_G
     bounds = []
@@ -99,7 +99,7 @@ class _Segment:
     def of(
         cls,
         forward: ForwardPass,
-        stages: Sequence[Stage],
+        stages: Sequence[Task],
         relaxed: Sequence[_Relaxed],
         group: int,
         members_G: npt.NDArray[np.bool_],
@@ -113,10 +113,10 @@ class _Segment:
         for index, stage in enumerate(stages):
             if isinstance(stage, Exchange):
                 setups += stage.setup_s
-                if stage.flows.n and (stage.barrier or (index == 0 and behind_barrier)):
+                if stage.fill().n and (stage.barrier or (index == 0 and behind_barrier)):
                     copies += relaxed[stage.layer].copies_s(stage.kind)[group]
             elif isinstance(stage, Compute) and stage.kind != "expert" and not moves:
-                fixed_G += stage.seconds_G[members_G]
+                fixed_G += stage.seconds_R[members_G]
         expert_mean = sum(layer.expert_mean_D[group] for layer in layers)
         expert_most = max((layer.expert_most_D[group] for layer in layers), default=0.0)
         return cls(
@@ -125,9 +125,9 @@ class _Segment:
         )
 
 
-def _between_barriers(stages: Sequence[Stage]) -> list[list[Stage]]:
+def _between_barriers(stages: Sequence[Task]) -> list[list[Task]]:
     """Cut the stages behind each barrier."""
-    parts: list[list[Stage]] = [[]]
+    parts: list[list[Task]] = [[]]
     for stage in stages:
         parts[-1].append(stage)
         if isinstance(stage, Exchange) and stage.barrier:

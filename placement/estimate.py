@@ -113,6 +113,6 @@ def _fixed_seconds(forward: ForwardPass) -> float:
     """Seconds that no placement changes: compute outside the experts, and the setup of every exchange."""
     stages = find_schedule(forward.setting.plan.schedule).stages(forward)
     return sum(
-        (0.0 if stage.kind in MOVED else float(stage.seconds_G.max())) if isinstance(stage, Compute) else stage.setup_s
+        (0.0 if stage.kind in MOVED else float(stage.seconds_R.max())) if isinstance(stage, Compute) else stage.setup_s
         for stage in stages
     )

@@ -1,79 +1,96 @@
 """What a step amounted to, once it is known when everything began and ended: busy seconds, and units on each link.
 
-Axes: G rank, F flow, J link, X (flow, link) pair.
+Axes: R rank of an exchange, F flow, J link, X (flow, link) pair.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from moecast.sim.compiled import entry, inner
-from moecast.sim.program import Exchange, Float, Int, Int32, StepProgram
+from moecast.sim.program import Exchange, Float, Flows, Int, Int32
 
 
-def link_bytes(program: StepProgram) -> Float:
-    """Units carried by each link over the step: the sum of bytes times share [J]."""
-    total_J = np.zeros(len(program.capacity_J))
-    for stage in program.stages:
-        if isinstance(stage, Exchange):
-            flows = stage.flows
-            _add_link_bytes(flows.bytes_F, flows.offsets_F1, flows.link_X, flows.share_X, total_J)
-    return program.on_every_link(total_J)
+def add_link_units(flows: Flows, units_J: Float) -> None:
+    """Add what flows put on each link [J]: the sum of bytes times share, in place."""
+    _add_link_units(flows.bytes_F, flows.offsets_F1, flows.link_X, flows.share_X, units_J)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowRanks:
+    """Who sends, receives and waits for each flow of an exchange [F]; what is kept of flows that have been run."""
+
+    source_F: Int32
+    destination_F: Int32
+    waiter_F: Int32
+
+    @classmethod
+    def of(cls, flows: Flows) -> FlowRanks:
+        """Take them from flows."""
+        return cls(source_F=flows.source_rank_F, destination_F=flows.destination_rank_F, waiter_F=flows.waiter_F)
 
 
 def busy_seconds(
-    exchange: Exchange, *, enter_G: Float, leave_G: Float, setup_G: Float, start_F: Float, end_F: Float
+    exchange: Exchange,
+    ranks: FlowRanks,
+    *,
+    enter_R: Float,
+    leave_R: Float,
+    setup_R: Float,
+    start_F: Float,
+    end_F: Float,
 ) -> Float:
-    """How long each rank [G] of an exchange was busy between entering and leaving it.
+    """How long each rank [R] of an exchange was busy between entering and leaving it.
 
-    Busy is the union of its setup, from `setup_G` on, and of the times, from start to end, of the flows that it sends,
+    Busy is the union of its setup, from `setup_R` on, and of the times, from start to end, of the flows that it sends,
     receives or waits for. In the rest of its stay it waits for somebody else.
     """
-    flows = exchange.flows
-    busy_G: Float = _busy(
-        np.argsort(start_F), flows.source_rank_F, flows.destination_rank_F, flows.waiter_F, start_F, end_F,
-        enter_G, leave_G, setup_G, exchange.setup_s,
+    busy_R: Float = _busy(
+        np.argsort(start_F), ranks.source_F, ranks.destination_F, ranks.waiter_F, start_F, end_F,
+        enter_R, leave_R, setup_R, exchange.setup_s,
     )  # fmt: skip
-    return busy_G
+    return busy_R
 
 
-def setup_start(exchange: Exchange, enter_G: Float) -> Float:
-    """When each rank's setup begins [G]: as it enters, or, behind a barrier, as the last of its EP group does."""
+def setup_start(exchange: Exchange, enter_R: Float) -> Float:
+    """When each rank's setup begins [R]: as it enters, or, behind a barrier, as the last of its EP group does."""
     if not exchange.barrier:
-        return enter_G
-    last_K = np.full(int(exchange.group_G.max(initial=0)) + 1, -np.inf)
-    np.maximum.at(last_K, exchange.group_G, enter_G)
-    return last_K[exchange.group_G]
+        return enter_R
+    last_K = np.full(int(exchange.group_R.max(initial=0)) + 1, -np.inf)
+    np.maximum.at(last_K, exchange.group_R, enter_R)
+    return last_K[exchange.group_R]
 
 
 @entry
 def _busy(
     order_F: Int, source_F: Int32, destination_F: Int32, waiter_F: Int32, start_F: Float, end_F: Float,
-    enter_G: Float, leave_G: Float, setup_G: Float, setup_s: float,
+    enter_R: Float, leave_R: Float, setup_R: Float, setup_s: float,
 ) -> Float:  # fmt: skip
-    busy_G = np.zeros(len(enter_G))
-    until_G = enter_G.copy()  # all busy time before this has been counted
-    for g in range(len(enter_G)):
-        _count(g, setup_G[g], setup_G[g] + setup_s, leave_G, until_G, busy_G)
+    busy_R = np.zeros(len(enter_R))
+    until_R = enter_R.copy()  # all busy time before this has been counted
+    for g in range(len(enter_R)):
+        _count(g, setup_R[g], setup_R[g] + setup_s, leave_R, until_R, busy_R)
     for f in order_F:
-        _count(source_F[f], start_F[f], end_F[f], leave_G, until_G, busy_G)
+        _count(source_F[f], start_F[f], end_F[f], leave_R, until_R, busy_R)
         if destination_F[f] != source_F[f]:
-            _count(destination_F[f], start_F[f], end_F[f], leave_G, until_G, busy_G)
+            _count(destination_F[f], start_F[f], end_F[f], leave_R, until_R, busy_R)
         if waiter_F[f] >= 0 and waiter_F[f] != destination_F[f]:
-            _count(waiter_F[f], start_F[f], end_F[f], leave_G, until_G, busy_G)
-    return busy_G
+            _count(waiter_F[f], start_F[f], end_F[f], leave_R, until_R, busy_R)
+    return busy_R
 
 
 @inner
-def _count(g: int, start: float, end: float, leave_G: Float, until_G: Float, busy_G: Float) -> None:
-    start, end = max(start, until_G[g]), min(end, leave_G[g])
+def _count(g: int, start: float, end: float, leave_R: Float, until_R: Float, busy_R: Float) -> None:
+    start, end = max(start, until_R[g]), min(end, leave_R[g])
     if end > start:
-        busy_G[g] += end - start
-        until_G[g] = end
+        busy_R[g] += end - start
+        until_R[g] = end
 
 
 @entry
-def _add_link_bytes(bytes_F: Float, offsets_F1: Int, link_X: Int32, share_X: Float, total_J: Float) -> None:
+def _add_link_units(bytes_F: Float, offsets_F1: Int, link_X: Int32, share_X: Float, units_J: Float) -> None:
     for f in range(len(bytes_F)):
         for x in range(offsets_F1[f], offsets_F1[f + 1]):
-            total_J[link_X[x]] += bytes_F[f] * share_X[x]
+            units_J[link_X[x]] += bytes_F[f] * share_X[x]

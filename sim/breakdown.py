@@ -7,7 +7,7 @@ of them has entered. The same holds at the step's end, until the last rank is do
 The rung ``bound`` knows of some time only that one of the ranks spends it in an exchange, not which. All wait for that
 one, so it is each rank's time, in the exchange from which it was left over.
 
-Axes: S stage, G rank, F flow, K EP group, L MoE layer.
+Axes: S task, G rank, R rank of a task, F flow, K EP group, L MoE layer.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from moecast.sim.program import BREAKDOWN_PARTS, Exchange, Float, Int, StepProgram, StepTimes
+from moecast.sim.exposed import exposed_seconds
+from moecast.sim.program import BREAKDOWN_PARTS, Exchange, Float, Flows, Int, StepProgram, StepTimes, Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,61 +28,111 @@ class Waits:
 
     Parameters
     ----------
-    idle_SG
-        In each stage by each rank; 0 in compute stages.
+    idle_S
+        In each task by each of its ranks [R]; 0 in compute tasks.
     end_idle_G
-        After each rank's last stage.
-    end_fabric_SG
-        After each rank's last stage, too, but for an exchange that holds up the last rank: by that exchange.
+        After each rank's last task.
+    end_fabric_S
+        After each rank's last task, too, but for an exchange that holds up the last rank: by that exchange [R].
     """
 
-    idle_SG: Float
+    idle_S: Sequence[Float]
     end_idle_G: Float
-    end_fabric_SG: Float
+    end_fabric_S: Sequence[Float]
 
 
-def breakdown(
-    program: StepProgram, times: StepTimes, used_L: npt.NDArray[np.bool_] | None = None
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Mean over ranks of the time in each part: of the step, whose time it adds up to, and of the MoE layers in it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Breakdown:
+    """Mean over ranks of the seconds in each part, and of communication that ran beside compute.
 
-    Of the layers only those that `used_L` says; None: all. What ranks wait for the last one at the end is no layer's.
+    Parameters
+    ----------
+    step
+        By part; adds up to the step's time. Exposed time: where a rank computes and communicates, compute wins.
+    layers
+        The same of the MoE layers in it. What ranks wait for the last one at the end is no layer's.
+    overlapped_s
+        Communication while the same rank computes.
     """
+
+    step: dict[str, float]
+    layers: dict[str, float]
+    overlapped_s: float = 0.0
+
+
+def breakdown(program: StepProgram, times: StepTimes, used_L: npt.NDArray[np.bool_] | None = None) -> Breakdown:
+    """Read where the time of a step went, of the MoE layers only those that `used_L` says; None: all."""
+    if not program.is_sequence:
+        return _of_streams(program, times, used_L)
     waits = waits_for_peers(program, times)
     step, layers = dict.fromkeys(BREAKDOWN_PARTS, 0.0), dict.fromkeys(BREAKDOWN_PARTS, 0.0)
-    idle_S = waits.idle_SG.mean(axis=1)
-    spent_S = (times.leave_SG - times.enter_SG + waits.end_fabric_SG).mean(axis=1) - idle_S
-    for stage, spent, idle in zip(program.stages, spent_S.tolist(), idle_S.tolist(), strict=True):
-        of_layers = stage.layer >= 0 and (used_L is None or used_L[stage.layer])
-        for parts in (step, layers) if of_layers else (step,):
-            parts[stage.kind] += spent
+    idle_S = np.mean(waits.idle_S, axis=1)
+    spent_S = (times.leave_SG - times.enter_SG + np.stack(waits.end_fabric_S)).mean(axis=1) - idle_S
+    for task, spent, idle in zip(program.tasks, spent_S.tolist(), idle_S.tolist(), strict=True):
+        for parts in (step, layers) if _counts(task, used_L) else (step,):
+            parts[task.kind] += spent
             parts["idle"] += idle
     step["idle"] += float(waits.end_idle_G.mean())
-    return step, layers
+    return Breakdown(step=step, layers=layers)
+
+
+def _counts(task: Task, used_L: npt.NDArray[np.bool_] | None) -> bool:
+    return task.layer >= 0 and (used_L is None or bool(used_L[task.layer]))
+
+
+def _of_streams(program: StepProgram, times: StepTimes, used_L: npt.NDArray[np.bool_] | None) -> Breakdown:
+    """Where tasks run beside each other: compute first, then communication that it does not hide; the rest is idle."""
+    waits = waits_for_peers(program, times)
+    spent_S, overlapped_s = exposed_seconds(program, times, waits.idle_S)
+    step, layers = dict.fromkeys(BREAKDOWN_PARTS, 0.0), dict.fromkeys(BREAKDOWN_PARTS, 0.0)
+    for task, spent in zip(program.tasks, (spent_S / program.n_ranks).tolist(), strict=True):
+        for parts in (step, layers) if _counts(task, used_L) else (step,):
+            parts[task.kind] += spent
+    step["idle"] = max(0.0, times.step_time_s - sum(step.values()))
+    return Breakdown(step=step, layers=layers, overlapped_s=overlapped_s / program.n_ranks)
 
 
 def waits_for_peers(program: StepProgram, times: StepTimes) -> Waits:
-    """Find what of a step's time each rank waits for peers."""
+    """Find what of a step's time each rank waits for peers.
+
+    Where tasks run on several streams, what holds a peer up is not asked: all time until it enters is waiting for it.
+    """
+    if not program.is_sequence:
+        return _waits_of_streams(program, times)
     idle_SG, end_fabric_SG = np.zeros_like(times.enter_SG), np.zeros_like(times.enter_SG)
-    stages = {index: stage for index, stage in enumerate(program.stages) if isinstance(stage, Exchange)}
-    exchanges = list(stages)
+    tasks = {index: task for index, task in enumerate(program.tasks) if isinstance(task, Exchange)}
+    exchanges, all_enter_SG, all_leave_SG = list(tasks), times.enter_SG, times.leave_SG
     for place, index in enumerate(exchanges):
-        enter_G, leave_G = times.enter_SG[index], times.leave_SG[index]
-        peer_G = last_peer(stages[index], enter_G)
+        enter_G, leave_G = all_enter_SG[index], all_leave_SG[index]
+        peer_G = last_peer(tasks[index], enter_G)
         until_G = np.minimum(enter_G[peer_G], leave_G)
         held_up_G = np.zeros_like(enter_G)
         for _, seconds_G in _held_up(exchanges[:place], times, idle_SG, peer_G, enter_G, until_G):
             held_up_G += seconds_G
-        unused_G = leave_G - enter_G - times.busy_SG[index]
+        unused_G = leave_G - enter_G - times.busy_S[index]
         idle_SG[index] = np.clip(np.minimum(unused_G, until_G - enter_G - held_up_G), 0.0, None)
-    done_G = times.leave_SG[-1]
+    done_G = all_leave_SG[-1]
     last_G = np.full(len(done_G), done_G.argmax())
     end_idle_G = done_G.max() - done_G
     for index, seconds_G in _held_up(exchanges, times, idle_SG, last_G, done_G, done_G[last_G]):
         end_fabric_SG[index] += seconds_G
         end_idle_G = end_idle_G - seconds_G
     end_fabric_SG[exchanges] += _of_no_rank(exchanges, times)[:, None]
-    return Waits(idle_SG=idle_SG, end_idle_G=np.clip(end_idle_G, 0.0, None), end_fabric_SG=end_fabric_SG)
+    return Waits(idle_S=list(idle_SG), end_idle_G=np.clip(end_idle_G, 0.0, None), end_fabric_S=list(end_fabric_SG))
+
+
+def _waits_of_streams(program: StepProgram, times: StepTimes) -> Waits:
+    idle_S = []
+    for index, task in enumerate(program.tasks):
+        enter_R, leave_R = times.enter_S[index], times.leave_S[index]
+        until_R = enter_R[last_peer(task, enter_R)] if isinstance(task, Exchange) else enter_R
+        unused_R = leave_R - enter_R - times.busy_S[index]
+        idle_S.append(np.clip(np.minimum(unused_R, until_R - enter_R), 0.0, None))
+    done_G = np.zeros(program.n_ranks)
+    for task, leave_R in zip(program.tasks, times.leave_S, strict=True):
+        np.maximum.at(done_G, program.ranks_of(task), leave_R)
+    nothing_S = [np.zeros_like(idle_R) for idle_R in idle_S]
+    return Waits(idle_S=idle_S, end_idle_G=times.step_time_s - done_G, end_fabric_S=nothing_S)
 
 
 def last_peer(exchange: Exchange, enter_G: Float) -> Int:
@@ -89,25 +140,25 @@ def last_peer(exchange: Exchange, enter_G: Float) -> Int:
 
     It is the rank itself where none of them enters later.
     """
-    flows, n_ranks = exchange.flows, len(enter_G)
+    n_ranks = len(enter_G)
     order_G = np.argsort(enter_G, kind="stable")
     place_G = np.empty(n_ranks, np.int64)
     place_G[order_G] = np.arange(n_ranks)
     last_G = place_G.copy()
     if exchange.barrier:
-        last_K = np.full(int(exchange.group_G.max(initial=0)) + 1, -1)
-        np.maximum.at(last_K, exchange.group_G, place_G)
-        last_G = last_K[exchange.group_G]
+        last_K = np.full(int(exchange.group_R.max(initial=0)) + 1, -1)
+        np.maximum.at(last_K, exchange.group_R, place_G)
+        last_G = last_K[exchange.group_R]
     else:
+        flows = exchange.fill()
         waited_F = flows.waiter_F >= 0
-        np.maximum.at(last_G, flows.waiter_F[waited_F], _last_starter(exchange, place_G)[waited_F])
+        np.maximum.at(last_G, flows.waiter_F[waited_F], _last_starter(flows, place_G)[waited_F])
     peer_G = order_G[last_G]
     return np.asarray(np.where(enter_G[peer_G] > enter_G, peer_G, np.arange(n_ranks)), np.int64)
 
 
-def _last_starter(exchange: Exchange, place_G: Int) -> Int:
+def _last_starter(flows: Flows, place_G: Int) -> Int:
     """The place, in the order of entry, of the last rank that has to enter before a flow can start [F]."""
-    flows = exchange.flows
     parents_F = np.diff(flows.parent_offsets_F1)
     fed_R = np.repeat(np.arange(flows.n), parents_F)
     place_F = np.where(parents_F > 0, -1, place_G[flows.source_rank_F])
@@ -126,10 +177,10 @@ def _held_up(
     Goes back from the last of them. Within one, a rank's idle time is taken to come first.
     """
     for index in reversed(exchanges):
-        leave_G = times.leave_SG[index, peer_G]
+        leave_G = times.leave_S[index][peer_G]
         if (leave_G <= from_G).all():
             return
-        busy_from_G = times.enter_SG[index, peer_G] + idle_SG[index, peer_G]
+        busy_from_G = times.enter_S[index][peer_G] + idle_SG[index, peer_G]
         yield index, np.clip(np.minimum(leave_G, until_G) - np.maximum(busy_from_G, from_G), 0.0, None)
 
 
@@ -137,5 +188,5 @@ def _of_no_rank(exchanges: Sequence[int], times: StepTimes) -> Float:
     """Seconds of each exchange that no rank is known to spend in it, and that are not made up for later [exchange]."""
     over = times.last_S[exchanges] - times.leave_SG[exchanges].max(axis=1)
     if len(over):
-        over[-1] = times.last_S[-1] - times.leave_SG[-1].max()
+        over[-1] = times.last_S[-1] - times.leave_S[-1].max()
     return np.diff(np.minimum.accumulate(over[::-1])[::-1], prepend=0.0)

@@ -23,7 +23,7 @@ from moecast.sim.layout import Layout
 from moecast.sim.model import ModelShape
 from moecast.sim.network.links import narrowest_links
 from moecast.sim.plan import Plan
-from moecast.sim.program import Compute, Exchange, Flows, Kind, Stage, StepProgram
+from moecast.sim.program import Compute, Exchange, FlowSource, Kind, StepProgram, Task
 from moecast.sim.replicas import ReplicaTable
 from moecast.sim.step import Step
 from moecast.sim.traffic import StepTraffic, count_checked_traffic
@@ -167,7 +167,7 @@ class ForwardPass:
         """Look the tokens up."""
         return self._compute("other", OUTSIDE, compute.embedding_seconds(self.model, self._hardware, self._tokens_G(0)))
 
-    def attention(self, layer: int) -> Iterator[Stage]:
+    def attention(self, layer: int) -> Iterator[Task]:
         """Attend, with the layer's two norms; the ranks that share tokens gather them first and scatter sums after."""
         row, moe = self._moe_layers_before(layer), self._moe_index(layer)
         if self.setting.mode.stay and row and self.step.phase == "prefill":
@@ -193,7 +193,7 @@ class ForwardPass:
         yield self._compute("attention", moe, seconds_G + norms_G)
         yield from self._scatter(moe)
 
-    def dense_layer(self, layer: int) -> Iterator[Stage]:
+    def dense_layer(self, layer: int) -> Iterator[Task]:
         """Run the MLP of a layer that is not MoE; the ranks that share tokens split its width."""
         tokens_G, tp = self._attended_G(self._moe_layers_before(layer)), self.setting.plan.tp
         yield from self._gather(OUTSIDE, self._tokens_G(0))
@@ -217,10 +217,10 @@ class ForwardPass:
         if self.setting.mode.counts_first:
             yield Exchange(
                 kind="dispatch", layer=moe, flows=no_flows(), setup_s=self._hardware.count_exchange_s, barrier=True,
-                group_G=self.setting.layout.group_G,
+                group_R=self.setting.layout.group_G,
             )  # fmt: skip
         counts = self.setting.mode.dispatch_counts(self.traffic.layer(moe))
-        yield self._exchange("dispatch", moe, self.setting.dispatch_flows.fill(counts), self.setting.mode.barrier)
+        yield self._exchange("dispatch", moe, self.setting.dispatch_flows.counted(counts), self.setting.mode.barrier)
 
     def experts(self, moe: int) -> Compute:
         """Run the routed experts that each rank holds over the choices they serve."""
@@ -230,9 +230,9 @@ class ForwardPass:
         """Send the results to the tokens' homes, in mode ``stay`` to their next ones. Nothing with one rank."""
         if self.setting.plan.ep > 1:
             counts = self.setting.mode.combine_counts(self.traffic.layer(moe))
-            yield self._exchange("combine", moe, self.setting.combine_flows.fill(counts), self.setting.mode.barrier)
+            yield self._exchange("combine", moe, self.setting.combine_flows.counted(counts), self.setting.mode.barrier)
 
-    def head(self) -> Iterator[Stage]:
+    def head(self) -> Iterator[Task]:
         """Run the LM head for the tokens whose logits are wanted; the ranks that share tokens split the vocabulary.
 
         None where MoE layers are asked for and no whole step: it would be a larger part of them than of the model.
@@ -245,7 +245,7 @@ class ForwardPass:
             if shared:
                 yield self._share_context(np.sum(shared, axis=0), OUTSIDE)
 
-    def _logits(self) -> Iterator[Stage]:
+    def _logits(self) -> Iterator[Task]:
         ranks, tp = self.setting.layout.n_ranks, self.setting.plan.tp
         last = slice(None) if self.step.last_T is None else self.step.last_T
         tokens_G = np.bincount(self._home_T(self.traffic.layers)[last], minlength=ranks)
@@ -259,10 +259,10 @@ class ForwardPass:
         layers = range(self.traffic.layers)
         return sum(template.bytes_leaving(mode.dispatch_counts(self.traffic.layer(layer))) for layer in layers)
 
-    def program(self, stages: Iterator[Stage]) -> StepProgram:
+    def program(self, stages: Iterator[Task]) -> StepProgram:
         """Put stages in order into a program."""
         return StepProgram(
-            stages=tuple(stages),
+            tasks=tuple(stages),
             n_ranks=self.setting.layout.n_ranks,
             capacity_J=self.setting.capacity_J,
             narrowest_J=self.setting.narrowest_J,
@@ -274,12 +274,12 @@ class ForwardPass:
         return self.setting.layout.cluster.hardware
 
     def _compute(self, kind: Kind, layer: int, seconds_G: Float) -> Compute:
-        return Compute(kind=kind, layer=layer, seconds_G=np.ascontiguousarray(seconds_G, np.float64))
+        return Compute(kind=kind, layer=layer, seconds_R=np.ascontiguousarray(seconds_G, np.float64))
 
-    def _exchange(self, kind: Kind, layer: int, flows: Flows, barrier: bool = False) -> Exchange:
+    def _exchange(self, kind: Kind, layer: int, flows: FlowSource, barrier: bool = False) -> Exchange:
         setup_s = self._hardware.collective_launch_s + (self._hardware.barrier_s if barrier else 0.0)
         return Exchange(
-            kind=kind, layer=layer, flows=flows, setup_s=setup_s, barrier=barrier, group_G=self.setting.layout.group_G
+            kind=kind, layer=layer, flows=flows, setup_s=setup_s, barrier=barrier, group_R=self.setting.layout.group_G
         )
 
     def _moe_layers_before(self, layer: int) -> int:
@@ -330,11 +330,11 @@ class ForwardPass:
     def _hidden_exchange(self, moe: int, tokens_SD: Int) -> Exchange:
         template, ranks = self.setting.hidden_flows, self.setting.layout.n_ranks
         assert template is not None
-        return self._exchange("other", moe, template.fill(np.broadcast_to(tokens_SD, (ranks, ranks)).ravel()))
+        return self._exchange("other", moe, template.counted(np.broadcast_to(tokens_SD, (ranks, ranks)).ravel()))
 
     def _share_context(self, tokens_G: Int, moe: int) -> Exchange:
         """Bring the keys and values of each rank's tokens to every rank of its EP group (ExFlow's all-gather)."""
         template, layout = self.setting.context_flows, self.setting.layout
         assert template is not None
         counts = np.concatenate([tokens_G.repeat(layout.n_ranks), tokens_G.repeat(layout.n_domains)])
-        return self._exchange("other", moe, template.fill(counts))
+        return self._exchange("other", moe, template.counted(counts))

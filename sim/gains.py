@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from moecast.sim.collectives.links import ISSUE_KIND, link_kinds
 from moecast.sim.forward import ForwardPass, Setting
-from moecast.sim.program import Compute, Exchange, Flows, Stage, StepProgram, StepTimes
+from moecast.sim.program import Compute, Exchange, Flows, StepProgram, StepTimes, Task
 from moecast.sim.schedules import find_schedule
 
 if TYPE_CHECKING:
@@ -67,10 +67,10 @@ def programs_with_more(
     """
     varied: dict[str, Callable[[], StepProgram]] = {}
     for name, change in _changes(program).items():
-        stages = tuple(change(stage) for stage in program.stages)
-        saved_s = sum(_most_saved(old, new) for old, new in zip(program.stages, stages, strict=True))
+        stages = tuple(change(stage) for stage in program.tasks)
+        saved_s = sum(_most_saved(old, new) for old, new in zip(program.tasks, stages, strict=True))
         if saved_s > 0 and saved_s >= LEAST * times.step_time_s:
-            varied[name] = partial(replace, program, stages=stages)
+            varied[name] = partial(replace, program, tasks=stages)
     cluster = forward.setting.layout.cluster
     kinds = zip(link_kinds(cluster), times.link_bytes_J, strict=True)
     used = dict.fromkeys(cable_of(kind) for kind, units in kinds if units > 0)
@@ -140,30 +140,30 @@ def link_load(flows: Flows, n_links: int) -> Float:
     return np.bincount(flows.link_X, units_X, n_links).astype(np.float64)
 
 
-def _changes(program: StepProgram) -> dict[str, Callable[[Stage], Stage]]:
+def _changes(program: StepProgram) -> dict[str, Callable[[Task], Task]]:
     """What twice of a resource makes of a stage, by name, for those that are no links."""
 
-    def computing(kind: str, change: Callable[[Float], Float], stage: Stage) -> Stage:
+    def computing(kind: str, change: Callable[[Float], Float], stage: Task) -> Task:
         if not isinstance(stage, Compute) or stage.kind != kind:
             return stage
-        return replace(stage, seconds_G=np.ascontiguousarray(change(stage.seconds_G)))
+        return replace(stage, seconds_R=np.ascontiguousarray(change(stage.seconds_R)))
 
-    def launching(stage: Stage) -> Stage:
+    def launching(stage: Task) -> Task:
         return replace(stage, setup_s=stage.setup_s / 2) if isinstance(stage, Exchange) else stage
 
-    changes: dict[str, Callable[[Stage], Stage]] = {
+    changes: dict[str, Callable[[Task], Task]] = {
         name: partial(computing, kind, lambda seconds_G: seconds_G / 2) for kind, name in COMPUTE_NAMES.items()
     }
-    group_G = next((stage.group_G for stage in program.stages if isinstance(stage, Exchange)), None)
+    group_G = next((stage.group_R for stage in program.tasks if isinstance(stage, Exchange)), None)
     if group_G is not None:
         changes[PEERS] = partial(computing, "expert", partial(_group_mean, group_G))
     return {**changes, LAUNCHES: launching}
 
 
-def _most_saved(before: Stage, after: Stage) -> float:
+def _most_saved(before: Task, after: Task) -> float:
     """Seconds by which a stage, without its flows, is over sooner on some rank at the most."""
     if isinstance(before, Compute) and isinstance(after, Compute):
-        return float((before.seconds_G - after.seconds_G).max(initial=0.0))
+        return float((before.seconds_R - after.seconds_R).max(initial=0.0))
     assert isinstance(before, Exchange)
     assert isinstance(after, Exchange)
     return before.setup_s - after.setup_s

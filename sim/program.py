@@ -1,15 +1,16 @@
-"""A forward pass as a program: what each rank computes and which bytes it waits for, stage by stage.
+"""A step as a program: a graph of tasks on streams, what each rank computes and which bytes it waits for.
 
 Every network rung runs the same program, so a time from one can be laid beside a time from another: ``bound`` as a
-vectorised recursion over the stages, ``fluid`` as SimPy processes that share links.
+recursion over the tasks in their order, ``fluid`` as SimPy processes that share links.
 
-Axes: G rank, F flow, X (flow, link) pair, R (flow, parent) pair.
+Axes: S task, G rank of the program, R rank of a task, F flow, X (flow, link) pair, P (flow, parent) pair.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -21,19 +22,50 @@ Int32 = npt.NDArray[np.int32]
 Kind = Literal["attention", "router", "dispatch", "expert", "combine", "other"]
 BREAKDOWN_PARTS: tuple[str, ...] = (*get_args(Kind), "idle")
 
+COMPUTE, COMMUNICATION = "compute", "communication"
+"""The streams of most schedules."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compute:
-    """Work that each rank does by itself: `seconds_G` of it, `kind` names its part of the breakdown."""
+    """Work that each rank does by itself: `seconds_R` of it, `kind` names its part of the breakdown.
+
+    Parameters
+    ----------
+    layer
+        Index among the MoE layers; −1 for work outside them.
+    ranks_R
+        The ranks that take part; None: all of the program, in order.
+    stream
+        Tasks of one stream run one after another on each rank, in the program's order. None: on no stream; it waits
+        for nothing but `after` and `after_all`.
+    after
+        Earlier tasks, by their place in the program. A rank waits until it has done its own part of each; one that
+        takes no part in such a task does not wait for it.
+    after_all
+        Earlier tasks that all their ranks must have done.
+    microbatch
+        −1 where there are none.
+    """
 
     kind: Kind
-    layer: int  # index among the MoE layers; −1 for work outside them
-    seconds_G: Float
+    layer: int
+    seconds_R: Float
+    ranks_R: Int32 | None = None
+    stream: str | None = COMPUTE
+    after: tuple[int, ...] = ()
+    after_all: tuple[int, ...] = ()
+    microbatch: int = -1
+
+    @property
+    def n_ranks(self) -> int:
+        """R."""
+        return len(self.seconds_R)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flows:
-    """The flows of one exchange, with the links they use.
+    """The flows of one exchange, with the links they use; ranks are counted among the exchange's.
 
     A flow of `bytes_F` bytes takes ``rate · share_X`` of each of its links. A *fed* flow (the second leg of a relay)
     has parents: it starts ``feed_delay_F`` after the last of them has started, and ends no sooner than ``feed_tail_F``
@@ -58,30 +90,64 @@ class Flows:
         """How many flows."""
         return len(self.bytes_F)
 
+    def fill(self) -> Flows:
+        """Give the flows themselves."""
+        return self
+
+
+class FlowSource(Protocol):
+    """What gives an exchange its flows when it is run: `Flows`, or a template with this exchange's counts."""
+
+    def fill(self) -> Flows:
+        """Give the flows."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
     """Bytes that ranks send each other.
 
-    A rank enters, waits `setup_s`, starts its flows, and leaves when every flow it waits for has ended. With `barrier`,
-    no flow starts before the last rank of its EP group has entered, and nobody leaves before the group's last flow has
-    ended.
+    A rank enters when its stream and the tasks it waits for let it, waits `setup_s`, starts its flows, and leaves when
+    every flow it waits for has ended. With `barrier`, no flow starts before the last rank of its group has entered, and
+    nobody leaves before the group's last flow has ended.
+
+    Parameters
+    ----------
+    flows
+        Its flows, or what they are made of; see `fill`.
+    group_R
+        The EP group of each rank (or whatever group waits for its own), counted from 0.
+    kind, layer, ranks_R, stream, after, after_all, microbatch
+        As of `Compute`.
     """
 
     kind: Kind
     layer: int
-    flows: Flows
+    flows: FlowSource
     setup_s: float
     barrier: bool
-    group_G: Int32  # EP group of each rank
+    group_R: Int32
+    ranks_R: Int32 | None = None
+    stream: str | None = COMPUTE
+    after: tuple[int, ...] = ()
+    after_all: tuple[int, ...] = ()
+    microbatch: int = -1
+
+    @property
+    def n_ranks(self) -> int:
+        """R."""
+        return len(self.group_R)
+
+    def fill(self) -> Flows:
+        """Give its flows; where they come from a template they are made now, and not kept."""
+        return self.flows.fill()
 
 
-Stage = Compute | Exchange
+Task = Compute | Exchange
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepProgram:
-    """One forward pass: the stages in the order in which every rank goes through them.
+    """One step: its tasks, in an order in which each stands behind all that it waits for.
 
     `capacity_J` has the cluster's links first, then two issue links for each GPU, for its copies over NVLink and over
     its NIC: what the sender's time is taken by (one second per second).
@@ -91,11 +157,33 @@ class StepProgram:
     link stands for itself.
     """
 
-    stages: tuple[Stage, ...]
+    tasks: tuple[Task, ...]
     n_ranks: int
     capacity_J: Float
     link_names_J: tuple[str, ...]
     narrowest_J: Int | None = None
+
+    @property
+    def is_sequence(self) -> bool:
+        """Whether every rank goes through every task, one after another on one stream."""
+        first = self.tasks[0].stream
+        return first is not None and all(
+            task.stream == first and task.ranks_R is None and not task.after_all for task in self.tasks
+        )
+
+    @property
+    def streams(self) -> tuple[str | None, ...]:
+        """The streams that tasks stand on, in the order of their first tasks."""
+        return tuple(dict.fromkeys(task.stream for task in self.tasks))
+
+    @property
+    def exchanges(self) -> Iterator[Exchange]:
+        """The tasks that are exchanges."""
+        return (task for task in self.tasks if isinstance(task, Exchange))
+
+    def ranks_of(self, task: Task) -> Int32:
+        """The ranks that take part in a task [R]."""
+        return np.arange(self.n_ranks, dtype=np.int32) if task.ranks_R is None else task.ranks_R
 
     def on_every_link(self, units_J: Float) -> Float:
         """What each link carries [J], from what stands on those in the flows' paths."""
@@ -104,25 +192,48 @@ class StepProgram:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepTimes:
-    """When each rank entered and left each stage, in seconds from the step's start.
+    """When each rank entered and left each task, in seconds from the step's start.
 
-    `busy_SG` is the part of an exchange during which one of the rank's own flows (in or out) was moving, or its setup
-    ran; what the rest is, `moecast.sim.breakdown` says. For a Compute stage it is the stage's seconds. S here: stage.
+    Parameters
+    ----------
+    enter_S, leave_S, busy_S
+        For each task an array [R] over its ranks. Busy is the part of an exchange during which one of the rank's own
+        flows (in or out) was moving, or its setup ran; what the rest is, `moecast.sim.breakdown` says. Of a Compute it
+        is all the time it took.
+    link_bytes_J
+        Units carried by each link over the step.
+    floor_S
+        No task's last leave is earlier, where that is known of no single rank (``bound``).
     """
 
-    enter_SG: Float
-    leave_SG: Float
-    busy_SG: Float
-    link_bytes_J: Float  # units carried by each link over the step
-    floor_S: Float | None = None  # no stage's last leave is earlier, where that is known of no single rank (`bound`)
+    enter_S: Sequence[Float]
+    leave_S: Sequence[Float]
+    busy_S: Sequence[Float]
+    link_bytes_J: Float
+    floor_S: Float | None = None
+
+    @property
+    def enter_SG(self) -> Float:
+        """Where every rank takes part in every task: when each entered each."""
+        return np.stack(self.enter_S)
+
+    @property
+    def leave_SG(self) -> Float:
+        """Where every rank takes part in every task: when each left each."""
+        return np.stack(self.leave_S)
+
+    @property
+    def busy_SG(self) -> Float:
+        """Where every rank takes part in every task: how long each was busy in each."""
+        return np.stack(self.busy_S)
 
     @property
     def last_S(self) -> Float:
-        """When the last rank leaves each stage."""
-        latest_S = self.leave_SG.max(axis=1)
+        """When the last rank leaves each task."""
+        latest_S = np.array([leave_R.max(initial=0.0) for leave_R in self.leave_S])
         return np.asarray(latest_S if self.floor_S is None else np.maximum(latest_S, self.floor_S))
 
     @property
     def step_time_s(self) -> float:
-        """When the last rank is done."""
-        return float(self.last_S[-1])
+        """When the last rank is done with everything."""
+        return float(self.last_S.max())

@@ -113,20 +113,22 @@ class TimeTally:
         self._bytes_J = np.zeros(len(setting.capacity_J))
         self._parts = dict.fromkeys(BREAKDOWN_PARTS, 0.0)
         self._layer_parts = dict.fromkeys(BREAKDOWN_PARTS, 0.0)
+        self._overlapped_s = 0.0
         self.step_times_s: list[float] = []
 
     def add(self, program: StepProgram, times: StepTimes, load_LG: npt.NDArray[np.int64]) -> None:
         """Take in a timed step and the choices that each rank served in it."""
         used_L = np.asarray(load_LG.any(axis=1) | ~load_LG.any())  # all of them where nothing is chosen anywhere
         self.step_times_s.append(times.step_time_s)
-        step, layers = breakdown(program, times, used_L)
+        where = breakdown(program, times, used_L)
         for part in BREAKDOWN_PARTS:
-            self._parts[part] += step[part]
-            self._layer_parts[part] += layers[part] / int(used_L.sum())
+            self._parts[part] += where.step[part]
+            self._layer_parts[part] += where.layers[part] / int(used_L.sum())
+        self._overlapped_s += where.overlapped_s
         self._units_J += times.link_bytes_J
-        for stage in program.stages:
+        for stage in program.tasks:
             if isinstance(stage, Exchange):
-                bytes_J = link_bytes(stage.flows, len(self._bytes_J), self._n_links)
+                bytes_J = link_bytes(stage.fill(), len(self._bytes_J), self._n_links)
                 self._bytes_J += program.on_every_link(bytes_J)
 
     def fields(self) -> dict[str, Any]:
@@ -138,7 +140,7 @@ class TimeTally:
             "step_time_s": sum(self.step_times_s) / steps,
             "step_times_s": tuple(self.step_times_s),
             "breakdown_s": {part: seconds / steps for part, seconds in parts.items()},
-            "overlapped_s": 0.0,  # no schedule so far runs communication under compute
+            "overlapped_s": self._overlapped_s / steps,
             "link_utilisation": self._busiest_links(),
         }
 

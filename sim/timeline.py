@@ -1,12 +1,13 @@
 """A step as a timeline that opens in ui.perfetto.dev: Chrome's trace-event JSON.
 
-One track per rank with a span per stage it goes through, a span "idle" inside it for the part of an exchange in which
-it waits for peers, and counters: how many ranks compute, communicate and wait, and the mean rate on each kind of link
-while an exchange is under way. What is idle is what the breakdown says (`moecast.sim.breakdown`); how much is exact,
-and it is drawn at the exchange's beginning. Every track ends with the step: with waiting for the last rank, or for an
-exchange of which `bound` does not know whose time it is. Times are in microseconds, as the format wants them.
+One track per rank, or per rank and stream where there are several, with a span per task it goes through, a span "idle"
+inside it for the part of an exchange in which it waits for peers, and counters: how many ranks compute, communicate and
+wait, and the mean rate on each kind of link while an exchange is under way. What is idle is what the breakdown says
+(`moecast.sim.breakdown`); how much is exact, and it is drawn at the exchange's beginning. Of tasks on one stream every
+track ends with the step: with waiting for the last rank, or for an exchange of which `bound` does not know whose time
+it is. Times are in microseconds, as the format wants them.
 
-Format: "Trace Event Format", Chromium project. Axes: S stage, G rank, J link.
+Format: "Trace Event Format", Chromium project. Axes: S task, G rank, R rank of a task, J link.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from moecast.sim.breakdown import Waits, waits_for_peers
 from moecast.sim.collectives.links import link_kinds
 from moecast.sim.gains import link_load
 from moecast.sim.network import Rung, find_rung
-from moecast.sim.program import Compute, Exchange, Float, Stage, StepProgram, StepTimes
+from moecast.sim.program import Compute, Exchange, Float, StepProgram, StepTimes, Task
 from moecast.sim.simulate import simulate_step
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def program_timeline(
     """
     names = rank_names or [f"rank {rank}" for rank in range(program.n_ranks)]
     waits = waits_for_peers(program, times)
-    events = [*_names(names, about or {}), *_spans(program, times, waits), *_activity(program, times, waits)]
+    events = [*_names(program, names, about or {}), *_spans(program, times, waits), *_activity(program, times, waits)]
     if link_kind_J is not None:
         events += _link_rates(program, times, link_kind_J)
     return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": dict(about or {})}
@@ -96,31 +97,55 @@ def write_timeline(timeline: Mapping[str, Any], path: str | Path) -> None:
     write_text(path, json.dumps(timeline, separators=(",", ":"), allow_nan=False) + "\n")
 
 
-def _names(rank_names: list[str], about: Mapping[str, Any]) -> Iterator[Event]:
+def _track(program: StepProgram, rank: int, stream: str | None) -> int:
+    """The track of a rank's stream; a rank that has one stream has one track."""
+    return rank if len(program.streams) == 1 else rank * len(program.streams) + program.streams.index(stream)
+
+
+def _names(program: StepProgram, rank_names: list[str], about: Mapping[str, Any]) -> Iterator[Event]:
     title = ", ".join(str(about[key]) for key in ("model", "cluster", "phase", "network") if key in about)
     yield {"ph": "M", "pid": PROCESS, "tid": 0, "name": "process_name", "args": {"name": title or "moecast step"}}
     for rank, name in enumerate(rank_names):
-        yield {"ph": "M", "pid": PROCESS, "tid": rank, "name": "thread_name", "args": {"name": name}}
-        yield {"ph": "M", "pid": PROCESS, "tid": rank, "name": "thread_sort_index", "args": {"sort_index": rank}}
+        for stream in program.streams:
+            full = name if len(program.streams) == 1 else f"{name}, {stream or 'transfers'}"
+            place = _track(program, rank, stream)
+            yield {"ph": "M", "pid": PROCESS, "tid": place, "name": "thread_name", "args": {"name": full}}
+            yield {"ph": "M", "pid": PROCESS, "tid": place, "name": "thread_sort_index", "args": {"sort_index": place}}
 
 
 def _spans(program: StepProgram, times: StepTimes, waits: Waits) -> Iterator[Event]:
-    for index, stage in enumerate(program.stages):
-        sent_G, received_G = _rank_bytes(stage, program.n_ranks)
-        category = "compute" if isinstance(stage, Compute) else "exchange"
-        for rank in range(program.n_ranks):
-            enter, leave = times.enter_SG[index, rank], times.leave_SG[index, rank]
-            args: dict[str, Any] = {} if stage.layer < 0 else {"MoE layer": stage.layer}
-            if isinstance(stage, Exchange):
-                args |= {"bytes sent": sent_G[rank], "bytes received": received_G[rank]}
-            yield from _span(rank, stage.kind, category, enter, leave, args)
-            yield from _span(rank, "idle", "idle", enter, enter + waits.idle_SG[index, rank], {})
-    for rank, done in enumerate(times.leave_SG[-1]):
+    for index, task in enumerate(program.tasks):
+        sent_R, received_R = _rank_bytes(task)
+        category = "compute" if isinstance(task, Compute) else "exchange"
+        stays = zip(
+            times.enter_S[index].tolist(), times.leave_S[index].tolist(), waits.idle_S[index].tolist(), strict=True
+        )
+        for at, (rank, (enter, leave, idle)) in enumerate(zip(program.ranks_of(task).tolist(), stays, strict=True)):
+            args: dict[str, Any] = {} if task.layer < 0 else {"MoE layer": task.layer}
+            if task.microbatch >= 0:
+                args["microbatch"] = task.microbatch
+            if isinstance(task, Exchange):
+                args |= {"bytes sent": sent_R[at], "bytes received": received_R[at]}
+            track = _track(program, rank, task.stream)
+            if task.stream is None:  # several at once: only while they move
+                yield from _span(track, task.kind, category, enter + idle, leave, args)
+                continue
+            yield from _span(track, task.kind, category, enter, leave, args)
+            yield from _span(track, "idle", "idle", enter, enter + idle, {})
+    if program.is_sequence:
+        yield from _ends(program, times, waits)
+
+
+def _ends(program: StepProgram, times: StepTimes, waits: Waits) -> Iterator[Event]:
+    """What each rank does after its last task."""
+    for rank, done in enumerate(times.leave_S[-1].tolist()):
         at = done + waits.end_idle_G[rank]
         yield from _span(rank, "idle", "idle", done, at, {"waits for": "the last rank"})
-        for index in np.flatnonzero(waits.end_fabric_SG[:, rank]).tolist():
-            before, at = at, at + waits.end_fabric_SG[index, rank]
-            yield from _span(rank, program.stages[index].kind, "exchange", before, at, {"waits for": "the last rank"})
+        for index, end_fabric_R in enumerate(waits.end_fabric_S):
+            if end_fabric_R[rank]:
+                before, at = at, at + end_fabric_R[rank]
+                kind = program.tasks[index].kind
+                yield from _span(rank, kind, "exchange", before, at, {"waits for": "the last rank"})
 
 
 def _span(rank: int, name: str, category: str, begin: float, end: float, args: dict[str, Any]) -> Iterator[Event]:
@@ -132,11 +157,11 @@ def _span(rank: int, name: str, category: str, begin: float, end: float, args: d
         }  # fmt: skip
 
 
-def _rank_bytes(stage: Stage, n_ranks: int) -> tuple[list[float], list[float]]:
+def _rank_bytes(task: Task) -> tuple[list[float], list[float]]:
     """Bytes that leave and that reach each rank in an exchange."""
-    if isinstance(stage, Compute):
+    if isinstance(task, Compute):
         return [], []
-    flows = stage.flows
+    flows, n_ranks = task.fill(), task.n_ranks
     away_F = np.where(flows.source_rank_F != flows.destination_rank_F, flows.bytes_F, 0.0)
     sent_G = np.bincount(flows.source_rank_F, away_F, n_ranks)
     return sent_G.tolist(), np.bincount(flows.destination_rank_F, away_F, n_ranks).tolist()
@@ -151,13 +176,15 @@ def _activity(program: StepProgram, times: StepTimes, waits: Waits) -> Iterator[
             if end > begin:
                 changes.extend([(begin, _DOING.index(what), 1), (end, _DOING.index(what), -1)])
 
-    for index, stage in enumerate(program.stages):
-        begin_G = times.enter_SG[index] + waits.idle_SG[index]
-        during("idle", times.enter_SG[index], begin_G)
-        during("compute" if isinstance(stage, Compute) else "exchange", begin_G, times.leave_SG[index])
-    done_G = times.leave_SG[-1] + waits.end_idle_G
-    during("idle", times.leave_SG[-1], done_G)
-    during("exchange", done_G, done_G + waits.end_fabric_SG.sum(axis=0))
+    for index, task in enumerate(program.tasks):
+        begin_R = times.enter_S[index] + waits.idle_S[index]
+        if task.stream is not None:
+            during("idle", times.enter_S[index], begin_R)
+        during("compute" if isinstance(task, Compute) else "exchange", begin_R, times.leave_S[index])
+    if program.is_sequence:
+        done_G = times.leave_S[-1] + waits.end_idle_G
+        during("idle", times.leave_S[-1], done_G)
+        during("exchange", done_G, done_G + np.sum(waits.end_fabric_S, axis=0))
     changes.sort()
     count = [0] * len(_DOING)
     for place, (at, what, more) in enumerate(changes):
@@ -172,11 +199,11 @@ def _link_rates(program: StepProgram, times: StepTimes, link_kind_J: tuple[str, 
     of_kind_J = np.array([kinds.index(kind) for kind in link_kind_J])
     capacity = np.bincount(of_kind_J, program.capacity_J, len(kinds))
     changes = []
-    for index, stage in enumerate(program.stages):
-        if isinstance(stage, Exchange) and stage.flows.n:
-            begin, end = times.enter_SG[index].min(), times.leave_SG[index].max()
+    for index, task in enumerate(program.tasks):
+        if isinstance(task, Exchange) and (flows := task.fill()).n:
+            begin, end = times.enter_S[index].min(), times.leave_S[index].max()
             if end > begin:
-                load_J = program.on_every_link(link_load(stage.flows, len(of_kind_J)))
+                load_J = program.on_every_link(link_load(flows, len(of_kind_J)))
                 load = np.bincount(of_kind_J, load_J, len(kinds))
                 changes += [(begin, load / (end - begin)), (end, -load / (end - begin))]
     changes.sort(key=lambda change: change[0])

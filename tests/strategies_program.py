@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
-from moecast.sim.program import Compute, Exchange, Flows, StepProgram
+from moecast.sim.program import COMMUNICATION, COMPUTE, Compute, Exchange, Flows, StepProgram
 
 
 @st.composite
@@ -39,7 +39,7 @@ def random_program(
     for _ in range(stages):
         if rng.random() < 0.4:
             seconds_G = np.full(ranks, 0.5) if even else rng.exponential(1.0, ranks) * (rng.random(ranks) < 0.8)
-            made.append(Compute(kind="expert", layer=0, seconds_G=seconds_G))
+            made.append(Compute(kind="expert", layer=0, seconds_R=seconds_G))
             continue
         made.append(
             Exchange(
@@ -48,11 +48,55 @@ def random_program(
                 flows=random_flows(rng, group_G, routes, density=density, even=even, fed=fed),
                 setup_s=float(rng.choice([0.0, 0.1, 1.0])),
                 barrier=bool(rng.random() < 0.3),
-                group_G=group_G,
+                group_R=group_G,
             )
         )
     names = tuple(f"link {j}" for j in range(links))
-    return StepProgram(stages=tuple(made), n_ranks=ranks, capacity_J=capacity_J, link_names_J=names)
+    return StepProgram(tasks=tuple(made), n_ranks=ranks, capacity_J=capacity_J, link_names_J=names)
+
+
+@st.composite
+def graphs(draw: st.DrawFn, *, most_ranks: int = 5, most_tasks: int = 6) -> StepProgram:
+    """Small programs whose tasks stand on several streams, wait for some earlier ones and take some of the ranks."""
+    return random_graph(
+        np.random.default_rng(draw(st.integers(0, 2**32))),
+        ranks=draw(st.integers(1, most_ranks)),
+        tasks=draw(st.integers(1, most_tasks)),
+        even=draw(st.booleans()),
+        fed=draw(st.booleans()),
+    )
+
+
+def random_graph(
+    rng: np.random.Generator, *, ranks: int, tasks: int, even: bool = False, fed: bool = True
+) -> StepProgram:
+    """A program of tasks on streams over a random network."""
+    sequence = random_program(rng, ranks=ranks, stages=1, even=even, fed=fed)
+    links = len(sequence.capacity_J)
+    made: list[Compute | Exchange] = []
+    for place in range(tasks):
+        own_R = np.sort(rng.permutation(ranks)[: rng.integers(1, ranks + 1)]).astype(np.int32)
+        earlier = [int(p) for p in range(place) if rng.random() < 0.3]
+        where = {
+            "layer": 0,
+            "ranks_R": None if len(own_R) == ranks else own_R,
+            "stream": [COMPUTE, COMMUNICATION, "copy", None][rng.integers(4)],
+            "after": tuple(p for p in earlier if rng.random() < 0.7),
+            "after_all": tuple(p for p in earlier if rng.random() < 0.3),
+        }
+        n = len(own_R)
+        if rng.random() < 0.4:
+            seconds_R = np.full(n, 0.5) if even else rng.exponential(1.0, n) * (rng.random(n) < 0.8)
+            made.append(Compute(kind="expert", seconds_R=seconds_R, **where))
+            continue
+        group_R = rng.integers(0, min(rng.integers(1, 3), n), n).astype(np.int32)
+        routes = {pair: random_route(rng, links) for pair in np.ndindex(n, n)}
+        flows = random_flows(rng, group_R, routes, density=0.8, even=even, fed=fed)
+        barrier, setup_s = bool(rng.random() < 0.3), float(rng.choice([0.0, 0.1, 1.0]))
+        made.append(Exchange(kind="dispatch", flows=flows, setup_s=setup_s, barrier=barrier, group_R=group_R, **where))
+    return StepProgram(
+        tasks=tuple(made), n_ranks=ranks, capacity_J=sequence.capacity_J, link_names_J=sequence.link_names_J
+    )
 
 
 def random_route(rng: np.random.Generator, links: int) -> tuple[np.ndarray, np.ndarray]:

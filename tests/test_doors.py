@@ -26,6 +26,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "sim/accounts.py": NETWORK,
     "sim/collectives/template.py": ("sim/test_hostile_arrays.py::test_counts_of_another_layout_are_not_taken",),
     "sim/drawing.py": ("statistics/test_hostile_arrays.py::test_traces",),
+    "sim/exposed.py": (*NETWORK, "sim/test_hostile_arrays.py::test_graphs"),
     "sim/made_routing.py": ("statistics/test_hostile_arrays.py::test_load_tables",),
     "sim/network/events.py": (*NETWORK, "sim/test_hostile_arrays.py::test_an_open_network"),
     "sim/network/flows.py": (*NETWORK, "sim/test_hostile_arrays.py::test_deliveries"),

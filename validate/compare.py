@@ -27,9 +27,9 @@ def layer_seconds(programs: Sequence[StepProgram], rung: Rung, *, layers: int) -
     """
     total = {name: [0.0] * layers for name in EXCHANGES}
     for program in programs:
-        exchanges = [stage for stage in program.stages if isinstance(stage, Exchange) and stage.kind in EXCHANGES]
+        exchanges = [stage for stage in program.tasks if isinstance(stage, Exchange) and stage.kind in EXCHANGES]
         for (kind, layer), stages in groupby(exchanges, key=lambda stage: (stage.kind, stage.layer)):
-            alone = rung.run(replace(program, stages=tuple(stages)))
+            alone = rung.run(replace(program, tasks=tuple(stages)))
             total[kind][layer] += alone.step_time_s / len(programs)
     return total
 

@@ -144,20 +144,20 @@ def even_all_to_all(cluster: Cluster, ranks: int, pair_bytes: float, *, seed: in
         flows=flows,
         setup_s=cluster.hardware.collective_launch_s + cluster.hardware.barrier_s,
         barrier=True,
-        group_G=np.zeros(ranks, np.int32),
+        group_R=np.zeros(ranks, np.int32),
     )
     return StepProgram(
-        stages=(exchange,), n_ranks=ranks, capacity_J=cluster.capacity_J, link_names_J=tuple(cluster.link_names_J)
+        tasks=(exchange,), n_ranks=ranks, capacity_J=cluster.capacity_J, link_names_J=tuple(cluster.link_names_J)
     )
 
 
 def _timed(cluster: Cluster, program: StepProgram, pair_bytes: float, ranks: int, rung: Rung) -> AllToAllTime:
     if not 0 < pair_bytes < float("inf"):
         raise MoecastError("must be more than nothing", field="bytes", value=pair_bytes * ranks)
-    (exchange,) = program.stages
+    (exchange,) = program.tasks
     assert isinstance(exchange, Exchange)
-    flows = replace(exchange.flows, bytes_F=np.full(exchange.flows.n, pair_bytes))
-    times = rung.run(replace(program, stages=(replace(exchange, flows=flows),)))
+    flows = replace(exchange.fill(), bytes_F=np.full(exchange.fill().n, pair_bytes))
+    times = rung.run(replace(program, tasks=(replace(exchange, flows=flows),)))
     taken_s, size = times.step_time_s, pair_bytes * ranks
     busy_J = times.link_bytes_J[: len(cluster.links)] / (cluster.capacity_J * taken_s)
     fullest: dict[str, float] = {}

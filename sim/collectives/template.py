@@ -166,6 +166,16 @@ class FlowTemplate:
         away_F = self.legs.source_F != self.legs.destination_F
         return float(self.copies_F(counts_C)[away_F].sum() * self.copy_bytes)
 
+    def counted(self, counts_C: Int) -> CountedFlows:
+        """Give the flows of one exchange, made only when it is run.
+
+        Raises
+        ------
+        ValueError
+            Fewer counts than the flows ask for.
+        """
+        return CountedFlows(template=self, counts_C=counts_C)
+
     def fill(self, counts_C: Int) -> Flows:
         """Give the flows of one exchange; those without copies are left out, `PRESENCE` flows stay.
 
@@ -175,9 +185,7 @@ class FlowTemplate:
             Fewer counts than the flows ask for.
         """
         legs = self.legs
-        if counts_C.ndim != 1 or counts_C.dtype.kind not in "iu" or len(counts_C) < legs.n_counts:
-            found = f"{counts_C.dtype} {list(counts_C.shape)}"
-            raise ValueError(f"counts_C: must be at least {legs.n_counts} whole numbers, not {found}")
+        self.check_counts(counts_C)
         chosen, offsets_F1, link_X, share_X, parent_offsets_F1, parent_R, delay_F, tail_F = _fill(
             legs.count_F, counts_C, self.copy_bytes, CHUNK_COPIES * self.copy_bytes, self.offsets_F1, self.link_X,
             self.share_X, self.latency_F, self.pace_F, self.parent_offsets_F1, self.parent_R,
@@ -196,6 +204,39 @@ class FlowTemplate:
             feed_delay_F=delay_F,
             feed_tail_F=tail_F,
         )
+
+    def check_counts(self, counts_C: Int) -> None:
+        """See that counts are as many as the flows ask for, before a loop indexes with them.
+
+        Raises
+        ------
+        ValueError
+            They are not.
+        """
+        if counts_C.ndim != 1 or counts_C.dtype.kind not in "iu" or len(counts_C) < self.legs.n_counts:
+            found = f"{counts_C.dtype} {list(counts_C.shape)}"
+            raise ValueError(f"counts_C: must be at least {self.legs.n_counts} whole numbers, not {found}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CountedFlows:
+    """A template with the counts of one exchange: what a program of many exchanges keeps instead of their flows.
+
+    Raises
+    ------
+    ValueError
+        Fewer counts than the flows ask for.
+    """
+
+    template: FlowTemplate
+    counts_C: Int
+
+    def __post_init__(self) -> None:
+        self.template.check_counts(self.counts_C)
+
+    def fill(self) -> Flows:
+        """Make the flows."""
+        return self.template.fill(self.counts_C)
 
 
 def no_flows() -> Flows:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from moecast.arrays import HUGE, TINY, index, numbers
+from moecast.arrays import HUGE, TINY, index, numbers, whole_numbers
 from moecast.sim.compiled import entry, inner
-from moecast.sim.program import Exchange, Float, Flows, Int, Int32, StepProgram
+from moecast.sim.program import Exchange, Float, Flows, Int, Int32, StepProgram, Task
 
 MOST_RANKS = 2**31 - 1
 PROBLEMS = (
@@ -30,28 +30,61 @@ PROBLEMS = (
 def check_program(program: StepProgram) -> None:
     """See that a program's arrays are usable, before compiled loops index with them.
 
+    The flows of an exchange are checked when they are made (`filled`), which for many exchanges is only when they run.
+
     Raises
     ------
     ValueError, TypeError
-        Names the stage and the rule that it breaks.
+        Names the task and the rule that it breaks.
     """
     index("n_ranks", program.n_ranks, least=1, most=MOST_RANKS)
-    if not program.stages:
-        raise ValueError("stages: a program has at least one")
+    if not program.tasks:
+        raise ValueError("tasks: a program has at least one")
     check_axis("capacity_J", program.capacity_J, "fi")
     numbers("capacity_J", program.capacity_J, positive=True)
-    for number, stage in enumerate(program.stages):
-        if isinstance(stage, Exchange):
-            check_flows(stage.flows, n_links=len(program.capacity_J), n_ranks=program.n_ranks)
-            check_axis(f"stage {number}: group_G", stage.group_G, "iu")
-            _of_ranks(number, "group_G", stage.group_G, program.n_ranks)
-            if not np.all((stage.group_G >= 0) & (stage.group_G < program.n_ranks)):
-                raise ValueError(f"stage {number}: group_G must count from 0 to at most the number of ranks - 1")
-            _seconds(number, "setup_s", np.asarray(stage.setup_s, np.float64))
+    known: set[object] = set()  # arrays that many tasks share are looked at once
+    for number, task in enumerate(program.tasks):
+        if isinstance(task, Exchange):
+            if id(task.group_R) not in known:
+                check_axis(f"task {number}: group_R", task.group_R, "iu")
+                if not np.all((task.group_R >= 0) & (task.group_R < len(task.group_R))):
+                    raise ValueError(f"task {number}: group_R must count from 0 to at most the number of ranks - 1")
+                known.add(id(task.group_R))
+            _seconds(number, "setup_s", np.asarray(task.setup_s, np.float64))
         else:
-            check_axis(f"stage {number}: seconds_G", stage.seconds_G, "fi")
-            _of_ranks(number, "seconds_G", stage.seconds_G, program.n_ranks)
-            _seconds(number, "seconds_G", stage.seconds_G)
+            check_axis(f"task {number}: seconds_R", task.seconds_R, "fi")
+            _seconds(number, "seconds_R", task.seconds_R)
+        _check_place(number, task, program.n_ranks, known)
+
+
+def _check_place(number: int, task: Task, n_ranks: int, known: set[object]) -> None:
+    """See that a task's ranks are there, and that it waits for earlier tasks only."""
+    if task.ranks_R is None:
+        name = "group_R" if isinstance(task, Exchange) else "seconds_R"
+        if task.n_ranks != n_ranks:
+            raise ValueError(f"task {number}: {name} has shape ({task.n_ranks},), the program {n_ranks} ranks")
+    elif (id(task.ranks_R), task.n_ranks) not in known:
+        ranks_R = whole_numbers(f"task {number}: ranks_R", task.ranks_R, most=n_ranks - 1, shape=(task.n_ranks,))
+        if len(np.unique(ranks_R)) < len(ranks_R):
+            raise ValueError(f"task {number}: ranks_R names a rank twice")
+        known.add((id(task.ranks_R), task.n_ranks))
+    for name, places in (("after", task.after), ("after_all", task.after_all)):
+        for place in places:
+            if not 0 <= place < number:
+                raise ValueError(f"task {number}: {name} = {place}: must be an earlier task")
+
+
+def filled(exchange: Exchange, program: StepProgram) -> Flows:
+    """Give an exchange's flows, checked.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Names the rule that the flows break.
+    """
+    flows = exchange.fill()
+    check_flows(flows, n_links=len(program.capacity_J), n_ranks=exchange.n_ranks)
+    return flows
 
 
 def check_flows(flows: Flows, *, n_links: int, n_ranks: int | None = None) -> None:
@@ -100,14 +133,9 @@ def check_axis(name: str, values: Any, kinds: str) -> None:
         raise ValueError(f"{name}: shape {list(values.shape)}, must have one axis")
 
 
-def _of_ranks(stage: int, name: str, values: Float | Int32, n_ranks: int) -> None:
-    if values.shape != (n_ranks,):
-        raise ValueError(f"stage {stage}: {name} has shape {values.shape}, the program {n_ranks} ranks")
-
-
-def _seconds(stage: int, name: str, values: Float) -> None:
+def _seconds(task: int, name: str, values: Float) -> None:
     if not np.all((values >= 0) & (values <= HUGE)):
-        raise ValueError(f"stage {stage}: {name} must be finite and at least 0")
+        raise ValueError(f"task {task}: {name} must be finite and at least 0")
 
 
 @entry

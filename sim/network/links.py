@@ -10,7 +10,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from moecast.sim.compiled import entry
-from moecast.sim.program import Exchange, Float, Int, Int32, StepProgram
+from moecast.sim.network.flows import filled
+from moecast.sim.program import Float, Int, Int32, StepProgram
 
 Paths = tuple[Int, Int32, Float]
 """The links of flows as a CSR: `offsets_F1`, `link_X` and `share_X`."""
@@ -20,7 +21,7 @@ def parallel_links(program: StepProgram) -> Int:
     """For each link [J] the narrowest of those that carry the same flows of a program; see `narrowest_links`."""
     if program.narrowest_J is not None:  # the others are not in the flows' paths any more
         return np.arange(len(program.capacity_J))
-    exchanges = (stage.flows for stage in program.stages if isinstance(stage, Exchange))
+    exchanges = (filled(exchange, program) for exchange in program.exchanges)
     return narrowest_links(((f.offsets_F1, f.link_X, f.share_X) for f in exchanges), program.capacity_J)
 
 

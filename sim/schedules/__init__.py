@@ -10,7 +10,7 @@ from typing import Protocol
 
 from moecast.errors import MoecastError
 from moecast.sim.forward import ForwardPass
-from moecast.sim.program import Stage
+from moecast.sim.program import Task
 from moecast.sim.schedules.sequential import Sequential
 
 
@@ -21,7 +21,7 @@ class Schedule(Protocol):
     def name(self) -> str:
         """What plans call it."""
 
-    def stages(self, step: ForwardPass) -> Iterator[Stage]:
+    def stages(self, step: ForwardPass) -> Iterator[Task]:
         """Order a step's stages: a generator that reads like the timeline it makes."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from moecast.sim.forward import ForwardPass
-from moecast.sim.program import Stage
+from moecast.sim.program import Task
 
 
 class Sequential:
@@ -16,7 +16,7 @@ class Sequential:
 
     name = "sequential"
 
-    def stages(self, step: ForwardPass) -> Iterator[Stage]:
+    def stages(self, step: ForwardPass) -> Iterator[Task]:
         """Order a step's stages; of MoE layers alone where a step of the named model is not what is asked for."""
         model = step.model
         if model.is_whole:

@@ -111,18 +111,18 @@ def make_program(*stages: Compute | Exchange, capacity: Sequence[float], ranks: 
     """A program over links without names worth reading."""
     capacity_J = np.asarray(capacity, np.float64)
     names = tuple(f"link {j}" for j in range(len(capacity_J)))
-    return StepProgram(stages=stages, n_ranks=ranks, capacity_J=capacity_J, link_names_J=names)
+    return StepProgram(tasks=stages, n_ranks=ranks, capacity_J=capacity_J, link_names_J=names)
 
 
 def compute(*seconds: float) -> Compute:
-    return Compute(kind="expert", layer=0, seconds_G=np.asarray(seconds, np.float64))
+    return Compute(kind="expert", layer=0, seconds_R=np.asarray(seconds, np.float64))
 
 
 def exchange(
     flows: Flows, ranks: int, *, setup: float = 0.0, barrier: bool = False, groups: Sequence[int] | None = None
 ) -> Exchange:
     group_G = np.asarray([0] * ranks if groups is None else groups, np.int32)
-    return Exchange(kind="dispatch", layer=0, flows=flows, setup_s=setup, barrier=barrier, group_G=group_G)
+    return Exchange(kind="dispatch", layer=0, flows=flows, setup_s=setup, barrier=barrier, group_R=group_G)
 
 
 def slow_max_min(routes: Sequence[dict[int, Fraction]], capacity: Sequence[Fraction]) -> list[Fraction]:
@@ -151,16 +151,19 @@ class SlowStep:
 
     def __init__(self, program: StepProgram) -> None:
         self.program, self.now = program, 0.0
-        shape = (len(program.stages), program.n_ranks)
+        shape = (len(program.tasks), program.n_ranks)
         self.enter, self.leave = np.full(shape, np.nan), np.full(shape, np.nan)
+        self.ranks = [program.ranks_of(task).tolist() for task in program.tasks]
         self.flows = [
             _SlowFlow(s, f, stage)
-            for s, stage in enumerate(program.stages)
+            for s, stage in enumerate(program.tasks)
             if isinstance(stage, Exchange)
-            for f in range(stage.flows.n)
+            for f in range(stage.fill().n)
         ]
         self.by_key = {(flow.stage, flow.index): flow for flow in self.flows}
-        self.enter[0] = 0.0
+        for s, ranks in enumerate(self.ranks):  # who takes no part holds nobody up
+            absent = np.setdiff1d(np.arange(program.n_ranks), ranks)
+            self.enter[s, absent] = self.leave[s, absent] = 0.0
 
     def run(self) -> np.ndarray:
         """The times at which each rank leaves each stage."""
@@ -203,18 +206,24 @@ class SlowStep:
     def _settle(self) -> bool:
         """Let whatever follows at once follow; False when nothing does."""
         before = (self.enter.copy(), self.leave.copy(), [(f.start, f.drained, f.end) for f in self.flows])
-        for s, stage in enumerate(self.program.stages):
-            for g in range(self.program.n_ranks):
+        for s, stage in enumerate(self.program.tasks):
+            for g in self.ranks[s]:
+                if np.isnan(self.enter[s, g]) and self._may_enter(s, g, stage):
+                    self.enter[s, g] = self.now
                 leave = self._leave(s, g, stage)
                 if leave is not None and leave <= self.now and np.isnan(self.leave[s, g]):
                     self.leave[s, g] = leave
-                    if s + 1 < len(self.program.stages):
-                        self.enter[s + 1, g] = leave
         for flow in self.flows:
             self._settle_flow(flow)
         after = (self.enter, self.leave, [(f.start, f.drained, f.end) for f in self.flows])
         same = all(np.array_equal(a, b, equal_nan=True) for a, b in zip(before[:2], after[:2], strict=True))
         return not (same and before[2] == after[2])
+
+    def _may_enter(self, s: int, rank: int, task: Compute | Exchange) -> bool:
+        before = [self.leave[p, rank] for p in task.after]
+        before += [self.leave[p, g] for p in task.after_all for g in self.ranks[p]]
+        same = [p for p in range(s) if task.stream is not None and self.program.tasks[p].stream == task.stream]
+        return not np.isnan([*before, *(self.leave[p, rank] for p in same)]).any()
 
     def _settle_flow(self, flow: _SlowFlow) -> None:
         parents = [self.by_key[flow.stage, p] for p in flow.parents]
@@ -230,8 +239,9 @@ class SlowStep:
 
     def _begin(self, s: int, rank: int) -> float | None:
         """When a rank's flows start."""
-        stage = self.program.stages[s]
-        together = np.flatnonzero(stage.group_G == stage.group_G[rank]) if stage.barrier else [rank]
+        stage, ranks = self.program.tasks[s], np.array(self.ranks[s])
+        group = stage.group_R[self.ranks[s].index(rank)]
+        together = ranks[stage.group_R == group] if stage.barrier else [rank]
         enter = max(self.enter[s, g] for g in together) if not np.isnan(self.enter[s, together]).any() else np.nan
         return None if np.isnan(enter) else float(enter) + stage.setup_s
 
@@ -239,30 +249,32 @@ class SlowStep:
         if np.isnan(self.enter[s, rank]):
             return None
         if isinstance(stage, Compute):
-            return float(self.enter[s, rank] + stage.seconds_G[rank])
+            return float(self.enter[s, rank] + stage.seconds_R[self.ranks[s].index(rank)])
         begin = self._begin(s, rank)
         mine = [f for f in self.flows if f.stage == s and self._awaits(stage, rank, f)]
         if begin is None or any(f.end is None for f in mine):
             return None
         return max([begin, *(f.end for f in mine)])
 
-    @staticmethod
-    def _awaits(stage: Exchange, rank: int, flow: _SlowFlow) -> bool:
+    def _awaits(self, stage: Exchange, rank: int, flow: _SlowFlow) -> bool:
         if stage.barrier:
-            return bool(stage.group_G[flow.source] == stage.group_G[rank])
+            ranks = self.ranks[flow.stage]
+            return bool(stage.group_R[ranks.index(flow.source)] == stage.group_R[ranks.index(rank)])
         return flow.waiter == rank
 
     def _next_acts(self) -> list[float]:
-        pairs = [(s, stage, g) for s, stage in enumerate(self.program.stages) for g in range(self.program.n_ranks)]
+        pairs = [(s, stage, g) for s, stage in enumerate(self.program.tasks) for g in self.ranks[s]]
         leaves = [self._leave(s, g, stage) for s, stage, g in pairs]
         return [leave for leave in leaves if leave is not None]
 
 
 class _SlowFlow:
     def __init__(self, stage: int, index: int, exchange: Exchange) -> None:
-        flows = exchange.flows
+        flows = exchange.fill()
         self.stage, self.index = stage, index
-        self.source, self.waiter = int(flows.source_rank_F[index]), int(flows.waiter_F[index])
+        ranks = np.arange(exchange.n_ranks) if exchange.ranks_R is None else exchange.ranks_R
+        waiter = int(flows.waiter_F[index])
+        self.source, self.waiter = int(ranks[flows.source_rank_F[index]]), waiter if waiter < 0 else int(ranks[waiter])
         self.latency = float(flows.latency_F[index])
         self.delay, self.tail = float(flows.feed_delay_F[index]), float(flows.feed_tail_F[index])
         pairs = range(flows.offsets_F1[index], flows.offsets_F1[index + 1])

@@ -150,12 +150,12 @@ def renamed_program(program: StepProgram, rng: np.random.Generator, rank_of: np.
     link_of = rng.permutation(len(program.capacity_J))
     old_G, old_J = np.argsort(rank_of), np.argsort(link_of)
     stages: list[object] = []
-    for stage in program.stages:
+    for stage in program.tasks:
         if not isinstance(stage, Exchange):
-            stages.append(compute(*stage.seconds_G[old_G]))
+            stages.append(compute(*stage.seconds_R[old_G]))
             continue
-        flows = reordered(stage.flows, rng.permutation(stage.flows.n), link_of=link_of, rank_of=rank_of)
-        groups = stage.group_G[old_G].tolist()
+        flows = reordered(stage.fill(), rng.permutation(stage.fill().n), link_of=link_of, rank_of=rank_of)
+        groups = stage.group_R[old_G].tolist()
         stages.append(exchange(flows, program.n_ranks, setup=stage.setup_s, barrier=stage.barrier, groups=groups))
     return make_program(*stages, capacity=program.capacity_J[old_J], ranks=program.n_ranks)  # type: ignore[arg-type]
 
@@ -165,16 +165,16 @@ def renamed_program(program: StepProgram, rng: np.random.Generator, rank_of: np.
 def test_more_latency_and_more_work_never_lower_the_bound(program: StepProgram) -> None:
     heavier: list[object] = []
     rng = np.random.default_rng(program.n_ranks)
-    for stage in program.stages:
+    for stage in program.tasks:
         if isinstance(stage, Exchange):
-            fields = {name: getattr(stage.flows, name) for name in Flows.__dataclass_fields__}
-            fields["latency_F"] = fields["latency_F"] + rng.exponential(0.1, stage.flows.n)
-            groups = stage.group_G.tolist()
+            fields = {name: getattr(stage.fill(), name) for name in Flows.__dataclass_fields__}
+            fields["latency_F"] = fields["latency_F"] + rng.exponential(0.1, stage.fill().n)
+            groups = stage.group_R.tolist()
             heavier.append(
                 exchange(Flows(**fields), program.n_ranks, setup=stage.setup_s, barrier=stage.barrier, groups=groups)
             )
         else:
-            heavier.append(compute(*(stage.seconds_G + rng.exponential(0.1, program.n_ranks))))
+            heavier.append(compute(*(stage.seconds_R + rng.exponential(0.1, program.n_ranks))))
     more = make_program(*heavier, capacity=program.capacity_J, ranks=program.n_ranks)  # type: ignore[arg-type]
     assert (Bound().run(more).leave_SG >= Bound().run(program).leave_SG * (1 - 1e-9)).all()
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moecast.sim import RUNGS, Exchange, Plan, StepProgram, StepTimes, Workload, draw_steps, simulate_step
-from moecast.sim.breakdown import breakdown
+from moecast.sim.breakdown import Breakdown, breakdown
 from moecast.sim.network import Bound, Fluid, Rung
 from moecast.sim.program import Compute
 from moecast.topology import load_cluster
@@ -22,7 +22,7 @@ each_rung = pytest.mark.parametrize("rung", RUNGS, ids=lambda rung: rung.name)
 
 
 def idle_s(program: StepProgram, times: StepTimes) -> float:
-    return breakdown(program, times)[0]["idle"]
+    return breakdown(program, times).step["idle"]
 
 
 @each_rung
@@ -31,7 +31,8 @@ def idle_s(program: StepProgram, times: StepTimes) -> float:
 def test_the_parts_are_the_whole_step(rung: Rung, program: StepProgram) -> None:
     """Each part is a share of the step, and the shares sum to 1; so for the layers, but for the wait at the end."""
     times = rung.run(program)
-    step, layers = breakdown(program, times)
+    where = breakdown(program, times)
+    step, layers = where.step, where.layers
     slack = 1e-9 * times.step_time_s
     assert sum(step.values()) == pytest.approx(times.step_time_s, rel=1e-9)
     assert min(step.values()) >= -slack
@@ -39,8 +40,8 @@ def test_the_parts_are_the_whole_step(rung: Rung, program: StepProgram) -> None:
     assert {part: layers[part] for part in layers if part != "idle"} == {
         part: step[part] for part in step if part != "idle"
     }  # every stage of these programs is of a layer
-    outside = replace(program, stages=tuple(replace(stage, layer=-1) for stage in program.stages))
-    assert breakdown(outside, times) == (step, dict.fromkeys(step, 0.0))
+    outside = replace(program, tasks=tuple(replace(stage, layer=-1) for stage in program.tasks))
+    assert breakdown(outside, times) == Breakdown(step=step, layers=dict.fromkeys(step, 0.0))
 
 
 @each_rung
@@ -57,7 +58,7 @@ def test_waiting_for_one_whom_the_fabric_holds_up_is_not_idle(rung: Rung) -> Non
     first = make_flows([5.0], [[0]], source=[2], destination=[0])
     then = make_flows([1.0], [[1]], source=[0], destination=[1])
     program = make_program(exchange(first, 3), compute(3.0, 0.0, 0.0), exchange(then, 3), capacity=[1.0, 1.0], ranks=3)
-    step, _ = breakdown(program, rung.run(program))
+    step = breakdown(program, rung.run(program)).step
     # Rank 1: 5 s + 1 s fabric, 3 s idle. Rank 2 waits at the end for rank 1: the same. Rank 0: for the last second.
     assert step["idle"] == pytest.approx((0 + 3 + 3) / 3)
     assert step["expert"] == pytest.approx(1.0)
@@ -83,7 +84,8 @@ def test_time_that_no_rank_is_known_to_spend_is_the_exchange_s() -> None:
     program = make_program(exchange(switch_flows(hub), 4), compute(*[0.5] * 4), capacity=[1.0] * 8, ranks=4)
     for rung in (Bound(), Fluid()):
         times = rung.run(program)
-        step, layers = breakdown(program, times)
+        where = breakdown(program, times)
+        step, layers = where.step, where.layers
         assert times.step_time_s == pytest.approx(3.5)
         assert layers["dispatch"] == step["dispatch"]
         assert step == pytest.approx(dict.fromkeys(step, 0.0) | wanted)
@@ -156,8 +158,8 @@ def rungs_of(
 @each_rung
 def test_a_step_without_any_exchange_waits_at_its_end(rung: Rung) -> None:
     program = make_program(compute(2.0, 0.0), compute(1.0, 1.0), capacity=[1.0], ranks=2)
-    assert not any(isinstance(stage, Exchange) for stage in program.stages)
-    assert all(isinstance(stage, Compute) for stage in program.stages)
-    assert breakdown(program, rung.run(program))[0] == pytest.approx(
+    assert not any(isinstance(stage, Exchange) for stage in program.tasks)
+    assert all(isinstance(stage, Compute) for stage in program.tasks)
+    assert breakdown(program, rung.run(program)).step == pytest.approx(
         {"attention": 0, "router": 0, "dispatch": 0, "expert": 2.0, "combine": 0, "other": 0, "idle": 1.0}
     )

@@ -72,9 +72,9 @@ def test_link_bytes_are_the_sum_over_the_flows_that_use_each_link() -> None:
 
 
 def test_a_program_that_does_not_fit_its_ranks_is_refused() -> None:
-    with pytest.raises(ValueError, match="stage 0: seconds_G"):
+    with pytest.raises(ValueError, match="task 0: seconds_R"):
         run(compute(1.0, 1.0), capacity=[1.0], ranks=3)
-    with pytest.raises(ValueError, match="seconds_G must be finite"):
+    with pytest.raises(ValueError, match="seconds_R must be finite"):
         run(compute(np.nan), capacity=[1.0], ranks=1)
     with pytest.raises(ValueError, match="capacity_J"):
         run(compute(1.0), capacity=[0.0], ranks=1)
@@ -117,8 +117,8 @@ def test_same_program_same_bytes() -> None:
 def test_bytes_on_links_are_conserved() -> None:
     program = random_program(np.random.default_rng(5), ranks=5, stages=6)
     expected_J = np.zeros(len(program.capacity_J))
-    for stage in program.stages:
+    for stage in program.tasks:
         if isinstance(stage, Exchange):
-            flow_X = np.repeat(np.arange(stage.flows.n), np.diff(stage.flows.offsets_F1))
-            np.add.at(expected_J, stage.flows.link_X, stage.flows.bytes_F[flow_X] * stage.flows.share_X)
+            flow_X = np.repeat(np.arange(stage.fill().n), np.diff(stage.fill().offsets_F1))
+            np.add.at(expected_J, stage.fill().link_X, stage.fill().bytes_F[flow_X] * stage.fill().share_X)
     np.testing.assert_allclose(Fluid().run(program).link_bytes_J, expected_J, rtol=1e-12)

@@ -228,10 +228,10 @@ def test_deliveries(data: st.DataObject, name: str) -> None:
 
 
 @ASKED
-@given(st.data(), st.sampled_from(RUNGS), st.sampled_from(["seconds_G", "group_G", "capacity_J", "setup_s"]))
+@given(st.data(), st.sampled_from(RUNGS), st.sampled_from(["seconds_R", "group_R", "capacity_J", "setup_s"]))
 def test_programs(data: st.DataObject, rung: Any, name: str) -> None:
-    good = {"seconds_G": np.ones(2), "group_G": np.zeros(2, np.int32), "capacity_J": CAPACITY, "setup_s": np.ones(1)}
-    kind = bad_ids if name == "group_G" else bad_numbers
+    good = {"seconds_R": np.ones(2), "group_R": np.zeros(2, np.int32), "capacity_J": CAPACITY, "setup_s": np.ones(1)}
+    kind = bad_ids if name == "group_R" else bad_numbers
     bad = data.draw(kind(good[name], any_length=name == "capacity_J"))
     if name == "setup_s":
         bad = data.draw(st.sampled_from([np.nan, np.inf, -1.0, 1e200, "text"]))
@@ -239,17 +239,29 @@ def test_programs(data: st.DataObject, rung: Any, name: str) -> None:
         rung.run(program(**{name: bad}))
 
 
+@ASKED
+@given(st.data(), st.sampled_from(RUNGS), st.sampled_from(["ranks_R", "after", "after_all"]))
+def test_graphs(data: st.DataObject, rung: Any, name: str) -> None:
+    asked = program()
+    if name == "ranks_R":
+        bad = data.draw(st.one_of(bad_ids(np.arange(2, dtype=np.int32)), st.just(np.zeros(2, np.int32))))
+    else:
+        bad = (data.draw(st.sampled_from([-1, 1, 2, 10**9])),)
+    with pytest.raises((ValueError, TypeError)):
+        rung.run(replace(asked, tasks=(asked.tasks[0], replace(asked.tasks[1], **{name: bad}))))
+
+
 def program(**changed: Any) -> StepProgram:
     values: dict[str, Any] = {
-        "flows": FLOWS, "seconds_G": np.ones(2), "group_G": np.zeros(2, np.int32), "capacity_J": CAPACITY,
+        "flows": FLOWS, "seconds_R": np.ones(2), "group_R": np.zeros(2, np.int32), "capacity_J": CAPACITY,
         "setup_s": 0.5, **changed,
     }  # fmt: skip
     exchange = Exchange(
         kind="dispatch", layer=0, flows=values["flows"], setup_s=values["setup_s"], barrier=True,
-        group_G=values["group_G"],
+        group_R=values["group_R"],
     )  # fmt: skip
     return StepProgram(
-        stages=(Compute(kind="expert", layer=0, seconds_G=values["seconds_G"]), exchange),
+        tasks=(Compute(kind="expert", layer=0, seconds_R=values["seconds_R"]), exchange),
         n_ranks=2,
         capacity_J=values["capacity_J"],
         link_names_J=("a", "b", "c"),

@@ -223,9 +223,9 @@ def test_rates_stay_exact_where_shares_differ_by_a_million() -> None:
 @settings(max_examples=100, deadline=None)
 @given(programs(most_stages=1))
 def test_every_event_keeps_capacity_fairness_and_bytes(program: StepProgram) -> None:
-    for stage in program.stages:
+    for stage in program.tasks:
         if isinstance(stage, Exchange):
-            follow(stage.flows, program.capacity_J)
+            follow(stage.fill(), program.capacity_J)
 
 
 def test_hundreds_of_events_leave_no_rounding_behind() -> None:
@@ -237,9 +237,9 @@ def test_hundreds_of_events_leave_no_rounding_behind() -> None:
 @settings(max_examples=60, deadline=None)
 @given(programs(most_stages=1), st.sampled_from([0.003, 0.03, 0.1]))
 def test_within_a_tolerance_links_keep_their_capacity_and_bytes_arrive(program: StepProgram, tolerance: float) -> None:
-    for stage in program.stages:
+    for stage in program.tasks:
         if isinstance(stage, Exchange):
-            follow(stage.flows, program.capacity_J, tolerance=tolerance)
+            follow(stage.fill(), program.capacity_J, tolerance=tolerance)
 
 
 @settings(max_examples=150, deadline=None)

@@ -89,7 +89,7 @@ def test_one_token_across_nvlink_by_hand(network: str) -> None:
     head_G = compute.head_seconds(model, hardware, tokens)
     idle_rank = start + expert_G[1] + hardware.collective_launch_s
     np.testing.assert_allclose(times.leave_SG[-1], [back + head_G[0], idle_rank, sent], rtol=1e-12)
-    assert [stage.kind for stage in program.stages] == [
+    assert [stage.kind for stage in program.tasks] == [
         "other", "attention", "router", "dispatch", "dispatch", "expert", "combine", "other",
     ]  # fmt: skip
 
@@ -124,7 +124,7 @@ def test_bound_is_below_fluid_for_every_rank(question: Question) -> None:
     np.testing.assert_allclose(low.link_bytes_J, fair.link_bytes_J, rtol=1e-12)
     given_J = np.zeros(len(question.cluster.links))
     gpu_G = np.array(question.plan.gpu_of_rank)
-    for flows in (stage.flows for stage in program.stages if isinstance(stage, Exchange)):
+    for flows in (stage.fill() for stage in program.tasks if isinstance(stage, Exchange)):
         routes = question.cluster.routes(gpu_G[flows.source_rank_F], gpu_G[flows.destination_rank_F])
         bytes_X = np.repeat(flows.bytes_F, np.diff(routes.offsets_F1)) * routes.share_X
         given_J += np.bincount(routes.link_X, bytes_X, len(given_J))
@@ -214,19 +214,19 @@ def test_tensor_parallel_attention(cluster: Cluster, trace: RoutingTrace, phase:
     each = step.n_tokens // 8
     np.testing.assert_array_equal(forward.traffic.tokens_LG[0].reshape(8, 2), [[-(-each // 2), each // 2]] * 8)
     program = step_program(cluster, model, plan, trace, step)
-    shared = [stage for stage in program.stages if isinstance(stage, Exchange) and stage.kind == "other"]
+    shared = [stage for stage in program.tasks if isinstance(stage, Exchange) and stage.kind == "other"]
     logits = shared.pop()  # only gathered: every rank samples from its part of the vocabulary
     assert len(shared) == 2 * (model.n_layers + len(model.dense_layer_ids))
     wanted = step.n_tokens if step.last_T is None else int(step.last_T.sum())
-    assert logits.flows.bytes_F.sum() == wanted * 2 * model.hidden
+    assert logits.fill().bytes_F.sum() == wanted * 2 * model.hidden
     for index, exchange in enumerate(shared):
-        flows = exchange.flows
+        flows = exchange.fill()
         np.testing.assert_array_equal(flows.source_rank_F // 2, flows.destination_rank_F // 2)
         whose_F = flows.destination_rank_F if index % 2 else flows.source_rank_F
         tokens_F = forward.traffic.tokens_LG[0][whose_F]
         np.testing.assert_array_equal(flows.bytes_F, tokens_F * 2 * model.hidden)
-    [attention] = [s for s in program.stages if isinstance(s, Compute) and s.kind == "attention"][:1]
-    assert np.ptp(attention.seconds_G.reshape(8, 2), axis=1).max() < 1e-7  # only their norms differ
+    [attention] = [s for s in program.tasks if isinstance(s, Compute) and s.kind == "attention"][:1]
+    assert np.ptp(attention.seconds_R.reshape(8, 2), axis=1).max() < 1e-7  # only their norms differ
     prediction = simulate(
         cluster, model, plan, trace, Workload(phase=phase, tokens_per_rank=2, steps=1), network="bound"
     )
@@ -239,11 +239,11 @@ def test_stay_charges_for_the_context(cluster: Cluster, trace: RoutingTrace) -> 
     for phase, count in (("prefill", 2), ("decode", 1)):
         [step] = draw_steps(trace, Workload(phase=phase, tokens_per_rank=2, steps=1), ranks=16)
         program = step_program(cluster, model, contiguous(dispatch="stay"), trace, step)
-        shares = [s for s in program.stages if isinstance(s, Exchange) and s.kind == "other"]
+        shares = [s for s in program.tasks if isinstance(s, Exchange) and s.kind == "other"]
         assert len(shares) == count
         total = 0.0
         for exchange in shares:
-            flows = exchange.flows
+            flows = exchange.fill()
             reaches = (flows.waiter_F >= 0) & (flows.bytes_F > 0)
             total += flows.bytes_F[reaches].sum()
         assert total == step.n_tokens * 2 * 15 * model.kv_bytes_per_token

@@ -120,14 +120,14 @@ def test_the_slices_add_up_to_the_breakdown(rung: Rung, program: StepProgram) ->
             parts[event["name"]] += seconds
             if event["name"] == "idle" and not event["args"]:
                 parts[_around(program, times, event)] -= seconds
-    expected, _ = breakdown(program, times)
+    expected = breakdown(program, times).step
     for part in BREAKDOWN_PARTS:
         assert parts[part] == pytest.approx(expected[part], rel=1e-9, abs=1e-9 * times.step_time_s)
 
 
 def _around(program: StepProgram, times: StepTimes, idle: dict[str, Any]) -> str:
     """The kind of the exchange at whose beginning a rank is idle."""
-    for stage, enter in zip(program.stages, times.enter_SG[:, idle["tid"]], strict=True):
+    for stage, enter in zip(program.tasks, times.enter_SG[:, idle["tid"]], strict=True):
         if not isinstance(stage, Compute) and enter * 1e6 == idle["ts"]:
             return stage.kind
     raise AssertionError("idle outside an exchange")
@@ -141,10 +141,10 @@ def test_spans_carry_every_byte(question: Question) -> None:
     events = program_timeline(program, times)["traceEvents"]
     sent = sum(event["args"].get("bytes sent", 0) for event in events if event["ph"] == SPAN)
     expected = 0.0
-    for stage in program.stages:
+    for stage in program.tasks:
         if not isinstance(stage, Compute):
-            away = stage.flows.source_rank_F != stage.flows.destination_rank_F
-            expected += stage.flows.bytes_F[away].sum()
+            away = stage.fill().source_rank_F != stage.fill().destination_rank_F
+            expected += stage.fill().bytes_F[away].sum()
     assert sent == pytest.approx(expected)
     assert not [event for event in events if event["ph"] == COUNTER and event["name"] != "ranks"]
 

@@ -77,8 +77,8 @@ class TokenExchange:
             phase="decode",
         )
         program = step_program(self._cluster(), model, plan, trace, step)
-        stages = [s for s in program.stages if isinstance(s, Exchange) and s.kind == self.exchange and s.flows.n]
-        taken_s = rung.run(replace(program, stages=tuple(stages))).step_time_s
+        stages = [s for s in program.tasks if isinstance(s, Exchange) and s.kind == self.exchange and s.fill().n]
+        taken_s = rung.run(replace(program, tasks=tuple(stages))).step_time_s
         return 1e6 * taken_s if self.unit == "us" else 1e-9 * self._counted_bytes(trace) / taken_s
 
     def seconds_of(self, value: float) -> float:

@@ -1,0 +1,88 @@
+"""What of a step's communication is exposed, and what runs beside compute of the same rank.
+
+Axes: S task, G rank, R rank of a task, X (rank, task) pair: a stay, sorted by rank and start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from moecast.sim.compiled import entry
+from moecast.sim.program import Compute, Float, Int, StepProgram, StepTimes
+
+
+def exposed_seconds(program: StepProgram, times: StepTimes, idle_S: Sequence[Float]) -> tuple[Float, float]:
+    """Seconds of each task [S] over all ranks that nothing else hides, and of communication beside compute in all.
+
+    Of a moment in which a rank does several things, the one that it computes has it; of several of a kind the one that
+    began first. Waiting for peers, `idle_S` at the beginning of each stay, has none.
+    """
+    computes = [index for index, task in enumerate(program.tasks) if isinstance(task, Compute)]
+    exchanges = [index for index, task in enumerate(program.tasks) if not isinstance(task, Compute)]
+    work = _stays(program, times, idle_S, computes)
+    moving = _stays(program, times, idle_S, exchanges)
+    spent_S = np.zeros(len(program.tasks))
+    _sweep_compute(*work, spent_S)
+    overlapped: float = _sweep_exchanges(*work[:3], *moving, spent_S)
+    return spent_S, overlapped
+
+
+def _stays(
+    program: StepProgram, times: StepTimes, idle_S: Sequence[Float], indices: list[int]
+) -> tuple[Int, Float, Float, Int]:
+    """Rank, start, end and task of each stay."""
+    if not indices:
+        return np.zeros(0, np.int64), np.zeros(0), np.zeros(0), np.zeros(0, np.int64)
+    rank_X = np.concatenate([program.ranks_of(program.tasks[i]) for i in indices]).astype(np.int64)
+    start_X = np.concatenate([times.enter_S[i] + idle_S[i] for i in indices])
+    end_X = np.concatenate([times.leave_S[i] for i in indices])
+    task_X = np.repeat(np.array(indices, np.int64), [program.tasks[i].n_ranks for i in indices])
+    order = np.lexsort((task_X, start_X, rank_X))
+    return rank_X[order], start_X[order], end_X[order], task_X[order]
+
+
+@entry
+def _sweep_compute(rank_X: Int, start_X: Float, end_X: Float, task_X: Int, spent_S: Float) -> None:
+    until = 0.0
+    for x in range(len(rank_X)):
+        if x == 0 or rank_X[x] != rank_X[x - 1]:
+            until = 0.0
+        start = max(start_X[x], until)
+        if end_X[x] > start:
+            spent_S[task_X[x]] += end_X[x] - start
+            until = end_X[x]
+
+
+@entry
+def _sweep_exchanges(
+    rank_W: Int, start_W: Float, end_W: Float, rank_X: Int, start_X: Float, end_X: Float, task_X: Int, spent_S: Float
+) -> float:
+    """Give each exchange its exposed seconds; returns those beside compute."""
+    overlapped, until = 0.0, 0.0
+    first = 0  # the first compute of this rank that may not be over yet
+    for x in range(len(rank_X)):
+        if x == 0 or rank_X[x] != rank_X[x - 1]:
+            until = 0.0
+            while first < len(rank_W) and rank_W[first] < rank_X[x]:
+                first += 1
+        at = max(start_X[x], until)
+        if end_X[x] <= at:
+            continue
+        # Time before `at` is settled for this rank, so computes that are over by then are never asked again.
+        while first < len(rank_W) and rank_W[first] == rank_X[x] and end_W[first] <= at:
+            first += 1
+        w, open_from = first, at
+        while w < len(rank_W) and rank_W[w] == rank_X[x] and start_W[w] < end_X[x]:
+            if start_W[w] > open_from:
+                spent_S[task_X[x]] += start_W[w] - open_from
+            hidden = min(end_W[w], end_X[x]) - max(start_W[w], open_from)
+            if hidden > 0:
+                overlapped += hidden
+            open_from = max(open_from, min(end_W[w], end_X[x]))
+            w += 1
+        if end_X[x] > open_from:
+            spent_S[task_X[x]] += end_X[x] - open_from
+        until = end_X[x]
+    return overlapped
