@@ -133,13 +133,17 @@ def projection_seconds(
     """
     shape = model.attention if shape is None else shape
     total = np.zeros(np.shape(tokens_G))
-    for inner, outer in _matrices(model, shape, tp):
+    for inner, outer in projection_matrices(model, shape, tp=tp):
         total = total + roofline.gemm_seconds(
             hardware, tokens_G, inner=inner, outer=outer, element_type=model.mixer_type
         )
+    return total + roofline.elementwise_seconds(hardware, tokens_G, row_bytes=rotation_bytes(model, shape, tp=tp))
+
+
+def rotation_bytes(model: ModelShape, shape: AttentionShape, *, tp: int = 1) -> int:
+    """Bytes that move to rotate a token's queries and keys and to put its keys and values where attention reads."""
     kept = element_types.cache_bytes(model.kv_type, shape.kv_width)
-    rotated = 2 * 2 * _split(shape.heads, tp) * shape.head_dim + 2 * kept
-    return total + roofline.elementwise_seconds(hardware, tokens_G, row_bytes=rotated)
+    return 2 * 2 * _split(shape.heads, tp) * shape.head_dim + 2 * kept
 
 
 def core_seconds(
@@ -186,7 +190,7 @@ def _split(heads: int, tp: int) -> int:
     return -(-heads // tp)
 
 
-def _matrices(model: ModelShape, shape: AttentionShape, tp: int) -> list[tuple[int, int]]:
+def projection_matrices(model: ModelShape, shape: AttentionShape, *, tp: int = 1) -> list[tuple[int, int]]:
     """(inner, outer) of one rank's projections; what makes latent vectors or compressed queries is on every rank."""
     hidden, heads = model.hidden, _split(shape.heads, tp)
     out, gate = [(heads * shape.value_dim, hidden)], _split(shape.gate_width, tp) + 2 * shape.compress_width

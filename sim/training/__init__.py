@@ -1,0 +1,40 @@
+"""Training steps: what their passes cost, what ranks send each other for gradients, what stands in memory.
+
+Pure functions of a model's shape, the degrees of a layout and the hardware; schedules put them in order.
+"""
+
+from moecast.sim.training.activations import Kept
+from moecast.sim.training.flop import model_flop_per_token, model_tflops_per_gpu
+from moecast.sim.training.gradients import ZERO_LEVELS, Reduction, reductions
+from moecast.sim.training.memory import training_memory
+from moecast.sim.training.optimizer import OPTIMIZERS, Adam, Muon, Optimizer
+from moecast.sim.training.passes import Passes
+from moecast.sim.training.precision import BF16, FP8, PRECISIONS, Precision
+from moecast.sim.training.recompute import FULL, NONE, RECOMPUTES, SELECTIVE, Recompute
+from moecast.sim.training.shard import Held, Shard
+
+__all__ = [
+    "BF16",
+    "FP8",
+    "FULL",
+    "NONE",
+    "OPTIMIZERS",
+    "PRECISIONS",
+    "RECOMPUTES",
+    "SELECTIVE",
+    "ZERO_LEVELS",
+    "Adam",
+    "Held",
+    "Kept",
+    "Muon",
+    "Optimizer",
+    "Passes",
+    "Precision",
+    "Recompute",
+    "Reduction",
+    "Shard",
+    "model_flop_per_token",
+    "model_tflops_per_gpu",
+    "reductions",
+    "training_memory",
+]

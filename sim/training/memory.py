@@ -1,0 +1,131 @@
+"""What stands in a GPU's memory in training, by part.
+
+Sources: arXiv 2205.05198 for activations (`moecast.sim.training.activations`), arXiv 1910.02054 for what ZeRO divides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from moecast.sim.training.activations import PASSED_BYTES, Kept
+from moecast.sim.training.gradients import check_zero
+from moecast.sim.training.optimizer import Adam, Optimizer
+from moecast.sim.training.precision import Precision
+from moecast.sim.training.recompute import NONE, Recompute
+from moecast.sim.training.shard import Held, Shard
+
+LOGIT_BYTES = 6  # bf16 logits, and the float32 probabilities that cross entropy keeps
+GATHERED_LAYERS = 2  # ZeRO 3 gathers the next layer while one computes
+
+
+def training_memory(
+    shard: Shard,
+    precision: Precision,
+    *,
+    tokens: int,
+    sequence: int,
+    in_flight: float = 1.0,
+    rows_L: Sequence[float] | None = None,
+    optimizer: Optimizer | None = None,
+    recompute: Recompute = NONE,
+    kept: Kept | None = None,
+    zero: int = 1,
+    pipeline: bool = False,
+) -> dict[str, int]:
+    """Bytes of a rank by part: `parameters`, `gradients`, `optimizer`, `activations`, `logits`, `buffers`.
+
+    Parameters
+    ----------
+    tokens, sequence
+        Tokens of a microbatch that the rank's tensor parallel group shares; length of their sequences.
+    in_flight
+        Microbatches whose activations stand at the peak, of all the rank's layers; the schedule knows it.
+    rows_L
+        Rows that the rank's experts serve of a microbatch at each MoE layer of the shard; None: an even share.
+    optimizer
+        None: Adam.
+    kept
+        How layers keep activations; None: with FlashAttention and without dropout.
+    pipeline
+        Whether microbatches come from one pipeline stage and go to another, through a buffer each.
+
+    Raises
+    ------
+    ValueError
+        A level of ZeRO that there is not, or a number out of range.
+    """
+    if tokens < 1 or in_flight < 0:
+        raise ValueError(f"tokens = {tokens}, in_flight = {in_flight}: at least 1 token and 0 microbatches")
+    rows_L = check_rows(shard, rows_L, tokens)
+    own = tokens / shard.tp
+    parts = [
+        _per_layer(shard, precision, kept or Kept(), layer, sequence, tokens, rows_L) for layer in shard.layers
+    ]  # fmt: skip
+    each = [recompute.kept(part) for part in parts]
+    again = max((sum(part.values()) - size for part, size in zip(parts, each, strict=True)), default=0.0)
+    model = shard.model
+    rows = max(rows_L, default=0.0)
+    buffers = 2 * PASSED_BYTES * (rows * model.expert_width + (2 * own * model.hidden if pipeline else 0.0))
+    found = {
+        "parameters": _parameter_bytes(shard, precision, zero),
+        "gradients": _gradient_bytes(shard, precision, zero),
+        "optimizer": (optimizer or Adam()).state_bytes(shard, precision, zero=zero),
+        "activations": in_flight * sum(each) + again,
+        "logits": tokens * LOGIT_BYTES * model.vocab / shard.tp if shard.last else 0.0,
+        "buffers": buffers,
+    }
+    return {name: round(size) for name, size in found.items()}
+
+
+def check_rows(shard: Shard, rows_L: Sequence[float] | None, tokens: int) -> Sequence[float]:
+    """Rows of each MoE layer of a shard: those given, or an even share.
+
+    Raises
+    ------
+    ValueError
+        Not one number of at least 0 for each MoE layer.
+    """
+    layers = len(shard.moe_layers)
+    if rows_L is None:
+        return [tokens / shard.tp * shard.model.choices] * layers
+    if len(rows_L) != layers or min(rows_L, default=0.0) < 0:
+        raise ValueError(f"rows_L = {len(rows_L)} numbers: one of at least 0 for each of the {layers} MoE layers")
+    return rows_L
+
+
+def _per_layer(
+    shard: Shard,
+    precision: Precision,
+    kept: Kept,
+    layer: int,
+    sequence: int,
+    tokens: int,
+    rows_L: Sequence[float],
+) -> dict[str, float]:
+    """Bytes of one layer by module on a rank; tensor and sequence parallelism cut all of it alike."""
+    own = tokens / shard.tp
+    moe = shard.moe_layers
+    rows = rows_L[moe.index(layer)] / own if layer in moe else None
+    sizes = kept.layer(shard.model, precision, layer, sequence=sequence, rows_per_token=rows, etp=shard.etp)
+    return {name: size * own for name, size in sizes.items()}
+
+
+def _bytes(held: Held, precision: Precision, dense_ranks: int, expert_ranks: int, n_layers: int) -> float:
+    """Bytes of the weights that GEMMs read; embedding and LM head stay bf16."""
+    inside = 0 <= held.layer < n_layers
+    each = precision.weight_bytes if inside else float(PASSED_BYTES)
+    return each * (held.dense / dense_ranks + held.experts / expert_ranks)
+
+
+def _parameter_bytes(shard: Shard, precision: Precision, zero: int) -> float:
+    layers = shard.model.n_layers
+    whole = [_bytes(held, precision, 1, 1, layers) for held in shard.held()]
+    if check_zero(zero) < 3:
+        return sum(whole)
+    parts = [_bytes(held, precision, shard.dense_ranks, shard.expert_ranks, layers) for held in shard.held()]
+    return min(sum(whole), sum(parts) + GATHERED_LAYERS * max(whole, default=0.0))
+
+
+def _gradient_bytes(shard: Shard, precision: Precision, zero: int) -> float:
+    dense, experts = (shard.dense_ranks, shard.expert_ranks) if zero >= 2 else (1, 1)
+    return precision.gradient_bytes * sum(held.dense / dense + held.experts / experts for held in shard.held())
