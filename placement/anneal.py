@@ -19,6 +19,8 @@ from moecast.placement import swaps
 Float = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
 
+LEAST_GAIN = 1e-9  # of a layer's cost, or of the mean load: smaller gains are rounding
+
 
 class Prices(NamedTuple):
     """What a window's ranks pay.

@@ -13,8 +13,6 @@ from moecast.placement.replicas import HOLE, Items, longest_first, replica_count
 
 Int32 = npt.NDArray[np.int32]
 
-LEAST_GAIN = 1e-9  # of the mean load: smaller gains are rounding
-
 
 def balance_layer(
     load_E: npt.NDArray[np.int64], slots_G: Int32, domain_G: Int32, *, most_slots: int, proposals: int
@@ -41,7 +39,7 @@ def balance_layer(
     in_rank = swaps.count(nobody, state.rank_V, ranks, 1)
     in_domain = swaps.count(nobody, state.domain_V, int(domain_G.max()) + 1, 1)
     anneal.settle(prices, in_rank, in_domain, state)
-    anneal.descend(nobody, nobody, prices, in_rank, in_domain, state, proposals, LEAST_GAIN * mean)
+    anneal.descend(nobody, nobody, prices, in_rank, in_domain, state, proposals, anneal.LEAST_GAIN * mean)
     return items.slots_GP(state.best_V, ranks=ranks, slots=most_slots)
 
 

@@ -173,7 +173,7 @@ def place(
     budget.tell("done", 1.0)
     objective_s, bound_s = objective.step_s(slots_LGP), certificate_s(problem, objective.judged)
     made_by = MadeBy(
-        solver=chosen.name, seed=seed, trace_hash=trace.content_hash(), trace_part=trace_part,
+        solver=chosen.name, seed=seed, trace_hash=trace.content_hash(), trace_part=problem.trace_part,
         objective_s=objective_s, bound_s=bound_s, note=note,
     )  # fmt: skip
     plan = problem.plan(slots_LGP, made_by=made_by)

@@ -51,8 +51,8 @@ class PlacementProblem:
         Which part of the trace this is, for the plan's record.
     steps
         The planning steps.
-    more_steps, windows
-        Steps like them, and more of them, that searches fit plans to; and their tokens.
+    windows
+        The tokens of steps like them, and of more, that searches fit plans to.
     held_out
         Steps drawn anew, to compare plans on.
     slots_G, domain_G
@@ -73,7 +73,6 @@ class PlacementProblem:
     seed: int = 0
     trace_part: str | None = None
     steps: tuple[Step, ...] = field(init=False, repr=False)
-    more_steps: tuple[Step, ...] = field(init=False, repr=False)
     held_out: tuple[Step, ...] = field(init=False, repr=False)
     windows: Windows = field(init=False, repr=False)
     slots_G: Int32 = field(init=False, repr=False)
@@ -104,7 +103,6 @@ class PlacementProblem:
         object.__setattr__(self, "domain_G", counted_from_0(domain_G))
         object.__setattr__(self, "steps", tuple(draw_steps(self.trace, self.workload, ranks=self.sources)))
         more_steps, held_out = draw_more(self.trace, self.workload, self.steps, ranks=self.sources)
-        object.__setattr__(self, "more_steps", more_steps)
         object.__setattr__(self, "held_out", held_out)
         object.__setattr__(self, "windows", Windows.of(self.trace, more_steps, layout))
         self._check_memory()

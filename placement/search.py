@@ -24,7 +24,6 @@ Int32 = npt.NDArray[np.int32]
 HOT, COLD = 0.05, 0.01
 """First and last temperature, in typical changes of the cost by a random swap."""
 SAMPLES = 256  # random swaps that say what is typical
-LEAST_GAIN = 1e-9  # of the cost: smaller gains are rounding
 
 
 class LayerSearch:
@@ -79,7 +78,7 @@ class LayerSearch:
 
     def descend(self, proposals: int) -> int:
         """Take swaps that gain until none does, or `proposals` are judged; returns how many were."""
-        return int(anneal.descend(*self._prepared().arrays, proposals, LEAST_GAIN * self.cost_s))
+        return int(anneal.descend(*self._prepared().arrays, proposals, anneal.LEAST_GAIN * self.cost_s))
 
     def slots_GP(self) -> Int32:
         """Lay the best state out as a table of slots."""

@@ -21,6 +21,7 @@ from moecast.compiled import njit
 from moecast.errors import MoecastError
 from moecast.sim.forward import home_ranks
 from moecast.sim.workload import draw_steps
+from moecast.traces.meta import NO_CHOICE
 
 if TYPE_CHECKING:
     from moecast.sim.plan import Plan
@@ -205,7 +206,7 @@ def count_loads(experts_TLK: npt.NDArray[np.uint16], row_T: Int, window_T: Int32
         for layer in range(layers):
             for k in range(choices):
                 expert = experts_TLK[row_T[t], layer, k]
-                if expert != 65535:
+                if expert != NO_CHOICE:
                     load_LWE[layer, window_T[t], expert] += 1
     return load_LWE
 
@@ -230,7 +231,7 @@ def serve(
             next_E[:] = rank_T[t]
         for k in range(choices):
             expert = experts_TLK[row_T[t], layer, k]
-            if expert == 65535:
+            if expert == NO_CHOICE:
                 continue
             first, replicas = first_E1[expert], first_E1[expert + 1] - first_E1[expert]
             turn = next_E[expert]

@@ -20,13 +20,12 @@ from moecast.errors import MoecastError
 from moecast.files import check_regular
 from moecast.threads import in_order
 from moecast.traces.format import NUMBER_COLUMNS, check_schema, codes_of, decode_meta, matrix_of, numbers_of
-from moecast.traces.meta import PHASES, TraceMeta
+from moecast.traces.meta import MAX_TOPICS, PHASES, TraceMeta
 from moecast.traces.trace import RoutingTrace
 
 # Footers list every column of every row group; far above any trace, far below what hurts.
 _THRIFT_LIMIT = 64 << 20
 _READ_BUFFER_BYTES = 4 << 20
-_MAX_TOPICS = 32767
 
 
 def open_parquet(path: Path, footer: pq.FileMetaData | None = None) -> pq.ParquetFile:
@@ -241,8 +240,8 @@ class Decoder:
             name = names[old]
             if name is not None:
                 number[old] = self._topics.setdefault(name, len(self._topics))
-                if len(self._topics) > _MAX_TOPICS:
-                    raise self._error("topic", f"more than {_MAX_TOPICS} topics")
+                if len(self._topics) > MAX_TOPICS:
+                    raise self._error("topic", f"more than {MAX_TOPICS} topics")
         return number[used_T]
 
     def _codes(self, column: pa.Array) -> tuple[list[str | None], npt.NDArray[np.int64]]:

@@ -16,6 +16,8 @@ NO_CHOICE = 65535
 MAX_EXPERTS = NO_CHOICE
 MAX_LAYERS = 1024
 MAX_CHOICES = 1024
+MAX_RANKS = 65535  # with one number left in 16 bits for none
+MAX_TOPICS = 2**15 - 1  # numbered in 16 bits with a sign
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,7 +19,7 @@ from moecast.errors import MoecastError
 from moecast.traces.importers.event_rows import COLUMNS, Rows, phases_of, weights_of, whole_numbers_of
 from moecast.traces.importers.options import ImportOptions
 from moecast.traces.importers.pieces import COLUMN_RANGES
-from moecast.traces.meta import MAX_CHOICES, MAX_EXPERTS, NO_CHOICE, PHASES
+from moecast.traces.meta import MAX_CHOICES, MAX_EXPERTS, MAX_TOPICS, NO_CHOICE, PHASES
 
 _RANGES = {
     "position": COLUMN_RANGES["position_T"],
@@ -30,7 +30,6 @@ _RANGES = {
     "source_rank": COLUMN_RANGES["source_rank_T"],
 }
 OF_TOKEN = {"token_id": "<i4", "step": "<u4", "source_rank": "<u2", "phase": "u1", "topic": "<i2"}
-_MAX_TOPICS = 2**15 - 1
 _SORT_BYTES = 64  # a row's keys, their order, and copies while they are sorted
 _NAME_BYTES = 200  # a name in a dict and a list
 
@@ -84,7 +83,7 @@ class EventTable:
         self._missing: set[str] = set()
         self._remarks: dict[str, None] = {}
         self._sequences = _Names(min(2**32, max(1, self._limit_bytes // _NAME_BYTES)), "sequences, as memory goes")
-        self._topics = _Names(_MAX_TOPICS, "topics")
+        self._topics = _Names(MAX_TOPICS, "topics")
 
     def add(self, rows: Rows) -> None:
         """Check rows and keep them.

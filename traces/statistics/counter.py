@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from moecast.arrays import index, whole_numbers
 from moecast.threads import run_parts, thread_count
-from moecast.traces.meta import TraceMeta
+from moecast.traces.meta import MAX_RANKS, TraceMeta
 from moecast.traces.statistics.counting import count_batch
 from moecast.traces.statistics.summary import Counts, TraceStats, rank_load_LG
 from moecast.traces.trace import RoutingTrace
@@ -24,7 +24,6 @@ Source = RoutingTrace | Iterable[RoutingTrace]
 # A token adds at most 1 to an entry of a table.
 _SPILL_TOKENS = 2**32 - 1
 _MAX_TABLE_BYTES = 16 << 30
-_MAX_RANKS = 65535
 _MIN_PART = 1 << 20  # choices that are worth a thread
 
 
@@ -195,7 +194,7 @@ def count_trace(
 def _checked_ranks(
     ranks: npt.ArrayLike, shape_LE: tuple[int, int], given: int | None
 ) -> tuple[npt.NDArray[np.int32], int]:
-    n_ranks = _MAX_RANKS if given is None else index("n_ranks", given, least=1, most=_MAX_RANKS)
+    n_ranks = MAX_RANKS if given is None else index("n_ranks", given, least=1, most=MAX_RANKS)
     rank_LE = whole_numbers("rank_of_expert_LE", ranks, most=n_ranks - 1, shape=shape_LE, dtype=np.int32)
     return rank_LE, int(rank_LE.max()) + 1 if given is None else n_ranks
 

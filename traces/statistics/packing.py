@@ -9,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.arrays import index, numbers, whole_numbers
+from moecast.traces.meta import MAX_RANKS
 from moecast.traces.statistics._parts import pack
 from moecast.traces.statistics.summary import Fractions, balance_L, mean_known, rank_load_LG
-
-MOST_RANKS = 65_535
 
 
 def packed_ranks_LE(load_LE: npt.ArrayLike, n_ranks: int) -> npt.NDArray[np.int32]:
@@ -42,7 +41,7 @@ def load_balance(load_LE: npt.NDArray[np.int64], rank_LE: npt.NDArray[np.int32],
     ValueError, TypeError
         Ranks that are not there, or that are not one for each load.
     """
-    n_ranks = index("n_ranks", n_ranks, least=1, most=MOST_RANKS)
+    n_ranks = index("n_ranks", n_ranks, least=1, most=MAX_RANKS)
     rank_LE = whole_numbers("rank_LE", rank_LE, most=n_ranks - 1, shape=load_LE.shape, dtype=np.int32)
     return mean_known(balance_L(rank_load_LG(load_LE, rank_LE, n_ranks)))
 

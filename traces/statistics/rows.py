@@ -10,7 +10,7 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-from moecast.traces.meta import PHASES, TraceMeta
+from moecast.traces.meta import TraceMeta
 from moecast.traces.statistics._rows import count_in_order
 from moecast.traces.statistics.equal_runs import DummyRuns, RunFinder
 from moecast.traces.trace import RoutingTrace
@@ -32,8 +32,6 @@ class RowFacts:
         Rows whose step is below the row's before; None without steps.
     same_token_id
         The most rows in unbroken order with one token id; None without ids.
-    phase_tokens
-        Tokens of each of `PHASES`.
     """
 
     tokens: int
@@ -41,7 +39,6 @@ class RowFacts:
     in_order: int | None
     step_falls: int | None
     same_token_id: int | None
-    phase_tokens: tuple[int, ...]
 
 
 class RowScanner:
@@ -55,7 +52,6 @@ class RowScanner:
         self._last_step: int | None = None
         self._id, self._id_run, self._longest_id_run = None, 0, 0  # type: int | None, int, int
         self._has_ids = False
-        self._phases = np.zeros(len(PHASES), np.int64)
 
     def add(self, trace: RoutingTrace) -> None:
         """Look at the tokens of a batch.
@@ -79,7 +75,6 @@ class RowScanner:
         if trace.token_id_T is not None:
             self._has_ids = True
             self._add_ids(trace.token_id_T)
-        self._phases += np.bincount(trace.phase_T, minlength=len(PHASES))
         self._tokens += trace.n_tokens
 
     def facts(self) -> RowFacts:
@@ -90,7 +85,6 @@ class RowScanner:
             in_order=None if self._usual else self._in_order,
             step_falls=None if self._last_step is None else self._step_falls,
             same_token_id=self._longest_id_run if self._has_ids else None,
-            phase_tokens=tuple(int(count) for count in self._phases),
         )
 
     def _add_ids(self, token_id_T: npt.NDArray[np.int32]) -> None:

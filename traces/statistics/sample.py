@@ -20,7 +20,6 @@ from moecast.traces.trace import RoutingTrace
 Source = RoutingTrace | Iterable[RoutingTrace]
 Columns = dict[str, npt.NDArray[Any]]
 
-PIECE_POSITIONS = 4096
 SAMPLE_CHOICES = 1 << 24
 _MOST_TOKENS = 1 << 22
 _PIECE_BITS = np.uint64(12)  # positions of a piece: 2**12
