@@ -5,7 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from moecast.errors import MoecastError
-from moecast.topology.presets import dgx_h100, dgx_h200, gb200_nvl72, h800_node, hgx_h100_roce
+from moecast.topology.presets import (
+    dgx_b200,
+    dgx_b300,
+    dgx_h100,
+    dgx_h200,
+    gb200_nvl72,
+    gb300_nvl72,
+    h800_node,
+    hgx_h100_roce,
+    p6_b300,
+)
 from moecast.topology.presets.preset import Preset
 
 PRESETS: tuple[Preset, ...] = (
@@ -13,7 +23,11 @@ PRESETS: tuple[Preset, ...] = (
     dgx_h200.PRESET,
     h800_node.PRESET,
     hgx_h100_roce.PRESET,
+    dgx_b200.PRESET,
+    dgx_b300.PRESET,
+    p6_b300.PRESET,
     gb200_nvl72.PRESET,
+    gb300_nvl72.PRESET,
 )
 
 
