@@ -78,9 +78,44 @@ class State(NamedTuple):
     random: npt.NDArray[np.uint64]
 
 
+class Layer(NamedTuple):
+    """One layer to be searched: its tokens, what they cost, and where its items stand.
+
+    Parameters
+    ----------
+    tokens, domain_tokens
+        Those whose copies to ranks and to domains cost something.
+    prices
+        What windows' ranks pay.
+    ranks, domains
+        Counts of the tokens, with ranks and with domains as buckets.
+    state
+        Where the items stand.
+    """
+
+    tokens: swaps.Tokens
+    domain_tokens: swaps.Tokens
+    prices: Prices
+    ranks: swaps.Counts
+    domains: swaps.Counts
+    state: State
+
+    @classmethod
+    def of(cls, tokens: swaps.Tokens, domain_tokens: swaps.Tokens, prices: Prices, state: State) -> Layer:
+        """Count the tokens as the items stand."""
+        windows, n_ranks = state.seconds_WG.shape
+        ranks = swaps.count(tokens, state.rank_V, n_ranks, windows)
+        domains = swaps.count(domain_tokens, state.domain_V, int(state.domain_G.max()) + 1, windows)
+        layer = cls(tokens, domain_tokens, prices, ranks, domains, state)
+        settle(layer)
+        return layer
+
+
 @njit(cache=True)
-def settle(prices: Any, ranks: Any, domains: Any, state: Any) -> None:
+def settle(layer: Any) -> None:
     """Work out what the ranks pay from the counts, afresh; the best state becomes this one where it is better."""
+    prices, ranks, domains, state = layer.prices, layer.ranks, layer.domains, layer.state
+    # Afresh, not by differences: roundings would add up over millions of swaps, and few proposals come this far.
     n_windows, n_ranks = state.seconds_WG.shape  # loops, not slices: they compile in a third of the time
     total = 0.0
     for w in range(n_windows):
@@ -99,6 +134,7 @@ def settle(prices: Any, ranks: Any, domains: Any, state: Any) -> None:
             state.slowest_W[w] = max(state.slowest_W[w], state.seconds_WG[w, g])
         total += state.slowest_W[w]
     state.total[0] = total
+    # Annealing ends in some state, seldom in the best that it passed through.
     if total < state.total[1]:
         state.total[1] = total
         for v in range(len(state.rank_V)):
@@ -109,7 +145,7 @@ def settle(prices: Any, ranks: Any, domains: Any, state: Any) -> None:
 def allowed(state: Any, a: int, b: int) -> bool:
     """Whether two items may change places: different ranks, no expert twice on a rank, pinned items stay at home."""
     rank_a, rank_b = state.rank_V[a], state.rank_V[b]
-    if rank_a == rank_b or state.expert_V[a] == state.expert_V[b]:
+    if rank_a == rank_b or state.expert_V[a] == state.expert_V[b]:  # two holes, too, would change nothing
         return False
     if state.domain_V[a] != state.domain_V[b] and (state.pinned_V[a] or state.pinned_V[b]):
         return False
@@ -120,13 +156,15 @@ def allowed(state: Any, a: int, b: int) -> bool:
 
 
 @njit(cache=True)
-def gain(prices: Any, ranks: Any, domains: Any, state: Any, a: int, b: int) -> float:
+def gain(layer: Any, a: int, b: int) -> float:
     """Change of the cost when items `a` and `b` change places."""
+    prices, ranks, domains, state = layer.prices, layer.ranks, layer.domains, layer.state
     rank_a, rank_b = state.rank_V[a], state.rank_V[b]
     domain_a, domain_b = state.domain_V[a], state.domain_V[b]
     n_windows, n_ranks = state.seconds_WG.shape
     change = 0.0
     for w in range(n_windows):
+        # From counts, without touching the state: nearly all proposals are turned down.
         copies_a = swaps.added_copies(ranks, a, b, rank_a, w)
         copies_b = swaps.added_copies(ranks, b, a, rank_b, w)
         load = prices.load_VW[b, w] - prices.load_VW[a, w]
@@ -134,7 +172,9 @@ def gain(prices: Any, ranks: Any, domains: Any, state: Any, a: int, b: int) -> f
         add_b = prices.copy_W[w] * copies_b - load
         change += prices.mean_W[w] * (copies_a + copies_b)
         slowest = 0.0
+        # Within a domain the copies to domains stay as they are, which halves the work.
         if domain_a == domain_b:
+            # All ranks: who was slowest may be so no longer, and then the next one counts.
             for g in range(n_ranks):
                 seconds = state.seconds_WG[w, g]
                 if g == rank_a:
@@ -162,8 +202,9 @@ def gain(prices: Any, ranks: Any, domains: Any, state: Any, a: int, b: int) -> f
 
 
 @njit(cache=True)
-def apply(tokens: Any, domain_tokens: Any, prices: Any, ranks: Any, domains: Any, state: Any, a: int, b: int) -> None:
+def apply(layer: Any, a: int, b: int) -> None:
     """Let items `a` and `b` change places."""
+    state = layer.state
     rank_a, rank_b = state.rank_V[a], state.rank_V[b]
     if state.expert_V[a] >= 0:
         state.holds_EG[state.expert_V[a], rank_a] -= 1
@@ -171,36 +212,34 @@ def apply(tokens: Any, domain_tokens: Any, prices: Any, ranks: Any, domains: Any
     if state.expert_V[b] >= 0:
         state.holds_EG[state.expert_V[b], rank_b] -= 1
         state.holds_EG[state.expert_V[b], rank_a] += 1
-    swaps.swap(tokens, ranks, state.rank_V, a, b)
+    swaps.swap(layer.tokens, layer.ranks, state.rank_V, a, b)
     if state.domain_V[a] != state.domain_V[b]:
-        swaps.swap(domain_tokens, domains, state.domain_V, a, b)
-    settle(prices, ranks, domains, state)
+        swaps.swap(layer.domain_tokens, layer.domains, state.domain_V, a, b)
+    settle(layer)
 
 
 @njit(cache=True)
-def anneal(
-    tokens: Any, domain_tokens: Any, prices: Any, ranks: Any, domains: Any, state: Any,
-    proposals: int, hot: float, cold: float,
-) -> None:  # fmt: skip
+def anneal(layer: Any, proposals: int, hot: float, cold: float) -> None:
     """Judge `proposals` random swaps at temperatures (in seconds) that fall from `hot` to `cold`."""
+    state = layer.state
     items = np.uint64(len(state.rank_V))
     for i in range(proposals):
         a, b = np.int64(_random(state) % items), np.int64(_random(state) % items)
         if not allowed(state, a, b):
             continue
-        change = gain(prices, ranks, domains, state, a, b)
+        change = gain(layer, a, b)
+        # Down by equal factors: as many proposals for changes of each size.
         temperature = hot * (cold / hot) ** (i / proposals) if hot > 0 else 0.0
-        chance = (_random(state) >> np.uint64(11)) * (1.0 / 9007199254740992.0)
+        chance = (_random(state) >> np.uint64(11)) * (1.0 / 9007199254740992.0)  # 53 bits, 0 to below 1
         if change < 0 or (temperature > 0 and chance < np.exp(-change / temperature)):
-            apply(tokens, domain_tokens, prices, ranks, domains, state, a, b)
+            apply(layer, a, b)
 
 
 @njit(cache=True)
-def descend(
-    tokens: Any, domain_tokens: Any, prices: Any, ranks: Any, domains: Any, state: Any, proposals: int, least: float
-) -> int:
+def descend(layer: Any, proposals: int, least: float) -> int:
     """Take every swap that gains more than `least` seconds, pair by pair, until none does; returns those judged."""
-    items = len(state.rank_V)
+    items = len(layer.state.rank_V)
+    # A whole round of pairs without a gain ends it, wherever in the order the last gain was.
     used, since = 0, 0
     pairs = items * (items - 1) // 2
     while since < pairs:
@@ -208,8 +247,8 @@ def descend(
             for b in range(a):
                 used += 1
                 since += 1
-                if allowed(state, a, b) and gain(prices, ranks, domains, state, a, b) < -least:
-                    apply(tokens, domain_tokens, prices, ranks, domains, state, a, b)
+                if allowed(layer.state, a, b) and gain(layer, a, b) < -least:
+                    apply(layer, a, b)
                     since = 0
                 if since >= pairs or used >= proposals:
                     return used
@@ -217,14 +256,15 @@ def descend(
 
 
 @njit(cache=True)
-def typical_change(prices: Any, ranks: Any, domains: Any, state: Any, samples: int) -> float:
+def typical_change(layer: Any, samples: int) -> float:
     """Mean absolute change of the cost over random swaps: the scale of temperatures."""
+    state = layer.state
     items = np.uint64(len(state.rank_V))
     total, n = 0.0, 0
     for _ in range(samples):
         a, b = np.int64(_random(state) % items), np.int64(_random(state) % items)
         if allowed(state, a, b):
-            total += abs(gain(prices, ranks, domains, state, a, b))
+            total += abs(gain(layer, a, b))
             n += 1
     return total / max(n, 1)
 
@@ -232,6 +272,7 @@ def typical_change(prices: Any, ranks: Any, domains: Any, state: Any, samples: i
 @njit(cache=True)
 def _random(state):  # type: ignore[no-untyped-def]
     """SplitMix64 (Steele, Lea, Flood, 2014): 64 random bits."""
+    # In an array of one, since the fields of a tuple cannot be assigned.
     state.random[0] += np.uint64(0x9E3779B97F4A7C15)
     z = state.random[0]
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

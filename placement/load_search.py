@@ -36,10 +36,8 @@ def balance_layer(
         return items.slots_GP(items.rank_V, ranks=ranks, slots=most_slots)
     state, prices = _state(items, load_E, domain_G, ranks)
     nobody = swaps.Tokens.of(np.zeros((0, 1), np.int16), np.zeros(0, np.int32), len(items.rank_V))
-    in_rank = swaps.count(nobody, state.rank_V, ranks, 1)
-    in_domain = swaps.count(nobody, state.domain_V, int(domain_G.max()) + 1, 1)
-    anneal.settle(prices, in_rank, in_domain, state)
-    anneal.descend(nobody, nobody, prices, in_rank, in_domain, state, proposals, anneal.LEAST_GAIN * mean)
+    layer = anneal.Layer.of(nobody, nobody, prices, state)
+    anneal.descend(layer, proposals, anneal.LEAST_GAIN * mean)
     return items.slots_GP(state.best_V, ranks=ranks, slots=most_slots)
 
 

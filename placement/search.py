@@ -5,12 +5,13 @@ Axes: T token, K choice, E expert, V item (a replica, or a hole), G rank, N doma
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from moecast.placement import anneal, swaps
+from moecast.placement.anneal import Layer
 from moecast.placement.cost import LayerCost
 from moecast.placement.replicas import HOLE, Items, longest_first, replica_counts
 from moecast.placement.windows import serve
@@ -62,56 +63,43 @@ class LayerSearch:
         replicas_E = replica_counts(load_WE, slots=replicas, ranks=problem.layout.ep)
         self.items = longest_first(load_WE.sum(0), replicas_E, problem.slots_G, problem.domain_G)
         self._layer, self._cost, self._seed = layer, cost, seed
-        self._work: _Work | None = None
+        self._found: Layer | None = None
+        self._typical = 0.0
 
     @property
     def cost_s(self) -> float:
         """The layer's cost in the best state seen."""
-        return float(self._prepared().state.total[1])
+        return float(self.prepared().state.total[1])
 
     def anneal(self, proposals: int, *, begin: float, end: float) -> int:
         """Judge random swaps as the temperature falls, from part `begin` of its way to part `end`; returns how many."""
-        work = self._prepared()
-        hot, cold = (work.typical * self._hot * (COLD / self._hot) ** part for part in (begin, end))
-        anneal.anneal(*work.arrays, proposals, hot, cold)
+        layer = self.prepared()
+        hot, cold = (self._typical * self._hot * (COLD / self._hot) ** part for part in (begin, end))
+        anneal.anneal(layer, proposals, hot, cold)
         return proposals
 
     def descend(self, proposals: int) -> int:
         """Take swaps that gain until none does, or `proposals` are judged; returns how many were."""
-        return int(anneal.descend(*self._prepared().arrays, proposals, anneal.LEAST_GAIN * self.cost_s))
+        return int(anneal.descend(self.prepared(), proposals, anneal.LEAST_GAIN * self.cost_s))
 
     def slots_GP(self) -> Int32:
         """Lay the best state out as a table of slots."""
         layout = self._problem.layout
-        rank_V = self.items.rank_V if self._work is None else self._work.state.best_V
+        rank_V = self.items.rank_V if self._found is None else self._found.state.best_V
         return self.items.slots_GP(rank_V, ranks=layout.ep, slots=layout.max_slots)
 
-    def _prepared(self) -> _Work:
-        if self._work is None:
-            self._work = _prepare(self._problem, self._windows, self._layer, self.items, self._cost, self._seed)
-        return self._work
-
-
-class _Work(NamedTuple):
-    """What the compiled functions work on."""
-
-    tokens: swaps.Tokens
-    domain_tokens: swaps.Tokens
-    prices: anneal.Prices
-    ranks: swaps.Counts
-    domains: swaps.Counts
-    state: anneal.State
-    typical: float
-
-    @property
-    def arrays(self) -> tuple[Any, ...]:
-        return self[:6]
+    def prepared(self) -> Layer:
+        """What the compiled search works on; counted when it is asked for first."""
+        if self._found is None:
+            self._found = _prepare(self._problem, self._windows, self._layer, self.items, self._cost, self._seed)
+            self._typical = float(anneal.typical_change(self._found, SAMPLES))
+        return self._found
 
 
 def _prepare(
     problem: PlacementProblem, windows: Windows, layer: int, items: Items, cost: LayerCost, seed: int
-) -> _Work:
-    layout, rule = problem.layout, problem.layout.replica_rule
+) -> Layer:
+    rule = problem.layout.replica_rule
     near_G = problem.node_G if rule == "fixed" else problem.domain_G
     item_TK = serve(
         problem.trace.experts_TLK, layer, windows.row_T, windows.rank_T, windows.step_T, items.first_E1,
@@ -120,12 +108,7 @@ def _prepare(
     prices = _prices(problem, windows, item_TK, items.expert_V, cost)
     tokens = _counted(windows, item_TK, len(items.rank_V), cost.copy_s > 0)
     domain_tokens = _counted(windows, item_TK, len(items.rank_V), cost.domain_copy_s > 0)
-    state = _state(problem, items, windows.n, seed)
-    ranks = swaps.count(tokens, state.rank_V, layout.ep, windows.n)
-    domains = swaps.count(domain_tokens, state.domain_V, problem.n_domains, windows.n)
-    anneal.settle(prices, ranks, domains, state)
-    typical = float(anneal.typical_change(prices, ranks, domains, state, SAMPLES))
-    return _Work(tokens, domain_tokens, prices, ranks, domains, state, typical)
+    return Layer.of(tokens, domain_tokens, prices, _state(problem, items, windows.n, seed))
 
 
 def _prices(

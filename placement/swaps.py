@@ -91,6 +91,7 @@ def count(tokens: Any, bucket_V: Any, buckets: int, windows: int) -> Counts:
             if v >= 0:
                 copies_WB[w, bucket_V[v]] += held_TB[t, bucket_V[v]] == 0
                 held_TB[t, bucket_V[v]] += 1
+        # All of the token's items must stand before it can be said which is alone.
         for k in range(choices):
             v = tokens.item_TK[t, k]
             if v < 0:
@@ -105,6 +106,7 @@ def count(tokens: Any, bucket_V: Any, buckets: int, windows: int) -> Counts:
 @njit(cache=True)
 def added_copies(counts: Any, a: int, b: int, bucket_a: int, w: int) -> int:
     """Copies that bucket `bucket_a` gains in window `w` when `a` leaves it for the place of `b`; below 0: saves."""
+    # A token with both items keeps its copy: b comes where a, alone, goes. It saves nothing and adds nothing.
     return int(counts.enter_VBW[b, bucket_a, w]) - counts.leave_VW[a, w] + counts.both_VVW[a, b, w]
 
 
@@ -112,6 +114,7 @@ def added_copies(counts: Any, a: int, b: int, bucket_a: int, w: int) -> int:
 def swap(tokens: Any, counts: Any, bucket_V: Any, a: int, b: int) -> None:
     """Let items `a` and `b`, which stand in different buckets, change places."""
     bucket_a, bucket_b = bucket_V[a], bucket_V[b]
+    # One move after the other: the counts hold in every state, also in the one between.
     _move(tokens, counts, bucket_V, a, bucket_b)
     _move(tokens, counts, bucket_V, b, bucket_a)
 
@@ -119,6 +122,7 @@ def swap(tokens: Any, counts: Any, bucket_V: Any, a: int, b: int) -> None:
 @njit(cache=True)
 def _move(tokens, counts, bucket_V, v, to):  # type: ignore[no-untyped-def]
     origin = bucket_V[v]
+    # Only tokens that have the item: the others' copies do not know of it.
     for x in range(tokens.offsets_V1[v], tokens.offsets_V1[v + 1]):
         t = tokens.token_X[x]
         w = tokens.window_T[t]
@@ -128,6 +132,7 @@ def _move(tokens, counts, bucket_V, v, to):  # type: ignore[no-untyped-def]
             counts.copies_WB[w, origin] -= 1
             _alone(tokens, counts, t, v, -1)
             _enterable(tokens, counts, t, origin, 1)
+        # Whoever stays behind is alone now, and saves a copy when it goes.
         elif left == 1:
             _alone(tokens, counts, t, _other(tokens, bucket_V, t, v, origin), 1)
         found = counts.held_TB[t, to]
@@ -136,6 +141,7 @@ def _move(tokens, counts, bucket_V, v, to):  # type: ignore[no-untyped-def]
             counts.copies_WB[w, to] += 1
             _alone(tokens, counts, t, v, 1)
             _enterable(tokens, counts, t, to, -1)
+        # Whoever stood there alone has company: its going saves nothing any more.
         elif found == 1:
             _alone(tokens, counts, t, _other(tokens, bucket_V, t, v, to), -1)
     bucket_V[v] = to

@@ -52,7 +52,7 @@ def sequences_of(trace: RoutingTrace, keep_T: Bool) -> Sequences:
     row_T = np.flatnonzero(keep_T)
     sequence_T = trace.sequence_T[row_T].astype(np.int64)
     key_T = (sequence_T << 32) | trace.position_T[row_T]
-    if np.any(key_T[1:] < key_T[:-1]):
+    if np.any(key_T[1:] < key_T[:-1]):  # most traces are in order, and sorting takes longest here
         order = np.argsort(key_T, kind="stable")
         row_T, sequence_T = row_T[order], sequence_T[order]
     changes = np.flatnonzero(np.diff(sequence_T)) + 1
@@ -93,7 +93,7 @@ def _interleave(queue_Q: Int, first_C1: Int, share_C: Float, cost_S: Int, limit:
     given_C = np.zeros(len(share_C))
     total, n = 0, 0
     while total < limit:
-        topic = np.argmax(share_C * (total + 1) - given_C)
+        topic = np.argmax(share_C * (total + 1) - given_C)  # + 1: the first one goes by share, too
         if next_C[topic] == first_C1[topic + 1]:
             break
         sequence = queue_Q[next_C[topic]]
@@ -128,7 +128,7 @@ def fill_prefill(order_Q: Int, first_S1: Int, ranks: int, tokens: int, steps: in
             _move(at_WGB[step, rank], rank, filled_G, next_G, end_G)
         while True:
             rank = int(np.argmin(filled_G))
-            if filled_G[rank] == tokens:
+            if filled_G[rank] == tokens:  # the emptiest one is full, so all are
                 break
             if drawn == len(order_Q):
                 return at_WGB, step

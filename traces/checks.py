@@ -43,6 +43,7 @@ def complaint(bad: tuple[int, int, int], experts: int, *, first_token: int = 0) 
 def first_bad_choice(experts_TLK, experts):  # type: ignore[no-untyped-def]
     """(token, layer, expert) of the first choice out of range or repeated; token -1 when there is none."""
     tokens, layers, choices = experts_TLK.shape
+    # The row in which each expert was seen last: nothing is cleared between rows.
     last_seen_E = np.full(experts, -1, np.int64)
     row = 0
     for token in range(tokens):
@@ -52,6 +53,7 @@ def first_bad_choice(experts_TLK, experts):  # type: ignore[no-untyped-def]
                 if expert == NO_CHOICE:
                     continue
                 if expert >= experts or last_seen_E[expert] == row:
+                    # As wide as the -1 below: a compiled function has one type of result.
                     return token, layer, np.int64(expert)
                 last_seen_E[expert] = row
             row += 1

@@ -57,19 +57,18 @@ def test_foretold_gains_are_what_swaps_change(problem: PlacementProblem, seed: i
     """Ranks and domains, copies and loads and weights at once."""
     cost = LayerCost(choice_s=3e-8, replica_s=1e-6, copy_s=2e-8, domain_copy_s=1e-8, mean_share=0.5)
     search = LayerSearch(problem, 0, cost=cost, replicas=int(problem.slots_G.sum()), seed=seed)
-    search.anneal(0, begin=0, end=1)
-    work = search._work
-    assert work is not None
+    layer = search.prepared()
+    state = layer.state
     rng = np.random.default_rng(seed)
     for _ in range(10):
-        a, b = rng.integers(0, len(work.state.rank_V), 2)
-        if not anneal.allowed(work.state, a, b):
+        a, b = rng.integers(0, len(state.rank_V), 2)
+        if not anneal.allowed(state, a, b):
             continue
-        before, foretold = work.state.total[0], anneal.gain(*work.arrays[2:], a, b)
-        anneal.apply(*work.arrays, a, b)
-        assert work.state.total[0] - before == pytest.approx(foretold, abs=1e-15)
-        held = work.state.expert_V >= 0
-        pairs = set(zip(work.state.expert_V[held].tolist(), work.state.rank_V[held].tolist(), strict=True))
+        before, foretold = state.total[0], anneal.gain(layer, a, b)
+        anneal.apply(layer, a, b)
+        assert state.total[0] - before == pytest.approx(foretold, abs=1e-15)
+        held = state.expert_V >= 0
+        pairs = set(zip(state.expert_V[held].tolist(), state.rank_V[held].tolist(), strict=True))
         assert len(pairs) == held.sum()  # no rank holds an expert twice
 
 

@@ -37,6 +37,7 @@ def count_hits(chosen_TK, first_R, end_R, experts, length, size_S, hits_S):
         for token in range(first, min(first + length, end)):
             _add(chosen_TK, token, experts, coming_E, 1)
         for token in range(first, end):
+            # The window slides: what is chosen now lies ahead no longer.
             _add(chosen_TK, token, experts, coming_E, -1)
             if token + length < end:
                 _add(chosen_TK, token + length, experts, coming_E, 1)
@@ -44,7 +45,7 @@ def count_hits(chosen_TK, first_R, end_R, experts, length, size_S, hits_S):
                 expert = chosen_TK[token, choice]
                 if expert < experts:
                     served += 1
-                    used_E[expert] = token
+                    used_E[expert] = token  # of all its choices first: none may push out another of them
             for size in range(sizes):
                 hits = 0
                 for choice in range(choices):

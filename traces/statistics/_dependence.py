@@ -70,6 +70,7 @@ def _clear(chosen_TK, members, experts, log_N, count_E):
             expert = chosen_TK[token, choice]
             if expert < experts and count_E[expert] > 0:
                 logs += _log(count_E[expert], log_N)
+                # By those that were counted: clearing all E for every small group would take longer.
                 count_E[expert] = 0
     return logs
 

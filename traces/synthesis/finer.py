@@ -43,11 +43,12 @@ def places_TK(parent_TK: Rows, sketch_TD: Floats, direction_ED: Floats) -> Float
             expert = parent_TK[token, choice]
             if expert != NO_CHOICE:
                 at = bin_TK[token, choice]
-                place_TK[token, choice] = (next_EB[expert, at] + np.float32(0.5)) / total_E[expert]
+                place_TK[token, choice] = (next_EB[expert, at] + np.float32(0.5)) / total_E[expert]  # not 0, not 1
                 next_EB[expert, at] += 1
     return place_TK
 
 
+# A sum that may be taken in any order fills whole vectors, and a rounding moves nobody by a bin's width.
 @njit(cache=True, nogil=True, fastmath=True)
 def _scores_TK(parent_TK: Rows, sketch_TD: Floats, direction_ED: Floats) -> Floats:
     """Where each token lies along the direction of each expert it chose."""
@@ -121,6 +122,7 @@ def choose(
     """
     tokens, most = parent_TK.shape
     choices, widest, neighbours = made_TLJ.shape[2], np.max(count_E), neighbours_TR.shape[1]
+    # The last token that took each finer expert: nothing is cleared between tokens.
     taken_M = np.full(len(label_M), -1, np.int64)
     for token in range(tokens):
         if not needed_T[token]:
@@ -150,6 +152,7 @@ def choose(
                     taken_M[finer] = token
                     made_TLJ[token, layer, n] = label_M[finer]
                     n += 1
+        # Nobody near has enough: any expert, from a random one on, since a token makes all its choices.
         finer = int(chance_T2[token, 1] * len(label_M))
         while n < wanted:
             if taken_M[finer] != token:

@@ -100,6 +100,7 @@ def needed_MT(pieces: Iterator[tuple[slice, Recombination]], tokens: int, layers
 @njit(cache=True, nogil=True)
 def _mark(donor_N: Indices, partner_N: Indices, window_N2: Indices, mask_MT: npt.NDArray[np.bool_]) -> None:
     for n in range(len(donor_N)):
+        # A donor is needed at all layers, its partner only where they traded.
         for layer in range(len(mask_MT)):
             mask_MT[layer, donor_N[n]] = True
         if partner_N[n] != donor_N[n]:
@@ -129,6 +130,7 @@ def _trade_places(
             continue
         for i in range(stretch_X[x]):
             a, b = one + i, other + i
+            # Both must still stand in their own places: what is written below are they, not who stands there.
             if max(a, b) >= len(donor_T) or donor_T[a] != a or donor_T[b] != b:
                 break
             if sequence_T[a] != sequence_T[one] or sequence_T[b] != sequence_T[other] or group_T[a] != group_T[b]:

@@ -85,7 +85,7 @@ def _project(rows_TLK: npt.NDArray[np.uint16], axes_LED: Floats) -> Floats:
             for choice in range(choices):
                 expert = rows_TLK[token, layer, choice]
                 if expert != NO_CHOICE:
-                    for d in range(axes_LED.shape[2]):
+                    for d in range(axes_LED.shape[2]):  # innermost, since it is contiguous and fills whole vectors
                         sketch_TD[token, d] += axes_LED[layer, expert, d]
     return sketch_TD
 
@@ -98,6 +98,7 @@ def _closest(
     last = best_MR.shape[1] - 1
     for b in range(len(near_BC)):
         for c in range(b + 1, near_BC.shape[1]):
+            # Most pairs are not among the nearest: one comparison with the worst that is kept says so.
             near = near_BC[b, c]
             if near > best_MR[start + b, last]:
                 _insert(near, token_M[start + c], best_MR[start + b], found_TR[token_M[start + b]])
