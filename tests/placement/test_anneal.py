@@ -1,0 +1,157 @@
+"""The annealing of one layer against the cost worked out in plain Python, and against all placements of small cases."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moecast.placement import anneal, swaps
+
+
+def small_layer(
+    seed: int, *, ranks: int, slots: int, domains: int = 1, windows: int = 1, tokens: int = 40, holes: int = 0
+) -> anneal.Layer:
+    """Items that stand anywhere, each another expert's; the last ones are holes."""
+    rng = np.random.default_rng(seed)
+    items = ranks * slots
+    rank_V = rng.permutation(np.repeat(np.arange(ranks), slots)).astype(np.int32)
+    domain_G = (np.arange(ranks) * domains // ranks).astype(np.int32)
+    expert_V = np.arange(items, dtype=np.int32)
+    expert_V[items - holes :] = -1
+    chosen = items - holes
+    item_TK = np.argsort(rng.random((tokens, chosen)), axis=1)[:, :3].astype(np.int16)
+    item_TK[rng.random(item_TK.shape) < 0.2] = -1
+    asked = swaps.Tokens.of(item_TK, rng.integers(0, windows, tokens).astype(np.int32), items)
+    load_VW = rng.random((items, windows))
+    load_VW[chosen:] = 0
+    copies = rng.random((4, windows)) / tokens
+    holds_EG = np.zeros((items, ranks), np.int8)
+    holds_EG[expert_V[:chosen], rank_V[:chosen]] = 1
+    state = anneal.State(
+        rank_V=rank_V,
+        domain_V=domain_G[rank_V],
+        best_V=rank_V.copy(),
+        expert_V=expert_V,
+        pinned_V=np.zeros(items, bool),
+        domain_G=domain_G,
+        holds_EG=holds_EG,
+        seconds_WG=np.zeros((windows, ranks)),
+        slowest_W=np.zeros(windows),
+        total=np.array([np.inf, np.inf]),
+        random=np.array([seed], np.uint64),
+    )
+    return anneal.Layer.of(asked, asked, anneal.Prices(load_VW, *copies), state)
+
+
+def plain_cost(layer: anneal.Layer, rank_V: Any) -> float:
+    """The cost of a placement, as the head of `moecast.placement.cost` says it."""
+    prices, tokens, domain_G = layer.prices, layer.tokens, layer.state.domain_G
+    total = 0.0
+    for window in range(prices.load_VW.shape[1]):
+        held = [
+            {int(v) for v in row if v >= 0}
+            for row, at in zip(tokens.item_TK, tokens.window_T, strict=True)
+            if at == window
+        ]
+        copies_G = [sum(any(rank_V[v] == g for v in one) for one in held) for g in range(len(domain_G))]
+        copies_N = [
+            sum(any(domain_G[rank_V[v]] == n for v in one) for one in held) for n in range(int(domain_G.max()) + 1)
+        ]
+        seconds = [
+            sum(prices.load_VW[v, window] for v in np.flatnonzero(rank_V == g))
+            + prices.copy_W[window] * copies_G[g]
+            + prices.domain_copy_W[window] * copies_N[domain_G[g]]
+            for g in range(len(domain_G))
+        ]
+        shared = prices.mean_W[window] * sum(copies_G) + prices.domain_mean_W[window] * sum(copies_N)
+        total += max(seconds) + shared
+    return total
+
+
+layers = st.builds(
+    small_layer,
+    st.integers(0, 9999),
+    ranks=st.sampled_from([2, 4]),
+    slots=st.integers(1, 3),
+    domains=st.sampled_from([1, 2]),
+    windows=st.integers(1, 3),
+    holes=st.integers(0, 1),
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(layer=layers, seed=st.integers(0, 9999))
+def test_the_cost_is_the_formulas_over_any_swaps(layer: anneal.Layer, seed: int) -> None:
+    state, rng = layer.state, np.random.default_rng(seed)
+    assert state.total[0] == pytest.approx(plain_cost(layer, state.rank_V), rel=1e-12)
+    for _ in range(8):
+        a, b = (int(item) for item in rng.integers(0, len(state.rank_V), 2))
+        if anneal.allowed(state, a, b):
+            anneal.apply(layer, a, b)
+            assert state.total[0] == pytest.approx(plain_cost(layer, state.rank_V), rel=1e-12)
+
+
+@settings(max_examples=30, deadline=None)
+@given(layer=layers, proposals=st.integers(0, 400))
+def test_the_best_state_is_the_least_that_was_seen(layer: anneal.Layer, proposals: int) -> None:
+    """Whatever the temperature: what is handed out costs what is said, and no more than the first or the last state."""
+    state, first = layer.state, float(layer.state.total[0])
+    anneal.anneal(layer, proposals, first, first / 10)
+    assert state.total[1] == pytest.approx(plain_cost(layer, state.best_V), rel=1e-12)
+    assert state.total[1] <= min(first, state.total[0])
+    np.testing.assert_array_equal(np.bincount(state.best_V), np.bincount(state.rank_V))
+
+
+@settings(max_examples=30, deadline=None)
+@given(layer=layers)
+def test_descent_ends_where_no_swap_gains(layer: anneal.Layer) -> None:
+    items, before = len(layer.state.rank_V), float(layer.state.total[0])
+    used = anneal.descend(layer, 10**6, 1e-9)
+    assert layer.state.total[0] <= before
+    assert used >= items * (items - 1) // 2
+    pairs = itertools.combinations(range(items), 2)
+    assert all(anneal.gain(layer, a, b) >= -1e-9 for a, b in pairs if anneal.allowed(layer.state, a, b))
+
+
+def test_descent_stops_at_its_limit_with_what_it_has() -> None:
+    layer = small_layer(4, ranks=4, slots=3)
+    assert anneal.descend(layer, 5, 0.0) == 5
+    assert layer.state.total[1] == pytest.approx(plain_cost(layer, layer.state.best_V), rel=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_annealing_finds_the_least_of_all_placements(seed: int) -> None:
+    """Of six experts on three ranks, and on two ranks in two domains."""
+    ranks, slots, domains = ((3, 2, 1), (2, 3, 2))[seed % 2]
+    layer = small_layer(seed, ranks=ranks, slots=slots, domains=domains, windows=2)
+    every = {tuple(order) for order in itertools.permutations(np.repeat(np.arange(ranks), slots).tolist())}
+    least = min(plain_cost(layer, np.array(order)) for order in every)
+    anneal.anneal(layer, 4000, layer.state.total[0] / 10, layer.state.total[0] / 1000)
+    anneal.descend(layer, 10**6, 1e-12)
+    assert layer.state.total[1] == pytest.approx(least, rel=1e-9)
+
+
+def test_pinned_items_stay_in_their_domain() -> None:
+    layer = small_layer(2, ranks=4, slots=2, domains=2)
+    layer.state.pinned_V[::2] = True
+    home_V = layer.state.domain_V.copy()
+    anneal.anneal(layer, 2000, float(layer.state.total[0]), float(layer.state.total[0]) / 2)
+    pinned = layer.state.pinned_V
+    np.testing.assert_array_equal(layer.state.domain_V[pinned], home_V[pinned])
+    np.testing.assert_array_equal(layer.state.domain_V, layer.state.domain_G[layer.state.rank_V])
+    assert (layer.state.domain_V[~pinned] != home_V[~pinned]).any()
+
+
+def test_the_same_seed_makes_the_same_proposals() -> None:
+    found = []
+    for seed in (7, 7, 8):
+        layer = small_layer(3, ranks=4, slots=3)
+        layer.state.random[0] = seed
+        anneal.anneal(layer, 300, 1.0, 0.5)
+        found.append(layer.state.rank_V.tolist())
+    assert found[0] == found[1] != found[2]
