@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import pytest
 
 from moecast.errors import MoecastError
 from moecast.placement import Budget, Objective, Placement, PlacementProblem, Solved, find_solver, place, rebalance
-from moecast.placement.cost import LayerCost
 from moecast.placement.eplb import Eplb
 from moecast.placement.joint import Joint
 from moecast.placement.solvers import find_load_solver
@@ -78,40 +76,6 @@ def test_joint_on_a_real_trace(
     seen_balance, seen_copies = measured(halves[1], found.plan.slots_DLGP[0])
     assert seen_balance >= balance
     assert seen_copies <= copies
-
-
-def linear_cost(problem: PlacementProblem, slots_GP: np.ndarray) -> float:
-    """The cost of one layer in plain Python: by window the slowest rank, three quarters of the copies shared by all."""
-    cost, windows, ep = LayerCost.of(problem), problem.windows, problem.layout.ep
-    rank_of = {int(e): g for g in range(ep) for e in slots_GP[g] if e >= 0}
-    total = 0.0
-    for window in range(windows.n):
-        seconds, copies = [0.0] * ep, 0.0
-        for t in np.flatnonzero(windows.window_T == window):
-            ranks = [rank_of[int(e)] for e in problem.trace.experts_TLK[windows.row_T[t], 0]]
-            for g in ranks:
-                seconds[g] += cost.choice_s
-            for g in set(ranks) - {int(windows.rank_T[t])}:
-                seconds[g] += 0.25 * cost.copy_s
-                copies += cost.copy_s
-        total += max(seconds) + 0.75 * copies / ep
-    return total
-
-
-@pytest.mark.parametrize(("phase", "tokens"), [("prefill", 16), ("decode", 2)])  # priced by copies; by choices
-def test_exact_finds_the_least_linear_cost(phase: str, tokens: int) -> None:
-    """Against all ways to put six experts on three ranks, by the solver's own prices."""
-    problem = PlacementProblem(
-        cluster=small_cluster(1),
-        model=small_model(1, 6, 2),
-        trace=skewed_trace(11, layers=1, experts=6, choices=2, tokens=48, phase=phase),
-        workload=Workload(phase=phase, tokens_per_rank=tokens, steps=1),
-        layout=Plan.contiguous(layers=1, experts=6, choices=2, ep=3, slots_per_rank=2),
-    )
-    solved = find_solver("exact").solve(problem, Objective(problem), Budget())
-    least = min(linear_cost(problem, np.array(order).reshape(3, 2)) for order in itertools.permutations(range(6)))
-    assert linear_cost(problem, solved.slots_LGP[0]) == pytest.approx(least, rel=1e-4)  # whole picoseconds
-    assert "proved" in solved.note
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,101 @@
+"""Certificates against all plans of tiny problems, and what must not change or raise them."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moecast.placement import Objective, PlacementProblem, certificate_s
+from moecast.sim import Plan, Workload
+from moecast.traces import NO_CHOICE, RoutingTrace
+
+from .test_invariants import MODES, problems, skewed_trace, small_cluster, small_model
+
+
+def every_plan(experts: int, ep: int, slots: int) -> list[np.ndarray]:
+    """All legal ways to fill one layer's slots, up to the order inside a rank: int32 [1, G, P], -1 for empty."""
+    rows = list(itertools.combinations_with_replacement(range(-1, experts), slots))
+    plans = itertools.product(rows, repeat=ep)
+    return [np.array([plan], np.int32) for plan in plans if set(range(experts)) <= {e for row in plan for e in row}]
+
+
+def tiny(mode: str, phase: str, *, seed: int = 1, rule: str = "round_robin", slots: int = 2) -> PlacementProblem:
+    """Three experts on two ranks, with a slot to spare."""
+    layout = Plan.contiguous(layers=1, experts=3, choices=2, ep=2, slots_per_rank=slots)
+    return PlacementProblem(
+        cluster=small_cluster(1),
+        model=small_model(1, 3, 2),
+        trace=skewed_trace(seed, layers=1, experts=3, choices=2, tokens=240, phase=phase),
+        workload=Workload(phase=phase, tokens_per_rank=8, steps=2),
+        layout=layout.with_(dispatch=mode, replica_rule=rule),
+    )
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+@pytest.mark.parametrize("rule", ["round_robin", "nearest"])
+def test_no_plan_with_replicas_is_below_the_certificate(mode: str, phase: str, rule: str) -> None:
+    """Invariant 8, against every plan there is: empty slots, replicas and wasted ones."""
+    problem = tiny(mode, phase, rule=rule)
+    objective = Objective(problem)
+    certificate = certificate_s(problem, objective.judged)
+    assert 0 < certificate <= min(objective.step_s(slots_LGP) for slots_LGP in every_plan(3, 2, 2))
+
+
+@settings(max_examples=25, deadline=None)
+@given(problem=problems(), seed=st.integers(0, 9999))
+def test_renaming_gpus_of_a_group_changes_no_certificate(problem: PlacementProblem, seed: int) -> None:
+    """Invariant 9: the same domains, other GPUs in them, and the domains' names exchanged."""
+    layout, rng = problem.layout, np.random.default_rng(seed)
+    inside = [8 * node + rng.permutation(8) for node in rng.permutation(2)]
+    gpus = tuple(int(inside[gpu // 8][gpu % 8]) for gpu in layout.gpu_of_rank)
+    again = replace_layout(problem, layout.with_(gpu_of_rank=gpus))
+    assert certificate_s(again) == pytest.approx(certificate_s(problem), rel=1e-9)
+
+
+def replace_layout(problem: PlacementProblem, layout: Plan) -> PlacementProblem:
+    return PlacementProblem(
+        cluster=problem.cluster, model=problem.model, trace=problem.trace, workload=problem.workload, layout=layout
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(problem=problems(), share=st.floats(0.1, 0.9), seed=st.integers(0, 9999))
+def test_fewer_choices_never_raise_a_certificate(problem: PlacementProblem, share: float, seed: int) -> None:
+    """Dropped tokens leave less to serve and less to send."""
+    trace = problem.trace
+    dropped_TLK = np.random.default_rng(seed).random(trace.experts_TLK.shape) < share
+    experts_TLK = np.where(dropped_TLK, np.uint16(NO_CHOICE), trace.experts_TLK)
+    thinner = RoutingTrace(**{**trace.columns(), "meta": trace.meta, "experts_TLK": experts_TLK})
+    fewer = PlacementProblem(
+        cluster=problem.cluster, model=problem.model, trace=thinner, workload=problem.workload, layout=problem.layout
+    )
+    if problem.layout.dispatch != "stay":  # there, attention is done where the plan put the tokens
+        assert certificate_s(fewer) <= certificate_s(problem) * (1 + 1e-9)
+
+
+@settings(max_examples=20, deadline=None)
+@given(problem=problems())
+def test_a_certificate_is_the_mean_of_its_steps(problem: PlacementProblem) -> None:
+    alone = [certificate_s(problem, [step]) for step in problem.steps]
+    assert certificate_s(problem) == pytest.approx(np.mean(alone), rel=1e-12)
+
+
+def test_a_hot_expert_raises_the_certificate_where_ranks_wait_for_each_other() -> None:
+    """With a barrier in every layer all wait for the rank that holds it; a slot more halves what it must serve."""
+    trace = skewed_trace(0, layers=1, experts=8, choices=1, tokens=16384, phase="prefill")
+    hot = replace(trace, experts_TLK=np.where(trace.position_T[:, None, None] < 7, np.uint16(0), trace.experts_TLK))
+    asked = {"cluster": small_cluster(1), "workload": Workload(phase="prefill", tokens_per_rank=1024, steps=2)}
+    found = {}
+    for name, routed, slots in (("even", trace, 1), ("hot", hot, 1), ("replicas", hot, 2)):
+        layout = Plan.contiguous(layers=1, experts=8, choices=1, ep=8, slots_per_rank=slots).with_(dispatch="nccl")
+        problem = PlacementProblem(model=small_model(1, 8, 1), trace=routed, layout=layout, **asked)
+        found[name] = certificate_s(problem)
+        assert found[name] <= Objective(problem).step_s(problem.any_plan().slots_DLGP[0])
+    assert found["hot"] > 1.2 * found["even"]
+    assert found["replicas"] < found["hot"]
