@@ -253,6 +253,31 @@ class ForwardPass:
         shared_G = tokens_G.reshape(-1, tp).sum(axis=1).repeat(tp)
         yield self._compute("other", OUTSIDE, compute.head_seconds(self.model, self._hardware, shared_G, tp=tp))
 
+    def tokens_at(self, layer: int) -> Int:
+        """Tokens at home on each rank [G] before a hidden layer."""
+        return self._tokens_G(self._moe_layers_before(layer))
+
+    def attended_at(self, layer: int) -> Int:
+        """Tokens that each rank [G] attends for at a hidden layer: those of all ranks that share tokens with it."""
+        return self._attended_G(self._moe_layers_before(layer))
+
+    def keys_at(self, layer: int) -> tuple[Float, Float]:
+        """Keys that each rank's tokens read at a hidden layer, and those that an indexer scores for them [G]."""
+        row, mixer = self._moe_layers_before(layer), self.model.mixer_of(layer)
+        every_G = np.asarray(self._keys_G(row, None), np.float64)
+        if not isinstance(mixer, AttentionShape):
+            return every_G, every_G
+        parts = [self._keys_G(row, most) / share for most, share in mixer.reads_of(layer)]
+        return np.asarray(np.sum(parts, axis=0), np.float64), every_G
+
+    def gather(self, layer: int) -> Iterator[Exchange]:
+        """Bring the tokens of a hidden layer to the ranks that share them; nothing without tensor parallelism."""
+        yield from self._gather(self._moe_index(layer), self._tokens_G(0))
+
+    def scatter(self, layer: int) -> Iterator[Exchange]:
+        """Send each rank the partial sums of its own tokens; nothing without tensor parallelism."""
+        yield from self._scatter(self._moe_index(layer))
+
     def dispatch_bytes(self) -> float:
         """Bytes that leave GPUs to dispatch, over all layers; a relayed copy leaves twice."""
         template, mode = self.setting.dispatch_flows, self.setting.mode

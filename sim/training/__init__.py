@@ -12,6 +12,7 @@ from moecast.sim.training.passes import Passes
 from moecast.sim.training.precision import BF16, FP8, PRECISIONS, Precision
 from moecast.sim.training.recompute import FULL, NONE, RECOMPUTES, SELECTIVE, Recompute
 from moecast.sim.training.shard import Held, Shard
+from moecast.sim.training.work import TrainingPass
 
 __all__ = [
     "BF16",
@@ -33,6 +34,7 @@ __all__ = [
     "Recompute",
     "Reduction",
     "Shard",
+    "TrainingPass",
     "model_flop_per_token",
     "model_tflops_per_gpu",
     "reductions",

@@ -97,6 +97,24 @@ def projection_passes(
     return total
 
 
+def up_projection_passes(
+    model: ModelShape,
+    hardware: Hardware,
+    tokens_G: npt.ArrayLike,
+    *,
+    precision: Precision,
+    shape: AttentionShape,
+    tp: int = 1,
+) -> Passes:
+    """The part of MLA's projections that makes heads of latent vectors; nothing of other attention."""
+    total = nothing(tokens_G)
+    if shape.kind == "mla":
+        for inner, outer in attention.projection_matrices(model, shape, tp=tp):
+            if inner in (shape.q_rank, shape.kv_rank):
+                total = total + gemm_passes(hardware, tokens_G, inner=inner, outer=outer, precision=precision)
+    return total
+
+
 def core_passes(
     model: ModelShape,
     hardware: Hardware,

@@ -69,6 +69,10 @@ class Recompute:
         """Whether a module's tensors are dropped and made again; what a module contains goes with it."""
         return name in self.modules or _CONTAINED.get(name) in self.modules
 
+    def runs_again(self, module: str) -> bool:
+        """Whether a module runs again by itself: neither within another that does nor within the whole layer."""
+        return not self.full and module in self.modules and _CONTAINED.get(module) not in self.modules
+
     def kept(self, bytes_of_module: Mapping[str, float]) -> float:
         """Bytes that stay of a layer's activations, of which `input` is what the layer begins with."""
         if self.full:

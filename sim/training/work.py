@@ -1,0 +1,258 @@
+"""One microbatch's work in one pipeline stage, as tasks: forward, input gradients and weight gradients of each layer.
+
+A layer's backward pass goes through its modules the other way round. The gradient of a combine sends each token's
+output gradient to its experts, as dispatch sent the token; the gradient of a dispatch brings input gradients home, as
+combine brought results. Counts are known by then. In an FP8 recipe the one travels in FP8 and the other in bf16, as
+forward (DeepSeek-V3, arXiv 2412.19437, 3.3.2). Gathering and scattering around attention are each other's gradients.
+
+Axes: G rank of the stage, L MoE layer, P slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from moecast.errors import MoecastError
+from moecast.sim.attention_shape import AttentionShape
+from moecast.sim.forward import OUTSIDE, ForwardPass
+from moecast.sim.program import Compute, Exchange, Kind, Task
+from moecast.sim.training import modules
+from moecast.sim.training.passes import Passes
+from moecast.sim.training.precision import BF16, Precision
+from moecast.sim.training.recompute import NONE, Recompute
+
+if TYPE_CHECKING:
+    from moecast.sim.model import ModelShape
+    from moecast.topology import Hardware
+
+Float = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TrainingPass:
+    """A microbatch in a pipeline stage; layers are the stage's hidden layers, counted from 0.
+
+    Parameters
+    ----------
+    step
+        The microbatch's forward pass under the stage's plan: its traffic, and what travels.
+    precision, recompute
+        Of the recipe.
+    host_s
+        Seconds in each direction of an MoE layer in which its ranks wait for their hosts: for counts of tokens that
+        come back from the device, and for kernels that are not launched as fast as they run. 0: none.
+
+    Raises
+    ------
+    MoecastError
+        Tokens that stay with their experts: nobody trains so.
+    """
+
+    step: ForwardPass
+    precision: Precision = BF16
+    recompute: Recompute = NONE
+    host_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what is not trained."""
+        if self.step.setting.mode.stay:
+            raise MoecastError("cannot be trained: tokens must return home", field="dispatch", value="stay")
+
+    @property
+    def model(self) -> ModelShape:
+        """The stage's part of the model."""
+        return self.step.model
+
+    def embedding(self) -> Iterator[Compute]:
+        """Look the tokens up: forward."""
+        yield self._compute("other", OUTSIDE, self._embedding().forward_G)
+
+    def embedding_gradient(self) -> Iterator[Compute]:
+        """Add the gradients of the rows that were looked up."""
+        yield self._compute("other", OUTSIDE, self._embedding().weight_G)
+
+    def head(self) -> Iterator[Task]:
+        """LM head and loss over all tokens: forward."""
+        yield from self.step.gather(self._last)
+        yield self._compute("other", OUTSIDE, self._head().forward_G)
+
+    def head_gradient(self, *, weights: bool) -> Iterator[Task]:
+        """Input gradient of LM head and loss, with that of its weights in one where they are not split."""
+        passes = self._head()
+        yield self._compute("other", OUTSIDE, passes.backward_G if weights else passes.input_G)
+        yield from self.step.scatter(self._last)
+
+    def head_weights(self) -> Iterator[Compute]:
+        """Weight gradient of the LM head."""
+        yield self._compute("other", OUTSIDE, self._head().weight_G)
+
+    def forward(self, layer: int) -> Iterator[Task]:
+        """One layer's forward pass."""
+        yield from self._mix(layer, "forward")
+        yield from self._mlp_or_experts(layer)
+
+    def backward(self, layer: int, *, weights: bool) -> Iterator[Task]:
+        """One layer's input gradients, what is computed again before them, and with `weights` its weight gradients."""
+        if self.recompute.full:
+            yield from self.forward(layer)
+        elif self.recompute.repeats_exchange:
+            yield from self._mlp_or_experts(layer)
+        which = "backward" if weights else "input"
+        moe = self._moe(layer)
+        if moe is None:
+            yield from self._dense(layer, which)
+        else:
+            yield from self._travel("combine", moe)
+            yield from self._host(moe)
+            yield self._compute("expert", moe, self._of(which, self._experts(moe)) + self._again(layer, "moe_act"))
+            yield from self._travel("dispatch", moe)
+            yield from self._beside_experts(layer, moe, which)
+        yield from self._mix(layer, which)
+
+    def weights(self, layer: int) -> Iterator[Compute]:
+        """One layer's weight gradients, which no other layer waits for."""
+        moe = self._moe(layer)
+        if moe is None:
+            yield from (task for task in self._dense(layer, "weight") if isinstance(task, Compute))
+        else:
+            yield self._compute("expert", moe, self._experts(moe).weight_G)
+            yield from self._beside_experts(layer, moe, "weight")
+        yield from (task for task in self._mix(layer, "weight") if isinstance(task, Compute))
+
+    def _mlp_or_experts(self, layer: int) -> Iterator[Task]:
+        moe = self._moe(layer)
+        if moe is None:
+            yield from self._dense(layer, "forward")
+            return
+        yield from self._beside_experts(layer, moe, "forward")
+        yield from self._host(moe)
+        yield from self.step.dispatch(moe)
+        yield self._compute("expert", moe, self._experts(moe).forward_G)
+        yield from self.step.combine(moe)
+
+    def _travel(self, gradient_of: Kind, moe: int) -> Iterator[Exchange]:
+        """The gradient of a combine travels as a dispatch does, that of a dispatch as a combine; counts are known."""
+        sent = list(self.step.dispatch(moe) if gradient_of == "combine" else self.step.combine(moe))
+        yield from (replace(exchange, kind=gradient_of) for exchange in sent[-1:])
+
+    def _beside_experts(self, layer: int, moe: int, which: str) -> Iterator[Compute]:
+        tokens_G = self.step.tokens_at(layer)
+        router = modules.router_passes(self.model, self._hardware, tokens_G, precision=self.precision)
+        yield self._compute("router", moe, self._of(which, router))
+        if self.model.shared_intermediate:
+            shared = modules.shared_expert_passes(self.model, self._hardware, tokens_G, precision=self.precision)
+            yield self._compute("other", moe, self._of(which, shared) + self._again(layer, "shared_experts", which))
+
+    def _mix(self, layer: int, which: str) -> Iterator[Task]:
+        """Attention with the layer's norms, between the exchanges of the ranks that share tokens."""
+        if self.model.mixer_of(layer) is None:
+            return
+        moe = self._moe(layer)
+        seconds_G = self._of(which, self._attention(layer))
+        for module in ("core_attn", "layernorm", "mla_up_proj"):
+            seconds_G = seconds_G + self._again(layer, module, which)
+        yield from self.step.gather(layer)
+        yield self._compute("attention", OUTSIDE if moe is None else moe, seconds_G)
+        yield from self.step.scatter(layer)
+
+    def _dense(self, layer: int, which: str) -> Iterator[Task]:
+        if layer in self.model.no_mlp_layers:
+            return
+        passes = modules.dense_layer_passes(
+            self.model, self._hardware, self.step.attended_at(layer), precision=self.precision, tp=self._tp
+        )
+        again_G = self._again(layer, "mlp", which) + self._again(layer, "mlp_act", which)
+        yield from self.step.gather(layer)
+        yield self._compute("other", OUTSIDE, self._of(which, passes) + again_G)
+        yield from self.step.scatter(layer)
+
+    def _host(self, moe: int) -> Iterator[Compute]:
+        if self.host_s:
+            yield self._compute("other", moe, np.full(self.step.setting.layout.n_ranks, self.host_s))
+
+    def _again(self, layer: int, module: str, which: str = "input") -> Float:
+        """Forward seconds of a module that runs again before its gradients, unless it does within another."""
+        if which in ("forward", "weight") or not self.recompute.runs_again(module):
+            return np.zeros(self.step.setting.layout.n_ranks)
+        return self._forward_of(layer, module)
+
+    def _forward_of(self, layer: int, module: str) -> Float:
+        model, hardware, precision, tp = self.model, self._hardware, self.precision, self._tp
+        tokens_G, attended_G = self.step.tokens_at(layer), self.step.attended_at(layer)
+        mixer, width = model.mixer_of(layer), -(-model.dense_intermediate // tp)
+        if module == "layernorm":
+            return modules.norm_passes(model, hardware, tokens_G).forward_G
+        if module == "core_attn" and isinstance(mixer, AttentionShape):
+            return modules.core_passes(
+                model, hardware, attended_G, self.step.keys_at(layer)[0], shape=mixer, tp=tp
+            ).forward_G
+        if module == "mla_up_proj" and isinstance(mixer, AttentionShape):
+            return modules.up_projection_passes(
+                model, hardware, attended_G, shape=mixer, precision=precision, tp=tp
+            ).forward_G
+        if module == "shared_experts":
+            return modules.shared_expert_passes(model, hardware, tokens_G, precision=precision).forward_G
+        if module == "moe_act":
+            rows_G = self.step.traffic.rank_load_LG[model.moe_layer_ids.index(layer)]
+            return modules.activation_passes(model, hardware, rows_G, width=model.expert_intermediate).forward_G
+        if module == "mlp_act":
+            return modules.activation_passes(model, hardware, attended_G, width=width).forward_G
+        if module == "mlp":
+            return modules.mlp_passes(model, hardware, attended_G, width=width, precision=precision).forward_G
+        return np.zeros(np.shape(tokens_G))
+
+    def _attention(self, layer: int) -> Passes:
+        keys_G, scored_G = self.step.keys_at(layer)
+        passes = modules.attention_passes(
+            self.model,
+            self._hardware,
+            self.step.attended_at(layer),
+            keys_G,
+            scored_G=scored_G,
+            mixer=self.model.mixer_of(layer),
+            precision=self.precision,
+            tp=self._tp,
+        )
+        return passes + modules.norm_passes(self.model, self._hardware, self.step.tokens_at(layer))
+
+    def _experts(self, moe: int) -> Passes:
+        load_GP = self.step.traffic.load_LGP[moe].astype(np.int64)
+        return modules.expert_passes(
+            self.model, self._hardware, load_GP, precision=self.precision, etp=self.step.setting.plan.etp
+        )
+
+    def _embedding(self) -> Passes:
+        return modules.embedding_passes(self.model, self._hardware, self.step.tokens_at(0), precision=self.precision)
+
+    def _head(self) -> Passes:
+        return modules.head_passes(self.model, self._hardware, self.step.attended_at(self._last), tp=self._tp)
+
+    @property
+    def _last(self) -> int:
+        return self.model.n_layers - 1
+
+    @property
+    def _tp(self) -> int:
+        return self.step.setting.plan.tp
+
+    @property
+    def _hardware(self) -> Hardware:
+        return self.step.setting.layout.cluster.hardware
+
+    def _moe(self, layer: int) -> int | None:
+        """The layer's place among the stage's MoE layers; None where it is none."""
+        ids = self.model.moe_layer_ids
+        return ids.index(layer) if layer in ids else None
+
+    @staticmethod
+    def _of(which: str, passes: Passes) -> Float:
+        seconds_G: Float = getattr(passes, f"{which}_G")
+        return seconds_G
+
+    def _compute(self, kind: Kind, moe: int, seconds_G: Float) -> Compute:
+        return Compute(kind=kind, layer=moe, seconds_R=np.ascontiguousarray(seconds_G, np.float64))
