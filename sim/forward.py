@@ -22,6 +22,7 @@ from moecast.sim.collectives.tensor_parallel import hidden_template
 from moecast.sim.layout import Layout
 from moecast.sim.model import ModelShape
 from moecast.sim.network.links import narrowest_links
+from moecast.sim.overlap import beside_compute, with_fewer_sms
 from moecast.sim.plan import Plan
 from moecast.sim.program import Compute, Exchange, FlowSource, Kind, StepProgram, Task
 from moecast.sim.replicas import ReplicaTable
@@ -65,10 +66,13 @@ class Setting:
     capacity_J: Float
     narrowest_J: Int
     link_names_J: tuple[str, ...]
+    _beside: list[Setting] = field(default_factory=list, repr=False)
 
     @classmethod
-    def of(cls, cluster: Cluster, model: ModelShape, plan: Plan, *, phase: str, seed: int = 0) -> Setting:
-        """Lay a plan out on a cluster.
+    def of(
+        cls, cluster: Cluster, model: ModelShape, plan: Plan, *, phase: str, seed: int = 0, beside: bool = False
+    ) -> Setting:
+        """Lay a plan out on a cluster; `beside` as of `beside_compute`.
 
         Raises
         ------
@@ -78,7 +82,7 @@ class Setting:
             An EP group has no slot for some expert.
         """
         plan.check_simulated()
-        layout = Layout.of(cluster, plan, seed=seed)
+        layout = Layout.of(with_fewer_sms(cluster) if beside else cluster, plan, seed=seed)
         mode = mode_of(plan.dispatch, phase)
         collective = collective_for(mode, layout)
         flows = [
@@ -87,6 +91,10 @@ class Setting:
         ]
         context_flows = collective.dispatch(layout, mode, model.kv_bytes_per_token) if mode.stay else None
         hidden_flows = hidden_template(layout, plan.tp, 2 * model.hidden) if plan.tp > 1 else None
+        if beside:
+            flows = [beside_compute(template, layout) for template in flows]
+            context_flows = context_flows and beside_compute(context_flows, layout)
+            hidden_flows = hidden_flows and beside_compute(hidden_flows, layout)
         capacity_J = link_capacity(layout)
         narrowest_J = narrowest_links((f.paths for f in (*flows, context_flows, hidden_flows) if f), capacity_J)
         return cls(
@@ -105,9 +113,26 @@ class Setting:
             link_names_J=link_names(layout),
         )
 
+    def beside_compute(self) -> Setting:
+        """Give the setting of work that runs beside communication: fewer SMs for the one, less speed for the other.
+
+        The same where the kernels are low-latency ones, which take no SMs.
+        """
+        if self.mode.messages:
+            return self
+        if not self._beside:
+            self._beside.append(
+                Setting.of(
+                    self.layout.cluster, self.model, self.plan, phase=self.phase, seed=self.layout.seed, beside=True
+                )
+            )
+        return self._beside[0]
+
     def with_slots(self, plan: Plan) -> Setting:
         """Give the setting of a plan that differs only in slots, replica rule or replica weights."""
-        return replace(self, plan=plan, table=ReplicaTable.of(plan, self.layout.domain_G, node_G=self.layout.node_G))
+        return replace(
+            self, plan=plan, _beside=[], table=ReplicaTable.of(plan, self.layout.domain_G, node_G=self.layout.node_G)
+        )
 
     def forward(self, trace: RoutingTrace, step: Step) -> ForwardPass:
         """Count a step's traffic under this plan.
@@ -127,7 +152,9 @@ class Setting:
             self.plan, self.layout, trace.experts_TLK, step.token_T, home_T, stay=self.mode.stay, table=self.table
         )
         expert_LG = compute.expert_seconds(self.model, self.layout.cluster.hardware, traffic.load_LGP, phase=self.phase)
-        return ForwardPass(setting=self, step=step, home_T=home_T, traffic=traffic, expert_seconds_LG=expert_LG)
+        return ForwardPass(
+            setting=self, trace=trace, step=step, home_T=home_T, traffic=traffic, expert_seconds_LG=expert_LG
+        )
 
 
 def home_ranks(step: Step, tp: int) -> Int32:
@@ -152,6 +179,7 @@ class ForwardPass:
     """
 
     setting: Setting
+    trace: RoutingTrace = field(repr=False)
     step: Step
     home_T: Int32
     traffic: StepTraffic
@@ -162,6 +190,11 @@ class ForwardPass:
     def model(self) -> ModelShape:
         """The model's shape."""
         return self.setting.model
+
+    def split(self, parts: int) -> list[ForwardPass]:
+        """Cut it into passes over part of each rank's tokens, that run beside each other's communication."""
+        setting = self.setting.beside_compute()
+        return [setting.forward(self.trace, step) for step in self.step.split(parts)]
 
     def embedding(self) -> Compute:
         """Look the tokens up."""

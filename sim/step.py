@@ -5,12 +5,12 @@ Axes: T token, G DP rank.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from moecast.arrays import whole_numbers
+from moecast.arrays import index, whole_numbers
 from moecast.sim.plan import MOST_RANKS
 
 Int = npt.NDArray[np.int64]
@@ -85,6 +85,32 @@ class Step:
             highest = int(getattr(self, name).max(initial=-1))
             if highest >= most:
                 raise ValueError(f"{name} = {highest}: there are {most}, numbered from 0")
+
+    def split(self, parts: int) -> list[Step]:
+        """Cut the tokens of each rank into runs of equal length (the first ones a token longer): half batches, chunks.
+
+        Raises
+        ------
+        ValueError
+            `parts` is not a whole number of at least 1.
+        """
+        parts = index("parts", parts, least=1, most=MOST_RANKS)
+        tokens_G = np.bincount(self.source_T)
+        order_T = np.argsort(self.source_T, kind="stable")
+        place_T = np.empty(self.n_tokens, np.int64)
+        place_T[order_T] = np.arange(self.n_tokens) - (np.cumsum(tokens_G) - tokens_G)[self.source_T[order_T]]
+        # Run i ends at ceil(n (i + 1) / parts), so token t is of run floor(t parts / n).
+        part_T = place_T * parts // np.maximum(tokens_G, 1)[self.source_T]
+        return [self._only(part_T == part) for part in range(parts)]
+
+    def _only(self, chosen_T: npt.NDArray[np.bool_]) -> Step:
+        return replace(
+            self,
+            token_T=self.token_T[chosen_T],
+            source_T=self.source_T[chosen_T],
+            context_T=self.context_T[chosen_T],
+            last_T=None if self.last_T is None else self.last_T[chosen_T],
+        )
 
     @property
     def n_tokens(self) -> int:

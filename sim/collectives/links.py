@@ -5,11 +5,13 @@ Axes: F flow, X (flow, link) pair, J link.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 import numpy.typing as npt
 
 from moecast.sim.layout import Layout
-from moecast.topology import Cluster, Routes
+from moecast.topology import Cluster
 
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
@@ -35,7 +37,23 @@ def link_kinds(cluster: Cluster) -> tuple[str, ...]:
     return (*cluster.link_kind_J, *[ISSUE_KIND] * 2 * cluster.n_gpus)
 
 
-def with_issue_links(layout: Layout, source_F: Int32, routes: Routes, copy_bytes: float) -> tuple[Int, Int32, Float]:
+class HasPaths(Protocol):
+    """Routes, or anything else with the links of flows."""
+
+    @property
+    def offsets_F1(self) -> Int:
+        """CSR of the links of each flow."""
+
+    @property
+    def link_X(self) -> Int32:
+        """The links."""
+
+    @property
+    def share_X(self) -> Float:
+        """Link units per byte."""
+
+
+def with_issue_links(layout: Layout, source_F: Int32, routes: HasPaths, copy_bytes: float) -> tuple[Int, Int32, Float]:
     """Append the sender's issue link, over NVLink or over the NIC, to the links of each flow that leaves its GPU.
 
     A byte takes `message_s` / `copy_bytes` + 1 / (rate of the sender's own links) seconds of it, so that a sender needs
@@ -45,17 +63,35 @@ def with_issue_links(layout: Layout, source_F: Int32, routes: Routes, copy_bytes
     -------
     offsets_F1, link_X, share_X
     """
+    return _with_senders_links(layout, source_F, routes, per_byte_s=layout.cluster.hardware.message_s / copy_bytes)
+
+
+def slowed_sends(layout: Layout, source_F: Int32, routes: HasPaths, slowdown: float) -> tuple[Int, Int32, Float]:
+    """Append the sender's issue link likewise: all that it sends over NVLink, or its NIC, takes `slowdown` the time.
+
+    Flows that have an issue link already keep it as well.
+
+    Returns
+    -------
+    offsets_F1, link_X, share_X
+    """
+    return _with_senders_links(layout, source_F, routes, slowdown=slowdown)
+
+
+def _with_senders_links(
+    layout: Layout, source_F: Int32, routes: HasPaths, *, per_byte_s: float = 0.0, slowdown: float = 1.0
+) -> tuple[Int, Int32, Float]:
     cluster = layout.cluster
-    kind_J = np.array(cluster.link_kind_J)
+    kind_J = np.array(link_kinds(cluster))
     sending_J = np.isin(kind_J, ("nvlink-out", "pcie-out", "nic-out"))
-    slowness_J = np.where(sending_J, 1 / cluster.capacity_J, 0.0)
+    slowness_J = np.where(sending_J, 1 / link_capacity(layout), 0.0)
     slowness_F = row_max(routes.share_X * slowness_J[routes.link_X], routes.offsets_F1)
     nic_F = row_max((kind_J[routes.link_X] == "nic-out").astype(np.float64), routes.offsets_F1) > 0
     gpu_F = layout.gpu_G[source_F]
     sends_F = np.diff(routes.offsets_F1) > 0
     ends = routes.offsets_F1[1:][sends_F]
     issue_F = (len(cluster.links) + nic_F * cluster.n_gpus + gpu_F).astype(np.int32)
-    seconds_F = cluster.hardware.message_s / copy_bytes + slowness_F
+    seconds_F = per_byte_s + slowdown * slowness_F
     return (
         routes.offsets_F1 + np.concatenate([[0], np.cumsum(sends_F)]),
         np.insert(routes.link_X, ends, issue_F[sends_F]),

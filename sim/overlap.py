@@ -1,0 +1,41 @@
+"""What running beside each other costs: compute has fewer SMs, and communication is slower.
+
+Both are taken from DeepSeek-V3's training window (deepseek-ai/profile-data): 20 of 132 SMs are given to communication,
+and dispatch and combine, which alone take 2.37 and 4.70 ms, take 3.4 to 4.35 and 6.18 ms under the compute of another
+microbatch. Low-latency kernels take no SMs: they only wait for what arrives.
+
+Axes: J link, F flow.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from moecast.sim.collectives.links import link_capacity, row_max, slowed_sends
+from moecast.sim.collectives.template import FlowTemplate
+from moecast.sim.layout import Layout
+from moecast.topology import Cluster
+
+SLOWDOWN = (0.5 * (3.4 + 4.35) + 6.18) / (2.37 + 4.70)
+"""Time of communication under compute by its time alone: 1.42, fitted on the window above."""
+
+
+def with_fewer_sms(cluster: Cluster) -> Cluster:
+    """The cluster whose GPUs compute with the SMs that communication leaves."""
+    hardware = cluster.hardware
+    left = hardware.sms - hardware.communication_sms
+    peaks = {kind: peak * left / hardware.sms for kind, peak in hardware.peak_flop_per_s.items()}
+    return replace(cluster, hardware=replace(hardware, sms=left, communication_sms=0, peak_flop_per_s=peaks))
+
+
+def beside_compute(template: FlowTemplate, layout: Layout) -> FlowTemplate:
+    """The same flows where their senders compute: each sender's own links give 1 / `SLOWDOWN` of their rate."""
+    offsets_F1, link_X, share_X = slowed_sends(layout, template.legs.source_F, template, SLOWDOWN)
+    capacity_J = link_capacity(layout)
+    return replace(
+        template,
+        offsets_F1=offsets_F1,
+        link_X=link_X,
+        share_X=share_X,
+        pace_F=row_max(share_X / capacity_J[link_X], offsets_F1),
+    )

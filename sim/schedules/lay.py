@@ -1,0 +1,56 @@
+"""Laying tasks on streams: chains of work that go through a step beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from moecast.sim.program import COMMUNICATION, COMPUTE, Compute, Task
+
+
+class TaskList:
+    """The tasks of a program in the making, in their order."""
+
+    def __init__(self) -> None:
+        self.tasks: list[Task] = []
+
+    def put(self, task: Task, *, stream: str | None, after: Iterable[int] = ()) -> int:
+        """Append a task to a stream; returns its place."""
+        self.tasks.append(replace(task, stream=stream, after=tuple(sorted({*task.after, *after}))))
+        return len(self.tasks) - 1
+
+
+class Chain:
+    """Work each part of which waits for the one before, such as one half batch's way through the layers.
+
+    What it computes stands on stream "compute", what it sends on "communication"; chains on the same streams take turns
+    there in the order in which they are put.
+
+    Parameters
+    ----------
+    tasks
+        The program that it is put into.
+    microbatch
+        Of its tasks.
+    """
+
+    def __init__(self, tasks: TaskList, *, microbatch: int = -1) -> None:
+        self._tasks, self._microbatch = tasks, microbatch
+        self.last: tuple[int, ...] = ()
+        """What the next part waits for."""
+
+    def put(self, tasks: Task | Iterable[Task]) -> tuple[int, ...]:
+        """Go on with one or more tasks; returns what waits for them has to wait for."""
+        for task in (tasks,) if isinstance(tasks, Task) else tasks:
+            stream = COMPUTE if isinstance(task, Compute) else COMMUNICATION
+            marked = replace(task, microbatch=self._microbatch)
+            self.last = (self._tasks.put(marked, stream=stream, after=self.last),)
+        return self.last
+
+    def beside(self, tasks: Iterable[Task], *, after: tuple[int, ...]) -> None:
+        """Put tasks that wait for an earlier part of the chain only; the next part waits for them, too."""
+        last = after
+        for task in tasks:
+            stream = COMPUTE if isinstance(task, Compute) else COMMUNICATION
+            last = (self._tasks.put(replace(task, microbatch=self._microbatch), stream=stream, after=last),)
+        self.last = tuple(sorted({*self.last, *last}))
