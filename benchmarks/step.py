@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from moecast.sim import Plan, Setting, Step, Workload, draw_steps, find_rung, load_model, simulate_step
-from moecast.sim.schedules import find_schedule
+from moecast.sim.schedules import program_of
 from moecast.topology import Cluster, load_cluster
 from moecast.traces import PHASES, RoutingTrace, TraceMeta, import_npz
 
@@ -77,13 +77,12 @@ def print_parts(question: tuple[Any, ...]) -> None:
     step: Step
     setting = Setting.of(cluster, model, plan, phase=step.phase)
     forward = setting.forward(trace, step)
-    schedule = find_schedule(plan.schedule)
-    program = forward.program(schedule.stages(forward))
+    program = program_of(forward)
     choices = step.n_tokens * model.layers * model.choices
     parts = {
         "layout": seconds_of(lambda: Setting.of(cluster, model, plan, phase=step.phase), runs=3),
         "traffic": seconds_of(lambda: setting.forward(trace, step), runs=3),
-        "program": seconds_of(lambda: forward.program(schedule.stages(forward)), runs=3),
+        "program": seconds_of(lambda: program_of(forward), runs=3),
         "bound": seconds_of(lambda: find_rung("bound").run(program), runs=3),
     }
     text = ", ".join(f"{part} {seconds * 1e3:.1f} ms" for part, seconds in parts.items())

@@ -27,10 +27,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from moecast.errors import MoecastError
 from moecast.sim import compute, roofline
 from moecast.sim.forward import ForwardPass, Setting
 from moecast.sim.program import Compute, Exchange, Task
-from moecast.sim.schedules import find_schedule
+from moecast.sim.schedules import find_schedule, schedule_tasks
 from moecast.traces import NO_CHOICE
 
 if TYPE_CHECKING:
@@ -46,13 +47,15 @@ INCOMING = ("nvlink-in", "nic-in")
 def certificate_s(problem: PlacementProblem, steps: Sequence[Step] | None = None) -> float:
     """Mean over steps (None: all planning steps) of a lower bound on each, in seconds."""
     plan = problem.any_plan()
+    if not find_schedule(plan.schedule).in_sequence:
+        rule = "a certificate holds for tasks on one stream: use sequential"
+        raise MoecastError(rule, field="schedule", value=plan.schedule)
     setting = Setting.of(problem.cluster, problem.model, plan, phase=problem.workload.phase, seed=problem.seed)
-    stages_of = find_schedule(plan.schedule).stages
     bounds = []
     for step in problem.steps if steps is None else steps:
         forward = setting.forward(problem.trace, step)
         relaxed = [_relaxed_layer(problem, setting, step, layer) for layer in range(plan.layers)]
-        bounds.append(_step_bound(forward, tuple(stages_of(forward)), relaxed))
+        bounds.append(_step_bound(forward, schedule_tasks(forward), relaxed))
     return SAFETY * float(np.mean(bounds))
 
 

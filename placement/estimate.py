@@ -19,7 +19,7 @@ from scipy.sparse import csr_array
 
 from moecast.sim.collectives.links import link_capacity
 from moecast.sim.program import Compute
-from moecast.sim.schedules import find_schedule
+from moecast.sim.schedules import schedule_tasks
 
 if TYPE_CHECKING:
     from moecast.sim.collectives.template import FlowTemplate
@@ -111,7 +111,7 @@ class _LinkSeconds:
 
 def _fixed_seconds(forward: ForwardPass) -> float:
     """Seconds that no placement changes: compute outside the experts, and the setup of every exchange."""
-    stages = find_schedule(forward.setting.plan.schedule).stages(forward)
+    stages = schedule_tasks(forward)
     return sum(
         (0.0 if stage.kind in MOVED else float(stage.seconds_R.max())) if isinstance(stage, Compute) else stage.setup_s
         for stage in stages

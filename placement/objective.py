@@ -16,7 +16,7 @@ import numpy.typing as npt
 from moecast.placement.estimate import Estimate, Estimator
 from moecast.sim.forward import Setting
 from moecast.sim.network import find_rung
-from moecast.sim.schedules import find_schedule
+from moecast.sim.schedules import program_of
 from moecast.sim.simulate import timed_steps
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Objective:
         key = (np.ascontiguousarray(slots_LGP).tobytes(), index)
         if key not in self._step_s:
             forward = self._with(slots_LGP).forward(self.problem.trace, self.judged[index])
-            program = forward.program(find_schedule(self.problem.layout.schedule).stages(forward))
+            program = program_of(forward)
             self._step_s[key] = find_rung(self.problem.network).run(program).step_time_s
         return self._step_s[key]
 

@@ -21,6 +21,7 @@ from moecast.placement.solvers import find_solver, takes
 from moecast.sim.collectives import mode_of
 from moecast.sim.forward import Setting
 from moecast.sim.plan import MadeBy, Plan
+from moecast.sim.schedules import find_schedule
 from moecast.sim.shown import ShownAsTable
 from moecast.sim.tally import RoutingTally
 from moecast.units import format_percent, format_s
@@ -58,8 +59,8 @@ class Placement(ShownAsTable):
 
     plan: Plan
     objective_s: float
-    bound_s: float
-    gap: float
+    bound_s: float | None
+    gap: float | None
     solver: str
     seconds: float
     balance_pooled: float
@@ -78,13 +79,20 @@ class Placement(ShownAsTable):
         """What `moecast place` prints."""
         return [
             ("objective: step time, on the planning part", format_s(self.objective_s)),
-            ("certificate: no plan with these slots can beat", format_s(self.bound_s)),
-            ("gap", format_percent(self.gap)),
+            *self._certificate_rows(),
             ("balance pooled", f"{self.balance_pooled:.3f}"),
             ("fan-out, ranks", f"{self.fan_out:.3f}"),
             ("fan-out, domains", f"{self.fan_out_domains:.3f}"),
             ("wasted slots", str(self.wasted_slots)),
             ("solver's time", format_s(self.seconds)),
+        ]
+
+    def _certificate_rows(self) -> list[tuple[str, str]]:
+        if self.bound_s is None or self.gap is None:
+            return []
+        return [
+            ("certificate: no plan with these slots can beat", format_s(self.bound_s)),
+            ("gap", format_percent(self.gap)),
         ]
 
     def table_notes(self) -> list[str]:
@@ -171,7 +179,11 @@ def place(
     problem.plan(slots_LGP).check_legal()  # before it is judged: loops rely on it
     seconds = budget.seconds
     budget.tell("done", 1.0)
-    objective_s, bound_s = objective.step_s(slots_LGP), certificate_s(problem, objective.judged)
+    objective_s = objective.step_s(slots_LGP)
+    certified = find_schedule(layout.schedule).in_sequence
+    bound_s = certificate_s(problem, objective.judged) if certified else None
+    if not certified:
+        note = with_note(note, f"no certificate: it holds for tasks on one stream, not for schedule {layout.schedule}")
     made_by = MadeBy(
         solver=chosen.name, seed=seed, trace_hash=trace.content_hash(), trace_part=problem.trace_part,
         objective_s=objective_s, bound_s=bound_s, note=note,
@@ -181,7 +193,7 @@ def place(
         plan=plan,
         objective_s=objective_s,
         bound_s=bound_s,
-        gap=(objective_s - bound_s) / objective_s,
+        gap=None if bound_s is None else (objective_s - bound_s) / objective_s,
         solver=chosen.name,
         seconds=seconds,
         legal=True,

@@ -146,6 +146,18 @@ def rotation_bytes(model: ModelShape, shape: AttentionShape, *, tp: int = 1) -> 
     return 2 * 2 * _split(shape.heads, tp) * shape.head_dim + 2 * kept
 
 
+def into_seconds(
+    model: ModelShape, hardware: Hardware, tokens_G: npt.ArrayLike, *, shape: AttentionShape, tp: int = 1
+) -> Float:
+    """The part of `projection_seconds` before the core: all but the multiplications of what attention gives."""
+    total = projection_seconds(model, hardware, tokens_G, shape=shape, tp=tp)
+    for inner, outer in projection_matrices(model, shape, tp=tp)[-2 if shape.out_rank else -1 :]:
+        total = total - roofline.gemm_seconds(
+            hardware, tokens_G, inner=inner, outer=outer, element_type=model.mixer_type
+        )
+    return total
+
+
 def core_seconds(
     model: ModelShape,
     hardware: Hardware,

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.sim import element_types, roofline
-from moecast.sim.attention import attention_seconds
+from moecast.sim.attention import attention_seconds, into_seconds
 
 if TYPE_CHECKING:
     from moecast.sim.model import ModelShape
@@ -31,6 +31,7 @@ __all__ = [
     "expert_seconds",
     "grouped_gemm_seconds",
     "head_seconds",
+    "into_seconds",
     "norm_seconds",
     "permute_seconds",
     "router_seconds",

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from moecast.sim.checks import check_sizes
 from moecast.sim.forward import Setting
 from moecast.sim.network import Rung, find_rung
-from moecast.sim.schedules import find_schedule
+from moecast.sim.schedules import program_of
 
 if TYPE_CHECKING:
     from moecast.sim.model import ModelShape
@@ -52,11 +52,11 @@ class Forecaster:
             L, E or K of trace, model and plan differ, or the plan names GPUs that the cluster does not have.
         """
         check_sizes(self._model, plan, self._trace)
-        rung, schedule = find_rung(network), find_schedule(plan.schedule)
+        rung = find_rung(network)
         times_W = np.empty(len(self._steps))
         for index, step in enumerate(self._steps):
             forward = self._setting(plan, step.phase).forward(self._trace, step)
-            times_W[index] = rung.run(forward.program(schedule.stages(forward))).step_time_s
+            times_W[index] = rung.run(program_of(forward)).step_time_s
         return times_W
 
     def objective_s(self, plan: Plan) -> float:

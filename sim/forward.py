@@ -7,14 +7,14 @@ Axes: T token, L MoE layer, G rank, P slot.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from moecast.sim import compute
-from moecast.sim.attention_shape import AttentionShape
+from moecast.sim.attention_shape import AttentionShape, Mixer
 from moecast.sim.collectives import FlowTemplate, Mode, collective_for, mode_of
 from moecast.sim.collectives.links import link_capacity, link_names
 from moecast.sim.collectives.template import no_flows
@@ -202,13 +202,38 @@ class ForwardPass:
 
     def attention(self, layer: int) -> Iterator[Task]:
         """Attend, with the layer's two norms; the ranks that share tokens gather them first and scatter sums after."""
+        yield from self._attend(layer, first=True, rest=True)
+
+    def attention_projections(self, layer: int) -> Iterator[Task]:
+        """The part of attention before its core: into queries, keys and values; of linear attention nothing."""
+        yield from self._attend(layer, first=True, rest=False)
+
+    def attention_core(self, layer: int) -> Iterator[Task]:
+        """The rest of attention: its core, the projection back, and the norms."""
+        yield from self._attend(layer, first=False, rest=True)
+
+    def _attend(self, layer: int, *, first: bool, rest: bool) -> Iterator[Task]:
         row, moe = self._moe_layers_before(layer), self._moe_index(layer)
-        if self.setting.mode.stay and row and self.step.phase == "prefill":
-            yield self._share_context(self._tokens_G(row), moe)
         mixer = self.model.mixer_of(layer)
+        if first and self.setting.mode.stay and row and self.step.phase == "prefill":
+            yield self._share_context(self._tokens_G(row), moe)
         if mixer is None:  # the layer is an MLP or experts only
             return
-        yield from self._gather(moe, self._tokens_G(0))
+        into_G = np.zeros(self.setting.layout.n_ranks)
+        if isinstance(mixer, AttentionShape) and not (first and rest):
+            into_G = compute.into_seconds(
+                self.model, self._hardware, self._attended_G(row), shape=mixer, tp=self.setting.plan.tp
+            )
+        if first:
+            yield from self._gather(moe, self._tokens_G(0))
+        if first and not rest:
+            yield self._compute("attention", moe, into_G)
+        if rest:
+            yield self._compute("attention", moe, self._attention_seconds(layer, row, mixer) - into_G)
+            yield from self._scatter(moe)
+
+    def _attention_seconds(self, layer: int, row: int, mixer: Mixer) -> Float:
+        """Seconds of attention and of the layer's two norms on each rank."""
         reads = mixer.reads_of(layer) if isinstance(mixer, AttentionShape) else ((None, 1),)
         seconds_G = compute.attention_seconds(
             self.model,
@@ -222,12 +247,12 @@ class ForwardPass:
             mixer=mixer,
             tp=self.setting.plan.tp,
         )
-        norms_G = compute.norm_seconds(self.model, self._hardware, self._tokens_G(row))
-        yield self._compute("attention", moe, seconds_G + norms_G)
-        yield from self._scatter(moe)
+        return seconds_G + compute.norm_seconds(self.model, self._hardware, self._tokens_G(row))
 
     def dense_layer(self, layer: int) -> Iterator[Task]:
-        """Run the MLP of a layer that is not MoE; the ranks that share tokens split its width."""
+        """Run the MLP of a layer that is not MoE, where it has one; the ranks that share tokens split its width."""
+        if layer in self.model.no_mlp_layers:
+            return
         tokens_G, tp = self._attended_G(self._moe_layers_before(layer)), self.setting.plan.tp
         yield from self._gather(OUTSIDE, self._tokens_G(0))
         yield self._compute("other", OUTSIDE, compute.dense_layer_seconds(self.model, self._hardware, tokens_G, tp=tp))
@@ -317,10 +342,10 @@ class ForwardPass:
         layers = range(self.traffic.layers)
         return sum(template.bytes_leaving(mode.dispatch_counts(self.traffic.layer(layer))) for layer in layers)
 
-    def program(self, stages: Iterator[Task]) -> StepProgram:
-        """Put stages in order into a program."""
+    def program(self, tasks: Iterable[Task]) -> StepProgram:
+        """Make a program of tasks, on the links of the plan's layout."""
         return StepProgram(
-            tasks=tuple(stages),
+            tasks=tuple(tasks),
             n_ranks=self.setting.layout.n_ranks,
             capacity_J=self.setting.capacity_J,
             narrowest_J=self.setting.narrowest_J,

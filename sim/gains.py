@@ -26,7 +26,7 @@ import numpy.typing as npt
 from moecast.sim.collectives.links import ISSUE_KIND, link_kinds
 from moecast.sim.forward import ForwardPass, Setting
 from moecast.sim.program import Compute, Exchange, Flows, StepProgram, StepTimes, Task
-from moecast.sim.schedules import find_schedule
+from moecast.sim.schedules import program_of
 
 if TYPE_CHECKING:
     from moecast.topology import Cluster
@@ -174,7 +174,7 @@ def _laid_out_on(forward: ForwardPass, cluster: Cluster) -> StepProgram:
     setting = forward.setting
     changed = Setting.of(cluster, setting.model, setting.plan, phase=setting.phase, seed=setting.layout.seed)
     there = replace(forward, setting=changed)
-    return there.program(find_schedule(setting.plan.schedule).stages(there))
+    return program_of(there)
 
 
 def _group_mean(group_G: npt.NDArray[np.int32], seconds_G: Float) -> Float:

@@ -19,7 +19,7 @@ from moecast.sim.memory import MEMORY_FRACTION, memory_by_part, usable_bytes
 from moecast.sim.network import Rung, find_rung
 from moecast.sim.prediction import Prediction
 from moecast.sim.program import StepProgram, StepTimes
-from moecast.sim.schedules import find_schedule
+from moecast.sim.schedules import program_of
 from moecast.sim.tally import RoutingTally, TimeTally
 from moecast.sim.workload import draw_steps
 
@@ -134,7 +134,7 @@ def step_program(
     """
     check_question(cluster, model, plan, trace)
     forward = Setting.of(cluster, model, plan, phase=step.phase, seed=seed).forward(trace, step)
-    return forward.program(find_schedule(plan.schedule).stages(forward))
+    return program_of(forward)
 
 
 def simulate_step(
@@ -169,13 +169,13 @@ def _run(
     progress: Callable[[int, int], None] | None,
 ) -> tuple[RoutingTally, TimeTally, dict[str, float]]:
     """Count every step's traffic, time some of the steps, and the first one again with twice of each resource."""
-    schedule, routing, timing = find_schedule(setting.plan.schedule), RoutingTally(setting), TimeTally(setting)
+    routing, timing = RoutingTally(setting), TimeTally(setting)
     varied: dict[str, Callable[[], StepProgram]] = {}
     for index, step in enumerate(steps):
         forward = setting.forward(trace, step)
         routing.add(forward)
         if index in timed:
-            program = forward.program(schedule.stages(forward))
+            program = program_of(forward)
             times = rung.run(program)
             timing.add(program, times, forward.traffic.rank_load_LG)
             if gains and index == timed[0]:

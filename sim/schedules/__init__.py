@@ -1,4 +1,4 @@
-"""Schedules: the order in which ranks go through the stages of a step.
+"""Schedules: how the tasks of a step are laid on streams.
 
 To add one: a file with a class that satisfies `Schedule`, and an entry in `SCHEDULES`.
 """
@@ -10,22 +10,33 @@ from typing import Protocol
 
 from moecast.errors import MoecastError
 from moecast.sim.forward import ForwardPass
-from moecast.sim.program import Task
+from moecast.sim.program import StepProgram, Task
+from moecast.sim.schedules.chunked import MOST_DEGREE, Chunked
 from moecast.sim.schedules.sequential import Sequential
+from moecast.sim.schedules.shared_beside import SharedBeside
+from moecast.sim.schedules.two_batch import TwoBatch
 
 
 class Schedule(Protocol):
-    """An order of stages; its docstring says which engine runs it."""
+    """How a step's tasks are laid on streams; its docstring says which engine does so, and its closed form."""
 
     @property
     def name(self) -> str:
         """What plans call it."""
 
-    def stages(self, step: ForwardPass) -> Iterator[Task]:
-        """Order a step's stages: a generator that reads like the timeline it makes."""
+    @property
+    def in_sequence(self) -> bool:
+        """Whether every task stands on one stream: certificates hold for such schedules only."""
+
+    def supports(self, step: ForwardPass, /) -> str | None:
+        """Say in one line why it cannot run a step; None where it can."""
+
+    def tasks(self, step: ForwardPass) -> Iterator[Task]:
+        """Lay a step's tasks: reads like the timeline that it makes."""
 
 
-SCHEDULES: tuple[Schedule, ...] = (Sequential(),)
+SCHEDULES: tuple[Schedule, ...] = (Sequential(), SharedBeside(), TwoBatch())
+DEGREES = "chunked:D"
 
 
 def find_schedule(name: str) -> Schedule:
@@ -39,7 +50,37 @@ def find_schedule(name: str) -> Schedule:
     for schedule in SCHEDULES:
         if schedule.name == name:
             return schedule
-    raise MoecastError(f"one of {', '.join(s.name for s in SCHEDULES)}", field="schedule", value=name)
+    kind, _, degree = name.partition(":")
+    if kind == "chunked" and degree.isdecimal() and 1 <= int(degree) <= MOST_DEGREE:
+        return Chunked(degree=int(degree))
+    rule = f"one of {', '.join(s.name for s in SCHEDULES)}, {DEGREES} with D from 1 to {MOST_DEGREE}"
+    raise MoecastError(rule, field="schedule", value=name)
 
 
-__all__ = ["SCHEDULES", "Schedule", "find_schedule"]
+def schedule_tasks(step: ForwardPass) -> list[Task]:
+    """Lay a step's tasks by its plan's schedule.
+
+    Raises
+    ------
+    MoecastError
+        There is no such schedule, or it does not run this step.
+    """
+    schedule = find_schedule(step.setting.plan.schedule)
+    why = schedule.supports(step)
+    if why is not None:
+        raise MoecastError(why, field="schedule", value=schedule.name)
+    return list(schedule.tasks(step))
+
+
+def program_of(step: ForwardPass) -> StepProgram:
+    """Make the program of a step by its plan's schedule.
+
+    Raises
+    ------
+    MoecastError
+        As of `schedule_tasks`.
+    """
+    return step.program(schedule_tasks(step))
+
+
+__all__ = ["SCHEDULES", "Chunked", "Schedule", "find_schedule", "program_of", "schedule_tasks"]

@@ -32,11 +32,13 @@ class Chain:
         The program that it is put into.
     microbatch
         Of its tasks.
+    last
+        The tasks that its first part waits for.
     """
 
-    def __init__(self, tasks: TaskList, *, microbatch: int = -1) -> None:
+    def __init__(self, tasks: TaskList, *, microbatch: int = -1, last: tuple[int, ...] = ()) -> None:
         self._tasks, self._microbatch = tasks, microbatch
-        self.last: tuple[int, ...] = ()
+        self.last = last
         """What the next part waits for."""
 
     def put(self, tasks: Task | Iterable[Task]) -> tuple[int, ...]:
@@ -54,3 +56,7 @@ class Chain:
             stream = COMPUTE if isinstance(task, Compute) else COMMUNICATION
             last = (self._tasks.put(replace(task, microbatch=self._microbatch), stream=stream, after=last),)
         self.last = tuple(sorted({*self.last, *last}))
+
+    def join(self, chains: Iterable[Chain]) -> None:
+        """Let the next part wait for the ends of others, too."""
+        self.last = tuple(sorted({*self.last, *(place for chain in chains for place in chain.last)}))

@@ -1,4 +1,4 @@
-"""The sequential schedule: one stage after the other, nothing overlaps."""
+"""The sequential schedule: one task after the other, nothing overlaps."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from moecast.sim.forward import ForwardPass
 from moecast.sim.program import Task
+from moecast.sim.schedules.layers import layers_of
 
 
 class Sequential:
@@ -15,25 +16,24 @@ class Sequential:
     """
 
     name = "sequential"
+    in_sequence = True
 
-    def stages(self, step: ForwardPass) -> Iterator[Task]:
-        """Order a step's stages; of MoE layers alone where a step of the named model is not what is asked for."""
-        model = step.model
-        if model.is_whole:
+    def supports(self, _step: ForwardPass, /) -> str | None:
+        """Everything that can be simulated."""
+        return None
+
+    def tasks(self, step: ForwardPass) -> Iterator[Task]:
+        """Order a step's tasks."""
+        if step.model.is_whole:
             yield step.embedding()
-        moe = 0
-        for layer in range(model.n_layers):
-            if not model.is_whole and layer not in model.moe_layer_ids:
-                continue
+        for layer, moe in layers_of(step):
             yield from step.attention(layer)
-            if layer not in model.moe_layer_ids:
-                if layer not in model.no_mlp_layers:
-                    yield from step.dense_layer(layer)
+            if moe is None:
+                yield from step.dense_layer(layer)
                 continue
             yield step.router(moe)
             yield from step.shared_experts(moe)
             yield from step.dispatch(moe)
             yield step.experts(moe)
             yield from step.combine(moe)
-            moe += 1
         yield from step.head()

@@ -1,0 +1,131 @@
+"""Schedules on even work: their closed forms, and that they write no time of their own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moecast.errors import MoecastError
+from moecast.sim.network import Bound, Fluid
+from moecast.sim.program import COMMUNICATION, Compute, Exchange, StepProgram
+from moecast.sim.schedules import SCHEDULES, Chunked, find_schedule
+from tests.sim.toy_pass import ToyPass
+
+CLOSE = {"rel": 1e-9, "abs": 1e-12}
+RUNGS = [Bound(), Fluid()]
+ALL = [*SCHEDULES, Chunked(degree=3)]
+
+seconds = st.sampled_from([0.0, 0.25, 1.0, 2.0, 3.0])
+passes = st.builds(
+    ToyPass, layers=st.integers(1, 4), attention_s=seconds, router_s=seconds, shared_s=seconds, expert_s=seconds,
+    dispatch_s=seconds, combine_s=seconds, phase=st.sampled_from(["prefill", "decode"]),
+)  # fmt: skip
+
+
+def time_s(name: str, step: ToyPass, rung: object) -> float:
+    return float(rung.run(step.program(find_schedule(name).tasks(step))).step_time_s)
+
+
+def compute_s(step: ToyPass) -> float:
+    return step.layers * (step.attention_s + step.router_s + step.shared_s + step.expert_s)
+
+
+def sent_s(step: ToyPass) -> float:
+    return step.layers * (step.dispatch_s + step.combine_s)
+
+
+@pytest.mark.parametrize("rung", RUNGS, ids=lambda rung: rung.name)
+@settings(max_examples=30, deadline=None)
+@given(step=passes)
+def test_in_sequence_everything_adds_up(rung: object, step: ToyPass) -> None:
+    assert time_s("sequential", step, rung) == pytest.approx(compute_s(step) + sent_s(step), **CLOSE)
+    assert time_s("chunked:1", replace(step, shared_s=0.0), rung) == pytest.approx(
+        compute_s(replace(step, shared_s=0.0)) + sent_s(step), **CLOSE
+    )
+
+
+@pytest.mark.parametrize("rung", RUNGS, ids=lambda rung: rung.name)
+@settings(max_examples=30, deadline=None)
+@given(step=passes)
+def test_shared_experts_hide_what_dispatch_takes(rung: object, step: ToyPass) -> None:
+    layer = step.attention_s + step.router_s + max(step.shared_s, step.dispatch_s) + step.expert_s + step.combine_s
+    assert time_s("shared-beside", step, rung) == pytest.approx(step.layers * layer, **CLOSE)
+
+
+@pytest.mark.parametrize("rung", RUNGS, ids=lambda rung: rung.name)
+@settings(max_examples=60, deadline=None)
+@given(step=passes)
+def test_two_batches_take_the_longer_of_compute_and_communication_and_their_ends(rung: object, step: ToyPass) -> None:
+    """Never below either, and never above their sum."""
+    found = time_s("two-batch", step, rung)
+    assert found >= max(compute_s(step), sent_s(step)) * (1 - 1e-9)
+    assert found <= (compute_s(step) + sent_s(step)) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("rung", RUNGS, ids=lambda rung: rung.name)
+@pytest.mark.parametrize("layers", [1, 4])
+def test_two_batches_that_compute_longer_leave_one_combine(rung: object, layers: int) -> None:
+    step = ToyPass(layers=layers, attention_s=4.0, expert_s=3.0, dispatch_s=2.0, combine_s=2.5)
+    assert time_s("two-batch", step, rung) == pytest.approx(compute_s(step) + 2.5 / 2, **CLOSE)
+
+
+@pytest.mark.parametrize("rung", RUNGS, ids=lambda rung: rung.name)
+@pytest.mark.parametrize("layers", [1, 4])
+def test_two_batches_that_send_longer_leave_the_first_attention(rung: object, layers: int) -> None:
+    step = ToyPass(layers=layers, attention_s=1.0, expert_s=0.5, dispatch_s=4.0, combine_s=5.0)
+    assert time_s("two-batch", step, rung) == pytest.approx(sent_s(step) + 0.5, **CLOSE)
+
+
+@pytest.mark.parametrize("rung", RUNGS, ids=lambda rung: rung.name)
+@pytest.mark.parametrize("degree", [1, 2, 5])
+def test_chunks_of_experts_that_take_longer_hide_all_but_one_dispatch_and_one_combine(
+    rung: object, degree: int
+) -> None:
+    step = ToyPass(layers=2, attention_s=1.0, expert_s=6.0, dispatch_s=2.0, combine_s=1.5)
+    layer = 1.0 + 2.0 / degree + 6.0 + 1.5 / degree
+    assert time_s(f"chunked:{degree}", step, rung) == pytest.approx(2 * layer, **CLOSE)
+
+
+@pytest.mark.parametrize("rung", RUNGS, ids=lambda rung: rung.name)
+@pytest.mark.parametrize("degree", [2, 5])
+def test_chunks_that_send_longer_hide_all_experts_but_what_the_stream_waits_for(rung: object, degree: int) -> None:
+    step = ToyPass(layers=2, attention_s=1.0, expert_s=1.0, dispatch_s=4.0, combine_s=4.0)
+    assert time_s(f"chunked:{degree}", step, rung) == pytest.approx(2 * (1.0 + 8.0), **CLOSE)
+
+
+@pytest.mark.parametrize("schedule", ALL, ids=lambda schedule: schedule.name)
+@pytest.mark.parametrize("rung", RUNGS, ids=lambda rung: rung.name)
+def test_every_task_can_change_the_step(rung: object, schedule: object) -> None:
+    """No schedule writes a time of its own: there is none of its tasks that could take for ever unnoticed."""
+    step = ToyPass(layers=2, attention_s=1.0, router_s=0.5, shared_s=0.5, expert_s=1.0, dispatch_s=1.0, combine_s=1.0)
+    program = step.program(schedule.tasks(step))
+    before = rung.run(program).step_time_s
+    for index in range(len(program.tasks)):
+        assert rung.run(longer(program, index)).step_time_s > before + 1.0
+
+
+def longer(program: StepProgram, index: int) -> StepProgram:
+    task = program.tasks[index]
+    if isinstance(task, Compute):
+        changed: Compute | Exchange = replace(task, seconds_R=task.seconds_R + 100.0)
+    else:
+        flows = task.fill()
+        changed = replace(task, flows=replace(flows, bytes_F=flows.bytes_F + 100.0 * np.sign(flows.bytes_F)))
+    return replace(program, tasks=(*program.tasks[:index], changed, *program.tasks[index + 1 :]))
+
+
+def test_what_is_sent_stands_on_its_own_stream() -> None:
+    step = ToyPass(layers=2, expert_s=1.0, dispatch_s=1.0)
+    for schedule in ALL:
+        streams = {task.stream for task in schedule.tasks(step) if isinstance(task, Exchange)}
+        assert streams == ({"compute"} if schedule.in_sequence else {COMMUNICATION})
+
+
+@pytest.mark.parametrize("name", ["two_batch", "chunked:0", "chunked:65", "chunked:x", "chunked", ""])
+def test_a_schedule_that_there_is_not_is_named(name: str) -> None:
+    with pytest.raises(MoecastError, match="one of sequential, shared-beside, two-batch, chunked:D"):
+        find_schedule(name)
