@@ -116,6 +116,7 @@ def place(
     slots_per_rank: int | None = None,
     dispatch: DispatchMode | None = None,
     replica_rule: ReplicaRule = "round_robin",
+    schedule: str = "sequential",
     balance_weight: float | None = None,
     time_limit_s: float | None = None,
     work_limit: int | None = None,
@@ -137,6 +138,8 @@ def place(
         Ranks of an EP group (None: all GPUs) and slots of each rank (None: as few as hold the experts).
     tp
         Consecutive ranks that share their tokens and split attention, dense layers and the vocabulary.
+    schedule
+        How tasks overlap (`moecast.sim.schedules`). A certificate there is for ``sequential`` only.
     balance_weight
         ``joint`` only: how much a choice counts against a copy; None: what both cost in seconds.
     time_limit_s, work_limit
@@ -160,7 +163,7 @@ def place(
         chosen = find_solver(chosen, {"full": True})
     check_seed(seed)
     limit = Limit(time_s=time_limit_s, work=work_limit)
-    layout = _layout(cluster, model, ep, tp, slots_per_rank, dispatch, replica_rule)
+    layout = _layout(cluster, model, ep, tp, slots_per_rank, dispatch, replica_rule, schedule)
     problem = PlacementProblem(
         cluster=cluster, model=model, trace=trace, workload=workload, layout=layout, seed=seed, trace_part=trace_part
     )
@@ -211,6 +214,7 @@ def _layout(
     slots_per_rank: int | None,
     dispatch: DispatchMode | None,
     replica_rule: ReplicaRule,
+    schedule: str,
 ) -> Plan:
     """Lay EP groups over all GPUs of the cluster."""
     ranks = cluster.n_gpus
@@ -226,7 +230,8 @@ def _layout(
         )  # fmt: skip
     except ValueError as error:
         raise MoecastError(str(error), field="slots_per_rank", value=slots_per_rank) from error
-    return replace(plan, tp=tp, dp=ranks // tp, dispatch=dispatch, replica_rule=replica_rule)
+    schedule = find_schedule(schedule).name
+    return replace(plan, tp=tp, dp=ranks // tp, dispatch=dispatch, replica_rule=replica_rule, schedule=schedule)
 
 
 def _routing(problem: PlacementProblem, plan: Plan) -> dict[str, float]:

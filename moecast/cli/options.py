@@ -197,6 +197,15 @@ Dispatch = Annotated[
         show_default="the plan's, else per_domain in prefill and per_choice in decode",
     ),
 ]
+Schedule = Annotated[
+    str | None,
+    typer.Option(
+        "--schedule",
+        help="How tasks overlap: sequential, shared-beside (shared experts beside dispatch), two-batch (half the "
+        "tokens compute while the other half travels) or chunked:D (MoE layers in D chunks).",
+        show_default="the plan's, else sequential",
+    ),
+]
 ReplicaRule = Annotated[
     str | None,
     typer.Option(

@@ -80,6 +80,7 @@ def place_command(
     slots_per_rank: options.SlotsPerRank = None,
     dispatch: options.Dispatch = None,
     replica_rule: options.ReplicaRule = None,
+    schedule: options.Schedule = None,
     time_limit: Annotated[
         str | None,
         typer.Option(
@@ -197,6 +198,7 @@ def place_command(
             slots_per_rank=slots_per_rank,
             dispatch=options.dispatch_mode(dispatch),
             replica_rule=rule,
+            schedule=schedule or "sequential",
             time_limit_s=limit_s,
             work_limit=work_limit,
             balance_weight=balance_weight,

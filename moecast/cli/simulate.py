@@ -51,6 +51,7 @@ def simulate_command(
     ] = "fluid",
     dispatch: options.Dispatch = None,
     replica_rule: options.ReplicaRule = None,
+    schedule: options.Schedule = None,
     phase: options.Phase = "prefill",
     tokens_per_rank: options.TokensPerRank = None,
     steps: options.Steps = 8,
@@ -116,8 +117,9 @@ def simulate_command(
         quiet=json,
     )
     asked = read_or_make_plan(
-        plan, inputs, ep=ep, tp=tp, slots_per_rank=slots_per_rank, dispatch=dispatch, replica_rule=replica_rule
-    )
+        plan, inputs, ep=ep, tp=tp, slots_per_rank=slots_per_rank, dispatch=dispatch, replica_rule=replica_rule,
+        schedule=schedule,
+    )  # fmt: skip
     with render.progress("simulating", quiet=json) as advance:
         prediction = simulate(
             inputs.cluster,
@@ -126,7 +128,7 @@ def simulate_command(
             inputs.trace,
             inputs.workload,
             network=network,
-            overrides=overridden(dispatch=dispatch, replica_rule=replica_rule, tp=tp, **types.given),
+            overrides=overridden(dispatch=dispatch, replica_rule=replica_rule, tp=tp, schedule=schedule, **types.given),
             notes=inputs.notes,
             max_fluid_steps=fluid_steps,
             memory_fraction=memory_fraction,
@@ -158,6 +160,7 @@ def read_or_make_plan(
     slots_per_rank: int | None,
     dispatch: str | None,
     replica_rule: str | None,
+    schedule: str | None = None,
 ) -> Plan:
     """The plan of `--plan`, in any format that can be read, else the contiguous one, and what else is asked put in.
 
@@ -169,6 +172,7 @@ def read_or_make_plan(
     from moecast.errors import MoecastError
     from moecast.placement.engines import read_any
     from moecast.sim import Plan
+    from moecast.sim.schedules import find_schedule
 
     mode, rule = options.dispatch_mode(dispatch), options.replica_rule(replica_rule)
     model = inputs.model
@@ -199,4 +203,6 @@ def read_or_make_plan(
         if rule == "weights" and plan.replica_weights_DLGP is None:
             raise MoecastError("the plan has no replica weights", file=path, field="--replica-rule", value=rule)
         plan = plan.with_(replica_rule=rule)
+    if schedule is not None:
+        plan = plan.with_(schedule=find_schedule(schedule).name)
     return plan if mode is None else plan.with_(dispatch=mode)
