@@ -262,6 +262,37 @@ class ModelShape:
             named_shape=self.named_shape or self.shape_LEK,
         )
 
+    def part(self, layer_ids: tuple[int, ...]) -> ModelShape:
+        """Keep some hidden layers, dense ones too, as a pipeline stage does: what comes out is no whole model.
+
+        Raises
+        ------
+        ValueError
+            A layer that the model does not have, or no MoE layer among them.
+        """
+        wrong = sorted(set(layer_ids) - set(range(self.n_layers)))
+        if wrong:
+            raise ValueError(f"layer {wrong[0]} is no hidden layer of {self.name}")
+        number_of = {layer: index for index, layer in enumerate(layer_ids)}
+        moe = tuple(number_of[layer] for layer in self.moe_layer_ids if layer in number_of)
+        if not moe:
+            raise ValueError(f"layers {layer_ids} of {self.name}: there is no MoE layer among them")
+        kept = self.mixer_of_layer
+        return replace(
+            self,
+            name=f"{len(layer_ids)} of the {self.n_layers} layers of {self.name}",
+            n_layers=len(layer_ids),
+            moe_layer_ids=moe,
+            attention=self.attention.renumbered(number_of),
+            more_attention=tuple(
+                mixer.renumbered(number_of) if isinstance(mixer, AttentionShape) else mixer
+                for mixer in self.more_attention
+            ),
+            mixer_of_layer=tuple(kept[layer] for layer in layer_ids) if kept else (),
+            no_mlp_layers=tuple(number_of[layer] for layer in self.no_mlp_layers if layer in number_of),
+            named_shape=self.named_shape or self.shape_LEK,
+        )
+
     def with_types(
         self, *, weight_type: str | None = None, dense_type: str | None = None, kv_type: str | None = None
     ) -> ModelShape:

@@ -10,6 +10,7 @@ from moecast.sim.training.memory import training_memory
 from moecast.sim.training.optimizer import OPTIMIZERS, Adam, Muon, Optimizer
 from moecast.sim.training.passes import Passes
 from moecast.sim.training.precision import BF16, FP8, PRECISIONS, Precision
+from moecast.sim.training.recipe import Recipe
 from moecast.sim.training.recompute import FULL, NONE, RECOMPUTES, SELECTIVE, Recompute
 from moecast.sim.training.shard import Held, Shard
 from moecast.sim.training.work import TrainingPass
@@ -31,6 +32,7 @@ __all__ = [
     "Optimizer",
     "Passes",
     "Precision",
+    "Recipe",
     "Recompute",
     "Reduction",
     "Shard",

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from moecast.sim.training.activations import PASSED_BYTES, Kept
 from moecast.sim.training.gradients import check_zero
-from moecast.sim.training.optimizer import Adam, Optimizer
+from moecast.sim.training.optimizer import ADAM, Optimizer
 from moecast.sim.training.precision import Precision
 from moecast.sim.training.recompute import NONE, Recompute
 from moecast.sim.training.shard import Held, Shard
@@ -26,7 +26,7 @@ def training_memory(
     sequence: int,
     in_flight: float = 1.0,
     rows_L: Sequence[float] | None = None,
-    optimizer: Optimizer | None = None,
+    optimizer: Optimizer = ADAM,
     recompute: Recompute = NONE,
     kept: Kept | None = None,
     zero: int = 1,
@@ -42,8 +42,6 @@ def training_memory(
         Microbatches whose activations stand at the peak, of all the rank's layers; the schedule knows it.
     rows_L
         Rows that the rank's experts serve of a microbatch at each MoE layer of the shard; None: an even share.
-    optimizer
-        None: Adam.
     kept
         How layers keep activations; None: with FlashAttention and without dropout.
     pipeline
@@ -69,7 +67,7 @@ def training_memory(
     found = {
         "parameters": _parameter_bytes(shard, precision, zero),
         "gradients": _gradient_bytes(shard, precision, zero),
-        "optimizer": (optimizer or Adam()).state_bytes(shard, precision, zero=zero),
+        "optimizer": optimizer.state_bytes(shard, precision, zero=zero),
         "activations": in_flight * sum(each) + again,
         "logits": tokens * LOGIT_BYTES * model.vocab / shard.tp if shard.last else 0.0,
         "buffers": buffers,

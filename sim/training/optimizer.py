@@ -98,7 +98,8 @@ class Muon:
         return _elements(shard.dense_matrices()) / dense + _elements(shard.expert_matrices()) / experts
 
 
-OPTIMIZERS: tuple[Optimizer, ...] = (Adam(), Muon())
+ADAM, MUON = Adam(), Muon()
+OPTIMIZERS: tuple[Optimizer, ...] = (ADAM, MUON)
 
 
 def step_bytes(precision: Precision, *, moments: int) -> float:

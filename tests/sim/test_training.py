@@ -21,6 +21,7 @@ from moecast.sim.training import (
     Kept,
     Muon,
     Precision,
+    Recipe,
     Recompute,
     Shard,
     model_flop_per_token,
@@ -446,3 +447,43 @@ def test_deepseek_v3s_own_layout_fits_its_gpus():
         shard, FP8, tokens=4096, sequence=4096, in_flight=17 * 1.0, recompute=recompute, pipeline=True
     )
     assert sum(found.values()) < 80e9
+
+
+# --- recipes, and the part of a model that a stage has
+
+
+def test_microbatches_of_a_batch():
+    recipe = Recipe(sequence=4096, batch=256, microbatch=4)
+    assert recipe.microbatches(4) == 16
+    assert recipe.tokens_of_microbatch == 4 * 4096
+    with pytest.raises(ValueError, match="batch = 256: 3 data-parallel ranks"):
+        recipe.microbatches(3)
+    with pytest.raises(ValueError, match="batch = 256: 512 data-parallel ranks"):
+        recipe.microbatches(512)
+    for wrong in ({"batch": 0}, {"zero": 5}, {"host_s": -1.0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            Recipe(**({"sequence": 1, "batch": 1} | wrong))
+
+
+@settings(max_examples=20, deadline=None)
+@given(data=st.data(), name=st.sampled_from(sorted(MODELS)))
+def test_parts_of_a_model_have_its_layers(data, name):
+    """Whatever is cut where: each layer has the weights and reads the keys that it had in the whole."""
+    model = MODELS[name]
+    first = data.draw(st.integers(0, model.moe_layer_ids[-1]))
+    last = data.draw(st.integers(max(first, model.moe_layer_ids[0]), model.n_layers - 1))
+    layers = tuple(range(first, last + 1))
+    part = model.part(layers)
+    assert part.n_layers == len(layers)
+    for index, layer in enumerate(layers):
+        assert (index in part.moe_layer_ids) == (layer in model.moe_layer_ids)
+        assert part.mixer_parameters(index) == model.mixer_parameters(layer)
+        assert part.mixer_of(index).reads_of(index) == model.mixer_of(layer).reads_of(layer)
+    assert not part.is_whole or part.shape_LEK == model.shape_LEK
+
+
+def test_parts_without_experts_are_refused():
+    with pytest.raises(ValueError, match="no MoE layer"):
+        V3.part((0, 1, 2))
+    with pytest.raises(ValueError, match="layer 61"):
+        V3.part((60, 61))

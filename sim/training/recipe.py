@@ -1,0 +1,75 @@
+"""How a job trains: everything about a step that is neither the model nor where its ranks stand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from moecast.sim.training.gradients import check_zero
+from moecast.sim.training.optimizer import ADAM, Optimizer
+from moecast.sim.training.precision import BF16, Precision
+from moecast.sim.training.recompute import NONE, Recompute
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How a job trains.
+
+    Parameters
+    ----------
+    sequence
+        Tokens of a sequence.
+    batch
+        Sequences of a step, over all data-parallel ranks.
+    microbatch
+        Sequences of a microbatch on one data-parallel rank.
+    precision, recompute, optimizer, zero
+        Element types; what is computed again; what turns gradients into weights; what ranks hold a part of only.
+    overlap_gradients
+        Whether gradients are reduced beside the backward pass of the layers that are still to come.
+    host_s
+        Seconds in each direction of an MoE layer in which ranks wait for their hosts (see `TrainingPass`).
+
+    Raises
+    ------
+    ValueError
+        A number below 1, or no such level of ZeRO.
+    """
+
+    sequence: int
+    batch: int
+    microbatch: int = 1
+    precision: Precision = BF16
+    recompute: Recompute = NONE
+    optimizer: Optimizer = ADAM
+    zero: int = 1
+    overlap_gradients: bool = False
+    host_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for field in ("sequence", "batch", "microbatch"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field} = {getattr(self, field)}: must be at least 1")
+        if not 0 <= self.host_s < float("inf"):
+            raise ValueError(f"host_s = {self.host_s}: must not be negative")
+        check_zero(self.zero)
+
+    def microbatches(self, dp: int) -> int:
+        """Microbatches that each data-parallel rank goes through in a step.
+
+        Raises
+        ------
+        ValueError
+            The batch is no whole number of them.
+        """
+        count, rest = divmod(self.batch, dp * self.microbatch)
+        if rest or not count:
+            raise ValueError(
+                f"batch = {self.batch}: {dp} data-parallel ranks take {self.microbatch} sequences at a time"
+            )
+        return count
+
+    @property
+    def tokens_of_microbatch(self) -> int:
+        """Tokens of a microbatch on one data-parallel rank."""
+        return self.microbatch * self.sequence
