@@ -22,7 +22,7 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-from moecast.sim import Layout, Plan, count_traffic
+from moecast.sim import Plan, Sites, count_traffic
 from moecast.threads import VARIABLE, run_parts
 from moecast.topology import load_cluster
 from moecast.traces import (
@@ -115,7 +115,7 @@ def traffic(trace: RoutingTrace, nodes: int) -> Work:
     replicated = plan.with_(slots_DLGP=np.concatenate([plan.slots_DLGP, extra], axis=3))
     token_T = np.arange(trace.n_tokens)
     home_T = np.sort(token_T % cluster.n_gpus).astype(np.int32)
-    layout = Layout.of(cluster, plan)
+    layout = Sites.of(cluster, plan)
     return {
         f"traffic{name}": partial(count_traffic, asked, layout, trace.experts_TLK, token_T, home_T)
         for name, asked in (("", plan), (", replicas", replicated))

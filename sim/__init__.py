@@ -22,6 +22,7 @@ from moecast.sim.program import Compute, Exchange, Flows, StepProgram, StepTimes
 from moecast.sim.replicas import ReplicaTable
 from moecast.sim.schedules import SCHEDULES
 from moecast.sim.simulate import simulate, simulate_step, step_program
+from moecast.sim.sites import Sites
 from moecast.sim.step import Step
 from moecast.sim.timeline import program_timeline, step_timeline, write_timeline
 from moecast.sim.traffic import LayerTraffic, StepTraffic, count_traffic
@@ -51,6 +52,7 @@ __all__ = [
     "ReplicaTable",
     "Rung",
     "Setting",
+    "Sites",
     "Step",
     "StepProgram",
     "StepTimes",

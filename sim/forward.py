@@ -19,13 +19,13 @@ from moecast.sim.collectives import FlowTemplate, Mode, collective_for, mode_of
 from moecast.sim.collectives.links import link_capacity, link_names
 from moecast.sim.collectives.template import no_flows
 from moecast.sim.collectives.tensor_parallel import hidden_template
-from moecast.sim.layout import Layout
 from moecast.sim.model import ModelShape
 from moecast.sim.network.links import narrowest_links
 from moecast.sim.overlap import beside_compute, with_fewer_sms
 from moecast.sim.plan import Plan
 from moecast.sim.program import Compute, Exchange, FlowSource, Kind, StepProgram, Task
 from moecast.sim.replicas import ReplicaTable
+from moecast.sim.sites import Sites
 from moecast.sim.step import Step
 from moecast.sim.traffic import StepTraffic, count_checked_traffic
 from moecast.topology import Cluster, Hardware
@@ -57,7 +57,7 @@ class Setting:
     plan: Plan
     phase: str
     mode: Mode
-    layout: Layout
+    layout: Sites
     table: ReplicaTable
     dispatch_flows: FlowTemplate
     combine_flows: FlowTemplate
@@ -82,7 +82,7 @@ class Setting:
             An EP group has no slot for some expert.
         """
         plan.check_simulated()
-        layout = Layout.of(with_fewer_sms(cluster) if beside else cluster, plan, seed=seed)
+        layout = Sites.of(with_fewer_sms(cluster) if beside else cluster, plan, seed=seed)
         mode = mode_of(plan.dispatch, phase)
         collective = collective_for(mode, layout)
         flows = [

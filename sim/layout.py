@@ -1,133 +1,275 @@
-"""Where the ranks of a plan stand in a cluster.
+"""Who is which rank: the degrees of parallelism, and every membership that follows from them.
 
-Axes: G rank, S source rank, N domain.
+Ranks are numbered as Megatron numbers them. Pipeline stages are blocks of ranks; in a stage the tensor-parallel index
+runs fastest, then context, then data:
+
+    rank = ((stage * dp + data) * cp + context) * tp + tensor
+
+Experts cut the same block another way, EP group by EP group, in which the expert-tensor-parallel index runs fastest:
+
+    rank = ((stage * groups + group) * ep + member) * etp + expert_tensor
+
+so tp x cp x dp = groups x ep x etp. The `groups` EP groups of a stage hold the same experts: they are its expert data
+parallel ranks. No other file computes with these numbers.
+
+Axes: G rank, D data-parallel rank, V virtual pipeline stage, H hidden layer, X group of ranks.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from moecast.arrays import whole_numbers
-from moecast.errors import MoecastError
-from moecast.sim.plan import Plan
-from moecast.topology import Cluster, Routes
+from moecast.sim.whole import short, whole, whole_list
 
+Int = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]
 
+MOST_RANKS = 2**16 - 1
+"""The tables that loops read number ranks in 16 bits."""
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+DEGREES = ("tp", "cp", "pp", "etp", "ep", "groups", "virtual")
+ATTENTION_AXES = ("pp", "dp", "cp", "tp")
+EXPERT_AXES = ("pp", "groups", "ep", "etp")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """The GPU, the domain and the EP group of each rank, and who relays between domains.
+    """The degrees of a job, the GPU of each rank and the pipeline stage of each layer.
 
     Parameters
     ----------
-    cluster
-        The cluster the ranks stand in.
-    gpu_G, domain_G, node_G, group_G
-        GPU, NVLink domain, host and EP group of each rank.
-    relay_SN
-        The rank of S's EP group that passes S's copies on inside domain N: the one whose GPU has the same index in
-        its domain as S's; where the group has none there, the (index mod n)-th of its n ranks in that domain; -1
-        where it has no rank there at all. In its own domain a rank is its own relay.
-    seed
-        Of the ECMP hash.
+    ep, groups
+        Members of an EP group, and EP groups of a pipeline stage.
+    etp
+        Ranks that share each member's experts, a part of their width each.
+    tp, cp
+        Ranks that share attention's heads, and its sequences.
+    pp, virtual
+        Pipeline stages, and the chunks of layers that each holds (Megatron's virtual stages): pp x virtual in all.
+    folded
+        Two chunks come back the way they went (ZB-V, DualPipeV): the last stage holds the two in the middle. Else
+        chunk after chunk starts again at the first stage.
+    dp
+        Data-parallel ranks; 0: what the others leave of the ranks.
+    gpu_of_rank
+        The GPU of each rank; None: 0, 1, 2 ….
+    stage_of_layer
+        The virtual stage of each hidden layer, in order; None: as many to each, the first ones one more.
 
     Raises
     ------
-    ValueError, TypeError
-        Arrays of different lengths, or a GPU, domain, host, EP group or relay that is not there.
+    ValueError
+        Names the degree, its value and what does not divide.
     """
 
-    cluster: Cluster
-    gpu_G: Int32
-    domain_G: Int32
-    node_G: Int32
-    group_G: Int32
-    relay_SN: Int32
-    seed: int
-    _routes: dict[bytes, Routes] = field(default_factory=dict, init=False, repr=False)
+    ep: int
+    groups: int = 1
+    etp: int = 1
+    tp: int = 1
+    cp: int = 1
+    pp: int = 1
+    virtual: int = 1
+    folded: bool = False
+    dp: int = 0
+    gpu_of_rank: tuple[int, ...] | None = None
+    stage_of_layer: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        gpu_G = whole_numbers("gpu_G", self.gpu_G, most=self.cluster.n_gpus - 1, dtype=np.int32)
-        ranks, domains = len(gpu_G), self.cluster.n_domains
-        checked = {
-            "gpu_G": gpu_G,
-            "domain_G": whole_numbers("domain_G", self.domain_G, most=domains - 1, shape=(ranks,), dtype=np.int32),
-            "node_G": whole_numbers("node_G", self.node_G, most=np.iinfo(np.int32).max, shape=(ranks,), dtype=np.int32),
-            "group_G": whole_numbers("group_G", self.group_G, most=ranks - 1, shape=(ranks,), dtype=np.int32),
-            "relay_SN": whole_numbers(
-                "relay_SN", self.relay_SN, least=-1, most=ranks - 1, shape=(ranks, domains), dtype=np.int32
-            ),
-        }
-        for name, array in checked.items():
-            object.__setattr__(self, name, array)
+        """Check ranges, products and lists, and fill in what follows."""
+        for name in DEGREES:
+            object.__setattr__(self, name, whole(name, getattr(self, name), most=MOST_RANKS))
+        whole("dp", self.dp, least=0, most=MOST_RANKS)
+        if self.ranks > MOST_RANKS:
+            raise ValueError(f"ranks = {self.ranks}: at most {MOST_RANKS}")
+        if self.folded and self.virtual != 2:
+            raise ValueError(f"virtual = {self.virtual}: a pipeline that folds back has 2 chunks a stage")
+        self._fill_dp()
+        gpus = tuple(range(self.ranks)) if self.gpu_of_rank is None else whole_list("gpu_of_rank", self.gpu_of_rank)
+        if len(gpus) != self.ranks:
+            raise ValueError(f"gpu_of_rank = {len(gpus)} entries: the layout has {self.ranks} ranks")
+        object.__setattr__(self, "gpu_of_rank", gpus)
+        if self.stage_of_layer is not None:
+            object.__setattr__(self, "stage_of_layer", self._checked_stages(self.stage_of_layer))
+
+    def _fill_dp(self) -> None:
+        model_ranks = self.tp * self.cp * self.pp
+        if self.ranks % model_ranks:
+            name = "tp" if self.tp > 1 else "cp" if self.cp > 1 else "pp"
+            raise ValueError(f"{name} = {getattr(self, name)}: does not divide the plan's {self.ranks} ranks")
+        if self.dp == 0:
+            object.__setattr__(self, "dp", self.ranks // model_ranks)
+        if self.dp * model_ranks != self.ranks:
+            raise ValueError(f"dp = {self.dp}: tp x cp x pp x dp is {model_ranks * self.dp}, the ranks {self.ranks}")
+
+    def _checked_stages(self, values: Any) -> tuple[int, ...]:
+        stages = whole_list("stage_of_layer", values)
+        missing = sorted(set(range(self.stages)) - set(stages))
+        if list(stages) != sorted(stages) or stages[-1] >= self.stages or missing:
+            rule = f"for each hidden layer a stage of 0 to {self.stages - 1}, in order, none without a layer"
+            raise ValueError(f"stage_of_layer = {short(stages)}: {rule}")
+        return stages
 
     @classmethod
-    def of(cls, cluster: Cluster, plan: Plan, *, seed: int = 0) -> Layout:
-        """Lay the ranks of a plan out.
+    def of_ranks(cls, ranks: int, *, ep: int | None = None, **degrees: Any) -> Layout:
+        """Lay out so many ranks; `ep` None: one EP group in each pipeline stage.
 
         Raises
         ------
-        MoecastError
-            The plan names a GPU that the cluster does not have, or one GPU twice.
+        ValueError
+            A degree that does not divide what the others leave, and of what.
         """
-        for rank, gpu in enumerate(plan.gpu_of_rank):
-            if not 0 <= gpu < cluster.n_gpus:
-                raise MoecastError(
-                    f"{cluster.name} has GPUs 0 to {cluster.n_gpus - 1}", field=f"gpu_of_rank[{rank}]", value=gpu
-                )
-        if len(set(plan.gpu_of_rank)) < plan.ranks:
-            raise MoecastError("two ranks stand on one GPU", field="gpu_of_rank")
-        gpu_G = np.array(plan.gpu_of_rank, np.int32)
-        domain_G = cluster.domain_of_gpu_G[gpu_G].astype(np.int32)
-        group_G = (np.arange(plan.ranks) // plan.ep).astype(np.int32)
-        return cls(
-            cluster=cluster,
-            gpu_G=gpu_G,
-            domain_G=domain_G,
-            node_G=cluster.node_of_gpu_G[gpu_G].astype(np.int32),
-            group_G=group_G,
-            relay_SN=_relays(group_G, domain_G, cluster.index_in_domain_G[gpu_G], cluster.n_domains),
-            seed=seed,
-        )
-
-    def routes(self, source_F: Int32, destination_F: Int32) -> Routes:
-        """Paths between ranks; kept, since dispatch, combine and others send between the same pairs."""
-        key = np.concatenate([source_F, destination_F]).astype(np.int32).tobytes()
-        if key not in self._routes:
-            found = self.cluster.routes(self.gpu_G[source_F], self.gpu_G[destination_F], seed=self.seed)
-            self._routes[key] = found
-        return self._routes[key]
+        pp, etp = whole("pp", degrees.get("pp", 1)), whole("etp", degrees.get("etp", 1))
+        in_stage = divided("pp", pp, ranks, f"the {ranks} ranks")
+        in_experts = divided("etp", etp, in_stage, f"the {in_stage} ranks of a pipeline stage")
+        members = in_experts if ep is None else whole("ep", ep)
+        what = f"the cluster's {ranks} GPUs into EP groups" if in_experts == ranks else f"{in_experts} ranks"
+        return cls(ep=members, groups=divided("ep", members, in_experts, what), **degrees)
 
     @property
-    def n_ranks(self) -> int:
-        """G."""
-        return len(self.gpu_G)
+    def ranks(self) -> int:
+        """Ranks of the job."""
+        return self.groups * self.ep * self.etp * self.pp
 
     @property
-    def n_domains(self) -> int:
-        """N: domains of the cluster, also those without a rank."""
-        return int(self.relay_SN.shape[1])
+    def ranks_of_stage(self) -> int:
+        """Ranks of each pipeline stage."""
+        return self.groups * self.ep * self.etp
 
     @property
-    def crosses_domains(self) -> bool:
-        """Whether some EP group has ranks in more than one domain."""
-        return bool(((self.relay_SN >= 0).sum(1) > 1).any())
+    def stages(self) -> int:
+        """V: virtual pipeline stages, through which a token goes in order."""
+        return self.pp * self.virtual
+
+    @property
+    def stage_G(self) -> Int32:
+        """Pipeline stage of each rank."""
+        return self._index_G(ATTENTION_AXES, "pp")
+
+    @property
+    def dp_G(self) -> Int32:
+        """Data-parallel rank of each rank: whose tokens it holds, in its pipeline stage."""
+        return self._index_G(ATTENTION_AXES, "dp")
+
+    @property
+    def cp_G(self) -> Int32:
+        """Place of each rank among those that share its sequences."""
+        return self._index_G(ATTENTION_AXES, "cp")
+
+    @property
+    def tp_G(self) -> Int32:
+        """Place of each rank among those that share its heads."""
+        return self._index_G(ATTENTION_AXES, "tp")
+
+    @property
+    def member_G(self) -> Int32:
+        """Place of each rank in its EP group; ranks that share experts by width have the same."""
+        return self._index_G(EXPERT_AXES, "ep")
+
+    @property
+    def etp_G(self) -> Int32:
+        """Place of each rank among those that share its experts' width."""
+        return self._index_G(EXPERT_AXES, "etp")
+
+    @property
+    def group_G(self) -> Int32:
+        """EP group of each rank, counted through all pipeline stages."""
+        groups = self.pp * self.groups
+        return np.arange(groups, dtype=np.int32).repeat(self.ep * self.etp)
+
+    def _index_G(self, axes: tuple[str, ...], axis: str) -> Int32:
+        sizes = [getattr(self, name) for name in axes]
+        shape = [1] * len(axes)
+        shape[axes.index(axis)] = -1
+        index = np.arange(getattr(self, axis), dtype=np.int32).reshape(shape)
+        return np.ascontiguousarray(np.broadcast_to(index, sizes).ravel())
+
+    def peers(self, axis: str) -> Int32:
+        """Ranks that differ in one index only, in its order: [X, size of the axis].
+
+        `axis` is tp, cp, dp or pp of attention's cut, or ep, etp or groups (expert data parallel) of the experts'.
+        """
+        axes = EXPERT_AXES if axis in EXPERT_AXES and axis != "pp" else ATTENTION_AXES
+        sizes = [getattr(self, name) for name in axes]
+        rank = np.arange(self.ranks, dtype=np.int32).reshape(sizes)
+        return np.ascontiguousarray(np.moveaxis(rank, axes.index(axis), -1).reshape(-1, getattr(self, axis)))
+
+    def ranks_of_group(self, group: int) -> Int32:
+        """Ranks of one EP group, member by member."""
+        size = self.ep * self.etp
+        return np.arange(group * size, (group + 1) * size, dtype=np.int32)
+
+    def holders_D(self) -> Int32:
+        """The first rank of each data-parallel rank, in the first pipeline stage."""
+        return np.arange(self.dp, dtype=np.int32) * (self.tp * self.cp)
+
+    def by_rank(self, values_D: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """[G] of [D]: what each data-parallel rank has, at each of its ranks."""
+        return np.asarray(values_D)[self.dp_G]
+
+    def sum_by_dp(self, values_G: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """[D] of [G]: sums over the ranks of each data-parallel rank; of one pipeline stage."""
+        return np.asarray(values_G).reshape(self.dp, -1).sum(axis=1)
+
+    def sum_by_group(self, values_D: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Sums of [D] over the data-parallel ranks whose first rank stands in each EP group of a stage."""
+        summed = np.zeros(self.groups, np.asarray(values_D).dtype)
+        np.add.at(summed, self.group_G[self.holders_D()], values_D)
+        return summed
+
+    def stage_of_layers(self, n_layers: int) -> Int32:
+        """[H]: the virtual stage of each of a model's hidden layers.
+
+        Raises
+        ------
+        ValueError
+            The layout lists another number of layers, or there are more stages than layers.
+        """
+        if self.stage_of_layer is not None:
+            if len(self.stage_of_layer) != n_layers:
+                raise ValueError(f"stage_of_layer = {len(self.stage_of_layer)} layers: the model has {n_layers}")
+            return np.array(self.stage_of_layer, np.int32)
+        if self.stages > n_layers:
+            raise ValueError(f"pp = {self.pp}: {self.stages} stages, the model has {n_layers} layers")
+        counts_V = [len(part) for part in np.array_split(np.arange(n_layers), self.stages)]
+        return np.arange(self.stages, dtype=np.int32).repeat(counts_V)
+
+    def layers_of_stage(self, stage: int, n_layers: int) -> tuple[int, ...]:
+        """Hidden layers of one virtual stage, as `stage_of_layers` deals them."""
+        return tuple(np.flatnonzero(self.stage_of_layers(n_layers) == stage).tolist())
+
+    @property
+    def home_V(self) -> Int32:
+        """The pipeline stage that holds each virtual stage."""
+        there = np.arange(self.pp, dtype=np.int32)
+        return np.concatenate([there, there[::-1]]) if self.folded else np.tile(there, self.virtual)
+
+    def ranks_of_virtual_stage(self, stage: int) -> Int32:
+        """Ranks that hold a virtual stage, in order: rank i of `of_stage`'s layout is the i-th of these."""
+        first = int(self.home_V[stage]) * self.ranks_of_stage
+        return np.arange(first, first + self.ranks_of_stage, dtype=np.int32)
+
+    def of_stage(self, stage: int) -> Layout:
+        """Give the layout of one virtual stage alone, its ranks counted from 0."""
+        ranks = self.ranks_of_virtual_stage(whole("stage", stage, least=0, most=self.stages - 1))
+        gpus = self.gpu_of_rank or ()
+        return Layout(
+            ep=self.ep, groups=self.groups, etp=self.etp, tp=self.tp, cp=self.cp, dp=self.dp,
+            gpu_of_rank=tuple(gpus[rank] for rank in ranks),
+        )  # fmt: skip
 
 
-def _relays(group_G: Int32, domain_G: Int32, index_G: Int32, n_domains: int) -> Int32:
-    relay_SN = np.full((len(group_G), n_domains), -1, np.int32)
-    for group in np.unique(group_G):
-        members = np.flatnonzero(group_G == group)
-        for domain in np.unique(domain_G[members]):
-            there = members[domain_G[members] == domain]
-            there = there[np.argsort(index_G[there])]
-            by_index = {int(index_G[rank]): rank for rank in there}
-            for source in members:
-                index = int(index_G[source])
-                relay = source if domain_G[source] == domain else by_index.get(index, there[index % len(there)])
-                relay_SN[source, domain] = relay
-    return relay_SN
+def divided(name: str, degree: int, whole_: int, what: str) -> int:
+    """Divide ranks by a degree.
+
+    Raises
+    ------
+    ValueError
+        It does not divide `what`.
+    """
+    if degree < 1 or whole_ % degree:
+        raise ValueError(f"{name} = {degree}: does not divide {what}")
+    return whole_ // degree

@@ -57,7 +57,7 @@ def memory_by_part(
     stage = max(range(plan.pp), key=lambda index: _stage_weights(model, plan, index))
     ids = _hidden_layers(model, plan, stage)
     moe = [layer for layer in ids if layer in set(model.moe_layer_ids)]
-    ranks = max(1, plan.ranks // (plan.tp * plan.cp * plan.pp))
+    ranks = plan.dp
     return {
         "weights": _weights(model, plan, ids, stage),
         "slots": len(moe) * _slots(plan) * -(-model.expert_bytes // plan.etp),
@@ -81,17 +81,9 @@ def _slots(plan: Plan) -> int:
 
 
 def _hidden_layers(model: ModelShape, plan: Plan, stage: int) -> list[int]:
-    """List the hidden layers of a stage; a dense layer stands with the next MoE layer, trailing ones in the last."""
-    if plan.stage_of_layer is None:
-        per_stage = -(-model.n_layers // plan.pp)
-        return list(range(model.n_layers))[stage * per_stage : (stage + 1) * per_stage]
-    stage_of = dict(zip(model.moe_layer_ids, plan.stage_of_layer, strict=True))
-    ids, current = [], plan.pp - 1
-    for layer in reversed(range(model.n_layers)):
-        current = stage_of.get(layer, current)
-        if current == stage:
-            ids.append(layer)
-    return ids
+    """List the hidden layers of a pipeline stage, those of all its chunks."""
+    held_H = plan.layout.home_V[plan.layout.stage_of_layers(model.n_layers)] == stage
+    return [layer for layer in range(model.n_layers) if held_H[layer]]
 
 
 def _stage_weights(model: ModelShape, plan: Plan, stage: int) -> int:
@@ -108,7 +100,8 @@ def _weights(model: ModelShape, plan: Plan, ids: Sequence[int], stage: int) -> i
     mlps = whole + sum(layer in dense for layer in ids) * model.dense_parameters / plan.tp
     total = model.type_bytes(model.dense_type) * mlps + model.type_bytes(model.mixer_type) * mixers / plan.tp
     total += 2 * sum(2 * model.hidden + (model.router_parameters if layer in moe else 0) for layer in ids)
-    matrices = (stage == 0) + (stage == plan.pp - 1 and not (model.tied_embedding and plan.pp == 1))
+    first, last = (int(plan.layout.home_V[end]) for end in (0, -1))
+    matrices = (stage == first) + (stage == last and not (model.tied_embedding and first == last))
     return round(total + matrices * 2 * -(-model.vocab // plan.tp) * model.hidden)
 
 
@@ -125,8 +118,7 @@ def _kv(model: ModelShape, plan: Plan, layer: int, steps: Sequence[Step], ranks:
         return -(-sequences * model.state_bytes_of(layer) // min(plan.tp, max(mixer.heads, 1)))
     kept = [_kept_bytes_G(model, mixer, layer, step, ranks) for step in steps]
     if plan.dispatch == "stay":
-        group = max(1, plan.ep // plan.tp)
-        most = max((int(held[g : g + group].sum()) for held in kept for g in range(0, ranks, group)), default=0)
+        most = max((int(plan.layout.sum_by_group(held).max()) for held in kept), default=0)
     else:
         most = max((int(held.max()) for held in kept), default=0)
     share = 1 if mixer.kind == "mla" else min(plan.tp, mixer.kv_heads)

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from moecast.sim.collectives.links import link_capacity, row_max, slowed_sends
 from moecast.sim.collectives.template import FlowTemplate
-from moecast.sim.layout import Layout
+from moecast.sim.sites import Sites
 from moecast.topology import Cluster
 
 SLOWDOWN = (0.5 * (3.4 + 4.35) + 6.18) / (2.37 + 4.70)
@@ -28,7 +28,7 @@ def with_fewer_sms(cluster: Cluster) -> Cluster:
     return replace(cluster, hardware=replace(hardware, sms=left, communication_sms=0, peak_flop_per_s=peaks))
 
 
-def beside_compute(template: FlowTemplate, layout: Layout) -> FlowTemplate:
+def beside_compute(template: FlowTemplate, layout: Sites) -> FlowTemplate:
     """The same flows where their senders compute: each sender's own links give 1 / `SLOWDOWN` of their rate."""
     offsets_F1, link_X, share_X = slowed_sends(layout, template.legs.source_F, template, SLOWDOWN)
     capacity_J = link_capacity(layout)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -17,16 +16,17 @@ import numpy.typing as npt
 from moecast.errors import MoecastError
 from moecast.files import read_json, write_text
 from moecast.sim import element_types
+from moecast.sim.layout import MOST_RANKS, Layout
+from moecast.sim.whole import short, whole, whole_list
 
 if TYPE_CHECKING:
     from moecast.sim.model import ModelShape
     from moecast.topology import Cluster
 
-SCHEMA = 1
+SCHEMA = 2
 EMPTY = -1
 
-# A trace numbers experts in 16 bits, and the tables that loops read number ranks so.
-MOST_EXPERTS = MOST_RANKS = 2**16 - 1
+MOST_EXPERTS = 2**16 - 1  # a trace numbers them in 16 bits
 MOST_GROUP_SLOTS = 2**16 - 1  # and slots of one layer in one EP group
 MOST_SLOTS = 1 << 26  # 61 layers of 288 slots on 1,024 ranks in 32 groups are half a million
 
@@ -36,6 +36,10 @@ ReplicaRule = Literal["round_robin", "nearest", "fixed", "by_rank", "weights"]
 DISPATCH_MODES: tuple[str, ...] = get_args(DispatchMode)
 REPLICA_RULES: tuple[str, ...] = get_args(ReplicaRule)
 
+_NOT_STAYING = {
+    "tp": "cannot share heads",
+    "pp": "do not leave a pipeline stage together",
+}
 _NOT_SIMULATED = {
     "pp": "pipeline stages are not simulated yet",
     "cp": "context parallelism is not simulated yet",
@@ -61,7 +65,7 @@ class MadeBy:
 class Plan:
     """A placement and a layout: the question that `simulate`, `place` and `validate` share.
 
-    Ranks are numbered EP group by EP group: rank r is member ``r % ep`` of group ``r // ep``.
+    Its `layout` says who is which rank.
 
     Parameters
     ----------
@@ -88,7 +92,9 @@ class Plan:
     dp: int = 0  # 0: derived, ranks ÷ (tp · cp · pp)
     cp: int = 1
     etp: int = 1
-    stage_of_layer: tuple[int, ...] | None = None
+    virtual: int = 1
+    folded: bool = False
+    stage_of_layer: tuple[int, ...] | None = None  # of each hidden layer
     replica_rule: ReplicaRule = "round_robin"
     replica_weights_DLGP: npt.NDArray[np.float64] | None = None
     dispatch: DispatchMode | None = None  # None: the phase's default
@@ -97,6 +103,7 @@ class Plan:
     schedule: str = "sequential"
     microbatches: int = 1
     made_by: MadeBy = field(default_factory=lambda: MadeBy(solver="unknown"))
+    layout: Layout = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Check everything that loops rely on; `check_legal` checks the placement itself.
@@ -106,38 +113,25 @@ class Plan:
         ValueError
             Names the field, the value and the rule.
         """
-        check_degrees(self)
-        object.__setattr__(self, "layer_ids", _ids("layer_ids", self.layer_ids, rising=True))
+        check_sizes(self)
+        object.__setattr__(self, "layer_ids", whole_list("layer_ids", self.layer_ids, rising=True, least_long=0))
         object.__setattr__(self, "slots_DLGP", _slots(self.slots_DLGP, len(self.layer_ids), self.experts))
-        if self.ranks > MOST_RANKS:
-            raise ValueError(f"ranks = {self.ranks}: at most {MOST_RANKS}")
-        model_ranks = self.tp * self.cp * self.pp
-        if self.ranks % model_ranks:
-            field = "tp" if self.tp > 1 else "cp" if self.cp > 1 else "pp"
-            rule = f"does not divide the plan's {self.ranks} ranks"
-            raise ValueError(f"{field} = {getattr(self, field)}: {rule}")
-        if self.dp == 0:
-            object.__setattr__(self, "dp", self.ranks // model_ranks)
-        if self.dp * model_ranks != self.ranks:
-            raise ValueError(f"dp = {self.dp}: tp x cp x pp x dp is {model_ranks * self.dp}, the ranks {self.ranks}")
-        object.__setattr__(self, "gpu_of_rank", _ids("gpu_of_rank", self.gpu_of_rank))
-        if len(self.gpu_of_rank) != self.ranks:
-            raise ValueError(f"gpu_of_rank = {len(self.gpu_of_rank)} entries: the layout has {self.ranks} ranks")
+        layout = Layout(
+            ep=self.ep, groups=self.groups, gpu_of_rank=self.gpu_of_rank, stage_of_layer=self.stage_of_layer,
+            folded=self.folded, **{name: getattr(self, name) for name in ("tp", "pp", "dp", "cp", "etp", "virtual")},
+        )  # fmt: skip
+        for name in ("dp", "gpu_of_rank", "stage_of_layer"):
+            object.__setattr__(self, name, getattr(layout, name))
+        object.__setattr__(self, "layout", layout)
         self._check_optional()
         self._check_names()
 
     def _check_optional(self) -> None:
         if self.slots_per_rank is not None:
-            counts = _ids("slots_per_rank", self.slots_per_rank)
+            counts = whole_list("slots_per_rank", self.slots_per_rank)
             if len(counts) != self.ep or max(counts) > self.max_slots:
-                raise ValueError(f"slots_per_rank = {_short(counts)}: {self.ep} numbers of at most {self.max_slots}")
+                raise ValueError(f"slots_per_rank = {short(counts)}: {self.ep} numbers of at most {self.max_slots}")
             object.__setattr__(self, "slots_per_rank", counts)
-        if self.stage_of_layer is not None:
-            stages = _ids("stage_of_layer", self.stage_of_layer)
-            if len(stages) != self.layers or max(stages) >= self.pp or list(stages) != sorted(stages):
-                rule = f"for each of the {self.layers} MoE layers a stage of 0 to {self.pp - 1}, in order"
-                raise ValueError(f"stage_of_layer = {_short(stages)}: {rule}")
-            object.__setattr__(self, "stage_of_layer", stages)
         if self.replica_weights_DLGP is not None:
             weights = _weights(self.replica_weights_DLGP, self.slots_DLGP)
             object.__setattr__(self, "replica_weights_DLGP", weights)
@@ -165,9 +159,10 @@ class Plan:
         for field_, reason in _NOT_SIMULATED.items():
             if getattr(self, field_) > 1:
                 raise MoecastError(f"{reason}: use 1", file=file, field=field_, value=getattr(self, field_))
-        if self.tp > 1 and self.dispatch == "stay":
-            rule = "tokens that stay with their experts cannot share heads: use tp 1"
-            raise MoecastError(rule, file=file, field="tp", value=self.tp)
+        for field_, reason in _NOT_STAYING.items():
+            if getattr(self, field_) > 1 and self.dispatch == "stay":
+                rule = f"tokens that stay with their experts {reason}: use {field_} 1"
+                raise MoecastError(rule, file=file, field=field_, value=getattr(self, field_))
 
     @property
     def layers(self) -> int:
@@ -187,7 +182,7 @@ class Plan:
     @property
     def ranks(self) -> int:
         """Ranks of the job."""
-        return self.groups * self.ep * self.etp * self.pp
+        return self.layout.ranks
 
     @property
     def max_slots(self) -> int:
@@ -235,10 +230,10 @@ class Plan:
         if layers is None or experts is None or choices is None or ep is None:
             raise ValueError("give a model (or layers, experts and choices) and a cluster (or ep)")
         for name, value in (("layers", layers), ("experts", experts), ("choices", choices), ("ep", ep)):
-            _size(name, value)
-        groups = _size("groups", 1 if groups is None else groups)
+            whole(name, value)
+        groups = whole("groups", 1 if groups is None else groups)
         per_rank = -(-experts // ep)
-        slots = per_rank if slots_per_rank is None else _size("slots_per_rank", slots_per_rank)
+        slots = per_rank if slots_per_rank is None else whole("slots_per_rank", slots_per_rank)
         if slots < per_rank:
             raise ValueError(f"{ep} ranks × {slots} slots cannot hold {experts} experts: need {per_rank} slots a rank")
         if groups * layers * ep * slots > MOST_SLOTS:
@@ -263,6 +258,27 @@ class Plan:
     def with_(self, **changes: Any) -> Plan:
         """Copy with some fields replaced; `dp` follows from the other degrees unless it is given."""
         return replace(self, **{"dp": 0, **changes})
+
+    def of_stage(self, stage: int, model: ModelShape) -> Plan:
+        """Give the plan of one virtual pipeline stage alone: its MoE layers, and its ranks counted from 0.
+
+        Raises
+        ------
+        ValueError
+            There is no such stage, more stages than the model has layers, or other MoE layers than the plan's.
+        """
+        layout, own = self.layout.of_stage(stage), set(self.layout.layers_of_stage(stage, model.n_layers))
+        if model.layers != self.layers:
+            raise ValueError(f"layers = {self.layers}: {model.name} has {model.layers} MoE layers")
+        index = [i for i, layer in enumerate(model.moe_layer_ids) if layer in own]
+        weights = self.replica_weights_DLGP
+        return self.with_(
+            layer_ids=tuple(self.layer_ids[i] for i in index),
+            slots_DLGP=self.slots_DLGP[:, index],
+            replica_weights_DLGP=None if weights is None else weights[:, index],
+            gpu_of_rank=layout.gpu_of_rank,
+            pp=1, virtual=1, folded=False, stage_of_layer=None,
+        )  # fmt: skip
 
     def check_legal(self, *, file: str | Path | None = None) -> None:
         """Every expert at least once per layer and EP group, no slot beyond what a rank has.
@@ -312,7 +328,7 @@ class Plan:
             "choices": self.choices,
             "layer_ids": list(self.layer_ids),
             "tp": self.tp, "pp": self.pp, "dp": self.dp, "cp": self.cp, "ep": self.ep, "etp": self.etp,
-            "groups": self.groups,
+            "groups": self.groups, "virtual": self.virtual, "folded": self.folded,
             "stage_of_layer": None if self.stage_of_layer is None else list(self.stage_of_layer),
             "gpu_of_rank": list(self.gpu_of_rank),
             "slots_per_rank": None if self.slots_per_rank is None else list(self.slots_per_rank),
@@ -362,43 +378,25 @@ def read_plan(path: str | Path) -> Plan:
     return Plan.from_json(read_json(path), file=path)
 
 
-def check_degrees(plan: Plan) -> None:
-    """Every size is a whole number in its range.
+def check_sizes(plan: Plan) -> None:
+    """Every size beside the layout's is a whole number in its range.
 
     Raises
     ------
     ValueError
         Names the first that is not.
     """
-    _size("experts", plan.experts, most=MOST_EXPERTS)
-    _size("choices", plan.choices, most=plan.experts)
-    for field_ in ("tp", "pp", "cp", "etp", "microbatches"):
-        _size(field_, getattr(plan, field_), most=MOST_RANKS)
-    _size("dp", plan.dp, least=0, most=MOST_RANKS)
-
-
-def _size(name: str, value: Any, *, least: int = 1, most: int = 2**31 - 1) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not least <= value <= most:
-        raise ValueError(f"{name} = {_short(value)}: must be a whole number of {least} to {most}")
-    return int(value)
-
-
-def _ids(name: str, values: Any, *, rising: bool = False) -> tuple[int, ...]:
-    """A tuple of whole numbers, none negative."""
-    if not isinstance(values, (tuple, list)) or not values:
-        raise ValueError(f"{name} = {_short(values)}: must be a list of whole numbers, at least one")
-    ids = tuple(_size(f"{name}[{index}]", value, least=0) for index, value in enumerate(values))
-    if rising and any(b <= a for a, b in pairwise(ids)):
-        raise ValueError(f"{name} = {_short(ids)}: must rise")
-    return ids
+    whole("experts", plan.experts, most=MOST_EXPERTS)
+    whole("choices", plan.choices, most=plan.experts)
+    whole("microbatches", plan.microbatches, most=MOST_RANKS)
 
 
 def _slots(slots: Any, layers: int, experts: int) -> npt.NDArray[np.int32]:
     """The table as compiled loops read it: int32, contiguous, read-only, ids checked before the cast."""
     if not isinstance(slots, np.ndarray) or slots.dtype.kind not in "iu":
         raise ValueError("slots = not whole numbers: an array of whole numbers [group][layer][rank][slot]")
-    if slots.ndim != 4 or 0 in slots.shape:
-        raise ValueError(f"slots = shape {slots.shape}: 4 axes (groups, layers, ranks, slots), none empty")
+    if slots.ndim != 4 or 0 in (slots.shape[0], *slots.shape[2:]):
+        raise ValueError(f"slots = shape {slots.shape}: 4 axes (groups, layers, ranks, slots), only layers may be none")
     if slots.shape[1] != layers:
         raise ValueError(f"layer_ids = {layers} layers: slots has {slots.shape[1]}")
     if slots.size > MOST_SLOTS:
@@ -406,7 +404,7 @@ def _slots(slots: Any, layers: int, experts: int) -> npt.NDArray[np.int32]:
     if slots.shape[2] * slots.shape[3] > MOST_GROUP_SLOTS:
         in_group = f"{slots.shape[2]} ranks x {slots.shape[3]} of one layer and EP group"
         raise ValueError(f"slots = {in_group}: at most {MOST_GROUP_SLOTS}")
-    if int(slots.min()) < EMPTY or int(slots.max()) >= experts:
+    if int(slots.min(initial=EMPTY)) < EMPTY or int(slots.max(initial=EMPTY)) >= experts:
         at = tuple(int(i) for i in np.argwhere((slots < EMPTY) | (slots >= experts))[0])
         group, layer, rank, slot = at
         place = f"slots[group {group}][layer {layer}][rank {rank}][slot {slot}]"
@@ -442,8 +440,3 @@ def _weights(weights: Any, slots_DLGP: npt.NDArray[np.int32]) -> npt.NDArray[np.
 def _among(name: str, value: Any, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ValueError(f"{name} = {value!r}: one of {', '.join(allowed)}")
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:59] + "…"

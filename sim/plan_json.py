@@ -13,7 +13,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from moecast.errors import MoecastError
-from moecast.sim.plan import EMPTY, MOST_EXPERTS, MOST_RANKS, SCHEMA, MadeBy
+from moecast.sim.layout import MOST_RANKS
+from moecast.sim.plan import EMPTY, MOST_EXPERTS, SCHEMA, MadeBy
+
+FIRST_SCHEMA = 1
+READ_SCHEMAS = (FIRST_SCHEMA, SCHEMA)
 
 Degree = Annotated[int, Field(ge=1, le=MOST_RANKS)]
 Number = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -48,6 +52,8 @@ class _PlanFile(_Strict):
     ep: Degree
     etp: Degree = 1
     groups: Degree
+    virtual: Degree = 1
+    folded: bool = False
     stage_of_layer: list[Number] | None = None
     gpu_of_rank: list[Number]
     slots_per_rank: list[Number] | None = None
@@ -63,8 +69,8 @@ class _PlanFile(_Strict):
 
 
 _SAME = (
-    "experts", "choices", "tp", "pp", "cp", "etp", "replica_rule", "dispatch", "dispatch_type", "combine_type",
-    "schedule", "microbatches",
+    "experts", "choices", "tp", "pp", "cp", "etp", "virtual", "folded", "replica_rule", "dispatch", "dispatch_type",
+    "combine_type", "schedule", "microbatches",
 )  # fmt: skip
 
 
@@ -80,8 +86,8 @@ def plan_fields(value: Any, *, file: str | Path | None = None) -> dict[str, Any]
     if not isinstance(value, Mapping) or "slots" not in value:
         raise MoecastError("not a moecast plan (no field 'slots')", file=file)
     schema = value.get("schema")
-    if schema != SCHEMA or isinstance(schema, bool):
-        raise MoecastError(f"this moecast reads plan schema {SCHEMA}", file=file, field="schema", value=schema)
+    if schema not in READ_SCHEMAS or isinstance(schema, bool):
+        raise MoecastError(f"this moecast reads plan schemas 1 and {SCHEMA}", file=file, field="schema", value=schema)
     try:
         read = _PlanFile.model_validate({name: item for name, item in value.items() if name != "schema"})
     except ValidationError as error:
@@ -97,7 +103,7 @@ def plan_fields(value: Any, *, file: str | Path | None = None) -> dict[str, Any]
         "slots_DLGP": slots,
         "gpu_of_rank": tuple(read.gpu_of_rank),
         "slots_per_rank": _tuple(read.slots_per_rank),
-        "stage_of_layer": _tuple(read.stage_of_layer),
+        "stage_of_layer": _stages(read) if schema == FIRST_SCHEMA else _tuple(read.stage_of_layer),
         "replica_weights_DLGP": weights,
         "dp": read.dp or 0,
         "made_by": MadeBy(**read.made_by.model_dump()),
@@ -106,6 +112,14 @@ def plan_fields(value: Any, *, file: str | Path | None = None) -> dict[str, Any]
 
 def _tuple(values: list[int] | None) -> tuple[int, ...] | None:
     return None if values is None else tuple(values)
+
+
+def _stages(read: _PlanFile) -> tuple[int, ...] | None:
+    """Stages of hidden layers from those of MoE layers, as schema 1 had them: a dense layer stands with the next."""
+    stages = read.stage_of_layer
+    if stages is None or read.pp == 1 or len(stages) != len(read.layer_ids):
+        return _tuple(stages)
+    return tuple(stages[np.searchsorted(read.layer_ids, layer)] for layer in range(read.layer_ids[-1] + 1))
 
 
 def _table(name: str, rows: list[Any], shape: tuple[int, int, int], kind: type, file: str | Path | None) -> Any:

@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from moecast.arrays import numbers, whole_numbers
 from moecast.compiled import njit
-from moecast.sim.plan import EMPTY, MOST_RANKS, Plan
+from moecast.sim.layout import MOST_RANKS
+from moecast.sim.plan import EMPTY, Plan
 
 Int = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]

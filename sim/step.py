@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.arrays import index, whole_numbers
-from moecast.sim.plan import MOST_RANKS
+from moecast.sim.layout import MOST_RANKS
 
 Int = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.arrays import whole_numbers
-from moecast.sim.layout import Layout
 from moecast.sim.plan import Plan
 from moecast.sim.replicas import ReplicaTable
+from moecast.sim.sites import Sites
 from moecast.sim.traffic_pass import Counts, Serving, count_tokens_of_sources
 from moecast.threads import run_parts, thread_count
 from moecast.traces import NO_CHOICE
@@ -110,7 +110,7 @@ class StepTraffic:
 
 def count_traffic(
     plan: Plan,
-    layout: Layout,
+    layout: Sites,
     experts_TLK: npt.NDArray[np.uint16],
     token_T: Int,
     home_T: Int32,
@@ -150,7 +150,7 @@ def count_traffic(
 
 def count_checked_traffic(
     plan: Plan,
-    layout: Layout,
+    layout: Sites,
     experts_TLK: npt.NDArray[np.uint16],
     token_T: Int,
     home_T: Int32,

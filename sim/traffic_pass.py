@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.sim.compiled import entry, inner
-from moecast.sim.layout import Layout
 from moecast.sim.plan import Plan
 from moecast.sim.replicas import ReplicaTable
+from moecast.sim.sites import Sites
 from moecast.traces.statistics.counting import count_pairs
 
 Int = npt.NDArray[np.int64]
@@ -88,7 +88,7 @@ class Counts(NamedTuple):
     home_LT: Int32
 
     @classmethod
-    def zeros(cls, plan: Plan, layout: Layout, staying: int | None) -> Counts:
+    def zeros(cls, plan: Plan, layout: Sites, staying: int | None) -> Counts:
         """Make room for the counts of a step, in which so many tokens move on, or none ever does (None)."""
         ranks, layers, domains = plan.ranks, plan.layers, layout.n_domains
         movers = 0 if staying is None else ranks

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from moecast.arrays import index
 from moecast.errors import MoecastError
 from moecast.sim import drawing, pools
-from moecast.sim.plan import MOST_RANKS
+from moecast.sim.layout import MOST_RANKS
 from moecast.sim.step import PHASES, Step
 from moecast.traces import PHASES as TRACE_PHASES
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from moecast import __version__
 from moecast.errors import MoecastError
-from moecast.sim import Layout, ModelShape, Plan, Step, Workload, draw_steps
+from moecast.sim import ModelShape, Plan, Sites, Step, Workload, draw_steps
 from moecast.sim.checks import check_question
 from moecast.sim.forward import home_ranks
 from moecast.topology import Cluster
@@ -89,7 +89,7 @@ def replay(
     check_question(cluster, model, plan, trace)
     identity = question_hashes(plan, trace, workload)
     job.check_agreement(json.dumps(identity, sort_keys=True))
-    layout = Layout.of(cluster, plan)
+    layout = Sites.of(cluster, plan)
     steps = draw_steps(trace, workload, ranks=plan.ranks // plan.tp)
     group = _join_ep_group(job, plan)
     work = ExpertWork.of(model, plan, job.device) if effort.experts else None
@@ -123,7 +123,7 @@ def replay(
     )
 
 
-def serve_step(layout: Layout, plan: Plan, trace: RoutingTrace, step: Step) -> Served:
+def serve_step(layout: Sites, plan: Plan, trace: RoutingTrace, step: Step) -> Served:
     """Send a step's choices to slots, its tokens at home where the simulator has them."""
     choices_TLK, home_T = trace.experts_TLK[step.token_T], home_ranks(step, plan.tp)
     return serve(plan, layout.domain_G, choices_TLK, home_T, node_G=layout.node_G)

@@ -12,7 +12,7 @@ from moecast.sim.collectives.flat import FlatAllToAll
 from moecast.sim.collectives.hierarchical import HierarchicalAllToAll
 from moecast.sim.collectives.modes import DEFAULT_MODE, MODES, Mode, mode_of
 from moecast.sim.collectives.template import FlowTemplate, Legs
-from moecast.sim.layout import Layout
+from moecast.sim.sites import Sites
 
 
 class Collective(Protocol):
@@ -22,20 +22,20 @@ class Collective(Protocol):
     def name(self) -> str:
         """How outputs call it."""
 
-    def supports(self, mode: Mode, layout: Layout) -> bool:
+    def supports(self, mode: Mode, layout: Sites) -> bool:
         """Say whether it carries this mode's copies in this layout."""
 
-    def dispatch(self, layout: Layout, mode: Mode, copy_bytes: float) -> FlowTemplate:
+    def dispatch(self, layout: Sites, mode: Mode, copy_bytes: float) -> FlowTemplate:
         """Lay out the flows to the experts, for counts as `Mode.dispatch_counts` gives them."""
 
-    def combine(self, layout: Layout, mode: Mode, copy_bytes: float) -> FlowTemplate:
+    def combine(self, layout: Sites, mode: Mode, copy_bytes: float) -> FlowTemplate:
         """Lay out the flows back, for counts as `Mode.combine_counts` gives them."""
 
 
 COLLECTIVES: tuple[Collective, ...] = (FlatAllToAll(), HierarchicalAllToAll())
 
 
-def collective_for(mode: Mode, layout: Layout) -> Collective:
+def collective_for(mode: Mode, layout: Sites) -> Collective:
     """Find the first collective of the list that carries a mode in a layout.
 
     Raises

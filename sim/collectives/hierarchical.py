@@ -1,7 +1,7 @@
 """The hierarchical all-to-all: one copy per distinct domain over the sender's rail, then NVLink inside the domain.
 
 A rank's copies for another domain go over its own NIC to its relay there, the rank whose GPU has the same index
-(`Layout.relay_SN`), and from it over NVLink to the ranks that need them, chunk by chunk while more comes in: the second
+(`Sites.relay_SN`), and from it over NVLink to the ranks that need them, chunk by chunk while more comes in: the second
 leg starts one chunk after the first and ends at least one chunk after it. The way back mirrors it: partial results meet
 at the relay, are added there, and one goes home. A relay can pass nothing on before it has entered the exchange
 itself, since its own kernel does the work; DeepEP's normal kernels do the same (deepseek-ai/DeepEP, internode).
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from moecast.sim.collectives.modes import Mode
 from moecast.sim.collectives.template import PRESENCE, FlowTemplate, Legs
-from moecast.sim.layout import Layout
+from moecast.sim.sites import Sites
 
 Int = npt.NDArray[np.int64]
 
@@ -28,11 +28,11 @@ class HierarchicalAllToAll:
 
     name = "hierarchical"
 
-    def supports(self, mode: Mode, layout: Layout) -> bool:  # noqa: ARG002
+    def supports(self, mode: Mode, layout: Sites) -> bool:  # noqa: ARG002
         """Take the modes that know distinct domains."""
         return mode.relayed
 
-    def dispatch(self, layout: Layout, mode: Mode, copy_bytes: float) -> FlowTemplate:  # noqa: ARG002
+    def dispatch(self, layout: Sites, mode: Mode, copy_bytes: float) -> FlowTemplate:  # noqa: ARG002
         """Lay out the way to the experts; a relay that some of the copies are for waits for the leg that it relays."""
         legs = _two_legs(layout)
         far, fans = len(legs.far_source), len(legs.fan_source)
@@ -54,7 +54,7 @@ class HierarchicalAllToAll:
         )
         return FlowTemplate.of(layout, out, copy_bytes)
 
-    def combine(self, layout: Layout, mode: Mode, copy_bytes: float) -> FlowTemplate:  # noqa: ARG002
+    def combine(self, layout: Sites, mode: Mode, copy_bytes: float) -> FlowTemplate:  # noqa: ARG002
         """Lay out the way back: servers to relay, relay to home; only the home waits."""
         legs = _two_legs(layout)
         near, far, fans = len(legs.near_source), len(legs.far_source), len(legs.fan_source)
@@ -90,7 +90,7 @@ class _TwoLegs:
     fan_far: Int  # the far leg that feeds it
 
 
-def _two_legs(layout: Layout) -> _TwoLegs:
+def _two_legs(layout: Sites) -> _TwoLegs:
     ranks, domain_G = layout.n_ranks, layout.domain_G
     same_group = layout.group_G[:, None] == layout.group_G[None, :]
     same_domain = domain_G[:, None] == domain_G[None, :]

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from moecast.sim.layout import Layout
+from moecast.sim.sites import Sites
 from moecast.topology import Cluster
 
 Float = npt.NDArray[np.float64]
@@ -20,12 +20,12 @@ Int32 = npt.NDArray[np.int32]
 ISSUE_KIND = "copy-issue"
 
 
-def link_capacity(layout: Layout) -> Float:
+def link_capacity(layout: Sites) -> Float:
     """Capacities of the cluster's links, then of two issue links per GPU (NVLink, NIC): one second per second."""
     return np.concatenate([layout.cluster.capacity_J, np.ones(2 * layout.cluster.n_gpus)])
 
 
-def link_names(layout: Layout) -> tuple[str, ...]:
+def link_names(layout: Sites) -> tuple[str, ...]:
     """Name the links in the order of `link_capacity`."""
     cluster = layout.cluster
     issue = [f"copies from {gpu.name} over {way}" for way in ("NVLink", "its NIC") for gpu in cluster.gpus]
@@ -53,7 +53,7 @@ class HasPaths(Protocol):
         """Link units per byte."""
 
 
-def with_issue_links(layout: Layout, source_F: Int32, routes: HasPaths, copy_bytes: float) -> tuple[Int, Int32, Float]:
+def with_issue_links(layout: Sites, source_F: Int32, routes: HasPaths, copy_bytes: float) -> tuple[Int, Int32, Float]:
     """Append the sender's issue link, over NVLink or over the NIC, to the links of each flow that leaves its GPU.
 
     A byte takes `message_s` / `copy_bytes` + 1 / (rate of the sender's own links) seconds of it, so that a sender needs
@@ -66,7 +66,7 @@ def with_issue_links(layout: Layout, source_F: Int32, routes: HasPaths, copy_byt
     return _with_senders_links(layout, source_F, routes, per_byte_s=layout.cluster.hardware.message_s / copy_bytes)
 
 
-def slowed_sends(layout: Layout, source_F: Int32, routes: HasPaths, slowdown: float) -> tuple[Int, Int32, Float]:
+def slowed_sends(layout: Sites, source_F: Int32, routes: HasPaths, slowdown: float) -> tuple[Int, Int32, Float]:
     """Append the sender's issue link likewise: all that it sends over NVLink, or its NIC, takes `slowdown` the time.
 
     Flows that have an issue link already keep it as well.
@@ -79,7 +79,7 @@ def slowed_sends(layout: Layout, source_F: Int32, routes: HasPaths, slowdown: fl
 
 
 def _with_senders_links(
-    layout: Layout, source_F: Int32, routes: HasPaths, *, per_byte_s: float = 0.0, slowdown: float = 1.0
+    layout: Sites, source_F: Int32, routes: HasPaths, *, per_byte_s: float = 0.0, slowdown: float = 1.0
 ) -> tuple[Int, Int32, Float]:
     cluster = layout.cluster
     kind_J = np.array(link_kinds(cluster))

@@ -16,9 +16,9 @@ import numpy.typing as npt
 from moecast.arrays import whole_numbers
 from moecast.compiled import njit
 from moecast.sim.collectives.links import link_capacity, row_max, with_issue_links
-from moecast.sim.layout import Layout
 from moecast.sim.network.links import Paths, kept_pairs
 from moecast.sim.program import Flows
+from moecast.sim.sites import Sites
 
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
@@ -120,7 +120,7 @@ class FlowTemplate:
     parent_R: Int
 
     @classmethod
-    def of(cls, layout: Layout, legs: Legs, copy_bytes: float, *, messages: bool = False) -> FlowTemplate:
+    def of(cls, layout: Sites, legs: Legs, copy_bytes: float, *, messages: bool = False) -> FlowTemplate:
         """Find the paths of the legs.
 
         Parameters

@@ -11,10 +11,10 @@ from __future__ import annotations
 import numpy as np
 
 from moecast.sim.collectives.template import FlowTemplate, Legs
-from moecast.sim.layout import Layout
+from moecast.sim.sites import Sites
 
 
-def hidden_template(layout: Layout, tp: int, row_bytes: float) -> FlowTemplate:
+def hidden_template(layout: Sites, tp: int, row_bytes: float) -> FlowTemplate:
     """Lay out the flows between ranks that share tokens; counts are hidden vectors by (source, destination)."""
     ranks = np.arange(layout.n_ranks)
     together = (ranks[:, None] // tp == ranks[None, :] // tp) & (ranks[:, None] != ranks[None, :])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from moecast.errors import MoecastError
 from moecast.placement.engines import ENGINES, engine_path, find_engine, read_any, write_engine_file
-from moecast.sim import Layout, ModelShape, Plan, load_model, write_plan
+from moecast.sim import ModelShape, Plan, Sites, load_model, write_plan
 from moecast.sim.replicas import ReplicaTable
 from moecast.topology import load_cluster
 
@@ -169,7 +169,7 @@ def test_sglangs_node_is_the_host_also_inside_a_larger_domain() -> None:
 def test_a_cluster_says_which_hosts_ranks_stand_on() -> None:
     cluster = load_cluster("gb200-nvl72")
     plan = one_layer([[rank % 36] for rank in range(72)], "fixed")
-    layout = Layout.of(cluster, plan)
+    layout = Sites.of(cluster, plan)
     assert layout.domain_G.tolist() == [0] * 72
     assert layout.node_G.tolist() == [rank // 4 for rank in range(72)]
     taken = ranks_taken(plan, domain_G=layout.domain_G, node_G=layout.node_G)

@@ -13,7 +13,7 @@ from moecast.placement.replicas import HOLE, longest_first, replica_counts
 from moecast.placement.search import LayerSearch
 from moecast.placement.windows import serve
 from moecast.sim import Plan, Workload
-from moecast.sim.layout import Layout
+from moecast.sim.sites import Sites
 from moecast.sim.traffic import count_traffic
 
 from .test_invariants import problems, skewed_trace, small_cluster, small_model
@@ -91,7 +91,7 @@ def test_items_are_served_as_slots_are(rule: str) -> None:
         trace.experts_TLK, 0, step.token_T, step.source_T, np.zeros(step.n_tokens, np.int32), items.first_E1,
         problem.domain_G[items.rank_V], problem.domain_G, rule == "nearest", rule != "by_rank",
     )  # fmt: skip
-    traffic = count_traffic(plan, Layout.of(problem.cluster, plan), trace.experts_TLK, step.token_T, step.source_T)
+    traffic = count_traffic(plan, Sites.of(problem.cluster, plan), trace.experts_TLK, step.token_T, step.source_T)
     load_G = np.bincount(items.rank_V[item_TK.ravel()], minlength=4)
     if rule != "nearest":
         np.testing.assert_array_equal(load_G, traffic.rank_load_LG[0])

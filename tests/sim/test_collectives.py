@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from moecast.sim import DISPATCH_MODES, MODES, Flows, Layout, Plan, Setting, collective_for, count_traffic, mode_of
+from moecast.sim import DISPATCH_MODES, MODES, Flows, Plan, Setting, Sites, collective_for, count_traffic, mode_of
 from moecast.sim.collectives import DEFAULT_MODE
 from moecast.sim.collectives.template import CHUNK_COPIES
 from moecast.sim.traffic import LayerTraffic
@@ -18,10 +18,10 @@ from tests.sim.plan_cases import Question, questions
 COPY_BYTES = 1000.0
 
 
-def exchanges(question: Question, name: str) -> tuple[Layout, LayerTraffic, Flows, Flows]:
+def exchanges(question: Question, name: str) -> tuple[Sites, LayerTraffic, Flows, Flows]:
     """The last layer's traffic, dispatch and combine under a mode."""
     plan = question.plan.with_(dispatch=name)
-    layout = Layout.of(question.cluster, plan)
+    layout = Sites.of(question.cluster, plan)
     mode = mode_of(name, "prefill")
     traffic = count_traffic(
         plan, layout, question.trace.experts_TLK, question.step.token_T, question.step.source_T, stay=mode.stay
@@ -166,16 +166,16 @@ def test_other_kernels_send_no_messages(name: str, question: Question) -> None:
 
 def test_per_domain_in_one_domain_is_per_rank() -> None:
     cluster = load_cluster("dgx-h200")
-    layout = Layout.of(cluster, Plan.contiguous(layers=1, experts=8, choices=1, ep=8))
+    layout = Sites.of(cluster, Plan.contiguous(layers=1, experts=8, choices=1, ep=8))
     assert collective_for(mode_of("per_domain", "prefill"), layout).name == "flat"
-    two = Layout.of(load_cluster("dgx-h200", nodes=2), Plan.contiguous(layers=1, experts=16, choices=1, ep=16))
+    two = Sites.of(load_cluster("dgx-h200", nodes=2), Plan.contiguous(layers=1, experts=16, choices=1, ep=16))
     assert collective_for(mode_of("per_domain", "prefill"), two).name == "hierarchical"
 
 
 def test_relay_has_the_same_index_or_the_next_best() -> None:
     cluster = load_cluster("dgx-h200", nodes=2)
     plan = Plan.contiguous(layers=1, experts=5, choices=1, ep=5).with_(gpu_of_rank=(0, 1, 2, 9, 10))
-    relay_SN = Layout.of(cluster, plan).relay_SN
+    relay_SN = Sites.of(cluster, plan).relay_SN
     assert relay_SN.tolist() == [
         [0, 3],  # index 0 is not in domain 1: the (0 mod 2)-th of its ranks
         [1, 3],  # GPU 1 -> GPU 9
@@ -189,7 +189,7 @@ def test_second_leg_starts_one_chunk_later() -> None:
     """One flow of 100 copies from GPU 0 to GPU 9, relayed by GPU 8."""
     cluster = load_cluster("dgx-h200", nodes=2, fabric="single-switch")
     plan = Plan.contiguous(layers=1, experts=3, choices=1, ep=3).with_(gpu_of_rank=(0, 8, 9))
-    layout = Layout.of(cluster, plan)
+    layout = Sites.of(cluster, plan)
     mode = mode_of("per_domain", "prefill")
     traffic = count_traffic(
         plan, layout, np.full((1, 1, 1), 2, np.uint16), np.zeros(100, np.int64), np.zeros(100, np.int32)

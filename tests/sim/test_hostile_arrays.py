@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from moecast.errors import MoecastError
 from moecast.sim import (
     Flows,
-    Layout,
     Plan,
     ReplicaTable,
     Setting,
+    Sites,
     Step,
     StepProgram,
     Workload,
@@ -47,8 +47,8 @@ ASKED = settings(max_examples=80, deadline=None)
 
 
 @cache
-def layout() -> Layout:
-    return Layout.of(CLUSTER, PLAN)
+def layout() -> Sites:
+    return Sites.of(CLUSTER, PLAN)
 
 
 @cache

@@ -127,7 +127,7 @@ def test_more_rows_on_a_rank_take_more_activations():
 def test_pipeline_stages_share_the_layers():
     step = decode_step([[5, 5]])
     whole = parts(V2_LITE, contiguous(V2_LITE, 1), [step])
-    plan = contiguous(V2_LITE, 1, pp=2, dp=1, gpu_of_rank=(0, 1), stage_of_layer=(0,) * 13 + (1,) * 13)
+    plan = contiguous(V2_LITE, 1, pp=2, dp=1, gpu_of_rank=(0, 1), stage_of_layer=(0,) * 14 + (1,) * 13)
     half = parts(V2_LITE, plan, [step])
     assert half["slots"] == whole["slots"] // 2
     assert half["kv"] * 27 == whole["kv"] * 14  # the dense layer stands in the first stage, the fuller one

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moecast.sim import Layout, Plan, count_traffic
+from moecast.sim import Plan, Sites, count_traffic
 from moecast.sim.plan import EMPTY
 from moecast.topology import load_cluster
 from moecast.traces import NO_CHOICE, contiguous_ranks_LE, import_npz, trace_stats
@@ -129,7 +129,7 @@ def dense(counts: Counter, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def traffic_of(question: Question, *, stay: bool):
-    layout = Layout.of(question.cluster, question.plan)
+    layout = Sites.of(question.cluster, question.plan)
     step = question.step
     return count_traffic(
         question.plan, layout, question.trace.experts_TLK, step.token_T, step.source_T, stay=stay
@@ -193,7 +193,7 @@ def test_an_idle_replica_changes_no_count(question: Question, stay: bool, seed: 
     for slots in (alone, twice):
         weights = None if plan.replica_weights_DLGP is None else shares(np.ones(slots.shape), slots)
         asked = plan.with_(experts=experts, slots_DLGP=slots, replica_weights_DLGP=weights)
-        layout = Layout.of(cluster, asked)
+        layout = Sites.of(cluster, asked)
         step = question.step
         counted.append(count_traffic(asked, layout, question.trace.experts_TLK, step.token_T, step.source_T, stay=stay))
     for field in fields(counted[0]):
@@ -210,7 +210,7 @@ def test_threads_change_no_count(monkeypatch: pytest.MonkeyPatch, extra: int) ->
         experts=72, choices=3, layer_ids=(0, 1, 2), slots_DLGP=np.tile(slots_GP, (1, 3, 1, 1)),
         gpu_of_rank=tuple(range(72)),
     )  # fmt: skip
-    layout = Layout.of(load_cluster("dgx-h200", nodes=9), plan)
+    layout = Sites.of(load_cluster("dgx-h200", nodes=9), plan)
     experts_TLK = rng.permuted(np.tile(np.arange(72, dtype=np.uint16), (500, 3, 1)), axis=2)[:, :, :3].copy()
     experts_TLK[rng.random(experts_TLK.shape) < 0.1] = NO_CHOICE
     home_T = rng.integers(0, 72, 500).astype(np.int32)
@@ -252,7 +252,7 @@ def replicated(rule: str, weights: np.ndarray | None = None) -> Plan:
 
 
 def loads(plan: Plan, home_T: list[int]) -> list[int]:
-    layout = Layout.of(load_cluster("dgx-h200", nodes=2), plan)
+    layout = Sites.of(load_cluster("dgx-h200", nodes=2), plan)
     experts = np.zeros((1, 1, 1), np.uint16)
     traffic = count_traffic(plan, layout, experts, np.zeros(len(home_T), np.int64), np.array(home_T, np.int32))
     return traffic.load_LGP[0, :, 0].tolist()
@@ -303,7 +303,7 @@ def test_bad_weights_are_refused(weights: np.ndarray | None, rule: str) -> None:
 
 def test_arrays_that_do_not_fit_are_refused() -> None:
     plan = replicated("round_robin")
-    layout = Layout.of(load_cluster("dgx-h200", nodes=2), plan)
+    layout = Sites.of(load_cluster("dgx-h200", nodes=2), plan)
     with pytest.raises(ValueError, match=r"home_T: shape \[1\], must be \[2\]"):
         count_traffic(plan, layout, np.zeros((1, 1, 1), np.uint16), np.zeros(2, np.int64), np.zeros(1, np.int32))
     with pytest.raises(ValueError, match="L, K"):
@@ -318,7 +318,7 @@ def test_shared_trace_agrees_with_the_trace_statistics(shared_traces) -> None:  
     """Fan-out, balance and crossings of the contiguous plan on 8 ranks, counted by another package."""
     trace = import_npz(shared_traces / "deepseek-v2-lite.npz", model="deepseek-v2-lite").split(0.5)[1]
     plan = Plan.contiguous(layers=26, experts=64, choices=6, ep=8)
-    layout = Layout.of(load_cluster("dgx-h200"), plan)
+    layout = Sites.of(load_cluster("dgx-h200"), plan)
     home_T = np.arange(trace.n_tokens) % 8
     traffic = count_traffic(plan, layout, trace.experts_TLK, np.arange(trace.n_tokens), home_T.astype(np.int32))
     expected = trace_stats(trace, rank_of_expert_LE=contiguous_ranks_LE(trace.meta, 8))

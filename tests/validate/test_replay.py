@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from moecast.errors import MoecastError
-from moecast.sim import Layout, draw_steps
+from moecast.sim import Sites, draw_steps
 from moecast.validate import read_measurement, validate
 from moecast.validate.job import Job, join_job
 from moecast.validate.launch import launch_line
@@ -34,7 +34,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Job]:
 
 def leaving_bytes(asked: Question) -> dict[str, float]:
     """Bytes that leave ranks per step, counted choice by choice."""
-    layout = Layout.of(asked.cluster, asked.plan)
+    layout = Sites.of(asked.cluster, asked.plan)
     steps = draw_steps(asked.trace, asked.workload, ranks=asked.plan.ranks)
     served = [serve_step(layout, asked.plan, asked.trace, step) for step in steps]
     away = sum(int(((s.rank_TLK >= 0) & (s.rank_TLK != s.source_T[:, None, None])).sum()) for s in served)

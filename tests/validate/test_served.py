@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moecast.sim import Layout, Plan, count_traffic, draw_steps
+from moecast.sim import Plan, Sites, count_traffic, draw_steps
 from moecast.topology import load_cluster
 from moecast.validate.served import Served, serve
 from tests.hostile import bad_ids
@@ -68,7 +68,7 @@ def test_every_choice_goes_where_the_rule_says(rule: str, ranks: int, groups: in
 @pytest.mark.parametrize("rule", RULES)
 def test_counts_are_those_of_the_simulator(rule: str) -> None:
     asked = question(ranks=4, groups=2, rule=rule)
-    layout = Layout.of(load_cluster("dgx-h200"), asked.plan)
+    layout = Sites.of(load_cluster("dgx-h200"), asked.plan)
     (step, _) = draw_steps(asked.trace, asked.workload, ranks=4)
     served = serve(asked.plan, layout.domain_G, asked.trace.experts_TLK[step.token_T], step.source_T)
     traffic = count_traffic(asked.plan, layout, asked.trace.experts_TLK, step.token_T, step.source_T)
