@@ -41,14 +41,17 @@ def busy_seconds(
     setup_R: Float,
     start_F: Float,
     end_F: Float,
+    order_F: Int | None = None,
 ) -> Float:
     """How long each rank [R] of an exchange was busy between entering and leaving it.
 
     Busy is the union of its setup, from `setup_R` on, and of the times, from start to end, of the flows that it sends,
-    receives or waits for. In the rest of its stay it waits for somebody else.
+    receives or waits for. In the rest of its stay it waits for somebody else. `order_F` is that of `start_F`, where it
+    is known.
     """
+    order_F = np.argsort(start_F) if order_F is None else order_F
     busy_R: Float = _busy(
-        np.argsort(start_F), ranks.source_F, ranks.destination_F, ranks.waiter_F, start_F, end_F,
+        order_F, ranks.source_F, ranks.destination_F, ranks.waiter_F, start_F, end_F,
         enter_R, leave_R, setup_R, exchange.setup_s,
     )  # fmt: skip
     return busy_R

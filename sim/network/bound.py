@@ -11,8 +11,8 @@ import numpy as np
 from moecast.sim.accounts import FlowRanks, add_link_units, busy_seconds, setup_start
 from moecast.sim.network.flows import check_program, filled, parents_first
 from moecast.sim.network.links import kept_pairs, parallel_links
-from moecast.sim.network.waits import WORK, flow_bounds, leave_bounds
-from moecast.sim.program import Compute, Exchange, Float, Flows, Int, Int32, StepProgram, StepTimes, Task
+from moecast.sim.network.waits import Fed, Links, flow_bounds, leave_bounds, link_loads, no_past, scratch
+from moecast.sim.program import Compute, Exchange, Float, Flows, Int32, StepProgram, StepTimes, Task
 
 
 class Bound:
@@ -79,6 +79,7 @@ class _Walk:
         self.units_J = np.zeros(len(program.capacity_J))
         self.free_G: dict[str, Float] = {}  # by stream: when each rank is done with all before
         self.pasts: dict[tuple[str | None, int], _Past] = {}
+        self.room = scratch(len(program.capacity_J))
 
     def take(self, task: Task) -> None:
         """Take the next task."""
@@ -136,39 +137,64 @@ class _Walk:
         """What exchanges before on the same stream and the same ranks leave behind."""
         key = task.stream, id(task.ranks_R)
         if task.stream is None or key not in self.pasts:
-            self.pasts[key] = _Past(task.n_ranks, len(self.program.capacity_J))
+            self.pasts[key] = _Past(task.n_ranks)
         return self.pasts[key]
 
     def _exchange(self, exchange: Exchange, enter_R: Float) -> tuple[Float, Float, float]:
         flows, past = filled(exchange, self.program), self._past(exchange)
         add_link_units(flows, self.units_J)
-        leave_R, busy_R = _exchange(exchange, flows, self.program.capacity_J, self.bottleneck_J, enter_R, past)
+        leave_R, busy_R = self._bounds(exchange, flows, enter_R, past)
         floor_s = past.floor_s
         if not self.is_sequence:
             past.left_R = np.full(exchange.n_ranks, -np.inf)
         return leave_R, busy_R, floor_s
+
+    def _bounds(self, exchange: Exchange, flows: Flows, enter_R: Float, past: _Past) -> tuple[Float, Float]:
+        """Earliest leave and the busy seconds of each rank; tells `past` when the last of each group leaves."""
+        group_R = exchange.group_R
+        n_groups = int(group_R.max(initial=-1)) + 1
+        last_enter_R, setup_R = past.enter(group_R, enter_R), setup_start(exchange, enter_R)
+        if exchange.barrier:
+            setup_R = np.maximum(setup_R, _least(group_R, last_enter_R)[group_R])
+        begin_R = setup_R + exchange.setup_s
+        offsets_F1, link_X, share_X = kept_pairs(flows.offsets_F1, flows.link_X, flows.share_X, self.bottleneck_J)
+        load_X = link_loads(flows.bytes_F, offsets_F1, link_X, share_X, self.program.capacity_J)
+        links = Links(offsets_F1, link_X, load_X)
+        fed = Fed(flows.parent_offsets_F1, flows.parent_R, flows.feed_delay_F, flows.feed_tail_F)
+        start_F, end_F, alone_F = flow_bounds(
+            parents_first(fed.parents_F1, fed.parent_R), flows.source_rank_F, links, flows.latency_F, fed, begin_R
+        )
+        order_F = np.argsort(start_F)
+        leave_R, left_K, fair_F, past.served = leave_bounds(
+            order_F, start_F, end_F, alone_F, flows.source_rank_F, flows.waiter_F, links, flows.latency_F, fed,
+            group_R, n_groups, exchange.barrier, begin_R, last_enter_R + exchange.setup_s, past.served, self.room,
+        )  # fmt: skip
+        past.leave(left_K)
+        busy_R = busy_seconds(
+            exchange, FlowRanks.of(flows), enter_R=enter_R, leave_R=leave_R, setup_R=setup_R, start_F=start_F,
+            end_F=fair_F, order_F=order_F,
+        )  # fmt: skip
+        return leave_R, busy_R
 
 
 class _Past:
     """What earlier exchanges leave behind, besides the time at which each rank left.
 
     The last rank of each EP group, whichever it is, left no sooner than `left_R`; each rank has computed `work_R`
-    since. `served_CJ` is what the links have served for the ranks, and for the EP groups.
+    since. `served` is what the links have served for the ranks, and for the EP groups.
     """
 
-    def __init__(self, n_ranks: int, n_links: int) -> None:
+    def __init__(self, n_ranks: int) -> None:
         self.group_R = np.full(n_ranks, -1, np.int32)
         self.left_R = np.full(n_ranks, -np.inf)
         self.work_R = np.zeros(n_ranks)
-        self.served_CJ = np.zeros((2 * n_ranks, n_links), WORK)
-        self.served_CJ["since"] = self.served_CJ["tail"] = np.inf
+        self.served = no_past(n_ranks)
 
     def enter(self, group_R: Int32, enter_R: Float) -> Float:
         """When each rank enters at the earliest if it is the one that was last."""
-        if not np.array_equal(group_R, self.group_R):
+        if group_R is not self.group_R and not np.array_equal(group_R, self.group_R):
             self.group_R = group_R
-            groups_CJ = self.served_CJ[len(group_R) :]
-            groups_CJ["load"], groups_CJ["since"], groups_CJ["tail"] = 0.0, np.inf, np.inf
+            self.served = self.served.of_first(len(group_R))
             return enter_R
         return np.maximum(enter_R, self.left_R + self.work_R)
 
@@ -183,35 +209,6 @@ class _Past:
         """Start again from an exchange that the last rank of each group leaves no sooner than `left_K`."""
         self.left_R = left_K[self.group_R]
         self.work_R = np.zeros_like(self.work_R)
-
-
-def _exchange(
-    exchange: Exchange, flows: Flows, capacity_J: Float, bottleneck_J: Int, enter_R: Float, past: _Past
-) -> tuple[Float, Float]:
-    """Earliest leave and the busy seconds of each rank; tells `past` when the last of each group leaves."""
-    group_R, n_ranks = exchange.group_R, len(enter_R)
-    n_groups = int(group_R.max(initial=-1)) + 1
-    last_enter_R, setup_R = past.enter(group_R, enter_R), setup_start(exchange, enter_R)
-    if exchange.barrier:
-        setup_R = np.maximum(setup_R, _least(group_R, last_enter_R)[group_R])
-    begin_R = setup_R + exchange.setup_s
-    links = kept_pairs(flows.offsets_F1, flows.link_X, flows.share_X, bottleneck_J)
-    start_F, end_F, alone_F = flow_bounds(
-        parents_first(flows.parent_offsets_F1, flows.parent_R), flows.bytes_F, flows.source_rank_F, *links,
-        flows.latency_F, flows.parent_offsets_F1, flows.parent_R, flows.feed_delay_F, flows.feed_tail_F, capacity_J,
-        begin_R,
-    )  # fmt: skip
-    leave_R, left_K, fair_F = leave_bounds(
-        np.argsort(start_F), start_F, end_F, alone_F, flows.bytes_F, flows.source_rank_F, flows.waiter_F, *links,
-        flows.latency_F, flows.parent_offsets_F1, flows.parent_R, flows.feed_delay_F, flows.feed_tail_F, capacity_J,
-        group_R, n_groups, exchange.barrier, begin_R, last_enter_R + exchange.setup_s,
-        past.served_CJ[: n_ranks + n_groups],
-    )  # fmt: skip
-    past.leave(left_K)
-    busy_R = busy_seconds(
-        exchange, FlowRanks.of(flows), enter_R=enter_R, leave_R=leave_R, setup_R=setup_R, start_F=start_F, end_F=fair_F
-    )
-    return leave_R, busy_R
 
 
 def _least(group_R: Int32, value_R: Float) -> Float:

@@ -199,6 +199,8 @@ def children(parents_F1: Int, parent_R: Int32) -> tuple[Int, Int]:
 def parents_first(parents_F1: Int, parent_R: Int32) -> Int:
     """Order the flows so that parents stand before their children; those that feed themselves are left out."""
     n = len(parents_F1) - 1
+    if not len(parent_R):
+        return np.arange(n)
     offsets_F1, child_C = children(parents_F1, parent_R)
     order_F, unfed_F = np.empty(n, np.int64), np.empty(n, np.int64)
     ordered = 0
