@@ -15,6 +15,7 @@ from moecast.placement.anneal import Layer
 from moecast.placement.cost import LayerCost
 from moecast.placement.replicas import HOLE, Items, longest_first, replica_counts
 from moecast.placement.windows import serve
+from moecast.sim.replicas import Candidates, candidates
 
 if TYPE_CHECKING:
     from moecast.placement.problem import PlacementProblem
@@ -99,16 +100,42 @@ class LayerSearch:
 def _prepare(
     problem: PlacementProblem, windows: Windows, layer: int, items: Items, cost: LayerCost, seed: int
 ) -> Layer:
-    rule = problem.layout.replica_rule
-    near_G = problem.node_G if rule == "fixed" else problem.domain_G
     item_TK = serve(
-        problem.trace.experts_TLK, layer, windows.row_T, windows.rank_T, windows.step_T, items.first_E1,
-        near_G[items.rank_V], near_G, rule in ("nearest", "fixed"), rule != "by_rank",
-    )  # fmt: skip
+        problem.trace.experts_TLK[windows.row_T, layer],
+        windows.rank_T,
+        windows.step_T,
+        item_candidates(problem, items),
+        problem.layout.experts,
+        len(items.rank_V),
+    )
     prices = _prices(problem, windows, item_TK, items.expert_V, cost)
     tokens = _counted(windows, item_TK, len(items.rank_V), cost.copy_s > 0)
     domain_tokens = _counted(windows, item_TK, len(items.rank_V), cost.domain_copy_s > 0)
     return Layer.of(tokens, domain_tokens, prices, _state(problem, items, windows.n, seed))
+
+
+def item_candidates(problem: PlacementProblem, items: Items) -> Candidates:
+    """Which items may serve each source's choices, as the replica rule says, with items in place of slots.
+
+    Which of two replicas on near ranks comes first is open while they move: so the own rank is not given precedence,
+    and ``fixed`` is taken as the nearest on the own host.
+    """
+    rule, items_n = problem.layout.replica_rule, len(items.rank_V)
+    every = Candidates(
+        np.zeros(problem.layout.ep, np.int64),
+        items.first_E1[:-1].astype(np.int32),
+        np.diff(items.first_E1).astype(np.int32),
+        (items.rank_V.astype(np.int64) * items_n + np.arange(items_n)).astype(np.int32),
+    )
+    return candidates(
+        every,
+        "nearest" if rule == "fixed" else rule,
+        group_S=every.row_of_S,
+        place_G=problem.node_G if rule == "fixed" else problem.domain_G,
+        rows=problem.layout.experts,
+        slots=items_n,
+        own=False,
+    )
 
 
 def _prices(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -213,40 +213,24 @@ def count_loads(experts_TLK: npt.NDArray[np.uint16], row_T: Int, window_T: Int32
 
 @njit(cache=True)
 def serve(
-    experts_TLK: npt.NDArray[np.uint16], layer: int, row_T: Int, rank_T: Int32, step_T: Int32,
-    first_E1: Int, place_V: Int32, place_G: Int32, nearest: bool, turns: bool,
-) -> npt.NDArray[np.int16]:  # fmt: skip
-    """The item that serves each choice at one layer: int16 [T, K], -1 for no choice.
+    experts_TK: npt.NDArray[np.uint16], rank_T: Int32, step_T: Int32, by: Any, experts: int, items: int
+) -> npt.NDArray[np.int16]:
+    """The item that serves each choice: int16 [T, K], -1 for no choice.
 
-    Expert e has the items ``first_E1[e]`` to ``first_E1[e + 1]``; choices take them in turn as the replica rule says
-    (see `moecast.sim.replicas`), with items in place of slots: which of two replicas comes first in slot order is open
-    while they move. For ``nearest``, `place_V` and `place_G` say in which domains items and ranks stand, for ``fixed``
-    on which hosts; the own rank is not given precedence. Without `turns`, for ``by_rank``, a rank stays with its first.
+    Choices take the candidates `by` of their source in turn (see `moecast.sim.replicas.Candidates`), whose slots are
+    numbered so that slot mod `items` is the item.
     """
-    choices = experts_TLK.shape[2]
-    item_TK = np.full((len(row_T), choices), np.int16(-1))
-    next_E = np.zeros(len(first_E1) - 1, np.int64)
-    for t in range(len(row_T)):
+    item_TK = np.full(experts_TK.shape, np.int16(-1))
+    next_E = np.zeros(experts, np.int64)
+    for t in range(len(experts_TK)):
+        # Every source starts anew, and each at another replica than the last one.
         if t == 0 or step_T[t] != step_T[t - 1] or rank_T[t] != rank_T[t - 1]:
             next_E[:] = rank_T[t]
-        for k in range(choices):
-            expert = experts_TLK[row_T[t], layer, k]
+        for k in range(experts_TK.shape[1]):
+            expert = experts_TK[t, k]
             if expert == NO_CHOICE:
                 continue
-            first, replicas = first_E1[expert], first_E1[expert + 1] - first_E1[expert]
-            turn = next_E[expert]
-            next_E[expert] += turns
-            near = 0
-            if nearest and replicas > 1:
-                for v in range(first, first + replicas):
-                    near += place_V[v] == place_G[rank_T[t]]
-            if near == 0:
-                item_TK[t, k] = first + turn % replicas
-                continue
-            turn %= near
-            for v in range(first, first + replicas):
-                if place_V[v] == place_G[rank_T[t]]:
-                    if turn == 0:
-                        item_TK[t, k] = v
-                    turn -= 1
+            row = by.row_of_S[rank_T[t]] + expert
+            item_TK[t, k] = by.slot_X[by.first_R[row] + next_E[expert] % by.count_R[row]] % items
+            next_E[expert] += 1
     return item_TK

@@ -7,6 +7,7 @@ X (row, candidate slot) pair.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +15,24 @@ import numpy.typing as npt
 from moecast.arrays import numbers, whole_numbers
 from moecast.compiled import njit
 from moecast.sim.layout import MOST_RANKS
-from moecast.sim.plan import EMPTY, Plan
+from moecast.sim.plan import EMPTY, Plan, ReplicaRule
 
 Int = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]
 Float = npt.NDArray[np.float64]
+
+
+class Candidates(NamedTuple):
+    """Which of an expert's slots may serve a source's choices, in the order in which it takes them in turn.
+
+    The choices of row r (an expert at a layer) by source s have entry ``i = row_of_S[s] + r``: its candidates are
+    ``slot_X[first_R[i] : first_R[i] + count_R[i]]``.
+    """
+
+    row_of_S: Int
+    first_R: Int32
+    count_R: Int32
+    slot_X: Int32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -124,21 +138,14 @@ class ReplicaTable:
         if not count_R.all():
             group, layer, expert = np.unravel_index(int(np.argmin(count_R)), (plan.groups, plan.layers, plan.experts))
             raise ValueError(f"layer {layer} of EP group {group} has no slot for expert {expert}")
-        group_S = np.arange(plan.groups * plan.ep) // plan.ep
-        rows = plan.layers * plan.experts
-        row_of_S = group_S * rows
-        if plan.replica_rule in ("nearest", "fixed", "by_rank") and (count_R > 1).any():
-            sizes = rows, plan.ep, plan.max_slots
-            if plan.replica_rule == "nearest":
-                first_R, count_R, slot_X = _nearest(first_R, count_R, slot_X, group_S, domain_G, *sizes)
-            elif plan.replica_rule == "fixed":
-                first_R, count_R, slot_X = _fixed(first_R, count_R, slot_X, group_S, node_G, *sizes)
-            else:
-                first_R, count_R, slot_X = _by_rank(first_R, count_R, slot_X, group_S, *sizes)
-            row_of_S = np.arange(plan.groups * plan.ep) * rows
-            group_R = group_S.repeat(rows)
-        else:
-            group_R = np.arange(plan.groups).repeat(rows)
+        group_S, rows = np.arange(plan.groups * plan.ep) // plan.ep, plan.layers * plan.experts
+        row_of_S, first_R, count_R, slot_X = candidates(
+            Candidates(group_S * rows, first_R, count_R, slot_X), plan.replica_rule,
+            group_S=group_S, place_G=node_G if plan.replica_rule == "fixed" else domain_G,
+            rows=rows, slots=plan.max_slots,
+        )  # fmt: skip
+        own_rows = len(first_R) > plan.groups * rows  # each source has its own, or all of a group the same
+        group_R = group_S.repeat(rows) if own_rows else np.arange(plan.groups).repeat(rows)
         group_X = group_R.repeat(count_R)
         rank_X = group_X * plan.ep + slot_X // plan.max_slots
         return cls(
@@ -147,6 +154,36 @@ class ReplicaTable:
             place_X=slot_X.astype(np.int64) << 32 | rank_X << 16 | domain_G[rank_X],
             below_X=_below(plan, first_R, count_R, slot_X) if plan.replica_rule == "weights" else np.empty(0),
         )
+
+
+def candidates(
+    of_group: Candidates, rule: ReplicaRule, *, group_S: Int, place_G: Int32, rows: int, slots: int, own: bool = True
+) -> Candidates:
+    """Leave to each source the candidates that its plan's replica rule leaves to it, of all those of its EP group.
+
+    Parameters
+    ----------
+    of_group
+        All slots that hold each (EP group, row)'s expert, in slot order.
+    group_S
+        EP group of each source; groups are equally large and stand one behind the other.
+    place_G
+        What ``nearest`` and ``fixed`` take as near: domains or hosts.
+    rows, slots
+        Rows of an EP group, and slots of a rank.
+    own
+        Whether ``nearest`` prefers a source's own rank to others of its place.
+    """
+    if rule not in ("nearest", "fixed", "by_rank") or (of_group.count_R <= 1).all():
+        return of_group
+    every, sizes = (*of_group[1:], group_S), (rows, int((group_S == 0).sum()), slots)
+    if rule == "nearest":
+        left = _nearest(*every, place_G, *sizes, own)
+    elif rule == "fixed":
+        left = _fixed(*every, place_G, *sizes)
+    else:
+        left = _by_rank(*every, *sizes)
+    return Candidates(np.arange(len(group_S)) * rows, *left)
 
 
 def _below(plan: Plan, first_R: Int32, count_R: Int32, slot_X: Int32) -> Float:
@@ -191,7 +228,7 @@ def _slots_by_expert(slots_DLGP: Int32, experts: int) -> tuple[Int32, Int32, Int
 
 
 @njit(cache=True)
-def _nearest(first_R, count_R, slot_X, group_S, domain_G, rows, ep, slots):  # type: ignore[no-untyped-def]
+def _nearest(first_R, count_R, slot_X, group_S, place_G, rows, ep, slots, own):  # type: ignore[no-untyped-def]
     sources = len(group_S)
     first = np.empty(sources * rows, np.int32)
     count = np.empty(sources * rows, np.int32)
@@ -203,10 +240,10 @@ def _nearest(first_R, count_R, slot_X, group_S, domain_G, rows, ep, slots):  # t
             begin, end = first_R[base + row], first_R[base + row] + count_R[base + row]
             best = 0
             for x in range(begin, end):
-                best = max(best, _closeness(source, slot_X[x], group_S, domain_G, ep, slots))
+                best = max(best, min(1 + own, _closeness(source, slot_X[x], group_S, place_G, ep, slots)))
             first[source * rows + row] = filled
             for x in range(begin, end):
-                if _closeness(source, slot_X[x], group_S, domain_G, ep, slots) == best:
+                if _closeness(source, slot_X[x], group_S, place_G, ep, slots) >= best:
                     out[filled] = slot_X[x]
                     filled += 1
             count[source * rows + row] = filled - first[source * rows + row]

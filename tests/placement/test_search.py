@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from moecast.placement import Budget, Limit, Objective, PlacementProblem, anneal, find_solver, place, swaps
 from moecast.placement.cost import LayerCost
 from moecast.placement.replicas import HOLE, longest_first, replica_counts
-from moecast.placement.search import LayerSearch
+from moecast.placement.search import LayerSearch, item_candidates
 from moecast.placement.windows import serve
 from moecast.sim import Plan, Workload
 from moecast.sim.sites import Sites
@@ -88,8 +88,8 @@ def test_items_are_served_as_slots_are(rule: str) -> None:
     plan = problem.plan(items.slots_GP(items.rank_V, ranks=4, slots=3)[None])
     step = problem.steps[0]
     item_TK = serve(
-        trace.experts_TLK, 0, step.token_T, step.source_T, np.zeros(step.n_tokens, np.int32), items.first_E1,
-        problem.domain_G[items.rank_V], problem.domain_G, rule == "nearest", rule != "by_rank",
+        trace.experts_TLK[step.token_T, 0], step.source_T, np.zeros(step.n_tokens, np.int32),
+        item_candidates(problem, items), 8, len(items.rank_V),
     )  # fmt: skip
     traffic = count_traffic(plan, Sites.of(problem.cluster, plan), trace.experts_TLK, step.token_T, step.source_T)
     load_G = np.bincount(items.rank_V[item_TK.ravel()], minlength=4)

@@ -8,9 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from moecast.placement import PlacementProblem
-from moecast.placement.windows import MAX_WINDOWS, Windows, draw_more
+from moecast.placement.replicas import longest_first, replica_counts
+from moecast.placement.search import item_candidates
+from moecast.placement.windows import MAX_WINDOWS, Windows, draw_more, serve
 from moecast.sim import Plan, Workload, draw_steps
 from moecast.traces import NO_CHOICE, PHASES, RoutingTrace
 
@@ -115,3 +118,30 @@ def test_a_trace_without_a_token_to_spare_is_fitted_to_as_it_is() -> None:
     assert len(problem.steps) == 1
     assert set(problem.windows.row_T.tolist()) == set(range(64))
     assert problem.held_out
+
+
+@settings(max_examples=40, deadline=None)
+@given(problem=problems(), rule=st.sampled_from(["round_robin", "nearest", "fixed", "by_rank"]))
+def test_choices_are_served_as_the_rule_says(problem: PlacementProblem, rule: str) -> None:
+    """In plain Python: in turn over all replicas, over the near ones, or one for each rank for good."""
+    problem = PlacementProblem(
+        cluster=problem.cluster, model=problem.model, trace=problem.trace, workload=problem.workload,
+        layout=problem.layout.with_(replica_rule=rule),
+    )  # fmt: skip
+    windows, ep, experts = problem.windows, problem.layout.ep, problem.layout.experts
+    replicas_E = replica_counts(windows.load_LWE[0], slots=int(problem.slots_G.sum()), ranks=ep)
+    items = longest_first(windows.load_LWE[0].sum(0), replicas_E, problem.slots_G, problem.domain_G)
+    chosen_TK = problem.trace.experts_TLK[windows.row_T, 0]
+    found_TK = serve(
+        chosen_TK, windows.rank_T, windows.step_T, item_candidates(problem, items), experts, len(items.rank_V)
+    )
+    place_G = problem.node_G if rule == "fixed" else problem.domain_G
+    taken: Counter[tuple[int, int, int]] = Counter()
+    for t, (source, step) in enumerate(zip(windows.rank_T.tolist(), windows.step_T.tolist(), strict=True)):
+        for k, expert in enumerate(chosen_TK[t].tolist()):
+            held = [v for v in range(len(items.rank_V)) if items.expert_V[v] == expert]
+            near = [v for v in held if place_G[items.rank_V[v]] == place_G[source]]
+            turn = source + taken[step, source, expert] * (rule != "by_rank")
+            taken[step, source, expert] += 1
+            of = near if near and rule in ("nearest", "fixed") else held
+            assert found_TK[t, k] == of[turn % len(of)]
