@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,7 @@ from moecast.sim.collectives.links import link_capacity, link_names
 from moecast.sim.collectives.template import no_flows
 from moecast.sim.collectives.tensor_parallel import hidden_template
 from moecast.sim.model import ModelShape
-from moecast.sim.network.links import narrowest_links
+from moecast.sim.network.links import Paths, narrowest_links
 from moecast.sim.overlap import beside_compute, with_fewer_sms
 from moecast.sim.plan import Plan
 from moecast.sim.program import Compute, Exchange, FlowSource, Kind, StepProgram, Task
@@ -70,9 +71,23 @@ class Setting:
 
     @classmethod
     def of(
-        cls, cluster: Cluster, model: ModelShape, plan: Plan, *, phase: str, seed: int = 0, beside: bool = False
+        cls,
+        cluster: Cluster,
+        model: ModelShape,
+        plan: Plan,
+        *,
+        phase: str,
+        seed: int = 0,
+        beside: bool = False,
+        narrow: bool = True,
     ) -> Setting:
         """Lay a plan out on a cluster; `beside` as of `beside_compute`.
+
+        Parameters
+        ----------
+        narrow
+            Leave out of the paths the links that are not the narrowest of their row. Where other flows than these use
+            the links, too, that is for whoever knows all of them: `on_narrowest`.
 
         Raises
         ------
@@ -96,22 +111,36 @@ class Setting:
             context_flows = context_flows and beside_compute(context_flows, layout)
             hidden_flows = hidden_flows and beside_compute(hidden_flows, layout)
         capacity_J = link_capacity(layout)
-        narrowest_J = narrowest_links((f.paths for f in (*flows, context_flows, hidden_flows) if f), capacity_J)
-        return cls(
+        setting = cls(
             model=model,
             plan=plan,
             phase=phase,
             mode=mode,
             layout=layout,
             table=ReplicaTable.of(plan, layout.domain_G, node_G=layout.node_G),
-            dispatch_flows=flows[0].on_narrowest(narrowest_J),
-            combine_flows=flows[1].on_narrowest(narrowest_J),
-            context_flows=context_flows and context_flows.on_narrowest(narrowest_J),
-            hidden_flows=hidden_flows and hidden_flows.on_narrowest(narrowest_J),
+            dispatch_flows=flows[0],
+            combine_flows=flows[1],
+            context_flows=context_flows,
+            hidden_flows=hidden_flows,
             capacity_J=capacity_J,
-            narrowest_J=narrowest_J,
+            narrowest_J=np.arange(len(capacity_J)),
             link_names_J=link_names(layout),
         )
+        return setting.on_narrowest(narrowest_links(setting.paths, capacity_J)) if narrow else setting
+
+    @property
+    def paths(self) -> Iterator[Paths]:
+        """The links of all possible flows."""
+        return (template.paths for template in self._templates().values())
+
+    def _templates(self) -> dict[str, FlowTemplate]:
+        names = ("dispatch_flows", "combine_flows", "context_flows", "hidden_flows")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    def on_narrowest(self, narrowest_J: Int) -> Setting:
+        """Leave out of the paths the links that are not the narrowest of their row."""
+        narrow: dict[str, Any] = {name: flows.on_narrowest(narrowest_J) for name, flows in self._templates().items()}
+        return replace(self, narrowest_J=narrowest_J, _beside=[], **narrow)
 
     def beside_compute(self) -> Setting:
         """Give the setting of work that runs beside communication: fewer SMs for the one, less speed for the other.
@@ -121,18 +150,15 @@ class Setting:
         if self.mode.messages:
             return self
         if not self._beside:
-            self._beside.append(
-                Setting.of(
-                    self.layout.cluster, self.model, self.plan, phase=self.phase, seed=self.layout.seed, beside=True
-                )
-            )
+            cluster, seed = self.layout.cluster, self.layout.seed
+            wide = Setting.of(cluster, self.model, self.plan, phase=self.phase, seed=seed, beside=True, narrow=False)
+            self._beside.append(wide.on_narrowest(self.narrowest_J))
         return self._beside[0]
 
     def with_slots(self, plan: Plan) -> Setting:
         """Give the setting of a plan that differs only in slots, replica rule or replica weights."""
-        return replace(
-            self, plan=plan, _beside=[], table=ReplicaTable.of(plan, self.layout.domain_G, node_G=self.layout.node_G)
-        )
+        table = ReplicaTable.of(plan, self.layout.domain_G, node_G=self.layout.node_G)
+        return replace(self, plan=plan, table=table, _beside=[setting.with_slots(plan) for setting in self._beside])
 
     def forward(self, trace: RoutingTrace, step: Step) -> ForwardPass:
         """Count a step's traffic under this plan.
