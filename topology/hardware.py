@@ -41,6 +41,8 @@ class Hardware:
         Exchange of token counts before a normal dispatch.
     barrier_s
         A barrier over the ranks of a group.
+    in_switch_efficiency
+        Part of the NVLink rate at which the domain's switches add up and multicast; 0 where they cannot.
     sources
         Where each of the numbers above comes from, by field, or by "field.key" in a mapping.
 
@@ -63,6 +65,7 @@ class Hardware:
     collective_launch_s: float
     count_exchange_s: float
     barrier_s: float
+    in_switch_efficiency: float = 0.0
     sources: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
@@ -70,6 +73,7 @@ class Hardware:
             _check(name, getattr(self, name), 0 < getattr(self, name) < float("inf"), "must be positive")
         for name in ("kernel_launch_s", "message_s", "collective_launch_s", "count_exchange_s", "barrier_s"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) < float("inf"), "must not be negative")
+        _check("in_switch_efficiency", self.in_switch_efficiency, 0 <= self.in_switch_efficiency <= 1, "must be 0 to 1")
         _check("communication_sms", self.communication_sms, 0 <= self.communication_sms < self.sms, "must be below sms")
         for key, value in self.peak_flop_per_s.items():
             _check(f"peak_flop_per_s.{key}", value, key in ELEMENT_TYPES, f"is not one of {', '.join(ELEMENT_TYPES)}")

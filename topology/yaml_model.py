@@ -88,6 +88,7 @@ class HardwareSection(_Section):
     collective_launch_s: Time | None = Field(default=None, alias="collective_launch")
     count_exchange_s: Time | None = Field(default=None, alias="count_exchange")
     barrier_s: Time | None = Field(default=None, alias="barrier")
+    in_switch_efficiency: float | None = None
     sources: dict[str, str] | None = None
 
 

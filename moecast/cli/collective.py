@@ -1,4 +1,4 @@
-"""``moecast collective``: what a cluster's all-to-all gives, beside the output of nccl-tests."""
+"""``moecast collective``: what a cluster's collectives give, beside the output of nccl-tests."""
 
 from __future__ import annotations
 
@@ -9,19 +9,30 @@ import typer
 from moecast.cli import options
 
 if TYPE_CHECKING:
-    from moecast.sim import AllToAllTime
+    from moecast.sim import CollectiveTime
     from moecast.topology import Cluster
 
 SIZES = "64KiB,1MiB,8MiB,64MiB,256MiB,1GiB"
 MOST_SIZES = 64
 NOTE = (
-    "Even, out of place, all ranks at once. NCCL's own losses between nodes (channels, protocols, proxies) are not "
-    "modelled: the links set the rate."
+    "Even, out of place, all ranks at once. NCCL's own losses between nodes (channels, proxies) are not modelled: the "
+    "links set the rate."
 )
 
 
 def collective_command(
     cluster: options.Cluster,
+    operation: Annotated[
+        str, typer.Option("--op", help="all-reduce, reduce-scatter, all-gather, all-to-all or send-recv.")
+    ] = "all-to-all",
+    kind: Annotated[
+        str,
+        typer.Option(
+            "--kind",
+            help="nccl: what NCCL would take for the size. Over the links alone: ring, tree, in-switch, one-shot, "
+            "two-shot, direct, hierarchical, 2dh, cyclic, open, where the operation has it.",
+        ),
+    ] = "nccl",
     nodes: options.Nodes = None,
     fabric: options.Fabric = None,
     ranks: Annotated[
@@ -29,7 +40,7 @@ def collective_command(
         typer.Option("--ranks", min=2, help="The first so many GPUs take part.", show_default="all GPUs"),
     ] = None,
     sizes: Annotated[
-        str, typer.Option("--bytes", help="What each rank sends, its own share included: sizes with units.")
+        str, typer.Option("--bytes", help="nccl-tests' sizes, with units: the whole buffer of a rank.")
     ] = SIZES,
     network: Annotated[
         str | None,
@@ -42,14 +53,14 @@ def collective_command(
     seed: Annotated[int, typer.Option("--seed", help="Of the hash that picks paths on ECMP fabrics.")] = 0,
     json: options.Json = False,
 ) -> None:
-    """Time an even all-to-all, as nccl-tests' alltoall_perf does: size, time, bandwidths, and what limits it.
+    """Time a collective by itself, as nccl-tests do: size, time, bandwidths, what carries it and what limits it.
 
-    No model and no routing: what the links give. Other collectives are not there yet.
+    No model and no routing: what the links give.
 
-    Example: moecast collective --cluster dgx-h100 --nodes 4 --fabric leaf-spine:2 --bytes 64KiB,8MiB,1GiB
+    Example: moecast collective --op all-reduce --cluster dgx-h100 --nodes 4 --bytes 64KiB,8MiB,1GiB
     """
     from moecast.cli import render
-    from moecast.sim import find_rung, time_all_to_all, usual_rung
+    from moecast.sim import find_rung, time_collective, usual_rung
     from moecast.topology import load_cluster
 
     asked = parse_sizes(sizes)
@@ -57,13 +68,13 @@ def collective_command(
     count = built.n_gpus if ranks is None else ranks
     rung = find_rung(network) if network else usual_rung(count)
     with render.progress("timing", quiet=json) as advance:
-        found = time_all_to_all(built, asked, rung=rung, ranks=ranks, seed=seed, progress=advance)
+        found = time_collective(built, operation, asked, rung=rung, kind=kind, ranks=ranks, seed=seed, progress=advance)
     if json:
         rows = [row.to_json() for row in found]
-        said = {"collective": "all-to-all", "cluster": built.name, "ranks": count, "network": rung.name}
+        said = {"collective": operation, "kind": kind, "cluster": built.name, "ranks": count, "network": rung.name}
         render.echo_json({**said, "rows": rows, "notes": [*built.notes, NOTE]})
     else:
-        _show(built, count, rung.name, found)
+        _show(built, f"{operation} over {count} GPUs", rung.name, found)
 
 
 def parse_sizes(text: str) -> list[float]:
@@ -86,7 +97,7 @@ def parse_sizes(text: str) -> list[float]:
     return sizes
 
 
-def _show(cluster: Cluster, ranks: int, network: str, rows: list[AllToAllTime]) -> None:
+def _show(cluster: Cluster, what: str, network: str, rows: list[CollectiveTime]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
@@ -96,19 +107,20 @@ def _show(cluster: Cluster, ranks: int, network: str, rows: list[AllToAllTime]) 
     console = render.console()
     for note in cluster.notes:
         console.print(note, style="yellow", markup=False)
-    title = f"all-to-all over {ranks} GPUs of {escape(cluster.name)}, rung {network}"
+    title = f"{what} of {escape(cluster.name)}, rung {network}"
     table = Table(title=title, title_justify="left", title_style="bold")
-    for name in ("bytes per rank", "time", "algorithm bandwidth", "bus bandwidth"):
+    for name in ("bytes", "time", "algorithm bandwidth", "bus bandwidth"):
         table.add_column(name, justify="right")
+    table.add_column("carried by")
     table.add_column("limited by")
     for row in rows:
         rates = (f"{rate / 1e9:.2f} GB/s" for rate in (row.algorithm_Bps, row.bus_Bps))
-        table.add_row(format_bytes(row.bytes_per_rank), format_s(row.time_s), *rates, _limit(row))
+        table.add_row(format_bytes(row.bytes_per_rank), format_s(row.time_s), *rates, row.carried_by, _limit(row))
     console.print(table)
     console.print(NOTE)
 
 
-def _limit(row: AllToAllTime) -> str:
+def _limit(row: CollectiveTime) -> str:
     """The fullest links, by the name of the cable, with how full they are."""
     from moecast.sim.gains import cable_of
 

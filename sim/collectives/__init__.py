@@ -1,17 +1,30 @@
 """Collectives: from the counts of a layer to the flows that carry its dispatch and combine.
 
-To add one: a file with a class that satisfies `Collective`, and an entry in `COLLECTIVES`.
+Two families: those that carry copies of tokens to their experts and back (`COLLECTIVES`, by dispatch mode), and those
+on the bytes of a group, such as an all-reduce (`KINDS`, by operation; see `moecast.sim.collectives.operations`).
+
+To add one: a file with a class that satisfies `Collective` or `Kind`, and an entry in its list.
 """
 
 from __future__ import annotations
 
 from typing import Protocol
 
-from moecast.sim.collectives.all_to_all import AllToAllTime, even_all_to_all, time_all_to_all
 from moecast.sim.collectives.flat import FlatAllToAll
 from moecast.sim.collectives.hierarchical import HierarchicalAllToAll
 from moecast.sim.collectives.modes import DEFAULT_MODE, MODES, Mode, mode_of
+from moecast.sim.collectives.operations import (
+    KINDS,
+    OPERATIONS,
+    all_gather,
+    all_reduce,
+    bus_factor,
+    collective_template,
+    reduce_scatter,
+    send_receive,
+)
 from moecast.sim.collectives.template import FlowTemplate, Legs
+from moecast.sim.collectives.timing import CollectiveTime, even_all_to_all, time_collective
 from moecast.sim.sites import Sites
 
 
@@ -52,14 +65,22 @@ def collective_for(mode: Mode, layout: Sites) -> Collective:
 __all__ = [
     "COLLECTIVES",
     "DEFAULT_MODE",
+    "KINDS",
     "MODES",
-    "AllToAllTime",
+    "OPERATIONS",
     "Collective",
+    "CollectiveTime",
     "FlowTemplate",
     "Legs",
     "Mode",
+    "all_gather",
+    "all_reduce",
+    "bus_factor",
     "collective_for",
+    "collective_template",
     "even_all_to_all",
     "mode_of",
-    "time_all_to_all",
+    "reduce_scatter",
+    "send_receive",
+    "time_collective",
 ]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from moecast.arrays import whole_numbers
+from moecast.arrays import numbers, whole_numbers
 from moecast.compiled import njit
 from moecast.sim.collectives.links import link_capacity, row_max, with_issue_links
 from moecast.sim.network.links import Paths, kept_pairs
@@ -47,6 +47,8 @@ class Legs:
         Where in the counts the flow's number of copies stands, or `PRESENCE`.
     child_R, parent_R
         Pairs of flows: the parent feeds the child.
+    part_F
+        Of each of its copies, what the flow carries (more than 1 where it passes the same bytes on again); None: all.
     n_counts
         How many counts there must be, at least.
 
@@ -63,6 +65,7 @@ class Legs:
     count_F: Int
     child_R: Int
     parent_R: Int
+    part_F: Float | None = None
     n_counts: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -76,6 +79,8 @@ class Legs:
         child_R = whole_numbers("child_R", self.child_R, most=n - 1)
         object.__setattr__(self, "child_R", child_R)
         object.__setattr__(self, "parent_R", whole_numbers("parent_R", self.parent_R, most=n - 1, shape=child_R.shape))
+        if self.part_F is not None:
+            object.__setattr__(self, "part_F", numbers("part_F", self.part_F, shape=(n,)))
         highest = max(int(self.count_F.max(initial=-1)), int(self.awaited_F.max(initial=-1)))
         object.__setattr__(self, "n_counts", highest + 1)
 
@@ -120,18 +125,33 @@ class FlowTemplate:
     parent_R: Int
 
     @classmethod
-    def of(cls, layout: Sites, legs: Legs, copy_bytes: float, *, messages: bool = False) -> FlowTemplate:
+    def of(
+        cls,
+        layout: Sites,
+        legs: Legs,
+        copy_bytes: float,
+        *,
+        messages: bool = False,
+        wire_F: Float | None = None,
+        latency_F: Float | None = None,
+    ) -> FlowTemplate:
         """Find the paths of the legs.
 
         Parameters
         ----------
         messages
             Each copy costs its sender `Hardware.message_s` on top of the time of its bytes (`with_issue_links`).
+        wire_F
+            Bytes that pass the links for each byte of data; None: one.
+        latency_F
+            Seconds from the last byte's departure to its arrival; None: the path's.
         """
         routes = layout.routes(legs.source_F, legs.destination_F)
         offsets_F1, link_X, share_X = routes.offsets_F1, routes.link_X, routes.share_X
         if messages and layout.cluster.hardware.message_s > 0:
             offsets_F1, link_X, share_X = with_issue_links(layout, legs.source_F, routes, copy_bytes)
+        if wire_F is not None:
+            share_X = share_X * np.repeat(wire_F, np.diff(offsets_F1))
         capacity_J = link_capacity(layout)
         order = np.argsort(legs.child_R, kind="stable")
         parents_F = np.bincount(legs.child_R, minlength=len(legs.source_F))
@@ -141,7 +161,7 @@ class FlowTemplate:
             offsets_F1=offsets_F1,
             link_X=link_X,
             share_X=share_X,
-            latency_F=routes.latency_F,
+            latency_F=routes.latency_F if latency_F is None else latency_F,
             pace_F=row_max(share_X / capacity_J[link_X], offsets_F1),
             parent_offsets_F1=np.concatenate([[0], np.cumsum(parents_F)]),
             parent_R=legs.parent_R[order],
@@ -157,14 +177,36 @@ class FlowTemplate:
         offsets_F1, link_X, share_X = kept_pairs(*self.paths, narrowest_J)
         return replace(self, offsets_F1=offsets_F1, link_X=link_X, share_X=share_X)
 
+    def among(self, ranks_R: Int32) -> FlowTemplate:
+        """Count the flows' ranks among those that take part in an exchange, by their place in `ranks_R`.
+
+        Raises
+        ------
+        ValueError
+            A flow starts, ends or is waited for at another rank.
+        """
+        most = max(int(getattr(self.legs, name).max(initial=-1)) for name in ("source_F", "destination_F", "waiter_F"))
+        place_G = np.full(max(most, int(ranks_R.max(initial=-1))) + 2, -1, np.int32)  # the last for nobody, -1
+        place_G[ranks_R] = np.arange(len(ranks_R), dtype=np.int32)
+        legs, names = self.legs, ("source_F", "destination_F", "waiter_F")
+        places = {name: place_G[getattr(legs, name)] for name in names}
+        if any(((places[name] < 0) & (getattr(legs, name) >= 0)).any() for name in names):
+            raise ValueError("ranks_R: a flow is of another rank")
+        return replace(self, legs=replace(legs, **places))
+
     def copies_F(self, counts_C: Int) -> Int:
         """Copies that each possible flow carries, `PRESENCE` flows zero."""
         return np.where(self.legs.count_F < 0, 0, counts_C[self.legs.count_F])
 
+    def bytes_F(self, counts_C: Int) -> Float:
+        """Bytes that each possible flow carries."""
+        bytes_F: Float = (self.copies_F(counts_C) * self.copy_bytes).astype(np.float64)
+        return bytes_F if self.legs.part_F is None else bytes_F * self.legs.part_F
+
     def bytes_leaving(self, counts_C: Int) -> float:
         """Bytes that leave GPUs."""
         away_F = self.legs.source_F != self.legs.destination_F
-        return float(self.copies_F(counts_C)[away_F].sum() * self.copy_bytes)
+        return float(self.bytes_F(counts_C)[away_F].sum())
 
     def counted(self, counts_C: Int) -> CountedFlows:
         """Give the flows of one exchange, made only when it is run.
@@ -186,12 +228,13 @@ class FlowTemplate:
         """
         legs = self.legs
         self.check_counts(counts_C)
+        bytes_F = self.bytes_F(counts_C)
         chosen, offsets_F1, link_X, share_X, parent_offsets_F1, parent_R, delay_F, tail_F = _fill(
-            legs.count_F, counts_C, self.copy_bytes, CHUNK_COPIES * self.copy_bytes, self.offsets_F1, self.link_X,
+            legs.count_F, counts_C, bytes_F, CHUNK_COPIES * self.copy_bytes, self.offsets_F1, self.link_X,
             self.share_X, self.latency_F, self.pace_F, self.parent_offsets_F1, self.parent_R,
         )  # fmt: skip
         return Flows(
-            bytes_F=self.copies_F(counts_C)[chosen] * self.copy_bytes,
+            bytes_F=bytes_F[chosen],
             source_rank_F=legs.source_F[chosen],
             destination_rank_F=legs.destination_F[chosen],
             waiter_F=np.where(counts_C[legs.awaited_F[chosen]] > 0, legs.waiter_F[chosen], np.int32(-1)),
@@ -254,7 +297,7 @@ def no_flows() -> Flows:
 def _fill(  # type: ignore[no-untyped-def]
     count_F,
     counts_C,
-    copy_bytes,
+    bytes_F,
     chunk_bytes,
     offsets_F1,
     link_X,
@@ -295,10 +338,8 @@ def _fill(  # type: ignore[no-untyped-def]
                 continue
             parent[at_parent] = new_of_old[p]
             at_parent += 1
-            fed = counts_C[count_F[p]] * copy_bytes if count_F[p] >= 0 else 0.0
-            delay_F[new] = max(delay_F[new], min(chunk_bytes, fed) * pace_F[p] + latency_F[p])
+            delay_F[new] = max(delay_F[new], min(chunk_bytes, bytes_F[p]) * pace_F[p] + latency_F[p])
         parent_offsets[new + 1] = at_parent
         if at_parent > parent_offsets[new]:
-            own = counts_C[count_F[f]] * copy_bytes if count_F[f] >= 0 else 0.0
-            tail_F[new] = min(chunk_bytes, own) * pace_F[f] + latency_F[f]
+            tail_F[new] = min(chunk_bytes, bytes_F[f]) * pace_F[f] + latency_F[f]
     return chosen, offsets, link, share, parent_offsets, parent[:at_parent].copy(), delay_F, tail_F

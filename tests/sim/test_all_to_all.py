@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from moecast.cli import app
 from moecast.errors import MoecastError
-from moecast.sim import find_rung, time_all_to_all
+from moecast.sim import find_rung, time_collective
 from moecast.topology import Cluster, load_cluster
 
 GIB = float(1 << 30)
@@ -18,7 +18,7 @@ NIC_GBps = 48.5  # of dgx-h100, usable
 
 
 def bus_GBps(cluster: Cluster, rung: str = "fluid") -> float:
-    return time_all_to_all(cluster, [GIB], rung=find_rung(rung))[0].bus_Bps / 1e9
+    return time_collective(cluster, "all-to-all", [GIB], rung=find_rung(rung))[0].bus_Bps / 1e9
 
 
 @pytest.mark.parametrize("rung", ["bound", "fluid"])
@@ -41,18 +41,18 @@ def test_two_gpus_share_a_nic(tmp_path: Path) -> None:
     (tmp_path / "four.yaml").write_text("preset: dgx-h100\nnodes: 2\ndomain: {nics_per_host: 4}\n")
     built = load_cluster(tmp_path / "four.yaml")
     assert bus_GBps(built) == pytest.approx(2 * NIC_GBps / 2 * 15 / 16, rel=0.01)
-    row = time_all_to_all(built, [GIB], rung=find_rung("bound"))[0]
+    row = time_collective(built, "all-to-all", [GIB], rung=find_rung("bound"))[0]
     assert set(row.limits) == {"nic-out", "nic-in"}
 
 
 def test_what_limits() -> None:
     built = load_cluster("dgx-h100", nodes=4, fabric="leaf-spine:4")
-    small, large = time_all_to_all(built, [1024, GIB], rung=find_rung("bound"))
+    small, large = time_collective(built, "all-to-all", [1024, GIB], rung=find_rung("bound"))
     assert small.limits == ()
     assert set(large.limits) == {"leaf-up", "leaf-down"}
     assert large.utilisation["leaf-up"] == pytest.approx(1, abs=0.01)
     assert large.algorithm_Bps == pytest.approx(large.bus_Bps * 32 / 31)
-    inside = time_all_to_all(built, [GIB], ranks=8, rung=find_rung("fluid"))[0]
+    inside = time_collective(built, "all-to-all", [GIB], ranks=8, rung=find_rung("fluid"))[0]
     assert set(inside.limits) == {"nvlink-out", "nvlink-in"}
 
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from moecast.cli import app
 from moecast.errors import MoecastError
-from moecast.sim import find_rung, time_all_to_all
+from moecast.sim import find_rung, time_collective
 from moecast.topology import Cluster, Domain, load_cluster, write_cluster
 from moecast.traces import LoadTable, TraceMeta, write_load_table
 
@@ -75,7 +75,7 @@ def test_four_nics_for_eight_gpus(tmp_path: Path) -> None:
     (tmp_path / "four.yaml").write_text("preset: dgx-h100\nnodes: 2\ndomain: {nics_per_host: 4}\n")
     by_hand = load_cluster(tmp_path / "four.yaml")
     assert (two.nodes, two.links, two.hardware) == (by_hand.nodes, by_hand.links, by_hand.hardware)
-    bus_Bps = time_all_to_all(two, [2.0**30], rung=find_rung("fluid"))[0].bus_Bps
+    bus_Bps = time_collective(two, "all-to-all", [2.0**30], rung=find_rung("fluid"))[0].bus_Bps
     assert bus_Bps / 1e9 == pytest.approx(2 * 48.5 / 2 * 15 / 16, rel=0.01)
 
 
@@ -164,7 +164,7 @@ def test_cables_between_gpus(tmp_path: Path) -> None:
     assert kinds(found) == (4, 4, 0)
     direct = [link for link in found.links if link.kind == "nvlink-direct"]
     assert (len(direct), {link.capacity_Bps for link in direct}) == (12, {370e9 / 3})
-    bus_Bps = time_all_to_all(found, [2.0**30], rung=find_rung("fluid"))[0].bus_Bps
+    bus_Bps = time_collective(found, "all-to-all", [2.0**30], rung=find_rung("fluid"))[0].bus_Bps
     assert bus_Bps == pytest.approx(370e9, rel=0.01)  # each pair its own cable, and each GPU all of them at once
     # An A100 has 12 links, of the same rate each.
     assert domain_of(built(tmp_path, table(rows, nics_of(4), "NV12"))).nvlink_Bps == pytest.approx(370e9 * 12 / 18)

@@ -14,7 +14,7 @@ import pytest
 from moecast.sim import find_rung
 from moecast.topology import list_presets, load_cluster
 from moecast.validate.published import SOURCES, Row, markdown, mean_error, predict
-from moecast.validate.published.questions import AllToAll, TokenExchange, WholeStep
+from moecast.validate.published.questions import AllToAll, GroupCollective, TokenExchange, WholeStep
 from moecast.validate.published.routing import even_trace, uniform_trace
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,7 +23,8 @@ ROWS = [row for source in SOURCES for row in source.rows]
 SMALL = [
     row
     for row in ROWS
-    if isinstance(row.question, AllToAll) or (isinstance(row.question, TokenExchange) and row.question.ranks <= 8)
+    if isinstance(row.question, AllToAll | GroupCollective)
+    or (isinstance(row.question, TokenExchange) and row.question.ranks <= 8)
 ]
 
 

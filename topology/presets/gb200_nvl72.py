@@ -14,6 +14,7 @@ HARDWARE = replace(
     sms=148,
     memory_bytes=186e9,
     memory_Bps=8e12,
+    in_switch_efficiency=0.598,
     peak_flop_per_s={"bf16": 2.5e15, "fp8": 5e15, "fp4": 10e15},
     sources={
         key: source if source.startswith("estimate") else f"estimate: as on Hopper ({source})"
@@ -22,6 +23,7 @@ HARDWARE = replace(
     | {
         "sms": "CUDA device query of a B200: 148 SMs (pytorch/ao 4002)",
         "memory_bytes": "NVIDIA GB200 NVL72 datasheet: 186 GB per GPU",
+        "in_switch_efficiency": "fit on NCCL 2.26.2 all-reduce (NVLS) of 8 GiB on 72 x GB200: 834.6 GB/s (CoreWeave)",
         "memory_Bps": "NVIDIA GB200 NVL72 datasheet: 8 TB/s per GPU",
         "peak_flop_per_s.bf16": "NVIDIA GB200 NVL72 datasheet, half of the sparse 5 PFLOP/s",
         "peak_flop_per_s.fp8": "NVIDIA GB200 NVL72 datasheet, half of the sparse 10 PFLOP/s",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from moecast.validate.published.collectives import collective_row
 from moecast.validate.published.questions import AllToAll, ExchangeName, TokenExchange
 from moecast.validate.published.row import Row, Source, Use
 
@@ -20,8 +21,8 @@ def _deepep(exchange: ExchangeName, value_us: float) -> Row:
     )
 
 
-def _other(name: str, value_us: float, use: Use) -> Row:
-    return Row(name=name, value=value_us, unit="us", use=use, why_not="of collectives, only all-to-all is simulated")
+def _other(operation: str, size: int, value_us: float, use: Use) -> Row:
+    return collective_row(value_us, use, cluster="dgx-h200", operation=operation, size=size)
 
 
 SOURCE = Source(
@@ -36,10 +37,10 @@ SOURCE = Source(
         _all_to_all(2, 256 * MIB, "256 MiB", 470.3, "check"),
         _deepep("dispatch", 35.1),
         _deepep("combine", 67.7),
-        _other("NCCL all-reduce, 8 GPUs, 64 KiB", 19.89, "fit"),
-        _other("NCCL all-reduce, 8 GPUs, 8 MiB", 78.30, "check"),
-        _other("NCCL all-reduce, 8 GPUs, 256 MiB", 1052.6, "fit"),
-        _other("NCCL all-gather, 8 GPUs, 8 MiB", 43.17, "check"),
-        _other("NCCL reduce-scatter, 8 GPUs, 8 MiB", 44.72, "check"),
+        _other("all-reduce", 2**16, 19.89, "fit"),
+        _other("all-reduce", 8 * MIB, 78.30, "check"),
+        _other("all-reduce", 256 * MIB, 1052.6, "fit"),
+        _other("all-gather", 8 * MIB, 43.17, "check"),
+        _other("reduce-scatter", 8 * MIB, 44.72, "check"),
     ),
 )

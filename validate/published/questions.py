@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from moecast.sim import Exchange, ModelShape, Plan, Step, load_model, step_program
+from moecast.sim.collectives import CollectiveTime, bus_factor, time_collective
 from moecast.sim.collectives import even_all_to_all as _all_to_all
 from moecast.sim.network import Rung, usual_rung
 from moecast.topology import Cluster, find_preset, load_cluster
@@ -141,6 +142,45 @@ class AllToAll:
 
     def _moved_bytes(self) -> float:
         return self.bytes_per_rank * (self.ranks - 1) / self.ranks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupCollective:
+    """A collective over GPUs of one preset, ranks meeting first.
+
+    Parameters
+    ----------
+    operation, kind
+        As of `moecast.sim.time_collective`.
+    size_bytes
+        As nccl-tests count it.
+    unit
+        "us", or "GB/s" of bus bandwidth.
+    """
+
+    cluster: str
+    operation: str
+    kind: str = "nccl"
+    ranks: int
+    size_bytes: int
+    unit: Literal["us", "GB/s"] = "us"
+    rung: str = "fluid"
+
+    def predict(self, rung: Rung) -> float:
+        """Answer, in `unit`."""
+        taken = self.timed(rung)
+        return 1e6 * taken.time_s if self.unit == "us" else 1e-9 * taken.bus_Bps
+
+    def timed(self, rung: Rung) -> CollectiveTime:
+        """Give all that is predicted."""
+        cluster = load_cluster(self.cluster)
+        size = [self.size_bytes]
+        return time_collective(cluster, self.operation, size, kind=self.kind, ranks=self.ranks, rung=rung)[0]
+
+    def seconds_of(self, value: float) -> float:
+        """Turn "us" or "GB/s" into seconds."""
+        moved = self.size_bytes * bus_factor(self.operation, self.ranks)
+        return value / 1e6 if self.unit == "us" else moved / (1e9 * value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from moecast.validate.published.row import Row, Source, Use
 
 _EFA = "no preset has Elastic Fabric Adapters"
-_NO_ALL_REDUCE = "of collectives, only all-to-all is simulated"
 _TRAINING = "training is not simulated"
 _OVERLAP = "overlap of communication with compute is not simulated"
 _NO_SHAPE = "no preset of its GPU or model"
@@ -37,54 +36,20 @@ AWS = Source(
     ),
 )  # fmt: skip
 
-AZURE = Source(
-    name="Azure ND H200 v5",
-    where="Azure's published nccl-tests, NCCL 2.20.5 with NVLS",
-    conditions="8 x H200, in-place bus bandwidth",
-    rows=_rows(
-        "GB/s", _NO_ALL_REDUCE,
-        ("NCCL all-reduce, 1 MiB", 52.96, "fit"),
-        ("NCCL all-reduce, 16 MiB", 240.4, "check"),
-        ("NCCL all-reduce, 256 MiB", 432.2, "check"),
-        ("NCCL all-reduce, 8 GiB", 480.0, "fit"),
-    ),
-)  # fmt: skip
-
 TOKENWEAVE = Source(
     name="TokenWeave",
-    where="microsoft/tokenweave, figure 5 and its tables",
+    where="microsoft/tokenweave, its tables",
     conditions="8 x H100 DGX, bf16",
-    rows=(
-        *_rows(
-            "us",
-            _NO_ALL_REDUCE,
-            ("NCCL all-reduce, 1 MiB", 35.6, "fit"),
-            ("multimem all-reduce, 1 MiB", 16.5, "fit"),
-            ("NCCL all-reduce, 128 MiB", 646, "check"),
-            ("multimem all-reduce, 128 MiB", 501, "check"),
-            ("reduce-scatter, 1 MiB", 29.3, "fit"),
-            ("reduce-scatter, 512 MiB", 1420, "fit"),
-            ("all-gather, 1 MiB", 29.7, "check"),
-            ("all-gather, 512 MiB", 1423, "check"),
-        ),
-        *_rows(
-            "ms",
-            _OVERLAP,
-            ("Mixtral-8x22B prefill, TP8, 4,096 tokens: baseline", 121.4, "check"),
-            ("Mixtral-8x22B prefill, TP8, 4,096 tokens: without all-reduce", 102.2, "check"),
-            ("Mixtral-8x22B prefill, TP8, 4,096 tokens: TokenWeave", 107.7, "check"),
-            ("Mixtral-8x22B prefill, TP8, 16,384 tokens: baseline", 471.0, "check"),
-            ("Mixtral-8x22B prefill, TP8, 16,384 tokens: without all-reduce", 405.1, "check"),
-            ("Mixtral-8x22B prefill, TP8, 16,384 tokens: TokenWeave", 399.2, "check"),
-        ),
+    rows=_rows(
+        "ms",
+        _OVERLAP,
+        ("Mixtral-8x22B prefill, TP8, 4,096 tokens: baseline", 121.4, "check"),
+        ("Mixtral-8x22B prefill, TP8, 4,096 tokens: without all-reduce", 102.2, "check"),
+        ("Mixtral-8x22B prefill, TP8, 4,096 tokens: TokenWeave", 107.7, "check"),
+        ("Mixtral-8x22B prefill, TP8, 16,384 tokens: baseline", 471.0, "check"),
+        ("Mixtral-8x22B prefill, TP8, 16,384 tokens: without all-reduce", 405.1, "check"),
+        ("Mixtral-8x22B prefill, TP8, 16,384 tokens: TokenWeave", 399.2, "check"),
     ),
-)
-
-COREWEAVE = Source(
-    name="CoreWeave",
-    where="CoreWeave's published nccl-tests, NCCL 2.26.2",
-    conditions="GB200 NVL72, 8 GiB, bus bandwidth",
-    rows=_rows("GB/s", _NO_ALL_REDUCE, ("NCCL all-reduce, 72 GPUs", 834.6, "fit")),
 )
 
 GLM = Source(
@@ -155,4 +120,4 @@ MEGATRON = Source(
     ),
 )  # fmt: skip
 
-SOURCES = (AWS, AZURE, TOKENWEAVE, COREWEAVE, GLM, EPLB_MEASURED, MOETUNER, PROFILE, MEGATRON)
+SOURCES = (AWS, TOKENWEAVE, GLM, EPLB_MEASURED, MOETUNER, PROFILE, MEGATRON)
