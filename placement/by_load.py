@@ -21,8 +21,10 @@ from moecast.placement.problem import counted_from_0
 from moecast.placement.solver import checked_slots
 from moecast.placement.solvers import find_load_solver
 from moecast.sim.collectives import mode_of
-from moecast.sim.plan import EMPTY, MadeBy, Plan
+from moecast.sim.made_by import MadeBy
+from moecast.sim.plan import Plan
 from moecast.sim.shown import ShownAsTable
+from moecast.sim.slots import EMPTY
 from moecast.units import format_s
 
 if TYPE_CHECKING:

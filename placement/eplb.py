@@ -21,7 +21,7 @@ import numpy.typing as npt
 from moecast.arrays import index, numbers
 from moecast.errors import MoecastError
 from moecast.placement.solver import Solved
-from moecast.sim.plan import MOST_GROUP_SLOTS
+from moecast.sim.slots import MOST_GROUP_SLOTS
 
 if TYPE_CHECKING:
     from moecast.placement.limit import Budget

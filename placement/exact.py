@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from moecast.placement.cost import MEAN_SHARE, LayerCost
 from moecast.placement.solver import Solved
-from moecast.sim.plan import EMPTY
+from moecast.sim.slots import EMPTY
 
 if TYPE_CHECKING:
     from moecast.placement.limit import Budget

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from moecast.sim.plan import EMPTY
+from moecast.sim.slots import EMPTY
 
 Int32 = npt.NDArray[np.int32]
 

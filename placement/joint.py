@@ -25,7 +25,7 @@ from moecast.placement.cost import MEAN_SHARE, LayerCost
 from moecast.placement.eplb import Eplb
 from moecast.placement.search import HOT, LayerSearch
 from moecast.placement.solver import Solved, Solver
-from moecast.sim.plan import EMPTY
+from moecast.sim.slots import EMPTY
 
 if TYPE_CHECKING:
     from moecast.placement.estimate import Estimate

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.placement.eplb import replicate
-from moecast.sim.plan import EMPTY
+from moecast.sim.slots import EMPTY
 
 Float = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]

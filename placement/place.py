@@ -20,7 +20,8 @@ from moecast.placement.solver import checked_slots
 from moecast.placement.solvers import find_solver, takes
 from moecast.sim.collectives import mode_of
 from moecast.sim.forward import Setting
-from moecast.sim.plan import MadeBy, Plan
+from moecast.sim.made_by import MadeBy
+from moecast.sim.plan import Plan
 from moecast.sim.schedules import find_schedule
 from moecast.sim.shown import ShownAsTable
 from moecast.sim.tally import RoutingTally

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from moecast.arrays import whole_numbers
 from moecast.errors import MoecastError
-from moecast.sim.plan import EMPTY
+from moecast.sim.slots import EMPTY
 
 if TYPE_CHECKING:
     from moecast.placement.limit import Budget

@@ -15,10 +15,11 @@ from moecast.sim.collectives import (
 from moecast.sim.forecaster import Forecaster, bound_objective_s
 from moecast.sim.forward import ForwardPass, Setting
 from moecast.sim.layout import Layout
+from moecast.sim.made_by import MadeBy
 from moecast.sim.memory import fits, memory_by_part
 from moecast.sim.model import ModelShape, list_models, load_model
 from moecast.sim.network import RUNGS, Fluid, Rung, find_rung, usual_rung
-from moecast.sim.plan import DISPATCH_MODES, REPLICA_RULES, MadeBy, Plan, read_plan, write_plan
+from moecast.sim.plan import DISPATCH_MODES, REPLICA_RULES, Plan, read_plan, write_plan
 from moecast.sim.prediction import Prediction, read_prediction, write_prediction
 from moecast.sim.program import Compute, Exchange, Flows, StepProgram, StepTimes
 from moecast.sim.replicas import ReplicaTable

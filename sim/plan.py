@@ -17,18 +17,14 @@ from moecast.errors import MoecastError
 from moecast.files import read_json, write_text
 from moecast.sim import element_types
 from moecast.sim.layout import MOST_RANKS, Layout
+from moecast.sim.made_by import MadeBy
+from moecast.sim.plan_json import SCHEMA, plan_fields
+from moecast.sim.slots import EMPTY, MOST_EXPERTS, MOST_GROUP_SLOTS, MOST_SLOTS
 from moecast.sim.whole import short, whole, whole_list
 
 if TYPE_CHECKING:
     from moecast.sim.model import ModelShape
     from moecast.topology import Cluster
-
-SCHEMA = 2
-EMPTY = -1
-
-MOST_EXPERTS = 2**16 - 1  # a trace numbers them in 16 bits
-MOST_GROUP_SLOTS = 2**16 - 1  # and slots of one layer in one EP group
-MOST_SLOTS = 1 << 26  # 61 layers of 288 slots on 1,024 ranks in 32 groups are half a million
 
 DispatchMode = Literal["per_choice", "per_rank", "per_domain", "nccl", "stay"]
 ReplicaRule = Literal["round_robin", "nearest", "fixed", "by_rank", "weights"]
@@ -46,19 +42,6 @@ _NOT_SIMULATED = {
     "etp": "expert tensor parallelism is not simulated yet",
     "microbatches": "microbatches are not simulated yet",
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MadeBy:
-    """Where a plan comes from; null where it is not known (a file from an engine)."""
-
-    solver: str
-    seed: int | None = None
-    trace_hash: str | None = None
-    trace_part: str | None = None
-    objective_s: float | None = None
-    bound_s: float | None = None
-    note: str = ""  # what the solver says of how it was found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -352,8 +335,6 @@ class Plan:
         MoecastError
             A field is missing, unknown, of the wrong type or out of range; or the plan is not legal.
         """
-        from moecast.sim.plan_json import plan_fields
-
         try:
             plan = cls(**plan_fields(value, file=file))
         except ValueError as error:

@@ -14,8 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from moecast.errors import MoecastError
 from moecast.sim.layout import MOST_RANKS
-from moecast.sim.plan import EMPTY, MOST_EXPERTS, SCHEMA, MadeBy
+from moecast.sim.made_by import MadeBy
+from moecast.sim.slots import EMPTY, MOST_EXPERTS
 
+SCHEMA = 2
 FIRST_SCHEMA = 1
 READ_SCHEMAS = (FIRST_SCHEMA, SCHEMA)
 

@@ -11,7 +11,7 @@ from moecast.sim.program import BREAKDOWN_PARTS
 from moecast.units import format_bytes, format_count, format_percent, format_s
 
 if TYPE_CHECKING:
-    from moecast.sim.prediction import Prediction
+    from moecast.sim.prediction_values import PredictionValues
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,11 +26,11 @@ class Quantity:
 
     group: str
     name: str
-    value: Callable[[Prediction], Any]
+    value: Callable[[PredictionValues], Any]
     text: Callable[[Any], str]
     better: str = ""
 
-    def shown(self, prediction: Prediction) -> str:
+    def shown(self, prediction: PredictionValues) -> str:
         """Write the value; a dash where there is none."""
         value = self.value(prediction)
         return "–" if value is None else self.text(value)
@@ -44,11 +44,11 @@ def _three(value: float) -> str:
     return f"{value:.3f}"
 
 
-def _part(name: str) -> Callable[[Prediction], float]:
+def _part(name: str) -> Callable[[PredictionValues], float]:
     return lambda prediction: prediction.breakdown_s[name]
 
 
-def _fit(prediction: Prediction) -> str | None:
+def _fit(prediction: PredictionValues) -> str | None:
     """Whether the memory suffices, and how much of the GPU's that is: the rest is kept for the engine."""
     memory = prediction.memory_bytes
     if prediction.fits is None or memory is None:
@@ -92,7 +92,7 @@ QUANTITIES: tuple[Quantity, ...] = (
 )
 
 
-def quantities_of(predictions: Sequence[Prediction]) -> list[Quantity]:
+def quantities_of(predictions: Sequence[PredictionValues]) -> list[Quantity]:
     """The quantities that predictions of one phase are shown by, side by side or one alone."""
     whole = all(prediction.whole for prediction in predictions)
     listed = []
@@ -108,17 +108,17 @@ def quantities_of(predictions: Sequence[Prediction]) -> list[Quantity]:
     return listed + _gains(predictions)
 
 
-def title_of(prediction: Prediction) -> str:
+def title_of(prediction: PredictionValues) -> str:
     """What the numbers are of: phase, cluster, rung and steps."""
     return f"{prediction.phase} on {prediction.cluster}, {sample_of(prediction)}"
 
 
-def sample_of(prediction: Prediction) -> str:
+def sample_of(prediction: PredictionValues) -> str:
     """Which of the steps a rung timed."""
     return f"{prediction.network}: {len(prediction.steps_simulated)} of {prediction.steps} steps"
 
 
-def _gains(predictions: Sequence[Prediction]) -> list[Quantity]:
+def _gains(predictions: Sequence[PredictionValues]) -> list[Quantity]:
     """What twice of each resource saves, for those that change some prediction's step by enough to be listed."""
     most: dict[str, float] = {}
     for prediction in predictions:

@@ -15,7 +15,8 @@ import numpy.typing as npt
 from moecast.arrays import numbers, whole_numbers
 from moecast.compiled import njit
 from moecast.sim.layout import MOST_RANKS
-from moecast.sim.plan import EMPTY, Plan, ReplicaRule
+from moecast.sim.plan import Plan, ReplicaRule
+from moecast.sim.slots import EMPTY
 
 Int = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]

@@ -32,9 +32,7 @@ TORCH_FOLDERS = ("kernels", "validate", "traces/capture")
 PRIVATE_ELSEWHERE = {"_Hash", "_cache", "_model_mapping", "_replace"}
 # Modules that still import each other; a circle that is gone leaves the list.
 CIRCLES = (
-    {"moecast.sim.plan", "moecast.sim.plan_json"},
     {"moecast.sim.pools", "moecast.sim.workload"},
-    {"moecast.sim.prediction", "moecast.sim.quantities"},
     {"moecast.cli.inputs", "moecast.cli.made", "moecast.cli.render"},
 )
 

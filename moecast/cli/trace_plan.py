@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from moecast.errors import MoecastError
 from moecast.sim import Plan, read_plan
-from moecast.sim.plan import EMPTY
 from moecast.sim.serving_ranks import ServingRanks
+from moecast.sim.slots import EMPTY
 from moecast.traces import RoutingTrace, TraceCounter, TraceMeta, TraceStats
 
 _BLOCK_TOKENS = 1 << 15

@@ -13,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.errors import MoecastError
-from moecast.sim.plan import EMPTY, MadeBy, Plan
+from moecast.sim.made_by import MadeBy
+from moecast.sim.plan import Plan
+from moecast.sim.slots import EMPTY
 
 if TYPE_CHECKING:
     from moecast.sim.model import ModelShape

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moecast.sim import Plan, Sites, count_traffic
-from moecast.sim.plan import EMPTY
+from moecast.sim.slots import EMPTY
 from moecast.topology import load_cluster
 from moecast.traces import NO_CHOICE, contiguous_ranks_LE, import_npz, trace_stats
 from tests.sim.plan_cases import Question, questions, shares

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from moecast.cli.trace import app
 from moecast.errors import MoecastError
 from moecast.sim import Plan
-from moecast.sim.plan import EMPTY, write_plan
+from moecast.sim.plan import write_plan
+from moecast.sim.slots import EMPTY
 from moecast.traces import (
     LoadTable,
     contiguous_ranks_LE,
