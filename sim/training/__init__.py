@@ -13,6 +13,8 @@ from moecast.sim.training.precision import BF16, FP8, PRECISIONS, Precision
 from moecast.sim.training.recipe import Recipe
 from moecast.sim.training.recompute import FULL, NONE, RECOMPUTES, SELECTIVE, Recompute
 from moecast.sim.training.shard import Held, Shard
+from moecast.sim.training.stage import StageWork, stage_work
+from moecast.sim.training.step import training_program
 from moecast.sim.training.work import TrainingPass
 
 __all__ = [
@@ -36,9 +38,12 @@ __all__ = [
     "Recompute",
     "Reduction",
     "Shard",
+    "StageWork",
     "TrainingPass",
     "model_flop_per_token",
     "model_tflops_per_gpu",
     "reductions",
+    "stage_work",
     "training_memory",
+    "training_program",
 ]

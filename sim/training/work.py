@@ -63,6 +63,10 @@ class TrainingPass:
         if self.step.setting.mode.stay:
             raise MoecastError("cannot be trained: tokens must return home", field="dispatch", value="stay")
 
+    def beside(self) -> TrainingPass:
+        """The same work beside the communication of another microbatch, with fewer SMs and slower links."""
+        return replace(self, step=replace(self.step, setting=self.step.setting.beside_compute()))
+
     @property
     def model(self) -> ModelShape:
         """The stage's part of the model."""

@@ -129,6 +129,20 @@ def test_interleaving_divides_the_bubble_and_keeps_more(p, v, groups, f, b, w):
 
 
 @settings(max_examples=40, deadline=None)
+@given(st.integers(1, 6), st.integers(1, 4), st.integers(2, 3), SECONDS, SECONDS, SECONDS, st.floats(0.0, 1.0))
+def test_overlapping_1f1b_fills_and_drains_as_interleaving_does_and_runs_pairs_between(p, v, groups, f, b, w, part):
+    m = groups * p
+    pair_s = max(f, b + w) + part * min(f, b + w)
+    order = order_of("1f1b_overlapped", p, m, v)
+    timed = time_order(order, even(order, f, b, w, pair_s))
+    step_s = max(block.end_s for block in timed)
+    alone = p * (f + b + w) * v
+    assert step_s == pytest.approx((m * v - (v - 1) * p - 1) * pair_s + alone, rel=1e-9)
+    kept = [order.peak_in_flight(rank) for rank in range(p)]
+    assert kept == [min(2 * (p - rank) + (v - 1) * p, m * v) for rank in range(p)]
+
+
+@settings(max_examples=40, deadline=None)
 @given(st.integers(1, 8), st.integers(0, 12), SECONDS, SECONDS, st.floats(0.0, 1.0))
 def test_zb_h1_has_its_published_bubble_and_the_activations_of_1f1b(p, more, f, b, share):
     order = order_of("zb_h1", p, p + more)

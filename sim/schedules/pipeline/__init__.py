@@ -14,6 +14,7 @@ from moecast.sim.schedules.pipeline.gpipe import GPipe
 from moecast.sim.schedules.pipeline.interleaved import InterleavedOneFOneB
 from moecast.sim.schedules.pipeline.one_f_one_b import OneFOneB
 from moecast.sim.schedules.pipeline.order import PipelineOrder, PipelineSchedule, make_order
+from moecast.sim.schedules.pipeline.overlapped import OverlappedOneFOneB
 from moecast.sim.schedules.pipeline.zero_bubble_h1 import ZeroBubbleH1
 from moecast.sim.schedules.pipeline.zero_bubble_v import ZeroBubbleV
 
@@ -22,6 +23,7 @@ PIPELINE_SCHEDULES: tuple[PipelineSchedule, ...] = (
     GPipe(),
     OneFOneB(),
     InterleavedOneFOneB(),
+    OverlappedOneFOneB(),
     ZeroBubbleH1(),
     ZeroBubbleV(),
     DualPipe(),

@@ -1,0 +1,205 @@
+"""The virtual stages of a pipeline: which layers each has, on which ranks, and the work of its microbatches.
+
+Axes: V virtual stage, R rank of a stage, L MoE layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from moecast.errors import MoecastError
+from moecast.sim.forward import ForwardPass, Setting
+from moecast.sim.program import Compute, Task
+from moecast.sim.sites import Sites
+from moecast.sim.training.recipe import Recipe
+from moecast.sim.training.shard import Shard
+from moecast.sim.training.work import TrainingPass
+from moecast.traces import RoutingTrace
+
+if TYPE_CHECKING:
+    from moecast.sim.model import ModelShape
+    from moecast.sim.plan import Plan
+    from moecast.sim.step import Step
+    from moecast.topology import Cluster
+
+Int32 = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StageWork:
+    """One virtual stage of a training job.
+
+    Parameters
+    ----------
+    ranks_R
+        Its ranks in the job.
+    passes
+        Of its microbatches; microbatch m is the (m mod their number)-th.
+    shard
+        What each of its ranks holds.
+    layer_ids
+        Its hidden layers, as the model counts them; the methods below count them from 0.
+    """
+
+    ranks_R: Int32
+    passes: tuple[TrainingPass, ...]
+    shard: Shard
+    layer_ids: tuple[int, ...]
+
+    @property
+    def layers(self) -> range:
+        """Its hidden layers, counted from 0."""
+        return range(len(self.layer_ids))
+
+    @property
+    def sites(self) -> Sites:
+        """Where its ranks stand, counted from 0."""
+        return self.passes[0].step.setting.layout
+
+    def step(self, microbatch: int) -> ForwardPass:
+        """The forward pass of a microbatch: its tokens and traffic."""
+        return self.passes[microbatch % len(self.passes)].step
+
+    def optimizer_seconds(self, recipe: Recipe) -> float:
+        """Seconds of the optimizer's step on each rank."""
+        hardware = self.sites.cluster.hardware
+        return recipe.optimizer.seconds(self.shard, hardware, recipe.precision, zero=recipe.zero)
+
+    def forward(self, microbatch: int, layer: int, *, beside: bool = False) -> Iterator[Task]:
+        """Forward through one layer; the embedding comes before the first, LM head and loss behind the last.
+
+        `beside` as of the other two: the work of a microbatch that runs beside the communication of another.
+        """
+        work = self._pass(microbatch, beside)
+        if self.shard.first and layer == 0:
+            yield from work.embedding()
+        yield from work.forward(layer)
+        if self.shard.last and layer == self.layers[-1]:
+            yield from work.head()
+
+    def backward(self, microbatch: int, layer: int, *, weights: bool, beside: bool = False) -> Iterator[Task]:
+        """Input gradients of one layer, with `weights` its weight gradients too."""
+        work = self._pass(microbatch, beside)
+        if self.shard.last and layer == self.layers[-1]:
+            yield from work.head_gradient(weights=weights)
+        yield from work.backward(layer, weights=weights)
+        if weights and self.shard.first and layer == 0:
+            yield from work.embedding_gradient()
+
+    def weights(self, microbatch: int, layer: int, *, beside: bool = False) -> Iterator[Compute]:
+        """Weight gradients of one layer."""
+        work = self._pass(microbatch, beside)
+        if self.shard.last and layer == self.layers[-1]:
+            yield from work.head_weights()
+        yield from work.weights(layer)
+        if self.shard.first and layer == 0:
+            yield from work.embedding_gradient()
+
+    def _pass(self, microbatch: int, beside: bool) -> TrainingPass:
+        work = self.passes[microbatch % len(self.passes)]
+        return work.beside() if beside else work
+
+
+def stage_work(
+    cluster: Cluster,
+    model: ModelShape,
+    plan: Plan,
+    recipe: Recipe,
+    *,
+    stage: int,
+    rank: int,
+    trace: RoutingTrace,
+    steps: Sequence[Step],
+) -> StageWork:
+    """Make the work of one virtual stage of a plan, on the ranks of a pipeline rank.
+
+    Parameters
+    ----------
+    stage, rank
+        Which piece of the model, and who has it: not always the layout's own, since some schedules hold two copies.
+    trace
+        The routing of the model's MoE layers; of one layer it stands for all of them.
+    steps
+        The microbatches, each over all data-parallel ranks (phase ``prefill``); fewer than there are take turns.
+
+    Raises
+    ------
+    MoecastError, ValueError
+        A stage without an MoE layer, or what `Setting.of` and its `forward` refuse.
+    """
+    if not steps:
+        raise MoecastError("a step has at least one microbatch", field="steps")
+    layout = plan.layout
+    layer_ids = layout.layers_of_stage(stage, model.n_layers)
+    ranks_R, gpus = layout.ranks_of_virtual_stage(rank), plan.gpu_of_rank
+    own = plan.of_stage(stage, model).with_(gpu_of_rank=tuple(gpus[member] for member in ranks_R))
+    setting = Setting.of(cluster, recipe.precision.of(model).part(layer_ids), own, phase="prefill", narrow=False)
+    rows = [model.moe_layer_ids.index(layer) for layer in layer_ids if layer in model.moe_layer_ids]
+    return StageWork(
+        ranks_R=ranks_R,
+        passes=tuple(_training_pass(setting, recipe, trace, rows, step) for step in steps),
+        shard=shard_of(model, plan, stage),
+        layer_ids=layer_ids,
+    )
+
+
+def shard_of(model: ModelShape, plan: Plan, stage: int) -> Shard:
+    """What each rank of a virtual stage holds; ranks that hold the same are those of data and context parallelism."""
+    layout = plan.layout
+    return Shard(
+        model=model,
+        layer_ids=layout.layers_of_stage(stage, model.n_layers),
+        first=stage == 0,
+        last=stage == layout.stages - 1,
+        tp=layout.tp,
+        ep=layout.ep,
+        etp=layout.etp,
+        dense_ranks=layout.dp * layout.cp,
+        expert_ranks=layout.groups,
+    )
+
+
+def _training_pass(setting: Setting, recipe: Recipe, trace: RoutingTrace, rows: list[int], step: Step) -> TrainingPass:
+    if trace.meta.layers == 1 < len(rows):
+        forward = _alike(setting, trace, step)
+    else:
+        forward = setting.forward(_of_rows(trace, rows), step)
+    return TrainingPass(step=forward, precision=recipe.precision, recompute=recipe.recompute, host_s=recipe.host_s)
+
+
+def _of_rows(trace: RoutingTrace, rows: list[int]) -> RoutingTrace:
+    """The trace of some MoE layers."""
+    if rows == list(range(trace.meta.layers)):
+        return trace
+    ids = trace.meta.layer_ids
+    meta = replace(trace.meta, layers=len(rows), layer_ids=None if ids is None else tuple(ids[row] for row in rows))
+    weights = trace.weights_TLK
+    return replace(
+        trace,
+        meta=meta,
+        experts_TLK=np.ascontiguousarray(trace.experts_TLK[:, rows]),
+        weights_TLK=None if weights is None else np.ascontiguousarray(weights[:, rows]),
+    )
+
+
+def _alike(setting: Setting, trace: RoutingTrace, step: Step) -> ForwardPass:
+    """A pass in which every MoE layer has the traffic of one, counted once."""
+    plan = setting.plan
+    first = plan.with_(layer_ids=plan.layer_ids[:1], slots_DLGP=plan.slots_DLGP[:, :1], replica_weights_DLGP=None)
+    one = setting.with_slots(first).forward(trace, step)
+    repeated: dict[str, Any] = {
+        field.name: np.repeat(value, plan.layers, axis=0)
+        for field in fields(one.traffic)
+        if isinstance(value := getattr(one.traffic, field.name), np.ndarray)
+    }
+    return replace(
+        one,
+        setting=setting,
+        traffic=replace(one.traffic, **repeated),
+        expert_seconds_LG=one.expert_seconds_LG.repeat(plan.layers, axis=0),
+    )
