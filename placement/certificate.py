@@ -141,7 +141,7 @@ def _between_barriers(stages: Sequence[Task]) -> list[list[Task]]:
 def _relaxed_layer(problem: PlacementProblem, setting: Setting, step: Step, layer: int) -> _Relaxed:
     """Relax one layer: even loads, the hottest expert, the fewest copies."""
     layout = problem.layout
-    group_T = setting.layout.group_G[step.source_T * layout.tp]
+    group_T = layout.layout.group_G[layout.layout.holders_D()[step.source_T]]
     experts_TK = problem.trace.experts_TLK[step.token_T, layer]
     most_replicas = min(layout.ep, problem.spare_slots + 1)
     relaxed = []

@@ -112,7 +112,7 @@ class PlacementProblem:
     @property
     def sources(self) -> int:
         """DP ranks: ranks, or groups of `tp` of them, that hold tokens of their own."""
-        return self.layout.ranks // self.layout.tp
+        return self.layout.dp
 
     @property
     def spare_slots(self) -> int:

@@ -19,7 +19,6 @@ import numpy.typing as npt
 
 from moecast.compiled import njit
 from moecast.errors import MoecastError
-from moecast.sim.forward import home_ranks
 from moecast.sim.workload import draw_steps
 from moecast.traces.meta import NO_CHOICE
 
@@ -84,9 +83,10 @@ class Windows:
     @classmethod
     def of(cls, trace: RoutingTrace, steps: Sequence[Step], layout: Plan) -> Windows:
         """Sort the tokens of steps into windows, for a layout's EP groups."""
-        home_T = np.concatenate([home_ranks(step, layout.tp) for step in steps])
+        ranks = layout.layout
+        home_T = np.concatenate([ranks.homes_T(step.source_T) for step in steps])
         step_T = np.repeat(np.arange(len(steps)), [step.n_tokens for step in steps])
-        key_T = step_T * layout.groups + home_T // layout.ep
+        key_T = step_T * layout.groups + ranks.group_G[home_T]
         order = np.lexsort((home_T, step_T))
         topics = [step.topic or "" for step in steps for _ in range(layout.groups)]
         window_of_key, topic_W = _merged(topics)
@@ -97,7 +97,7 @@ class Windows:
         row_T = np.concatenate([step.token_T for step in steps])[order]
         return cls(
             row_T=row_T,
-            rank_T=(home_T[order] % layout.ep).astype(np.int32),
+            rank_T=ranks.member_G[home_T[order]],
             step_T=key_T[order].astype(np.int32),
             window_T=window_T,
             counted_T=counted_T,

@@ -105,7 +105,7 @@ class Setting:
             collective.combine(layout, mode, model.copy_bytes(plan.combine_type or "bf16")),
         ]
         context_flows = collective.dispatch(layout, mode, model.kv_bytes_per_token) if mode.stay else None
-        hidden_flows = hidden_template(layout, plan.tp, 2 * model.hidden) if plan.tp > 1 else None
+        hidden_flows = hidden_template(layout, plan.layout, 2 * model.hidden) if plan.tp > 1 else None
         if beside:
             flows = [beside_compute(template, layout) for template in flows]
             context_flows = context_flows and beside_compute(context_flows, layout)
@@ -172,8 +172,8 @@ class Setting:
         if trace.meta.shape_LEK != (self.plan.layers, self.plan.experts, self.plan.choices):
             sizes = (self.plan.layers, self.plan.experts, self.plan.choices)
             raise ValueError(f"trace: has L, E, K = {trace.meta.shape_LEK}, the plan {sizes}")
-        step.check_within(tokens=trace.n_tokens, ranks=self.layout.n_ranks // self.plan.tp)
-        home_T = home_ranks(step, self.plan.tp)
+        step.check_within(tokens=trace.n_tokens, ranks=self.plan.dp)
+        home_T = self.plan.layout.homes_T(step.source_T)
         traffic = count_checked_traffic(
             self.plan, self.layout, trace.experts_TLK, step.token_T, home_T, stay=self.mode.stay, table=self.table
         )
@@ -181,20 +181,6 @@ class Setting:
         return ForwardPass(
             setting=self, trace=trace, step=step, home_T=home_T, traffic=traffic, expert_seconds_LG=expert_LG
         )
-
-
-def home_ranks(step: Step, tp: int) -> Int32:
-    """Find the rank that dispatches each token: with tensor parallelism its ranks take equal runs of its tokens."""
-    if tp == 1:
-        return step.source_T
-    tokens_G = np.bincount(step.source_T)
-    first_G = np.concatenate([[0], np.cumsum(tokens_G)])[:-1]
-    order = np.argsort(step.source_T, kind="stable")
-    place_T = np.empty(step.n_tokens, np.int64)
-    place_T[order] = np.arange(step.n_tokens)
-    place_T -= first_G[step.source_T]
-    home_T: Int32 = (step.source_T * tp + place_T * tp // tokens_G[step.source_T]).astype(np.int32)
-    return home_T
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -330,12 +316,12 @@ class ForwardPass:
                 yield self._share_context(np.sum(shared, axis=0), OUTSIDE)
 
     def _logits(self) -> Iterator[Task]:
-        ranks, tp = self.setting.layout.n_ranks, self.setting.plan.tp
+        ranks, plan = self.setting.layout.n_ranks, self.setting.plan
         last = slice(None) if self.step.last_T is None else self.step.last_T
         tokens_G = np.bincount(self._home_T(self.traffic.layers)[last], minlength=ranks)
         yield from self._gather(OUTSIDE, tokens_G)
-        shared_G = tokens_G.reshape(-1, tp).sum(axis=1).repeat(tp)
-        yield self._compute("other", OUTSIDE, compute.head_seconds(self.model, self._hardware, shared_G, tp=tp))
+        shared_G = plan.layout.by_rank(plan.layout.sum_by_dp(tokens_G))
+        yield self._compute("other", OUTSIDE, compute.head_seconds(self.model, self._hardware, shared_G, tp=plan.tp))
 
     def tokens_at(self, layer: int) -> Int:
         """Tokens at home on each rank [G] before a hidden layer."""
@@ -410,40 +396,41 @@ class ForwardPass:
 
     def _attended_G(self, row: int) -> Int:
         """Tokens that each rank attends for: with tensor parallelism all ranks that share tokens do."""
-        tp = self.setting.plan.tp
-        if tp == 1:
-            return self._tokens_G(row)
-        return self.step.tokens_G(self.setting.layout.n_ranks // tp).repeat(tp)
+        plan = self.setting.plan
+        return self._tokens_G(row) if plan.tp == 1 else plan.layout.by_rank(self.step.tokens_G(plan.dp))
 
     def _keys_G(self, row: int, window: int | None) -> Int:
         """Keys attended to on each rank; kept, since most layers ask for the same."""
         if self.traffic.home_LT is None:
             row = 0
         if (row, window) not in self._keys:
-            tp, ranks = self.setting.plan.tp, self.setting.layout.n_ranks
+            plan = self.setting.plan
             keys_T = self.step.context_T if window is None else np.minimum(self.step.context_T, window)
-            holder_T = self._home_T(row) if tp == 1 else self.step.source_T
-            self._keys[row, window] = np.bincount(holder_T, keys_T, ranks // tp).astype(np.int64).repeat(tp)
+            holder_T = self._home_T(row) if plan.tp == 1 else self.step.source_T
+            keys_D = np.bincount(holder_T, keys_T, plan.dp).astype(np.int64)
+            self._keys[row, window] = plan.layout.by_rank(keys_D)
         return self._keys[row, window]
 
     def _gather(self, moe: int, tokens_G: Int) -> Iterator[Exchange]:
         """Bring the hidden vectors of each rank's tokens to those that share them; nothing without `tp`."""
         if self.setting.hidden_flows is not None:
-            yield self._hidden_exchange(moe, tokens_G[:, None])
+            yield self._hidden_exchange(moe, tokens_G, from_all=False)
 
     def _scatter(self, moe: int) -> Iterator[Exchange]:
         """Send each rank the partial sums of its own tokens; nothing without `tp`."""
         if self.setting.hidden_flows is not None:
-            yield self._hidden_exchange(moe, self._tokens_G(0)[None, :])
+            yield self._hidden_exchange(moe, self._tokens_G(0), from_all=True)
 
-    def _hidden_exchange(self, moe: int, tokens_SD: Int) -> Exchange:
-        template, ranks = self.setting.hidden_flows, self.setting.layout.n_ranks
+    def _hidden_exchange(self, moe: int, tokens_G: Int, *, from_all: bool) -> Exchange:
+        """Send each rank's tokens to all that share them, or (`from_all`) to it what those have of them."""
+        template, peers_GP = self.setting.hidden_flows, self.setting.plan.layout.peers_of_ranks("tp")
         assert template is not None
-        return self._exchange("other", moe, template.counted(np.broadcast_to(tokens_SD, (ranks, ranks)).ravel()))
+        counts_GP = tokens_G[peers_GP] if from_all else np.broadcast_to(tokens_G[:, None], peers_GP.shape)
+        return self._exchange("other", moe, template.counted(counts_GP.ravel()))
 
     def _share_context(self, tokens_G: Int, moe: int) -> Exchange:
         """Bring the keys and values of each rank's tokens to every rank of its EP group (ExFlow's all-gather)."""
         template, layout = self.setting.context_flows, self.setting.layout
         assert template is not None
-        counts = np.concatenate([tokens_G.repeat(layout.n_ranks), tokens_G.repeat(layout.n_domains)])
+        counts = np.concatenate([tokens_G.repeat(layout.n_members), tokens_G.repeat(layout.n_places)])
         return self._exchange("other", moe, template.counted(counts))

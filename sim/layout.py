@@ -197,6 +197,23 @@ class Layout:
         rank = np.arange(self.ranks, dtype=np.int32).reshape(sizes)
         return np.ascontiguousarray(np.moveaxis(rank, axes.index(axis), -1).reshape(-1, getattr(self, axis)))
 
+    def peers_of_ranks(self, axis: str) -> Int32:
+        """The same for each rank: [G, size of the axis], itself included."""
+        peers_XR = self.peers(axis)
+        peers_GR = np.empty((self.ranks, peers_XR.shape[1]), np.int32)
+        peers_GR[peers_XR] = peers_XR[:, None, :]
+        return peers_GR
+
+    @property
+    def server_G(self) -> Int32:
+        """Which member serves on each rank, counted through all EP groups: `member_G` + ep x `group_G`."""
+        return self.group_G * np.int32(self.ep) + self.member_G
+
+    @property
+    def group_size(self) -> int:
+        """Ranks of an EP group."""
+        return self.ep * self.etp
+
     def ranks_of_group(self, group: int) -> Int32:
         """Ranks of one EP group, member by member."""
         size = self.ep * self.etp
@@ -205,6 +222,21 @@ class Layout:
     def holders_D(self) -> Int32:
         """The first rank of each data-parallel rank, in the first pipeline stage."""
         return np.arange(self.dp, dtype=np.int32) * (self.tp * self.cp)
+
+    def homes_T(self, source_T: Int32) -> Int32:
+        """The rank that dispatches each token, by its data-parallel rank: those that share tokens take equal runs."""
+        if self.tp * self.cp == 1:
+            return source_T
+        tokens_D = np.bincount(source_T, minlength=self.dp)
+        place_T = np.empty(len(source_T), np.int64)
+        place_T[np.argsort(source_T, kind="stable")] = np.arange(len(source_T))
+        place_T -= (np.cumsum(tokens_D) - tokens_D)[source_T]
+        homes_T = self.holders_D()[source_T] + place_T * (self.tp * self.cp) // tokens_D[source_T]
+        return np.asarray(homes_T, np.int32)
+
+    def dealt(self, ids_T: npt.NDArray[Any]) -> Int32:
+        """A rank for each number, round robin: where sequences without a recorded home are taken to stand."""
+        return (ids_T % self.ranks).astype(np.int32)
 
     def by_rank(self, values_D: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """[G] of [D]: what each data-parallel rank has, at each of its ranks."""

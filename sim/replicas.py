@@ -64,11 +64,11 @@ class ReplicaTable:
     candidates_R
         Where the row's candidates begin in the arrays below (upper bits), and how many it has (lower 16 bits).
     place_X
-        The candidate's slot in its EP group (member · P + slot), its rank and its domain, 16 bits each from the top.
+        The candidate's slot in its EP group (member · P + slot), the member and its domain, 16 bits each from the top.
     below_X
         For ``weights``: the upper end of the candidate's share; empty otherwise.
     reach
-        The highest slot, rank and domain in `place_X`.
+        The highest slot, member and domain in `place_X`.
 
     Raises
     ------
@@ -115,7 +115,7 @@ class ReplicaTable:
                 f"ranks, each with {rows} rows (layers x experts)"
             )
         for name, most, there in zip(
-            ("slot", "rank", "domain"), self.reach, (plan.ep * plan.max_slots, plan.ranks, n_domains), strict=True
+            ("slot", "member", "domain"), self.reach, (plan.ep * plan.max_slots, plan.ep, n_domains), strict=True
         ):
             if most >= there:
                 raise ValueError(f"table: {name} {most}: there are {there}, numbered from 0")
@@ -131,7 +131,7 @@ class ReplicaTable:
         ValueError
             An EP group has no slot for some expert, or the rule is ``weights`` and the plan has none.
         """
-        shape = (plan.groups * plan.ep,)
+        shape = (plan.ranks,)
         domain_G = whole_numbers("domain_G", domain_G, most=MOST_RANKS - 1, shape=shape, dtype=np.int32)
         most = np.iinfo(np.int32).max
         node_G = domain_G if node_G is None else whole_numbers("node_G", node_G, most=most, shape=shape, dtype=np.int32)
@@ -139,20 +139,22 @@ class ReplicaTable:
         if not count_R.all():
             group, layer, expert = np.unravel_index(int(np.argmin(count_R)), (plan.groups, plan.layers, plan.experts))
             raise ValueError(f"layer {layer} of EP group {group} has no slot for expert {expert}")
-        group_S, rows = np.arange(plan.groups * plan.ep) // plan.ep, plan.layers * plan.experts
+        server_G = plan.layout.server_G  # ranks that share experts by width stand where the first of them does
+        _, holder_S = np.unique(server_G, return_index=True)
+        group_S, rows = plan.layout.group_G[holder_S].astype(np.int64), plan.layers * plan.experts
         row_of_S, first_R, count_R, slot_X = candidates(
             Candidates(group_S * rows, first_R, count_R, slot_X), plan.replica_rule,
-            group_S=group_S, place_G=node_G if plan.replica_rule == "fixed" else domain_G,
+            group_S=group_S, place_G=(node_G if plan.replica_rule == "fixed" else domain_G)[holder_S],
             rows=rows, slots=plan.max_slots,
         )  # fmt: skip
         own_rows = len(first_R) > plan.groups * rows  # each source has its own, or all of a group the same
         group_R = group_S.repeat(rows) if own_rows else np.arange(plan.groups).repeat(rows)
         group_X = group_R.repeat(count_R)
-        rank_X = group_X * plan.ep + slot_X // plan.max_slots
+        member_X = slot_X.astype(np.int64) // plan.max_slots
         return cls(
-            row_of_S=row_of_S.astype(np.int64),
+            row_of_S=row_of_S[server_G],
             candidates_R=first_R.astype(np.int64) << 16 | count_R,
-            place_X=slot_X.astype(np.int64) << 32 | rank_X << 16 | domain_G[rank_X],
+            place_X=slot_X.astype(np.int64) << 32 | member_X << 16 | domain_G[holder_S][group_X * plan.ep + member_X],
             below_X=_below(plan, first_R, count_R, slot_X) if plan.replica_rule == "weights" else np.empty(0),
         )
 

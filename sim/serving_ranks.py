@@ -40,7 +40,9 @@ class ServingRanks:
         self._served_SLP = np.zeros((plan.ranks, plan.layers, plan.ep * plan.max_slots), np.int32)
 
     def next_TLK(self, experts_TLK: npt.NDArray[np.uint16], home_T: npt.NDArray[np.int32]) -> npt.NDArray[np.uint16]:
-        """Rank of each choice of the next tokens, which are at home on `home_T`; 65535 for no choice.
+        """Who serves each choice of the next tokens, which are at home on `home_T`; 65535 for no choice.
+
+        A rank; where ranks share experts by width, the member of all EP groups that they are together.
 
         Raises
         ------

@@ -78,7 +78,7 @@ def simulate(
     """
     rung = find_rung(network)
     check_question(cluster, model, plan, trace)
-    steps = draw_steps(trace, workload, ranks=plan.ranks // plan.tp)
+    steps = draw_steps(trace, workload, ranks=plan.dp)
     timed = timed_steps(len(steps), len(steps) if rung.times_every_step else max_fluid_steps)
     setting = Setting.of(cluster, model, plan, phase=workload.phase, seed=seed)
     routing, timing, saved = _run(setting, trace, steps, timed, rung, gains, progress)

@@ -1,6 +1,6 @@
 """What a Prediction is made of, added up step by step.
 
-Axes: G rank, L MoE layer, D EP group, J link.
+Axes: G rank, S source rank, M member of its EP group, L MoE layer, D EP group, J link.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class RoutingTally:
         self._tokens = self._copies = self._remote = self._domain_copies = 0
         self._pairs = self._same = 0
         self._bytes = 0.0
-        self._copies_SD = np.zeros((setting.layout.n_ranks, setting.layout.n_ranks), np.int64)
+        self._copies_SM = np.zeros((setting.layout.n_ranks, setting.layout.n_members), np.int64)
         self._steps = 0
         self.most_rows = 0
         """The most choices that a rank served at one layer of one step."""
@@ -45,15 +45,15 @@ class RoutingTally:
         self._load_LG += load_LG
         self.most_rows = max(self.most_rows, int(load_LG.max(initial=0)))
         self._tokens += traffic.n_tokens
-        self._copies += int(traffic.copies_LSD.sum(dtype=np.int64))
-        self._remote += int(
-            traffic.copies_LSD.sum(dtype=np.int64) - np.trace(traffic.copies_LSD, axis1=1, axis2=2).sum()
-        )
-        self._domain_copies += int(traffic.domain_copies_LSN.sum(dtype=np.int64))
+        copies_SM = traffic.copies_LSM.sum(axis=0, dtype=np.int64)
+        own_S = np.take_along_axis(copies_SM, self._setting.layout.member_G[:, None].astype(np.int64), axis=1)
+        self._copies += int(copies_SM.sum())
+        self._remote += int(copies_SM.sum() - own_S.sum())
+        self._domain_copies += int(traffic.domain_copies_LSA.sum(dtype=np.int64))
         self._pairs, self._same = self._pairs + traffic.pairs, self._same + traffic.same_rank_pairs
         self._bytes += step.dispatch_bytes()
-        sent_LSD = traffic.choices_LSD if self._setting.mode.per_choice else traffic.copies_LSD
-        self._copies_SD += sent_LSD.sum(axis=0, dtype=np.int64)
+        per_choice = self._setting.mode.per_choice
+        self._copies_SM += traffic.choices_LSM.sum(axis=0, dtype=np.int64) if per_choice else copies_SM
         self._steps += 1
 
     @property
@@ -85,18 +85,20 @@ class RoutingTally:
 
     def _traffic_SD(self) -> tuple[tuple[float, ...], ...]:
         """Bytes dispatched between ranks, or between domains where ranks are too many to look at."""
-        bytes_SD = self._copies_SD * (self._setting.dispatch_flows.copy_bytes / self._steps)
-        if len(bytes_SD) > MOST_SHOWN:
-            domain_G = self._setting.layout.domain_G
-            by_domain = np.zeros((domain_G.max() + 1,) * 2)
-            np.add.at(by_domain, (domain_G[:, None], domain_G[None, :]), bytes_SD)
-            bytes_SD = by_domain
+        sites = self._setting.layout
+        if sites.n_ranks > MOST_SHOWN:
+            domain_G = sites.domain_G
+            copies_SD = np.zeros((domain_G.max() + 1,) * 2, np.int64)
+            np.add.at(copies_SD, (domain_G[:, None], domain_G[sites.peer_SM]), self._copies_SM)
+        else:
+            copies_SD = sites.to_ranks(self._copies_SM)
+        bytes_SD = copies_SD * (self._setting.dispatch_flows.copy_bytes / self._steps)
         return tuple(tuple(row) for row in bytes_SD.tolist())
 
 
 def balance(load_LG: npt.NDArray[np.int64], groups: int) -> Float:
     """Mean / max over the ranks of each EP group at each layer, those without any load left out."""
-    load_DG = load_LG.reshape(-1, load_LG.shape[1] // groups)
+    load_DG = load_LG.reshape(len(load_LG) * groups, -1)
     most_D = load_DG.max(axis=1)
     return np.asarray(load_DG.mean(axis=1)[most_D > 0] / most_D[most_D > 0])
 

@@ -1,6 +1,7 @@
 """From the choices of a step's tokens to what each rank sends, receives and serves, in one compiled pass.
 
-Axes: T token, L MoE layer, E expert, K choice, G rank, S source rank, D destination rank, N domain, P slot of a rank.
+Axes: T token, L MoE layer, E expert, K choice, G rank, S source rank, M member of S's EP group, A domain in which the
+group stands, P slot of a rank.
 """
 
 from __future__ import annotations
@@ -33,27 +34,27 @@ class LayerTraffic:
     ----------
     tokens_G
         Tokens at home on each rank when the layer begins.
-    choices_SD
-        Choices by tokens at home on S served on D, own rank included.
-    copies_SD
-        Distinct (token, rank) pairs: tokens at home on S with at least one choice served on D.
-    domain_copies_SN
+    choices_SM
+        Choices by tokens at home on S served on member M of its EP group, own rank included.
+    copies_SM
+        Distinct (token, rank) pairs: tokens at home on S with at least one choice served on M.
+    domain_copies_SA
         Distinct (token, domain) pairs.
     load_GP
         Choices that each slot serves.
-    return_copies_SD, return_domain_copies_SN
+    return_copies_SM, return_domain_copies_SA
         The same pairs on the way back, S being the rank that takes the results in. Equal to the two above except in
-        mode ``stay``, where S is the token's next home and its old home counts among the D, since it sends the
+        mode ``stay``, where S is the token's next home and its old home counts among the M, since it sends the
         token's residual along.
     """
 
     tokens_G: Int
-    choices_SD: Int
-    copies_SD: Int
-    domain_copies_SN: Int
+    choices_SM: Int
+    copies_SM: Int
+    domain_copies_SA: Int
     load_GP: Int
-    return_copies_SD: Int
-    return_domain_copies_SN: Int
+    return_copies_SM: Int
+    return_domain_copies_SA: Int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -70,12 +71,12 @@ class StepTraffic:
     """
 
     tokens_LG: Int32
-    choices_LSD: Int32
-    copies_LSD: Int32
-    domain_copies_LSN: Int32
+    choices_LSM: Int32
+    copies_LSM: Int32
+    domain_copies_LSA: Int32
     load_LGP: Int32
-    return_copies_LSD: Int32
-    return_domain_copies_LSN: Int32
+    return_copies_LSM: Int32
+    return_domain_copies_LSA: Int32
     home_LT: Int32 | None
     same_rank_pairs: int
     pairs: int
@@ -94,12 +95,12 @@ class StepTraffic:
         """Give the traffic of one MoE layer."""
         return LayerTraffic(
             tokens_G=self.tokens_LG[index].astype(np.int64),
-            choices_SD=self.choices_LSD[index].astype(np.int64),
-            copies_SD=self.copies_LSD[index].astype(np.int64),
-            domain_copies_SN=self.domain_copies_LSN[index].astype(np.int64),
+            choices_SM=self.choices_LSM[index].astype(np.int64),
+            copies_SM=self.copies_LSM[index].astype(np.int64),
+            domain_copies_SA=self.domain_copies_LSA[index].astype(np.int64),
             load_GP=self.load_LGP[index].astype(np.int64),
-            return_copies_SD=self.return_copies_LSD[index].astype(np.int64),
-            return_domain_copies_SN=self.return_domain_copies_LSN[index].astype(np.int64),
+            return_copies_SM=self.return_copies_LSM[index].astype(np.int64),
+            return_domain_copies_SA=self.return_domain_copies_LSA[index].astype(np.int64),
         )
 
     @property
@@ -168,7 +169,7 @@ def count_checked_traffic(
     if layout.n_ranks != plan.ranks:
         raise ValueError(f"layout: has {layout.n_ranks} ranks, the plan {plan.ranks}")
     table = ReplicaTable.of(plan, layout.domain_G, node_G=layout.node_G) if table is None else table
-    table.check_fits(plan, layout.n_domains)
+    table.check_fits(plan, layout.cluster.n_domains)
     if not stay and (np.diff(home_T) < 0).any():  # counters of one source stay in cache; the order within it is kept
         order = np.argsort(home_T, kind="stable")
         token_T, home_T = token_T[order], home_T[order]
@@ -181,20 +182,20 @@ def count_checked_traffic(
         [
             partial(
                 count_tokens_of_sources,
-                experts_TLK, token_T[part], home_T[part], layout.domain_G, serving, counts, stay,
+                experts_TLK, token_T[part], home_T[part], layout.place_SM, serving, counts, stay,
             )
             for part in parts
         ]
     )  # fmt: skip
-    copies_LSD, domains_LSN = counts.copies_SLD.swapaxes(0, 1), counts.domains_SLN.swapaxes(0, 1)
+    copies_LSM, domains_LSA = counts.copies_SLM.swapaxes(0, 1), counts.domains_SLA.swapaxes(0, 1)
     return StepTraffic(
         tokens_LG=_tokens_at_home(counts.home_LT[:-1] if stay else home_T[None], plan),
-        choices_LSD=_by_rank(counts.served_SLP, plan).swapaxes(0, 1),
-        copies_LSD=copies_LSD,
-        domain_copies_LSN=domains_LSN,
+        choices_LSM=_by_member(counts.served_SLP, plan).swapaxes(0, 1),
+        copies_LSM=copies_LSM,
+        domain_copies_LSA=domains_LSA,
         load_LGP=_by_slot(counts.served_SLP, plan),
-        return_copies_LSD=counts.back_SLD.swapaxes(0, 1) if stay else copies_LSD,
-        return_domain_copies_LSN=counts.back_domains_SLN.swapaxes(0, 1) if stay else domains_LSN,
+        return_copies_LSM=counts.back_SLM.swapaxes(0, 1) if stay else copies_LSM,
+        return_domain_copies_LSA=counts.back_domains_SLA.swapaxes(0, 1) if stay else domains_LSA,
         home_LT=counts.home_LT if stay else None,
         same_rank_pairs=sum(same for same, _ in met),
         pairs=sum(pairs for _, pairs in met),
@@ -236,18 +237,15 @@ def _tokens_at_home(home_LT: Int32, plan: Plan) -> Int32:
     return np.broadcast_to(tokens_LG, (plan.layers, plan.ranks))
 
 
-def _by_rank(served_SLP: Int32, plan: Plan) -> Int32:
-    """[S, L, D]: choices by the rank that serves them; none outside the source's EP group."""
-    choices_SLD = np.zeros((plan.ranks, plan.layers, plan.ranks), np.int32)
-    for first in range(0, plan.ranks, plan.ep):
-        group = slice(first, first + plan.ep)
-        served = served_SLP[group].reshape(plan.ep, plan.layers, plan.ep, plan.max_slots)
-        np.sum(served, axis=3, out=choices_SLD[group, :, group])
-    return choices_SLD
+def _by_member(served_SLP: Int32, plan: Plan) -> Int32:
+    """[S, L, M]: choices by the member of the source's EP group that serves them."""
+    shape = (plan.ranks, plan.layers, plan.ep, plan.max_slots)
+    return np.asarray(served_SLP.reshape(shape).sum(axis=3, dtype=np.int32))
 
 
 def _by_slot(served_SLP: Int32, plan: Plan) -> Int32:
-    """[L, G, P]: choices that each slot serves, over all sources."""
-    shape = (plan.groups, plan.ep, plan.layers, plan.ep, plan.max_slots)
-    load_LDGP = served_SLP.reshape(shape).sum(axis=1, dtype=np.int32).swapaxes(0, 1)
-    return load_LDGP.reshape(plan.layers, plan.ranks, plan.max_slots)
+    """[L, G, P]: choices that each slot serves, over all sources; ranks that share experts by width serve the same."""
+    shape = (plan.groups, plan.layout.group_size, plan.layers, plan.ep, plan.max_slots)
+    load_LDMP = served_SLP.reshape(shape).sum(axis=1, dtype=np.int32).swapaxes(0, 1)
+    load_LGP = load_LDMP.reshape(plan.layers, plan.groups * plan.ep, plan.max_slots)
+    return load_LGP if plan.etp == 1 else load_LGP[:, plan.layout.server_G]

@@ -21,7 +21,6 @@ from moecast import __version__
 from moecast.errors import MoecastError
 from moecast.sim import ModelShape, Plan, Sites, Step, Workload, draw_steps
 from moecast.sim.checks import check_question
-from moecast.sim.forward import home_ranks
 from moecast.topology import Cluster
 from moecast.traces import RoutingTrace
 from moecast.validate.experts import ExpertWork
@@ -90,7 +89,7 @@ def replay(
     identity = question_hashes(plan, trace, workload)
     job.check_agreement(json.dumps(identity, sort_keys=True))
     layout = Sites.of(cluster, plan)
-    steps = draw_steps(trace, workload, ranks=plan.ranks // plan.tp)
+    steps = draw_steps(trace, workload, ranks=plan.dp)
     group = _join_ep_group(job, plan)
     work = ExpertWork.of(model, plan, job.device) if effort.experts else None
     runs = [
@@ -125,7 +124,7 @@ def replay(
 
 def serve_step(layout: Sites, plan: Plan, trace: RoutingTrace, step: Step) -> Served:
     """Send a step's choices to slots, its tokens at home where the simulator has them."""
-    choices_TLK, home_T = trace.experts_TLK[step.token_T], home_ranks(step, plan.tp)
+    choices_TLK, home_T = trace.experts_TLK[step.token_T], plan.layout.homes_T(step.source_T)
     return serve(plan, layout.domain_G, choices_TLK, home_T, node_G=layout.node_G)
 
 
@@ -176,7 +175,7 @@ class _StepReplay:
         return dispatch_s, combine_s, expert_s
 
     def _counts(self, rank_R: npt.NDArray[np.integer]) -> list[int]:
-        first = self.job.rank // self.plan.ep * self.plan.ep
+        first = int(self.plan.layout.peers_of_ranks("ep")[self.job.rank, 0])
         counts: list[int] = np.bincount(rank_R - first, minlength=self.plan.ep).tolist()
         return counts
 
@@ -201,7 +200,7 @@ class _StepReplay:
                 f"rank {self.job.rank} heard of {heard.tolist()} rows, should be {in_counts}", field=name
             )
         check_rows(received, wanted, expected, place=f"{name} of layer {out.layer} at rank {self.job.rank}")
-        own = out_counts[self.job.rank % self.plan.ep]
+        own = out_counts[int(self.plan.layout.member_G[self.job.rank])]
         self.moved[0 if name == "dispatch" else 1] += (len(out) - own) * width
         self.moved[2] += len(expected)
         return taken
@@ -227,9 +226,8 @@ def check_rows(received: Tensor, wanted: Tensor, rows: Rows, *, place: str) -> N
 
 def _join_ep_group(job: Job, plan: Plan) -> dist.ProcessGroup:
     """Make every EP group's process group, as all ranks must, and keep this rank's."""
-    members = [list(range(group * plan.ep, (group + 1) * plan.ep)) for group in range(plan.groups)]
-    groups: list[dist.ProcessGroup] = [dist.new_group(ranks) for ranks in members]
-    return groups[job.rank // plan.ep]
+    groups: list[dist.ProcessGroup] = [dist.new_group(ranks) for ranks in plan.layout.peers("ep").tolist()]
+    return groups[int(plan.layout.group_G[job.rank])]
 
 
 def _nested(seconds_GWL: npt.NDArray[np.float64]) -> tuple[tuple[tuple[float, ...], ...], ...]:

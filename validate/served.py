@@ -94,7 +94,7 @@ def serve(
     experts_TLK = checked_choices(experts_TLK, plan)
     shape = (len(experts_TLK),)
     source_T = whole_numbers("source_T", source_T, most=plan.ranks - 1, shape=shape, dtype=np.int32)
-    table = ReplicaTable.of(plan, domain_G, node_G=node_G)
+    table, peer_SM = ReplicaTable.of(plan, domain_G, node_G=node_G), plan.layout.peers_of_ranks("ep")
     rank_TLK = np.full(experts_TLK.shape, -1, np.int32)
     slot_TLK = np.full(experts_TLK.shape, -1, np.int32)
     for layer in range(plan.layers):
@@ -104,7 +104,7 @@ def serve(
         turn_R = _turns(source_R * plan.experts + expert_R) + source_R
         candidates_R = table.candidates_R[table.row_of_S[source_R] + layer * plan.experts + expert_R]
         place_R = table.place_X[_pick(candidates_R >> 16, candidates_R & 0xFFFF, turn_R, table.below_X)]
-        rank_TLK[:, layer][made_TK] = place_R >> 16 & 0xFFFF
+        rank_TLK[:, layer][made_TK] = peer_SM[source_R, place_R >> 16 & 0xFFFF]
         slot_TLK[:, layer][made_TK] = (place_R >> 32) % plan.max_slots
     return Served(source_T=source_T, rank_TLK=rank_TLK, slot_TLK=slot_TLK)
 

@@ -42,7 +42,7 @@ def validate(
     if measurement is not None:
         check_same_question(measurement, plan, trace, workload)
         plan = plan.with_(dispatch=MODE)
-    steps = draw_steps(trace, workload, ranks=plan.ranks // plan.tp)
+    steps = draw_steps(trace, workload, ranks=plan.dp)
     told = labels(model, trace, workload)
     return climb(cluster, model, plan, trace, steps, measurement=measurement, labels=told, seed=seed)
 

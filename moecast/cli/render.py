@@ -171,6 +171,6 @@ def write_timeline(path: Path, inputs: Inputs, plan: Plan, *, network: str, seed
     """Write the first step of a workload as a Perfetto timeline."""
     from moecast.sim import draw_steps, step_timeline, write_timeline
 
-    step = draw_steps(inputs.trace, inputs.workload, ranks=plan.ranks // plan.tp)[0]
+    step = draw_steps(inputs.trace, inputs.workload, ranks=plan.dp)[0]
     events = step_timeline(inputs.cluster, inputs.model, plan, inputs.trace, step, network=network, seed=seed)
     write_timeline(events, path)

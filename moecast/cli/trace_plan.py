@@ -79,7 +79,7 @@ class PlanCounter:
             yield batch
 
     def _add(self, block: RoutingTrace) -> None:
-        home_T = (block.sequence_T % self._plan.ranks).astype(np.int32)
+        home_T = self._plan.layout.dealt(block.sequence_T)
         rank_TLK = self._serving.next_TLK(block.experts_TLK, home_T)
         served = dataclasses.replace(block, meta=self._meta, experts_TLK=rank_TLK, weights_TLK=None)
         self._ranks.add(served)

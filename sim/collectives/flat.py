@@ -6,10 +6,13 @@ Axes: S source rank, D destination rank.
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from moecast.sim.collectives.modes import Mode
 from moecast.sim.collectives.template import FlowTemplate, Legs
 from moecast.sim.sites import Sites
+
+Int = npt.NDArray[np.int64]
 
 
 class FlatAllToAll:
@@ -23,19 +26,19 @@ class FlatAllToAll:
 
     def dispatch(self, layout: Sites, mode: Mode, copy_bytes: float) -> FlowTemplate:
         """Lay out the way to the experts: the destination waits."""
-        source, destination = _pairs(layout)
-        legs = Legs.direct(source, destination, source * layout.n_ranks + destination)
+        source, destination, count = _pairs(layout)
+        legs = Legs.direct(source, destination, count)
         return FlowTemplate.of(layout, legs, copy_bytes, messages=mode.messages)
 
     def combine(self, layout: Sites, mode: Mode, copy_bytes: float) -> FlowTemplate:
         """Lay out the way back; the counts are those of the dispatch, (home, server)."""
-        home, server = _pairs(layout)
-        legs = Legs.direct(server, home, home * layout.n_ranks + server)
+        home, server, count = _pairs(layout)
+        legs = Legs.direct(server, home, count)
         return FlowTemplate.of(layout, legs, copy_bytes, messages=mode.messages)
 
 
-def _pairs(layout: Sites) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of different ranks of one EP group."""
-    same_group = layout.group_G[:, None] == layout.group_G[None, :]
-    source, destination = np.nonzero(same_group & ~np.eye(layout.n_ranks, dtype=bool))
-    return source, destination
+def _pairs(layout: Sites) -> tuple[Int, Int, Int]:
+    """Pairs of different ranks of one EP group, and where the counts of each stand."""
+    source, destination = np.arange(layout.n_ranks).repeat(layout.n_members), layout.peer_SM.ravel().astype(np.int64)
+    count = np.flatnonzero(source != destination)
+    return source[count], destination[count], count

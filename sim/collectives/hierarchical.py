@@ -1,12 +1,12 @@
 """The hierarchical all-to-all: one copy per distinct domain over the sender's rail, then NVLink inside the domain.
 
 A rank's copies for another domain go over its own NIC to its relay there, the rank whose GPU has the same index
-(`Sites.relay_SN`), and from it over NVLink to the ranks that need them, chunk by chunk while more comes in: the second
+(`Sites.relay_SA`), and from it over NVLink to the ranks that need them, chunk by chunk while more comes in: the second
 leg starts one chunk after the first and ends at least one chunk after it. The way back mirrors it: partial results meet
 at the relay, are added there, and one goes home. A relay can pass nothing on before it has entered the exchange
 itself, since its own kernel does the work; DeepEP's normal kernels do the same (deepseek-ai/DeepEP, internode).
 
-Axes: S source rank (on the way back: home), D destination rank (server of a choice), N domain.
+Axes: S source rank (on the way back: home), M member of its EP group (server of a choice), A domain of the group.
 """
 
 from __future__ import annotations
@@ -41,9 +41,7 @@ class HierarchicalAllToAll:
             source_F=_int32(legs.near_source, legs.far_source, legs.fan_relay, presence),
             destination_F=_int32(legs.near_server, legs.far_relay, legs.fan_server, presence),
             waiter_F=_int32(legs.near_server, legs.far_relay, legs.fan_server, nobody - 1),
-            awaited_F=np.concatenate(
-                [legs.near_count, legs.far_source * layout.n_ranks + legs.far_relay, legs.fan_count, nobody]
-            ),
+            awaited_F=np.concatenate([legs.near_count, legs.far_awaited, legs.fan_count, nobody]),
             count_F=np.concatenate(
                 [legs.near_count, legs.far_count, legs.fan_count, np.full(layout.n_ranks, PRESENCE)]
             ),
@@ -83,6 +81,7 @@ class _TwoLegs:
     far_source: Int
     far_relay: Int
     far_count: Int
+    far_awaited: Int  # copies for the relay itself
     fan_source: Int
     fan_relay: Int
     fan_server: Int
@@ -91,31 +90,31 @@ class _TwoLegs:
 
 
 def _two_legs(layout: Sites) -> _TwoLegs:
-    ranks, domain_G = layout.n_ranks, layout.domain_G
-    same_group = layout.group_G[:, None] == layout.group_G[None, :]
-    same_domain = domain_G[:, None] == domain_G[None, :]
-    near_source, near_server = np.nonzero(same_group & same_domain & ~np.eye(ranks, dtype=bool))
-    far_SN = layout.relay_SN >= 0
-    far_SN[np.arange(ranks), domain_G] = False
-    far_source, far_domain = np.nonzero(far_SN)
-    place_SN = np.full(far_SN.shape, -1)
-    place_SN[far_source, far_domain] = np.arange(len(far_source))
-    fan_source, fan_server = np.nonzero(same_group & ~same_domain)
-    fan_relay = layout.relay_SN[fan_source, domain_G[fan_server]]
-    passed_on = fan_relay != fan_server  # what is for the relay itself has arrived
-    fan_source, fan_server, fan_relay = fan_source[passed_on], fan_server[passed_on], fan_relay[passed_on]
+    ranks, members = layout.n_ranks, layout.n_members
+    source, server = np.arange(ranks).repeat(members), layout.peer_SM.ravel().astype(np.int64)
+    place, own = layout.place_SM.ravel(), layout.own_place_G
+    near_count = np.flatnonzero((place == own[source]) & (source != server))
+    far_SA = layout.relay_SA >= 0
+    far_SA[np.arange(ranks), own] = False
+    far_source, far_place = np.nonzero(far_SA)
+    far_relay = layout.relay_SA[far_source, far_place].astype(np.int64)
+    leg_SA = np.full(far_SA.shape, -1)
+    leg_SA[far_source, far_place] = np.arange(len(far_source))
+    relay = layout.relay_SA[source, place]
+    fan_count = np.flatnonzero((place != own[source]) & (relay != server))  # what is for the relay has arrived
     return _TwoLegs(
-        near_source=near_source,
-        near_server=near_server,
-        near_count=near_source * ranks + near_server,
+        near_source=source[near_count],
+        near_server=server[near_count],
+        near_count=near_count,
         far_source=far_source,
-        far_relay=layout.relay_SN[far_source, far_domain].astype(np.int64),
-        far_count=ranks * ranks + far_source * layout.n_domains + far_domain,
-        fan_source=fan_source,
-        fan_relay=fan_relay.astype(np.int64),
-        fan_server=fan_server,
-        fan_count=fan_source * ranks + fan_server,
-        fan_far=place_SN[fan_source, domain_G[fan_server]],
+        far_relay=far_relay,
+        far_count=ranks * members + far_source * layout.n_places + far_place,
+        far_awaited=far_source * members + layout.member_G[far_relay],
+        fan_source=source[fan_count],
+        fan_relay=relay[fan_count].astype(np.int64),
+        fan_server=server[fan_count],
+        fan_count=fan_count,
+        fan_far=leg_SA[source[fan_count], place[fan_count]],
     )
 
 

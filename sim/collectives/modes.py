@@ -48,16 +48,16 @@ class Mode:
     stay: bool = False
 
     def dispatch_counts(self, traffic: LayerTraffic) -> Int:
-        """Copies by (source, destination), then for relayed modes by (source, domain)."""
+        """Copies by (source, member of its group), then for relayed modes by (source, domain of its group)."""
         if self.per_choice:
-            return traffic.choices_SD.ravel()
-        return np.concatenate([traffic.copies_SD.ravel(), traffic.domain_copies_SN.ravel()])
+            return traffic.choices_SM.ravel()
+        return np.concatenate([traffic.copies_SM.ravel(), traffic.domain_copies_SA.ravel()])
 
     def combine_counts(self, traffic: LayerTraffic) -> Int:
         """Count results the same way, by (where they go, where they come from): reduced in each rank, then domain."""
         if self.per_choice:
-            return traffic.choices_SD.ravel()
-        return np.concatenate([traffic.return_copies_SD.ravel(), traffic.return_domain_copies_SN.ravel()])
+            return traffic.choices_SM.ravel()
+        return np.concatenate([traffic.return_copies_SM.ravel(), traffic.return_domain_copies_SA.ravel()])
 
 
 MODES: tuple[Mode, ...] = (

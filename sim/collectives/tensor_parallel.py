@@ -3,7 +3,7 @@
 Before attention each rank gathers the hidden vectors of the others' tokens; after it, each sends the others its partial
 sums of their tokens (a reduce-scatter). Both are direct, as NVLink does them fastest.
 
-Axes: S source rank, D destination rank.
+Axes: S source rank, D destination rank, P place among the ranks that share tokens.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from __future__ import annotations
 import numpy as np
 
 from moecast.sim.collectives.template import FlowTemplate, Legs
+from moecast.sim.layout import Layout
 from moecast.sim.sites import Sites
 
 
-def hidden_template(layout: Sites, tp: int, row_bytes: float) -> FlowTemplate:
-    """Lay out the flows between ranks that share tokens; counts are hidden vectors by (source, destination)."""
-    ranks = np.arange(layout.n_ranks)
-    together = (ranks[:, None] // tp == ranks[None, :] // tp) & (ranks[:, None] != ranks[None, :])
-    source, destination = np.nonzero(together)
-    return FlowTemplate.of(layout, Legs.direct(source, destination, source * layout.n_ranks + destination), row_bytes)
+def hidden_template(sites: Sites, layout: Layout, row_bytes: float) -> FlowTemplate:
+    """Lay out the flows between ranks that share tokens; counts are hidden vectors by (source, place: [S, P])."""
+    peers_SP = layout.peers_of_ranks("tp")
+    source, destination = np.arange(layout.ranks).repeat(peers_SP.shape[1]), peers_SP.ravel()
+    count = np.flatnonzero(source != destination)
+    legs = Legs.direct(source[count], destination[count], count)
+    return FlowTemplate.of(sites, legs, row_bytes)

@@ -54,8 +54,8 @@ def off_diagonal(counts_SD: np.ndarray, *, turned: bool = False) -> dict[tuple[i
 @given(questions(rules=("round_robin",)))
 @pytest.mark.parametrize("name", ["per_choice", "nccl", "per_rank"])
 def test_flat_modes_send_straight(name: str, question: Question) -> None:
-    _, traffic, dispatch, combine = exchanges(question, name)
-    counts_SD = traffic.copies_SD if name == "per_rank" else traffic.choices_SD
+    layout, traffic, dispatch, combine = exchanges(question, name)
+    counts_SD = layout.to_ranks(traffic.copies_SM if name == "per_rank" else traffic.choices_SM)
     assert by_pair(dispatch) == off_diagonal(counts_SD)
     assert by_pair(combine) == off_diagonal(counts_SD, turned=True)
     for flows in (dispatch, combine):
@@ -70,9 +70,11 @@ def test_flat_modes_send_straight(name: str, question: Question) -> None:
 def test_relayed_modes_cross_to_a_domain_once(name: str, question: Question) -> None:
     layout, traffic, dispatch, combine = exchanges(question, name)
     home_domain_S = layout.domain_G
-    ways = ((dispatch, traffic.copies_SD, traffic.domain_copies_SN, False),
-            (combine, traffic.return_copies_SD, traffic.return_domain_copies_SN, True))  # fmt: skip
-    for flows, copies_SD, domain_copies_SN, turned in ways:
+    relay_SN = layout.to_domains(layout.relay_SA + 1) - 1
+    ways = ((dispatch, traffic.copies_SM, traffic.domain_copies_SA, False),
+            (combine, traffic.return_copies_SM, traffic.return_domain_copies_SA, True))  # fmt: skip
+    for flows, copies_SM, domain_copies_SA, turned in ways:
+        copies_SD, domain_copies_SN = layout.to_ranks(copies_SM), layout.to_domains(domain_copies_SA)
         expected: dict[tuple[int, int], float] = defaultdict(float)
 
         def send(source: int, destination: int, copies: int, turned=turned, expected=expected) -> None:
@@ -81,7 +83,7 @@ def test_relayed_modes_cross_to_a_domain_once(name: str, question: Question) -> 
 
         for source, domain in np.argwhere(domain_copies_SN):
             servers = np.flatnonzero((copies_SD[source] > 0) & (layout.domain_G == domain))
-            relay = layout.relay_SN[source, domain]
+            relay = relay_SN[source, domain]
             if home_domain_S[source] != domain:
                 send(source, relay, domain_copies_SN[source, domain])
             for server in servers:
@@ -140,7 +142,7 @@ def test_each_message_costs_its_sender_time(question: Question) -> None:
     cluster, n_links, n_gpus = question.cluster, len(question.cluster.links), question.cluster.n_gpus
     rate = {"NVLink": capacity(cluster, "nvlink-out"), "NIC": capacity(cluster, "pcie-out", "nic-out")}
     near_SD = layout.domain_G[:, None] == layout.domain_G[None, :]
-    away_SD = traffic.choices_SD * ~np.eye(layout.n_ranks, dtype=bool)
+    away_SD = layout.to_ranks(traffic.choices_SM) * ~np.eye(layout.n_ranks, dtype=bool)
     for flows, counts_SD in ((dispatch, away_SD), (combine, away_SD.T)):
         units_X = np.repeat(flows.bytes_F, np.diff(flows.offsets_F1)) * flows.share_X
         busy_J = np.bincount(flows.link_X, units_X, n_links + 2 * n_gpus)
@@ -175,7 +177,8 @@ def test_per_domain_in_one_domain_is_per_rank() -> None:
 def test_relay_has_the_same_index_or_the_next_best() -> None:
     cluster = load_cluster("dgx-h200", nodes=2)
     plan = Plan.contiguous(layers=1, experts=5, choices=1, ep=5).with_(gpu_of_rank=(0, 1, 2, 9, 10))
-    relay_SN = Sites.of(cluster, plan).relay_SN
+    sites = Sites.of(cluster, plan)
+    relay_SN = sites.to_domains(sites.relay_SA + 1) - 1
     assert relay_SN.tolist() == [
         [0, 3],  # index 0 is not in domain 1: the (0 mod 2)-th of its ranks
         [1, 3],  # GPU 1 -> GPU 9

@@ -131,7 +131,7 @@ def test_the_table_of_another_plan_is_refused() -> None:
 
 
 @ASKED
-@given(st.data(), st.sampled_from(["gpu_G", "domain_G", "group_G", "relay_SN"]))
+@given(st.data(), st.sampled_from(["gpu_G", "domain_G", "group_G", "member_G", "peer_SM", "place_SM", "relay_SA"]))
 def test_layouts(data: st.DataObject, name: str) -> None:
     good = layout()
     with pytest.raises((ValueError, TypeError)):

@@ -140,17 +140,21 @@ def traffic_of(question: Question, *, stay: bool):
 @given(questions(), st.booleans())
 def test_counts_equal_plain_python(question: Question, stay: bool) -> None:
     traffic, layout = traffic_of(question, stay=stay)
-    ranks, domains = layout.n_ranks, layout.n_domains
+    ranks, domains = layout.n_ranks, layout.cluster.n_domains
     expected = by_hand(question, stay=stay)
     for index, counts in enumerate(expected):
         layer = traffic.layer(index)
         np.testing.assert_array_equal(layer.tokens_G, dense(counts["tokens"], (ranks,)))
-        np.testing.assert_array_equal(layer.choices_SD, dense(counts["choices"], (ranks, ranks)))
-        np.testing.assert_array_equal(layer.copies_SD, dense(counts["copies"], (ranks, ranks)))
-        np.testing.assert_array_equal(layer.domain_copies_SN, dense(counts["domain copies"], (ranks, domains)))
+        np.testing.assert_array_equal(layout.to_ranks(layer.choices_SM), dense(counts["choices"], (ranks, ranks)))
+        np.testing.assert_array_equal(layout.to_ranks(layer.copies_SM), dense(counts["copies"], (ranks, ranks)))
+        np.testing.assert_array_equal(
+            layout.to_domains(layer.domain_copies_SA), dense(counts["domain copies"], (ranks, domains))
+        )
         np.testing.assert_array_equal(layer.load_GP, dense(counts["load"], (ranks, question.plan.max_slots)))
-        np.testing.assert_array_equal(layer.return_copies_SD, dense(counts["return"], (ranks, ranks)))
-        np.testing.assert_array_equal(layer.return_domain_copies_SN, dense(counts["domain return"], (ranks, domains)))
+        np.testing.assert_array_equal(layout.to_ranks(layer.return_copies_SM), dense(counts["return"], (ranks, ranks)))
+        np.testing.assert_array_equal(
+            layout.to_domains(layer.return_domain_copies_SA), dense(counts["domain return"], (ranks, domains))
+        )
     assert traffic.pairs == sum(counts["pairs"]["all"] for counts in expected)
     assert traffic.same_rank_pairs == sum(counts["pairs"]["same"] for counts in expected)
 
@@ -164,14 +168,14 @@ def test_every_valid_choice_is_served_once(question: Question, stay: bool) -> No
     for index in range(plan.layers):
         layer = traffic.layer(index)
         valid = chosen_TLK[:, index][chosen_TLK[:, index] != NO_CHOICE]
-        assert layer.load_GP.sum() == layer.choices_SD.sum() == len(valid)
-        np.testing.assert_array_equal(layer.load_GP.sum(1), layer.choices_SD.sum(0))
+        assert layer.load_GP.sum() == layout.to_ranks(layer.choices_SM).sum() == len(valid)
+        np.testing.assert_array_equal(layer.load_GP.sum(1), layout.to_ranks(layer.choices_SM).sum(0))
         slots_GP = plan.slots_DLGP[:, index].reshape(layout.n_ranks, plan.max_slots)
         assert not layer.load_GP[slots_GP == EMPTY].any()
         served_E = np.bincount(slots_GP[slots_GP != EMPTY], layer.load_GP[slots_GP != EMPTY], plan.experts)
         np.testing.assert_array_equal(served_E, np.bincount(valid, minlength=plan.experts))
-        assert not layer.choices_SD[layout.group_G[:, None] != layout.group_G[None, :]].any()
-        assert (layer.copies_SD <= layer.choices_SD).all()
+        assert not layout.to_ranks(layer.choices_SM)[layout.group_G[:, None] != layout.group_G[None, :]].any()
+        assert (layout.to_ranks(layer.copies_SM) <= layout.to_ranks(layer.choices_SM)).all()
         assert layer.tokens_G.sum() == question.step.n_tokens
 
 
@@ -237,8 +241,8 @@ def test_renaming_experts_changes_nothing(question: Question, seed: int) -> None
         trace=replace(question.trace, experts_TLK=table[question.trace.experts_TLK]),
     )
     one, two = traffic_of(question, stay=False)[0], traffic_of(renamed, stay=False)[0]
-    np.testing.assert_array_equal(one.choices_LSD, two.choices_LSD)
-    np.testing.assert_array_equal(one.copies_LSD, two.copies_LSD)
+    np.testing.assert_array_equal(one.choices_LSM, two.choices_LSM)
+    np.testing.assert_array_equal(one.copies_LSM, two.copies_LSM)
     np.testing.assert_array_equal(one.load_LGP, two.load_LGP)
 
 
@@ -324,7 +328,7 @@ def test_shared_trace_agrees_with_the_trace_statistics(shared_traces) -> None:  
     expected = trace_stats(trace, rank_of_expert_LE=contiguous_ranks_LE(trace.meta, 8))
     load_LG = traffic.rank_load_LG
     assert (load_LG.mean(1) / load_LG.max(1)).mean() == pytest.approx(expected.balance_pooled, abs=1e-12)
-    assert traffic.copies_LSD.sum() / trace.n_tokens / 26 == pytest.approx(expected.fan_out, abs=1e-12)
+    assert traffic.copies_LSM.sum() / trace.n_tokens / 26 == pytest.approx(expected.fan_out, abs=1e-12)
     assert 1 - traffic.same_rank_pairs / traffic.pairs == pytest.approx(expected.crossings, abs=1e-12)
     assert expected.balance_pooled == pytest.approx(0.795, abs=5e-4)
     assert expected.fan_out == pytest.approx(4.552, abs=5e-4)

@@ -73,7 +73,7 @@ def test_counts_are_those_of_the_simulator(rule: str) -> None:
     served = serve(asked.plan, layout.domain_G, asked.trace.experts_TLK[step.token_T], step.source_T)
     traffic = count_traffic(asked.plan, layout, asked.trace.experts_TLK, step.token_T, step.source_T)
     for layer in range(asked.plan.layers):
-        np.testing.assert_array_equal(served.choices_SD(layer, 4), traffic.layer(layer).choices_SD)
+        np.testing.assert_array_equal(served.choices_SD(layer, 4), layout.to_ranks(traffic.layer(layer).choices_SM))
         load_GP = np.zeros_like(traffic.layer(layer).load_GP)
         made = served.rank_TLK[:, layer] >= 0
         np.add.at(load_GP, (served.rank_TLK[:, layer][made], served.slot_TLK[:, layer][made]), 1)
