@@ -1,0 +1,112 @@
+"""The joint search: what it weighs, what it may use, and how it ends when work or time is short."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from moecast.placement import Budget, Limit, Objective, PlacementProblem, find_solver
+from moecast.placement.joint import Candidate, Joint, search
+from moecast.sim import Plan, Workload
+from moecast.sim.slots import EMPTY
+
+from .test_invariants import skewed_trace, small_cluster, small_model
+
+
+def joint_problem(
+    *, slots: int = 5, phase: str = "prefill", mode: str = "per_rank", layers: int = 2
+) -> PlacementProblem:
+    """Sixteen experts on four ranks, with slots to spare."""
+    return PlacementProblem(
+        cluster=small_cluster(1),
+        model=small_model(layers, 16, 3),
+        trace=skewed_trace(7, layers=layers, experts=16, choices=3, tokens=2048, phase=phase),
+        workload=Workload(phase=phase, tokens_per_rank=64 if phase == "prefill" else 2, steps=2),
+        layout=Plan.contiguous(layers=layers, experts=16, choices=3, ep=4, slots_per_rank=slots).with_(dispatch=mode),
+    )
+
+
+def measured(problem: PlacementProblem, slots_LGP: np.ndarray) -> tuple[float, float]:
+    """Pooled load of the fullest rank over the mean, and ranks that a token goes to, over the windows' tokens."""
+    windows = problem.windows
+    fullest, ranks = [], []
+    for layer, slots_GP in enumerate(slots_LGP):
+        rank_E = np.zeros(16, int)
+        for g, row in enumerate(slots_GP):
+            rank_E[row[row != EMPTY]] = g
+        chosen = rank_E[problem.trace.experts_TLK[windows.row_T, layer]]
+        load_G = np.bincount(chosen.ravel(), minlength=4)
+        fullest.append(load_G.max() / load_G.mean())
+        ranks.append(np.mean([len(set(row)) for row in chosen.tolist()]))
+    return float(np.mean(fullest)), float(np.mean(ranks))
+
+
+def circles_of_unlike_size() -> PlacementProblem:
+    """Experts 0 to 3 are chosen together, and so on; each circle is chosen more often than the one before."""
+    rng = np.random.default_rng(0)
+    trace = skewed_trace(0, layers=1, experts=16, choices=3, tokens=8192, phase="prefill")
+    circle_T = rng.choice(4, 8192, p=[0.1, 0.2, 0.3, 0.4])
+    member_TK = np.argsort(rng.random((8192, 4)), axis=1)[:, :3]
+    experts_TLK = (4 * circle_T[:, None] + member_TK)[:, None].astype(np.uint16)
+    return PlacementProblem(
+        cluster=small_cluster(1),
+        model=small_model(1, 16, 3),
+        trace=replace(trace, experts_TLK=experts_TLK),
+        workload=Workload(phase="prefill", tokens_per_rank=512, steps=2),
+        layout=Plan.contiguous(layers=1, experts=16, choices=3, ep=4).with_(dispatch="per_rank"),
+    )
+
+
+def test_a_weight_by_hand_trades_balance_for_fan_out() -> None:
+    """Without weight, circles stand together and the largest fills its rank; with much, they are torn apart."""
+    problem = circles_of_unlike_size()
+    objective = Objective(problem)
+    found = [
+        measured(problem, Joint(balance_weight=weight).solve(problem, objective, Budget()).slots_LGP)
+        for weight in (0.0, 1e3)
+    ]
+    (uneven, near), (even, far) = found
+    assert (uneven, near) == (pytest.approx(1.6, abs=0.1), 1.0)
+    assert even < 1.05
+    assert far > 1.5
+
+
+@pytest.mark.parametrize("replicas", [16, 18, 20])
+def test_a_candidate_uses_as_many_replicas_as_it_says(replicas: int) -> None:
+    problem = joint_problem()
+    slots_LGP = search(problem, Candidate(balance_weight=1.0, replicas=replicas), Budget(Limit(work=500)), seed=1)
+    problem.plan(slots_LGP).check_legal()
+    assert ((slots_LGP != EMPTY).sum(axis=(1, 2)) == replicas).all()
+    assert problem.plan(slots_LGP).wasted_slots() == 0
+
+
+@pytest.mark.parametrize("mode", ["per_rank", "per_choice"])
+def test_full_plans_use_every_slot_and_others_may_not(mode: str) -> None:
+    problem = joint_problem(phase="decode", mode=mode, layers=1)
+    objective = Objective(problem)
+    full = Joint(full=True).solve(problem, objective, Budget(Limit(work=5000))).slots_LGP
+    assert (full != EMPTY).all()
+    free = Joint().solve(problem, objective, Budget(Limit(work=5000))).slots_LGP
+    assert objective.step_s(free) <= objective.step_s(full) * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("limit", [Limit(work=1), Limit(time_s=1e-6), Limit(time_s=0.3)])
+def test_stopped_early_the_plan_is_legal_and_no_slower_than_the_simple_ones(limit: Limit) -> None:
+    problem = joint_problem(layers=1)
+    objective = Objective(problem)
+    slots_LGP = find_solver("joint").solve(problem, objective, Budget(limit), seed=2).slots_LGP
+    problem.plan(slots_LGP).check_legal()
+    assert problem.plan(slots_LGP).wasted_slots() == 0
+    balanced = find_solver("balance").solve(problem, objective, Budget()).slots_LGP
+    assert objective.estimate(slots_LGP).step_s <= objective.estimate(balanced).step_s * (1 + 1e-9) or (
+        objective.step_s(slots_LGP) <= objective.step_s(balanced)
+    )
+
+
+def test_work_is_what_was_judged_and_no_more() -> None:
+    problem = joint_problem()
+    budget = Budget(Limit(work=4000))
+    find_solver("joint").solve(problem, Objective(problem), budget)
+    assert 0 < budget.used <= 4000 + problem.layout.layers * 4
