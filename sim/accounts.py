@@ -18,6 +18,15 @@ def add_link_units(flows: Flows, units_J: Float) -> None:
     _add_link_units(flows.bytes_F, flows.offsets_F1, flows.link_X, flows.share_X, units_J)
 
 
+def add_link_bytes(flows: Flows, n_real: int, bytes_J: Float) -> None:
+    """Add the bytes that pass each link [J], in place; all of a flow's pass its issue link, whose units are seconds.
+
+    The first `n_real` links are the cluster's, the others issue links.
+    """
+    part_X = np.where(flows.link_X < n_real, flows.share_X, 1.0)
+    _add_link_units(flows.bytes_F, flows.offsets_F1, flows.link_X, part_X, bytes_J)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlowRanks:
     """Who sends, receives and waits for each flow of an exchange [F]; what is kept of flows that have been run."""
@@ -75,6 +84,7 @@ def _busy(
     until_R = enter_R.copy()  # all busy time before this has been counted
     for g in range(len(enter_R)):
         _count(g, setup_R[g], setup_R[g] + setup_s, leave_R, until_R, busy_R)
+    # In order of their start: then one time says up to where a rank's busy time is counted, whatever overlaps.
     for f in order_F:
         _count(source_F[f], start_F[f], end_F[f], leave_R, until_R, busy_R)
         if destination_F[f] != source_F[f]:

@@ -231,6 +231,7 @@ def _of_groups(chance_E, choices, groups_per_token, chance_C):  # type: ignore[n
     groups = len(chance_C)
     inside = len(chance_E) // groups
     for c in range(groups):
+        # A group gives at most one of the token's groups, however popular its experts are together.
         chance_C[c] = min(1.0, chance_E[c * inside : (c + 1) * inside].sum() * groups_per_token / choices)
     scale = groups_per_token / chance_C.sum()
     for c in range(groups):
@@ -243,6 +244,7 @@ def _of_a_group(chance_E, first, wanted, part_E):  # type: ignore[no-untyped-def
     inside = len(part_E)
     total = chance_E[first : first + inside].sum()
     for i in range(inside):
+        # A chosen group must give its choices, also where nobody asked for its experts: then all alike.
         part_E[i] = chance_E[first + i] / total * wanted if total > 0 else wanted / inside
     _cap(part_E, wanted)
 
@@ -259,6 +261,7 @@ def _draw(chance_LE, tokens, choices, groups, groups_per_token, rng):  # type: i
     order_I = np.arange(inside)
     for layer in range(layers):
         for token in range(tokens):
+            # Limited to all groups is not limited.
             if groups == 1 or groups_per_token == groups:
                 _systematic(chance_LE[layer], order_E, choices, chosen_K, rng)
                 for k in range(choices):
@@ -281,6 +284,7 @@ def _draw(chance_LE, tokens, choices, groups, groups_per_token, rng):  # type: i
 @njit(cache=True)
 def _cap(chance_E, wanted):  # type: ignore[no-untyped-def]
     """No chance above 1; what is cut off goes to the others in proportion, or evenly where they have none."""
+    # What is cut off may lift others above 1: one more is full each time, so as many rounds as experts.
     for _ in range(len(chance_E)):
         full, rest, free = 0, 0.0, 0
         over = False

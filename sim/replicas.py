@@ -235,6 +235,7 @@ def _nearest(first_R, count_R, slot_X, group_S, place_G, rows, ep, slots, own): 
     sources = len(group_S)
     first = np.empty(sources * rows, np.int32)
     count = np.empty(sources * rows, np.int32)
+    # A group's sources see only its own slots, so this is room enough, and pages never written cost nothing.
     out = np.empty(sources * (len(slot_X)), np.int32)  # never more than every slot for every source
     filled = 0
     for source in range(sources):

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from moecast.sim.accounts import add_link_bytes
 from moecast.sim.breakdown import breakdown
 from moecast.sim.collectives.links import link_kinds
 from moecast.sim.forward import ForwardPass, Setting
-from moecast.sim.program import BREAKDOWN_PARTS, Exchange, Flows, StepProgram, StepTimes
+from moecast.sim.program import BREAKDOWN_PARTS, Exchange, StepProgram, StepTimes
 
 Float = npt.NDArray[np.float64]
 
@@ -128,10 +129,11 @@ class TimeTally:
             self._layer_parts[part] += where.layers[part] / int(used_L.sum())
         self._overlapped_s += where.overlapped_s
         self._units_J += times.link_bytes_J
+        bytes_J = np.zeros_like(self._bytes_J)
         for stage in program.tasks:
             if isinstance(stage, Exchange):
-                bytes_J = link_bytes(stage.fill(), len(self._bytes_J), self._n_links)
-                self._bytes_J += program.on_every_link(bytes_J)
+                add_link_bytes(stage.fill(), self._n_links, bytes_J)
+        self._bytes_J += program.on_every_link(bytes_J)
 
     def fields(self) -> dict[str, Any]:
         """Give the Prediction's fields."""
@@ -166,11 +168,3 @@ class TimeTally:
             for link in busiest
             if used_J[link] > 0
         )
-
-
-def link_bytes(flows: Flows, n_links: int, n_real: int) -> Float:
-    """Bytes on each link; all of a flow's on its issue link, whose units are seconds."""
-    part_X = np.where(flows.link_X < n_real, flows.share_X, 1.0)
-    return np.bincount(flows.link_X, np.repeat(flows.bytes_F, np.diff(flows.offsets_F1)) * part_X, n_links).astype(
-        np.float64
-    )

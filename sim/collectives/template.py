@@ -308,6 +308,7 @@ def _fill(  # type: ignore[no-untyped-def]
     parent_R,
 ):
     n, links, parents = 0, 0, 0
+    # Counted first, so that every array is made once and as large as it must be.
     new_of_old = np.full(len(count_F), -1, np.int32)
     for f in range(len(count_F)):
         if count_F[f] < 0 or counts_C[count_F[f]] > 0:
@@ -334,10 +335,12 @@ def _fill(  # type: ignore[no-untyped-def]
         offsets[new + 1] = at
         for r in range(parent_offsets_F1[f], parent_offsets_F1[f + 1]):
             p = parent_R[r]
+            # A parent without copies feeds nothing, and is not waited for.
             if new_of_old[p] < 0:
                 continue
             parent[at_parent] = new_of_old[p]
             at_parent += 1
+            # A relay passes on chunk by chunk: it begins with its parent's first and ends with its own last.
             delay_F[new] = max(delay_F[new], min(chunk_bytes, bytes_F[p]) * pace_F[p] + latency_F[p])
         parent_offsets[new + 1] = at_parent
         if at_parent > parent_offsets[new]:

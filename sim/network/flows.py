@@ -144,10 +144,11 @@ def _problem(
     parents_F1: Int, parent_R: Int32, n_links: int,
 ) -> int:  # fmt: skip
     n = len(bytes_F)
+    # First of all: the loops below index with these.
     if not (_rises(offsets_F1, len(link_X)) and _rises(parents_F1, len(parent_R))):
         return 3
     for f in range(n):
-        if not (0 <= bytes_F[f] <= HUGE):
+        if not (0 <= bytes_F[f] <= HUGE):  # said so that not a number fails, too
             return 1
         if not (0 <= latency_F[f] <= HUGE and 0 <= delay_F[f] <= HUGE and 0 <= tail_F[f] <= HUGE):
             return 2
@@ -187,6 +188,7 @@ def children(parents_F1: Int, parent_R: Int32) -> tuple[Int, Int]:
         offsets_F1[parent_R[r] + 1] += 1
     for f in range(n):
         offsets_F1[f + 1] += offsets_F1[f]
+    # Counted first, then dealt out: two passes and no sorting, and children stand in the order of flows.
     child_C, put_F = np.empty(len(parent_R), np.int64), offsets_F1[:-1].copy()
     for f in range(n):
         for r in range(parents_F1[f], parents_F1[f + 1]):
@@ -210,6 +212,7 @@ def parents_first(parents_F1: Int, parent_R: Int32) -> Int:
             order_F[ordered] = f
             ordered += 1
     seen = 0
+    # The order is its own queue: what has been appended is looked at in turn. Flows in a circle are never appended.
     while seen < ordered:
         f = order_F[seen]
         seen += 1

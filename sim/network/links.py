@@ -73,6 +73,7 @@ def _refine(offsets_F1: Int, link_X: Int32, share_X: Float, class_J: Int, classe
     for f in range(len(offsets_F1) - 1):
         for x in range(offsets_F1[f], offsets_F1[f + 1]):
             j, entry = link_X[x], class_J[link_X[x]]
+            # A flow may use links of one class with several shares: each share starts a class of its own.
             while seen[entry] == f and share[entry] != share_X[x] and another[entry] >= 0:
                 entry = another[entry]
             if seen[entry] == f and share[entry] == share_X[x]:
