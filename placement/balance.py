@@ -42,20 +42,17 @@ class Balance:
         """Balance each layer by itself."""
         by_load = LayerCost(choice_s=1.0)
         slots_LGP = problem.empty_slots_LGP()
-        for layer in range(problem.layout.layers):
+        for layer in range(problem.wanted.layers):
             search = LayerSearch(problem, layer, cost=by_load, replicas=int(problem.slots_G.sum()), seed=seed)
             if budget.seconds_left > 0:
                 search.descend(PROPOSALS_PER_LAYER)
             slots_LGP[layer] = search.slots_GP()
-            budget.tell("balancing", (layer + 1) / problem.layout.layers)
+            budget.tell("balancing", (layer + 1) / problem.wanted.layers)
         return Solved(slots_LGP=np.asarray(slots_LGP))
 
     def spread(self, problem: SlotProblem) -> Solved:
         """Balance each layer by itself, all that was counted being one window."""
         slots_LGP = problem.empty_slots_LGP()
         for layer, load_E in enumerate(problem.load_LE):
-            slots_LGP[layer] = balance_layer(
-                load_E, problem.slots_G, problem.domain_G, most_slots=problem.layout.max_slots,
-                proposals=PROPOSALS_PER_LAYER,
-            )  # fmt: skip
+            slots_LGP[layer] = balance_layer(load_E, problem.slots_G, problem.domain_G, proposals=PROPOSALS_PER_LAYER)
         return Solved(slots_LGP=slots_LGP)

@@ -17,6 +17,7 @@ from moecast.placement.fill import fill_slots
 from moecast.placement.limit import check_seed
 from moecast.placement.load_bound import fullest_rank_bound_L, rank_load_LG
 from moecast.placement.notes import copies_note, filled_note, with_note
+from moecast.placement.plan_shape import PlanShape
 from moecast.placement.problem import counted_from_0
 from moecast.placement.solver import checked_slots
 from moecast.placement.solvers import find_load_solver
@@ -47,7 +48,7 @@ class LoadProblem:
     ----------
     table
         The counts.
-    layout
+    wanted
         Any plan with the wanted ranks and slots.
     domain_G, node_G
         Domain and host of each member of an EP group, counted from 0.
@@ -58,14 +59,14 @@ class LoadProblem:
     """
 
     table: LoadTable
-    layout: Plan
+    wanted: Plan
     domain_G: Int32
     node_G: Int32
     expert_groups: int = 1
     slots_G: Int32 = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "slots_G", np.full(self.layout.ep, self.layout.max_slots, np.int32))
+        object.__setattr__(self, "slots_G", np.full(self.wanted.ep, self.wanted.max_slots, np.int32))
 
     @property
     def n_domains(self) -> int:
@@ -79,7 +80,7 @@ class LoadProblem:
 
     def empty_slots_LGP(self) -> Int32:
         """Make a table of empty slots to fill."""
-        return np.full((self.layout.layers, self.layout.ep, self.layout.max_slots), EMPTY, np.int32)
+        return np.full((self.wanted.layers, self.wanted.ep, self.wanted.max_slots), EMPTY, np.int32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -183,7 +184,8 @@ def place_by_load(
     """
     check_seed(seed)
     chosen = find_load_solver(solver, {"expert_groups": expert_groups})
-    problem = _problem(table, cluster, model, ep, slots_per_rank, dispatch, replica_rule)
+    shape = PlanShape(ep=ep, slots_per_rank=slots_per_rank, dispatch=dispatch, replica_rule=replica_rule)
+    problem = _problem(table, cluster, model, shape)
     refusal = chosen.supports(problem)
     if refusal is not None:
         raise MoecastError(f"this problem is not for it: {refusal}", field="solver", value=chosen.name)
@@ -213,56 +215,43 @@ def _problem(
     table: LoadTable,
     cluster: Cluster | None,
     model: ModelShape | None,
-    ep: int | None,
-    slots_per_rank: int | None,
-    dispatch: DispatchMode | None,
-    replica_rule: ReplicaRule,
+    shape: PlanShape,
 ) -> LoadProblem:
-    if cluster is None and ep is None:
+    if cluster is None and shape.ep is None:
         raise MoecastError("without a cluster, say how many ranks an EP group has", field="ep")
     if not table.load_LE.any():
         raise MoecastError("the load table holds no choice", field="load")
-    ranks = ep if cluster is None else cluster.n_gpus
-    members = ranks if ep is None else ep
-    if ranks is None or members is None or members < 1 or ranks % members:
-        raise MoecastError(f"does not divide the cluster's {ranks} GPUs into EP groups", field="ep", value=ep)
     meta = table.meta
-    try:
-        layout = Plan.contiguous(
-            layers=meta.layers, experts=meta.experts, choices=meta.choices, ep=members, groups=ranks // members,
-            slots_per_rank=slots_per_rank, layer_ids=meta.layer_ids or (model.moe_layer_ids if model else None),
-        )  # fmt: skip
-    except ValueError as error:
-        raise MoecastError(str(error), field="slots_per_rank", value=slots_per_rank) from error
-    if replica_rule == "weights":
-        raise MoecastError("no solver makes replica weights: use one of the other rules", field="replica_rule")
-    _check_weights(layout, cluster, model)
-    domain_G = node_G = np.zeros(members, np.int32)
+    ids = meta.layer_ids or (model.moe_layer_ids if model else None)
+    ranks = cluster.n_gpus if cluster is not None else shape.ep
+    wanted = shape.contiguous(meta.shape_LEK, ids, ranks=ranks or 0)
+    _check_weights(wanted, cluster, model)
+    domain_G = node_G = np.zeros(wanted.ep, np.int32)
     if cluster is not None:
-        domain_G, node_G = (counted_from_0(of_G[:members]) for of_G in (cluster.domain_of_gpu_G, cluster.node_of_gpu_G))
-    layout = replace(layout, dispatch=dispatch, replica_rule=replica_rule)
+        of_gpu = (cluster.domain_of_gpu_G, cluster.node_of_gpu_G)
+        domain_G, node_G = (counted_from_0(of_G[: wanted.ep]) for of_G in of_gpu)
     groups = 1 if model is None else model.expert_groups
-    return LoadProblem(table=table, layout=layout, domain_G=domain_G, node_G=node_G, expert_groups=groups)
+    return LoadProblem(table=table, wanted=wanted, domain_G=domain_G, node_G=node_G, expert_groups=groups)
 
 
-def _check_weights(layout: Plan, cluster: Cluster | None, model: ModelShape | None) -> None:
+def _check_weights(wanted: Plan, cluster: Cluster | None, model: ModelShape | None) -> None:
     """The experts' weights must fit; how much else is in memory depends on a workload, which counts do not have."""
     if cluster is None or model is None:
         return
-    needed, hardware = model.expert_bytes * layout.layers * layout.max_slots, cluster.hardware
+    needed, hardware = model.expert_bytes * wanted.layers * wanted.max_slots, cluster.hardware
     if needed > hardware.memory_bytes:
         raise MoecastError(
             f"experts of {needed / 2**30:.1f} GiB overfill the {hardware.memory_bytes / 2**30:.1f} GiB of a "
             f"{hardware.name}: use fewer slots or more ranks",
             field="slots_per_rank",
-            value=layout.max_slots,
+            value=wanted.max_slots,
         )
 
 
 def _plan(problem: LoadProblem, slots_LGP: Int32, made_by: MadeBy) -> Plan:
-    layout = problem.layout
-    slots_DLGP = np.broadcast_to(slots_LGP, (layout.groups, *slots_LGP.shape))
-    return replace(layout, slots_DLGP=slots_DLGP, made_by=made_by)
+    wanted = problem.wanted
+    slots_DLGP = np.broadcast_to(slots_LGP, (wanted.groups, *slots_LGP.shape))
+    return replace(wanted, slots_DLGP=slots_DLGP, made_by=made_by)
 
 
 def _judged(problem: LoadProblem, slots_LGP: Int32) -> dict[str, float]:

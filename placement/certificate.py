@@ -140,15 +140,15 @@ def _between_barriers(stages: Sequence[Task]) -> list[list[Task]]:
 
 def _relaxed_layer(problem: PlacementProblem, setting: Setting, step: Step, layer: int) -> _Relaxed:
     """Relax one layer: even loads, the hottest expert, the fewest copies."""
-    layout = problem.layout
-    group_T = layout.layout.group_G[layout.layout.holders_D()[step.source_T]]
+    wanted = problem.wanted
+    group_T = wanted.layout.group_G[wanted.layout.holders_D()[step.source_T]]
     experts_TK = problem.trace.experts_TLK[step.token_T, layer]
-    most_replicas = min(layout.ep, problem.spare_slots + 1)
+    most_replicas = min(wanted.ep, problem.spare_slots + 1)
     relaxed = []
-    for group in range(layout.groups):
+    for group in range(wanted.groups):
         chosen_TK = experts_TK[group_T == group]
-        load_E = np.bincount(chosen_TK[chosen_TK != NO_CHOICE], minlength=layout.experts)[: layout.experts]
-        even = _expert_floor(problem, float(load_E.sum()) / layout.ep, np.count_nonzero(load_E) / layout.ep)
+        load_E = np.bincount(chosen_TK[chosen_TK != NO_CHOICE], minlength=wanted.experts)[: wanted.experts]
+        even = _expert_floor(problem, float(load_E.sum()) / wanted.ep, np.count_nonzero(load_E) / wanted.ep)
         hottest = -(-int(load_E.max(initial=0)) // most_replicas)
         hot = _expert_floor(problem, float(hottest), float(hottest > 0))
         relaxed.append((even, max(even, hot), *_copy_floor(problem, setting, chosen_TK)))
@@ -184,7 +184,7 @@ def _expert_floor(problem: PlacementProblem, rows: float, hits: float) -> float:
 
 def _copy_floor(problem: PlacementProblem, setting: Setting, chosen_TK: npt.NDArray[np.uint16]) -> tuple[float, float]:
     """Mean seconds for which the links into a rank carry the fewest copies that the choices allow: out and back."""
-    if setting.mode.stay or problem.layout.ep == 1:
+    if setting.mode.stay or problem.wanted.ep == 1:
         return 0.0, 0.0
     slots = int(problem.slots_G.max())
     choices_T = (chosen_TK != NO_CHOICE).sum(1)
@@ -193,7 +193,7 @@ def _copy_floor(problem: PlacementProblem, setting: Setting, chosen_TK: npt.NDAr
     else:
         out_T = np.maximum(-(-choices_T // slots) - 1, 0)
         back_T = np.minimum(out_T, 1) if setting.mode.relayed else out_T  # a domain's results are summed there
-    rate_Bps = _incoming_Bps(problem) * problem.layout.ep
+    rate_Bps = _incoming_Bps(problem) * problem.wanted.ep
     out, back = (
         float(copies_T.sum()) * flows.copy_bytes / rate_Bps
         for copies_T, flows in ((out_T, setting.dispatch_flows), (back_T, setting.combine_flows))

@@ -28,7 +28,7 @@ class Contiguous:
 
     def supports(self, problem: SlotProblem) -> str | None:
         """Take problems whose ranks all have room for their share."""
-        share = -(-problem.layout.experts // problem.layout.ep)
+        share = -(-problem.wanted.experts // problem.wanted.ep)
         return None if problem.slots_G.min() >= share else f"needs {share} slots on every rank"
 
     def solve(self, problem: PlacementProblem, objective: Objective, budget: Budget, *, seed: int = 0) -> Solved:  # noqa: ARG002
@@ -37,9 +37,12 @@ class Contiguous:
 
     def spread(self, problem: SlotProblem) -> Solved:
         """Deal the experts out in order."""
-        layout = problem.layout
+        wanted = problem.wanted
         plan = Plan.contiguous(
-            layers=layout.layers, experts=layout.experts, choices=layout.choices, ep=layout.ep,
-            slots_per_rank=layout.max_slots,
-        )  # fmt: skip
+            layers=wanted.layers,
+            experts=wanted.experts,
+            choices=wanted.choices,
+            ep=wanted.ep,
+            slots_per_rank=wanted.max_slots,
+        )
         return Solved(slots_LGP=np.array(plan.slots_DLGP[0]))

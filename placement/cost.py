@@ -92,9 +92,9 @@ def _flows(setting: Setting) -> tuple[FlowTemplate, FlowTemplate]:
 
 def _expert_slopes(problem: PlacementProblem) -> tuple[float, float]:
     """Seconds of the experts' roofline per choice, and per replica that serves them, around the mean load of a rank."""
-    layout, hardware, phase = problem.layout, problem.cluster.hardware, problem.workload.phase
-    choices = layout.choices * float(np.mean([step.n_tokens for step in problem.steps])) / layout.ranks
-    fewest, most = -(-layout.experts // layout.ep), int(problem.slots_G.max())
+    wanted, hardware, phase = problem.wanted, problem.cluster.hardware, problem.workload.phase
+    choices = wanted.choices * float(np.mean([step.n_tokens for step in problem.steps])) / wanted.ranks
+    fewest, most = -(-wanted.experts // wanted.ep), int(problem.slots_G.max())
 
     def seconds(load: float, replicas: int) -> float:
         load_GP = np.full((1, replicas), max(1, round(load / replicas)))

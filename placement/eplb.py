@@ -141,8 +141,8 @@ class Eplb:
         if problem.slots_G.min() != problem.slots_G.max():
             return "needs equally many slots on every rank"
         groups = self._groups(problem)
-        if problem.layout.experts % groups:
-            return f"its {groups} groups do not divide {problem.layout.experts} experts"
+        if problem.wanted.experts % groups:
+            return f"its {groups} groups do not divide {problem.wanted.experts} experts"
         return None
 
     def solve(self, problem: PlacementProblem, objective: Objective, budget: Budget, *, seed: int = 0) -> Solved:  # noqa: ARG002
@@ -155,9 +155,12 @@ class Eplb:
         even = _stand_evenly(problem.node_G)
         nodes = hosts if even and groups % hosts == 0 else 1
         slots_LGP = rebalance(
-            problem.load_LE, slots=int(problem.slots_G.sum()), ranks=problem.layout.ep,
-            expert_groups=groups if nodes == hosts else 1, nodes=nodes,
-        ).astype(np.int32)  # fmt: skip
+            problem.load_LE,
+            slots=int(problem.slots_G.sum()),
+            ranks=problem.wanted.ep,
+            expert_groups=groups if nodes == hosts else 1,
+            nodes=nodes,
+        ).astype(np.int32)
         ordered = np.sort(slots_LGP, axis=-1)
         wasted = int((ordered[..., 1:] == ordered[..., :-1]).sum())
         notes = [_mode(groups, hosts, even)]

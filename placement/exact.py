@@ -58,19 +58,19 @@ class Exact:
 
     def supports(self, problem: PlacementProblem) -> str | None:
         """Take small problems in which every slot holds another expert."""
-        layout = problem.layout
+        wanted = problem.wanted
         if problem.spare_slots:
             return f"it places each expert once, and {problem.spare_slots} slots would be left"
-        if layout.experts * layout.ep > MOST_PLACES:
-            return f"{layout.experts} experts × {layout.ep} ranks, it takes up to {MOST_PLACES} together"
-        largest = max(len(_choice_sets(problem, layer)) for layer in range(layout.layers)) * layout.ep
+        if wanted.experts * wanted.ep > MOST_PLACES:
+            return f"{wanted.experts} experts × {wanted.ep} ranks, it takes up to {MOST_PLACES} together"
+        largest = max(len(_choice_sets(problem, layer)) for layer in range(wanted.layers)) * wanted.ep
         if largest > MOST_SET_PLACES:
             return f"{largest} different choice sets × ranks, it takes up to {MOST_SET_PLACES}: use fewer tokens"
         return None
 
     def solve(self, problem: PlacementProblem, objective: Objective, budget: Budget, *, seed: int = 0) -> Solved:  # noqa: ARG002
         """Solve each layer by itself, with an equal part of what is left of the budget."""
-        cost, layers = LayerCost.of(problem), problem.layout.layers
+        cost, layers = LayerCost.of(problem), problem.wanted.layers
         slots_LGP = problem.empty_slots_LGP()
         answers = []
         for layer in range(layers):
@@ -90,7 +90,7 @@ def _choice_sets(problem: PlacementProblem, layer: int) -> Counter[Set]:
     rows_TK = np.sort(problem.trace.experts_TLK[windows.row_T, layer], axis=1)
     sets: Counter[Set] = Counter()
     for window, rank, row in zip(windows.window_T.tolist(), windows.rank_T.tolist(), rows_TK.tolist(), strict=True):
-        sets[(window, rank, tuple(expert for expert in row if expert < problem.layout.experts))] += 1
+        sets[(window, rank, tuple(expert for expert in row if expert < problem.wanted.experts))] += 1
     return sets
 
 
@@ -102,7 +102,7 @@ def _solve_layer(
     model: Any = cp_model.CpModel()
     x = _places(model, problem)
     _ranks_cost(model, x, problem, layer, cost)
-    hint_E = np.repeat(np.arange(problem.layout.ep), problem.slots_G)
+    hint_E = np.repeat(np.arange(problem.wanted.ep), problem.slots_G)
     for (expert, rank), variable in x.items():
         model.add_hint(variable, int(hint_E[expert] == rank))
     solver: Any = cp_model.CpSolver()
@@ -117,7 +117,7 @@ def _solve_layer(
     budget.spend(round(solver.response_proto.deterministic_time * 1e6))
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):  # not even the hint was checked in time
         return _Layer(rank_E=hint_E.astype(np.int32), cost=float("inf"), floor=0.0)
-    rank_E = np.zeros(problem.layout.experts, np.int32)
+    rank_E = np.zeros(problem.wanted.experts, np.int32)
     for (expert, rank), variable in x.items():
         if solver.value(variable):
             rank_E[expert] = rank
@@ -126,7 +126,7 @@ def _solve_layer(
 
 def _places(model: Any, problem: PlacementProblem) -> dict[tuple[int, int], Any]:
     """The variables x, with each expert on one rank and no rank beyond its slots."""
-    experts, ranks = range(problem.layout.experts), range(problem.layout.ep)
+    experts, ranks = range(problem.wanted.experts), range(problem.wanted.ep)
     x = {(e, g): model.new_bool_var(f"x{e},{g}") for e in experts for g in ranks}
     for e in experts:
         model.add_exactly_one(x[e, g] for g in ranks)
@@ -139,7 +139,7 @@ def _ranks_cost(
     model: Any, x: dict[tuple[int, int], Any], problem: PlacementProblem, layer: int, cost: LayerCost
 ) -> None:
     """Every rank's cost in every window, and the objective over them."""
-    windows, ranks = problem.windows, range(problem.layout.ep)
+    windows, ranks = problem.windows, range(problem.wanted.ep)
     choice, replica, copy, domain_copy = (
         round(price * PICOSECONDS) for price in (cost.choice_s, cost.replica_s, cost.copy_s, cost.domain_copy_s)
     )
@@ -152,7 +152,7 @@ def _ranks_cost(
         parts.append(worst)
         for g in ranks:
             copies = copy * rank_copies(w, g) + domain_copy * domain_copies(w, int(problem.domain_G[g]))
-            held = sum((choice * int(load_WE[w, e]) + steps * replica) * x[e, g] for e in range(problem.layout.experts))
+            held = sum((choice * int(load_WE[w, e]) + steps * replica) * x[e, g] for e in range(problem.wanted.experts))
             model.add(_WHOLE * worst >= _WHOLE * held + (_WHOLE - _SHARED) * copies)
             shared.append(copies)
     ranks_n = len(ranks)
@@ -188,7 +188,7 @@ def _copies(
 
     members_of = {n: np.flatnonzero(problem.domain_G == n).tolist() for n in range(problem.n_domains)}
     for (window, source, experts), times in _choice_sets(problem, layer).items():
-        for g in range(problem.layout.ep) if ranks_too else ():
+        for g in range(problem.wanted.ep) if ranks_too else ():
             if g != source:
                 into_rank.setdefault((window, g), []).append(times * reach("y", g, experts, [g]))
         for n in range(problem.n_domains) if domains_too else ():
@@ -198,8 +198,8 @@ def _copies(
 
 
 def _slots_of(rank_E: Int32, problem: PlacementProblem) -> Int32:
-    slots_GP = np.full((problem.layout.ep, problem.layout.max_slots), EMPTY, np.int32)
-    for rank in range(problem.layout.ep):
+    slots_GP = np.full((problem.wanted.ep, problem.wanted.max_slots), EMPTY, np.int32)
+    for rank in range(problem.wanted.ep):
         held = np.flatnonzero(rank_E == rank)
         slots_GP[rank, : len(held)] = held
     return slots_GP

@@ -146,7 +146,7 @@ def search(
     seconds
         On the clock, after which it stops with the best so far.
     """
-    layers, slots = problem.layout.layers, int(problem.slots_G.sum())
+    layers, slots = problem.wanted.layers, int(problem.slots_G.sum())
     by_hand = candidate.by_hand
     cost = LayerCost.of(problem).weighted(candidate.balance_weight, mean_share=1.0 if by_hand else MEAN_SHARE)
     windows, hot = (problem.windows.pooled(), 2 * HOT) if by_hand else (problem.windows, HOT)
@@ -173,13 +173,13 @@ def search(
 
 def _default_work(problem: PlacementProblem) -> int:
     """Proposals of all candidates together, without limits."""
-    per_candidate = PROPOSALS_PER_SLOT * int(problem.slots_G.sum()) * problem.layout.layers
+    per_candidate = PROPOSALS_PER_SLOT * int(problem.slots_G.sum()) * problem.wanted.layers
     return per_candidate * len(_candidates(problem))
 
 
 def _candidates(problem: PlacementProblem) -> list[Candidate]:
     """All weights with every slot in use; then half of the spare slots, and none where choices travel by themselves."""
-    experts, slots = problem.layout.experts, int(problem.slots_G.sum())
+    experts, slots = problem.wanted.experts, int(problem.slots_G.sum())
     by_choice = LayerCost.of(problem).copy_s == 0  # then weights change nothing
     weights, spare = (BALANCE_WEIGHTS[:1], (0.5, 0.0)) if by_choice else (BALANCE_WEIGHTS, (0.5,))
     fewer = {experts + int(part * problem.spare_slots) for part in spare} - {slots}

@@ -14,21 +14,17 @@ from moecast.placement.replicas import HOLE, Items, longest_first, replica_count
 Int32 = npt.NDArray[np.int32]
 
 
-def balance_layer(
-    load_E: npt.NDArray[np.int64], slots_G: Int32, domain_G: Int32, *, most_slots: int, proposals: int
-) -> Int32:
+def balance_layer(load_E: npt.NDArray[np.int64], slots_G: Int32, domain_G: Int32, *, proposals: int) -> Int32:
     """Spread one layer's load as evenly as swaps can, an expert's load being even over its replicas: int32 [G, P].
 
     Parameters
     ----------
     slots_G, domain_G
         Slots and domain of each rank.
-    most_slots
-        P.
     proposals
         Swaps to judge at most.
     """
-    ranks = len(slots_G)
+    ranks, most_slots = len(slots_G), int(slots_G.max())
     replicas_E = replica_counts(load_E, slots=int(slots_G.sum()), ranks=ranks)
     items = longest_first(load_E, replicas_E, slots_G, domain_G)
     mean = float(load_E.sum()) / ranks

@@ -41,7 +41,7 @@ class Objective:
 
     def __init__(self, problem: PlacementProblem) -> None:
         self.problem = problem
-        judged = JUDGED_STEPS if problem.layout.ranks <= FEW_RANKS else JUDGED_STEPS // 2
+        judged = JUDGED_STEPS if problem.wanted.ranks <= FEW_RANKS else JUDGED_STEPS // 2
         self.judged = tuple(problem.steps[index] for index in timed_steps(len(problem.steps), judged))
         self._setting = Setting.of(
             problem.cluster, problem.model, problem.any_plan(), phase=problem.workload.phase, seed=problem.seed

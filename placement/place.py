@@ -6,7 +6,7 @@ Axes: L MoE layer, E expert, G rank, P slot.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from moecast.errors import MoecastError
@@ -15,6 +15,7 @@ from moecast.placement.fill import fill_slots
 from moecast.placement.limit import Budget, Limit, check_seed
 from moecast.placement.notes import copies_note, filled_note, with_note
 from moecast.placement.objective import Objective
+from moecast.placement.plan_shape import PlanShape
 from moecast.placement.problem import PlacementProblem
 from moecast.placement.solver import checked_slots
 from moecast.placement.solvers import find_solver, takes
@@ -164,9 +165,12 @@ def place(
         chosen = find_solver(chosen, {"full": True})
     check_seed(seed)
     limit = Limit(time_s=time_limit_s, work=work_limit)
-    layout = _layout(cluster, model, ep, tp, slots_per_rank, dispatch, replica_rule, schedule)
+    shape = PlanShape(
+        ep=ep, tp=tp, slots_per_rank=slots_per_rank, dispatch=dispatch, replica_rule=replica_rule, schedule=schedule
+    )
+    wanted = shape.contiguous(model.shape_LEK, model.moe_layer_ids, ranks=cluster.n_gpus)
     problem = PlacementProblem(
-        cluster=cluster, model=model, trace=trace, workload=workload, layout=layout, seed=seed, trace_part=trace_part
+        cluster=cluster, model=model, trace=trace, workload=workload, wanted=wanted, seed=seed, trace_part=trace_part
     )
     refusal = chosen.supports(problem)
     if refusal is not None:
@@ -175,8 +179,8 @@ def place(
     objective = Objective(problem)
     solved = chosen.solve(problem, objective, budget, seed=seed)
     slots_LGP, note = checked_slots(solved, problem, chosen.name), solved.note
-    if mode_of(layout.dispatch, workload.phase).per_choice:
-        note = with_note(note, copies_note(layout.replica_rule))
+    if mode_of(wanted.dispatch, workload.phase).per_choice:
+        note = with_note(note, copies_note(wanted.replica_rule))
     if fill:
         slots_LGP, count = fill_slots(slots_LGP, problem.load_LE, problem.slots_G)
         note = with_note(note, filled_note(count))
@@ -184,14 +188,19 @@ def place(
     seconds = budget.seconds
     budget.tell("done", 1.0)
     objective_s = objective.step_s(slots_LGP)
-    certified = find_schedule(layout.schedule).in_sequence
+    certified = find_schedule(wanted.schedule).in_sequence
     bound_s = certificate_s(problem, objective.judged) if certified else None
     if not certified:
-        note = with_note(note, f"no certificate: it holds for tasks on one stream, not for schedule {layout.schedule}")
+        note = with_note(note, f"no certificate: it holds for tasks on one stream, not for schedule {wanted.schedule}")
     made_by = MadeBy(
-        solver=chosen.name, seed=seed, trace_hash=trace.content_hash(), trace_part=problem.trace_part,
-        objective_s=objective_s, bound_s=bound_s, note=note,
-    )  # fmt: skip
+        solver=chosen.name,
+        seed=seed,
+        trace_hash=trace.content_hash(),
+        trace_part=problem.trace_part,
+        objective_s=objective_s,
+        bound_s=bound_s,
+        note=note,
+    )
     plan = problem.plan(slots_LGP, made_by=made_by)
     return Placement(
         plan=plan,
@@ -205,34 +214,6 @@ def place(
         note=note,
         **_routing(problem, plan),
     )
-
-
-def _layout(
-    cluster: Cluster,
-    model: ModelShape,
-    ep: int | None,
-    tp: int,
-    slots_per_rank: int | None,
-    dispatch: DispatchMode | None,
-    replica_rule: ReplicaRule,
-    schedule: str,
-) -> Plan:
-    """Lay EP groups over all GPUs of the cluster."""
-    ranks = cluster.n_gpus
-    members = ranks if ep is None else ep
-    if members < 1 or ranks % members:
-        raise MoecastError(f"does not divide the cluster's {ranks} GPUs into EP groups", field="ep", value=ep)
-    if tp < 1 or ranks % tp:
-        raise MoecastError(f"does not divide the cluster's {ranks} GPUs", field="tp", value=tp)
-    try:
-        plan = Plan.contiguous(
-            layers=model.layers, experts=model.experts, choices=model.choices, ep=members, groups=ranks // members,
-            slots_per_rank=slots_per_rank, layer_ids=model.moe_layer_ids,
-        )  # fmt: skip
-    except ValueError as error:
-        raise MoecastError(str(error), field="slots_per_rank", value=slots_per_rank) from error
-    schedule = find_schedule(schedule).name
-    return replace(plan, tp=tp, dp=ranks // tp, dispatch=dispatch, replica_rule=replica_rule, schedule=schedule)
 
 
 def _routing(problem: PlacementProblem, plan: Plan) -> dict[str, float]:

@@ -43,7 +43,7 @@ class PlacementProblem:
         The part of the trace to plan on.
     workload
         Which of its tokens are in flight together.
-    layout
+    wanted
         Any plan with the wanted ranks, slots, dispatch mode and replica rule; the experts in its slots do not count.
     network
         The rung that judges plans, or its name; empty: the usual one for so many ranks (`usual_rung`).
@@ -70,7 +70,7 @@ class PlacementProblem:
     model: ModelShape
     trace: RoutingTrace
     workload: Workload
-    layout: Plan
+    wanted: Plan
     network: str | Rung = ""
     seed: int = 0
     trace_part: str | None = None
@@ -81,48 +81,48 @@ class PlacementProblem:
     domain_G: Int32 = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        layout = self.layout
-        rung = find_rung(self.network) if self.network else usual_rung(layout.ranks)
+        wanted = self.wanted
+        rung = find_rung(self.network) if self.network else usual_rung(wanted.ranks)
         object.__setattr__(self, "network", rung)
-        slots_G = np.full(layout.ep, layout.max_slots, np.int32)
-        if layout.slots_per_rank is not None:
-            slots_G = np.array(layout.slots_per_rank[: layout.ep], np.int32)
-        if slots_G.sum() < layout.experts:
+        slots_G = np.full(wanted.ep, wanted.max_slots, np.int32)
+        if wanted.slots_per_rank is not None:
+            slots_G = np.array(wanted.slots_per_rank[: wanted.ep], np.int32)
+        if slots_G.sum() < wanted.experts:
             raise MoecastError(
-                f"{layout.ep} ranks with {slots_G.sum()} slots in all cannot hold {layout.experts} experts",
+                f"{wanted.ep} ranks with {slots_G.sum()} slots in all cannot hold {wanted.experts} experts",
                 field="slots_per_rank",
                 value=int(slots_G.max()),
             )
-        if layout.replica_rule == "weights":
+        if wanted.replica_rule == "weights":
             raise MoecastError("no solver makes replica weights: use one of the other rules", field="replica_rule")
         object.__setattr__(self, "slots_G", slots_G)
         check_question(self.cluster, self.model, self.any_plan(), self.trace)
         try:
-            check_choices(self.trace.experts_TLK, layout.experts)  # searches count a token's experts once each
+            check_choices(self.trace.experts_TLK, wanted.experts)  # searches count a token's experts once each
         except ValueError as error:
             raise MoecastError(str(error), field="trace") from error
-        domain_G = self.cluster.domain_of_gpu_G[list(layout.gpu_of_rank[: layout.ep])]
+        domain_G = self.cluster.domain_of_gpu_G[list(wanted.gpu_of_rank[: wanted.ep])]
         object.__setattr__(self, "domain_G", counted_from_0(domain_G))
         object.__setattr__(self, "steps", tuple(draw_steps(self.trace, self.workload, ranks=self.sources)))
         more_steps, held_out = draw_more(self.trace, self.workload, self.steps, ranks=self.sources)
         object.__setattr__(self, "held_out", held_out)
-        object.__setattr__(self, "windows", Windows.of(self.trace, more_steps, layout))
+        object.__setattr__(self, "windows", Windows.of(self.trace, more_steps, wanted))
         self._check_memory()
 
     @property
     def sources(self) -> int:
         """DP ranks: ranks, or groups of `tp` of them, that hold tokens of their own."""
-        return self.layout.dp
+        return self.wanted.dp
 
     @property
     def spare_slots(self) -> int:
         """Slots of an EP group beyond one for each expert."""
-        return int(self.slots_G.sum()) - self.layout.experts
+        return int(self.slots_G.sum()) - self.wanted.experts
 
     @property
     def node_G(self) -> Int32:
         """Host of each member of an EP group, counted from 0 over those that the group stands on."""
-        return counted_from_0(self.cluster.node_of_gpu_G[list(self.layout.gpu_of_rank[: self.layout.ep])])
+        return counted_from_0(self.cluster.node_of_gpu_G[list(self.wanted.gpu_of_rank[: self.wanted.ep])])
 
     @property
     def expert_groups(self) -> int:
@@ -141,21 +141,21 @@ class PlacementProblem:
 
     def empty_slots_LGP(self) -> Int32:
         """Make a table of empty slots to fill."""
-        return np.full((self.layout.layers, self.layout.ep, self.layout.max_slots), EMPTY, np.int32)
+        return np.full((self.wanted.layers, self.wanted.ep, self.wanted.max_slots), EMPTY, np.int32)
 
     def any_plan(self) -> Plan:
         """Make some legal plan of the layout: experts in order, as many as fit."""
-        layout, slots_LGP = self.layout, self.empty_slots_LGP()
-        rank_S = np.repeat(np.arange(layout.ep), self.slots_G)
+        wanted, slots_LGP = self.wanted, self.empty_slots_LGP()
+        rank_S = np.repeat(np.arange(wanted.ep), self.slots_G)
         slot_S = np.concatenate([np.arange(count) for count in self.slots_G])
-        slots_LGP[:, rank_S[: layout.experts], slot_S[: layout.experts]] = np.arange(layout.experts)
+        slots_LGP[:, rank_S[: wanted.experts], slot_S[: wanted.experts]] = np.arange(wanted.experts)
         return self.plan(slots_LGP)
 
     def plan(self, slots_LGP: Int32, *, made_by: MadeBy | None = None) -> Plan:
         """Make the plan that has these experts in the slots of every EP group."""
-        slots_DLGP = np.broadcast_to(slots_LGP, (self.layout.groups, *slots_LGP.shape))
+        slots_DLGP = np.broadcast_to(slots_LGP, (self.wanted.groups, *slots_LGP.shape))
         made_by = made_by or MadeBy(solver="unknown")
-        return replace(self.layout, slots_DLGP=slots_DLGP, replica_weights_DLGP=None, made_by=made_by)
+        return replace(self.wanted, slots_DLGP=slots_DLGP, replica_weights_DLGP=None, made_by=made_by)
 
     def _check_memory(self) -> None:
         hardware = self.cluster.hardware
@@ -166,7 +166,7 @@ class PlacementProblem:
                 f"{sum(parts.values()) / 2**30:.1f} GiB ({held}) overfill the {hardware.memory_bytes / 2**30:.1f} GiB "
                 f"of a {hardware.name}: use fewer slots or more ranks",
                 field="slots_per_rank",
-                value=self.layout.max_slots,
+                value=self.wanted.max_slots,
             )
 
 

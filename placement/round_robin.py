@@ -27,7 +27,7 @@ class RoundRobin:
 
     def supports(self, problem: SlotProblem) -> str | None:
         """Take problems whose ranks all have room for their share."""
-        share = -(-problem.layout.experts // problem.layout.ep)
+        share = -(-problem.wanted.experts // problem.wanted.ep)
         return None if problem.slots_G.min() >= share else f"needs {share} slots on every rank"
 
     def solve(self, problem: PlacementProblem, objective: Objective, budget: Budget, *, seed: int = 0) -> Solved:  # noqa: ARG002
@@ -37,6 +37,6 @@ class RoundRobin:
     def spread(self, problem: SlotProblem) -> Solved:
         """Deal the experts round the ranks."""
         slots_LGP = problem.empty_slots_LGP()
-        expert_E = np.arange(problem.layout.experts)
-        slots_LGP[:, expert_E % problem.layout.ep, expert_E // problem.layout.ep] = expert_E
+        expert_E = np.arange(problem.wanted.experts)
+        slots_LGP[:, expert_E % problem.wanted.ep, expert_E // problem.wanted.ep] = expert_E
         return Solved(slots_LGP=slots_LGP)

@@ -61,7 +61,7 @@ class LayerSearch:
         self._problem, self._hot = problem, hot
         self._windows = problem.windows if windows is None else windows
         load_WE = self._windows.load_LWE[layer]
-        replicas_E = replica_counts(load_WE, slots=replicas, ranks=problem.layout.ep)
+        replicas_E = replica_counts(load_WE, slots=replicas, ranks=problem.wanted.ep)
         self.items = longest_first(load_WE.sum(0), replicas_E, problem.slots_G, problem.domain_G)
         self._layer, self._cost, self._seed = layer, cost, seed
         self._found: Layer | None = None
@@ -85,9 +85,9 @@ class LayerSearch:
 
     def slots_GP(self) -> Int32:
         """Lay the best state out as a table of slots."""
-        layout = self._problem.layout
+        wanted = self._problem.wanted
         rank_V = self.items.rank_V if self._found is None else self._found.state.best_V
-        return self.items.slots_GP(rank_V, ranks=layout.ep, slots=layout.max_slots)
+        return self.items.slots_GP(rank_V, ranks=wanted.ep, slots=wanted.max_slots)
 
     def prepared(self) -> Layer:
         """What the compiled search works on; counted when it is asked for first."""
@@ -105,7 +105,7 @@ def _prepare(
         windows.rank_T,
         windows.step_T,
         item_candidates(problem, items),
-        problem.layout.experts,
+        problem.wanted.experts,
         len(items.rank_V),
     )
     prices = _prices(problem, windows, item_TK, items.expert_V, cost)
@@ -120,9 +120,9 @@ def item_candidates(problem: PlacementProblem, items: Items) -> Candidates:
     Which of two replicas on near ranks comes first is open while they move: so the own rank is not given precedence,
     and ``fixed`` is taken as the nearest on the own host.
     """
-    rule, items_n = problem.layout.replica_rule, len(items.rank_V)
+    rule, items_n = problem.wanted.replica_rule, len(items.rank_V)
     every = Candidates(
-        np.zeros(problem.layout.ep, np.int64),
+        np.zeros(problem.wanted.ep, np.int64),
         items.first_E1[:-1].astype(np.int32),
         np.diff(items.first_E1).astype(np.int32),
         (items.rank_V.astype(np.int64) * items_n + np.arange(items_n)).astype(np.int32),
@@ -132,7 +132,7 @@ def item_candidates(problem: PlacementProblem, items: Items) -> Candidates:
         "nearest" if rule == "fixed" else rule,
         group_S=every.row_of_S,
         place_G=problem.node_G if rule == "fixed" else problem.domain_G,
-        rows=problem.layout.experts,
+        rows=problem.wanted.experts,
         slots=items_n,
         own=False,
     )
@@ -154,7 +154,7 @@ def _prices(
         load_VW=load_VW * (cost.choice_s / windows.n_steps) + held_V[:, None] * cost.replica_s * windows.step_share_W,
         copy_W=copy_W * (1 - cost.mean_share),
         domain_copy_W=domain_copy_W * (1 - cost.mean_share),
-        mean_W=copy_W * (cost.mean_share / problem.layout.ep),
+        mean_W=copy_W * (cost.mean_share / problem.wanted.ep),
         domain_mean_W=domain_copy_W * (cost.mean_share / problem.n_domains),
     )
 
@@ -167,13 +167,13 @@ def _counted(windows: Windows, item_TK: npt.NDArray[np.int16], items: int, wante
 
 def _state(problem: PlacementProblem, items: Items, windows: int, seed: int) -> anneal.State:
     rank_V, expert_V = items.rank_V.copy(), items.expert_V
-    holds_EG = np.zeros((problem.layout.experts, problem.layout.ep), np.int8)
+    holds_EG = np.zeros((problem.wanted.experts, problem.wanted.ep), np.int8)
     held = expert_V != HOLE
     holds_EG[expert_V[held], rank_V[held]] = 1
     replicas_E = np.diff(items.first_E1)
     pinned_V = np.zeros(len(rank_V), bool)
     # which replica serves a choice depends on the domains they stand in, or on their hosts, which domains are made of
-    if problem.layout.replica_rule in ("nearest", "fixed"):
+    if problem.wanted.replica_rule in ("nearest", "fixed"):
         pinned_V[held] = replicas_E[expert_V[held]] > 1
     return anneal.State(
         rank_V=rank_V,
@@ -183,7 +183,7 @@ def _state(problem: PlacementProblem, items: Items, windows: int, seed: int) -> 
         pinned_V=pinned_V,
         domain_G=problem.domain_G,
         holds_EG=holds_EG,
-        seconds_WG=np.zeros((windows, problem.layout.ep)),
+        seconds_WG=np.zeros((windows, problem.wanted.ep)),
         slowest_W=np.zeros(windows),
         total=np.array([np.inf, np.inf]),
         random=np.array([seed], np.uint64),

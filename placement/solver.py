@@ -53,7 +53,7 @@ def checked_slots(solved: Solved, problem: SlotProblem, name: str) -> Int32:
     shape = problem.empty_slots_LGP().shape
     try:
         slots_LGP: Int32 = whole_numbers(
-            "slots_LGP", solved.slots_LGP, least=EMPTY, most=problem.layout.experts - 1, shape=shape, dtype=np.int32
+            "slots_LGP", solved.slots_LGP, least=EMPTY, most=problem.wanted.experts - 1, shape=shape, dtype=np.int32
         )
     except (TypeError, ValueError) as error:
         raise MoecastError(f"{name} gave back {error} (layers, ranks, slots of a rank)", field="solver") from error
@@ -78,7 +78,7 @@ class SlotProblem(Protocol):
     """What a solver sees that places by load alone: the slots, and how often each expert is chosen."""
 
     @property
-    def layout(self) -> Plan:
+    def wanted(self) -> Plan:
         """Any plan with the wanted ranks and slots."""
 
     @property

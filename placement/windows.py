@@ -81,14 +81,14 @@ class Windows:
         return len(self.counted_share_W)
 
     @classmethod
-    def of(cls, trace: RoutingTrace, steps: Sequence[Step], layout: Plan) -> Windows:
-        """Sort the tokens of steps into windows, for a layout's EP groups."""
-        ranks = layout.layout
+    def of(cls, trace: RoutingTrace, steps: Sequence[Step], wanted: Plan) -> Windows:
+        """Sort the tokens of steps into windows, for the EP groups of a plan."""
+        ranks = wanted.layout
         home_T = np.concatenate([ranks.homes_T(step.source_T) for step in steps])
         step_T = np.repeat(np.arange(len(steps)), [step.n_tokens for step in steps])
-        key_T = step_T * layout.groups + ranks.group_G[home_T]
+        key_T = step_T * wanted.groups + ranks.group_G[home_T]
         order = np.lexsort((home_T, step_T))
-        topics = [step.topic or "" for step in steps for _ in range(layout.groups)]
+        topics = [step.topic or "" for step in steps for _ in range(wanted.groups)]
         window_of_key, topic_W = _merged(topics)
         window_T = window_of_key[key_T[order]]
         n = int(window_of_key.max()) + 1
@@ -104,7 +104,7 @@ class Windows:
             counted_share_W=np.bincount(window_T[counted_T], minlength=n) / np.maximum(size_W, 1),
             step_share_W=np.bincount(window_of_key, minlength=n) / len(topics),
             n_steps=len(topics),
-            load_LWE=count_loads(trace.experts_TLK, row_T, window_T, n, layout.experts),
+            load_LWE=count_loads(trace.experts_TLK, row_T, window_T, n, wanted.experts),
             topic_W=topic_W,
         )
 

@@ -25,7 +25,7 @@ class Snake:
         slots_LGP = problem.empty_slots_LGP()
         order_LE = np.argsort(-problem.load_LE, axis=1, kind="stable")
         for slot in range(slots_LGP.shape[2]):
-            dealt = order_LE[:, slot * problem.layout.ep : (slot + 1) * problem.layout.ep]
+            dealt = order_LE[:, slot * problem.wanted.ep : (slot + 1) * problem.wanted.ep]
             slots_LGP[:, :, slot] = dealt[:, ::-1] if slot % 2 else dealt
         return Solved(slots_LGP=slots_LGP)
 

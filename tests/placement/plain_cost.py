@@ -22,7 +22,7 @@ def every_placement(experts: int, ranks: int) -> Iterator[np.ndarray]:
 
 def linear_cost(problem: PlacementProblem, slots_GP: np.ndarray) -> float:
     """Seconds of the first layer, summed over windows; own ranks and own domains cost no copy."""
-    cost, windows, ep, domain_G = LayerCost.of(problem), problem.windows, problem.layout.ep, problem.domain_G
+    cost, windows, ep, domain_G = LayerCost.of(problem), problem.windows, problem.wanted.ep, problem.domain_G
     rank_of = {int(e): g for g in range(ep) for e in slots_GP[g] if e >= 0}
     held_G = [sum(e >= 0 for e in row) for row in slots_GP]
     total = 0.0

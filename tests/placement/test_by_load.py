@@ -234,11 +234,11 @@ class Mirrored:
     name = "mirrored"
 
     def supports(self, problem: SlotProblem) -> str | None:
-        return "needs experts that divide" if problem.layout.experts % problem.layout.ep else None
+        return "needs experts that divide" if problem.wanted.experts % problem.wanted.ep else None
 
     def spread(self, problem: SlotProblem) -> Solved:
         slots_LGP = problem.empty_slots_LGP()
-        experts_GP = np.arange(problem.layout.experts)[::-1].reshape(problem.layout.ep, -1)
+        experts_GP = np.arange(problem.wanted.experts)[::-1].reshape(problem.wanted.ep, -1)
         slots_LGP[..., : experts_GP.shape[1]] = experts_GP
         return Solved(slots_LGP=slots_LGP, note="turned over")
 

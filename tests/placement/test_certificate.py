@@ -32,7 +32,7 @@ def tiny(mode: str, phase: str, *, seed: int = 1, rule: str = "round_robin", slo
         model=small_model(1, 3, 2),
         trace=skewed_trace(seed, layers=1, experts=3, choices=2, tokens=240, phase=phase),
         workload=Workload(phase=phase, tokens_per_rank=8, steps=2),
-        layout=layout.with_(dispatch=mode, replica_rule=rule),
+        wanted=layout.with_(dispatch=mode, replica_rule=rule),
     )
 
 
@@ -51,7 +51,7 @@ def test_no_plan_with_replicas_is_below_the_certificate(mode: str, phase: str, r
 @given(problem=problems(), seed=st.integers(0, 9999))
 def test_renaming_gpus_of_a_group_changes_no_certificate(problem: PlacementProblem, seed: int) -> None:
     """Invariant 9: the same domains, other GPUs in them, and the domains' names exchanged."""
-    layout, rng = problem.layout, np.random.default_rng(seed)
+    layout, rng = problem.wanted, np.random.default_rng(seed)
     inside = [8 * node + rng.permutation(8) for node in rng.permutation(2)]
     gpus = tuple(int(inside[gpu // 8][gpu % 8]) for gpu in layout.gpu_of_rank)
     again = replace_layout(problem, layout.with_(gpu_of_rank=gpus))
@@ -60,7 +60,7 @@ def test_renaming_gpus_of_a_group_changes_no_certificate(problem: PlacementProbl
 
 def replace_layout(problem: PlacementProblem, layout: Plan) -> PlacementProblem:
     return PlacementProblem(
-        cluster=problem.cluster, model=problem.model, trace=problem.trace, workload=problem.workload, layout=layout
+        cluster=problem.cluster, model=problem.model, trace=problem.trace, workload=problem.workload, wanted=layout
     )
 
 
@@ -73,9 +73,9 @@ def test_fewer_choices_never_raise_a_certificate(problem: PlacementProblem, shar
     experts_TLK = np.where(dropped_TLK, np.uint16(NO_CHOICE), trace.experts_TLK)
     thinner = RoutingTrace(**{**trace.columns(), "meta": trace.meta, "experts_TLK": experts_TLK})
     fewer = PlacementProblem(
-        cluster=problem.cluster, model=problem.model, trace=thinner, workload=problem.workload, layout=problem.layout
+        cluster=problem.cluster, model=problem.model, trace=thinner, workload=problem.workload, wanted=problem.wanted
     )
-    if problem.layout.dispatch != "stay":  # there, attention is done where the plan put the tokens
+    if problem.wanted.dispatch != "stay":  # there, attention is done where the plan put the tokens
         assert certificate_s(fewer) <= certificate_s(problem) * (1 + 1e-9)
 
 
@@ -94,7 +94,7 @@ def test_a_hot_expert_raises_the_certificate_where_ranks_wait_for_each_other() -
     found = {}
     for name, routed, slots in (("even", trace, 1), ("hot", hot, 1), ("replicas", hot, 2)):
         layout = Plan.contiguous(layers=1, experts=8, choices=1, ep=8, slots_per_rank=slots).with_(dispatch="nccl")
-        problem = PlacementProblem(model=small_model(1, 8, 1), trace=routed, layout=layout, **asked)
+        problem = PlacementProblem(model=small_model(1, 8, 1), trace=routed, wanted=layout, **asked)
         found[name] = certificate_s(problem)
         assert found[name] <= Objective(problem).step_s(problem.any_plan().slots_DLGP[0])
     assert found["hot"] > 1.2 * found["even"]

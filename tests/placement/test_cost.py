@@ -25,7 +25,7 @@ def even_problem(
         model=small_model(1, 32, 4),
         trace=skewed_trace(0, layers=1, experts=32, choices=4, tokens=8192, phase=phase),
         workload=Workload(phase=phase, tokens_per_rank=64, steps=2),
-        layout=Plan.contiguous(layers=1, experts=32, choices=4, ep=ep, slots_per_rank=slots).with_(dispatch=mode),
+        wanted=Plan.contiguous(layers=1, experts=32, choices=4, ep=ep, slots_per_rank=slots).with_(dispatch=mode),
     )
 
 

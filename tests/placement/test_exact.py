@@ -26,7 +26,7 @@ def problem_of(
         model=small_model(layers, experts, 2),
         trace=skewed_trace(seed, layers=layers, experts=experts, choices=2, tokens=tokens * ep * 2, phase=phase),
         workload=Workload(phase=phase, tokens_per_rank=tokens if phase == "prefill" else 1, steps=2),
-        layout=layout.with_(dispatch=mode, gpu_of_rank=tuple(8 * (r % 2) + r for r in range(ep))),
+        wanted=layout.with_(dispatch=mode, gpu_of_rank=tuple(8 * (r % 2) + r for r in range(ep))),
     )
 
 
@@ -65,7 +65,7 @@ def test_what_is_too_large_is_refused() -> None:
     assert "experts × 16 ranks" in str(exact.supports(wide_problem(32, 16)))
     layout = Plan.contiguous(layers=1, experts=4, choices=2, ep=2, slots_per_rank=3)
     spare = PlacementProblem(
-        cluster=small_cluster(1), model=small_model(1, 4, 2), layout=layout,
+        cluster=small_cluster(1), model=small_model(1, 4, 2), wanted=layout,
         trace=skewed_trace(0, layers=1, experts=4, choices=2, tokens=64, phase="prefill"),
         workload=Workload(phase="prefill", tokens_per_rank=8, steps=1),
     )  # fmt: skip
@@ -78,5 +78,5 @@ def wide_problem(experts: int, ep: int) -> PlacementProblem:
         model=small_model(1, experts, 2),
         trace=skewed_trace(0, layers=1, experts=experts, choices=2, tokens=512, phase="prefill"),
         workload=Workload(phase="prefill", tokens_per_rank=8, steps=1),
-        layout=Plan.contiguous(layers=1, experts=experts, choices=2, ep=ep),
+        wanted=Plan.contiguous(layers=1, experts=experts, choices=2, ep=ep),
     )

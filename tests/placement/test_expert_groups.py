@@ -58,7 +58,7 @@ def problem(node_G: list[int] | np.ndarray, groups: int) -> LoadProblem:
     layout = Plan.contiguous(layers=1, experts=288, choices=1, ep=len(node_G))
     table = table_of(np.random.default_rng(2).integers(1, 99, (1, 288)))
     nodes = np.asarray(node_G, np.int32)
-    return LoadProblem(table=table, layout=layout, domain_G=nodes * 0, node_G=nodes, expert_groups=groups)
+    return LoadProblem(table=table, wanted=layout, domain_G=nodes * 0, node_G=nodes, expert_groups=groups)
 
 
 RACK = load_cluster("gb200-nvl72").node_of_gpu_G

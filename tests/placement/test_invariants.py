@@ -69,14 +69,14 @@ def problems(draw: st.DrawFn) -> PlacementProblem:
             draw(st.integers(0, 9999)), layers=layers, experts=experts, choices=choices, tokens=240, phase=phase
         ),
         workload=Workload(phase=phase, tokens_per_rank=draw(st.sampled_from([1, 4, 8])), steps=2),
-        layout=layout,
+        wanted=layout,
     )
 
 
 def random_plans(problem: PlacementProblem, seed: int, count: int) -> list[np.ndarray]:
     """Legal placements drawn at random; spare slots hold replicas or nothing, wasted ones included."""
     rng = np.random.default_rng(seed)
-    layout = problem.layout
+    layout = problem.wanted
     plans = []
     for _ in range(count):
         table = np.full((layout.layers, layout.ep * layout.max_slots), -1, np.int32)
@@ -110,7 +110,7 @@ def test_certificate_is_below_the_best_of_all_plans(mode: str, phase: str) -> No
         model=small_model(1, 4, 2),
         trace=skewed_trace(1, layers=1, experts=4, choices=2, tokens=240, phase=phase),
         workload=Workload(phase=phase, tokens_per_rank=8, steps=3),
-        layout=layout,
+        wanted=layout,
     )
     objective = Objective(problem)
     best = min(
@@ -124,20 +124,20 @@ def test_certificate_is_below_the_best_of_all_plans(mode: str, phase: str) -> No
 def test_certificate_under_renaming_and_more_slots(problem: PlacementProblem, seed: int) -> None:
     """Invariant 9: other names of experts change no certificate; one more slot never raises it."""
     certificate = certificate_s(problem)
-    renamed_E = np.random.default_rng(seed).permutation(problem.layout.experts).astype(np.uint16)
+    renamed_E = np.random.default_rng(seed).permutation(problem.wanted.experts).astype(np.uint16)
     trace = problem.trace
     other = RoutingTrace(**{**trace.columns(), "meta": trace.meta, "experts_TLK": renamed_E[trace.experts_TLK]})
     again = PlacementProblem(
-        cluster=problem.cluster, model=problem.model, trace=other, workload=problem.workload, layout=problem.layout
+        cluster=problem.cluster, model=problem.model, trace=other, workload=problem.workload, wanted=problem.wanted
     )
     assert certificate_s(again) == pytest.approx(certificate, rel=1e-9)
-    layout = problem.layout
+    layout = problem.wanted
     wider = Plan.contiguous(
         layers=layout.layers, experts=layout.experts, choices=layout.choices, ep=layout.ep,
         slots_per_rank=layout.max_slots + 1,
     ).with_(dispatch=layout.dispatch, gpu_of_rank=layout.gpu_of_rank)  # fmt: skip
     more = PlacementProblem(
-        cluster=problem.cluster, model=problem.model, trace=trace, workload=problem.workload, layout=wider
+        cluster=problem.cluster, model=problem.model, trace=trace, workload=problem.workload, wanted=wider
     )
     assert certificate_s(more) <= certificate * (1 + 1e-9)
 
@@ -190,7 +190,7 @@ def test_an_expert_chosen_twice_is_no_problem_to_search() -> None:
     asked: dict[str, Any] = {
         "cluster": small_cluster(1), "model": small_model(1, 8, 2),
         "workload": Workload(phase="prefill", tokens_per_rank=4, steps=2),
-        "layout": Plan.contiguous(layers=1, experts=8, choices=2, ep=4),
+        "wanted": Plan.contiguous(layers=1, experts=8, choices=2, ep=4),
     }  # fmt: skip
     with pytest.raises(MoecastError, match="token 5, layer 0: expert 3 is chosen twice"):
         PlacementProblem(trace=replace(trace, experts_TLK=twice_TLK), **asked)

@@ -24,7 +24,7 @@ def joint_problem(
         model=small_model(layers, 16, 3),
         trace=skewed_trace(7, layers=layers, experts=16, choices=3, tokens=2048, phase=phase),
         workload=Workload(phase=phase, tokens_per_rank=64 if phase == "prefill" else 2, steps=2),
-        layout=Plan.contiguous(layers=layers, experts=16, choices=3, ep=4, slots_per_rank=slots).with_(dispatch=mode),
+        wanted=Plan.contiguous(layers=layers, experts=16, choices=3, ep=4, slots_per_rank=slots).with_(dispatch=mode),
     )
 
 
@@ -55,7 +55,7 @@ def circles_of_unlike_size() -> PlacementProblem:
         model=small_model(1, 16, 3),
         trace=replace(trace, experts_TLK=experts_TLK),
         workload=Workload(phase="prefill", tokens_per_rank=512, steps=2),
-        layout=Plan.contiguous(layers=1, experts=16, choices=3, ep=4).with_(dispatch="per_rank"),
+        wanted=Plan.contiguous(layers=1, experts=16, choices=3, ep=4).with_(dispatch="per_rank"),
     )
 
 
@@ -109,4 +109,4 @@ def test_work_is_what_was_judged_and_no_more() -> None:
     problem = joint_problem()
     budget = Budget(Limit(work=4000))
     find_solver("joint").solve(problem, Objective(problem), budget)
-    assert 0 < budget.used <= 4000 + problem.layout.layers * 4
+    assert 0 < budget.used <= 4000 + problem.wanted.layers * 4

@@ -125,7 +125,7 @@ def test_eplb_places_every_expert_and_keeps_groups_on_their_node(
 def test_balance_is_within_a_swap_of_the_best(load: list[int]) -> None:
     """Six experts on three ranks of two slots, against all placements; swaps find it or end one swap short."""
     load_E = np.array(load)
-    slots_GP = balance_layer(load_E, np.full(3, 2, np.int32), np.zeros(3, np.int32), most_slots=2, proposals=10_000)
+    slots_GP = balance_layer(load_E, np.full(3, 2, np.int32), np.zeros(3, np.int32), proposals=10_000)
     found = load_E[slots_GP].sum(1).max()
     least = min(load_E[np.array(order).reshape(3, 2)].sum(1).max() for order in itertools.permutations(range(6)))
     assert least <= found <= 4 / 3 * max(least, load_E.sum() / 3)  # longest first is never further off (Graham, 1969)

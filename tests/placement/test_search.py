@@ -79,7 +79,7 @@ def test_items_are_served_as_slots_are(rule: str) -> None:
     layout = Plan.contiguous(layers=1, experts=8, choices=3, ep=4, slots_per_rank=3)
     layout = layout.with_(replica_rule=rule, gpu_of_rank=(0, 1, 8, 9))
     problem = PlacementProblem(
-        cluster=small_cluster(2), model=small_model(1, 8, 3), trace=trace, layout=layout,
+        cluster=small_cluster(2), model=small_model(1, 8, 3), trace=trace, wanted=layout,
         workload=Workload(phase="prefill", tokens_per_rank=64, steps=2),
     )  # fmt: skip
     load_E = np.bincount(trace.experts_TLK[:, 0].ravel(), minlength=8)
@@ -136,7 +136,7 @@ def clustered_problem() -> PlacementProblem:
     return PlacementProblem(
         cluster=small_cluster(2), model=small_model(3, 32, 4), trace=trace,
         workload=Workload(phase="prefill", tokens_per_rank=128, steps=2),
-        layout=layout.with_(gpu_of_rank=(0, 1, 2, 3, 8, 9, 10, 11)),
+        wanted=layout.with_(gpu_of_rank=(0, 1, 2, 3, 8, 9, 10, 11)),
     )  # fmt: skip
 
 

@@ -155,12 +155,12 @@ class Reversed:
     name = "reversed"
 
     def supports(self, problem: PlacementProblem) -> str | None:
-        return "needs experts that divide" if problem.layout.experts % problem.layout.ep else None
+        return "needs experts that divide" if problem.wanted.experts % problem.wanted.ep else None
 
     def solve(self, problem: PlacementProblem, objective: Objective, budget: Budget, *, seed: int = 0) -> Solved:  # noqa: ARG002
         slots_LGP = problem.empty_slots_LGP()
-        slots_LGP[..., : problem.layout.experts // problem.layout.ep] = np.arange(problem.layout.experts)[::-1].reshape(
-            problem.layout.ep, -1
+        slots_LGP[..., : problem.wanted.experts // problem.wanted.ep] = np.arange(problem.wanted.experts)[::-1].reshape(
+            problem.wanted.ep, -1
         )
         return Solved(slots_LGP=slots_LGP, note="turned over")
 

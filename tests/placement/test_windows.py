@@ -30,7 +30,7 @@ def topical(trace: RoutingTrace, topics: int) -> RoutingTrace:
 @given(problem=problems())
 def test_every_choice_of_the_drawn_steps_is_in_one_window(problem: PlacementProblem) -> None:
     """Against counts in plain Python, by step and EP group."""
-    windows, layout, trace = problem.windows, problem.layout, problem.trace
+    windows, layout, trace = problem.windows, problem.wanted, problem.trace
     steps, _ = draw_more(trace, problem.workload, problem.steps, ranks=problem.sources)
     drawn = Counter((number, int(row)) for number, step in enumerate(steps) for row in step.token_T)
     there = zip(windows.step_T // layout.groups, windows.row_T, strict=True)
@@ -113,7 +113,7 @@ def test_a_trace_without_a_token_to_spare_is_fitted_to_as_it_is() -> None:
     problem = PlacementProblem(
         cluster=small_cluster(1), model=small_model(1, 8, 2), trace=trace,
         workload=Workload(phase="prefill", tokens_per_rank=16, steps=1),
-        layout=Plan.contiguous(layers=1, experts=8, choices=2, ep=4),
+        wanted=Plan.contiguous(layers=1, experts=8, choices=2, ep=4),
     )  # fmt: skip
     assert len(problem.steps) == 1
     assert set(problem.windows.row_T.tolist()) == set(range(64))
@@ -126,9 +126,9 @@ def test_choices_are_served_as_the_rule_says(problem: PlacementProblem, rule: st
     """In plain Python: in turn over all replicas, over the near ones, or one for each rank for good."""
     problem = PlacementProblem(
         cluster=problem.cluster, model=problem.model, trace=problem.trace, workload=problem.workload,
-        layout=problem.layout.with_(replica_rule=rule),
+        wanted=problem.wanted.with_(replica_rule=rule),
     )  # fmt: skip
-    windows, ep, experts = problem.windows, problem.layout.ep, problem.layout.experts
+    windows, ep, experts = problem.windows, problem.wanted.ep, problem.wanted.experts
     replicas_E = replica_counts(windows.load_LWE[0], slots=int(problem.slots_G.sum()), ranks=ep)
     items = longest_first(windows.load_LWE[0].sum(0), replicas_E, problem.slots_G, problem.domain_G)
     chosen_TK = problem.trace.experts_TLK[windows.row_T, 0]

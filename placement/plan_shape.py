@@ -1,0 +1,80 @@
+"""What is asked of a plan before anybody knows which expert stands where: groups, slots and how it runs.
+
+Axes: L MoE layer, E expert, K choice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from moecast.errors import MoecastError
+from moecast.sim.plan import DispatchMode, Plan, ReplicaRule
+from moecast.sim.schedules import find_schedule
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanShape:
+    """Groups, slots, and what a search takes as given.
+
+    Parameters
+    ----------
+    ep, slots_per_rank
+        Ranks of an EP group (None: all there are) and slots of each rank (None: as few as hold the experts).
+    tp
+        Consecutive ranks that share their tokens.
+    dispatch, replica_rule, schedule
+        How the plan runs.
+
+    Raises
+    ------
+    MoecastError
+        A rule that no solver makes plans for, or a schedule that there is not.
+    """
+
+    ep: int | None = None
+    tp: int = 1
+    slots_per_rank: int | None = None
+    dispatch: DispatchMode | None = None
+    replica_rule: ReplicaRule = "round_robin"
+    schedule: str = "sequential"
+
+    def __post_init__(self) -> None:
+        if self.replica_rule == "weights":
+            raise MoecastError("no solver makes replica weights: use one of the other rules", field="replica_rule")
+        find_schedule(self.schedule)
+
+    def contiguous(self, sizes_LEK: tuple[int, int, int], layer_ids: tuple[int, ...] | None, *, ranks: int) -> Plan:
+        """Lay EP groups over all ranks, with experts in order.
+
+        Raises
+        ------
+        MoecastError
+            Degrees that do not divide the ranks, or slots that cannot hold the experts.
+        """
+        members = ranks if self.ep is None else self.ep
+        if members < 1 or ranks % members:
+            rule = f"does not divide the cluster's {ranks} GPUs into EP groups"
+            raise MoecastError(rule, field="ep", value=self.ep)
+        if self.tp < 1 or ranks % self.tp:
+            raise MoecastError(f"does not divide the cluster's {ranks} GPUs", field="tp", value=self.tp)
+        layers, experts, choices = sizes_LEK
+        try:
+            plan = Plan.contiguous(
+                layers=layers,
+                experts=experts,
+                choices=choices,
+                ep=members,
+                groups=ranks // members,
+                slots_per_rank=self.slots_per_rank,
+                layer_ids=layer_ids,
+            )
+        except ValueError as error:
+            raise MoecastError(str(error), field="slots_per_rank", value=self.slots_per_rank) from error
+        return replace(
+            plan,
+            tp=self.tp,
+            dp=ranks // self.tp,
+            dispatch=self.dispatch,
+            replica_rule=self.replica_rule,
+            schedule=find_schedule(self.schedule).name,
+        )
