@@ -14,12 +14,13 @@ import numpy.typing as npt
 from moecast.errors import MoecastError
 from moecast.placement.windows import Windows, draw_more
 from moecast.sim.checks import check_question
+from moecast.sim.drawn_steps import draw_steps
 from moecast.sim.made_by import MadeBy
 from moecast.sim.memory import memory_by_part
 from moecast.sim.network import Rung, find_rung, usual_rung
 from moecast.sim.plan import Plan
 from moecast.sim.slots import EMPTY
-from moecast.sim.workload import Workload, draw_steps
+from moecast.sim.workload import Workload
 from moecast.traces.checks import check_choices
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from moecast.compiled import njit
 from moecast.errors import MoecastError
-from moecast.sim.workload import draw_steps
+from moecast.sim.drawn_steps import draw_steps
 from moecast.traces.meta import NO_CHOICE
 
 if TYPE_CHECKING:

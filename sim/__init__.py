@@ -12,6 +12,7 @@ from moecast.sim.collectives import (
     mode_of,
     time_collective,
 )
+from moecast.sim.drawn_steps import draw_steps, fit_workload
 from moecast.sim.forecaster import Forecaster, bound_objective_s
 from moecast.sim.forward import ForwardPass, Setting
 from moecast.sim.layout import Layout
@@ -29,7 +30,7 @@ from moecast.sim.sites import Sites
 from moecast.sim.step import Step
 from moecast.sim.timeline import program_timeline, step_timeline, write_timeline
 from moecast.sim.traffic import LayerTraffic, StepTraffic, count_traffic
-from moecast.sim.workload import Workload, draw_steps, fit_workload
+from moecast.sim.workload import Workload
 
 __all__ = [
     "COLLECTIVES",

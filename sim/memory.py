@@ -17,7 +17,8 @@ from moecast.sim.attention_shape import AttentionShape, LinearAttention
 if TYPE_CHECKING:
     from moecast.sim.model import ModelShape
     from moecast.sim.plan import Plan
-    from moecast.sim.workload import Step, Workload
+    from moecast.sim.step import Step
+    from moecast.sim.workload import Workload
     from moecast.topology import Hardware
 
 Int = npt.NDArray[np.int64]

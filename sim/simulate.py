@@ -13,6 +13,7 @@ import numpy as np
 from moecast.errors import MoecastError
 from moecast.sim import describe
 from moecast.sim.checks import check_question
+from moecast.sim.drawn_steps import draw_steps
 from moecast.sim.forward import Setting
 from moecast.sim.gains import bottleneck_of, marginal_gains, programs_with_more
 from moecast.sim.memory import MEMORY_FRACTION, memory_by_part, usable_bytes
@@ -21,7 +22,6 @@ from moecast.sim.prediction import Prediction
 from moecast.sim.program import StepProgram, StepTimes
 from moecast.sim.schedules import program_of
 from moecast.sim.tally import RoutingTally, TimeTally
-from moecast.sim.workload import draw_steps
 
 if TYPE_CHECKING:
     from moecast.sim.model import ModelShape

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moecast.errors import MoecastError
-from moecast.sim.workload import Workload, draw_steps
+from moecast.sim.drawn_steps import draw_steps
+from moecast.sim.workload import Workload
 from moecast.traces import PHASES, RoutingTrace, TraceMeta
 
 TOPICS = ("law", "code", "prose")

@@ -1,4 +1,4 @@
-"""Pools of sequences that the steps of a Workload draw from: all that may be drawn, or one for each topic.
+"""Strata of sequences that the steps of a Workload draw from: all that may be drawn, or one for each topic.
 
 Axes: T token, G DP rank, S sequence, C topic, W step, B place of a rank.
 """
@@ -26,7 +26,7 @@ MAX_TOKENS = 1 << 31  # of one Workload; more is a mistake in the options
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Pool:
+class Stratum:
     """Sequences that steps draw from: all that may be drawn, or those of one topic."""
 
     sequences: drawing.Sequences
@@ -36,7 +36,7 @@ class Pool:
     seed: tuple[int, ...] = ()
 
 
-def make_pools(trace: RoutingTrace, workload: Workload) -> list[Pool]:
+def make_strata(trace: RoutingTrace, workload: Workload) -> list[Stratum]:
     """Sort the sequences of the drawn phase by the Workload's topics.
 
     Raises
@@ -54,17 +54,17 @@ def make_pools(trace: RoutingTrace, workload: Workload) -> list[Pool]:
         present = np.unique(sequences.topic_S)
         only = trace.topics[present[0]] if len(present) == 1 and present[0] >= 0 else None
         mix_C = weight_C if weights is not None and isinstance(workload.topics, Mapping) else None
-        return [Pool(sequences=sequences, topic=only, weight_C=mix_C, seed=(workload.seed, 0))]
-    pools = []
+        return [Stratum(sequences=sequences, topic=only, weight_C=mix_C, seed=(workload.seed, 0))]
+    strata = []
     for index, name in enumerate(trace.topics):
         weight = 1.0 if weights is None else weights.get(name, 0.0)
         own_S = sequences.topic_S == index
         if weight and own_S.any():
             part = sequences.only(own_S)
-            pools.append(Pool(sequences=part, topic=name, weight=weight, seed=(workload.seed, index + 1)))
-    if not pools:
+            strata.append(Stratum(sequences=part, topic=name, weight=weight, seed=(workload.seed, index + 1)))
+    if not strata:
         raise MoecastError("the trace knows no topics", field="one_topic_per_step")
-    return pools
+    return strata
 
 
 def phase_mask(trace: RoutingTrace, workload: Workload) -> npt.NDArray[np.bool_]:
@@ -82,10 +82,10 @@ def phase_mask(trace: RoutingTrace, workload: Workload) -> npt.NDArray[np.bool_]
     return mask_T
 
 
-def last_rows(trace: RoutingTrace, pools: list[drawing.Sequences]) -> npt.NDArray[np.bool_]:
+def last_rows(trace: RoutingTrace, strata: list[drawing.Sequences]) -> npt.NDArray[np.bool_]:
     """Mark the trace's rows that end a sequence."""
     last = np.zeros(trace.n_tokens, bool)
-    for sequences in pools:
+    for sequences in strata:
         last[sequences.row_T[sequences.first_S1[1:] - 1]] = True
     return last
 
@@ -104,11 +104,11 @@ def _topic_weights(trace: RoutingTrace, workload: Workload, sequences: drawing.S
     return weights
 
 
-def pool_of_each_step(workload: Workload, pools: list[Pool]) -> list[int]:
-    """Let pools take turns by weight: each step goes to the one that lags most behind its share, in a seeded order."""
-    turn = np.random.default_rng((workload.seed, 0)).permutation(len(pools))
-    share = np.array([pools[i].weight for i in turn]) / sum(pool.weight for pool in pools)
-    given = np.zeros(len(pools))
+def stratum_of_each_step(workload: Workload, strata: list[Stratum]) -> list[int]:
+    """Let strata take turns by weight: each step goes to the one that lags most behind its share, in a seeded order."""
+    turn = np.random.default_rng((workload.seed, 0)).permutation(len(strata))
+    share = np.array([strata[i].weight for i in turn]) / sum(stratum.weight for stratum in strata)
+    given = np.zeros(len(strata))
     chosen = []
     for step in range(workload.steps):
         lagging = int(np.argmax(np.round(share * (step + 1) - given, 9)))
@@ -117,25 +117,27 @@ def pool_of_each_step(workload: Workload, pools: list[Pool]) -> list[int]:
     return chosen
 
 
-def draw_rows(pools: list[Pool], pool_W: list[int], workload: Workload, ranks: int, tokens: int) -> list[Int] | int:
-    """Draw the rows of each step; where a pool runs out, return the number of steps before."""
-    row_W: list[Int] = [np.empty(0, np.int64)] * len(pool_W)
-    short = len(pool_W)
-    for index, pool in enumerate(pools):
-        steps = [step for step, chosen in enumerate(pool_W) if chosen == index]
+def draw_rows(
+    strata: list[Stratum], stratum_W: list[int], workload: Workload, ranks: int, tokens: int
+) -> list[Int] | int:
+    """Draw the rows of each step; where a stratum runs out, return the number of steps before."""
+    row_W: list[Int] = [np.empty(0, np.int64)] * len(stratum_W)
+    short = len(stratum_W)
+    for index, stratum in enumerate(strata):
+        steps = [step for step, chosen in enumerate(stratum_W) if chosen == index]
         if not steps:
             continue
-        at_WGB, done = _fill(pool, workload, ranks, tokens, len(steps))
+        at_WGB, done = _fill(stratum, workload, ranks, tokens, len(steps))
         if done < len(steps):
             short = min(short, steps[done])
             continue
         for step, at_GB in zip(steps, at_WGB, strict=True):
-            row_W[step] = pool.sequences.row_T[at_GB.ravel()]
-    return short if short < len(pool_W) else row_W
+            row_W[step] = stratum.sequences.row_T[at_GB.ravel()]
+    return short if short < len(stratum_W) else row_W
 
 
-def _fill(pool: Pool, workload: Workload, ranks: int, tokens: int, steps: int) -> tuple[Int, int]:
-    sequences, decode = pool.sequences, workload.phase == "decode"
+def _fill(stratum: Stratum, workload: Workload, ranks: int, tokens: int, steps: int) -> tuple[Int, int]:
+    sequences, decode = stratum.sequences, workload.phase == "decode"
     per_step = ranks * tokens
     if per_step * steps > MAX_TOKENS:
         raise MoecastError(
@@ -143,15 +145,15 @@ def _fill(pool: Pool, workload: Workload, ranks: int, tokens: int, steps: int) -
         )
     if not workload.reuse and (per_step > sequences.n if decode else per_step * steps > len(sequences.row_T)):
         return np.empty((0, 0, 0), np.int64), 0 if decode else len(sequences.row_T) // per_step
-    rng = np.random.default_rng(pool.seed)
+    rng = np.random.default_rng(stratum.seed)
     length_S = sequences.length_S
     if decode:  # a place's first sequence lasts a step or more, each later one at least the shortest length
         cost_S, need = np.ones(sequences.n, np.int64), per_step * (1 - (1 - steps) // int(length_S.min()))
     else:  # beyond what is asked, each rank can hold the rest of one sequence
         cost_S, need = length_S, per_step * steps + ranks * int(length_S.max())
-    if pool.weight_C is not None:
+    if stratum.weight_C is not None:
         order_Q = drawing.weighted_order(
-            sequences, pool.weight_C, cost_S, need=need if workload.reuse else None, rng=rng
+            sequences, stratum.weight_C, cost_S, need=need if workload.reuse else None, rng=rng
         )
     else:
         rounds = 1 + need // int(cost_S.sum()) if workload.reuse else 1
@@ -161,14 +163,14 @@ def _fill(pool: Pool, workload: Workload, ranks: int, tokens: int, steps: int) -
     return drawing.fill_prefill(order_Q, sequences.first_S1, ranks, tokens, steps)
 
 
-def most_that_fits(pools: list[Pool], pool_W: list[int], workload: Workload, ranks: int) -> int:
+def most_that_fits(strata: list[Stratum], stratum_W: list[int], workload: Workload, ranks: int) -> int:
     """The most tokens per rank, at most the Workload's, that its steps can draw; found by bisection and so tried."""
-    if not isinstance(draw_rows(pools, pool_W, workload, ranks, workload.tokens_per_rank), int):
+    if not isinstance(draw_rows(strata, stratum_W, workload, ranks, workload.tokens_per_rank), int):
         return workload.tokens_per_rank
     fits, fails = 0, workload.tokens_per_rank
     while fails - fits > 1:
         middle = (fits + fails) // 2
-        if isinstance(draw_rows(pools, pool_W, workload, ranks, middle), int):
+        if isinstance(draw_rows(strata, stratum_W, workload, ranks, middle), int):
             fails = middle
         else:
             fits = middle
@@ -176,14 +178,14 @@ def most_that_fits(pools: list[Pool], pool_W: list[int], workload: Workload, ran
 
 
 def too_small(
-    pools: list[Pool], pool_W: list[int], workload: Workload, ranks: int, done: int, *, recorded: bool = False
+    strata: list[Stratum], stratum_W: list[int], workload: Workload, ranks: int, done: int, *, recorded: bool = False
 ) -> MoecastError:
     """Make the error that names the most that fits."""
-    fits = most_that_fits(pools, pool_W, workload, ranks)
-    held = sum(len(pool.sequences.row_T) for pool in pools)
-    count = sum(pool.sequences.n for pool in pools)
+    fits = most_that_fits(strata, stratum_W, workload, ranks)
+    held = sum(len(stratum.sequences.row_T) for stratum in strata)
+    count = sum(stratum.sequences.n for stratum in strata)
     what = "sequences" if workload.phase == "decode" else "tokens"
-    steps = f"{len(pool_W)} step" + "s" * (len(pool_W) != 1)
+    steps = f"{len(stratum_W)} step" + "s" * (len(stratum_W) != 1)
     many = f"{fits} {what} per rank fit {steps}" if fits else f"nothing fits {steps}"
     long = f", {done} steps fit as asked" if done else ""
     return MoecastError(
