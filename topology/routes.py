@@ -23,8 +23,8 @@ import numpy.typing as npt
 from moecast.arrays import whole_numbers
 from moecast.topology.paths import Adjacency, Floats, Ints, flow_hash, follow_all, follow_one, next_hops
 
-# Entries that one block of destinations may take in each scratch array: 32 MiB of int64.
-_BLOCK_ENTRIES = 4 << 20
+# Entries that one block of destinations may take in each scratch array: 1 MiB of int64, so that they stay in the cache.
+_BLOCK_ENTRIES = 1 << 17
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
