@@ -83,6 +83,7 @@ class PlacementProblem:
 
     def __post_init__(self) -> None:
         wanted = self.wanted
+        wanted.check_whole_experts()
         rung = find_rung(self.network) if self.network else usual_rung(wanted.ranks)
         object.__setattr__(self, "network", rung)
         slots_G = np.full(wanted.ep, wanted.max_slots, np.int32)

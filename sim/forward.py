@@ -52,6 +52,9 @@ class Setting:
         Mode ``stay``: those that bring new keys and values to every rank of the EP group; else None.
     hidden_flows
         Tensor parallelism: those that bring hidden vectors to the other ranks that share their tokens; else None.
+    spread_flows, gather_flows
+        Expert tensor parallelism: those that bring each rank's copies to the others that share its experts by width,
+        and their partial results back; else None.
     """
 
     model: ModelShape
@@ -64,6 +67,8 @@ class Setting:
     combine_flows: FlowTemplate
     context_flows: FlowTemplate | None
     hidden_flows: FlowTemplate | None
+    spread_flows: FlowTemplate | None
+    gather_flows: FlowTemplate | None
     capacity_J: Float
     narrowest_J: Int
     link_names_J: tuple[str, ...]
@@ -100,9 +105,12 @@ class Setting:
         layout = Sites.of(with_fewer_sms(cluster) if beside else cluster, plan, seed=seed)
         mode = mode_of(plan.dispatch, phase)
         collective = collective_for(mode, layout)
+        copy_bytes = [model.copy_bytes(plan.dispatch_type or model.dispatch_type)]
+        copy_bytes += [model.copy_bytes(plan.combine_type or "bf16")]
         flows = [
-            collective.dispatch(layout, mode, model.copy_bytes(plan.dispatch_type or model.dispatch_type)),
-            collective.combine(layout, mode, model.copy_bytes(plan.combine_type or "bf16")),
+            collective.dispatch(layout, mode, copy_bytes[0]),
+            collective.combine(layout, mode, copy_bytes[1]),
+            *(hidden_template(layout, plan.layout, size, axis="etp") for size in copy_bytes if plan.etp > 1),
         ]
         context_flows = collective.dispatch(layout, mode, model.kv_bytes_per_token) if mode.stay else None
         hidden_flows = hidden_template(layout, plan.layout, 2 * model.hidden) if plan.tp > 1 else None
@@ -122,6 +130,8 @@ class Setting:
             combine_flows=flows[1],
             context_flows=context_flows,
             hidden_flows=hidden_flows,
+            spread_flows=flows[2] if plan.etp > 1 else None,
+            gather_flows=flows[3] if plan.etp > 1 else None,
             capacity_J=capacity_J,
             narrowest_J=np.arange(len(capacity_J)),
             link_names_J=link_names(layout),
@@ -134,7 +144,9 @@ class Setting:
         return (template.paths for template in self._templates().values())
 
     def _templates(self) -> dict[str, FlowTemplate]:
-        names = ("dispatch_flows", "combine_flows", "context_flows", "hidden_flows")
+        names = (
+            "dispatch_flows", "combine_flows", "context_flows", "hidden_flows", "spread_flows", "gather_flows",
+        )  # fmt: skip
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def on_narrowest(self, narrowest_J: Int) -> Setting:
@@ -177,7 +189,9 @@ class Setting:
         traffic = count_checked_traffic(
             self.plan, self.layout, trace.experts_TLK, step.token_T, home_T, stay=self.mode.stay, table=self.table
         )
-        expert_LG = compute.expert_seconds(self.model, self.layout.cluster.hardware, traffic.load_LGP, phase=self.phase)
+        expert_LG = compute.expert_seconds(
+            self.model, self.layout.cluster.hardware, traffic.load_LGP, phase=self.phase, etp=self.plan.etp
+        )
         return ForwardPass(
             setting=self, trace=trace, step=step, home_T=home_T, traffic=traffic, expert_seconds_LG=expert_LG
         )
@@ -281,9 +295,16 @@ class ForwardPass:
             yield self._compute("other", moe, seconds_G)
 
     def dispatch(self, moe: int) -> Iterator[Exchange]:
-        """Send copies to the experts; normal kernels and NCCL exchange counts before. Nothing with one rank."""
-        if self.setting.plan.ep == 1:
-            return
+        """Send copies to the experts; normal kernels and NCCL exchange counts before. Nothing with one rank.
+
+        Ranks that share experts by width send each other what came to them: all of them need all of it.
+        """
+        if self.setting.plan.ep > 1:
+            yield from self._dispatched(moe)
+        if (flows := self.setting.spread_flows) is not None:
+            yield self._shared_rows("dispatch", moe, flows, "etp", self._received_G(moe), from_all=False)
+
+    def _dispatched(self, moe: int) -> Iterator[Exchange]:
         if self.setting.mode.counts_first:
             yield Exchange(
                 kind="dispatch", layer=moe, flows=no_flows(), setup_s=self._hardware.count_exchange_s, barrier=True,
@@ -297,7 +318,12 @@ class ForwardPass:
         return self._compute("expert", moe, self.expert_seconds_LG[moe])
 
     def combine(self, moe: int) -> Iterator[Exchange]:
-        """Send the results to the tokens' homes, in mode ``stay`` to their next ones. Nothing with one rank."""
+        """Send the results to the tokens' homes, in mode ``stay`` to their next ones. Nothing with one rank.
+
+        Ranks that share experts by width send each other their part of the sums first.
+        """
+        if (flows := self.setting.gather_flows) is not None:
+            yield self._shared_rows("combine", moe, flows, "etp", self._received_G(moe), from_all=True)
         if self.setting.plan.ep > 1:
             counts = self.setting.mode.combine_counts(self.traffic.layer(moe))
             yield self._exchange("combine", moe, self.setting.combine_flows.counted(counts), self.setting.mode.barrier)
@@ -352,7 +378,17 @@ class ForwardPass:
         """Bytes that leave GPUs to dispatch, over all layers; a relayed copy leaves twice."""
         template, mode = self.setting.dispatch_flows, self.setting.mode
         layers = range(self.traffic.layers)
-        return sum(template.bytes_leaving(mode.dispatch_counts(self.traffic.layer(layer))) for layer in layers)
+        sent = sum(template.bytes_leaving(mode.dispatch_counts(self.traffic.layer(layer))) for layer in layers)
+        if self.setting.spread_flows is None:
+            return sent
+        received = sum(int(self._received_G(layer).sum()) for layer in layers)
+        return sent + received * (self.setting.plan.etp - 1) * self.setting.spread_flows.copy_bytes
+
+    def _received_G(self, moe: int) -> Int:
+        """Copies that each rank has of the tokens whose choices it serves, its own tokens' included."""
+        per_choice, traffic, sites = self.setting.mode.per_choice, self.traffic, self.setting.layout
+        copies_SM = (traffic.choices_LSM if per_choice else traffic.copies_LSM)[moe]
+        return np.bincount(sites.peer_SM.ravel(), copies_SM.ravel(), sites.n_ranks).astype(np.int64)
 
     def program(self, tasks: Iterable[Task]) -> StepProgram:
         """Make a program of tasks, on the links of the plan's layout."""
@@ -423,10 +459,16 @@ class ForwardPass:
 
     def _hidden_exchange(self, moe: int, tokens_G: Int, *, from_all: bool) -> Exchange:
         """Send each rank's tokens to all that share them, or (`from_all`) to it what those have of them."""
-        template, peers_GP = self.setting.hidden_flows, self.setting.plan.layout.peers_of_ranks("tp")
-        assert template is not None
-        counts_GP = tokens_G[peers_GP] if from_all else np.broadcast_to(tokens_G[:, None], peers_GP.shape)
-        return self._exchange("other", moe, template.counted(counts_GP.ravel()))
+        assert self.setting.hidden_flows is not None
+        return self._shared_rows("other", moe, self.setting.hidden_flows, "tp", tokens_G, from_all=from_all)
+
+    def _shared_rows(
+        self, kind: Kind, moe: int, template: FlowTemplate, axis: str, rows_G: Int, *, from_all: bool
+    ) -> Exchange:
+        """Send each rank's rows to all that share them along an axis, or (`from_all`) to it what those have of them."""
+        peers_GP = self.setting.plan.layout.peers_of_ranks(axis)
+        counts_GP = rows_G[peers_GP] if from_all else np.broadcast_to(rows_G[:, None], peers_GP.shape)
+        return self._exchange(kind, moe, template.counted(counts_GP.ravel()))
 
     def _share_context(self, tokens_G: Int, moe: int) -> Exchange:
         """Bring the keys and values of each rank's tokens to every rank of its EP group (ExFlow's all-gather)."""

@@ -34,12 +34,12 @@ REPLICA_RULES: tuple[str, ...] = get_args(ReplicaRule)
 
 _NOT_STAYING = {
     "tp": "cannot share heads",
+    "etp": "cannot share them by width",
     "pp": "do not leave a pipeline stage together",
 }
 _NOT_SIMULATED = {
     "pp": "pipeline stages are not simulated yet",
     "cp": "context parallelism is not simulated yet",
-    "etp": "expert tensor parallelism is not simulated yet",
     "microbatches": "microbatches are not simulated yet",
 }
 
@@ -146,6 +146,18 @@ class Plan:
             if getattr(self, field_) > 1 and self.dispatch == "stay":
                 rule = f"tokens that stay with their experts {reason}: use {field_} 1"
                 raise MoecastError(rule, file=file, field=field_, value=getattr(self, field_))
+
+    def check_whole_experts(self, *, file: str | Path | None = None) -> None:
+        """Refuse expert tensor parallelism: whoever asks for one rank for each slot asks this first.
+
+        Raises
+        ------
+        MoecastError
+            Ranks share experts by width.
+        """
+        if self.etp > 1:
+            rule = "a slot is taken to stand on one rank here: use 1"
+            raise MoecastError(rule, file=file, field="etp", value=self.etp)
 
     @property
     def layers(self) -> int:

@@ -35,14 +35,13 @@ class ServingRanks:
 
     def __init__(self, plan: Plan, domain_G: npt.NDArray[np.int32]) -> None:
         plan.check_simulated()
+        plan.check_whole_experts()
         self._plan = plan
         self._serving = Serving.of(plan, ReplicaTable.of(plan, domain_G))
         self._served_SLP = np.zeros((plan.ranks, plan.layers, plan.ep * plan.max_slots), np.int32)
 
     def next_TLK(self, experts_TLK: npt.NDArray[np.uint16], home_T: npt.NDArray[np.int32]) -> npt.NDArray[np.uint16]:
-        """Who serves each choice of the next tokens, which are at home on `home_T`; 65535 for no choice.
-
-        A rank; where ranks share experts by width, the member of all EP groups that they are together.
+        """Rank of each choice of the next tokens, which are at home on `home_T`; 65535 for no choice.
 
         Raises
         ------

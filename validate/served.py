@@ -91,6 +91,7 @@ def serve(
         The plan says what is not simulated yet.
     """
     plan.check_simulated()
+    plan.check_whole_experts()
     experts_TLK = checked_choices(experts_TLK, plan)
     shape = (len(experts_TLK),)
     source_T = whole_numbers("source_T", source_T, most=plan.ranks - 1, shape=shape, dtype=np.int32)

@@ -35,6 +35,7 @@ def read_plan_for(path: Path, meta: TraceMeta) -> Plan:
         if ours != theirs:
             raise MoecastError(f"the trace has {theirs}", file=path, field=name, value=ours)
     plan.check_simulated(file=path)
+    plan.check_whole_experts(file=path)
     if plan.tp > 1 and rank_of_expert_LE(plan) is None:
         rule = "replicas are counted here for ranks with tokens of their own: use 1"
         raise MoecastError(rule, file=path, field="tp", value=plan.tp)

@@ -1,7 +1,8 @@
-"""The exchanges around tensor-parallel attention: consecutive ranks share tokens and split the heads.
+"""The exchanges around tensor parallelism: consecutive ranks share tokens and split heads, or the width of experts.
 
 Before attention each rank gathers the hidden vectors of the others' tokens; after it, each sends the others its partial
-sums of their tokens (a reduce-scatter). Both are direct, as NVLink does them fastest.
+sums of their tokens (a reduce-scatter). So do ranks that share experts by width, with the copies that came to each.
+Both are direct, as NVLink does them fastest.
 
 Axes: S source rank, D destination rank, P place among the ranks that share tokens.
 """
@@ -15,9 +16,9 @@ from moecast.sim.layout import Layout
 from moecast.sim.sites import Sites
 
 
-def hidden_template(sites: Sites, layout: Layout, row_bytes: float) -> FlowTemplate:
-    """Lay out the flows between ranks that share tokens; counts are hidden vectors by (source, place: [S, P])."""
-    peers_SP = layout.peers_of_ranks("tp")
+def hidden_template(sites: Sites, layout: Layout, row_bytes: float, *, axis: str = "tp") -> FlowTemplate:
+    """Lay out the flows between ranks that share rows along an axis; counts are rows by (source, place: [S, P])."""
+    peers_SP = layout.peers_of_ranks(axis)
     source, destination = np.arange(layout.ranks).repeat(peers_SP.shape[1]), peers_SP.ravel()
     count = np.flatnonzero(source != destination)
     legs = Legs.direct(source[count], destination[count], count)
