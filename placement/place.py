@@ -25,7 +25,7 @@ from moecast.sim.made_by import MadeBy
 from moecast.sim.plan import Plan
 from moecast.sim.schedules import find_schedule
 from moecast.sim.shown import ShownAsTable
-from moecast.sim.tally import RoutingTally
+from moecast.sim.totals import RoutingTotals
 from moecast.units import format_percent, format_s
 
 if TYPE_CHECKING:
@@ -219,10 +219,10 @@ def place(
 def _routing(problem: PlacementProblem, plan: Plan) -> dict[str, float]:
     """Balance and fan-out of the planning steps."""
     setting = Setting.of(problem.cluster, problem.model, plan, phase=problem.workload.phase, seed=problem.seed)
-    tally = RoutingTally(setting)
+    totals = RoutingTotals(setting)
     for step in problem.steps:
-        tally.add(setting.forward(problem.trace, step))
-    fields = tally.fields()
+        totals.add(setting.forward(problem.trace, step))
+    fields = totals.fields()
     return {name: float(fields[name]) for name in ("balance_pooled", "fan_out", "fan_out_domains")}
 
 

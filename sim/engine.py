@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import simpy
 
-from moecast.sim.accounts import FlowRanks, add_link_units, busy_seconds, setup_start
+from moecast.sim.busy import FlowRanks, add_link_units, busy_seconds, setup_start
 from moecast.sim.network.flows import filled
 from moecast.sim.program import Compute, Exchange, Float, Flows, Int, StepProgram, StepTimes, Task
 

@@ -21,7 +21,7 @@ from moecast.sim.network import Rung, find_rung
 from moecast.sim.prediction import Prediction
 from moecast.sim.program import StepProgram, StepTimes
 from moecast.sim.schedules import program_of
-from moecast.sim.tally import RoutingTally, TimeTally
+from moecast.sim.totals import RoutingTotals, TimeTotals
 
 if TYPE_CHECKING:
     from moecast.sim.model import ModelShape
@@ -167,9 +167,9 @@ def _run(
     rung: Rung,
     gains: bool,
     progress: Callable[[int, int], None] | None,
-) -> tuple[RoutingTally, TimeTally, dict[str, float]]:
+) -> tuple[RoutingTotals, TimeTotals, dict[str, float]]:
     """Count every step's traffic, time some of the steps, and the first one again with twice of each resource."""
-    routing, timing = RoutingTally(setting), TimeTally(setting)
+    routing, timing = RoutingTotals(setting), TimeTotals(setting)
     varied: dict[str, Callable[[], StepProgram]] = {}
     for index, step in enumerate(steps):
         forward = setting.forward(trace, step)
@@ -201,7 +201,7 @@ def _memory(
     return {**parts, "total": sum(parts.values()), "usable": usable, "capacity": capacity}
 
 
-def _speed(timing: TimeTally, tokens: int, ranks: int, phase: str) -> dict[str, Any]:
+def _speed(timing: TimeTotals, tokens: int, ranks: int, phase: str) -> dict[str, Any]:
     fields = timing.fields()
     rate = tokens / sum(timing.step_times_s)
     return {

@@ -23,7 +23,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "placement/anneal.py": PLACEMENT,
     "placement/swaps.py": PLACEMENT,
     "placement/windows.py": PLACEMENT,
-    "sim/accounts.py": NETWORK,
+    "sim/busy.py": NETWORK,
     "sim/collectives/template.py": ("sim/test_hostile_arrays.py::test_counts_of_another_layout_are_not_taken",),
     "sim/drawing.py": ("statistics/test_hostile_arrays.py::test_traces",),
     "sim/exposed.py": (*NETWORK, "sim/test_hostile_arrays.py::test_graphs"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moecast.sim.accounts import FlowRanks, add_link_units, busy_seconds, setup_start
+from moecast.sim.busy import FlowRanks, add_link_units, busy_seconds, setup_start
 from moecast.sim.network.flows import check_program, filled, parents_first
 from moecast.sim.network.links import kept_pairs, parallel_links
 from moecast.sim.network.waits import Fed, Links, flow_bounds, leave_bounds, link_loads, no_past, scratch

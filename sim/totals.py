@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from moecast.sim.accounts import add_link_bytes
 from moecast.sim.breakdown import breakdown
+from moecast.sim.busy import add_link_bytes
 from moecast.sim.collectives.links import link_kinds
 from moecast.sim.forward import ForwardPass, Setting
 from moecast.sim.program import BREAKDOWN_PARTS, Exchange, StepProgram, StepTimes
@@ -23,7 +23,7 @@ MOST_SHOWN = 256  # ranks of a matrix that people look at
 TOP_LINKS = 3  # of each kind: a fabric has hundreds of links that are equally busy
 
 
-class RoutingTally:
+class RoutingTotals:
     """Balance, fan-out, crossings, bytes and loads, over all steps."""
 
     def __init__(self, setting: Setting) -> None:
@@ -104,7 +104,7 @@ def balance(load_LG: npt.NDArray[np.int64], groups: int) -> Float:
     return np.asarray(load_DG.mean(axis=1)[most_D > 0] / most_D[most_D > 0])
 
 
-class TimeTally:
+class TimeTotals:
     """Step times, breakdown, link use and traffic between ranks, over the steps that a network rung timed."""
 
     def __init__(self, setting: Setting) -> None:
