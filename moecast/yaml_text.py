@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import yaml
+
+from moecast.errors import MoecastError
+from moecast.files import read_text
 
 MAX_NODES = 1 << 23  # as a reader would walk them, aliases followed; 60 layers of 2304 slots are 140 thousand
 
@@ -32,6 +36,27 @@ def load_yaml(text: str) -> Any:
         return loader.construct_document(node)
     finally:
         loader.dispose()
+
+
+def read_mapping(path: Path, *, what: str, limit_bytes: int) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping of words; `what` is the rule where it holds something else.
+
+    Raises
+    ------
+    MoecastError
+        The file cannot be read, is not YAML, or holds no such mapping.
+    """
+    try:
+        value = load_yaml(read_text(path, limit_bytes=limit_bytes))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"line {mark.line + 1}" if mark else None
+        raise MoecastError(f"is not YAML ({error.problem or error.context})", file=path, field=where) from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise MoecastError(f"is not YAML ({type(error).__name__})", file=path) from error
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise MoecastError(what, file=path)
+    return value
 
 
 def _count(node: yaml.Node, known: dict[int, int], above: set[int]) -> int:

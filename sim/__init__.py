@@ -23,9 +23,10 @@ from moecast.sim.network import RUNGS, Fluid, Rung, find_rung, usual_rung
 from moecast.sim.plan import DISPATCH_MODES, REPLICA_RULES, Plan, read_plan, write_plan
 from moecast.sim.prediction import Prediction, read_prediction, write_prediction
 from moecast.sim.program import Compute, Exchange, Flows, StepProgram, StepTimes
+from moecast.sim.question import ENGINES, Question
 from moecast.sim.replicas import ReplicaTable
 from moecast.sim.schedules import SCHEDULES
-from moecast.sim.simulate import simulate, simulate_step, step_program
+from moecast.sim.simulate import simulate, simulate_question, simulate_step, step_program
 from moecast.sim.sites import Sites
 from moecast.sim.step import Step
 from moecast.sim.timeline import program_timeline, step_timeline, write_timeline
@@ -36,6 +37,7 @@ __all__ = [
     "COLLECTIVES",
     "DEFAULT_MODE",
     "DISPATCH_MODES",
+    "ENGINES",
     "KINDS",
     "MODES",
     "OPERATIONS",
@@ -55,6 +57,7 @@ __all__ = [
     "ModelShape",
     "Plan",
     "Prediction",
+    "Question",
     "ReplicaTable",
     "Rung",
     "Setting",
@@ -80,6 +83,7 @@ __all__ = [
     "read_plan",
     "read_prediction",
     "simulate",
+    "simulate_question",
     "simulate_step",
     "step_program",
     "step_timeline",

@@ -16,10 +16,11 @@ from moecast.sim.checks import check_question
 from moecast.sim.drawn_steps import draw_steps
 from moecast.sim.forward import Setting
 from moecast.sim.gains import bottleneck_of, marginal_gains, programs_with_more
-from moecast.sim.memory import MEMORY_FRACTION, memory_by_part, usable_bytes
+from moecast.sim.memory import memory_by_part, usable_bytes
 from moecast.sim.network import Rung, find_rung
 from moecast.sim.prediction import Prediction
 from moecast.sim.program import StepProgram, StepTimes
+from moecast.sim.question import Question
 from moecast.sim.schedules import program_of
 from moecast.sim.totals import RoutingTotals, TimeTotals
 
@@ -41,34 +42,17 @@ def simulate(
     trace: RoutingTrace,
     workload: Workload,
     *,
-    network: str | Rung = "fluid",
-    max_fluid_steps: int = 4,
-    memory_fraction: float = MEMORY_FRACTION,
-    gains: bool = True,
-    seed: int = 0,
-    overrides: Sequence[str] = (),
-    notes: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
+    **how: Any,
 ) -> Prediction:
     """Forecast how fast a plan runs a workload on a cluster, what it needs, and what limits it.
 
     Parameters
     ----------
-    network
-        The rung that times the steps, or its name. ``bound`` times all of them, the others `max_fluid_steps`, evenly
-        spread; ``fluid:0.3%`` is fluid within a tolerance.
-    memory_fraction
-        The part of a GPU's memory that an engine takes: what does not fit into it does not fit. vLLM's default is 0.9
-        (`gpu_memory_utilization`), SGLang's about 0.88, the rest is for the CUDA context, graphs and NCCL.
-    gains
-        Time the first timed step again with twice of each resource that may save 1 % of it: what names the bottleneck.
-        As many runs of the rung as there are such resources, about ten.
-    seed
-        Of the hash that picks paths where the cluster does not spray; the workload has its own.
-    overrides, notes
-        What was changed in the plan on the way here, and what else the result is to say.
     progress
         Called with (done, in all): the steps, and the first one as often as it is timed again.
+    how
+        The other fields of a `Question`: `network`, `max_fluid_steps`, `memory_fraction`, `gains`, `seed`, ….
 
     Raises
     ------
@@ -76,22 +60,36 @@ def simulate(
         The question has no answer: sizes that do not match, a plan that is not legal or not simulated yet, a trace that
         is too small.
     """
-    rung = find_rung(network)
-    check_question(cluster, model, plan, trace)
+    for name in ("overrides", "notes"):
+        how[name] = tuple(how.get(name, ()))
+    asked = Question(cluster=cluster, model=model, plan=plan, trace=trace, workload=workload, **how)
+    return simulate_question(asked, progress=progress)
+
+
+def simulate_question(asked: Question, *, progress: Callable[[int, int], None] | None = None) -> Prediction:
+    """Answer a question: as `simulate`, which takes its parts.
+
+    Raises
+    ------
+    MoecastError
+        The question has no answer.
+    """
+    asked.check()
+    model, plan, trace, workload, rung = asked.model, asked.plan, asked.trace, asked.workload, asked.rung
     steps = draw_steps(trace, workload, ranks=plan.dp)
-    timed = timed_steps(len(steps), len(steps) if rung.times_every_step else max_fluid_steps)
-    setting = Setting.of(cluster, model, plan, phase=workload.phase, seed=seed)
-    routing, timing, saved = _run(setting, trace, steps, timed, rung, gains, progress)
-    memory = _memory(setting, workload, steps, routing.most_rows, memory_fraction)
+    timed = timed_steps(len(steps), len(steps) if rung.times_every_step else asked.max_fluid_steps)
+    setting = Setting.of(asked.cluster, model, plan, phase=workload.phase, seed=asked.seed)
+    routing, timing, saved = _run(setting, trace, steps, timed, rung, asked.gains, progress)
+    memory = _memory(setting, workload, steps, routing.most_rows, asked.memory_fraction)
     return Prediction(
-        cluster=cluster.name,
+        cluster=asked.cluster.name,
         model=model.name,
         network=rung.name,
         phase=workload.phase,
         plan=describe.describe_plan(plan, model, setting.mode),
         workload={**describe.describe_workload(workload), "element_types": describe.element_types(model)},
         trace=describe.describe_trace(trace),
-        seed=seed,
+        seed=asked.seed,
         routing_shape=model.shape_LEK,
         model_shape=model.named_shape or model.shape_LEK,
         steps=len(steps),
@@ -100,9 +98,9 @@ def simulate(
         gains=saved,
         labels=describe.labels(model, trace, workload),
         warnings=(
-            *notes,
+            *asked.notes,
             *describe.empty_layers(routing.empty_layers, plan.layers),
-            *describe.warnings(plan, model, trace, workload, memory=memory, overrides=overrides),
+            *describe.warnings(plan, model, trace, workload, memory=memory, overrides=asked.overrides),
         ),
         **routing.fields(),
         **_whole_step(
@@ -193,8 +191,6 @@ def _run(
 def _memory(
     setting: Setting, workload: Workload, steps: Sequence[Step], most_rows: int, fraction: float
 ) -> dict[str, int]:
-    if not 0 < fraction <= 1:
-        raise MoecastError("more than 0, at most 1", field="memory_fraction", value=fraction)
     hardware = setting.layout.cluster.hardware
     parts = memory_by_part(setting.model, setting.plan, workload, hardware, steps=steps, expert_rows=most_rows)
     usable, capacity = usable_bytes(hardware, fraction), int(hardware.memory_bytes)

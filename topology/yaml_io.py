@@ -13,11 +13,9 @@ from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import ValidationError
 
 from moecast.errors import MoecastError
-from moecast.files import read_text
 from moecast.topology.builders import build_cluster
 from moecast.topology.cluster import Cluster
 from moecast.topology.fabric import Fabric
@@ -27,7 +25,7 @@ from moecast.topology.presets import Preset, find_preset
 from moecast.topology.presets.preset import NODES_PER_LEAF
 from moecast.topology.recipe import Domain
 from moecast.topology.yaml_model import ClusterFile, DomainSection, HardwareSection, LinkEntry
-from moecast.yaml_text import load_yaml
+from moecast.yaml_text import read_mapping
 
 Table = TypeVar("Table", Hardware, Domain)
 
@@ -51,7 +49,7 @@ def read_cluster(path: str | Path, *, nodes: int | None = None, fabric: Fabric |
         The file cannot be read, or one of its fields is unknown, missing or out of its range.
     """
     path = Path(path)
-    given = _checked(_parse(path), path)
+    given = _checked(read_mapping(path, what="a cluster file is a mapping of fields", limit_bytes=_LIMIT_BYTES), path)
     if any(getattr(given, name) is not None for name in _LISTING):
         return _listed(given, path, nodes, fabric)
     return _built(given, path, nodes, fabric)
@@ -193,20 +191,6 @@ def _naming(path: Path, field: str | None = None) -> Iterator[None]:
         yield
     except ValueError as error:
         raise MoecastError(str(error), file=path, field=field) from error
-
-
-def _parse(path: Path) -> dict[str, Any]:
-    try:
-        value = load_yaml(read_text(path, limit_bytes=_LIMIT_BYTES))
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"line {mark.line + 1}" if mark else None
-        raise MoecastError(f"is not YAML ({error.problem or error.context})", file=path, field=where) from error
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise MoecastError(f"is not YAML ({type(error).__name__})", file=path) from error
-    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise MoecastError("a cluster file is a mapping of fields", file=path)
-    return value
 
 
 def _checked(value: dict[str, Any], path: Path) -> ClusterFile:

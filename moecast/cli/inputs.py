@@ -7,15 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moecast.cli import options
 from moecast.errors import MoecastError
 
 if TYPE_CHECKING:
-    from moecast.sim import ModelShape, Workload
+    from moecast.cli.asked import Asked, ElementTypes, Source
+    from moecast.sim import ModelShape, Plan, Question, Workload
     from moecast.topology import Cluster
     from moecast.traces import RoutingTrace, TraceMeta
-
-DEFAULT_TOKENS_PER_RANK = {"prefill": 512, "decode": 32}
-PARTS = ("all", "planning", "measuring")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,162 +106,111 @@ def _rising(layer_ids: Sequence[int] | None) -> tuple[int, ...] | None:
     return tuple(int(layer) for layer in layer_ids) if layer_ids else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ElementTypes:
-    """`--weight-type`, `--dense-type` and `--kv-type`; None: the checkpoint's own."""
-
-    weight_type: str | None = None
-    dense_type: str | None = None
-    kv_type: str | None = None
-
-    def __post_init__(self) -> None:
-        from moecast.sim.element_types import CACHE_TYPES, ELEMENT_TYPES
-
-        for field, known in (("weight_type", ELEMENT_TYPES), ("dense_type", ELEMENT_TYPES), ("kv_type", CACHE_TYPES)):
-            value = getattr(self, field)
-            if value is not None and value not in known:
-                raise MoecastError(f"one of {', '.join(known)}", field=f"--{field.replace('_', '-')}", value=value)
-
-    def put_into(self, model: ModelShape) -> ModelShape:
-        """The model with these types."""
-        return model.with_types(weight_type=self.weight_type, dense_type=self.dense_type, kv_type=self.kv_type)
-
-    @property
-    def given(self) -> dict[str, str | None]:
-        """What the result says was changed."""
-        return {"weight_type": self.weight_type, "dense_type": self.dense_type, "kv_type": self.kv_type}
-
-
-def parse_topics(text: str | None) -> dict[str, float] | tuple[str, ...] | None:
-    """Read ``law,code`` (restrict) or ``law=3,code=1`` (weights).
+def read_inputs(asked: Asked, *, quiet: bool = False) -> Inputs:
+    """Read and check everything a forecast needs, in the order that fails soonest; `quiet`: without progress.
 
     Raises
     ------
     MoecastError
-        A weight that is not a number, or weights for some topics only.
+        Something is missing, cannot be read or does not go with the rest.
     """
-    if text is None:
-        return None
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not any("=" in part for part in parts):
-        return tuple(parts)
-    weights: dict[str, float] = {}
-    for part in parts:
-        name, _, weight = part.partition("=")
-        try:
-            weights[name] = float(weight)
-        except ValueError as error:
-            raise MoecastError("give every topic a weight, as in law=3,code=1", field="--topics", value=part) from error
-    return weights
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """Where routing comes from: `--trace`, `--routing` or `--load`.
-
-    Parameters
-    ----------
-    part, plan_on
-        Which part of it, and where the planning part ends.
-    isl
-        Tokens of each made prompt; None: `made.DEFAULT_ISL`.
-    """
-
-    trace: Path | None
-    routing: str | None = None
-    load: Path | None = None
-    part: str = "all"
-    plan_on: float = 0.5
-    isl: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.part not in PARTS:
-            raise MoecastError(f"one of {', '.join(PARTS)}", field="--part", value=self.part)
-        if self.load is not None and (self.trace is not None or self.routing is not None):
-            raise MoecastError("counts are a source of their own: without --trace and --routing", field="--load")
-        if self.load is None and self.routing is None and self.trace is None:
-            rule = "give a recorded trace (--trace), or make routing of the model's own shape (--routing uniform)"
-            raise MoecastError(rule, field="--trace")
-        if self.routing is not None and self.trace is not None and self.routing != "trace":
-            raise MoecastError("a trace only serves --routing trace", field="--routing", value=self.routing)
-        if self.isl is not None and self.load is None and self.routing in (None, "trace"):
-            rule = "recorded prompts have their own lengths: for uniform, zipf or power-law routing and --load only"
-            raise MoecastError(rule, field="--isl", value=self.isl)
-
-    @property
-    def made(self) -> bool:
-        """Whether routing is made, at the model's own shape."""
-        return self.routing is not None or self.load is not None
-
-    @property
-    def share(self) -> float:
-        """Share of the tokens that is in the part asked for."""
-        return {"all": 1.0, "planning": self.plan_on, "measuring": 1 - self.plan_on}[self.part]
-
-    def cut(self, trace: RoutingTrace) -> RoutingTrace:
-        """The part asked for."""
-        return trace if self.part == "all" else trace.split(self.plan_on)[PARTS.index(self.part) - 1]
-
-
-def read_inputs(
-    *,
-    cluster: str,
-    nodes: int | None,
-    fabric: str | None,
-    model: str | None,
-    dims: str | None,
-    source: Source,
-    phase: str,
-    tokens_per_rank: int | None,
-    steps: int,
-    context: int | None,
-    topics: str | None,
-    one_topic_per_step: bool,
-    reuse: bool,
-    from_phase: str | None,
-    recorded_steps: bool = False,
-    tp: int | None = None,
-    seed: int,
-    types: ElementTypes | None = None,
-    quiet: bool = False,
-) -> Inputs:
-    """Read and check everything a forecast needs, in the order that fails soonest; `quiet`: without progress."""
     from moecast.cli import made, render
-    from moecast.sim import Workload
     from moecast.topology import load_cluster
 
-    workload = Workload(
-        phase=phase,
-        tokens_per_rank=tokens_per_rank or DEFAULT_TOKENS_PER_RANK.get(phase, 1),
-        steps=steps,
-        context=context,
-        seed=seed,
-        topics=parse_topics(topics),
-        one_topic_per_step=one_topic_per_step,
-        reuse=reuse,
-        from_phase=from_phase,
-        steps_mode="as-recorded" if recorded_steps else "drawn",
-    )
-    built = load_cluster(cluster, nodes=nodes, fabric=fabric)
-    ranks = max(built.n_gpus // (tp or 1), 1)
-    notes = built.notes
+    source, types = asked.source, asked.types
+    if asked.cluster is None:
+        raise MoecastError("name a preset (`moecast topology list`) or a YAML file", field="--cluster")
+    workload = asked.workload()
+    built = load_cluster(asked.cluster, nodes=asked.nodes, fabric=asked.fabric)
+    ranks = max(built.n_gpus // (asked.tp or 1), 1)
     if source.made:
-        shape = made.model_of(model, dims, types)
-        trace, workload, said = made.routing_for(source, shape, workload, ranks=ranks, seed=seed, quiet=quiet)
-        return Inputs(
-            cluster=built,
-            model=shape,
-            trace=trace,
-            workload=workload,
-            notes=(*notes, *said, *_keys_read(trace, workload)),
+        shape = made.model_of(asked.model, asked.dims, types)
+        trace, workload, said = made.routing_for(source, shape, workload, ranks=ranks, seed=asked.seed, quiet=quiet)
+    else:
+        with render.progress("reading", quiet=quiet):
+            shape, trace = _recorded_inputs(source, asked.model, asked.dims, types)
+        said = ()
+    said = (*built.notes, *said, *_keys_read(trace, workload))
+    if not source.made and asked.tokens_per_rank is None:
+        workload, fitted = _fitted(trace, workload, ranks)
+        said = (*said, *fitted)
+    return Inputs(cluster=built, model=shape, trace=trace, workload=workload, notes=said)
+
+
+def read_question(asked: Asked, inputs: Inputs) -> Question:
+    """Put the inputs and the plan that is asked for together.
+
+    Raises
+    ------
+    MoecastError
+        The plan cannot be read or made, or the question has no answer.
+    """
+    from moecast.sim import Question
+
+    return Question(
+        cluster=inputs.cluster,
+        model=inputs.model,
+        plan=read_or_make_plan(asked, inputs),
+        trace=inputs.trace,
+        workload=inputs.workload,
+        network=asked.network,
+        max_fluid_steps=asked.fluid_steps,
+        memory_fraction=asked.memory_fraction,
+        gains=asked.gains,
+        seed=asked.seed,
+        overrides=asked.changes,
+        notes=inputs.notes,
+    )
+
+
+def read_or_make_plan(asked: Asked, inputs: Inputs) -> Plan:
+    """The plan of `--plan`, in any format that can be read, else the contiguous one, and what else is asked put in.
+
+    Raises
+    ------
+    MoecastError
+        The file is no plan, the slots cannot hold the experts, or `tp` does not divide the ranks.
+    """
+    from moecast.placement.engines import read_any
+    from moecast.sim.schedules import find_schedule
+
+    mode, rule, tp = options.dispatch_mode(asked.dispatch), options.replica_rule(asked.replica_rule), asked.tp
+    ranks = inputs.cluster.n_gpus
+    group = asked.ep or ranks
+    if ranks % group:
+        raise MoecastError(f"does not divide the cluster's {ranks} GPUs into EP groups", field="--ep", value=group)
+    if asked.plan is not None:
+        plan = read_any(asked.plan, model=inputs.model, ep=group)
+    else:
+        plan = _contiguous(inputs.model, ep=group, groups=ranks // group, slots_per_rank=asked.slots_per_rank)
+    if tp is not None:
+        if plan.ranks % tp:
+            raise MoecastError(f"does not divide the plan's {plan.ranks} ranks", field="--tp", value=tp)
+        plan = plan.with_(tp=tp, dp=plan.ranks // tp)
+    if rule is not None:
+        if rule == "weights" and plan.replica_weights_DLGP is None:
+            raise MoecastError("the plan has no replica weights", file=asked.plan, field="--replica-rule", value=rule)
+        plan = plan.with_(replica_rule=rule)
+    if asked.schedule is not None:
+        plan = plan.with_(schedule=find_schedule(asked.schedule).name)
+    return plan if mode is None else plan.with_(dispatch=mode)
+
+
+def _contiguous(model: ModelShape, *, ep: int, groups: int, slots_per_rank: int | None) -> Plan:
+    from moecast.sim import Plan
+
+    try:
+        return Plan.contiguous(
+            layers=model.layers,
+            experts=model.experts,
+            choices=model.choices,
+            ep=ep,
+            groups=groups,
+            slots_per_rank=slots_per_rank,
+            layer_ids=model.moe_layer_ids,
         )
-    with render.progress("reading", quiet=quiet):
-        shape, trace = _recorded_inputs(source, model, dims, types)
-    notes = (*notes, *_keys_read(trace, workload))
-    if tokens_per_rank is not None:
-        return Inputs(cluster=built, model=shape, trace=trace, workload=workload, notes=notes)
-    fitted, said = _fitted(trace, workload, ranks)
-    return Inputs(cluster=built, model=shape, trace=trace, workload=fitted, notes=(*notes, *said))
+    except ValueError as error:
+        raise MoecastError(str(error), field="--slots-per-rank", value=slots_per_rank) from error
 
 
 def _keys_read(trace: RoutingTrace, workload: Workload) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from moecast.errors import MoecastError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from moecast.cli.inputs import ElementTypes, Source
+    from moecast.cli.asked import ElementTypes, Source
     from moecast.sim import ModelShape, Workload
     from moecast.traces import RoutingTrace
 

@@ -52,7 +52,7 @@ def show_command(
     Example: moecast model show deepseek-v3
     """
     from moecast.cli import render
-    from moecast.cli.inputs import ElementTypes
+    from moecast.cli.asked import ElementTypes
     from moecast.sim import load_model
 
     types = ElementTypes(weight_type=weight_type, dense_type=dense_type, kv_type=kv_type)

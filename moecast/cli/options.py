@@ -28,6 +28,10 @@ def shipped(path: Path | None) -> Path | None:
 Cluster = Annotated[
     str, typer.Option("--cluster", help="A preset (`moecast topology list`) or a YAML file.", show_default=False)
 ]
+OptionalCluster = Annotated[
+    str | None,
+    typer.Option("--cluster", help="A preset (`moecast topology list`) or a YAML file.", show_default=False),
+]
 Nodes = Annotated[
     int | None,
     typer.Option(
@@ -66,7 +70,6 @@ OptionalTrace = Annotated[
     Path | None,
     typer.Option(
         "--trace",
-        callback=shipped,
         help="A Parquet file, a folder of shards, `shipped` or `shipped:POLICY`.",
         show_default=False,
     ),
@@ -99,6 +102,29 @@ TraceArgument = Annotated[
         help="A Parquet file, a folder of shards, `shipped` or `shipped:POLICY`.", metavar="TRACE", callback=shipped
     ),
 ]
+Load = Annotated[
+    Path | None,
+    typer.Option(
+        "--load",
+        help="Counts instead of a trace: a load table that `trace import` wrote; each layer is drawn by itself.",
+        show_default=False,
+    ),
+]
+Part = Annotated[
+    str, typer.Option("--part", help="all, planning or measuring: which part of the trace (see --plan-on).")
+]
+PlanFile = Annotated[
+    Path | None,
+    typer.Option("--plan", help="A plan of moecast, SGLang or TensorRT-LLM.", show_default="contiguous over all GPUs"),
+]
+Network = Annotated[
+    str,
+    typer.Option("--network", help="The rung: bound (fast), fluid, or fluid:0.3% (within a tolerance, for many GPUs)."),
+]
+FluidSteps = Annotated[
+    int, typer.Option("--fluid-steps", min=1, help="How many of the steps the fluid rung runs; bound runs all.")
+]
+Gains = Annotated[bool, typer.Option("--gains/--no-gains", help="Time a step again with twice of each resource.")]
 Dims = Annotated[
     str | None,
     typer.Option(

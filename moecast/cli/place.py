@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moecast.cli import options
+from moecast.cli.asked import Asked, option
+from moecast.cli.question_options import takes_question
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Sequence
 
     from moecast.cli.inputs import Inputs
     from moecast.placement import LoadPlacement, Placement
@@ -40,33 +42,15 @@ OF_STEPS = (
 )
 
 
+UNUSED = ("part", "plan", "network", "fluid_steps", "memory_fraction", "gains")
+"""Fields of a question that a search for its plan has no use for."""
+
+
+@takes_question(without=UNUSED)
 def place_command(
-    context_: typer.Context,
+    *,
+    asked: Asked,
     out: Annotated[Path, typer.Option("--out", help="The plan to write, as JSON.", show_default=False)],
-    cluster: Annotated[
-        str | None,
-        typer.Option(
-            "--cluster",
-            help="A preset (`moecast topology list`) or a YAML file.",
-            show_default="with --load and --ep: ranks of one domain",
-        ),
-    ] = None,
-    trace: options.OptionalTrace = None,
-    routing: options.Routing = None,
-    isl: options.Isl = None,
-    load: Annotated[
-        Path | None,
-        typer.Option(
-            "--load", help="Counts instead of a trace: a load table that `trace import` wrote.", show_default=False
-        ),
-    ] = None,
-    model: options.ModelOrTrace = None,
-    nodes: options.Nodes = None,
-    fabric: options.Fabric = None,
-    dims: options.Dims = None,
-    weight_type: options.WeightType = None,
-    dense_type: options.DenseType = None,
-    kv_type: options.KvType = None,
     solver: Annotated[
         str | None,
         typer.Option(
@@ -75,12 +59,6 @@ def place_command(
             show_default="joint; balance with --load",
         ),
     ] = None,
-    ep: options.Ep = None,
-    tp: options.Tp = None,
-    slots_per_rank: options.SlotsPerRank = None,
-    dispatch: options.Dispatch = None,
-    replica_rule: options.ReplicaRule = None,
-    schedule: options.Schedule = None,
     time_limit: Annotated[
         str | None,
         typer.Option(
@@ -102,21 +80,10 @@ def place_command(
             "--expert-groups", min=1, help="eplb: groups the router limits a token to.", show_default="the model's"
         ),
     ] = None,
-    plan_on: options.PlanOn = 0.5,
-    phase: options.Phase = "prefill",
-    tokens_per_rank: options.TokensPerRank = None,
-    steps: options.Steps = 8,
-    context: options.Context = None,
-    topics: options.Topics = None,
-    one_topic_per_step: options.OneTopic = False,
-    reuse: options.Reuse = False,
-    from_phase: options.FromPhase = None,
-    recorded_steps: options.RecordedSteps = False,
     export: Annotated[
         str | None,
         typer.Option("--export", help="Also write the plan for sglang, trtllm, vllm or vllm-ascend, beside --out."),
     ] = None,
-    seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
     """Find an expert placement, with a certificate of what no plan can beat.
@@ -126,32 +93,23 @@ def place_command(
 
     Example: moecast place --cluster dgx-h200 --nodes 4 --model deepseek-v2-lite --trace t.parquet --out plan.json
     """
-    from moecast.cli import inputs as reading
     from moecast.cli import render
-    from moecast.errors import MoecastError
+    from moecast.cli.inputs import read_inputs
     from moecast.files import check_outputs
     from moecast.placement import place
     from moecast.placement.engines import engine_path, find_engine, write_engine_file
     from moecast.sim import describe, write_plan
 
     exported = None if export is None else engine_path(out, export)
-    check_outputs(
-        {"--out": out, "--export": exported},
-        {"--trace": trace, "--load": load, "--cluster": cluster, "--model": model},
-    )
-    rule = options.replica_rule(replica_rule, made=True)
+    check_outputs({"--out": out, "--export": exported}, asked.files)
+    rule = options.replica_rule(asked.replica_rule, made=True)
     rule = rule or ("round_robin" if export is None else find_engine(export).replica_rule)
-    if load is not None and (trace is not None or routing is not None):
-        raise MoecastError(
-            "give either a trace (--trace), routing to make (--routing) or a load table (--load)", field="--load"
-        )
-    if load is not None:
-        _refuse_steps(context_)
+    if asked.load is not None:
+        searched = {"time_limit": time_limit, "work_limit": work_limit, "balance_weight": balance_weight}
+        _refuse_steps({*asked.given, *(name for name, value in searched.items() if value is not None)})
         by_load, shape, notes = _place_by_load(
-            load, cluster=cluster, nodes=nodes, fabric=fabric, model=model, solver=solver or "balance", ep=ep,
-            slots_per_rank=slots_per_rank, dispatch=dispatch, replica_rule=rule, export=export,
-            expert_groups=expert_groups, seed=seed,
-        )  # fmt: skip
+            asked, solver=solver or "balance", replica_rule=rule, export=export, expert_groups=expert_groups
+        )
         write_plan(by_load.plan, out)
         if export is not None and exported is not None and shape is not None:
             write_engine_file(by_load.plan, exported, engine=export, model=shape)
@@ -161,31 +119,8 @@ def place_command(
         else:
             _show_by_load(by_load, notes, out, exported)
         return
-    if cluster is None:
-        raise MoecastError("name a preset (`moecast topology list`) or a YAML file", field="--cluster")
     solver, limit_s = solver or "joint", parse_time_limit(time_limit)
-    types = reading.ElementTypes(weight_type=weight_type, dense_type=dense_type, kv_type=kv_type)
-    inputs = reading.read_inputs(
-        cluster=cluster,
-        nodes=nodes,
-        fabric=fabric,
-        model=model,
-        dims=dims,
-        source=reading.Source(trace=trace, routing=routing, part="planning", plan_on=plan_on, isl=isl),
-        phase=phase,
-        tokens_per_rank=tokens_per_rank,
-        steps=steps,
-        context=context,
-        topics=topics,
-        one_topic_per_step=one_topic_per_step,
-        reuse=reuse,
-        from_phase=from_phase,
-        recorded_steps=recorded_steps,
-        tp=tp,
-        seed=seed,
-        types=types,
-        quiet=json,
-    )
+    inputs = read_inputs(asked.with_(part="planning"), quiet=json)
     with render.progress(f"placing by {solver}", quiet=json) as advance:
         placement = place(
             inputs.cluster,
@@ -193,19 +128,19 @@ def place_command(
             inputs.trace,
             inputs.workload,
             solver=solver,
-            ep=ep,
-            tp=tp or 1,
-            slots_per_rank=slots_per_rank,
-            dispatch=options.dispatch_mode(dispatch),
+            ep=asked.ep,
+            tp=asked.tp or 1,
+            slots_per_rank=asked.slots_per_rank,
+            dispatch=options.dispatch_mode(asked.dispatch),
             replica_rule=rule,
-            schedule=schedule or "sequential",
+            schedule=asked.schedule or "sequential",
             time_limit_s=limit_s,
             work_limit=work_limit,
             balance_weight=balance_weight,
             fill=export is not None,
             expert_groups=expert_groups,
-            trace_part=options.planning_part(plan_on),
-            seed=seed,
+            trace_part=options.planning_part(asked.plan_on),
+            seed=asked.seed,
             progress=advance,
         )
     write_plan(placement.plan, out)
@@ -219,32 +154,17 @@ def place_command(
         _show(placement, inputs, labels, out, exported)
 
 
-def _refuse_steps(context_: typer.Context) -> None:
+def _refuse_steps(given: Container[str]) -> None:
     """Options about steps and searches mean nothing to a load table: say so rather than ignore them."""
     from moecast.errors import MoecastError
 
     for name in OF_STEPS:
-        source = context_.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
-            rule = "a load table has no tokens, steps or times for it to act on"
-            raise MoecastError(rule, field=f"--{name.replace('_', '-')}")
+        if name in given:
+            raise MoecastError("a load table has no tokens, steps or times for it to act on", field=option(name))
 
 
 def _place_by_load(
-    load: Path,
-    *,
-    cluster: str | None,
-    nodes: int | None,
-    fabric: str | None,
-    model: str | None,
-    solver: str,
-    ep: int | None,
-    slots_per_rank: int | None,
-    dispatch: str | None,
-    replica_rule: ReplicaRule,
-    export: str | None,
-    expert_groups: int | None,
-    seed: int,
+    asked: Asked, *, solver: str, replica_rule: ReplicaRule, export: str | None, expert_groups: int | None
 ) -> tuple[LoadPlacement, ModelShape | None, tuple[str, ...]]:
     """Read the counts and place by them; what was assumed of the cluster comes along."""
     from moecast.errors import MoecastError
@@ -252,25 +172,27 @@ def _place_by_load(
     from moecast.topology import load_cluster
     from moecast.traces import read_load_table
 
-    if cluster is None and (nodes, fabric) != (None, None):
+    asked.source  # noqa: B018  a trace beside a load table is refused
+    assert asked.load is not None
+    if asked.cluster is None and (asked.nodes, asked.fabric) != (None, None):
         raise MoecastError("name the cluster they are of", field="--cluster")
-    table = read_load_table(load)
-    shape = _model_of(model, table.meta, load)
+    table = read_load_table(asked.load)
+    shape = _model_of(asked.model, table.meta, asked.load)
     if export is not None and shape is None:
-        raise MoecastError("an engine's file needs the model: name it with --model", file=load)
-    built = None if cluster is None else load_cluster(cluster, nodes=nodes, fabric=fabric)
+        raise MoecastError("an engine's file needs the model: name it with --model", file=asked.load)
+    built = None if asked.cluster is None else load_cluster(asked.cluster, nodes=asked.nodes, fabric=asked.fabric)
     placement = place_by_load(
         table,
         cluster=built,
         model=shape,
         solver=solver,
-        ep=ep,
-        slots_per_rank=slots_per_rank,
-        dispatch=options.dispatch_mode(dispatch),
+        ep=asked.ep,
+        slots_per_rank=asked.slots_per_rank,
+        dispatch=options.dispatch_mode(asked.dispatch),
         replica_rule=replica_rule,
         fill=export is not None,
         expert_groups=expert_groups,
-        seed=seed,
+        seed=asked.seed,
     )
     return placement, shape, built.notes if built else ()
 

@@ -12,13 +12,10 @@ from typing import TYPE_CHECKING, Any
 from moecast.cli.plain import say
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from rich.console import Console
 
-    from moecast.cli.inputs import Inputs
     from moecast.report import Entry
-    from moecast.sim import Plan, Prediction
+    from moecast.sim import Prediction
 
 Advance = Callable[[int, int], None]  # (done, of)
 FIRST_LINE_S, LINE_EVERY_S = 6.0, 30.0
@@ -165,12 +162,3 @@ def show_prediction(prediction: Prediction, *, name: str = "prediction") -> None
     comparison_table(title, [Entry(plan=name, prediction=prediction)])
     for warning in prediction.warnings:
         out.print(f"[yellow]warning:[/yellow] {escape(warning)}")
-
-
-def write_timeline(path: Path, inputs: Inputs, plan: Plan, *, network: str, seed: int) -> None:
-    """Write the first step of a workload as a Perfetto timeline."""
-    from moecast.sim import draw_steps, step_timeline, write_timeline
-
-    step = draw_steps(inputs.trace, inputs.workload, ranks=plan.dp)[0]
-    events = step_timeline(inputs.cluster, inputs.model, plan, inputs.trace, step, network=network, seed=seed)
-    write_timeline(events, path)

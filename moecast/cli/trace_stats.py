@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moecast.cli import options
-from moecast.cli.inputs import PARTS
+from moecast.cli.asked import PARTS
 
 if TYPE_CHECKING:
     import numpy as np

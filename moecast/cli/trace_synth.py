@@ -43,7 +43,7 @@ def synth_command(
     """
     from moecast.cli import render
     from moecast.cli import trace_tables as tables
-    from moecast.cli.inputs import parse_topics
+    from moecast.cli.asked import parse_topics
     from moecast.errors import MoecastError
     from moecast.files import check_apart
     from moecast.traces import TraceWriter, check_target, describe_trace, fit_trace, hash_trace, iter_trace, synthesise

@@ -9,49 +9,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moecast.cli import options
+from moecast.cli.asked import Asked
+from moecast.cli.question_options import takes_question
 
 if TYPE_CHECKING:
-    from moecast.cli.inputs import Inputs
-    from moecast.sim import Plan
+    from moecast.sim import Question
     from moecast.validate import Ladder, Measurement
 
 
+RUN = ("load", "network", "fluid_steps", "memory_fraction", "gains")
+"""Fields of a question that the ladder has no use for: it runs every rung there is."""
+
+
+@takes_question(without=RUN, steps=1)
 def validate_command(
-    cluster: options.Cluster,
-    trace: options.OptionalTrace = None,
-    routing: options.Routing = None,
-    isl: options.Isl = None,
-    model: options.ModelOrTrace = None,
-    nodes: options.Nodes = None,
-    fabric: options.Fabric = None,
-    dims: options.Dims = None,
-    weight_type: options.WeightType = None,
-    dense_type: options.DenseType = None,
-    kv_type: options.KvType = None,
-    plan: Annotated[
-        Path | None,
-        typer.Option(
-            "--plan", help="A plan of moecast, SGLang or TensorRT-LLM.", show_default="contiguous over all GPUs"
-        ),
-    ] = None,
-    ep: options.Ep = None,
-    tp: options.Tp = None,
-    slots_per_rank: options.SlotsPerRank = None,
-    dispatch: options.Dispatch = None,
-    replica_rule: options.ReplicaRule = None,
-    phase: options.Phase = "prefill",
-    tokens_per_rank: options.TokensPerRank = None,
-    steps: options.Steps = 1,
-    context: options.Context = None,
-    topics: options.Topics = None,
-    one_topic_per_step: options.OneTopic = False,
-    reuse: options.Reuse = False,
-    from_phase: options.FromPhase = None,
-    recorded_steps: options.RecordedSteps = False,
-    part: Annotated[
-        str, typer.Option("--part", help="all, planning or measuring: which part of the trace (see --plan-on).")
-    ] = "all",
-    plan_on: options.PlanOn = 0.5,
+    *,
+    asked: Asked,
     measurement: Annotated[
         Path | None, typer.Option("--measurement", help="What an earlier replay of the same question wrote.")
     ] = None,
@@ -63,7 +36,6 @@ def validate_command(
     experts: Annotated[
         bool, typer.Option("--experts", help="Replay: also run the experts on the rows that arrive.")
     ] = False,
-    seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
     """Say how far to trust a forecast: a time for every rung that exists, and its error against the rung above.
@@ -77,51 +49,21 @@ def validate_command(
     """
     import json as json_module
 
-    from moecast.cli import inputs as reading
     from moecast.cli import render
-    from moecast.cli.simulate import read_or_make_plan
+    from moecast.cli.inputs import read_inputs, read_question
     from moecast.files import check_outputs, write_text
     from moecast.validate import read_measurement, validate, write_measurement
     from moecast.validate.launch import under_torchrun
 
-    check_outputs(
-        {"--out": out},
-        {"--plan": plan, "--trace": trace, "--cluster": cluster, "--model": model, "--measurement": measurement},
-    )
-    types = reading.ElementTypes(weight_type=weight_type, dense_type=dense_type, kv_type=kv_type)
-    inputs = reading.read_inputs(
-        cluster=cluster,
-        nodes=nodes,
-        fabric=fabric,
-        model=model,
-        dims=dims,
-        source=reading.Source(trace=trace, routing=routing, part=part, plan_on=plan_on, isl=isl),
-        phase=phase,
-        tokens_per_rank=tokens_per_rank,
-        steps=steps,
-        context=context,
-        topics=topics,
-        one_topic_per_step=one_topic_per_step,
-        reuse=reuse,
-        from_phase=from_phase,
-        recorded_steps=recorded_steps,
-        tp=tp,
-        seed=seed,
-        types=types,
-        quiet=json,
-    )
-    asked = read_or_make_plan(
-        plan, inputs, ep=ep, tp=tp, slots_per_rank=slots_per_rank, dispatch=dispatch, replica_rule=replica_rule
-    )
+    check_outputs({"--out": out}, {**asked.files, "--measurement": measurement})
+    question = read_question(asked, read_inputs(asked, quiet=json))
     measured = None if measurement is None else read_measurement(measurement)
     if under_torchrun():
-        measured, first = _replay(inputs, asked, repeats=repeats, warmup=warmup, experts=experts)
+        measured, first = _replay(question, repeats=repeats, warmup=warmup, experts=experts)
         if not first:
             return
     with render.progress("validating", quiet=json):
-        ladder = validate(
-            inputs.cluster, inputs.model, asked, inputs.trace, inputs.workload, measurement=measured, seed=seed
-        )
+        ladder = validate(question, measurement=measured)
     answer = ladder.to_json() | {"measurement": None if measured is None else measured.to_json()}
     if out is not None and under_torchrun() and measured is not None:
         write_measurement(measured, out)
@@ -133,14 +75,14 @@ def validate_command(
         _show(ladder, measured)
 
 
-def _replay(inputs: Inputs, plan: Plan, *, repeats: int, warmup: int, experts: bool) -> tuple[Measurement, bool]:
+def _replay(asked: Question, *, repeats: int, warmup: int, experts: bool) -> tuple[Measurement, bool]:
     """Replay on this job; the second value tells whether this process is the one that reports."""
     from moecast.validate.job import join_job
     from moecast.validate.replay import Effort, replay
 
     effort = Effort(repeats=repeats, warmup=warmup, experts=experts)
-    with join_job(plan.ranks) as job:
-        measured = replay(job, inputs.cluster, inputs.model, plan, inputs.trace, inputs.workload, effort=effort)
+    with join_job(asked.plan.ranks) as job:
+        measured = replay(job, asked.cluster, asked.model, asked.plan, asked.trace, asked.workload, effort=effort)
         return measured, job.rank == 0
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moecast.cli import made
-from moecast.cli.inputs import Source
+from moecast.cli.asked import Source
 from moecast.errors import MoecastError
 from moecast.sim import ModelShape, Workload, draw_steps
 from tests.cli.conftest import CONFIG, Run

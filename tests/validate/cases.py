@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from moecast.sim import ModelShape, Plan, Workload
+from moecast.sim import Question as WholeQuestion
 from moecast.sim.attention_shape import AttentionShape
 from moecast.topology import Cluster, load_cluster
 from moecast.traces import NO_CHOICE, RoutingTrace, TraceMeta
@@ -26,6 +27,12 @@ class Question:
     @property
     def arguments(self) -> tuple[Cluster, ModelShape, Plan, RoutingTrace, Workload]:
         return self.cluster, self.model, self.plan, self.trace, self.workload
+
+    @property
+    def whole(self) -> WholeQuestion:
+        return WholeQuestion(
+            cluster=self.cluster, model=self.model, plan=self.plan, trace=self.trace, workload=self.workload
+        )
 
 
 def question(*, ranks: int, groups: int = 1, rule: str = "round_robin", tokens: int = 40, seed: int = 0) -> Question:

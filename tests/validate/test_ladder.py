@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -34,8 +35,7 @@ def measurement(asked: Question, **changes: Any) -> Measurement:
 @settings(max_examples=10, deadline=None)
 def test_bound_is_below_fluid(seed: int, mode: str) -> None:
     asked = question(ranks=4, groups=2, seed=seed)
-    plan = asked.plan.with_(dispatch=mode)
-    ladder = validate(asked.cluster, asked.model, plan, asked.trace, asked.workload)
+    ladder = validate(replace(asked, plan=asked.plan.with_(dispatch=mode)).whole)
     assert [rung.rung for rung in ladder.rungs] == ["bound", "fluid", "packet", "lab", "hardware"]
     bound, fluid = ladder.rungs[:2]
     assert 0 < bound.step_time_s <= fluid.step_time_s * (1 + 1e-9)
@@ -46,7 +46,7 @@ def test_bound_is_below_fluid(seed: int, mode: str) -> None:
 
 def test_step_times_are_those_of_simulate() -> None:
     asked = question(ranks=4)
-    ladder = validate(*asked.arguments)
+    ladder = validate(asked.whole)
     for rung in ladder.rungs[:2]:
         prediction = simulate(*asked.arguments, network=rung.rung)
         assert rung.step_time_s == pytest.approx(prediction.step_time_s, rel=1e-12)
@@ -57,7 +57,7 @@ def test_a_measurement_becomes_the_top_rung() -> None:
     measured = measurement(asked)
     assert measured.exchange_s == pytest.approx(2 * (1 + 2 + 3) * 1e-4)
     assert measured.layer_s("dispatch") == pytest.approx((1e-4, 2e-4, 3e-4))
-    ladder = validate(*asked.arguments, measurement=measured)
+    ladder = validate(asked.whole, measurement=measured)
     assert ladder.question["dispatch"] == "nccl"
     assert ladder.rungs[-1].exchange_s == measured.exchange_s
     assert ladder.rungs[1].exchange_error == pytest.approx(ladder.rungs[1].exchange_s / measured.exchange_s - 1)
@@ -68,7 +68,7 @@ def test_a_measurement_becomes_the_top_rung() -> None:
 def test_other_hardware_is_shown_but_nothing_is_held_against_it() -> None:
     asked = question(ranks=4)
     measured = measurement(asked, hardware=("NVIDIA H200", "CPU (x86_64)", "NVIDIA H200", "NVIDIA H200"))
-    ladder = validate(*asked.arguments, measurement=measured)
+    ladder = validate(asked.whole, measurement=measured)
     assert ladder.rungs[-1].exchange_s == measured.exchange_s
     assert "CPU (x86_64)" in ladder.rungs[-1].elsewhere
     assert ladder.rungs[1].exchange_error is None
@@ -78,9 +78,9 @@ def test_other_hardware_is_shown_but_nothing_is_held_against_it() -> None:
 def test_a_measurement_of_something_else_is_refused() -> None:
     asked = question(ranks=4)
     with pytest.raises(MoecastError, match="the measurement is of another plan"):
-        validate(*asked.arguments, measurement=measurement(asked, plan_hash="0"))
+        validate(asked.whole, measurement=measurement(asked, plan_hash="0"))
     with pytest.raises(MoecastError, match="of another workload"):
-        validate(*asked.arguments, measurement=measurement(asked, workload={"phase": "decode"}))
+        validate(asked.whole, measurement=measurement(asked, workload={"phase": "decode"}))
 
 
 def test_errors_skip_rungs_without_the_number() -> None:

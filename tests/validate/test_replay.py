@@ -61,7 +61,7 @@ def test_four_processes_move_the_plans_own_rows(tmp_path: Path) -> None:
     damaged = json.loads((tmp_path / "damaged.json").read_text())
     assert all("dispatch of layer 1 at rank" in line for line in damaged if line)
     assert any(damaged)
-    ladder = validate(*asked.arguments, measurement=measured)
+    ladder = validate(asked.whole, measurement=measured)
     assert ladder.rungs[-1].exchange_s == measured.exchange_s
     assert ladder.rungs[-1].elsewhere == f"gloo on {measured.hardware[0]}"
 

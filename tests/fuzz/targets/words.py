@@ -8,8 +8,8 @@ from random import Random
 
 from hypothesis import strategies as st
 
+from moecast.cli.asked import parse_topics
 from moecast.cli.collective import parse_sizes
-from moecast.cli.inputs import parse_topics
 from moecast.cli.place import parse_time_limit
 from moecast.sim.made_routing import parse_law
 from moecast.topology.fabric import parse_fabric
