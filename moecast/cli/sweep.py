@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from moecast.sim import Prediction
 
 MOST_POINTS = 10_000
-OF_THE_PLAN = ("plan", "ep", "slots_per_rank", "dispatch", "replica_rule", "schedule", "network", "fluid_steps", "memory_fraction",
-               "gains")  # fmt: skip
+OF_THE_PLAN = (
+    "plan", "ep", "slots_per_rank", "dispatch", "replica_rule", "schedule", "network", "fluid_steps", "memory_fraction",
+    "gains",
+)  # fmt: skip
 """Fields that no input depends on: points that differ in these only share what was read."""
 NUMBERS = (
     "step_time_s", "layer_time_s", "tokens_per_s", "tokens_per_s_per_gpu", "balance", "fan_out", "dispatch_bytes",
