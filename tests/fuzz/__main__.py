@@ -31,8 +31,8 @@ def main() -> int:
     asked = parser.parse_args()
     seed = int.from_bytes(os.urandom(4), "big") if asked.seed is None else asked.seed
     if asked.exactly:
-        totals = search(TARGETS[asked.targets[0]], asked.keep, inputs=asked.inputs, seed_=seed)
-        sys.stdout.write(json.dumps(dataclasses.asdict(totals) | {"rules": sorted(totals.rules)}))
+        tally = search(TARGETS[asked.targets[0]], asked.keep, inputs=asked.inputs, seed_=seed)
+        sys.stdout.write(json.dumps(dataclasses.asdict(tally) | {"rules": sorted(tally.rules)}))
         return 0
     unknown = set(asked.targets) - set(TARGETS)
     if unknown:
@@ -45,14 +45,14 @@ def main() -> int:
     print(_ROW.format("target", "inputs", "read", "refused", "rules", "faults", "slowest", "peak"))  # noqa: T201
     tallies = []
     with ThreadPoolExecutor(asked.jobs) as pool:
-        for totals in pool.map(lambda name: _apart(name, counts[name], seed, asked.keep), names):
-            tallies.append(totals)
-            _show(totals)
-    kinds = [(totals.target, kind, *found) for totals in tallies for kind, found in totals.failures.items()]
+        for tally in pool.map(lambda name: _apart(name, counts[name], seed, asked.keep), names):
+            tallies.append(tally)
+            _show(tally)
+    kinds = [(tally.target, kind, *found) for tally in tallies for kind, found in tally.failures.items()]
     for target, kind, count, path in kinds:
         print(f"{target}: {count} x {kind}\n    {path}")  # noqa: T201
     took_s = time.monotonic() - begin
-    print(f"{sum(totals.inputs for totals in tallies):,} inputs in {took_s:.0f} s, {len(kinds)} kinds of fault")  # noqa: T201
+    print(f"{sum(tally.inputs for tally in tallies):,} inputs in {took_s:.0f} s, {len(kinds)} kinds of fault")  # noqa: T201
     return int(bool(kinds))
 
 
@@ -75,14 +75,14 @@ def _apart(name: str, inputs: int, seed: int, keep: Path) -> Tally:
 _ROW = "{:<24}{:>8}{:>8}{:>8}{:>7}{:>7}{:>10}{:>10}"
 
 
-def _show(totals: Tally) -> None:
+def _show(tally: Tally) -> None:
     """Print a target's row."""
-    if totals.inputs and totals.read < LEAST_READ * totals.inputs:
-        totals.failures[f"fewer than {LEAST_READ:.0%} of the inputs are read"] = 1, ""
-    faults = sum(count for count, _ in totals.failures.values())
-    slowest, peak = f"{totals.slowest_s:.2f} s", f"{totals.peak_bytes / 2**20:.0f} MiB"
-    counts = (totals.inputs, totals.read, totals.refused, len(totals.rules), faults)
-    print(_ROW.format(totals.target, *counts, slowest, peak), flush=True)  # noqa: T201
+    if tally.inputs and tally.read < LEAST_READ * tally.inputs:
+        tally.failures[f"fewer than {LEAST_READ:.0%} of the inputs are read"] = 1, ""
+    faults = sum(count for count, _ in tally.failures.values())
+    slowest, peak = f"{tally.slowest_s:.2f} s", f"{tally.peak_bytes / 2**20:.0f} MiB"
+    counts = (tally.inputs, tally.read, tally.refused, len(tally.rules), faults)
+    print(_ROW.format(tally.target, *counts, slowest, peak), flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ class Tally:
     peak_bytes: int = 0
 
 
-def attempt(target: Target, path: Path, totals: Tally) -> None:
+def attempt(target: Target, path: Path, tally: Tally) -> None:
     """Read one input.
 
     Raises
@@ -92,7 +92,7 @@ def attempt(target: Target, path: Path, totals: Tally) -> None:
     BrokenRuleError
         Another exception than a MoecastError, a line that is none or does not name the file, too slow or too large.
     """
-    totals.inputs += 1
+    tally.inputs += 1
     base_bytes = _restart_peak()
     begin = time.process_time()
     refusal: MoecastError | None = None
@@ -107,19 +107,19 @@ def attempt(target: Target, path: Path, totals: Tally) -> None:
         raise BrokenRuleError(_kind(error)) from error
     finally:
         took_s = time.process_time() - begin
-        totals.slowest_s = max(totals.slowest_s, took_s)
+        tally.slowest_s = max(tally.slowest_s, took_s)
         grown = _peak_bytes() - base_bytes
-        totals.peak_bytes = max(totals.peak_bytes, grown)
+        tally.peak_bytes = max(tally.peak_bytes, grown)
     if took_s > MOST_S:
         raise BrokenRuleError(f"more than {MOST_S:g} s")
     if grown > MOST_BYTES:
         raise BrokenRuleError(f"more than {MOST_BYTES >> 20} MiB")
     if refusal is None:
-        totals.read += 1
+        tally.read += 1
         return
     _check_line(str(refusal), path)
-    totals.refused += 1
-    totals.rules.add(refusal.rule[:40])
+    tally.refused += 1
+    tally.rules.add(refusal.rule[:40])
 
 
 def _kind(error: BaseException) -> str:
@@ -223,7 +223,7 @@ def empty(folder: Path) -> Path:
 
 def search(target: Target, folder: Path, *, inputs: int, seed_: int) -> Tally:
     """Try many inputs and keep the smallest of each kind of failure, beside the folder."""
-    totals = Tally(target=target.name)
+    tally = Tally(target=target.name)
     warm_up(target, folder / "in")
     limit_memory()
 
@@ -233,17 +233,17 @@ def search(target: Target, folder: Path, *, inputs: int, seed_: int) -> Tally:
     def one(document: Any, rng: Random) -> None:
         path = target.write(document, rng, empty(folder / "in"))
         try:
-            attempt(target, path, totals)
+            attempt(target, path, tally)
         except BrokenRuleError as error:
-            _keep(totals, folder, path, error)
+            _keep(tally, folder, path, error)
 
     one()
-    return totals
+    return tally
 
 
-def _keep(totals: Tally, folder: Path, path: Path, error: BrokenRuleError) -> None:
+def _keep(tally: Tally, folder: Path, path: Path, error: BrokenRuleError) -> None:
     kind = error.kind
-    count, kept = totals.failures.get(kind, (0, ""))
+    count, kept = tally.failures.get(kind, (0, ""))
     size = sum(file.stat().st_size for file in (folder / "in").rglob("*") if file.is_file())
     place = folder / f"kept-{hashlib.sha256(kind.encode()).hexdigest()[:8]}"
     old = sum(file.stat().st_size for file in place.rglob("*") if file.is_file() and file.name != "traceback.txt")
@@ -253,4 +253,4 @@ def _keep(totals: Tally, folder: Path, path: Path, error: BrokenRuleError) -> No
         text = "".join(traceback.format_exception(error))
         (place / "traceback.txt").write_text(text, encoding="utf-8", errors="backslashreplace")
         kept = str(place / path.relative_to(folder / "in"))
-    totals.failures[kind] = count + 1, kept
+    tally.failures[kind] = count + 1, kept

@@ -26,15 +26,15 @@ FEW = 25
 def test_every_input_is_read_or_refused_in_one_line(tmp_path: Path, name: str) -> None:
     target, folder = TARGETS[name], tmp_path / "in"
     assert warm_up(target, folder)
-    totals = Tally(target=name)
+    tally = Tally(target=name)
 
     @settings(max_examples=max(2, round(FEW * target.share)), deadline=None, suppress_health_check=list(HealthCheck))
     @given(document=target.documents(), rng=st.randoms(use_true_random=False))
     def one(document: Any, rng: Random) -> None:
-        attempt(target, target.write(document, rng, empty(folder)), totals)
+        attempt(target, target.write(document, rng, empty(folder)), tally)
 
     one()
-    assert totals.read + totals.refused == totals.inputs >= 2
+    assert tally.read + tally.refused == tally.inputs >= 2
 
 
 def _refuse(rule: str, *, named: bool = True) -> Callable[[Path], object]:
@@ -73,8 +73,8 @@ def test_what_no_reader_may_do_is_seen_and_its_input_kept(
     monkeypatch.setattr(runner, "limit_memory", lambda: None)
     good = dataclasses.replace(TARGETS["measurement"], read=lambda _: None)
     assert search(good, tmp_path, inputs=2, seed_=1).read == 2
-    totals = search(dataclasses.replace(good, read=BROKEN[rule]), tmp_path, inputs=2, seed_=1)
-    (kind,) = totals.failures
+    tally = search(dataclasses.replace(good, read=BROKEN[rule]), tmp_path, inputs=2, seed_=1)
+    (kind,) = tally.failures
     assert rule in kind
-    assert (totals.read, totals.refused, totals.failures[kind][0]) == (0, 0, 2)
-    assert Path(totals.failures[kind][1]).is_file()
+    assert (tally.read, tally.refused, tally.failures[kind][0]) == (0, 0, 2)
+    assert Path(tally.failures[kind][1]).is_file()
