@@ -95,8 +95,8 @@ def question_of(prediction: Prediction) -> dict[str, str]:
     }
     named = {name.replace("_", " "): value for name, value in asked.items()}
     # A token of a batch is one of its DP rank: with tensor parallelism, so many fewer ranks hold tokens.
-    ranks, tokens, tp = (prediction.plan.get("ranks"), prediction.workload.get("tokens_per_rank"),
-                         prediction.plan.get("tp", 1))  # fmt: skip
+    ranks, tp = prediction.plan.get("ranks"), prediction.plan.get("tp", 1)
+    tokens = prediction.workload.get("tokens_per_rank")
     if isinstance(ranks, int) and isinstance(tokens, int) and isinstance(tp, int):
         named["tokens per rank"] = f"{tokens * ranks // max(tp, 1)} on all ranks"
     return {name: _as_text(value) for name, value in named.items()}

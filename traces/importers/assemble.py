@@ -132,10 +132,8 @@ class _Survey:
             self._shape_RK, self._used_RK = shape_RK, np.zeros(shape_RK, bool)
             self._not_zero_R = np.zeros(shape_RK[0], bool)
         if shape_RK != self._shape_RK:
-            raise MoecastError(
-                f"tokens differ in layers and choices: {list(shape_RK)} here, {list(self._shape_RK)} before",
-                file=piece.path, field=piece.where,
-            )  # fmt: skip
+            rule = f"tokens differ in layers and choices: {list(shape_RK)} here, {list(self._shape_RK)} before"
+            raise MoecastError(rule, file=piece.path, field=piece.where)
         for name in ("sequence_T", "position_T", "phase_T", *_OPTIONAL, _WEIGHTS):
             if getattr(piece, name) is None:
                 self._missing.add(name)

@@ -139,10 +139,9 @@ class EventTable:
         width = shape[0] if shape else 1
         if self._record is None:
             self._shape, self._slotted = shape, slotted
-            self._record = np.dtype(
-                [("sequence", "<u4"), ("position", "<u4"), ("layer", "<u2"), ("slot", "<u2"), ("number", "<u8"),
-                 ("expert", "<u2", (width,)), ("weight", "<f2", (width,)), *OF_TOKEN.items()]
-            )  # fmt: skip
+            place = [("sequence", "<u4"), ("position", "<u4"), ("layer", "<u2"), ("slot", "<u2"), ("number", "<u8")]
+            choices = [("expert", "<u2", (width,)), ("weight", "<f2", (width,))]
+            self._record = np.dtype([*place, *choices, *OF_TOKEN.items()])
         if not 1 <= width <= MAX_CHOICES:
             raise rows.error(0, "expert", width, f"from 1 to {MAX_CHOICES} choices in a row")
         if (shape, slotted) != (self._shape, self._slotted):
@@ -197,8 +196,8 @@ class EventTable:
     def remarks(self) -> tuple[tuple[str, str], ...]:
         """What the notes should say."""
         said = [(remark, "") for remark in self._remarks]
-        said += [(f"{name} is left out, since only some rows have it", "") for name in COLUMNS
-                if name in self._seen & self._missing]  # fmt: skip
+        some = [name for name in COLUMNS if name in self._seen & self._missing]
+        said += [(f"{name} is left out, since only some rows have it", "") for name in some]
         if not self.kept("phase") and not self._phase_told:
             said.append((f"Without phases all tokens are taken as {self._phase}", ""))
         if "sequence" not in self._seen:

@@ -23,8 +23,8 @@ from moecast.traces.importers.json_rows import json_rows, peeked
 from moecast.traces.importers.options import ImportOptions
 
 _LAYOUT = Layout(importer="routes-json", engine="", rows="some", numbered_sequences=True)
-_FIELDS = tuple(re.compile(rb'"' + name + rb'"\s*:\s*' + opens) for name, opens in
-                ((b"routes", rb"\["), (b"layers", rb"\{"), (b"experts", rb"\[")))  # fmt: skip
+_OPENS = ((b"routes", rb"\["), (b"layers", rb"\{"), (b"experts", rb"\["))
+_FIELDS = tuple(re.compile(rb'"' + name + rb'"\s*:\s*' + opens) for name, opens in _OPENS)
 _NAMES = {"sequence": "sequence", "position": "token_pos", "layer": "layers", "expert": "experts"}
 _OPTIONAL = {"weight": "weights", "token_id": "token_id", "phase": "phase"}
 _MAX_LAYER_DIGITS = 5

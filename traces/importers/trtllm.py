@@ -95,9 +95,16 @@ def _counts(files: Sequence[Path], options: ImportOptions, experts: int, choices
     load_RE, note = counts.total()
     notes = [f"Summed over {len(iterations):,} iterations.", note]
     return counted_table(
-        files, load_RE, options, importer="trtllm", engine="TensorRT-LLM, expert statistic", rows="moe",
-        choices=choices, notes=notes, layer_ids=layers,
-    )  # fmt: skip
+        files,
+        load_RE,
+        options,
+        importer="trtllm",
+        engine="TensorRT-LLM, expert statistic",
+        rows="moe",
+        choices=choices,
+        notes=notes,
+        layer_ids=layers,
+    )
 
 
 def _trace(files: Sequence[Path], options: ImportOptions, experts: int) -> ImportedTrace:

@@ -103,10 +103,8 @@ def _of_arrays(path: Path, names: Sequence[str], read: Any) -> Iterator[Request]
     for name in names:
         parts = request_name(name)
         if parts is None:
-            raise MoecastError(
-                "is neither routed_experts, prompt_routed_experts, token_ids nor prompt_token_ids",
-                file=path, field=name,
-            )  # fmt: skip
+            rule = "is neither routed_experts, prompt_routed_experts, token_ids nor prompt_token_ids"
+            raise MoecastError(rule, file=path, field=name)
         held = fields.setdefault(parts[0], {})
         if parts[1] in held:
             raise MoecastError(f"the same array of the same request as {held[parts[1]]}", file=path, field=name)

@@ -64,10 +64,14 @@ class TokenSample:
 
     def __post_init__(self) -> None:
         RoutingTrace(  # what it says of these columns holds here
-            meta=self.meta, experts_TLK=self.experts_TLK, sequence_T=self.sequence_T, position_T=self.position_T,
-            phase_T=np.zeros(len(self.experts_TLK), np.uint8), topic_T=np.full(len(self.experts_TLK), -1, np.int16),
+            meta=self.meta,
+            experts_TLK=self.experts_TLK,
+            sequence_T=self.sequence_T,
+            position_T=self.position_T,
+            phase_T=np.zeros(len(self.experts_TLK), np.uint8),
+            topic_T=np.full(len(self.experts_TLK), -1, np.int16),
             token_id_T=self.token_id_T,
-        )  # fmt: skip
+        )
         check_choices(self.experts_TLK, self.meta.experts)
         run_R1 = whole_numbers("run_R1", self.run_R1, most=self.tokens)
         if not len(run_R1) or run_R1[0] != 0 or run_R1[-1] != self.tokens or (np.diff(run_R1) < 0).any():

@@ -56,16 +56,15 @@ class Recombination:
         """Recombine one part of the run anew."""
         self.donor_T[own_X] = self.partner_T[own_X] = own_X
         rng = np.random.default_rng(seed)
-        _trade_places(
-            rng.permutation(own_X), neighbours_TR, donors.sequence_T, donors.group_T, rng.random(len(own_X)),
-            rng.geometric(1 / _STRETCH, len(own_X)), _MOVED * len(own_X), self.donor_T,
-        )  # fmt: skip
+        order_X, chance_X = rng.permutation(own_X), rng.random(len(own_X))
+        stretch_X, most = rng.geometric(1 / _STRETCH, len(own_X)), _MOVED * len(own_X)
+        kinds = donors.sequence_T, donors.group_T
+        _trade_places(order_X, neighbours_TR, *kinds, chance_X, stretch_X, most, self.donor_T)
         width_X = rng.integers(1, max(int(layers * _WIDEST), 1) + 1, len(own_X))
         first_X = (rng.random(len(own_X)) * (layers - width_X + 1)).astype(np.int64)
-        _trade_choices(
-            rng.permutation(own_X), neighbours_TR, donors.sequence_T, first_X, first_X + width_X,
-            _CROSSED * len(own_X), self.partner_T, self.window_T2,
-        )  # fmt: skip
+        order_X, traded = rng.permutation(own_X), (self.partner_T, self.window_T2)
+        layers_X, most = (first_X, first_X + width_X), _CROSSED * len(own_X)
+        _trade_choices(order_X, neighbours_TR, donors.sequence_T, *layers_X, most, *traded)
 
 
 def recombined(
