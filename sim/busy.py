@@ -5,7 +5,7 @@ Axes: R rank of an exchange, F flow, J link, X (flow, link) pair.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,8 +27,7 @@ def add_link_bytes(flows: Flows, n_real: int, bytes_J: Float) -> None:
     _add_link_units(flows.bytes_F, flows.offsets_F1, flows.link_X, part_X, bytes_J)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FlowRanks:
+class FlowRanks(NamedTuple):
     """Who sends, receives and waits for each flow of an exchange [F]; what is kept of flows that have been run."""
 
     source_F: Int32
@@ -59,10 +58,7 @@ def busy_seconds(
     is known.
     """
     order_F = np.argsort(start_F) if order_F is None else order_F
-    busy_R: Float = _busy(
-        order_F, ranks.source_F, ranks.destination_F, ranks.waiter_F, start_F, end_F,
-        enter_R, leave_R, setup_R, exchange.setup_s,
-    )  # fmt: skip
+    busy_R: Float = _busy(order_F, ranks, start_F, end_F, enter_R, leave_R, setup_R, exchange.setup_s)
     return busy_R
 
 
@@ -77,9 +73,16 @@ def setup_start(exchange: Exchange, enter_R: Float) -> Float:
 
 @entry
 def _busy(
-    order_F: Int, source_F: Int32, destination_F: Int32, waiter_F: Int32, start_F: Float, end_F: Float,
-    enter_R: Float, leave_R: Float, setup_R: Float, setup_s: float,
-) -> Float:  # fmt: skip
+    order_F: Int,
+    ranks: FlowRanks,
+    start_F: Float,
+    end_F: Float,
+    enter_R: Float,
+    leave_R: Float,
+    setup_R: Float,
+    setup_s: float,
+) -> Float:
+    source_F, destination_F, waiter_F = ranks
     busy_R = np.zeros(len(enter_R))
     until_R = enter_R.copy()  # all busy time before this has been counted
     for g in range(len(enter_R)):

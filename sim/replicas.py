@@ -93,9 +93,8 @@ class ReplicaTable:
         below_X = numbers("below_X", self.below_X, shape=place_X.shape if len(self.below_X) else (0,))
         if len(below_X) and not (below_X[begin_R + count_R - 1] >= 1).all():
             raise ValueError("below_X: the last candidate of every row must reach 1")
-        for name, array in (
-            ("candidates_R", candidates_R), ("place_X", place_X), ("row_of_S", row_of_S), ("below_X", below_X),
-        ):  # fmt: skip
+        arrays = {"candidates_R": candidates_R, "place_X": place_X, "row_of_S": row_of_S, "below_X": below_X}
+        for name, array in arrays.items():
             object.__setattr__(self, name, array)
         reach = tuple(int((place_X >> shift & 65535).max(initial=0)) for shift in (32, 16, 0))
         object.__setattr__(self, "reach", reach)
@@ -143,10 +142,13 @@ class ReplicaTable:
         _, holder_S = np.unique(server_G, return_index=True)
         group_S, rows = plan.layout.group_G[holder_S].astype(np.int64), plan.layers * plan.experts
         row_of_S, first_R, count_R, slot_X = candidates(
-            Candidates(group_S * rows, first_R, count_R, slot_X), plan.replica_rule,
-            group_S=group_S, place_G=(node_G if plan.replica_rule == "fixed" else domain_G)[holder_S],
-            rows=rows, slots=plan.max_slots,
-        )  # fmt: skip
+            Candidates(group_S * rows, first_R, count_R, slot_X),
+            plan.replica_rule,
+            group_S=group_S,
+            place_G=(node_G if plan.replica_rule == "fixed" else domain_G)[holder_S],
+            rows=rows,
+            slots=plan.max_slots,
+        )
         own_rows = len(first_R) > plan.groups * rows  # each source has its own, or all of a group the same
         group_R = group_S.repeat(rows) if own_rows else np.arange(plan.groups).repeat(rows)
         group_X = group_R.repeat(count_R)
