@@ -1,7 +1,7 @@
 """The bound rung: a lower bound on what `fluid` gives each rank at each task, without following a single event.
 
 Axes: S task, G rank of the program, R rank of a task, F flow, J link, K EP group, C crowd (see
-`moecast.sim.network.waits`).
+`moecast.sim.network.exchange_bounds`).
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from moecast.sim.busy import FlowRanks, add_link_units, busy_seconds, setup_start
+from moecast.sim.network.exchange_bounds import Fed, Links, flow_bounds, leave_bounds, link_loads, no_past, scratch
 from moecast.sim.network.flows import check_program, filled, parents_first
 from moecast.sim.network.links import kept_pairs, parallel_links
-from moecast.sim.network.waits import Fed, Links, flow_bounds, leave_bounds, link_loads, no_past, scratch
 from moecast.sim.program import Compute, Exchange, Float, Flows, Int32, StepProgram, StepTimes, Task
 
 

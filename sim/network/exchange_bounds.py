@@ -94,6 +94,7 @@ def flow_bounds(
     """Earliest start and end of each flow, and the least time from one to the other, as if it were alone."""
     n = len(latency_F)
     start_F, end_F, alone_F = np.empty(n), np.empty(n), np.empty(n)
+    # Parents first: what feeds a flow is known when the flow is looked at.
     for f in order_F:
         drain = 0.0
         for x in range(links.offsets_F1[f], links.offsets_F1[f + 1]):
@@ -200,6 +201,7 @@ def _awaited(
             depth += 1
             member_M[size].flow, member_M[size].tail, member_M[size].span = f, 0.0, alone_F[f]
             size += 1
+        # A flow is reached by several ways, and is looked at again whenever a longer one is found.
         while depth:
             depth -= 1
             f = stack_F[depth]
@@ -234,7 +236,7 @@ def _reach_back(parent: Any, child: Any, alone: float, delay: float, tail: float
 def _room(member_M: Records, size: int) -> Records:
     if size <= len(member_M):
         return member_M
-    longer_M = np.empty(2 * size, MEMBER)
+    longer_M = np.empty(2 * size, MEMBER)  # doubled, so that few copies are made
     for m in range(len(member_M)):
         longer_M[m] = member_M[m]
     return longer_M
@@ -273,6 +275,7 @@ def _after_the_last(
         for w in range(group_K1[group_R[rank]], group_K1[group_R[rank] + 1]):
             leave = min(leave, last_begin_R[rank_W[w]] + span_R[rank_W[w]])
         leave_R[rank] = max(leave_R[rank], leave)
+        # Only what was touched is cleared: all ranks for each rank would be quadratic.
         for m in range(first_R1[rank], first_R1[rank + 1]):
             span_R[source_F[member_M[m].flow]] = -np.inf
         span_R[rank] = -np.inf
@@ -354,6 +357,7 @@ def _once_per_group(
         for w in range(group_K1[k], group_K1[k + 1]):
             for m in range(first_R1[rank_W[w]], first_R1[rank_W[w] + 1]):
                 f = member_M[m].flow
+                # The group that saw a flow last: nothing is cleared between groups.
                 if seen_F[f] != k:
                     seen_F[f], at_F[f] = k, size
                     flow_M[size], group_M[size], tail_M[size] = f, k, member_M[m].tail
@@ -441,11 +445,12 @@ def _serve(work: Any, start: float, load: float, tail: float) -> int:
     if work.total == 0:
         work.first, work.since, work.load, work.total, work.tail = start, start, load, load, tail
         return 1
+    # Idle until then: what it served before holds nothing up any more.
     if start > work.since + work.load:
         work.since, work.load = start, 0.0
     work.load += load
     work.total += load
-    work.tail = min(work.tail, tail)
+    work.tail = min(work.tail, tail)  # nobody knows which is served last: the one with least to come
     return 0
 
 
