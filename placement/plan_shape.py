@@ -5,9 +5,10 @@ Axes: L MoE layer, E expert, K choice.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from moecast.errors import MoecastError
+from moecast.sim.degrees import Degrees
 from moecast.sim.plan import DispatchMode, Plan, ReplicaRule
 from moecast.sim.schedules import find_schedule
 
@@ -20,8 +21,8 @@ class PlanShape:
     ----------
     ep, slots_per_rank
         Ranks of an EP group (None: all there are) and slots of each rank (None: as few as hold the experts).
-    tp
-        Consecutive ranks that share their tokens.
+    tp, pp, cp, etp
+        Consecutive ranks that share their tokens, and the layout's other degrees.
     dispatch, replica_rule, schedule
         How the plan runs.
 
@@ -33,6 +34,9 @@ class PlanShape:
 
     ep: int | None = None
     tp: int = 1
+    pp: int = 1
+    cp: int = 1
+    etp: int = 1
     slots_per_rank: int | None = None
     dispatch: DispatchMode | None = None
     replica_rule: ReplicaRule = "round_robin"
@@ -51,30 +55,14 @@ class PlanShape:
         MoecastError
             Degrees that do not divide the ranks, or slots that cannot hold the experts.
         """
-        members = ranks if self.ep is None else self.ep
-        if members < 1 or ranks % members:
-            rule = f"does not divide the cluster's {ranks} GPUs into EP groups"
-            raise MoecastError(rule, field="ep", value=self.ep)
-        if self.tp < 1 or ranks % self.tp:
-            raise MoecastError(f"does not divide the cluster's {ranks} GPUs", field="tp", value=self.tp)
-        layers, experts, choices = sizes_LEK
+        degrees = Degrees(ep=self.ep, tp=self.tp, pp=self.pp, cp=self.cp, etp=self.etp)
         try:
-            plan = Plan.contiguous(
-                layers=layers,
-                experts=experts,
-                choices=choices,
-                ep=members,
-                groups=ranks // members,
-                slots_per_rank=self.slots_per_rank,
-                layer_ids=layer_ids,
-            )
+            degrees.layout(ranks)
+        except ValueError as error:
+            raise MoecastError(str(error)) from error
+        try:
+            plan = degrees.contiguous(sizes_LEK, layer_ids, ranks=ranks, slots_per_rank=self.slots_per_rank)
         except ValueError as error:
             raise MoecastError(str(error), field="slots_per_rank", value=self.slots_per_rank) from error
-        return replace(
-            plan,
-            tp=self.tp,
-            dp=ranks // self.tp,
-            dispatch=self.dispatch,
-            replica_rule=self.replica_rule,
-            schedule=find_schedule(self.schedule).name,
-        )
+        schedule = find_schedule(self.schedule).name
+        return plan.with_(dispatch=self.dispatch, replica_rule=self.replica_rule, schedule=schedule)

@@ -190,3 +190,67 @@ def test_help_answers_at_once() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done
+
+
+# Who is which rank is said in one file: degrees are divided, and axes of ranks cut, nowhere else.
+DEGREES = {"tp", "cp", "dp", "pp", "ep", "etp", "ranks", "n_ranks"}
+KNOWS_RANKS = {
+    "sim/layout.py",
+    "sim/plan.py",  # `Plan.contiguous`: how many groups a cluster's GPUs make
+    "sim/replicas.py",  # compiled: slots and sources of an EP group
+    "sim/schedules/pipeline/dual.py",  # halves of a pipeline, which has one rank a stage here
+    "sim/schedules/pipeline/interleaved.py",
+    "sim/schedules/pipeline/overlapped.py",
+    "sim/training/shard.py",  # experts of a rank, whoever it is
+    "placement/eplb.py",  # EPLB's own packing
+    "placement/load_bound.py",
+    "placement/round_robin.py",
+    "placement/engines/slots.py",  # slots of a rank in an engine's file
+    "moecast/report/trace_figures.py",
+    "traces/statistics/_parts.py",
+}
+TABLES = {  # arrays of slots or candidates reshaped with a degree among their axes, no ranks computed
+    "sim/traffic.py", "sim/traffic_pass.py", "sim/replicas.py", "sim/serving_ranks.py", "placement/eplb.py",
+    "placement/engines/slots.py", "placement/engines/vllm_ascend.py", "validate/served.py",
+}  # fmt: skip
+
+
+def _name(node: ast.AST) -> str | None:
+    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else None
+
+
+def _rounds_up(node: ast.BinOp) -> bool:
+    """Whether it is ``-(-width // tp)``: what a rank has of a width, not who it is."""
+    return isinstance(node.left, ast.UnaryOp) and isinstance(node.left.op, ast.USub)
+
+
+def _divides_degrees(node: ast.AST) -> bool:
+    if not isinstance(node, ast.BinOp) or not isinstance(node.op, (ast.FloorDiv, ast.Mod)):
+        return False
+    text = isinstance(node.left, (ast.Constant, ast.JoinedStr))
+    return not text and not _rounds_up(node) and bool({_name(node.left), _name(node.right)} & DEGREES)
+
+
+def _cuts_ranks(node: ast.AST) -> bool:
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+        return False
+    by_degree = any(_name(inner) in DEGREES - {"ranks", "n_ranks"} for arg in node.args for inner in ast.walk(arg))
+    return node.func.attr in ("repeat", "reshape", "tile") and by_degree
+
+
+def test_no_other_file_computes_who_is_which_rank() -> None:
+    found = []
+    for folder in (*FOLDERS, "moecast/cli", "moecast/report"):
+        for path in sources(folder):
+            file = str(path.relative_to(ROOT))
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if _divides_degrees(node) and file not in KNOWS_RANKS:
+                    found.append(f"{file}:{node.lineno}")
+                if _cuts_ranks(node) and file not in {*KNOWS_RANKS, *TABLES}:
+                    found.append(f"{file}:{node.lineno}")
+    assert not found, "ask plan.layout instead"
+
+
+def test_every_file_that_may_compute_ranks_does() -> None:
+    for file in sorted(KNOWS_RANKS):
+        assert any(map(_divides_degrees, ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8"))))), file
