@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from moecast.errors import MoecastError
 from moecast.sim import Layout, Plan, load_model
+from moecast.sim.degrees import Degrees
 from moecast.sim.plan_json import plan_fields
 
 V2_LITE = load_model("deepseek-v2-lite")
@@ -165,3 +166,15 @@ def test_tokens_that_stay_do_not_go_through_pipelines() -> None:
     plan = Plan.contiguous(layers=2, experts=4, choices=1, ep=2).with_(pp=2, gpu_of_rank=(0, 1, 2, 3), dispatch="stay")
     with pytest.raises(MoecastError, match="pp = 2"):
         plan.check_simulated()
+
+
+def test_degrees_that_are_asked_for_lay_out_all_ranks_or_change_a_plan() -> None:
+    sizes = (26, 64, 6)
+    plan = Degrees(tp=2, pp=2, etp=2, vpp=2).contiguous(sizes, None, ranks=32)
+    assert (plan.ep, plan.groups, plan.dp, plan.virtual, plan.ranks) == (8, 1, 8, 2, 32)
+    assert Degrees(tp=2, cp=2, pp=4).sources(32) == 2
+    cut = Degrees(etp=2, ep=1).put_into(Plan.contiguous(layers=2, experts=4, choices=1, ep=2))
+    assert (cut.ep, cut.etp, cut.gpu_of_rank) == (2, 2, (0, 1, 2, 3))
+    assert Degrees().put_into(plan) is plan
+    with pytest.raises(ValueError, match="tp = 3: does not divide the plan's 32 ranks"):
+        Degrees(tp=3).put_into(plan)
