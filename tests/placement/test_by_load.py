@@ -135,7 +135,7 @@ def test_solvers_that_need_tokens_say_so(solver: str) -> None:
     ("more", "words"),
     [
         ({}, "how many ranks an EP group has"),
-        ({"ep": 0}, "EP groups"),
+        ({"ep": 0}, "ep = 0: must be a whole number"),
         ({"ep": 2, "slots_per_rank": 1}, "cannot hold"),
         ({"ep": 2, "solver": "best"}, "one of contiguous"),
         ({"ep": 2, "replica_rule": "weights"}, "no solver makes replica weights"),
