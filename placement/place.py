@@ -20,6 +20,7 @@ from moecast.placement.problem import PlacementProblem
 from moecast.placement.solver import checked_slots
 from moecast.placement.solvers import find_solver, takes
 from moecast.sim.collectives import mode_of
+from moecast.sim.degrees import Degrees
 from moecast.sim.forward import Setting
 from moecast.sim.made_by import MadeBy
 from moecast.sim.plan import Plan
@@ -115,6 +116,7 @@ def place(
     solver: str | Solver = "joint",
     ep: int | None = None,
     tp: int = 1,
+    degrees: Degrees | None = None,
     slots_per_rank: int | None = None,
     dispatch: DispatchMode | None = None,
     replica_rule: ReplicaRule = "round_robin",
@@ -140,6 +142,8 @@ def place(
         Ranks of an EP group (None: all GPUs) and slots of each rank (None: as few as hold the experts).
     tp
         Consecutive ranks that share their tokens and split attention, dense layers and the vocabulary.
+    degrees
+        The layout's other degrees; what solvers or the simulator cannot do yet is refused.
     schedule
         How tasks overlap (`moecast.sim.schedules`). A certificate there is for ``sequential`` only.
     balance_weight
@@ -166,8 +170,9 @@ def place(
     check_seed(seed)
     limit = Limit(time_s=time_limit_s, work=work_limit)
     shape = PlanShape(
-        ep=ep, tp=tp, slots_per_rank=slots_per_rank, dispatch=dispatch, replica_rule=replica_rule, schedule=schedule
-    )
+        ep=ep, tp=tp, degrees=degrees or Degrees(), slots_per_rank=slots_per_rank, dispatch=dispatch,
+        replica_rule=replica_rule, schedule=schedule,
+    )  # fmt: skip
     wanted = shape.contiguous(model.shape_LEK, model.moe_layer_ids, ranks=cluster.n_gpus)
     problem = PlacementProblem(
         cluster=cluster, model=model, trace=trace, workload=workload, wanted=wanted, seed=seed, trace_part=trace_part

@@ -5,7 +5,7 @@ Axes: L MoE layer, E expert, K choice.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from moecast.errors import MoecastError
 from moecast.sim.degrees import Degrees
@@ -21,8 +21,10 @@ class PlanShape:
     ----------
     ep, slots_per_rank
         Ranks of an EP group (None: all there are) and slots of each rank (None: as few as hold the experts).
-    tp, pp, cp, etp
-        Consecutive ranks that share their tokens, and the layout's other degrees.
+    tp
+        Consecutive ranks that share their tokens.
+    degrees
+        The layout's other degrees.
     dispatch, replica_rule, schedule
         How the plan runs.
 
@@ -34,9 +36,7 @@ class PlanShape:
 
     ep: int | None = None
     tp: int = 1
-    pp: int = 1
-    cp: int = 1
-    etp: int = 1
+    degrees: Degrees = field(default_factory=Degrees)
     slots_per_rank: int | None = None
     dispatch: DispatchMode | None = None
     replica_rule: ReplicaRule = "round_robin"
@@ -55,7 +55,7 @@ class PlanShape:
         MoecastError
             Degrees that do not divide the ranks, or slots that cannot hold the experts.
         """
-        degrees = Degrees(ep=self.ep, tp=self.tp, pp=self.pp, cp=self.cp, etp=self.etp)
+        degrees = Degrees(**{**self.degrees.given, "ep": self.ep, "tp": self.tp})
         try:
             degrees.layout(ranks)
         except ValueError as error:

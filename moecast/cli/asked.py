@@ -11,10 +11,15 @@ from moecast.errors import MoecastError
 
 if TYPE_CHECKING:
     from moecast.sim import ModelShape, Workload
+    from moecast.sim.degrees import Degrees
     from moecast.traces import RoutingTrace
 
 DEFAULT_TOKENS_PER_RANK = {"prefill": 512, "decode": 32}
 PARTS = ("all", "planning", "measuring")
+
+
+LAYOUT = ("tp", "cp", "dp", "pp", "vpp", "etp")
+"""Degrees of parallelism that override a plan's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +51,11 @@ class Asked:
     plan: options.PlanFile = None
     ep: options.Ep = None
     tp: options.Tp = None
+    cp: options.Cp = None
+    dp: options.Dp = None
+    pp: options.Pp = None
+    vpp: options.Vpp = None
+    etp: options.Etp = None
     slots_per_rank: options.SlotsPerRank = None
     dispatch: options.Dispatch = None
     replica_rule: options.ReplicaRule = None
@@ -80,6 +90,13 @@ class Asked:
         )
 
     @property
+    def degrees(self) -> Degrees:
+        """The degrees of parallelism that it asks for."""
+        from moecast.sim.degrees import Degrees
+
+        return Degrees(ep=self.ep, **{name: getattr(self, name) for name in LAYOUT})
+
+    @property
     def types(self) -> ElementTypes:
         """The element types it changes."""
         return ElementTypes(weight_type=self.weight_type, dense_type=self.dense_type, kv_type=self.kv_type)
@@ -104,7 +121,7 @@ class Asked:
     @property
     def changes(self) -> tuple[str, ...]:
         """What it changes in a plan or a checkpoint, and in a question file, as the result says it."""
-        of_plan = ("dispatch", "replica_rule", "tp", "schedule", "weight_type", "dense_type", "kv_type")
+        of_plan = ("dispatch", "replica_rule", *LAYOUT, "schedule", "weight_type", "dense_type", "kv_type")
         given = {name: getattr(self, name) for name in of_plan}
         return (*(f"{option(name)} {value}" for name, value in given.items() if value is not None), *self.overrides)
 

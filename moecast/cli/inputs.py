@@ -122,7 +122,7 @@ def read_inputs(asked: Asked, *, quiet: bool = False) -> Inputs:
         raise MoecastError("name a preset (`moecast topology list`) or a YAML file", field="--cluster")
     workload = asked.workload()
     built = load_cluster(asked.cluster, nodes=asked.nodes, fabric=asked.fabric)
-    ranks = max(built.n_gpus // (asked.tp or 1), 1)
+    ranks = asked.degrees.sources(built.n_gpus)
     if source.made:
         shape = made.model_of(asked.model, asked.dims, types)
         trace, workload, said = made.routing_for(source, shape, workload, ranks=ranks, seed=asked.seed, quiet=quiet)
@@ -169,24 +169,12 @@ def read_or_make_plan(asked: Asked, inputs: Inputs) -> Plan:
     Raises
     ------
     MoecastError
-        The file is no plan, the slots cannot hold the experts, or `tp` does not divide the ranks.
+        The file is no plan, the slots cannot hold the experts, or a degree does not divide the ranks.
     """
-    from moecast.placement.engines import read_any
     from moecast.sim.schedules import find_schedule
 
-    mode, rule, tp = options.dispatch_mode(asked.dispatch), options.replica_rule(asked.replica_rule), asked.tp
-    ranks = inputs.cluster.n_gpus
-    group = asked.ep or ranks
-    if ranks % group:
-        raise MoecastError(f"does not divide the cluster's {ranks} GPUs into EP groups", field="--ep", value=group)
-    if asked.plan is not None:
-        plan = read_any(asked.plan, model=inputs.model, ep=group)
-    else:
-        plan = _contiguous(inputs.model, ep=group, groups=ranks // group, slots_per_rank=asked.slots_per_rank)
-    if tp is not None:
-        if plan.ranks % tp:
-            raise MoecastError(f"does not divide the plan's {plan.ranks} ranks", field="--tp", value=tp)
-        plan = plan.with_(tp=tp, dp=plan.ranks // tp)
+    mode, rule = options.dispatch_mode(asked.dispatch), options.replica_rule(asked.replica_rule)
+    plan = _laid_out(asked, inputs.model, inputs.cluster.n_gpus)
     if rule is not None:
         if rule == "weights" and plan.replica_weights_DLGP is None:
             raise MoecastError("the plan has no replica weights", file=asked.plan, field="--replica-rule", value=rule)
@@ -196,21 +184,22 @@ def read_or_make_plan(asked: Asked, inputs: Inputs) -> Plan:
     return plan if mode is None else plan.with_(dispatch=mode)
 
 
-def _contiguous(model: ModelShape, *, ep: int, groups: int, slots_per_rank: int | None) -> Plan:
-    from moecast.sim import Plan
+def _laid_out(asked: Asked, model: ModelShape, ranks: int) -> Plan:
+    """The plan of `--plan` or the contiguous one, with the degrees that are asked for."""
+    from moecast.placement.engines import read_any
 
+    degrees = asked.degrees
     try:
-        return Plan.contiguous(
-            layers=model.layers,
-            experts=model.experts,
-            choices=model.choices,
-            ep=ep,
-            groups=groups,
-            slots_per_rank=slots_per_rank,
-            layer_ids=model.moe_layer_ids,
-        )
+        layout = degrees.layout(ranks) if asked.plan is None or asked.ep else None
+        if asked.plan is not None:
+            return degrees.put_into(read_any(asked.plan, model=model, ep=layout.ep if layout else ranks))
     except ValueError as error:
-        raise MoecastError(str(error), field="--slots-per-rank", value=slots_per_rank) from error
+        raise MoecastError(f"--{error}") from error
+    try:
+        sizes_LEK, slots = (model.layers, model.experts, model.choices), asked.slots_per_rank
+        return degrees.contiguous(sizes_LEK, model.moe_layer_ids, ranks=ranks, slots_per_rank=slots)
+    except ValueError as error:
+        raise MoecastError(str(error), field="--slots-per-rank", value=slots) from error
 
 
 def _keys_read(trace: RoutingTrace, workload: Workload) -> tuple[str, ...]:

@@ -209,6 +209,32 @@ Tp = Annotated[
         show_default="the plan's, else 1: every rank attends for its own tokens (DP attention)",
     ),
 ]
+Cp = Annotated[
+    int | None,
+    typer.Option("--cp", min=1, max=65535, help="Ranks that share sequences.", show_default="the plan's, else 1"),
+]
+Dp = Annotated[
+    int | None,
+    typer.Option(
+        "--dp", min=1, max=65535, help="Ranks, or groups of --tp x --cp of them, that hold tokens of their own.",
+        show_default="what the others leave",
+    ),
+]  # fmt: skip
+Pp = Annotated[
+    int | None, typer.Option("--pp", min=1, max=65535, help="Pipeline stages.", show_default="the plan's, else 1")
+]
+Vpp = Annotated[
+    int | None,
+    typer.Option(
+        "--vpp", min=1, max=65535, help="Chunks of layers of each pipeline stage.", show_default="the plan's, else 1"
+    ),
+]
+Etp = Annotated[
+    int | None,
+    typer.Option(
+        "--etp", min=1, max=65535, help="Ranks that share each expert by width.", show_default="the plan's, else 1"
+    ),
+]
 SlotsPerRank = Annotated[
     int | None,
     typer.Option(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moecast.cli import options
-from moecast.cli.asked import Asked, option
+from moecast.cli.asked import LAYOUT, Asked, option
 from moecast.cli.question_options import takes_question
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 OF_STEPS = (
     "dims",
     "isl",
-    "tp",
+    *LAYOUT,
     "recorded_steps",
     "time_limit",
     "work_limit",
@@ -130,6 +130,7 @@ def place_command(
             solver=solver,
             ep=asked.ep,
             tp=asked.tp or 1,
+            degrees=asked.degrees,
             slots_per_rank=asked.slots_per_rank,
             dispatch=options.dispatch_mode(asked.dispatch),
             replica_rule=rule,

@@ -217,6 +217,14 @@ def test_attention_by_tp_on_the_command_line(run: Run, small: Path) -> None:
     wrong = run("simulate", *asked, "--tp", 3)
     assert wrong.returncode == 2
     assert "--tp = 3: does not divide the plan's 8 ranks" in wrong.stderr
+    for degree, line in (
+        (("--etp", 3), "--etp = 3: does not divide the 8 ranks of a pipeline stage"),
+        (("--pp", 3), "--pp = 3: does not divide the 8 ranks"),
+        (("--cp", 2), "cp = 2: context parallelism is not simulated yet: use 1"),
+    ):
+        assert line in run("simulate", *asked, *degree).stderr
+    cut = json.loads(run("simulate", *asked, "--tokens-per-rank", 8, "--etp", 2, "--json", check=True).stdout)
+    assert "override: --etp 2" in cut["warnings"]
 
 
 def test_place_with_tp_makes_a_plan_that_says_so(run: Run, small: Path, tmp_path: Path) -> None:
