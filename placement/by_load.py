@@ -13,13 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.errors import MoecastError
-from moecast.placement.fill import fill_slots
+from moecast.placement.finish import check_taken, finished
 from moecast.placement.limit import check_seed
 from moecast.placement.load_bound import fullest_rank_bound_L, rank_load_LG
-from moecast.placement.notes import copies_note, filled_note, with_note
 from moecast.placement.plan_shape import PlanShape
 from moecast.placement.problem import counted_from_0
-from moecast.placement.solver import checked_slots
 from moecast.placement.solvers import find_load_solver
 from moecast.sim.collectives import mode_of
 from moecast.sim.made_by import MadeBy
@@ -186,17 +184,10 @@ def place_by_load(
     chosen = find_load_solver(solver, {"expert_groups": expert_groups})
     shape = PlanShape(ep=ep, slots_per_rank=slots_per_rank, dispatch=dispatch, replica_rule=replica_rule)
     problem = _problem(table, cluster, model, shape)
-    refusal = chosen.supports(problem)
-    if refusal is not None:
-        raise MoecastError(f"this problem is not for it: {refusal}", field="solver", value=chosen.name)
+    check_taken(chosen.name, chosen.supports(problem))
     start = time.monotonic()
-    solved = chosen.spread(problem)
-    slots_LGP, note = checked_slots(solved, problem, chosen.name), solved.note
-    if dispatch is not None and mode_of(dispatch, "decode").per_choice:
-        note = with_note(note, copies_note(replica_rule))
-    if fill:
-        slots_LGP, count = fill_slots(slots_LGP, problem.load_LE, problem.slots_G)
-        note = with_note(note, filled_note(count))
+    by_choice = dispatch is not None and mode_of(dispatch, "decode").per_choice
+    slots_LGP, note = finished(chosen.spread(problem), problem, chosen.name, by_choice=by_choice, fill=fill)
     made_by = MadeBy(solver=chosen.name, seed=seed, trace_part="a load table: counts only", note=note)
     plan = _plan(problem, slots_LGP, made_by)
     plan.check_legal()

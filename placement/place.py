@@ -9,15 +9,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from moecast.errors import MoecastError
+import numpy as np
+import numpy.typing as npt
+
 from moecast.placement.certificate import certificate_s
-from moecast.placement.fill import fill_slots
+from moecast.placement.finish import check_taken, finished
 from moecast.placement.limit import Budget, Limit, check_seed
-from moecast.placement.notes import copies_note, filled_note, with_note
+from moecast.placement.notes import with_note
 from moecast.placement.objective import Objective
 from moecast.placement.plan_shape import PlanShape
 from moecast.placement.problem import PlacementProblem
-from moecast.placement.solver import checked_slots
 from moecast.placement.solvers import find_solver, takes
 from moecast.sim.collectives import mode_of
 from moecast.sim.degrees import Degrees
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from moecast.sim.workload import Workload
     from moecast.topology import Cluster
     from moecast.traces import RoutingTrace
+
+Int32 = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -177,30 +180,30 @@ def place(
     problem = PlacementProblem(
         cluster=cluster, model=model, trace=trace, workload=workload, wanted=wanted, seed=seed, trace_part=trace_part
     )
-    refusal = chosen.supports(problem)
-    if refusal is not None:
-        raise MoecastError(f"this problem is not for it: {refusal}", field="solver", value=chosen.name)
-    budget = Budget(limit, _thousandths(progress))
-    objective = Objective(problem)
+    check_taken(chosen.name, chosen.supports(problem))
+    budget, objective = Budget(limit, _thousandths(progress)), Objective(problem)
     solved = chosen.solve(problem, objective, budget, seed=seed)
-    slots_LGP, note = checked_slots(solved, problem, chosen.name), solved.note
-    if mode_of(wanted.dispatch, workload.phase).per_choice:
-        note = with_note(note, copies_note(wanted.replica_rule))
-    if fill:
-        slots_LGP, count = fill_slots(slots_LGP, problem.load_LE, problem.slots_G)
-        note = with_note(note, filled_note(count))
+    by_choice = mode_of(wanted.dispatch, workload.phase).per_choice
+    slots_LGP, note = finished(solved, problem, chosen.name, by_choice=by_choice, fill=fill)
     problem.plan(slots_LGP).check_legal()  # before it is judged: loops rely on it
     seconds = budget.seconds
     budget.tell("done", 1.0)
+    return _judged(problem, objective, slots_LGP, solver=chosen.name, seconds=seconds, note=note)
+
+
+def _judged(
+    problem: PlacementProblem, objective: Objective, slots_LGP: Int32, *, solver: str, seconds: float, note: str
+) -> Placement:
+    """Time the slots that were found, bound what any could take, and write both into the plan."""
     objective_s = objective.step_s(slots_LGP)
-    certified = find_schedule(wanted.schedule).in_sequence
-    bound_s = certificate_s(problem, objective.judged) if certified else None
-    if not certified:
-        note = with_note(note, f"no certificate: it holds for tasks on one stream, not for schedule {wanted.schedule}")
+    schedule = find_schedule(problem.wanted.schedule)
+    bound_s = certificate_s(problem, objective.judged) if schedule.in_sequence else None
+    if bound_s is None:
+        note = with_note(note, f"no certificate: it holds for tasks on one stream, not for schedule {schedule.name}")
     made_by = MadeBy(
-        solver=chosen.name,
-        seed=seed,
-        trace_hash=trace.content_hash(),
+        solver=solver,
+        seed=problem.seed,
+        trace_hash=problem.trace.content_hash(),
         trace_part=problem.trace_part,
         objective_s=objective_s,
         bound_s=bound_s,
@@ -212,7 +215,7 @@ def place(
         objective_s=objective_s,
         bound_s=bound_s,
         gap=None if bound_s is None else (objective_s - bound_s) / objective_s,
-        solver=chosen.name,
+        solver=solver,
         seconds=seconds,
         legal=True,
         wasted_slots=plan.wasted_slots(),

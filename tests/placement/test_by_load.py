@@ -203,7 +203,7 @@ def test_the_groups_of_a_load_table_are_said_on_the_command_line(tmp_path: Path)
         (["--solver", "joint"], "which counts do not say"),
         (["--steps", "3"], "--steps: a load table has no tokens"),
         (["--time-limit", "3s"], "--time-limit: a load table has no tokens"),
-        (["--trace", "shipped"], "either a trace"),
+        (["--trace", "shipped"], "counts are a source of their own"),
         (["--nodes", "2"], "name the cluster"),
         (["--export", "sglang"], "needs the model"),
         (["--model", "mixtral-8x7b"], "the model mixtral-8x7b has"),
