@@ -47,7 +47,7 @@ def commands(page: Path) -> list[str]:
 def test_recipes_run(tmp_path: Path) -> None:
     """Every command of the recipes, in order, in one folder."""
     (tmp_path / "docs").symlink_to(ROOT / "docs")
-    lines = commands(ROOT / "docs" / "recipes.md")
+    lines = commands(ROOT / "docs" / "recipes.md") + commands(ROOT / "docs" / "question.md")
     assert len(lines) >= 8
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     for line in lines:
