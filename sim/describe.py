@@ -20,7 +20,8 @@ def describe_plan(plan: Plan, model: ModelShape, mode: Mode) -> dict[str, Any]:
     """Give the layout and the rules of a plan, defaults filled in, without its slots."""
     return {
         "solver": plan.made_by.solver,
-        "ranks": plan.ranks, "groups": plan.groups, "ep": plan.ep, "tp": plan.tp, "dp": plan.dp,
+        "ranks": plan.ranks, "groups": plan.groups, "ep": plan.ep, "etp": plan.etp,
+        "tp": plan.tp, "cp": plan.cp, "dp": plan.dp, "pp": plan.pp, "virtual": plan.virtual,
         "slots_per_rank": plan.max_slots,
         "redundant_slots": redundant_slots(plan),
         "wasted_slots": plan.wasted_slots(),
