@@ -219,7 +219,7 @@ def test_model_that_does_not_fit_says_so(cluster: Cluster, trace: RoutingTrace) 
     ("changes", "line"),
     [
         ({"pp": 2, "gpu_of_rank": tuple(range(32))}, "pp = 2: pipeline stages are not simulated yet"),
-        ({"etp": 2, "gpu_of_rank": tuple(range(32))}, "etp = 2: expert tensor parallelism is not simulated yet"),
+        ({"etp": 2, "gpu_of_rank": tuple(range(32))}, "ranks = 32: "),
         ({"cp": 2}, "cp = 2: context parallelism is not simulated yet"),
         ({"microbatches": 2}, "microbatches = 2"),
         ({"tp": 2, "dispatch": "stay"}, "tp = 2: tokens that stay"),
