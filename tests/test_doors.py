@@ -28,6 +28,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "sim/drawing.py": ("statistics/test_hostile_arrays.py::test_traces",),
     "sim/exposed.py": (*NETWORK, "sim/test_hostile_arrays.py::test_graphs"),
     "sim/made_routing.py": ("statistics/test_hostile_arrays.py::test_load_tables",),
+    "sim/network/crowds.py": NETWORK,
     "sim/network/events.py": (*NETWORK, "sim/test_hostile_arrays.py::test_an_open_network"),
     "sim/network/flows.py": (*NETWORK, "sim/test_hostile_arrays.py::test_deliveries"),
     "sim/network/links.py": NETWORK,

@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from moecast.sim.busy import FlowRanks, add_link_units, busy_seconds, setup_start
-from moecast.sim.network.exchange_bounds import Fed, Links, flow_bounds, leave_bounds, link_loads, no_past, scratch
+from moecast.sim.network.crowds import Fed
+from moecast.sim.network.exchange_bounds import Links, flow_bounds, leave_bounds, link_loads, no_past, scratch
 from moecast.sim.network.flows import check_program, filled, parents_first
 from moecast.sim.network.links import kept_pairs, parallel_links
 from moecast.sim.program import Compute, Exchange, Float, Flows, Int32, StepProgram, StepTimes, Task
