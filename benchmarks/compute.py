@@ -18,7 +18,8 @@ from rich.table import Table
 
 from moecast.sim import compute
 from moecast.sim.drawn_steps import draw_steps
-from moecast.sim.model import ModelShape, load_model
+from moecast.sim.load_model import load_model
+from moecast.sim.model import ModelShape
 from moecast.sim.workload import Workload
 from moecast.topology import Hardware, load_cluster
 from moecast.traces import RoutingTrace, TraceMeta

@@ -16,7 +16,6 @@ from moecast.sim import element_types
 from moecast.sim.attention_shape import AttentionShape, LinearAttention, Mixer
 from moecast.sim.configs.config import shape_fields
 from moecast.sim.configs.types import BESIDE
-from moecast.sim.models import PRESETS
 
 STATE_BYTES = 4  # of an element of a linear layer's state (`mamba_ssm_dtype`: float32 in the published configs)
 
@@ -424,27 +423,6 @@ class ModelShape:
     def kv_bytes_per_token(self) -> int:
         """Bytes that one token adds to the KV cache of a layer with the model's own attention."""
         return element_types.cache_bytes(self.kv_type, self.attention.kv_width)
-
-
-def list_models() -> tuple[str, ...]:
-    """List the names of the presets."""
-    return tuple(PRESETS)
-
-
-def load_model(name_or_path: str | Path) -> ModelShape:
-    """Load a preset by name, or the `config.json` (or the folder that holds it) at a path.
-
-    Raises
-    ------
-    MoecastError
-        Neither a preset nor a readable, known config.
-    """
-    name = str(name_or_path)
-    if name in PRESETS:
-        return ModelShape.from_config(PRESETS[name].config, name=name)
-    if not Path(name).exists():
-        raise MoecastError(f"no such file and no such preset; presets: {', '.join(PRESETS)}", field="model", value=name)
-    return ModelShape.from_config(Path(name))
 
 
 def _read_object(file: Path) -> Mapping[str, Any]:

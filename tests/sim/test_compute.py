@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moecast.sim import compute, roofline
-from moecast.sim.model import list_models, load_model
+from moecast.sim.load_model import list_models, load_model
 from moecast.topology import Hardware
 
 TERA = 1e12

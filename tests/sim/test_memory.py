@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from moecast.sim.load_model import load_model
 from moecast.sim.memory import fits, memory_by_part
-from moecast.sim.model import load_model
 from moecast.sim.plan import Plan
 from moecast.sim.step import Step
 from moecast.sim.workload import Workload

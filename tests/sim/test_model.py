@@ -5,7 +5,8 @@ import json
 import pytest
 
 from moecast.errors import MoecastError
-from moecast.sim.model import ModelShape, list_models, load_model
+from moecast.sim.load_model import list_models, load_model
+from moecast.sim.model import ModelShape
 from moecast.sim.models import PRESETS
 
 
