@@ -166,8 +166,9 @@ def count_checked_traffic(
     ValueError
         Ranks of the layout that are not the plan's, or the replica table of another plan.
     """
-    if layout.n_ranks != plan.ranks:
-        raise ValueError(f"layout: has {layout.n_ranks} ranks, the plan {plan.ranks}")
+    if (layout.n_ranks, layout.n_members) != (plan.ranks, plan.ep):  # the pass indexes by both
+        has = f"{layout.n_ranks} ranks in EP groups of {layout.n_members}"
+        raise ValueError(f"layout: has {has}, the plan {plan.ranks} in groups of {plan.ep}")
     table = ReplicaTable.of(plan, layout.domain_G, node_G=layout.node_G) if table is None else table
     table.check_fits(plan, layout.cluster.n_domains)
     if not stay and (np.diff(home_T) < 0).any():  # counters of one source stay in cache; the order within it is kept

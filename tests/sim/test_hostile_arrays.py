@@ -84,14 +84,21 @@ def test_the_line_names_argument_place_value_and_rule(name: str, place: Any, val
         count_traffic(PLAN, layout(), **arrays)
 
 
-@pytest.mark.parametrize("degree", ["pp", "cp", "etp"])
+@pytest.mark.parametrize("degree", ["pp", "cp"])
 def test_degrees_that_are_not_simulated_are_refused_before_anything_is_counted(degree: str) -> None:
-    ranks = 32 if degree in ("pp", "etp") else 16
+    ranks = 32 if degree == "pp" else 16
     plan = PLAN.with_(**{degree: 2}, gpu_of_rank=tuple(range(ranks)))
     with pytest.raises(MoecastError, match=f"{degree} = 2"):
         count_traffic(plan, layout(), TRACE.experts_TLK, TOKENS, HOMES)
     with pytest.raises(MoecastError, match=f"{degree} = 2"):
         ServingRanks(plan, layout().domain_G)
+
+
+def test_sites_of_another_plan_are_not_counted_on() -> None:
+    halves = Plan.contiguous(layers=3, experts=16, choices=2, ep=PLAN.ranks // 4, groups=4)
+    for plan in (halves, PLAN.with_(etp=2, gpu_of_rank=tuple(range(2 * PLAN.ranks)))):
+        with pytest.raises(ValueError, match="layout: has"):
+            count_traffic(plan, layout(), TRACE.experts_TLK, TOKENS, HOMES)
 
 
 @ASKED

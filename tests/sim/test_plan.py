@@ -181,7 +181,7 @@ def test_a_changed_file_is_refused_or_runs(value: Any, cluster: Cluster) -> None
         simulate_step(cluster, tiny_model(TRACE), plan, TRACE, step, network="bound")
 
 
-@pytest.mark.parametrize("changes", [{"pp": 2}, {"etp": 2}])
+@pytest.mark.parametrize("changes", [{"pp": 2}, {"pp": 2, "virtual": 2}])
 def test_what_is_not_simulated_is_refused_by_every_door(cluster: Cluster, changes: dict[str, int]) -> None:
     """These reached compiled loops, which wrote beyond their arrays."""
     plan = Plan.contiguous(layers=3, experts=16, choices=2, ep=8).with_(gpu_of_rank=tuple(range(16)), **changes)
