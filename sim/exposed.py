@@ -29,6 +29,14 @@ def exposed_seconds(program: StepProgram, times: StepTimes, idle_S: Sequence[Flo
     return spent_S, overlapped
 
 
+def seconds_of_ranks(program: StepProgram, times: StepTimes, idle_S: Sequence[Float]) -> Float:
+    """Seconds in which each rank [G] computes or communicates, each moment once; waiting for peers is neither."""
+    rank_X, start_X, end_X, _ = _stays(program, times, idle_S, list(range(len(program.tasks))))
+    spent_G = np.zeros(program.n_ranks)
+    _sweep_ranks(rank_X, start_X, end_X, spent_G)
+    return spent_G
+
+
 def _stays(
     program: StepProgram, times: StepTimes, idle_S: Sequence[Float], indices: list[int]
 ) -> tuple[Int, Float, Float, Int]:
@@ -41,6 +49,18 @@ def _stays(
     task_X = np.repeat(np.array(indices, np.int64), [program.tasks[i].n_ranks for i in indices])
     order = np.lexsort((task_X, start_X, rank_X))
     return rank_X[order], start_X[order], end_X[order], task_X[order]
+
+
+@entry
+def _sweep_ranks(rank_X: Int, start_X: Float, end_X: Float, spent_G: Float) -> None:
+    until = 0.0
+    for x in range(len(rank_X)):
+        if x == 0 or rank_X[x] != rank_X[x - 1]:
+            until = 0.0
+        start = max(start_X[x], until)
+        if end_X[x] > start:
+            spent_G[rank_X[x]] += end_X[x] - start
+            until = end_X[x]
 
 
 @entry

@@ -10,9 +10,11 @@ from moecast.sim.training.memory import training_memory
 from moecast.sim.training.optimizer import OPTIMIZERS, Adam, Muon, Optimizer
 from moecast.sim.training.passes import Passes
 from moecast.sim.training.precision import BF16, FP8, PRECISIONS, Precision
+from moecast.sim.training.prediction import TrainingPrediction, write_training
 from moecast.sim.training.recipe import Recipe
 from moecast.sim.training.recompute import FULL, NONE, RECOMPUTES, SELECTIVE, Recompute
 from moecast.sim.training.shard import Held, Shard
+from moecast.sim.training.simulate import draw_microbatches, simulate_training, time_training
 from moecast.sim.training.stage import StageWork, stage_work
 from moecast.sim.training.step import training_program
 from moecast.sim.training.work import TrainingPass
@@ -40,10 +42,15 @@ __all__ = [
     "Shard",
     "StageWork",
     "TrainingPass",
+    "TrainingPrediction",
+    "draw_microbatches",
     "model_flop_per_token",
     "model_tflops_per_gpu",
     "reductions",
+    "simulate_training",
     "stage_work",
+    "time_training",
     "training_memory",
     "training_program",
+    "write_training",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from moecast.sim.training.gradients import check_zero
 from moecast.sim.training.optimizer import ADAM, Optimizer
@@ -53,6 +54,18 @@ class Recipe:
         if not 0 <= self.host_s < float("inf"):
             raise ValueError(f"host_s = {self.host_s}: must not be negative")
         check_zero(self.zero)
+
+    def describe(self) -> dict[str, Any]:
+        """What outputs say of it."""
+        return {
+            "sequence": self.sequence,
+            "batch": self.batch,
+            "microbatch": self.microbatch,
+            "precision": self.precision.name,
+            "recompute": self.recompute.name,
+            "optimizer": self.optimizer.name,
+            "zero": self.zero,
+        }
 
     def microbatches(self, dp: int) -> int:
         """Microbatches that each data-parallel rank goes through in a step.

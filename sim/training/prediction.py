@@ -1,0 +1,111 @@
+"""What `simulate_training` answers: a frozen value, a table, JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from moecast.files import write_text
+from moecast.sim.shown import ShownAsTable
+from moecast.units import format_bytes, format_percent, format_s
+
+SCHEMA = 1
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingPrediction(ShownAsTable):
+    """How long a training step takes, where it goes and what it needs.
+
+    Parameters
+    ----------
+    degrees
+        tp, cp, dp, pp, virtual, ep and etp.
+    microbatches, microbatches_drawn
+        Of each data-parallel rank in a step, and of how many the routing was drawn.
+    model_tflops_per_gpu
+        As Megatron counts them: of the model, without what is computed again (`moecast.sim.training.flop`).
+    breakdown_s, overlapped_s
+        Mean over ranks of exposed seconds by part, and of communication under compute.
+    waiting_P
+        Of each pipeline rank, the part of the step in which it does nothing: the bubble, and waiting for peers.
+    in_flight_P
+        The most microbatches whose activations it keeps (chunks, where it holds several).
+    memory_bytes
+        By part, on the pipeline rank that holds most.
+    """
+
+    cluster: str
+    model: str
+    network: str
+    schedule: str
+    degrees: Mapping[str, int]
+    recipe: Mapping[str, Any]
+    element_types: Mapping[str, Any]
+    trace: Mapping[str, Any]
+    seed: int
+    microbatches: int
+    microbatches_drawn: int
+    step_time_s: float
+    tokens_per_s: float
+    tokens_per_s_per_gpu: float
+    model_tflops_per_gpu: float
+    breakdown_s: Mapping[str, float]
+    overlapped_s: float
+    waiting_P: tuple[float, ...]
+    in_flight_P: tuple[int, ...]
+    memory_bytes: Mapping[str, int]
+    fits: bool
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def table_title(self) -> str:
+        """Model, schedule, cluster and rung."""
+        return f"{self.model}: a training step by {self.schedule} on {self.cluster}, by {self.network}"
+
+    def table_rows(self) -> list[tuple[str, str]]:
+        """What `moecast train` prints."""
+        degrees = ", ".join(f"{name} {value}" for name, value in self.degrees.items())
+        waiting, memory = self.waiting_P, self.memory_bytes
+        least, most = format_percent(min(waiting)), format_percent(max(waiting))
+        return [
+            ("layout", degrees),
+            ("recipe", ", ".join(f"{name} {value}" for name, value in self.recipe.items())),
+            ("microbatches", f"{self.microbatches} of each data-parallel rank, routing of {self.microbatches_drawn}"),
+            ("step time", format_s(self.step_time_s)),
+            *((f"  {part}", format_s(seconds)) for part, seconds in self.breakdown_s.items()),
+            ("communication under compute", format_s(self.overlapped_s)),
+            ("tokens/s", f"{self.tokens_per_s:,.0f}"),
+            ("tokens/s per GPU", f"{self.tokens_per_s_per_gpu:,.0f}"),
+            ("model TFLOP/s per GPU", f"{self.model_tflops_per_gpu:,.0f}"),
+            ("ranks do nothing", most if least == most else f"{least} to {most} of the step, by pipeline rank"),
+            ("most microbatches kept", ", ".join(str(kept) for kept in self.in_flight_P)),
+            ("memory of the fullest rank", format_bytes(memory["total"])),
+            *((f"  {part}", format_bytes(memory[part])) for part in memory if part not in _WHOLE),
+            ("fits", f"{'yes' if self.fits else 'no'}: {format_bytes(memory['usable'])} usable"),
+        ]
+
+    def table_notes(self) -> list[str]:
+        """The warnings."""
+        return [f"warning: {warning}" for warning in self.warnings]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {"schema": SCHEMA, **{name: _plain(value) for name, value in values.items()}}
+
+
+_WHOLE = ("total", "usable", "capacity")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(part) for name, part in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def write_training(prediction: TrainingPrediction, path: str | Path) -> None:
+    """Write it as JSON, whole or not at all."""
+    write_text(path, json.dumps(prediction.to_json(), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
