@@ -10,8 +10,10 @@ from moecast.topology import Cluster
 from moecast.traces import RoutingTrace
 
 
-def check_question(cluster: Cluster, model: ModelShape, plan: Plan, trace: RoutingTrace) -> None:
-    """Fail in one line on a question that has no answer.
+def check_question(
+    cluster: Cluster, model: ModelShape, plan: Plan, trace: RoutingTrace, *, pipeline: bool = False
+) -> None:
+    """Fail in one line on a question that has no answer; `pipeline`: it may have pipeline stages.
 
     Raises
     ------
@@ -20,7 +22,7 @@ def check_question(cluster: Cluster, model: ModelShape, plan: Plan, trace: Routi
         not simulated.
     """
     check_sizes(model, plan, trace)
-    plan.check_simulated()
+    plan.check_simulated(pipeline=pipeline)
     if plan.ranks > cluster.n_gpus:
         raise MoecastError(f"{cluster.name} has {cluster.n_gpus} GPUs", field="ranks", value=plan.ranks)
     find_schedule(plan.schedule)

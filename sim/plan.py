@@ -38,7 +38,7 @@ _NOT_STAYING = {
     "pp": "do not leave a pipeline stage together",
 }
 _NOT_SIMULATED = {
-    "pp": "pipeline stages are not simulated yet",
+    "pp": "pipelines are simulated in training (moecast train)",
     "cp": "context parallelism is not simulated yet",
     "microbatches": "microbatches are not simulated yet",
 }
@@ -131,8 +131,10 @@ class Plan:
         if not isinstance(self.schedule, str):
             raise ValueError(f"schedule = {self.schedule!r}: must be the name of a schedule")
 
-    def check_simulated(self, *, file: str | Path | None = None) -> None:
+    def check_simulated(self, *, pipeline: bool = False, file: str | Path | None = None) -> None:
         """Refuse what can be said and not simulated yet; everything that lays a plan out asks this first.
+
+        `pipeline`: whoever asks goes through pipeline stages, as training does.
 
         Raises
         ------
@@ -140,7 +142,7 @@ class Plan:
             Names the degree.
         """
         for field_, reason in _NOT_SIMULATED.items():
-            if getattr(self, field_) > 1:
+            if getattr(self, field_) > 1 and not (pipeline and field_ == "pp"):
                 raise MoecastError(f"{reason}: use 1", file=file, field=field_, value=getattr(self, field_))
         for field_, reason in _NOT_STAYING.items():
             if getattr(self, field_) > 1 and self.dispatch == "stay":

@@ -9,7 +9,20 @@ from typing import Annotated
 
 import typer
 
-from moecast.cli import capture, collective, demo, model, place, report, simulate, sweep, topology, trace, validate
+from moecast.cli import (
+    capture,
+    collective,
+    demo,
+    model,
+    place,
+    report,
+    simulate,
+    sweep,
+    topology,
+    trace,
+    train,
+    validate,
+)
 from moecast.cli.plain import plain_streams, say
 from moecast.errors import MoecastError
 
@@ -27,6 +40,7 @@ app.add_typer(trace.app, name="trace")
 app.add_typer(capture.app, name="capture")
 app.command("simulate")(simulate.simulate_command)
 app.command("sweep")(sweep.sweep_command)
+app.command("train")(train.train_command)
 app.command("place")(place.place_command)
 app.command("validate")(validate.validate_command)
 app.command("collective")(collective.collective_command)

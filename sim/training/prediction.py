@@ -43,7 +43,7 @@ class TrainingPrediction(ShownAsTable):
     schedule: str
     degrees: Mapping[str, int]
     recipe: Mapping[str, Any]
-    element_types: Mapping[str, Any]
+    element_types: str
     trace: Mapping[str, Any]
     seed: int
     microbatches: int

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,12 +15,14 @@ import numpy as np
 from moecast.errors import MoecastError
 from moecast.sim.breakdown import breakdown, waits_for_peers
 from moecast.sim.checks import check_question
+from moecast.sim.collectives.links import link_kinds
 from moecast.sim.describe import describe_trace, element_types
 from moecast.sim.drawn_steps import draw_steps
 from moecast.sim.exposed import seconds_of_ranks
 from moecast.sim.memory import MEMORY_FRACTION, usable_bytes
 from moecast.sim.network import Rung, find_rung
 from moecast.sim.schedules.pipeline import Pipeline, PipelineOrder, find_pipeline_schedule, make_order
+from moecast.sim.timeline import program_timeline, write_timeline
 from moecast.sim.training.flop import model_tflops_per_gpu
 from moecast.sim.training.memory import training_memory
 from moecast.sim.training.prediction import TrainingPrediction
@@ -60,6 +63,7 @@ def simulate_training(
     memory_fraction: float = MEMORY_FRACTION,
     seed: int = 0,
     notes: Sequence[str] = (),
+    timeline: str | Path | None = None,
 ) -> TrainingPrediction:
     """Forecast one training step: its time and where it goes, tokens/s, model FLOP/s, the bubble, memory by part.
 
@@ -75,6 +79,8 @@ def simulate_training(
     network
         The rung that times the step. ``fluid`` follows every flow: for some ten thousand exchanges of 64 ranks half a
         minute and more.
+    timeline
+        Write the step here, for ui.perfetto.dev: a track per rank and stream.
 
     Raises
     ------
@@ -83,9 +89,15 @@ def simulate_training(
         schedule that does not go with the pipeline, a trace that is too small.
     """
     plan = with_chunks_of(plan, schedule)
-    check_question(cluster, model, plan, trace)
+    check_question(cluster, model, plan, trace, pipeline=True)
     steps = draw_microbatches(trace, recipe, ranks=plan.layout.dp, drawn=drawn, from_phase=from_phase, seed=seed)
     timed = time_training(cluster, model, plan, trace, recipe, schedule=schedule, steps=steps, network=network)
+    if timeline is not None:
+        about = {"model": model.name, "cluster": cluster.name, "phase": f"train, {schedule}"}
+        names = [f"rank {rank} ({cluster.gpus[gpu].name})" for rank, gpu in enumerate(plan.gpu_of_rank)]
+        kinds = link_kinds(cluster)
+        drawing = program_timeline(timed.program, timed.times, rank_names=names, link_kind_J=kinds, about=about)
+        write_timeline(drawing, timeline)
     step_s, tokens = timed.times.step_time_s, recipe.batch * recipe.sequence
     where = breakdown(timed.program, timed.times)
     rate = tokens / step_s / plan.ranks
@@ -226,4 +238,4 @@ def waiting_of_pipeline(timed: TimedTraining, plan: Plan) -> tuple[float, ...]:
     idle_S = waits_for_peers(timed.program, timed.times).idle_S
     spent_G = seconds_of_ranks(timed.program, timed.times, idle_S)
     waiting_G = 1 - spent_G / timed.times.step_time_s
-    return tuple(float(waiting_G[plan.layout.ranks_of_pipeline_rank(rank)].mean()) for rank in range(plan.layout.pp))
+    return tuple(float(waiting_G[np.flatnonzero(plan.layout.stage_G == rank)].mean()) for rank in range(plan.layout.pp))
