@@ -90,6 +90,7 @@ def simulate_training(
     """
     plan = with_chunks_of(plan, schedule)
     check_question(cluster, model, plan, trace, pipeline=True)
+    _microbatches(recipe, plan)
     steps = draw_microbatches(trace, recipe, ranks=plan.layout.dp, drawn=drawn, from_phase=from_phase, seed=seed)
     timed = time_training(cluster, model, plan, trace, recipe, schedule=schedule, steps=steps, network=network)
     if timeline is not None:
@@ -141,13 +142,20 @@ def time_training(
 ) -> TimedTraining:
     """Lay a training step out and time it; for what draws the timeline, and for what compares schedules."""
     plan, found = with_chunks_of(plan, schedule), find_pipeline_schedule(schedule)
+    sizes = Pipeline(pp=plan.layout.pp, virtual=plan.layout.virtual, microbatches=_microbatches(recipe, plan))
+    order = make_order(found, sizes)
     try:
         program = training_program(cluster, model, plan, recipe, schedule=found, trace=trace, steps=steps)
-        count = recipe.microbatches(plan.layout.dp)
     except ValueError as error:
         raise MoecastError(str(error)) from error
-    order = make_order(found, Pipeline(pp=plan.layout.pp, virtual=plan.layout.virtual, microbatches=count))
     return TimedTraining(program=program, times=find_rung(network).run(program), order=order)
+
+
+def _microbatches(recipe: Recipe, plan: Plan) -> int:
+    try:
+        return recipe.microbatches(plan.layout.dp)
+    except ValueError as error:
+        raise MoecastError(str(error)) from error
 
 
 def with_chunks_of(plan: Plan, schedule: str) -> Plan:
