@@ -6,6 +6,7 @@ Axes: D group of ranks that hold the same parameters, M member of one, R rank of
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,13 +17,14 @@ from moecast.sim.collectives.groups import numbers_of_groups
 from moecast.sim.collectives.links import link_capacity, link_names
 from moecast.sim.forward import OUTSIDE
 from moecast.sim.layout import Layout
-from moecast.sim.program import COMPUTE, Compute, Exchange, StepProgram
+from moecast.sim.program import Compute, Exchange, StepProgram, Task
 from moecast.sim.schedules.pipeline.cells import Pipeline
+from moecast.sim.schedules.pipeline.lower import lower
 from moecast.sim.schedules.pipeline.order import PipelineSchedule, make_order
 from moecast.sim.sites import Sites
 from moecast.sim.training.gradients import Group, Reduction, reductions
-from moecast.sim.training.lay import Laying
 from moecast.sim.training.recipe import Recipe
+from moecast.sim.training.sends import HiddenSends
 from moecast.sim.training.stage import StageWork, stage_work
 
 if TYPE_CHECKING:
@@ -70,31 +72,29 @@ def training_program(
         for stage, rank in zip(chunks.stage_C, chunks.rank_C, strict=True)
     )
     sites = Sites.of(cluster, plan)
-    laying = Laying(sites=sites, works=works, order=order)
-    laying.pipeline()
+    tasks = lower(order, works, HiddenSends(sites, works))
     for rank in range(chunks.n_ranks):
         own = [work for work, there in zip(works, chunks.rank_C, strict=True) if there == rank]
-        _end_step(laying, own, recipe, plan.layout.of_stage(rank))
+        ranks_R = own[0].ranks_R if chunks.n_ranks > 1 else None
+        tasks += [replace(task, ranks_R=ranks_R) for task in _end_of_step(own, recipe, plan.layout.of_stage(rank))]
     return StepProgram(
-        tasks=tuple(laying.tasks),
+        tasks=tuple(tasks),
         n_ranks=sites.n_ranks,
         capacity_J=link_capacity(sites),
         link_names_J=link_names(sites),
     )
 
 
-def _end_step(laying: Laying, works: Sequence[StageWork], recipe: Recipe, layout: Layout) -> None:
+def _end_of_step(works: Sequence[StageWork], recipe: Recipe, layout: Layout) -> list[Task]:
     """Reduce the gradients of a pipeline rank, update its parameters, and gather them, one after another."""
     wanted = [part for work in works for part in reductions(work.shard, recipe.precision, zero=recipe.zero)]
-    ranks_R, sites = works[0].ranks_R, works[0].sites
+    sites, n_ranks = works[0].sites, len(works[0].ranks_R)
     seconds = sum(work.optimizer_seconds(recipe) for work in works)
-    update = Compute(kind="other", layer=OUTSIDE, seconds_R=np.full(len(ranks_R), seconds))
-    gathers = [part for part in wanted if part.operation == "all-gather"]
-    for exchange in collectives([part for part in wanted if part.operation != "all-gather"], sites, layout):
-        laying.put(exchange, ranks_R, stream=COMPUTE)
-    laying.put(update, ranks_R, stream=COMPUTE)
-    for exchange in collectives(gathers, sites, layout):
-        laying.put(exchange, ranks_R, stream=COMPUTE)
+    return [
+        *collectives([part for part in wanted if part.operation != "all-gather"], sites, layout),
+        Compute(kind="other", layer=OUTSIDE, seconds_R=np.full(n_ranks, seconds)),
+        *collectives([part for part in wanted if part.operation == "all-gather"], sites, layout),
+    ]
 
 
 def collectives(parts: Sequence[Reduction], sites: Sites, layout: Layout) -> list[Exchange]:

@@ -39,7 +39,7 @@ SMALL = [
 
 @dataclass(frozen=True, kw_only=True)
 class ToyStage:
-    """A chunk of some layers, whose passes take `seconds` each in all; with `travel_s` its layers dispatch and combine."""
+    """A chunk whose passes take `seconds` each over all its layers; with `travel_s` these dispatch and combine."""
 
     chunk: int
     ranks_R: np.ndarray
@@ -48,14 +48,14 @@ class ToyStage:
     travel_s: float = 0.0
     n_links: int
 
-    def forward(self, microbatch: int, layer: int, *, beside: bool = False) -> Iterator[Task]:
+    def forward(self, _microbatch: int, layer: int, **_: bool) -> Iterator[Task]:
         half_s = self.seconds.forward_s / len(self.layers) / 2
         yield self._compute("attention", half_s, layer)
         yield from self._travel("dispatch", layer)
         yield self._compute("expert", half_s, layer)
         yield from self._travel("combine", layer)
 
-    def backward(self, microbatch: int, layer: int, *, weights: bool, beside: bool = False) -> Iterator[Task]:
+    def backward(self, _microbatch: int, layer: int, *, weights: bool, **_: bool) -> Iterator[Task]:
         seconds = self.seconds.inputs_s + (self.seconds.weights_s if weights else 0.0)
         half_s = seconds / len(self.layers) / 2
         yield from self._travel("combine", layer)
@@ -63,7 +63,7 @@ class ToyStage:
         yield from self._travel("dispatch", layer)
         yield self._compute("attention", half_s, layer)
 
-    def weights(self, microbatch: int, layer: int, *, beside: bool = False) -> Iterator[Compute]:
+    def weights(self, _microbatch: int, layer: int, **_: bool) -> Iterator[Compute]:
         half_s = self.seconds.weights_s / len(self.layers) / 2
         yield self._compute("expert", half_s, layer)
         yield self._compute("attention", half_s, layer)
@@ -102,7 +102,7 @@ def make_program(order: PipelineOrder, works: list[ToyStage], *, send_s: float =
     """The program on links of which each rank has one for its all-to-alls; sends take their latency only."""
     pairs = list(range(WIDTH))
 
-    def sends(source: int, destination: int, microbatch: int) -> Exchange:
+    def sends(*_: int) -> Exchange:
         flows = make_flows(
             [0.0] * WIDTH, [[]] * WIDTH, source=pairs, destination=[WIDTH + r for r in pairs], latency=send_s
         )
@@ -222,25 +222,19 @@ def test_lengthening_any_task_can_lengthen_the_step_and_never_shortens_it(rung, 
 @settings(max_examples=25, deadline=None)
 @given(data=st.data(), order=orders())
 def test_whatever_a_cell_works_on_has_come(data, order):
-    """By the program's edges and streams alone: what a cell needs ends before any of its tasks begins."""
+    """By the program's edges and streams alone: a microbatch begins on each pipeline rank of its route in turn."""
     program = make_program(order, make_works(order, draw_seconds(data, order), travel_s=0.3), send_s=0.2)
     times = Fluid().run(program)
-    first: dict[tuple[int, int, bool], float] = {}
-    last: dict[tuple[int, int, bool], float] = {}
-    stage_of_rank: dict[int, int] = dict(enumerate(order.chunks.rank_C))
     spans = [
-        (task.microbatch, int(program.ranks_of(task)[0]) // WIDTH, enter_R.min(), leave_R.max())
-        for task, enter_R, leave_R in zip(program.tasks, times.enter_S, times.leave_S, strict=True)
+        (task.microbatch, int(program.ranks_of(task)[0]) // WIDTH, enter_R.min())
+        for task, enter_R in zip(program.tasks, times.enter_S, strict=True)
         if task.kind != "other"
     ]
-    del first, last, stage_of_rank
     for route in order.chunks.routes:
         ranks = [order.chunks.rank_C[chunk] for chunk in route]
         for microbatch in range(order.microbatches):
             if order.chunks.route_of(microbatch) == route:
-                starts = [
-                    min(start for m, rank, start, _ in spans if (m, rank) == (microbatch, there)) for there in ranks
-                ]
+                starts = [min(start for m, rank, start in spans if (m, rank) == (microbatch, there)) for there in ranks]
                 # a rank that has two chunks begins with the one that comes first
                 firsts = [start for place, start in enumerate(starts) if ranks[place] not in ranks[:place]]
                 assert firsts == sorted(firsts)
@@ -251,11 +245,11 @@ def test_a_pair_is_laid_as_deepseek_draws_it():
     [block] = [block for block in order.blocks_G[0] if isinstance(block, Pair)][:1]
     works = make_works(order, [CellSeconds(forward_s=1.0, inputs_s=1.0, weights_s=1.0)] * 4, travel_s=0.1, layers=1)
     program = make_program(order, works)
-    forward, backward = block.cells
+    forward, _ = block.cells
     put = [
         (task.kind, "F" if task.microbatch == forward.microbatch else "B", task.stream)
         for task in program.tasks
-        if task.kind != "other" and program.ranks_of(task)[0] == 0 and beside(program, task, forward, backward)
+        if task.kind != "other" and program.ranks_of(task)[0] == 0 and beside(program, task)
     ]
     assert put == [
         ("combine", "B", COMMUNICATION),
@@ -271,7 +265,7 @@ def test_a_pair_is_laid_as_deepseek_draws_it():
     ]
 
 
-def beside(program: StepProgram, task: Task, forward: Cell, backward: Cell) -> bool:
+def beside(program: StepProgram, task: Task) -> bool:
     """Whether a task of rank 0 is of the first pair: between its first exchange beside compute and the next pair's."""
     own = [t for t in program.tasks if t.kind != "other" and program.ranks_of(t)[0] == 0]
     start = next(place for place, t in enumerate(own) if t.stream == COMMUNICATION)

@@ -14,12 +14,12 @@ from moecast.sim.schedules.pipeline import (
     Cell,
     CellSeconds,
     Pipeline,
+    cell_tasks,
     find_pipeline_schedule,
     make_order,
     time_order,
 )
 from moecast.sim.training import Recipe, reductions, stage_work, training_program
-from moecast.sim.training.lay import cell_tasks
 from moecast.topology import load_cluster
 from moecast.traces import RoutingTrace, TraceMeta
 from tests.sim.plan_cases import tiny_model

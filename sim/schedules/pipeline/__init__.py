@@ -12,7 +12,7 @@ from moecast.sim.schedules.pipeline.even import CellSeconds, Timed, time_order
 from moecast.sim.schedules.pipeline.forward_only import ForwardOnly
 from moecast.sim.schedules.pipeline.gpipe import GPipe
 from moecast.sim.schedules.pipeline.interleaved import InterleavedOneFOneB
-from moecast.sim.schedules.pipeline.lower import Sends, StageWork, lower
+from moecast.sim.schedules.pipeline.lower import Sends, StageWork, cell_tasks, lower
 from moecast.sim.schedules.pipeline.one_f_one_b import OneFOneB
 from moecast.sim.schedules.pipeline.order import PipelineOrder, PipelineSchedule, make_order
 from moecast.sim.schedules.pipeline.overlapped import OverlappedOneFOneB
@@ -60,6 +60,7 @@ __all__ = [
     "Sends",
     "StageWork",
     "Timed",
+    "cell_tasks",
     "find_pipeline_schedule",
     "lower",
     "make_order",

@@ -103,12 +103,14 @@ class _Lowering:
         first_C = [rank_C.index(rank) for rank in rank_C]  # chunks of one rank share an array: `bound` tells by it
         self._ranks_C = [works[chunk].ranks_R for chunk in first_C]
         self._both: dict[tuple[int, int], Int32] = {}
-        self._brought: dict[Cell, tuple[int, ...]] = {}  # the tasks that bring what a cell gives to where it is worked on
+        self._brought: dict[
+            Cell, tuple[int, ...]
+        ] = {}  # the tasks that bring what a cell gives to where it is worked on
 
     def cell(self, cell: Cell) -> None:
         """Put a cell's tasks, one after another."""
         last = self._needs(cell)
-        for task in _tasks_of(self._works[cell.chunk], cell):
+        for task in cell_tasks(self._works[cell.chunk], cell):
             last = self._put(task, cell, stream=COMPUTE, after=last)
         self._give(cell, last)
 
@@ -164,8 +166,8 @@ class _Lowering:
         return (len(self.tasks) - 1,)
 
 
-def _tasks_of(work: StageWork, cell: Cell) -> Iterator[Task]:
-    """A cell's tasks in order: layer by layer, backward from the last."""
+def cell_tasks(work: StageWork, cell: Cell) -> Iterator[Task]:
+    """Give a cell's tasks in order: layer by layer, backward from the last."""
     for layer in work.layers if cell.kind == "F" else reversed(work.layers):
         if cell.kind == "F":
             yield from work.forward(cell.microbatch, layer)
