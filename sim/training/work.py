@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from moecast.errors import MoecastError
 from moecast.sim.attention_shape import AttentionShape
+from moecast.sim.collectives.template import no_flows
 from moecast.sim.forward import OUTSIDE, ForwardPass
 from moecast.sim.program import Compute, Exchange, Kind, Task
 from moecast.sim.training import modules
@@ -44,8 +45,9 @@ class TrainingPass:
     precision, recompute
         Of the recipe.
     host_s
-        Seconds in each direction of an MoE layer in which its ranks wait for their hosts: for counts of tokens that
-        come back from the device, and for kernels that are not launched as fast as they run. 0: none.
+        Seconds in each direction of an MoE layer in which its ranks wait for their hosts before they send: for counts
+        of tokens that come back from the device, and for kernels that are not launched as fast as they run. What runs
+        beside the exchange hides it. 0: none, as with one rank in an EP group.
 
     Raises
     ------
@@ -111,8 +113,7 @@ class TrainingPass:
         if moe is None:
             yield from self._dense(layer, which)
         else:
-            yield from self._travel("combine", moe)
-            yield from self._host(moe)
+            yield from self._after_host(self._travel("combine", moe))
             yield self._compute("expert", moe, self._of(which, self._experts(moe)) + self._again(layer, "moe_act"))
             yield from self._travel("dispatch", moe)
             yield from self._beside_experts(layer, moe, which)
@@ -134,8 +135,7 @@ class TrainingPass:
             yield from self._dense(layer, "forward")
             return
         yield from self._beside_experts(layer, moe, "forward")
-        yield from self._host(moe)
-        yield from self.step.dispatch(moe)
+        yield from self._after_host(self.step.dispatch(moe))
         yield self._compute("expert", moe, self._experts(moe).forward_G)
         yield from self.step.combine(moe)
 
@@ -175,9 +175,13 @@ class TrainingPass:
         yield self._compute("other", OUTSIDE, self._of(which, passes) + again_G)
         yield from self.step.scatter(layer)
 
-    def _host(self, moe: int) -> Iterator[Compute]:
-        if self.host_s:
-            yield self._compute("other", moe, np.full(self.step.setting.layout.n_ranks, self.host_s))
+    def _after_host(self, sent: Iterator[Task]) -> Iterator[Task]:
+        """Let the first exchange wait for the hosts: on no stream, so that what else there is goes on."""
+        tasks = list(sent)
+        first = next((task for task in tasks if isinstance(task, Exchange)), None)
+        if self.host_s and first is not None:
+            yield replace(first, flows=no_flows(), setup_s=self.host_s, barrier=False, stream=None)
+        yield from tasks
 
     def _again(self, layer: int, module: str, which: str = "input") -> Float:
         """Forward seconds of a module that runs again before its gradients, unless it does within another."""

@@ -140,7 +140,8 @@ class _Lowering:
 
     def _put(self, task: Task, cell: Cell, *, stream: str, after: tuple[int, ...]) -> tuple[int, ...]:
         ranks_R = self._ranks_C[cell.chunk] if self._order.chunks.n_ranks > 1 else None
-        self.tasks.append(replace(task, ranks_R=ranks_R, stream=stream, after=after, microbatch=cell.microbatch))
+        there = None if task.stream is None else stream  # what waits on no stream holds up its own cell alone
+        self.tasks.append(replace(task, ranks_R=ranks_R, stream=there, after=after, microbatch=cell.microbatch))
         return (len(self.tasks) - 1,)
 
     def _needs(self, cell: Cell) -> tuple[int, ...]:
