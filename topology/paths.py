@@ -6,7 +6,7 @@ Axes: F flow, J link, V node of the graph (GPUs first, in the order of their ids
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +51,39 @@ class Adjacency:
             link_destination_J=destination_J,
             capacity_J=np.array([link.capacity_Bps for link in links], dtype=np.float64),
             between_switches_J=switch_V[source_J] & switch_V[destination_J],
+        )
+
+    def among(self, gpus: Ints) -> Adjacency:
+        """Leave out what no shortest path between some GPUs (their ids, ascending) takes.
+
+        That is all other GPUs, which pass nothing on, and then all nodes with one neighbour, which a path could only
+        leave the way it came. GPUs and nodes are numbered anew in their order; links keep their numbers and order.
+        """
+        kept_V = np.arange(self.n_nodes) >= self.n_gpus
+        kept_V[gpus] = True
+        out_link = self.out_link
+        dropped = True
+        while dropped:
+            source, after = self.link_source_J[out_link], self.link_destination_J[out_link]
+            inside = kept_V[source] & kept_V[after]
+            out_link, source, after = out_link[inside], source[inside], after[inside]
+            least_V, most_V = np.full(self.n_nodes, self.n_nodes), np.full(self.n_nodes, -1)
+            for ends, others in ((source, after), (after, source)):
+                np.minimum.at(least_V, ends, others)
+                np.maximum.at(most_V, ends, others)
+            dead_V = kept_V & (least_V >= most_V)
+            dead_V[gpus] = False
+            dropped = bool(dead_V.any())
+            kept_V &= ~dead_V
+        place_V = np.cumsum(kept_V) - 1
+        degree_V = np.bincount(place_V[source], minlength=np.count_nonzero(kept_V))
+        return replace(
+            self,
+            n_gpus=len(gpus),
+            out_start=np.concatenate([[0], np.cumsum(degree_V)]),
+            out_link=out_link,
+            link_source_J=place_V[self.link_source_J],
+            link_destination_J=place_V[self.link_destination_J],
         )
 
 

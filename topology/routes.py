@@ -96,14 +96,18 @@ def find_routes(
         raise ValueError(f"source_F has {source_F.size} flows, destination_F has {destination_F.size}")
     same_F = network.domain_of_gpu_G[source_F] == network.domain_of_gpu_G[destination_F]
     flow, link, share = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0)]
-    for adjacency, part_F in ((network.inside, same_F & (source_F != destination_F)), (network.between, ~same_F)):
-        for block_F, destination_D, column_F in _blocks(np.flatnonzero(part_F), destination_F, len(network.latency_J)):
-            hops = next_hops(adjacency, destination_D, spray=spray)
+    for whole, part_F in ((network.inside, same_F & (source_F != destination_F)), (network.between, ~same_F)):
+        part = np.flatnonzero(part_F)
+        gpus = np.union1d(source_F[part], destination_F[part])
+        adjacency = whole.among(gpus) if len(part) else whole
+        for block_F, destination_D, column_F in _blocks(part, destination_F, len(adjacency.out_link)):
+            hops = next_hops(adjacency, np.searchsorted(gpus, destination_D), spray=spray)
+            start_F = np.searchsorted(gpus, source_F[block_F])
             if spray:
-                found = follow_all(hops, source_F[block_F], column_F)
+                found = follow_all(hops, start_F, column_F)
             else:
                 hash_F = flow_hash(seed, source_F[block_F], destination_F[block_F])
-                found = follow_one(hops, source_F[block_F], column_F, hash_F)
+                found = follow_one(hops, start_F, column_F, hash_F)
             flow += [block_F[hop] for hop in found.flow]
             link += found.link
             share += found.share
