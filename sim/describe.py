@@ -22,6 +22,7 @@ def describe_plan(plan: Plan, model: ModelShape, mode: Mode) -> dict[str, Any]:
         "solver": plan.made_by.solver,
         "ranks": plan.ranks, "groups": plan.groups, "ep": plan.ep, "etp": plan.etp,
         "tp": plan.tp, "cp": plan.cp, "dp": plan.dp, "pp": plan.pp, "virtual": plan.virtual,
+        "sequence_parallel": plan.sequence_parallel,
         "slots_per_rank": plan.max_slots,
         "redundant_slots": redundant_slots(plan),
         "wasted_slots": plan.wasted_slots(),

@@ -64,7 +64,8 @@ class Forecaster:
         return float(self.step_times(plan).mean())
 
     def _setting(self, plan: Plan, phase: str) -> Setting:
-        key = (phase, plan.gpu_of_rank, plan.ep, plan.tp, plan.dispatch, plan.dispatch_type, plan.combine_type)
+        exchanges = (plan.dispatch, plan.dispatch_type, plan.combine_type, plan.sequence_parallel)
+        key = (phase, plan.gpu_of_rank, plan.ep, plan.tp, *exchanges)
         if key not in self._settings:
             self._settings[key] = Setting.of(self._cluster, self._model, plan, phase=phase, seed=self._seed)
         known = self._settings[key]

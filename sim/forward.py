@@ -17,9 +17,11 @@ import numpy.typing as npt
 from moecast.sim import compute
 from moecast.sim.attention_shape import AttentionShape, Mixer
 from moecast.sim.collectives import FlowTemplate, Mode, collective_for, mode_of
+from moecast.sim.collectives.choice import Choice, pick
+from moecast.sim.collectives.groups import numbers_of_groups
 from moecast.sim.collectives.links import link_capacity, link_names
 from moecast.sim.collectives.template import no_flows
-from moecast.sim.collectives.tensor_parallel import hidden_template
+from moecast.sim.collectives.tensor_parallel import hidden_template, sum_choices
 from moecast.sim.model import ModelShape
 from moecast.sim.network.links import Paths, narrowest_links
 from moecast.sim.overlap import beside_compute, with_fewer_sms
@@ -55,6 +57,8 @@ class Setting:
     spread_flows, gather_flows
         Expert tensor parallelism: those that bring each rank's copies to the others that share its experts by width,
         and their partial results back; else None.
+    sum_choices
+        Tensor parallelism without sequence parallelism: what may add up partial sums at all ranks that share tokens.
     """
 
     model: ModelShape
@@ -69,6 +73,7 @@ class Setting:
     hidden_flows: FlowTemplate | None
     spread_flows: FlowTemplate | None
     gather_flows: FlowTemplate | None
+    sum_choices: tuple[Choice, ...]
     capacity_J: Float
     narrowest_J: Int
     link_names_J: tuple[str, ...]
@@ -114,10 +119,12 @@ class Setting:
         ]
         context_flows = collective.dispatch(layout, mode, model.kv_bytes_per_token) if mode.stay else None
         hidden_flows = hidden_template(layout, plan.layout, 2 * model.hidden) if plan.tp > 1 else None
+        sums = () if plan.sequence_parallel else sum_choices(layout, plan.layout, 2 * model.hidden)
         if beside:
             flows = [beside_compute(template, layout) for template in flows]
             context_flows = context_flows and beside_compute(context_flows, layout)
             hidden_flows = hidden_flows and beside_compute(hidden_flows, layout)
+            sums = tuple(replace(each, template=beside_compute(each.template, layout)) for each in sums)
         capacity_J = link_capacity(layout)
         setting = cls(
             model=model,
@@ -132,6 +139,7 @@ class Setting:
             hidden_flows=hidden_flows,
             spread_flows=flows[2] if plan.etp > 1 else None,
             gather_flows=flows[3] if plan.etp > 1 else None,
+            sum_choices=sums,
             capacity_J=capacity_J,
             narrowest_J=np.arange(len(capacity_J)),
             link_names_J=link_names(layout),
@@ -141,7 +149,17 @@ class Setting:
     @property
     def paths(self) -> Iterator[Paths]:
         """The links of all possible flows."""
-        return (template.paths for template in self._templates().values())
+        templates = (*self._templates().values(), *(choice.template for choice in self.sum_choices))
+        return (template.paths for template in templates)
+
+    @property
+    def experts_by_width(self) -> bool:
+        """Whether the ranks that share tokens keep all of them and share all experts by width.
+
+        Then nothing is dispatched, and the sums of experts are all-reduced.
+        """
+        plan = self.plan
+        return bool(self.sum_choices) and plan.ep == 1 and plan.etp == plan.tp
 
     def _templates(self) -> dict[str, FlowTemplate]:
         names = (
@@ -152,7 +170,8 @@ class Setting:
     def on_narrowest(self, narrowest_J: Int) -> Setting:
         """Leave out of the paths the links that are not the narrowest of their row."""
         narrow: dict[str, Any] = {name: flows.on_narrowest(narrowest_J) for name, flows in self._templates().items()}
-        return replace(self, narrowest_J=narrowest_J, _beside=[], **narrow)
+        sums = tuple(replace(each, template=each.template.on_narrowest(narrowest_J)) for each in self.sum_choices)
+        return replace(self, narrowest_J=narrowest_J, sum_choices=sums, _beside=[], **narrow)
 
     def beside_compute(self) -> Setting:
         """Give the setting of work that runs beside communication: fewer SMs for the one, less speed for the other.
@@ -211,6 +230,7 @@ class ForwardPass:
     traffic: StepTraffic
     expert_seconds_LG: Float
     _keys: dict[tuple[int, int | None], Int] = field(default_factory=dict, repr=False)
+    _sum: list[Choice] = field(default_factory=list, repr=False)
 
     @property
     def model(self) -> ModelShape:
@@ -224,7 +244,7 @@ class ForwardPass:
 
     def embedding(self) -> Compute:
         """Look the tokens up."""
-        return self._compute("other", OUTSIDE, compute.embedding_seconds(self.model, self._hardware, self._tokens_G(0)))
+        return self._compute("other", OUTSIDE, compute.embedding_seconds(self.model, self._hardware, self._kept_G(0)))
 
     def attention(self, layer: int) -> Iterator[Task]:
         """Attend, with the layer's two norms; the ranks that share tokens gather them first and scatter sums after."""
@@ -251,7 +271,7 @@ class ForwardPass:
                 self.model, self._hardware, self._attended_G(row), shape=mixer, tp=self.setting.plan.tp
             )
         if first:
-            yield from self._gather(moe, self._tokens_G(0))
+            yield from self._gather(moe, self._tokens_G(0), kept=not self._after_experts(layer))
         if first and not rest:
             yield self._compute("attention", moe, into_G)
         if rest:
@@ -273,20 +293,21 @@ class ForwardPass:
             mixer=mixer,
             tp=self.setting.plan.tp,
         )
-        return seconds_G + compute.norm_seconds(self.model, self._hardware, self._tokens_G(row))
+        return seconds_G + compute.norm_seconds(self.model, self._hardware, self._kept_G(row))
 
     def dense_layer(self, layer: int) -> Iterator[Task]:
         """Run the MLP of a layer that is not MoE, where it has one; the ranks that share tokens split its width."""
         if layer in self.model.no_mlp_layers:
             return
         tokens_G, tp = self._attended_G(self._moe_layers_before(layer)), self.setting.plan.tp
-        yield from self._gather(OUTSIDE, self._tokens_G(0))
+        kept = self.model.mixer_of(layer) is not None or not self._after_experts(layer)
+        yield from self._gather(OUTSIDE, self._tokens_G(0), kept=kept)
         yield self._compute("other", OUTSIDE, compute.dense_layer_seconds(self.model, self._hardware, tokens_G, tp=tp))
         yield from self._scatter(OUTSIDE)
 
     def router(self, moe: int) -> Compute:
         """Score the experts and choose."""
-        return self._compute("router", moe, compute.router_seconds(self.model, self._hardware, self._tokens_G(moe)))
+        return self._compute("router", moe, compute.router_seconds(self.model, self._hardware, self._kept_G(moe)))
 
     def shared_experts(self, moe: int) -> Iterator[Compute]:
         """Run the shared experts, where the model has some, over each rank's own tokens."""
@@ -301,7 +322,7 @@ class ForwardPass:
         """
         if self.setting.plan.ep > 1:
             yield from self._dispatched(moe)
-        if (flows := self.setting.spread_flows) is not None:
+        if (flows := self.setting.spread_flows) is not None and not self.setting.experts_by_width:
             yield self._shared_rows("dispatch", moe, flows, "etp", self._received_G(moe), from_all=False)
 
     def _dispatched(self, moe: int) -> Iterator[Exchange]:
@@ -322,7 +343,9 @@ class ForwardPass:
 
         Ranks that share experts by width send each other their part of the sums first.
         """
-        if (flows := self.setting.gather_flows) is not None:
+        if self.setting.experts_by_width:
+            yield self._sum_exchange("combine", moe)
+        elif (flows := self.setting.gather_flows) is not None:
             yield self._shared_rows("combine", moe, flows, "etp", self._received_G(moe), from_all=True)
         if self.setting.plan.ep > 1:
             counts = self.setting.mode.combine_counts(self.traffic.layer(moe))
@@ -345,7 +368,7 @@ class ForwardPass:
         ranks, plan = self.setting.layout.n_ranks, self.setting.plan
         last = slice(None) if self.step.last_T is None else self.step.last_T
         tokens_G = np.bincount(self._home_T(self.traffic.layers)[last], minlength=ranks)
-        yield from self._gather(OUTSIDE, tokens_G)
+        yield from self._gather(OUTSIDE, tokens_G, kept=not self._after_experts(self.model.n_layers))
         shared_G = plan.layout.by_rank(plan.layout.sum_by_dp(tokens_G))
         yield self._compute("other", OUTSIDE, compute.head_seconds(self.model, self._hardware, shared_G, tp=plan.tp))
 
@@ -367,11 +390,11 @@ class ForwardPass:
         return np.asarray(np.sum(parts, axis=0), np.float64), every_G
 
     def gather(self, layer: int) -> Iterator[Exchange]:
-        """Bring the tokens of a hidden layer to the ranks that share them; nothing without tensor parallelism."""
-        yield from self._gather(self._moe_index(layer), self._tokens_G(0))
+        """Bring the tokens of a hidden layer to the ranks that share them, where they are not there yet."""
+        yield from self._gather(self._moe_index(layer), self._tokens_G(0), kept=not self._after_experts(layer))
 
     def scatter(self, layer: int) -> Iterator[Exchange]:
-        """Send each rank the partial sums of its own tokens; nothing without tensor parallelism."""
+        """Add up the partial sums of a hidden layer, where they are wanted; nothing without tensor parallelism."""
         yield from self._scatter(self._moe_index(layer))
 
     def dispatch_bytes(self) -> float:
@@ -379,7 +402,7 @@ class ForwardPass:
         template, mode = self.setting.dispatch_flows, self.setting.mode
         layers = range(self.traffic.layers)
         sent = sum(template.bytes_leaving(mode.dispatch_counts(self.traffic.layer(layer))) for layer in layers)
-        if self.setting.spread_flows is None:
+        if self.setting.spread_flows is None or self.setting.experts_by_width:
             return sent
         received = sum(int(self._received_G(layer).sum()) for layer in layers)
         return sent + received * (self.setting.plan.etp - 1) * self.setting.spread_flows.copy_bytes
@@ -447,15 +470,42 @@ class ForwardPass:
             self._keys[row, window] = plan.layout.by_rank(keys_D)
         return self._keys[row, window]
 
-    def _gather(self, moe: int, tokens_G: Int) -> Iterator[Exchange]:
-        """Bring the hidden vectors of each rank's tokens to those that share them; nothing without `tp`."""
-        if self.setting.hidden_flows is not None:
+    def _after_experts(self, layer: int) -> bool:
+        """Whether a hidden layer's input comes from experts, each token's at its home only."""
+        return layer - 1 in self.model.moe_layer_ids and not self.setting.experts_by_width
+
+    def _kept_G(self, row: int) -> Int:
+        """Tokens whose hidden vectors each rank keeps: with sequence parallelism, its own only."""
+        return self._attended_G(row) if self.setting.sum_choices else self._tokens_G(row)
+
+    def _gather(self, moe: int, tokens_G: Int, *, kept: bool) -> Iterator[Exchange]:
+        """Bring the hidden vectors of each rank's tokens to those that share them; nothing without `tp`.
+
+        Nor where those kept them (`kept`), as they do without sequence parallelism after all but experts.
+        """
+        if self.setting.hidden_flows is not None and not (kept and self.setting.sum_choices):
             yield self._hidden_exchange(moe, tokens_G, from_all=False)
 
     def _scatter(self, moe: int) -> Iterator[Exchange]:
-        """Send each rank the partial sums of its own tokens; nothing without `tp`."""
-        if self.setting.hidden_flows is not None:
+        """Add up partial sums, each token's at its home, or without sequence parallelism at all that share it."""
+        if self.setting.sum_choices:
+            yield self._sum_exchange("other", moe)
+        elif self.setting.hidden_flows is not None:
             yield self._hidden_exchange(moe, self._tokens_G(0), from_all=True)
+
+    def _sum_exchange(self, kind: Kind, moe: int) -> Exchange:
+        """All-reduce the hidden vectors of all tokens of each group of ranks that share them."""
+        setting = self.setting
+        peers_DM, sites = setting.plan.layout.peers("tp"), setting.layout
+        rows_D = self._tokens_G(0)[peers_DM].sum(axis=1)
+        if not self._sum:
+            choices = setting.sum_choices
+            self._sum.append(pick(list(choices), sites, rows_D * choices[0].template.copy_bytes))
+        [choice] = self._sum
+        return Exchange(
+            kind=kind, layer=moe, flows=choice.template.counted(rows_D), setup_s=choice.setup_s(sites), barrier=True,
+            group_R=numbers_of_groups(sites, peers_DM),
+        )  # fmt: skip
 
     def _hidden_exchange(self, moe: int, tokens_G: Int, *, from_all: bool) -> Exchange:
         """Send each rank's tokens to all that share them, or (`from_all`) to it what those have of them."""

@@ -60,6 +60,9 @@ class Plan:
         The GPU of each rank.
     slots_per_rank
         How many of the P slots each member of an EP group really has; None: all have P.
+    sequence_parallel
+        With `tp`: each rank keeps the hidden vectors of its part of the tokens (reduce-scatter and all-gather around
+        attention), instead of those of all that it shares (all-reduce).
     replica_weights_DLGP
         Share of its expert's choices that each slot takes, for rule ``weights``.
     """
@@ -77,6 +80,7 @@ class Plan:
     etp: int = 1
     virtual: int = 1
     folded: bool = False
+    sequence_parallel: bool = True
     stage_of_layer: tuple[int, ...] | None = None  # of each hidden layer
     replica_rule: ReplicaRule = "round_robin"
     replica_weights_DLGP: npt.NDArray[np.float64] | None = None
@@ -128,6 +132,8 @@ class Plan:
         for field_ in ("dispatch_type", "combine_type"):
             if getattr(self, field_) is not None:
                 _among(field_, getattr(self, field_), element_types.ELEMENT_TYPES)
+        if not isinstance(self.sequence_parallel, bool):
+            raise ValueError(f"sequence_parallel = {self.sequence_parallel!r}: true or false")
         if not isinstance(self.schedule, str):
             raise ValueError(f"schedule = {self.schedule!r}: must be the name of a schedule")
 
@@ -326,6 +332,7 @@ class Plan:
             "layer_ids": list(self.layer_ids),
             "tp": self.tp, "pp": self.pp, "dp": self.dp, "cp": self.cp, "ep": self.ep, "etp": self.etp,
             "groups": self.groups, "virtual": self.virtual, "folded": self.folded,
+            "sequence_parallel": self.sequence_parallel,
             "stage_of_layer": None if self.stage_of_layer is None else list(self.stage_of_layer),
             "gpu_of_rank": list(self.gpu_of_rank),
             "slots_per_rank": None if self.slots_per_rank is None else list(self.slots_per_rank),

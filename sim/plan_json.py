@@ -56,6 +56,7 @@ class _PlanFile(_Strict):
     groups: Degree
     virtual: Degree = 1
     folded: bool = False
+    sequence_parallel: bool = True
     stage_of_layer: list[Number] | None = None
     gpu_of_rank: list[Number]
     slots_per_rank: list[Number] | None = None
@@ -71,8 +72,8 @@ class _PlanFile(_Strict):
 
 
 _SAME = (
-    "experts", "choices", "tp", "pp", "cp", "etp", "virtual", "folded", "replica_rule", "dispatch", "dispatch_type",
-    "combine_type", "schedule", "microbatches",
+    "experts", "choices", "tp", "pp", "cp", "etp", "virtual", "folded", "sequence_parallel", "replica_rule",
+    "dispatch", "dispatch_type", "combine_type", "schedule", "microbatches",
 )  # fmt: skip
 
 

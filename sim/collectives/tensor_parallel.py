@@ -1,8 +1,12 @@
 """The exchanges around tensor parallelism: consecutive ranks share tokens and split heads, or the width of experts.
 
-Before attention each rank gathers the hidden vectors of the others' tokens; after it, each sends the others its partial
-sums of their tokens (a reduce-scatter). So do ranks that share experts by width, with the copies that came to each.
-Both are direct, as NVLink does them fastest.
+With sequence parallelism each rank keeps the hidden vectors of its part of the tokens (Korthikanti et al. 2022,
+arXiv 2205.05198). Before attention it gathers those of the others; after it, each sends the others its partial sums of
+their tokens (a reduce-scatter). So do ranks that share experts by width, with the copies that came to each. Both are
+direct, as NVLink does them fastest.
+
+Without it each rank keeps the vectors of all tokens that it shares: partial sums are all-reduced, as NCCL would, and
+only what experts send home to one rank is gathered.
 
 Axes: S source rank, D destination rank, P place among the ranks that share tokens.
 """
@@ -11,6 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from moecast.sim.collectives.choice import Choice, candidates
 from moecast.sim.collectives.template import FlowTemplate, Legs
 from moecast.sim.layout import Layout
 from moecast.sim.sites import Sites
@@ -23,3 +28,13 @@ def hidden_template(sites: Sites, layout: Layout, row_bytes: float, *, axis: str
     count = np.flatnonzero(source != destination)
     legs = Legs.direct(source[count], destination[count], count)
     return FlowTemplate.of(sites, legs, row_bytes)
+
+
+def sum_choices(sites: Sites, layout: Layout, row_bytes: float) -> tuple[Choice, ...]:
+    """Lay out what may add up partial sums at all ranks that share tokens; counts are rows by group of them.
+
+    None where nobody shares tokens.
+    """
+    if layout.tp == 1:
+        return ()
+    return tuple(candidates(sites, layout.peers("tp"), operation="all-reduce", unit_bytes=row_bytes))
