@@ -120,6 +120,7 @@ def place(
     ep: int | None = None,
     tp: int = 1,
     degrees: Degrees | None = None,
+    sequence_parallel: bool = True,
     slots_per_rank: int | None = None,
     dispatch: DispatchMode | None = None,
     replica_rule: ReplicaRule = "round_robin",
@@ -147,6 +148,8 @@ def place(
         Consecutive ranks that share their tokens and split attention, dense layers and the vocabulary.
     degrees
         The layout's other degrees; what solvers or the simulator cannot do yet is refused.
+    sequence_parallel
+        With `tp`: whether each rank keeps its part of the tokens only (`moecast.sim.Plan`).
     schedule
         How tasks overlap (`moecast.sim.schedules`). A certificate there is for ``sequential`` only.
     balance_weight
@@ -174,7 +177,7 @@ def place(
     limit = Limit(time_s=time_limit_s, work=work_limit)
     shape = PlanShape(
         ep=ep, tp=tp, degrees=degrees or Degrees(), slots_per_rank=slots_per_rank, dispatch=dispatch,
-        replica_rule=replica_rule, schedule=schedule,
+        replica_rule=replica_rule, schedule=schedule, sequence_parallel=sequence_parallel,
     )  # fmt: skip
     wanted = shape.contiguous(model.shape_LEK, model.moe_layer_ids, ranks=cluster.n_gpus)
     problem = PlacementProblem(

@@ -25,7 +25,7 @@ class PlanShape:
         Consecutive ranks that share their tokens.
     degrees
         The layout's other degrees.
-    dispatch, replica_rule, schedule
+    sequence_parallel, dispatch, replica_rule, schedule
         How the plan runs.
 
     Raises
@@ -37,6 +37,7 @@ class PlanShape:
     ep: int | None = None
     tp: int = 1
     degrees: Degrees = field(default_factory=Degrees)
+    sequence_parallel: bool = True
     slots_per_rank: int | None = None
     dispatch: DispatchMode | None = None
     replica_rule: ReplicaRule = "round_robin"
@@ -65,4 +66,7 @@ class PlanShape:
         except ValueError as error:
             raise MoecastError(str(error), field="slots_per_rank", value=self.slots_per_rank) from error
         schedule = find_schedule(self.schedule).name
-        return plan.with_(dispatch=self.dispatch, replica_rule=self.replica_rule, schedule=schedule)
+        return plan.with_(
+            dispatch=self.dispatch, replica_rule=self.replica_rule, schedule=schedule,
+            sequence_parallel=self.sequence_parallel,
+        )  # fmt: skip

@@ -65,7 +65,7 @@ class Forecaster:
 
     def _setting(self, plan: Plan, phase: str) -> Setting:
         exchanges = (plan.dispatch, plan.dispatch_type, plan.combine_type, plan.sequence_parallel)
-        key = (phase, plan.gpu_of_rank, plan.ep, plan.tp, *exchanges)
+        key = (phase, plan.gpu_of_rank, plan.ep, plan.etp, plan.tp, *exchanges)
         if key not in self._settings:
             self._settings[key] = Setting.of(self._cluster, self._model, plan, phase=phase, seed=self._seed)
         known = self._settings[key]

@@ -56,6 +56,7 @@ class Asked:
     pp: options.Pp = None
     vpp: options.Vpp = None
     etp: options.Etp = None
+    sequence_parallel: options.SequenceParallel = None
     slots_per_rank: options.SlotsPerRank = None
     dispatch: options.Dispatch = None
     replica_rule: options.ReplicaRule = None
@@ -121,9 +122,12 @@ class Asked:
     @property
     def changes(self) -> tuple[str, ...]:
         """What it changes in a plan or a checkpoint, and in a question file, as the result says it."""
-        of_plan = ("dispatch", "replica_rule", *LAYOUT, "schedule", "weight_type", "dense_type", "kv_type")
+        of_plan = (
+            "dispatch", "replica_rule", *LAYOUT, "sequence_parallel", "schedule", "weight_type", "dense_type",
+            "kv_type",
+        )  # fmt: skip
         given = {name: getattr(self, name) for name in of_plan}
-        return (*(f"{option(name)} {value}" for name, value in given.items() if value is not None), *self.overrides)
+        return (*(_said(name, value) for name, value in given.items() if value is not None), *self.overrides)
 
     @property
     def files(self) -> dict[str, str | Path | None]:
@@ -138,6 +142,13 @@ class Asked:
 def option(name: str) -> str:
     """The option of a field: `--tokens-per-rank`."""
     return f"--{name.replace('_', '-')}"
+
+
+def _said(name: str, value: object) -> str:
+    """An option with its value, as it is typed."""
+    if isinstance(value, bool):
+        return option(name) if value else option(f"no_{name}")
+    return f"{option(name)} {value}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

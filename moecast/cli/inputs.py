@@ -179,6 +179,8 @@ def read_or_make_plan(asked: Asked, inputs: Inputs) -> Plan:
         if rule == "weights" and plan.replica_weights_DLGP is None:
             raise MoecastError("the plan has no replica weights", file=asked.plan, field="--replica-rule", value=rule)
         plan = plan.with_(replica_rule=rule)
+    if asked.sequence_parallel is not None:
+        plan = plan.with_(sequence_parallel=asked.sequence_parallel)
     if asked.schedule is not None:
         plan = plan.with_(schedule=find_schedule(asked.schedule).name)
     return plan if mode is None else plan.with_(dispatch=mode)

@@ -235,6 +235,15 @@ Etp = Annotated[
         "--etp", min=1, max=65535, help="Ranks that share each expert by width.", show_default="the plan's, else 1"
     ),
 ]
+SequenceParallel = Annotated[
+    bool | None,
+    typer.Option(
+        "--sequence-parallel/--no-sequence-parallel",
+        help="With --tp: each rank keeps its part of the tokens (reduce-scatter and all-gather), or all that it shares "
+        "(all-reduce).",
+        show_default="the plan's, else its part",
+    ),
+]
 SlotsPerRank = Annotated[
     int | None,
     typer.Option(

@@ -225,12 +225,18 @@ def test_attention_by_tp_on_the_command_line(run: Run, small: Path) -> None:
         assert line in run("simulate", *asked, *degree).stderr
     cut = json.loads(run("simulate", *asked, "--tokens-per-rank", 8, "--etp", 2, "--json", check=True).stdout)
     assert "override: --etp 2" in cut["warnings"]
+    whole = (*asked, "--tokens-per-rank", 8, "--tp", 2)
+    kept = json.loads(run("simulate", *whole, "--no-sequence-parallel", "--json", check=True).stdout)
+    assert kept["plan"]["sequence_parallel"] is False
+    assert "override: --no-sequence-parallel" in kept["warnings"]
+    assert kept["rank_load"] == by_tp["rank_load"]
 
 
 def test_place_with_tp_makes_a_plan_that_says_so(run: Run, small: Path, tmp_path: Path) -> None:
     asked = (*CLUSTER, "--trace", small / "t.parquet", *WORK, "--tp", 4, "--solver", "eplb", "--out", "plan.json")
-    run("place", *asked, check=True)
-    assert json.loads((tmp_path / "plan.json").read_text())["tp"] == 4
+    run("place", *asked, "--no-sequence-parallel", check=True)
+    made = json.loads((tmp_path / "plan.json").read_text())
+    assert (made["tp"], made["sequence_parallel"]) == (4, False)
 
 
 def test_place_then_simulate_then_report(run: Run, small: Path, tmp_path: Path) -> None:
