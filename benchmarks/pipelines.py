@@ -1,7 +1,7 @@
-"""How long a training step over many GPUs takes: DeepSeek-V3 on nodes of 8 H100, even routing, 4096 tokens a microbatch.
+"""How long a training step over many GPUs takes: DeepSeek-V3 on nodes of 8 H100, 4096 tokens a microbatch.
 
-A line for each question, each in a process of its own: CPU seconds to lay the step out and to run the rung, loops
-compiled before; the process's peak memory; tasks.
+Routing is even. A line for each question, each in a process of its own: CPU seconds to lay the step out and to run the
+rung, loops compiled before; the process's peak memory; tasks.
 
     python benchmarks/pipelines.py [--schedule dualpipe --gpus 2048 --pp 16 --ep 64 --microbatches 20 --network bound]
 """

@@ -15,8 +15,10 @@ import numpy.typing as npt
 from moecast.sim.collectives.choice import candidates, pick
 from moecast.sim.collectives.groups import numbers_of_groups
 from moecast.sim.collectives.links import link_capacity, link_names
+from moecast.sim.collectives.template import CountedFlows
 from moecast.sim.forward import OUTSIDE
 from moecast.sim.layout import Layout
+from moecast.sim.network.links import narrowest_links
 from moecast.sim.program import Compute, Exchange, StepProgram, Task
 from moecast.sim.schedules.pipeline.cells import Pipeline
 from moecast.sim.schedules.pipeline.lower import lower
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from moecast.topology import Cluster
     from moecast.traces import RoutingTrace
 
+Float = npt.NDArray[np.float64]
+Int = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]
 
 
@@ -77,12 +81,33 @@ def training_program(
         own = [work for work, there in zip(works, chunks.rank_C, strict=True) if there == rank]
         ranks_R = own[0].ranks_R if chunks.n_ranks > 1 else None
         tasks += [replace(task, ranks_R=ranks_R) for task in _end_of_step(own, recipe, plan.layout.of_stage(rank))]
+    capacity_J = link_capacity(sites)
+    narrowed, narrowest_J = on_narrowest(tasks, capacity_J)
     return StepProgram(
-        tasks=tuple(tasks),
+        tasks=tuple(narrowed),
         n_ranks=sites.n_ranks,
-        capacity_J=link_capacity(sites),
+        capacity_J=capacity_J,
         link_names_J=link_names(sites),
+        narrowest_J=narrowest_J,
     )
+
+
+def on_narrowest(tasks: Sequence[Task], capacity_J: Float) -> tuple[list[Task], Int]:
+    """Leave out of all paths the links that are not the narrowest of their row; see `narrowest_links`.
+
+    Also gives for each link [J] the narrowest of its row. What many exchanges share is looked at once.
+    """
+    counted = [task.flows for task in tasks if isinstance(task, Exchange) and isinstance(task.flows, CountedFlows)]
+    wide = {id(flows.template): flows.template for flows in counted}
+    narrowest_J = narrowest_links((template.paths for template in wide.values()), capacity_J)
+    narrow = {key: template.on_narrowest(narrowest_J) for key, template in wide.items()}
+
+    def narrowed(task: Task) -> Task:
+        if isinstance(task, Exchange) and isinstance(task.flows, CountedFlows):
+            return replace(task, flows=narrow[id(task.flows.template)].counted(task.flows.counts_C))
+        return task
+
+    return [narrowed(task) for task in tasks], narrowest_J
 
 
 def _end_of_step(works: Sequence[StageWork], recipe: Recipe, layout: Layout) -> list[Task]:
