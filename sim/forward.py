@@ -90,6 +90,7 @@ class Setting:
         seed: int = 0,
         beside: bool = False,
         narrow: bool = True,
+        sites: Sites | None = None,
     ) -> Setting:
         """Lay a plan out on a cluster; `beside` as of `beside_compute`.
 
@@ -98,6 +99,8 @@ class Setting:
         narrow
             Leave out of the paths the links that are not the narrowest of their row. Where other flows than these use
             the links, too, that is for whoever knows all of them: `on_narrowest`.
+        sites
+            Where the plan's ranks stand, from whoever knows it; paths are then found once for all that share it.
 
         Raises
         ------
@@ -107,7 +110,8 @@ class Setting:
             An EP group has no slot for some expert.
         """
         plan.check_simulated()
-        layout = Sites.of(with_fewer_sms(cluster) if beside else cluster, plan, seed=seed)
+        layout = Sites.of(cluster, plan, seed=seed) if sites is None else sites
+        layout = layout.on(with_fewer_sms(cluster.hardware)) if beside else layout
         mode = mode_of(plan.dispatch, phase)
         collective = collective_for(mode, layout)
         copy_bytes = [model.copy_bytes(plan.dispatch_type or model.dispatch_type)]
@@ -181,8 +185,10 @@ class Setting:
         if self.mode.messages:
             return self
         if not self._beside:
-            cluster, seed = self.layout.cluster, self.layout.seed
-            wide = Setting.of(cluster, self.model, self.plan, phase=self.phase, seed=seed, beside=True, narrow=False)
+            wide = Setting.of(
+                self.layout.cluster, self.model, self.plan, phase=self.phase, beside=True, narrow=False,
+                sites=self.layout,
+            )  # fmt: skip
             self._beside.append(wide.on_narrowest(self.narrowest_J))
         return self._beside[0]
 

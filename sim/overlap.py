@@ -14,18 +14,17 @@ from dataclasses import replace
 from moecast.sim.collectives.links import link_capacity, row_max, slowed_sends
 from moecast.sim.collectives.template import FlowTemplate
 from moecast.sim.sites import Sites
-from moecast.topology import Cluster
+from moecast.topology import Hardware
 
 SLOWDOWN = (0.5 * (3.4 + 4.35) + 6.18) / (2.37 + 4.70)
 """Time of communication under compute by its time alone: 1.42, fitted on the window above."""
 
 
-def with_fewer_sms(cluster: Cluster) -> Cluster:
-    """The cluster whose GPUs compute with the SMs that communication leaves."""
-    hardware = cluster.hardware
+def with_fewer_sms(hardware: Hardware) -> Hardware:
+    """GPUs that compute with the SMs that communication leaves."""
     left = hardware.sms - hardware.communication_sms
     peaks = {kind: peak * left / hardware.sms for kind, peak in hardware.peak_flop_per_s.items()}
-    return replace(cluster, hardware=replace(hardware, sms=left, communication_sms=0, peak_flop_per_s=peaks))
+    return replace(hardware, sms=left, communication_sms=0, peak_flop_per_s=peaks)
 
 
 def beside_compute(template: FlowTemplate, layout: Sites) -> FlowTemplate:

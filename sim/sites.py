@@ -6,6 +6,7 @@ S's EP group has ranks, in the cluster's order.
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from moecast.arrays import whole_numbers
 from moecast.errors import MoecastError
 from moecast.sim.plan import Plan
-from moecast.topology import Cluster, Routes
+from moecast.topology import Cluster, Hardware, Routes
 
 Int32 = npt.NDArray[np.int32]
 
@@ -110,6 +111,12 @@ class Sites:
             relay_SA=relay_SA,
             seed=seed,
         )
+
+    def on(self, hardware: Hardware) -> Sites:
+        """The same places with GPUs of another hardware table; paths that one finds the other knows."""
+        other = copy(self)
+        object.__setattr__(other, "cluster", self.cluster.with_hardware(hardware))
+        return other
 
     def routes(self, source_F: Int32, destination_F: Int32) -> Routes:
         """Paths between ranks; kept, since dispatch, combine and others send between the same pairs."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -105,6 +106,12 @@ class Cluster:
         }
         for name, value in derived.items():
             object.__setattr__(self, name, value)
+
+    def with_hardware(self, hardware: Hardware) -> Cluster:
+        """The same network between GPUs of another hardware table; it is not checked again."""
+        other = copy(self)
+        object.__setattr__(other, "hardware", hardware)
+        return other
 
     @property
     def n_gpus(self) -> int:

@@ -115,6 +115,7 @@ def stage_work(
     rank: int,
     trace: RoutingTrace,
     steps: Sequence[Step],
+    sites: Sites | None = None,
 ) -> StageWork:
     """Make the work of one virtual stage of a plan, on the ranks of a pipeline rank.
 
@@ -126,6 +127,8 @@ def stage_work(
         The routing of the model's MoE layers; of one layer it stands for all of them.
     steps
         The microbatches, each over all data-parallel ranks (phase ``prefill``); fewer than there are take turns.
+    sites
+        Where the pipeline rank's ranks stand, where another of its chunks has been laid out.
 
     Raises
     ------
@@ -138,7 +141,8 @@ def stage_work(
     layer_ids = layout.layers_of_stage(stage, model.n_layers)
     ranks_R, gpus = layout.ranks_of_virtual_stage(rank), plan.gpu_of_rank
     own = plan.of_stage(stage, model).with_(gpu_of_rank=tuple(gpus[member] for member in ranks_R))
-    setting = Setting.of(cluster, recipe.precision.of(model).part(layer_ids), own, phase="prefill", narrow=False)
+    part = recipe.precision.of(model).part(layer_ids)
+    setting = Setting.of(cluster, part, own, phase="prefill", narrow=False, sites=sites)
     rows = [model.moe_layer_ids.index(layer) for layer in layer_ids if layer in model.moe_layer_ids]
     return StageWork(
         ranks_R=ranks_R,

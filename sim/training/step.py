@@ -71,10 +71,14 @@ def training_program(
     count = recipe.microbatches(plan.layout.dp) if microbatches is None else microbatches
     order = make_order(schedule, Pipeline(pp=plan.layout.pp, virtual=plan.layout.virtual, microbatches=count))
     chunks = order.chunks
-    works = tuple(
-        stage_work(cluster, model, plan, recipe, stage=stage, rank=rank, trace=trace, steps=steps)
-        for stage, rank in zip(chunks.stage_C, chunks.rank_C, strict=True)
-    )
+    works: list[StageWork] = []
+    sites_of: dict[int, Sites] = {}
+    for stage, rank in zip(chunks.stage_C, chunks.rank_C, strict=True):
+        known = sites_of.get(rank)
+        works.append(
+            stage_work(cluster, model, plan, recipe, stage=stage, rank=rank, trace=trace, steps=steps, sites=known)
+        )
+        sites_of[rank] = works[-1].sites
     sites = Sites.of(cluster, plan)
     tasks = lower(order, works, HiddenSends(sites, works))
     for rank in range(chunks.n_ranks):
