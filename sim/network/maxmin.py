@@ -4,14 +4,15 @@ All rates rise together until a link is full; its flows keep the rate they have,
 flow has a full link on which no flow is faster (Bertsekas and Gallager, Data Networks, 1987, section 6.5.2). A flow
 of rate r takes ``r · share`` of each of its links.
 
-Records keep what one step reads together in one place, and few arrays make calls into compiled code cheap.
+Records keep what one step reads together in one place. Who is on a link stands in rows, one for each set of flows that
+was made known together: a full link's flows are read one after another, not from one to where the next may be.
 
-Axes: F flow, J link, X (flow, link) pair, A some of the flows.
+Axes: F flow, J link, X (flow, link) pair, Q row of one link's flows, A some of the flows.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,15 +23,28 @@ from moecast.sim.program import Float, Int, Int32
 
 Records = npt.NDArray[Any]
 
-# A flow on a link. The pairs that are on a link now form a doubly linked chain; -1 ends it.
-PAIR = np.dtype([("share", "f8"), ("link", "i4"), ("flow", "i4"), ("next", "i4"), ("previous", "i4")], align=True)
+# A link of a flow.
+PAIR = np.dtype([("share", "f8"), ("link", "i8")], align=True)
+
+# A flow of a link.
+SLOT = np.dtype([("share", "f8"), ("flow", "i8")], align=True)
+
+# Slots in a row that are flows of one link; -1 stands where no further row of the link follows.
+ROW = np.dtype([("slot", "i8"), ("n", "i8"), ("next", "i8"), ("link", "i8")], align=True)
 
 # A link: what the settled flows leave of it, kept from one filling to the next; the rate at which it was last seen to
 # fill; the shares of its flows that still rise, counted down, and when they were last summed; how many those are, 0
-# between fillings; the first pair of its chain.
+# between fillings; its first row; what flows that left gave back since rates were last shared; scratch of `enlist`.
 LINK = np.dtype(
-    [("left", "f8"), ("level", "f8"), ("weight", "f8"), ("summed", "f8"), ("rising", "i4"), ("first", "i4")], align=True
-)
+    [
+        ("left", "f8"), ("level", "f8"), ("weight", "f8"), ("summed", "f8"), ("rising", "i8"), ("first", "i8"),
+        ("freed", "f8"), ("put", "i8"),
+    ],
+    align=True,
+)  # fmt: skip
+
+# The rate of a flow that is over: it is taken off its links' rows when those are next read.
+OVER = -1.0
 
 # A sum of shares that was counted down to less than this part of itself has lost too many digits.
 CANCELLED = 1e-3
@@ -69,6 +83,17 @@ def checked_offsets(name: str, offsets_F1: Int, pairs: int) -> Int:
     return offsets_F1
 
 
+class Crossings(NamedTuple):
+    """Which flows cross which links, from either side, and where the links stand."""
+
+    offsets_F1: Int
+    pair_X: Records
+    link_J: Records
+    row_Q: Records
+    slot_X: Records
+    queue_J: Int  # scratch
+
+
 def empty_links(capacity_J: Float) -> Records:
     """Make links without flows."""
     link_J = np.zeros(len(capacity_J), LINK)
@@ -78,47 +103,52 @@ def empty_links(capacity_J: Float) -> Records:
 
 @entry
 def _rate_all(offsets_F1: Int, pair_X: Records, link_J: Records, rate_F: Float) -> None:
-    flow_F = np.arange(len(rate_F))
-    for f in flow_F:
-        join(f, offsets_F1, pair_X, link_J)
-    fill(flow_F, len(flow_F), 0.0, offsets_F1, pair_X, link_J, np.empty(len(link_J), np.int64), rate_F)
+    n = len(rate_F)
+    row_Q, slot_X = np.empty(len(pair_X), ROW), np.empty(len(pair_X), SLOT)
+    on = Crossings(offsets_F1, pair_X, link_J, row_Q, slot_X, np.empty(len(link_J), np.int64))
+    enlist(0, n, 0, on)
+    fill(np.arange(n), n, 0.0, on, rate_F)
+
+
+@entry
+def enlist(first: int, n: int, rows: int, on: Crossings) -> int:
+    """Put flows, counted from `first`, in new rows of their links, behind `rows` that are there; how many there are.
+
+    A row may hold flows that are not on their way yet: only those count that are rising.
+    """
+    before = rows
+    for x in range(on.offsets_F1[first], on.offsets_F1[first + n]):
+        link = on.link_J[on.pair_X[x].link]
+        if link.put == 0:
+            on.row_Q[rows].link = on.pair_X[x].link
+            rows += 1
+        link.put += 1
+    slot = on.offsets_F1[first]
+    for q in range(before, rows):
+        row, link = on.row_Q[q], on.link_J[on.row_Q[q].link]
+        row.slot, row.n, row.next = slot, link.put, link.first
+        link.first, link.put = q, slot
+        slot += row.n
+    for f in range(first, first + n):
+        for x in range(on.offsets_F1[f], on.offsets_F1[f + 1]):
+            link = on.link_J[on.pair_X[x].link]
+            on.slot_X[link.put].flow, on.slot_X[link.put].share = f, on.pair_X[x].share
+            link.put += 1
+    for q in range(before, rows):
+        on.link_J[on.row_Q[q].link].put = 0
+    return rows
 
 
 @inner
-def join(f: int, offsets_F1: Int, pair_X: Records, link_J: Records) -> None:
-    """Put a flow on its links."""
-    for x in range(offsets_F1[f], offsets_F1[f + 1]):
-        link = link_J[pair_X[x].link]
-        pair_X[x].flow, pair_X[x].next, pair_X[x].previous = f, link.first, -1
-        if link.first >= 0:
-            pair_X[link.first].previous = x
-        link.first = x
+def release(f: int, on: Crossings, rate: float) -> None:
+    """Give back so much of a settled flow's rate."""
+    for x in range(on.offsets_F1[f], on.offsets_F1[f + 1]):
+        link = on.link_J[on.pair_X[x].link]
+        link.left += on.pair_X[x].share * rate
 
 
 @inner
-def part(f: int, offsets_F1: Int, pair_X: Records, link_J: Records) -> None:
-    """Take a flow off its links."""
-    for x in range(offsets_F1[f], offsets_F1[f + 1]):
-        before, after = pair_X[x].previous, pair_X[x].next
-        if before >= 0:
-            pair_X[before].next = after
-        else:
-            link_J[pair_X[x].link].first = after
-        if after >= 0:
-            pair_X[after].previous = before
-
-
-@inner
-def release(f: int, offsets_F1: Int, pair_X: Records, link_J: Records, rate_F: Float) -> None:
-    """Give back what a settled flow takes of its links."""
-    for x in range(offsets_F1[f], offsets_F1[f + 1]):
-        link_J[pair_X[x].link].left += pair_X[x].share * rate_F[f]
-
-
-@inner
-def fill(
-    flow_A: Int, n: int, least: float, offsets_F1: Int, pair_X: Records, link_J: Records, queue_J: Int, rate_F: Float
-) -> None:
+def fill(flow_A: Int, n: int, least: float, on: Crossings, rate_F: Float) -> None:
     """Raise the rates of the first `n` flows of `flow_A` together from `least` until each has a full link.
 
     Before, `left` is without what `rate_F` gives to all flows on the links; those not in `flow_A` keep that. No rate
@@ -128,43 +158,42 @@ def fill(
     their flows at lower rates, so an entry that is out of date is too early: it is brought up to date when it comes
     first.
     """
-    size = _open_links(flow_A, n, offsets_F1, pair_X, link_J, queue_J, rate_F)
-    rate = least
+    size = _open_links(flow_A, n, on, rate_F)
+    link_J, queue_J, rate = on.link_J, on.queue_J, least
     while size:
         link = link_J[queue_J[0]]
         if link.rising:
             if link.weight < CANCELLED * link.summed:
-                _sum_weight(link, pair_X, rate_F)
+                _sum_weight(link, on, rate_F)
             level = link.left / link.weight
             if level > link.level:
                 link.level = level
                 _sink(0, size, queue_J, link_J)
                 continue
             rate = max(rate, level)  # a link that fills together with the last one may seem earlier by rounding
-            _settle(link, rate, offsets_F1, pair_X, link_J, rate_F)
+            _settle(link, rate, on, rate_F)
         size -= 1
         queue_J[0] = queue_J[size]
         _sink(0, size, queue_J, link_J)
 
 
 @inner
-def _open_links(
-    flow_A: Int, n: int, offsets_F1: Int, pair_X: Records, link_J: Records, queue_J: Int, rate_F: Float
-) -> int:
-    size = 0
+def _open_links(flow_A: Int, n: int, on: Crossings, rate_F: Float) -> int:
+    link_J, queue_J, size = on.link_J, on.queue_J, 0
     for a in range(n):
         f = flow_A[a]
         rate = rate_F[f]
         rate_F[f] = np.inf
-        for x in range(offsets_F1[f], offsets_F1[f + 1]):
-            link = link_J[pair_X[x].link]
+        for x in range(on.offsets_F1[f], on.offsets_F1[f + 1]):
+            pair = on.pair_X[x]
+            link = link_J[pair.link]
             if link.rising == 0:
                 link.weight = 0.0
-                queue_J[size] = pair_X[x].link
+                queue_J[size] = pair.link
                 size += 1
             link.rising += 1
-            link.weight += pair_X[x].share
-            link.left += pair_X[x].share * rate
+            link.weight += pair.share
+            link.left += pair.share * rate
     for i in range(size):
         link = link_J[queue_J[i]]
         link.summed = link.weight
@@ -175,28 +204,47 @@ def _open_links(
 
 
 @inner
-def _settle(full: Any, rate: float, offsets_F1: Int, pair_X: Records, link_J: Records, rate_F: Float) -> None:
-    x = full.first
-    while x >= 0:
-        f = pair_X[x].flow
-        x = pair_X[x].next
-        if rate_F[f] < np.inf:
-            continue
-        rate_F[f] = rate
-        for y in range(offsets_F1[f], offsets_F1[f + 1]):
-            link = link_J[pair_X[y].link]
-            link.rising -= 1
-            link.weight -= pair_X[y].share
-            link.left -= pair_X[y].share * rate
+def _settle(full: Any, rate: float, on: Crossings, rate_F: Float) -> None:
+    """Let the flows of a full link keep this rate; those that are over leave its rows."""
+    before, q = -1, full.first
+    while q >= 0:
+        row = on.row_Q[q]
+        kept = row.slot
+        for i in range(row.slot, row.slot + row.n):
+            f = on.slot_X[i].flow
+            if rate_F[f] == OVER:
+                continue
+            if kept < i:
+                on.slot_X[kept] = on.slot_X[i]
+            kept += 1
+            if rate_F[f] < np.inf:
+                continue
+            rate_F[f] = rate
+            for y in range(on.offsets_F1[f], on.offsets_F1[f + 1]):
+                pair = on.pair_X[y]
+                link = on.link_J[pair.link]
+                link.rising -= 1
+                link.weight -= pair.share
+                link.left -= pair.share * rate
+        row.n = kept - row.slot
+        if row.n:
+            before = q
+        elif before >= 0:
+            on.row_Q[before].next = row.next
+        else:
+            full.first = row.next
+        q = row.next
 
 
 @inner
-def _sum_weight(link: Any, pair_X: Records, rate_F: Float) -> None:
-    weight, x = 0.0, link.first
-    while x >= 0:
-        if rate_F[pair_X[x].flow] == np.inf:
-            weight += pair_X[x].share
-        x = pair_X[x].next
+def _sum_weight(link: Any, on: Crossings, rate_F: Float) -> None:
+    weight, q = 0.0, link.first
+    while q >= 0:
+        row = on.row_Q[q]
+        for i in range(row.slot, row.slot + row.n):
+            if rate_F[on.slot_X[i].flow] == np.inf:
+                weight += on.slot_X[i].share
+        q = row.next
     link.weight = weight
     link.summed = weight
 
