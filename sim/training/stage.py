@@ -5,9 +5,9 @@ Axes: V virtual stage, R rank of a stage, L MoE layer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from moecast.topology import Cluster
 
 Int32 = npt.NDArray[np.int32]
+AnyTask = TypeVar("AnyTask", bound=Task)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -50,6 +51,7 @@ class StageWork:
     passes: tuple[TrainingPass, ...]
     shard: Shard
     layer_ids: tuple[int, ...]
+    _made: dict[tuple[str, int, int, bool], Any] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def layers(self) -> range:
@@ -70,30 +72,51 @@ class StageWork:
         hardware = self.sites.cluster.hardware
         return recipe.optimizer.seconds(self.shard, hardware, recipe.precision, zero=recipe.zero)
 
-    def forward(self, microbatch: int, layer: int, *, beside: bool = False) -> Iterator[Task]:
+    def forward(self, microbatch: int, layer: int, *, beside: bool = False) -> tuple[Task, ...]:
         """Forward through one layer; the embedding comes before the first, LM head and loss behind the last.
 
         `beside` as of the other two: the work of a microbatch that runs beside the communication of another.
         """
-        work = self._pass(microbatch, beside)
+        return self._tasks(self._forward, microbatch, layer, beside)
+
+    def backward(self, microbatch: int, layer: int, *, weights: bool, beside: bool = False) -> tuple[Task, ...]:
+        """Input gradients of one layer, with `weights` its weight gradients too."""
+        return self._tasks(self._backward if weights else self._inputs, microbatch, layer, beside)
+
+    def weights(self, microbatch: int, layer: int, *, beside: bool = False) -> tuple[Compute, ...]:
+        """Weight gradients of one layer."""
+        return self._tasks(self._weights, microbatch, layer, beside)
+
+    def _tasks(
+        self, make: Callable[[TrainingPass, int], Iterator[AnyTask]], microbatch: int, layer: int, beside: bool
+    ) -> tuple[AnyTask, ...]:
+        """Make the tasks of one layer, once for all microbatches of a pass."""
+        key = make.__name__, microbatch % len(self.passes), layer, beside
+        if key not in self._made:
+            self._made[key] = tuple(make(self._pass(microbatch, beside), layer))
+        made: tuple[AnyTask, ...] = self._made[key]
+        return made
+
+    def _forward(self, work: TrainingPass, layer: int) -> Iterator[Task]:
         if self.shard.first and layer == 0:
             yield from work.embedding()
         yield from work.forward(layer)
         if self.shard.last and layer == self.layers[-1]:
             yield from work.head()
 
-    def backward(self, microbatch: int, layer: int, *, weights: bool, beside: bool = False) -> Iterator[Task]:
-        """Input gradients of one layer, with `weights` its weight gradients too."""
-        work = self._pass(microbatch, beside)
+    def _inputs(self, work: TrainingPass, layer: int) -> Iterator[Task]:
         if self.shard.last and layer == self.layers[-1]:
-            yield from work.head_gradient(weights=weights)
-        yield from work.backward(layer, weights=weights)
-        if weights and self.shard.first and layer == 0:
+            yield from work.head_gradient(weights=False)
+        yield from work.backward(layer, weights=False)
+
+    def _backward(self, work: TrainingPass, layer: int) -> Iterator[Task]:
+        if self.shard.last and layer == self.layers[-1]:
+            yield from work.head_gradient(weights=True)
+        yield from work.backward(layer, weights=True)
+        if self.shard.first and layer == 0:
             yield from work.embedding_gradient()
 
-    def weights(self, microbatch: int, layer: int, *, beside: bool = False) -> Iterator[Compute]:
-        """Weight gradients of one layer."""
-        work = self._pass(microbatch, beside)
+    def _weights(self, work: TrainingPass, layer: int) -> Iterator[Compute]:
         if self.shard.last and layer == self.layers[-1]:
             yield from work.head_weights()
         yield from work.weights(layer)
