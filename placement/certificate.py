@@ -84,7 +84,7 @@ def _step_bound(forward: ForwardPass, stages: Sequence[Task], relaxed: Sequence[
     for group in range(forward.setting.plan.groups):
         segments = [
             _Segment.of(forward, part, relaxed, group, group_G == group, behind_barrier=index > 0)
-            for index, part in enumerate(_between_barriers(stages))
+            for index, part in enumerate(_between_barriers(stages, group_G))
         ]
         average = sum(segment.mean_s for segment in segments)
         bounds.append(max(average, sum(max(segment.mean_s, segment.most_s) for segment in segments)))
@@ -128,12 +128,12 @@ class _Segment:
         )
 
 
-def _between_barriers(stages: Sequence[Task]) -> list[list[Task]]:
-    """Cut the stages behind each barrier."""
+def _between_barriers(stages: Sequence[Task], group_G: npt.NDArray[np.int32]) -> list[list[Task]]:
+    """Cut the stages behind each barrier of whole EP groups; an all-reduce of ranks that share tokens is none."""
     parts: list[list[Task]] = [[]]
     for stage in stages:
         parts[-1].append(stage)
-        if isinstance(stage, Exchange) and stage.barrier:
+        if isinstance(stage, Exchange) and stage.barrier and np.array_equal(stage.group_R, group_G):
             parts.append([])
     return parts
 

@@ -99,3 +99,26 @@ def test_a_hot_expert_raises_the_certificate_where_ranks_wait_for_each_other() -
         assert found[name] <= Objective(problem).step_s(problem.any_plan().slots_DLGP[0])
     assert found["hot"] > 1.2 * found["even"]
     assert found["replicas"] < found["hot"]
+
+
+def test_ranks_that_share_tokens_wait_for_each_other_only() -> None:
+    """All-reduces of four ranks hold up no others: the slow experts of two layers may work at the same time."""
+    trace = skewed_trace(0, layers=2, experts=8, choices=1, tokens=16, phase="decode")
+    experts_TLK = np.full(trace.experts_TLK.shape, NO_CHOICE, np.uint16)
+    odd_T = trace.sequence_T % 2 == 1
+    experts_TLK[~odd_T, 0], experts_TLK[odd_T, 1] = 0, 1  # each sequence has a layer of its own
+    shape = Plan.contiguous(layers=2, experts=8, choices=1, ep=8, slots_per_rank=1)
+    problem = PlacementProblem(
+        cluster=small_cluster(1),
+        model=replace(small_model(2, 8, 1), expert_intermediate=2**16),
+        trace=replace(trace, experts_TLK=experts_TLK),
+        workload=Workload(phase="decode", tokens_per_rank=1, steps=1),
+        wanted=shape.with_(tp=4, dp=2, dispatch="per_choice", sequence_parallel=False),
+        network="bound",
+    )
+    objective = Objective(problem)
+    placed = []
+    for first, second in itertools.product(range(8), repeat=2):  # the ranks of expert 0 in the one, of 1 in the other
+        experts_LG = np.array([np.roll(np.arange(8), first), np.roll(np.arange(8), second - 1)], np.int32)
+        placed.append(objective.step_s(experts_LG[:, :, None]))
+    assert 0 < certificate_s(problem, objective.judged) <= min(placed)
