@@ -50,7 +50,7 @@ def certificate_s(problem: PlacementProblem, steps: Sequence[Step] | None = None
     if not find_schedule(plan.schedule).in_sequence:
         rule = "a certificate holds for tasks on one stream: use sequential"
         raise MoecastError(rule, field="schedule", value=plan.schedule)
-    setting = Setting.of(problem.cluster, problem.model, plan, phase=problem.workload.phase, seed=problem.seed)
+    setting = Setting.of(problem.cluster, problem.model, plan, phase=problem.workload.kernels, seed=problem.seed)
     bounds = []
     for step in problem.steps if steps is None else steps:
         forward = setting.forward(problem.trace, step)
@@ -163,7 +163,7 @@ def _expert_floor(problem: PlacementProblem, rows: float, hits: float) -> float:
 
     Convex and rising in both, so that its value at a mean is below the mean of its values (Jensen).
     """
-    model, hardware, phase = problem.model, problem.cluster.hardware, problem.workload.phase
+    model, hardware, phase = problem.model, problem.cluster.hardware, problem.workload.kernels
     inner, hidden, ups = model.expert_intermediate, model.expert_width, model.mlp_matrices - 1
     one_G = np.array([[1]])
     # With one row, what is not proportional to rows: launches. The rest is linear pieces, priced per row and hit.

@@ -65,7 +65,7 @@ class LayerCost:
         link needs when every rank sends every rank one, divided by the copies that each rank then takes in.
         """
         setting = Setting.of(
-            problem.cluster, problem.model, problem.any_plan(), phase=problem.workload.phase, seed=problem.seed
+            problem.cluster, problem.model, problem.any_plan(), phase=problem.workload.kernels, seed=problem.seed
         )
         choice_s, replica_s = _expert_slopes(problem)
         copy_s, domain_copy_s = (
@@ -92,7 +92,7 @@ def _flows(setting: Setting) -> tuple[FlowTemplate, FlowTemplate]:
 
 def _expert_slopes(problem: PlacementProblem) -> tuple[float, float]:
     """Seconds of the experts' roofline per choice, and per replica that serves them, around the mean load of a rank."""
-    wanted, hardware, phase = problem.wanted, problem.cluster.hardware, problem.workload.phase
+    wanted, hardware, phase = problem.wanted, problem.cluster.hardware, problem.workload.kernels
     choices = wanted.choices * float(np.mean([step.n_tokens for step in problem.steps])) / wanted.ranks
     fewest, most = -(-wanted.experts // wanted.ep), int(problem.slots_G.max())
 

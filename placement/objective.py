@@ -44,7 +44,7 @@ class Objective:
         judged = JUDGED_STEPS if problem.wanted.ranks <= FEW_RANKS else JUDGED_STEPS // 2
         self.judged = tuple(problem.steps[index] for index in timed_steps(len(problem.steps), judged))
         self._setting = Setting.of(
-            problem.cluster, problem.model, problem.any_plan(), phase=problem.workload.phase, seed=problem.seed
+            problem.cluster, problem.model, problem.any_plan(), phase=problem.workload.kernels, seed=problem.seed
         )
         self._on_more = Estimator(self._setting, problem.trace, problem.held_out[:ESTIMATED_STEPS])
         self._on_judged = Estimator(self._setting, problem.trace, self.judged)

@@ -186,7 +186,7 @@ def place(
     check_taken(chosen.name, chosen.supports(problem))
     budget, objective = Budget(limit, _thousandths(progress)), Objective(problem)
     solved = chosen.solve(problem, objective, budget, seed=seed)
-    by_choice = mode_of(wanted.dispatch, workload.phase).per_choice
+    by_choice = mode_of(wanted.dispatch, workload.kernels).per_choice
     slots_LGP, note = finished(solved, problem, chosen.name, by_choice=by_choice, fill=fill)
     problem.plan(slots_LGP).check_legal()  # before it is judged: loops rely on it
     seconds = budget.seconds
@@ -229,7 +229,7 @@ def _judged(
 
 def _routing(problem: PlacementProblem, plan: Plan) -> dict[str, float]:
     """Balance and fan-out of the planning steps."""
-    setting = Setting.of(problem.cluster, problem.model, plan, phase=problem.workload.phase, seed=problem.seed)
+    setting = Setting.of(problem.cluster, problem.model, plan, phase=problem.workload.kernels, seed=problem.seed)
     totals = RoutingTotals(setting)
     for step in problem.steps:
         totals.add(setting.forward(problem.trace, step))

@@ -38,6 +38,7 @@ def attention_seconds(
     window_sum_G: npt.ArrayLike | None = None,
     mixer: Mixer | None = None,
     tp: int = 1,
+    queries: float = 1.0,
 ) -> Float:
     """Projections and attention of one layer on each rank; 0 where a rank has no tokens.
 
@@ -56,22 +57,35 @@ def attention_seconds(
         What the layer has; None: the model's own attention.
     tp
         Ranks that share the heads; each computes its part for the same tokens.
+    queries
+        Decode: tokens of a sequence, drafts that are verified at once, which share one reading of its keys.
     """
     tokens = np.asarray(tokens_G, np.float64)
     shape = model.attention if mixer is None else mixer
     if isinstance(shape, LinearAttention):
-        return linear_seconds(model, hardware, shape, phase=phase, tokens_G=tokens, tp=tp)
+        return linear_seconds(model, hardware, shape, phase=phase, tokens_G=tokens, tp=tp, queries=queries)
     keys = np.asarray(context_sum_G if window_sum_G is None else window_sum_G, np.float64)
     total = projection_seconds(model, hardware, tokens, shape=shape, tp=tp)
-    total = total + core_seconds(model, hardware, phase=phase, tokens_G=tokens, keys_G=keys, shape=shape, tp=tp)
+    total = total + core_seconds(
+        model, hardware, phase=phase, tokens_G=tokens, keys_G=keys, shape=shape, tp=tp, queries=queries
+    )
     if shape.index_heads:
         scored = np.asarray(context_sum_G, np.float64) / max(shape.compress, 1)
-        total = total + index_seconds(model, hardware, shape, phase=phase, tokens_G=tokens, keys_G=scored)
+        total = total + index_seconds(
+            model, hardware, shape, phase=phase, tokens_G=tokens, keys_G=scored, queries=queries
+        )
     return total
 
 
 def linear_seconds(
-    model: ModelShape, hardware: Hardware, shape: LinearAttention, *, phase: str, tokens_G: npt.ArrayLike, tp: int = 1
+    model: ModelShape,
+    hardware: Hardware,
+    shape: LinearAttention,
+    *,
+    phase: str,
+    tokens_G: npt.ArrayLike,
+    tp: int = 1,
+    queries: float = 1.0,
 ) -> Float:
     """One layer of linear attention: projections, the short convolution, and the recurrence, three kernels of it.
 
@@ -90,7 +104,7 @@ def linear_seconds(
     if not state:
         return total
     if phase == "decode":
-        flop, moved = 6.0 * state * tokens, 2.0 * 4 * state * tokens
+        flop, moved = 6.0 * state * tokens, 2.0 * 4 * state * tokens / queries
     else:
         inside = 2.0 * CHUNK * heads * (shape.key_dim + shape.value_dim)
         flop, moved = (inside + 4.0 * state) * tokens, (2.0 * 4 * state / CHUNK) * tokens
@@ -99,7 +113,14 @@ def linear_seconds(
 
 
 def index_seconds(
-    model: ModelShape, hardware: Hardware, shape: AttentionShape, *, phase: str, tokens_G: npt.ArrayLike, keys_G: Float
+    model: ModelShape,
+    hardware: Hardware,
+    shape: AttentionShape,
+    *,
+    phase: str,
+    tokens_G: npt.ArrayLike,
+    keys_G: Float,
+    queries: float = 1.0,
 ) -> Float:
     """Score all keys by the indexer's heads and choose the best: projections, one product and a top-k.
 
@@ -116,7 +137,7 @@ def index_seconds(
         outer=shape.index_key_outputs + shape.index_heads,
         element_type=model.mixer_type,
     )
-    key_bytes = shape.index_dim / (QUERY_TILE if phase == "prefill" else 1)  # one byte an element: FP8 keys
+    key_bytes = shape.index_dim / (QUERY_TILE if phase == "prefill" else queries)  # one byte an element: FP8 keys
     scores = roofline.kernel_seconds(
         hardware, flop=2.0 * keys_G * width, traffic_bytes=keys_G * key_bytes, element_type="fp8", kernel="attention"
     )
@@ -167,10 +188,12 @@ def core_seconds(
     keys_G: npt.ArrayLike,
     shape: AttentionShape | None = None,
     tp: int = 1,
+    queries: float = 1.0,
 ) -> Float:
     """Scores, softmax and weighted sum of one layer: 2 FLOP per element of each (query, key) and (query, value) pair.
 
-    Decode reads each token's keys from the cache; prefill reads them once per tile of 128 queries.
+    Decode reads each sequence's keys from the cache, for all its tokens (`queries`) at once; prefill reads them once
+    per tile of 128 queries.
     """
     shape = model.attention if shape is None else shape
     tokens, keys = np.asarray(tokens_G, np.float64), np.asarray(keys_G, np.float64)
@@ -185,8 +208,7 @@ def core_seconds(
         kv_type = "bf16" if shape.kind == "mla" else model.kv_type
         key_bytes = element_types.cache_bytes(kv_type, kv_heads * (shape.cached_width // shape.kv_heads))
         row_bytes = 2 * heads * (shape.head_dim + shape.value_dim)
-    if phase == "prefill":
-        key_bytes /= QUERY_TILE
+    key_bytes /= QUERY_TILE if phase == "prefill" else queries
     seconds = roofline.kernel_seconds(
         hardware,
         flop=keys * pair_flop,

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.sim import element_types, roofline
-from moecast.sim.attention import attention_seconds, into_seconds
+from moecast.sim.attention import attention_seconds, into_seconds, projection_seconds
 
 if TYPE_CHECKING:
     from moecast.sim.model import ModelShape
@@ -34,6 +34,7 @@ __all__ = [
     "into_seconds",
     "norm_seconds",
     "permute_seconds",
+    "projection_seconds",
     "router_seconds",
     "selection_seconds",
     "shared_expert_seconds",

@@ -44,6 +44,12 @@ def draw_steps(trace: RoutingTrace, workload: Workload, *, ranks: int) -> list[S
     ranks = index("ranks", ranks, least=1, most=MOST_RANKS)
     if workload.steps_mode == "as-recorded":
         return recorded_steps(trace, workload, ranks=ranks)
+    prefill, *decode = [_drawn_steps(trace, part, ranks) for part in workload.parts]
+    return [step.beside(other) for step, other in zip(prefill, decode[0], strict=True)] if decode else prefill
+
+
+def _drawn_steps(trace: RoutingTrace, workload: Workload, ranks: int) -> list[Step]:
+    """Draw the steps of one phase."""
     drawn = strata.make_strata(trace, workload)
     stratum_W = strata.stratum_of_each_step(workload, drawn)
     done = strata.draw_rows(drawn, stratum_W, workload, ranks, workload.tokens_per_rank)
@@ -51,8 +57,9 @@ def draw_steps(trace: RoutingTrace, workload: Workload, *, ranks: int) -> list[S
         recorded = trace.step_T is not None and trace.source_rank_T is not None
         raise strata.too_small(drawn, stratum_W, workload, ranks, done, recorded=recorded)
     source_T = np.repeat(np.arange(ranks, dtype=np.int32), workload.tokens_per_rank)
-    last = strata.last_rows(trace, [stratum.sequences for stratum in drawn])
-    return [
+    sequences = [stratum.sequences for stratum in drawn]
+    last = strata.last_rows(trace, sequences)
+    steps = [
         Step(
             token_T=row_T,
             source_T=source_T,
@@ -63,6 +70,25 @@ def draw_steps(trace: RoutingTrace, workload: Workload, *, ranks: int) -> list[S
         )
         for row_T, stratum in zip(done, stratum_W, strict=True)
     ]
+    if not workload.speculate:
+        return steps
+    next_T = strata.next_rows(trace, sequences)
+    return [_with_drafts(step, next_T, workload.speculate) for step in steps]
+
+
+def _with_drafts(step: Step, next_T: Int, drafts: int) -> Step:
+    """Let each running sequence's drafts stand behind its token: those that follow it, its last one again and again."""
+    rows = [step.token_T]
+    for _ in range(drafts):
+        rows.append(next_T[rows[-1]])
+    behind = np.arange(drafts + 1)
+    return replace(
+        step,
+        token_T=np.stack(rows, axis=1).ravel(),
+        source_T=step.source_T.repeat(drafts + 1),
+        context_T=(step.context_T[:, None] + behind).ravel(),
+        end_T=np.tile(behind == drafts, step.n_tokens),
+    )
 
 
 def fit_workload(trace: RoutingTrace, workload: Workload, *, ranks: int, steps_too: bool = False) -> Workload:
@@ -78,6 +104,9 @@ def fit_workload(trace: RoutingTrace, workload: Workload, *, ranks: int, steps_t
     ranks = index("ranks", ranks, least=1, most=MOST_RANKS)
     if workload.steps_mode == "as-recorded" or workload.reuse:
         return workload
+    if workload.phase == "mixed":
+        parts = [fit_workload(trace, part, ranks=ranks, steps_too=steps_too) for part in workload.parts]
+        return workload.with_parts(parts)
     drawn = strata.make_strata(trace, workload)
     tried = range(workload.steps, 0, -1) if steps_too else (workload.steps,)
     for steps in tried:
@@ -101,6 +130,8 @@ def recorded_steps(trace: RoutingTrace, workload: Workload, *, ranks: int) -> li
         raise MoecastError(
             f"the trace did not record {missing}; draw the steps instead", field="steps", value="as-recorded"
         )
+    if workload.phase == "mixed":
+        raise MoecastError("recorded steps are of one phase", field="phase", value=workload.phase)
     mask_T = strata.phase_mask(trace, workload)
     last = strata.last_rows(trace, [drawing.sequences_of(trace, mask_T)])
     row_T = np.flatnonzero(mask_T)

@@ -55,7 +55,7 @@ class Forecaster:
         rung = find_rung(network)
         times_W = np.empty(len(self._steps))
         for index, step in enumerate(self._steps):
-            forward = self._setting(plan, step.phase).forward(self._trace, step)
+            forward = self._setting(plan, step.kernels).forward(self._trace, step)
             times_W[index] = rung.run(program_of(forward)).step_time_s
         return times_W
 

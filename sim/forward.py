@@ -37,6 +37,7 @@ from moecast.traces import RoutingTrace
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]
+Bool = npt.NDArray[np.bool_]
 
 OUTSIDE = -1
 """The layer of stages outside the MoE layers."""
@@ -235,7 +236,7 @@ class ForwardPass:
     home_T: Int32
     traffic: StepTraffic
     expert_seconds_LG: Float
-    _keys: dict[tuple[int, int | None], Int] = field(default_factory=dict, repr=False)
+    _keys: dict[tuple[int, int | None, str], Int] = field(default_factory=dict, repr=False)
     _sum: list[Choice] = field(default_factory=list, repr=False)
 
     @property
@@ -267,7 +268,7 @@ class ForwardPass:
     def _attend(self, layer: int, *, first: bool, rest: bool) -> Iterator[Task]:
         row, moe = self._moe_layers_before(layer), self._moe_index(layer)
         mixer = self.model.mixer_of(layer)
-        if first and self.setting.mode.stay and row and self.step.phase == "prefill":
+        if first and self.setting.mode.stay and row and self.step.kernels == "prefill":
             yield self._share_context(self._tokens_G(row), moe)
         if mixer is None:  # the layer is an MLP or experts only
             return
@@ -285,21 +286,38 @@ class ForwardPass:
             yield from self._scatter(moe)
 
     def _attention_seconds(self, layer: int, row: int, mixer: Mixer) -> Float:
-        """Seconds of attention and of the layer's two norms on each rank."""
+        """Seconds of attention and of the layer's two norms on each rank.
+
+        The parts of a step attend each by itself; their tokens go through the projections together.
+        """
+        norms_G = compute.norm_seconds(self.model, self._hardware, self._kept_G(row))
+        parts = [self._part_seconds(layer, row, mixer, phase, of_T) for phase, of_T in self.step.parts]
+        if len(parts) == 1 or not isinstance(mixer, AttentionShape):
+            return np.sum(parts, axis=0) + norms_G
+        model, hardware, tp = self.model, self._hardware, self.setting.plan.tp
+        apart_G = [
+            compute.projection_seconds(model, hardware, self._attended_G(row, of_T), shape=mixer, tp=tp)
+            for _, of_T in self.step.parts
+        ]
+        together_G = compute.projection_seconds(model, hardware, self._attended_G(row), shape=mixer, tp=tp)
+        return np.sum(parts, axis=0) - np.sum(apart_G, axis=0) + together_G + norms_G
+
+    def _part_seconds(self, layer: int, row: int, mixer: Mixer, phase: str, of_T: Bool | None) -> Float:
+        """Seconds of attention of one part of the step."""
         reads = mixer.reads_of(layer) if isinstance(mixer, AttentionShape) else ((None, 1),)
-        seconds_G = compute.attention_seconds(
+        return compute.attention_seconds(
             self.model,
             self._hardware,
-            phase=self.step.phase,
-            tokens_G=self._attended_G(row),
-            context_sum_G=self._keys_G(row, None),
+            phase=phase,
+            tokens_G=self._attended_G(row, of_T),
+            context_sum_G=self._keys_G(row, None, phase, of_T),
             window_sum_G=None
             if reads == ((None, 1),)
-            else sum(self._keys_G(row, most) / share for most, share in reads),
+            else sum(self._keys_G(row, most, phase, of_T) / share for most, share in reads),
             mixer=mixer,
             tp=self.setting.plan.tp,
+            queries=self.step.queries if phase == "decode" else 1.0,
         )
-        return seconds_G + compute.norm_seconds(self.model, self._hardware, self._kept_G(row))
 
     def dense_layer(self, layer: int) -> Iterator[Task]:
         """Run the MLP of a layer that is not MoE, where it has one; the ranks that share tokens split its width."""
@@ -365,7 +383,7 @@ class ForwardPass:
         """
         if self.model.is_whole:
             yield from self._logits()
-        if self.setting.mode.stay and self.step.phase == "decode":
+        if self.setting.mode.stay and self.step.kernels == "decode":
             shared = [self._tokens_G(row) for row in map(self._moe_layers_before, range(self.model.n_layers)) if row]
             if shared:
                 yield self._share_context(np.sum(shared, axis=0), OUTSIDE)
@@ -459,22 +477,31 @@ class ForwardPass:
             return np.asarray(self.traffic.tokens_LG[row], np.int64)
         return np.bincount(self._home_T(row), minlength=self.setting.layout.n_ranks).astype(np.int64)
 
-    def _attended_G(self, row: int) -> Int:
-        """Tokens that each rank attends for: with tensor parallelism all ranks that share tokens do."""
+    def _attended_G(self, row: int, of_T: Bool | None = None) -> Int:
+        """Tokens that each rank attends for, of one part of the step where asked: all that its `tp` peers share."""
         plan = self.setting.plan
+        if of_T is not None:
+            tokens_D = np.bincount(self._holder_T(row)[of_T], minlength=plan.dp).astype(np.int64)
+            return plan.layout.by_rank(tokens_D)
         return self._tokens_G(row) if plan.tp == 1 else plan.layout.by_rank(self.step.tokens_G(plan.dp))
 
-    def _keys_G(self, row: int, window: int | None) -> Int:
-        """Keys attended to on each rank; kept, since most layers ask for the same."""
+    def _holder_T(self, row: int) -> Int32:
+        """The DP rank that attends for each token."""
+        return self._home_T(row) if self.setting.plan.tp == 1 else self.step.source_T
+
+    def _keys_G(self, row: int, window: int | None, part: str = "", of_T: Bool | None = None) -> Int:
+        """Keys attended to on each rank, by one part of the step where asked; kept, since most layers ask the same."""
         if self.traffic.home_LT is None:
             row = 0
-        if (row, window) not in self._keys:
+        key = (row, window, "" if of_T is None else part)
+        if key not in self._keys:
             plan = self.setting.plan
-            keys_T = self.step.context_T if window is None else np.minimum(self.step.context_T, window)
-            holder_T = self._home_T(row) if plan.tp == 1 else self.step.source_T
-            keys_D = np.bincount(holder_T, keys_T, plan.dp).astype(np.int64)
-            self._keys[row, window] = plan.layout.by_rank(keys_D)
-        return self._keys[row, window]
+            chosen = slice(None) if of_T is None else of_T
+            context_T = self.step.context_T[chosen]
+            keys_T = context_T if window is None else np.minimum(context_T, window)
+            keys_D = np.bincount(self._holder_T(row)[chosen], keys_T, plan.dp).astype(np.int64)
+            self._keys[key] = plan.layout.by_rank(keys_D)
+        return self._keys[key]
 
     def _after_experts(self, layer: int) -> bool:
         """Whether a hidden layer's input comes from experts, each token's at its home only."""

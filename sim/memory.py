@@ -154,7 +154,7 @@ def _activations(
     dense = own * 2 * 3 * max(model.dense_intermediate, model.shared_intermediate)
     logits = -(-wanted // plan.tp) * 2 * 4 * model.vocab
     rows = own * model.choices if expert_rows is None else expert_rows
-    low_latency = plan.dispatch == LOW_LATENCY or (plan.dispatch is None and workload.phase == "decode")
+    low_latency = plan.dispatch == LOW_LATENCY or (plan.dispatch is None and workload.kernels == "decode")
     buffers = _buffer_bytes(model, plan, own) if low_latency else 0
     moe = _expert_rows_bytes(model, plan, hardware, rows)
     return round(tokens * 2 * 2 * model.hidden + max(attention, dense, logits, moe) + buffers)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from moecast.topology import Cluster
     from moecast.traces import RoutingTrace
 
-LATENCY_KIND = {"prefill": "time to first token", "decode": "inter-token latency"}
+LATENCY_KIND = {"prefill": "time to first token", "decode": "inter-token latency", "mixed": "inter-token latency"}
 
 
 def simulate(
@@ -78,7 +78,7 @@ def simulate_question(asked: Question, *, progress: Callable[[int, int], None] |
     model, plan, trace, workload, rung = asked.model, asked.plan, asked.trace, asked.workload, asked.rung
     steps = draw_steps(trace, workload, ranks=plan.dp)
     timed = timed_steps(len(steps), len(steps) if rung.times_every_step else asked.max_fluid_steps)
-    setting = Setting.of(asked.cluster, model, plan, phase=workload.phase, seed=asked.seed)
+    setting = Setting.of(asked.cluster, model, plan, phase=workload.kernels, seed=asked.seed)
     routing, timing, saved = _run(setting, trace, steps, timed, rung, asked.gains, progress)
     memory = _memory(setting, workload, steps, routing.most_rows, asked.memory_fraction)
     return Prediction(
@@ -105,7 +105,7 @@ def simulate_question(asked: Question, *, progress: Callable[[int, int], None] |
         **routing.fields(),
         **_whole_step(
             model,
-            _speed(timing, sum(steps[index].n_tokens for index in timed), plan.ranks, workload.phase),
+            _speed(timing, [steps[index] for index in timed], plan.ranks, workload),
             {"memory_bytes": memory, "fits": memory["total"] <= memory["usable"]},
         ),
     )
@@ -131,7 +131,7 @@ def step_program(
         L, E or K differ, the plan names GPUs that the cluster does not have, or says what is not simulated.
     """
     check_question(cluster, model, plan, trace)
-    forward = Setting.of(cluster, model, plan, phase=step.phase, seed=seed).forward(trace, step)
+    forward = Setting.of(cluster, model, plan, phase=step.kernels, seed=seed).forward(trace, step)
     return program_of(forward)
 
 
@@ -197,13 +197,13 @@ def _memory(
     return {**parts, "total": sum(parts.values()), "usable": usable, "capacity": capacity}
 
 
-def _speed(timing: TimeTotals, tokens: int, ranks: int, phase: str) -> dict[str, Any]:
+def _speed(timing: TimeTotals, steps: Sequence[Step], ranks: int, workload: Workload) -> dict[str, Any]:
     fields = timing.fields()
-    rate = tokens / sum(timing.step_times_s)
+    rate = sum(map(workload.tokens_done, steps)) / sum(timing.step_times_s)
     return {
         **fields,
         "tokens_per_s": rate,
         "tokens_per_s_per_gpu": rate / ranks,
-        "latency_s": fields["step_time_s"],
-        "latency_kind": LATENCY_KIND[phase],
+        "latency_s": fields["step_time_s"] / workload.accepted_per_step,
+        "latency_kind": LATENCY_KIND[workload.phase],
     }

@@ -15,17 +15,24 @@ from moecast.sim.layout import MOST_RANKS
 
 Int = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]
+Bool = npt.NDArray[np.bool_]
 
-PHASES = ("prefill", "decode")
-"""The phases that can be simulated; training's backward pass is not."""
+PHASES = ("prefill", "decode", "mixed")
+"""The phases that can be simulated: a mixed step holds chunks of prompts beside tokens of running sequences."""
+
+PARTS = PHASES[:2]
 
 MOST_CONTEXT = 1 << 32
 """Traces number positions in 32 bits."""
 
+_MARKS = ("last_T", "decode_T", "end_T")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Step:
-    """The tokens of one forward pass.
+    """The tokens of one forward pass: a prefill part and a decode part, either of which may be empty.
+
+    The parts attend apart and share all the rest: projections, dispatch, experts.
 
     Parameters
     ----------
@@ -36,11 +43,17 @@ class Step:
     context_T
         int64; how many keys it attends to, itself included.
     phase
-        `prefill` or `decode`.
+        `prefill` or `decode` where all tokens are of that part, else `mixed`.
     topic
         The topic of all its tokens, where the step was drawn from one.
     last_T
         Whether the token's logits are wanted: the last of a prompt in prefill, every token in decode. None: all.
+    decode_T
+        Whether the token is of the decode part; a mixed step says it.
+    end_T
+        Whether it is its sequence's last in this step, where a sequence has several tokens in the decode part (drafts
+        that are verified) or the step is mixed. None: every token of decode, and of prefill where contexts cease to
+        rise.
 
     Raises
     ------
@@ -53,7 +66,9 @@ class Step:
     context_T: Int
     phase: str
     topic: str | None = None
-    last_T: npt.NDArray[np.bool_] | None = None
+    last_T: Bool | None = None
+    decode_T: Bool | None = None
+    end_T: Bool | None = None
 
     def __post_init__(self) -> None:
         """Check what loops rely on, and take the arrays in the types that they read."""
@@ -65,13 +80,16 @@ class Step:
         context_T = whole_numbers("context_T", self.context_T, most=MOST_CONTEXT, shape=shape)
         for name, array in (("token_T", token_T), ("source_T", source_T), ("context_T", context_T)):
             object.__setattr__(self, name, array)
-        if self.last_T is not None:
-            last_T = np.asarray(self.last_T)
-            if last_T.dtype != np.bool_:
-                raise TypeError(f"last_T: must be truth values, not {last_T.dtype}")
-            if last_T.shape != shape:
-                raise ValueError(f"last_T: shape {list(last_T.shape)}, must be [{shape[0]}]")
-            object.__setattr__(self, "last_T", last_T)
+        for name in _MARKS:
+            if getattr(self, name) is not None:
+                marks_T = np.asarray(getattr(self, name))
+                if marks_T.dtype != np.bool_:
+                    raise TypeError(f"{name}: must be truth values, not {marks_T.dtype}")
+                if marks_T.shape != shape:
+                    raise ValueError(f"{name}: shape {list(marks_T.shape)}, must be [{shape[0]}]")
+                object.__setattr__(self, name, marks_T)
+        if (self.phase == "mixed") != (self.decode_T is not None):
+            raise ValueError("decode_T: a mixed step says which tokens decode, no other does")
 
     def check_within(self, *, tokens: int, ranks: int) -> None:
         """Fail where the step names a token or a DP rank that does not exist.
@@ -103,13 +121,60 @@ class Step:
         part_T = place_T * parts // np.maximum(tokens_G, 1)[self.source_T]
         return [self._only(part_T == part) for part in range(parts)]
 
-    def _only(self, chosen_T: npt.NDArray[np.bool_]) -> Step:
+    def _only(self, chosen_T: Bool) -> Step:
         return replace(
             self,
             token_T=self.token_T[chosen_T],
             source_T=self.source_T[chosen_T],
             context_T=self.context_T[chosen_T],
-            last_T=None if self.last_T is None else self.last_T[chosen_T],
+            **{name: marks_T[chosen_T] for name in _MARKS if (marks_T := getattr(self, name)) is not None},
+        )
+
+    @property
+    def kernels(self) -> str:
+        """Whose kernels run, dispatch and experts: decode's low-latency ones only where there is no prefill part."""
+        return "decode" if self.phase == "decode" else "prefill"
+
+    @property
+    def parts(self) -> tuple[tuple[str, Bool | None], ...]:
+        """The parts that have tokens: `prefill` or `decode`, and which tokens are of it, None for all of the step."""
+        if self.decode_T is None:
+            return ((self.phase, None),)
+        return tuple((part, of_T) for part, of_T in zip(PARTS, (~self.decode_T, self.decode_T), strict=True))
+
+    @property
+    def queries(self) -> float:
+        """Tokens of a running sequence in the decode part, mean: they share one reading of its keys."""
+        decode_T = np.full(self.n_tokens, self.phase == "decode") if self.decode_T is None else self.decode_T
+        return max(1.0, float(decode_T.sum()) / max(1, int(self._ends_T()[decode_T].sum())))
+
+    def beside(self, other: Step) -> Step:
+        """Put a decode step's tokens beside a prefill step's: one mixed step; an empty one changes nothing.
+
+        Raises
+        ------
+        ValueError
+            The steps are not of prefill and decode, in this order.
+        """
+        if (self.phase, other.phase) != PARTS:
+            raise ValueError(f"phase = {self.phase!r}, {other.phase!r}: a decode step stands beside a prefill step")
+        if not (self.n_tokens and other.n_tokens):
+            return self if self.n_tokens else other
+        both = (self, other)
+        source_T = np.concatenate([step.source_T for step in both])
+        order_T = np.argsort(source_T, kind="stable")
+        marks = {
+            "last_T": [np.ones(step.n_tokens, bool) if step.last_T is None else step.last_T for step in both],
+            "decode_T": [np.full(step.n_tokens, step is other) for step in both],
+            "end_T": [step._ends_T() for step in both],
+        }
+        return Step(
+            token_T=np.concatenate([step.token_T for step in both])[order_T],
+            source_T=source_T[order_T],
+            context_T=np.concatenate([step.context_T for step in both])[order_T],
+            phase="mixed",
+            topic=self.topic if self.topic == other.topic else None,
+            **{name: np.concatenate(parts)[order_T] for name, parts in marks.items()},
         )
 
     @property
@@ -140,8 +205,10 @@ class Step:
         held_T = self.context_T[ends_T] if window is None else np.minimum(self.context_T[ends_T], window)
         return np.bincount(self.source_T[ends_T], held_T, ranks).astype(np.int64)
 
-    def _ends_T(self) -> npt.NDArray[np.bool_]:
+    def _ends_T(self) -> Bool:
         """Which tokens are the last of their sequence in this step."""
+        if self.end_T is not None:
+            return self.end_T
         ends_T = np.ones(self.n_tokens, bool)
         if self.phase == "prefill" and self.n_tokens:  # of a chunk, the last token's context
             ends_T[:-1] = (np.diff(self.context_T) != 1) | (np.diff(self.source_T) != 0)

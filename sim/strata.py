@@ -90,6 +90,16 @@ def last_rows(trace: RoutingTrace, strata: list[drawing.Sequences]) -> npt.NDArr
     return last
 
 
+def next_rows(trace: RoutingTrace, strata: list[drawing.Sequences]) -> Int:
+    """The row of the token that follows each row's in its sequence; of a last one, and outside, the row itself."""
+    next_T = np.arange(trace.n_tokens)
+    for sequences in strata:
+        inside = np.ones(len(sequences.row_T), bool)
+        inside[sequences.first_S1[1:] - 1] = False
+        next_T[sequences.row_T[inside]] = np.roll(sequences.row_T, -1)[inside]
+    return next_T
+
+
 def _topic_weights(trace: RoutingTrace, workload: Workload, sequences: drawing.Sequences) -> dict[str, float] | None:
     topics = workload.topics
     if topics is None:

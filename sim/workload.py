@@ -5,16 +5,18 @@ The steps themselves are drawn in `moecast.sim.drawn_steps`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 from moecast.errors import MoecastError
-from moecast.sim.step import PHASES
+from moecast.sim.step import PHASES, Step
 from moecast.traces import PHASES as TRACE_PHASES
 
 MOST_SEED = 2**63 - 1
 """Searches keep the state of their random numbers in 64 bits."""
+
+MOST_DRAFTS = 64
 
 StepsMode = Literal["drawn", "as-recorded"]
 STEPS_MODES: tuple[str, ...] = get_args(StepsMode)
@@ -27,10 +29,16 @@ class Workload:
     Parameters
     ----------
     phase
-        `prefill` or `decode`: what is simulated.
+        `prefill`, `decode`, or `mixed`: chunks of prompts beside running sequences, in every step.
     tokens_per_rank
-        Prefill: tokens that each DP rank holds in each step. Decode: sequences on each DP rank, one token each.
-        Steps as recorded hold what the run held.
+        Prefill: tokens that each DP rank holds in each step. Decode and mixed: sequences on each DP rank, one token
+        each. Steps as recorded hold what the run held.
+    prefill_tokens_per_rank
+        Mixed: tokens of prompts on each DP rank beside those; 0: none.
+    speculate, acceptance
+        Decode and mixed: tokens that are drafted for each sequence and verified in the step with its own, and the
+        chance that a draft is accepted where those before it were. Drafts are routed like the tokens that follow in the
+        trace; what drafting itself costs is not counted.
     steps
         How many steps.
     context
@@ -65,6 +73,9 @@ class Workload:
     reuse: bool = False
     steps_mode: StepsMode = "drawn"
     from_phase: str | None = None
+    prefill_tokens_per_rank: int = 0
+    speculate: int = 0
+    acceptance: float = 0.0
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -74,7 +85,9 @@ class Workload:
             raise MoecastError(f"one of {', '.join(TRACE_PHASES)}", field="from_phase", value=self.from_phase)
         if self.steps_mode not in STEPS_MODES:
             raise MoecastError(f"one of {', '.join(STEPS_MODES)}", field="steps", value=self.steps_mode)
-        for field, least in (("tokens_per_rank", 1), ("steps", 1), ("seed", 0), ("context", 1)):
+        least_tokens = 0 if self.phase == "mixed" and self.prefill_tokens_per_rank else 1
+        for field, least in (("tokens_per_rank", least_tokens), ("steps", 1), ("seed", 0), ("context", 1),
+                             ("prefill_tokens_per_rank", 0), ("speculate", 0)):  # fmt: skip
             value = getattr(self, field)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
                 raise MoecastError(f"must be a whole number of at least {least}", field=field, value=value)
@@ -84,9 +97,23 @@ class Workload:
             for field in ("topics", "one_topic_per_step", "reuse"):
                 if getattr(self, field):
                     raise MoecastError("not with steps as recorded", field=field, value=getattr(self, field))
-        if self.context is not None and self.phase != "decode":
+        if self.context is not None and self.phase == "prefill":
             raise MoecastError("only decode takes a context length", field="context", value=self.context)
+        if self.prefill_tokens_per_rank and self.phase != "mixed":
+            rule = "stands beside running sequences, in phase mixed"
+            raise MoecastError(rule, field="prefill_tokens_per_rank", value=self.prefill_tokens_per_rank)
+        self._check_drafts()
         self._check_topics()
+
+    def _check_drafts(self) -> None:
+        if self.speculate and (self.phase == "prefill" or self.steps_mode == "as-recorded"):
+            raise MoecastError("drafts are for drawn steps that decode", field="speculate", value=self.speculate)
+        if self.speculate > MOST_DRAFTS:
+            raise MoecastError(f"at most {MOST_DRAFTS} drafts", field="speculate", value=self.speculate)
+        if not 0 <= self.acceptance <= 1 or (self.acceptance and not self.speculate):
+            raise MoecastError(
+                "the chance of a draft (speculate), from 0 to 1", field="acceptance", value=self.acceptance
+            )
 
     def _check_topics(self) -> None:
         if isinstance(self.topics, Mapping):
@@ -99,6 +126,60 @@ class Workload:
             object.__setattr__(self, "topics", tuple(self.topics))
             if not self.topics:
                 raise MoecastError("names at least one topic", field="topics")
+
+    @property
+    def parts(self) -> tuple[Workload, ...]:
+        """The Workloads whose steps stand beside each other: of a mixed one its prefill and its decode part."""
+        if self.phase != "mixed":
+            return (self,)
+        alone: dict[str, Any] = {"prefill_tokens_per_rank": 0}
+        prompts: dict[str, Any] = {"tokens_per_rank": self.prefill_tokens_per_rank, "context": None}
+        no_drafts: dict[str, Any] = {"speculate": 0, "acceptance": 0.0}
+        parts = []
+        if self.prefill_tokens_per_rank:
+            parts.append(replace(self, **alone, **prompts, **no_drafts, phase="prefill"))
+        if self.tokens_per_rank:
+            parts.append(replace(self, **alone, phase="decode"))
+        return tuple(parts)
+
+    def with_parts(self, parts: Sequence[Workload]) -> Workload:
+        """Put changed parts in the place of `parts`."""
+        if self.phase != "mixed":
+            return parts[0]
+        tokens = {part.phase: part.tokens_per_rank for part in parts}
+        context = next((part.context for part in parts if part.phase == "decode"), self.context)
+        return replace(
+            self,
+            tokens_per_rank=tokens.get("decode", 0),
+            prefill_tokens_per_rank=tokens.get("prefill", 0),
+            steps=min(part.steps for part in parts),
+            context=context,
+            reuse=any(part.reuse for part in parts),
+        )
+
+    @property
+    def kernels(self) -> str:
+        """Whose kernels run, as of `Step.kernels`."""
+        return (
+            "decode"
+            if self.phase == "decode" or (self.phase == "mixed" and not self.prefill_tokens_per_rank)
+            else "prefill"
+        )
+
+    @property
+    def accepted_per_step(self) -> float:
+        """Tokens that a running sequence goes on by in a step, expected: 1 + a + … + a^k with k drafts.
+
+        Source: Leviathan et al., Fast Inference from Transformers via Speculative Decoding, arXiv 2211.17192, eq. 1.
+        """
+        return float(sum(self.acceptance**draft for draft in range(self.speculate + 1)))
+
+    def tokens_done(self, step: Step) -> float:
+        """Tokens that a step is good for: those of prompts, and of each running sequence what is accepted."""
+        if not self.speculate:
+            return step.n_tokens
+        drafted = step.n_tokens if step.decode_T is None else int(step.decode_T.sum())
+        return step.n_tokens - drafted + drafted / (self.speculate + 1) * self.accepted_per_step
 
     @property
     def drawn_phase(self) -> str:

@@ -130,7 +130,7 @@ def climb(
         question={
             "cluster": cluster.name,
             "model": model.name,
-            "dispatch": mode_of(plan.dispatch, steps[0].phase).name,
+            "dispatch": mode_of(plan.dispatch, steps[0].kernels).name,
             "phase": steps[0].phase,
             "steps": len(steps),
         },

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from moecast.sim.degrees import Degrees
     from moecast.traces import RoutingTrace
 
-DEFAULT_TOKENS_PER_RANK = {"prefill": 512, "decode": 32}
+DEFAULT_TOKENS_PER_RANK = {"prefill": 512, "decode": 32, "mixed": 32}
 PARTS = ("all", "planning", "measuring")
 
 
@@ -63,6 +63,9 @@ class Asked:
     schedule: options.Schedule = None
     phase: options.Phase = "prefill"
     tokens_per_rank: options.TokensPerRank = None
+    prefill_tokens: options.PrefillTokens = None
+    speculate: options.Speculate = 0
+    acceptance: options.Acceptance = 0.0
     steps: options.Steps = 8
     context: options.Context = None
     topics: options.Topics = None
@@ -106,9 +109,14 @@ class Asked:
         """Which tokens are in flight together."""
         from moecast.sim import Workload
 
+        default = DEFAULT_TOKENS_PER_RANK.get(self.phase, 1)
+        prompts = DEFAULT_TOKENS_PER_RANK["prefill"] if self.phase == "mixed" else 0
         return Workload(
             phase=self.phase,
-            tokens_per_rank=self.tokens_per_rank or DEFAULT_TOKENS_PER_RANK.get(self.phase, 1),
+            tokens_per_rank=default if self.tokens_per_rank is None else self.tokens_per_rank,
+            prefill_tokens_per_rank=prompts if self.prefill_tokens is None else self.prefill_tokens,
+            speculate=self.speculate,
+            acceptance=self.acceptance,
             steps=self.steps,
             context=self.context,
             seed=self.seed,

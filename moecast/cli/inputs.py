@@ -208,8 +208,11 @@ def _keys_read(trace: RoutingTrace, workload: Workload) -> tuple[str, ...]:
     """How long the contexts are that nobody gave: they decide what decode's attention and KV cache cost."""
     from moecast.traces import PHASES
 
-    keys_T = trace.position_T[trace.phase_T == PHASES.index(workload.drawn_phase)]
-    if workload.phase != "decode" or workload.context is not None or not len(keys_T):
+    decode = next((part for part in workload.parts if part.phase == "decode"), None)
+    if decode is None or decode.context is not None:
+        return ()
+    keys_T = trace.position_T[trace.phase_T == PHASES.index(decode.drawn_phase)]
+    if not len(keys_T):
         return ()
     return (f"decoded tokens attend to {keys_T.mean() + 1:,.0f} keys each, by their positions (--context)",)
 

@@ -56,6 +56,8 @@ def routing_for(
     """
     from moecast.sim import fit_workload
 
+    if workload.phase == "mixed":
+        return _for_parts(source, model, workload, ranks=ranks, seed=seed, quiet=quiet)
     lifted = source.routing == "trace"
     if lifted and workload.phase == "decode" and workload.context is None and _is_shipped(source.trace):
         workload = replace(workload, context=DEFAULT_CONTEXT)  # the shipped texts are short, as its model is small
@@ -72,6 +74,23 @@ def routing_for(
         return trace, workload, notes
     again = f"{trace.n_tokens:,} different tokens are made, fewer than the steps hold: they are drawn again"
     return trace, replace(workload, reuse=True), (*notes, again)
+
+
+def _for_parts(
+    source: Source, model: ModelShape, workload: Workload, *, ranks: int, seed: int, quiet: bool
+) -> tuple[RoutingTrace, Workload, tuple[str, ...]]:
+    """Make routing of each part of a mixed workload, in sequences of their own."""
+    import numpy as np
+
+    from moecast.traces import concatenate
+
+    found = [routing_for(source, model, part, ranks=ranks, seed=seed, quiet=quiet) for part in workload.parts]
+    traces, first = [], 0
+    for trace, _, _ in found:
+        traces.append(replace(trace, sequence_T=(trace.sequence_T + np.uint32(first)).astype(np.uint32)))
+        first += int(trace.sequence_T.max(initial=0)) + 1
+    said = tuple(dict.fromkeys(note for _, _, notes in found for note in notes))
+    return concatenate(traces), workload.with_parts([part for _, part, _ in found]), said
 
 
 def _is_shipped(path: Path | None) -> bool:

@@ -154,16 +154,38 @@ MemoryFraction = Annotated[
         "--memory-fraction", min=0.01, max=1.0, help="The part of a GPU's memory that the engine takes (vLLM: 0.9)."
     ),
 ]
-Phase = Annotated[str, typer.Option("--phase", help="prefill or decode.")]
+Phase = Annotated[str, typer.Option("--phase", help="prefill, decode, or mixed (prefill chunks beside decode).")]
 TokensPerRank = Annotated[
     int | None,
     typer.Option(
         "--tokens-per-rank",
-        min=1,
-        help="Tokens (prefill) or sequences (decode) that each rank has in flight; with --tp, each group of ranks that "
-        "shares them.",
-        show_default="512 in prefill, 32 in decode",
+        min=0,
+        help="Tokens (prefill) or sequences (decode, mixed) that each rank has in flight; with --tp, each group of "
+        "ranks that shares them.",
+        show_default="512 in prefill, 32 in decode and mixed",
     ),
+]
+PrefillTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--prefill-tokens",
+        min=0,
+        help="Phase mixed: tokens of prompts that each rank takes beside its running sequences.",
+        show_default="512 in phase mixed",
+    ),
+]
+Speculate = Annotated[
+    int,
+    typer.Option(
+        "--speculate",
+        min=0,
+        max=64,
+        help="Drafts that are verified for each running sequence in a step, beside its token.",
+    ),
+]
+Acceptance = Annotated[
+    float,
+    typer.Option("--acceptance", min=0.0, max=1.0, help="The chance that a draft is accepted after those before it."),
 ]
 Steps = Annotated[int, typer.Option("--steps", min=1, max=1_000_000, help="How many steps the Workload holds.")]
 Context = Annotated[

@@ -23,8 +23,8 @@ from moecast.errors import MoecastError
 SECTIONS = {
     "plan": ("plan", "ep", *LAYOUT, "sequence_parallel", "slots_per_rank", "dispatch", "replica_rule", "schedule"),
     "workload": (
-        "phase", "tokens_per_rank", "steps", "context", "topics", "one_topic_per_step", "reuse", "from_phase",
-        "recorded_steps",
+        "phase", "tokens_per_rank", "prefill_tokens", "speculate", "acceptance", "steps", "context", "topics",
+        "one_topic_per_step", "reuse", "from_phase", "recorded_steps",
     ),
 }  # fmt: skip
 """Fields that stand in a section of a question file; the others stand at its top."""

@@ -38,9 +38,9 @@ class TwoBatch:
     def tasks(self, step: ForwardPass) -> Iterator[Task]:
         """Lay both halves' tasks."""
         tasks = TaskList()
-        blocks = self._prefill if step.step.phase == "prefill" else self._decode
+        blocks = self._prefill if step.step.kernels == "prefill" else self._decode
         first, second = (blocks(half, Chain(tasks, microbatch=n)) for n, half in enumerate(step.split(2)))
-        take_turns(first, second, behind=0 if step.step.phase == "prefill" else 2)
+        take_turns(first, second, behind=0 if step.step.kernels == "prefill" else 2)
         yield from tasks.tasks
 
     def _prefill(self, half: ForwardPass, chain: Chain) -> Iterator[None]:
