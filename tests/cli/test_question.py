@@ -134,7 +134,7 @@ def test_set_and_options_change_the_file_and_the_result_says_so() -> None:
         ),
         ("cluser: dgx-h200", r"q.yaml: cluser = 'dgx-h200': a question has no such field; the nearest is cluster"),
         ("workload: {tokens_per_rank: four}", r"q.yaml: workload.tokens_per_rank = 'four': must be a whole number"),
-        ("workload: {tokens_per_rank: 0}", r"q.yaml: workload.tokens_per_rank = 0: must be at least 1"),
+        ("workload: {tokens_per_rank: -1}", r"q.yaml: workload.tokens_per_rank = -1: must be at least 0"),
         ("workload: {reuse: 1}", r"q.yaml: workload.reuse = 1: must be true or false"),
         ("memory_fraction: 1.5", r"q.yaml: memory_fraction = 1.5: must be at most 1"),
         ("nodes: true", r"q.yaml: nodes = True: must be a whole number"),
