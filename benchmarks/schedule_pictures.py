@@ -19,7 +19,7 @@ from moecast.traces import RoutingTrace, TraceMeta
 
 NODES, LAYERS, TOKENS = 2, (10, 11), {"prefill": 4096, "decode": 128}
 FORWARDS = (("sequential", "prefill"), ("shared-beside", "prefill"), ("chunked:2", "prefill"), ("two-batch", "prefill"),
-            ("two-batch", "decode"))  # fmt: skip
+            ("two-batch", "decode"), ("token-weave", "prefill"))  # fmt: skip
 SIZES = [Pipeline(pp=4, virtual=virtual, microbatches=count) for virtual, count in ((1, 10), (2, 8))]
 EVEN = CellSeconds(forward_s=1.0, inputs_s=1.0, weights_s=1.0)
 
@@ -40,6 +40,8 @@ def two_layers(schedule: str, phase: str) -> str:
     model = load_model("deepseek-v3").of_layers(LAYERS)
     cluster = load_cluster("dgx-h200", nodes=NODES)
     plan = Plan.contiguous(model, cluster).with_(schedule=schedule)
+    if schedule == "token-weave":
+        plan = plan.with_(tp=8, sequence_parallel=False)
     tokens = TOKENS[phase] * plan.ranks
     rng = np.random.default_rng(0)
     choices = rng.permuted(np.broadcast_to(np.arange(model.experts, dtype=np.uint16), (4096, model.experts)), axis=1)
@@ -53,7 +55,7 @@ def two_layers(schedule: str, phase: str) -> str:
     )
     step = Step(
         token_T=np.arange(tokens) % 4096,
-        source_T=np.repeat(np.arange(plan.ranks, dtype=np.int32), TOKENS[phase]),
+        source_T=np.arange(tokens, dtype=np.int32) // (tokens // plan.dp),
         context_T=np.arange(tokens) % 4096 + 1 if phase == "prefill" else np.full(tokens, 4096),
         phase=phase,
     )

@@ -24,7 +24,7 @@ from moecast.sim.collectives.template import no_flows
 from moecast.sim.collectives.tensor_parallel import hidden_template, sum_choices
 from moecast.sim.model import ModelShape
 from moecast.sim.network.links import Paths, narrowest_links
-from moecast.sim.overlap import beside_compute, with_fewer_sms
+from moecast.sim.overlap import FUSED_SMS, beside_compute, with_fewer_sms
 from moecast.sim.plan import Plan
 from moecast.sim.program import Compute, Exchange, FlowSource, Kind, StepProgram, Task
 from moecast.sim.replicas import ReplicaTable
@@ -79,6 +79,7 @@ class Setting:
     narrowest_J: Int
     link_names_J: tuple[str, ...]
     _beside: list[Setting] = field(default_factory=list, repr=False)
+    _fused: list[Setting] = field(default_factory=list, repr=False)
 
     @classmethod
     def of(
@@ -90,10 +91,11 @@ class Setting:
         phase: str,
         seed: int = 0,
         beside: bool = False,
+        fused: bool = False,
         narrow: bool = True,
         sites: Sites | None = None,
     ) -> Setting:
-        """Lay a plan out on a cluster; `beside` as of `beside_compute`.
+        """Lay a plan out on a cluster; `beside` as of `beside_compute`, `fused` as of `beside_sums`.
 
         Parameters
         ----------
@@ -112,7 +114,8 @@ class Setting:
         """
         plan.check_simulated()
         layout = Sites.of(cluster, plan, seed=seed) if sites is None else sites
-        layout = layout.on(with_fewer_sms(cluster.hardware)) if beside else layout
+        if beside or fused:
+            layout = layout.on(with_fewer_sms(cluster.hardware, FUSED_SMS if fused else None))
         mode = mode_of(plan.dispatch, phase)
         collective = collective_for(mode, layout)
         copy_bytes = [model.copy_bytes(plan.dispatch_type or model.dispatch_type)]
@@ -124,7 +127,7 @@ class Setting:
         ]
         context_flows = collective.dispatch(layout, mode, model.kv_bytes_per_token) if mode.stay else None
         hidden_flows = hidden_template(layout, plan.layout, 2 * model.hidden) if plan.tp > 1 else None
-        sums = () if plan.sequence_parallel else sum_choices(layout, plan.layout, 2 * model.hidden)
+        sums = () if plan.sequence_parallel else sum_choices(layout, plan.layout, 2 * model.hidden, fused=fused)
         if beside:
             flows = [beside_compute(template, layout) for template in flows]
             context_flows = context_flows and beside_compute(context_flows, layout)
@@ -176,7 +179,7 @@ class Setting:
         """Leave out of the paths the links that are not the narrowest of their row."""
         narrow: dict[str, Any] = {name: flows.on_narrowest(narrowest_J) for name, flows in self._templates().items()}
         sums = tuple(replace(each, template=each.template.on_narrowest(narrowest_J)) for each in self.sum_choices)
-        return replace(self, narrowest_J=narrowest_J, sum_choices=sums, _beside=[], **narrow)
+        return replace(self, narrowest_J=narrowest_J, sum_choices=sums, _beside=[], _fused=[], **narrow)
 
     def beside_compute(self) -> Setting:
         """Give the setting of work that runs beside communication: fewer SMs for the one, less speed for the other.
@@ -193,10 +196,24 @@ class Setting:
             self._beside.append(wide.on_narrowest(self.narrowest_J))
         return self._beside[0]
 
+    def beside_sums(self) -> Setting:
+        """Give the setting of work beside sums that are added up in the switch and normalised by a kernel on few SMs.
+
+        Where ranks that share tokens have no switch that adds, NCCL adds them up, still on few SMs.
+        """
+        if not self._fused:
+            wide = Setting.of(
+                self.layout.cluster, self.model, self.plan, phase=self.phase, fused=True, narrow=False,
+                sites=self.layout,
+            )  # fmt: skip
+            self._fused.append(wide.on_narrowest(self.narrowest_J))
+        return self._fused[0]
+
     def with_slots(self, plan: Plan) -> Setting:
         """Give the setting of a plan that differs only in slots, replica rule or replica weights."""
         table = ReplicaTable.of(plan, self.layout.domain_G, node_G=self.layout.node_G)
-        return replace(self, plan=plan, table=table, _beside=[setting.with_slots(plan) for setting in self._beside])
+        beside, fused = ([setting.with_slots(plan) for setting in held] for held in (self._beside, self._fused))
+        return replace(self, plan=plan, table=table, _beside=beside, _fused=fused)
 
     def forward(self, trace: RoutingTrace, step: Step) -> ForwardPass:
         """Count a step's traffic under this plan.
@@ -244,18 +261,29 @@ class ForwardPass:
         """The model's shape."""
         return self.setting.model
 
-    def split(self, parts: int) -> list[ForwardPass]:
-        """Cut it into passes over part of each rank's tokens, that run beside each other's communication."""
-        setting = self.setting.beside_compute()
+    def split(self, parts: int, *, fused: bool = False) -> list[ForwardPass]:
+        """Cut it into passes over part of each rank's tokens, that run beside each other's communication.
+
+        `fused`: beside sums that a kernel on few SMs normalises, too.
+        """
+        setting = self.setting.beside_sums() if fused else self.setting.beside_compute()
         return [setting.forward(self.trace, step) for step in self.step.split(parts)]
 
     def embedding(self) -> Compute:
         """Look the tokens up."""
         return self._compute("other", OUTSIDE, compute.embedding_seconds(self.model, self._hardware, self._kept_G(0)))
 
-    def attention(self, layer: int) -> Iterator[Task]:
-        """Attend, with the layer's two norms; the ranks that share tokens gather them first and scatter sums after."""
-        yield from self._attend(layer, first=True, rest=True)
+    def attention(self, layer: int, *, norms: bool = True) -> Iterator[Task]:
+        """Attend, with the layer's two norms; the ranks that share tokens gather them first and add sums up after."""
+        yield from self._attend(layer, first=True, rest=True, norms=norms)
+
+    def norm(self, layer: int) -> Compute:
+        """One of the layer's two norms, over each rank's part of the tokens."""
+        tokens_G = self._tokens_G(self._moe_layers_before(layer))
+        if self.model.mixer_of(layer) is None:
+            tokens_G = np.zeros_like(tokens_G)
+        seconds_G = compute.norm_seconds(self.model, self._hardware, tokens_G) / 2
+        return self._compute("attention", self._moe_index(layer), seconds_G)
 
     def attention_projections(self, layer: int) -> Iterator[Task]:
         """The part of attention before its core: into queries, keys and values; of linear attention nothing."""
@@ -265,7 +293,7 @@ class ForwardPass:
         """The rest of attention: its core, the projection back, and the norms."""
         yield from self._attend(layer, first=False, rest=True)
 
-    def _attend(self, layer: int, *, first: bool, rest: bool) -> Iterator[Task]:
+    def _attend(self, layer: int, *, first: bool, rest: bool, norms: bool = True) -> Iterator[Task]:
         row, moe = self._moe_layers_before(layer), self._moe_index(layer)
         mixer = self.model.mixer_of(layer)
         if first and self.setting.mode.stay and row and self.step.kernels == "prefill":
@@ -282,25 +310,27 @@ class ForwardPass:
         if first and not rest:
             yield self._compute("attention", moe, into_G)
         if rest:
-            yield self._compute("attention", moe, self._attention_seconds(layer, row, mixer) - into_G)
+            seconds_G = self._attention_seconds(layer, row, mixer) - into_G
+            if norms:
+                seconds_G = seconds_G + compute.norm_seconds(self.model, self._hardware, self._kept_G(row))
+            yield self._compute("attention", moe, seconds_G)
             yield from self._scatter(moe)
 
     def _attention_seconds(self, layer: int, row: int, mixer: Mixer) -> Float:
-        """Seconds of attention and of the layer's two norms on each rank.
+        """Seconds of attention on each rank.
 
         The parts of a step attend each by itself; their tokens go through the projections together.
         """
-        norms_G = compute.norm_seconds(self.model, self._hardware, self._kept_G(row))
         parts = [self._part_seconds(layer, row, mixer, phase, of_T) for phase, of_T in self.step.parts]
         if len(parts) == 1 or not isinstance(mixer, AttentionShape):
-            return np.sum(parts, axis=0) + norms_G
+            return np.asarray(np.sum(parts, axis=0), np.float64)
         model, hardware, tp = self.model, self._hardware, self.setting.plan.tp
         apart_G = [
             compute.projection_seconds(model, hardware, self._attended_G(row, of_T), shape=mixer, tp=tp)
             for _, of_T in self.step.parts
         ]
         together_G = compute.projection_seconds(model, hardware, self._attended_G(row), shape=mixer, tp=tp)
-        return np.sum(parts, axis=0) - np.sum(apart_G, axis=0) + together_G + norms_G
+        return np.asarray(np.sum(parts, axis=0) - np.sum(apart_G, axis=0) + together_G, np.float64)
 
     def _part_seconds(self, layer: int, row: int, mixer: Mixer, phase: str, of_T: Bool | None) -> Float:
         """Seconds of attention of one part of the step."""

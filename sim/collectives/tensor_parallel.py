@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from moecast.sim.collectives.choice import Choice, candidates
+from moecast.sim.collectives.choice import NCCL, Choice, candidates
+from moecast.sim.collectives.groups import groups_of
+from moecast.sim.collectives.operations import find_kind
 from moecast.sim.collectives.template import FlowTemplate, Legs
 from moecast.sim.layout import Layout
 from moecast.sim.sites import Sites
@@ -30,11 +32,14 @@ def hidden_template(sites: Sites, layout: Layout, row_bytes: float, *, axis: str
     return FlowTemplate.of(sites, legs, row_bytes)
 
 
-def sum_choices(sites: Sites, layout: Layout, row_bytes: float) -> tuple[Choice, ...]:
+def sum_choices(sites: Sites, layout: Layout, row_bytes: float, *, fused: bool = False) -> tuple[Choice, ...]:
     """Lay out what may add up partial sums at all ranks that share tokens; counts are rows by group of them.
 
-    None where nobody shares tokens.
+    None where nobody shares tokens. `fused`: by a kernel in symmetric memory where the switch adds, else as NCCL does.
     """
     if layout.tp == 1:
         return ()
-    return tuple(candidates(sites, layout.peers("tp"), operation="all-reduce", unit_bytes=row_bytes))
+    groups_DM, in_switch = layout.peers("tp"), find_kind("all-reduce", "in-switch")
+    fused = fused and all(in_switch.supports("all-reduce", group) for group in groups_of(sites, groups_DM))
+    kind = in_switch.name if fused else NCCL
+    return tuple(candidates(sites, groups_DM, operation="all-reduce", kind=kind, unit_bytes=row_bytes))

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from moecast.sim.models.deepseek import DEEPSEEK_V2_LITE, DEEPSEEK_V3
 from moecast.sim.models.gpt_oss import GPT_OSS_120B
-from moecast.sim.models.mixtral import MIXTRAL_8X7B
+from moecast.sim.models.mixtral import MIXTRAL_8X7B, MIXTRAL_8X22B
 from moecast.sim.models.olmoe import OLMOE_1B_7B
 from moecast.sim.models.preset import ModelPreset
 from moecast.sim.models.qwen3 import QWEN3_30B_A3B, QWEN3_235B_A22B
@@ -13,6 +13,7 @@ PRESETS: Mapping[str, ModelPreset] = {
     "deepseek-v2-lite": DEEPSEEK_V2_LITE,
     "deepseek-v3": DEEPSEEK_V3,
     "mixtral-8x7b": MIXTRAL_8X7B,
+    "mixtral-8x22b": MIXTRAL_8X22B,
     "qwen3-30b-a3b": QWEN3_30B_A3B,
     "qwen3-235b-a22b": QWEN3_235B_A22B,
     "olmoe-1b-7b": OLMOE_1B_7B,

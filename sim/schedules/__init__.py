@@ -14,6 +14,7 @@ from moecast.sim.program import StepProgram, Task
 from moecast.sim.schedules.chunked import MOST_DEGREE, Chunked
 from moecast.sim.schedules.sequential import Sequential
 from moecast.sim.schedules.shared_beside import SharedBeside
+from moecast.sim.schedules.token_weave import TokenWeave
 from moecast.sim.schedules.two_batch import TwoBatch
 
 
@@ -35,7 +36,7 @@ class Schedule(Protocol):
         """Lay a step's tasks: reads like the timeline that it makes."""
 
 
-SCHEDULES: tuple[Schedule, ...] = (Sequential(), SharedBeside(), TwoBatch())
+SCHEDULES: tuple[Schedule, ...] = (Sequential(), SharedBeside(), TwoBatch(), TokenWeave())
 DEGREES = "chunked:D"
 
 

@@ -41,12 +41,12 @@ class Chain:
         self.last = last
         """What the next part waits for."""
 
-    def put(self, tasks: Task | Iterable[Task]) -> tuple[int, ...]:
-        """Go on with one or more tasks; returns what waits for them has to wait for."""
+    def put(self, tasks: Task | Iterable[Task], *, stream: str | None = None) -> tuple[int, ...]:
+        """Go on with one or more tasks, on another stream if one is named; returns what to wait for."""
         for task in (tasks,) if isinstance(tasks, Task) else tasks:
-            stream = COMPUTE if isinstance(task, Compute) else COMMUNICATION
+            usual = COMPUTE if isinstance(task, Compute) else COMMUNICATION
             marked = replace(task, microbatch=self._microbatch)
-            self.last = (self._tasks.put(marked, stream=stream, after=self.last),)
+            self.last = (self._tasks.put(marked, stream=stream or usual, after=self.last),)
         return self.last
 
     def beside(self, tasks: Iterable[Task], *, after: tuple[int, ...]) -> None:

@@ -81,6 +81,35 @@ def test_two_batches_that_send_longer_leave_the_first_attention(rung: object, la
 
 
 @pytest.mark.parametrize("rung", RUNGS, ids=lambda rung: rung.name)
+@pytest.mark.parametrize("layers", [1, 4])
+def test_woven_tokens_that_compute_longer_leave_half_a_sum_and_its_norm(rung: object, layers: int) -> None:
+    step = ToyPass(layers=layers, attention_s=4.0, sum_s=2.0, norm_s=0.5, expert_s=3.0, combine_s=2.0)
+    assert time_s("token-weave", step, rung) == pytest.approx(layers * 7.0 + 2.5 / 2, **CLOSE)
+    # in sequence the norms, which no sum hides, are part of attention
+    assert time_s("sequential", step, rung) == pytest.approx(layers * (7.0 + 2 * 2.5), **CLOSE)
+
+
+@pytest.mark.parametrize("rung", RUNGS, ids=lambda rung: rung.name)
+@pytest.mark.parametrize("layers", [1, 4])
+def test_woven_tokens_that_are_summed_longer_leave_the_first_attention(rung: object, layers: int) -> None:
+    step = ToyPass(layers=layers, attention_s=1.0, sum_s=3.5, norm_s=0.5, expert_s=0.5, combine_s=3.5)
+    assert time_s("token-weave", step, rung) == pytest.approx(layers * 8.0 + 0.5, **CLOSE)
+
+
+@pytest.mark.parametrize("rung", RUNGS, ids=lambda rung: rung.name)
+@settings(max_examples=30, deadline=None)
+@given(step=passes, sum_s=seconds, norm_s=seconds)
+def test_woven_tokens_take_the_longer_stream_at_least_and_both_at_most(
+    rung: object, step: ToyPass, sum_s: float, norm_s: float
+) -> None:
+    step = replace(step, sum_s=sum_s, norm_s=norm_s)
+    communication_s = sent_s(step) + step.layers * (sum_s + 2 * norm_s)
+    found = time_s("token-weave", step, rung)
+    assert max(compute_s(step), communication_s) * (1 - 1e-9) <= found
+    assert found <= (compute_s(step) + communication_s) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("rung", RUNGS, ids=lambda rung: rung.name)
 @pytest.mark.parametrize("degree", [1, 2, 5])
 def test_chunks_of_experts_that_take_longer_hide_all_but_one_dispatch_and_one_combine(
     rung: object, degree: int
@@ -102,6 +131,7 @@ def test_chunks_that_send_longer_hide_all_experts_but_what_the_stream_waits_for(
 def test_every_task_can_change_the_step(rung: object, schedule: object) -> None:
     """No schedule writes a time of its own: there is none of its tasks that could take for ever unnoticed."""
     step = ToyPass(layers=2, attention_s=1.0, router_s=0.5, shared_s=0.5, expert_s=1.0, dispatch_s=1.0, combine_s=1.0)
+    step = replace(step, sum_s=1.0, norm_s=0.5)
     program = step.program(schedule.tasks(step))
     before = rung.run(program).step_time_s
     for index in range(len(program.tasks)):
@@ -127,5 +157,5 @@ def test_what_is_sent_stands_on_its_own_stream() -> None:
 
 @pytest.mark.parametrize("name", ["two_batch", "chunked:0", "chunked:65", "chunked:x", "chunked", ""])
 def test_a_schedule_that_there_is_not_is_named(name: str) -> None:
-    with pytest.raises(MoecastError, match="one of sequential, shared-beside, two-batch, chunked:D"):
+    with pytest.raises(MoecastError, match="one of sequential, shared-beside, two-batch, token-weave, chunked:D"):
         find_schedule(name)

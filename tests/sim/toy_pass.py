@@ -25,6 +25,8 @@ class ToyPass:
     expert_s: float = 0.0
     dispatch_s: float = 0.0
     combine_s: float = 0.0
+    sum_s: float = 0.0
+    norm_s: float = 0.0
     phase: str = "prefill"
     ranks: int = 2
 
@@ -34,7 +36,7 @@ class ToyPass:
 
     @property
     def setting(self) -> Any:
-        return SimpleNamespace(mode=SimpleNamespace(stay=False))
+        return SimpleNamespace(mode=SimpleNamespace(stay=False), experts_by_width=True)
 
     @property
     def model(self) -> Any:
@@ -45,12 +47,17 @@ class ToyPass:
             shared_intermediate=int(self.shared_s > 0),
         )
 
-    def split(self, parts: int) -> list[ToyPass]:
+    def split(self, parts: int, *, fused: bool = False) -> list[ToyPass]:  # noqa: ARG002  work costs the same
         seconds = {name: getattr(self, name) / parts for name in self.__dataclass_fields__ if name.endswith("_s")}
         return [replace(self, **seconds)] * parts
 
-    def attention(self, layer: int) -> Iterator[Compute]:
-        yield self._compute("attention", layer, self.attention_s)
+    def attention(self, layer: int, *, norms: bool = True) -> Iterator[Compute | Exchange]:
+        yield self._compute("attention", layer, self.attention_s + (2 * self.norm_s if norms else 0.0))
+        if self.sum_s:
+            yield self._exchange("other", layer, self.sum_s)
+
+    def norm(self, layer: int) -> Compute:
+        return self._compute("attention", layer, self.norm_s)
 
     def attention_projections(self, layer: int) -> Iterator[Compute]:
         yield self._compute("attention", layer, self.projections_s)
@@ -66,7 +73,8 @@ class ToyPass:
             yield self._compute("other", moe, self.shared_s)
 
     def dispatch(self, moe: int) -> Iterator[Exchange]:
-        yield self._exchange("dispatch", moe, self.dispatch_s)
+        if self.dispatch_s:
+            yield self._exchange("dispatch", moe, self.dispatch_s)
 
     def experts(self, moe: int) -> Compute:
         return self._compute("expert", moe, self.expert_s)

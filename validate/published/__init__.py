@@ -3,7 +3,17 @@
 To add one: a file with a `SOURCE`, and a place for it in `SOURCES`.
 """
 
-from moecast.validate.published import aiconfigurator, collectives, deepep, nccl_ep, nvswitch, pplx, sglang, unpredicted
+from moecast.validate.published import (
+    aiconfigurator,
+    collectives,
+    deepep,
+    nccl_ep,
+    nvswitch,
+    pplx,
+    sglang,
+    token_weave,
+    unpredicted,
+)
 from moecast.validate.published.row import Question, Row, Source
 from moecast.validate.published.table import Outcome, markdown, mean_error, outcome_of, predict, time_text
 
@@ -15,6 +25,7 @@ SOURCES: tuple[Source, ...] = (
     nvswitch.SOURCE,
     *collectives.SOURCES,
     sglang.SOURCE,
+    token_weave.SOURCE,
     *unpredicted.SOURCES,
 )
 

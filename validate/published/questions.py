@@ -239,6 +239,47 @@ class WholeStep:
         return load_cluster(self.cluster, nodes=self.nodes).n_gpus * self.tokens / (value * self.nodes)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedTokensStep:
+    """A prefill of one prompt of Mixtral-8x22B, attention and experts cut by width over the same eight ranks, in ms.
+
+    Parameters
+    ----------
+    sums
+        Whether partial sums are all-reduced: without them a step is as fast as if nothing had to be sent.
+    """
+
+    cluster: str
+    tokens: int
+    schedule: str
+    sums: bool = True
+    rung: str = "bound"
+
+    def predict(self, rung: Rung) -> float:
+        """Answer, in ms."""
+        cluster, model, ranks = load_cluster(self.cluster), load_model("mixtral-8x22b"), 8
+        trace = uniform_trace(
+            tokens=self.tokens, experts=model.experts, choices=model.choices, layers=model.layers, groups=1,
+            groups_per_token=1,
+        )  # fmt: skip
+        position_T = np.arange(self.tokens, dtype=np.int64) + 1
+        step = Step(
+            token_T=position_T - 1, source_T=np.zeros(self.tokens, np.int32), context_T=position_T, phase="prefill",
+            last_T=position_T == self.tokens,
+        )  # fmt: skip
+        plan = _contiguous(model, 1).with_(
+            tp=ranks, etp=ranks, sequence_parallel=False, schedule=self.schedule, gpu_of_rank=tuple(range(ranks))
+        )
+        program = step_program(cluster, model, plan, trace, step)
+        if not self.sums:
+            program = replace(program, tasks=tuple(task for task in program.tasks if not isinstance(task, Exchange)))
+        return 1e3 * rung.run(program).step_time_s
+
+    def seconds_of(self, value: float) -> float:
+        """Turn ms into seconds."""
+        return value / 1e3
+
+
 def _contiguous(model: ModelShape, ranks: int, slots_per_rank: int | None = None) -> Plan:
     return Plan.contiguous(
         layers=model.layers,

@@ -6,7 +6,6 @@ from moecast.validate.published.row import Row, Source, Use
 
 _EFA = "no preset has Elastic Fabric Adapters"
 _TRAINING = "training is not simulated"
-_OVERLAP = "overlap of communication with compute is not simulated"
 _NO_SHAPE = "no preset of its GPU or model"
 _NO_TRACE = "the routing of its model was not published"
 
@@ -35,22 +34,6 @@ AWS = Source(
         ("p5 (H100), 32 EFA per node: NCCL all-to-all at its peak, 32 ranks", 53.9, "fit"),
     ),
 )  # fmt: skip
-
-TOKENWEAVE = Source(
-    name="TokenWeave",
-    where="microsoft/tokenweave, its tables",
-    conditions="8 x H100 DGX, bf16",
-    rows=_rows(
-        "ms",
-        _OVERLAP,
-        ("Mixtral-8x22B prefill, TP8, 4,096 tokens: baseline", 121.4, "check"),
-        ("Mixtral-8x22B prefill, TP8, 4,096 tokens: without all-reduce", 102.2, "check"),
-        ("Mixtral-8x22B prefill, TP8, 4,096 tokens: TokenWeave", 107.7, "check"),
-        ("Mixtral-8x22B prefill, TP8, 16,384 tokens: baseline", 471.0, "check"),
-        ("Mixtral-8x22B prefill, TP8, 16,384 tokens: without all-reduce", 405.1, "check"),
-        ("Mixtral-8x22B prefill, TP8, 16,384 tokens: TokenWeave", 399.2, "check"),
-    ),
-)
 
 GLM = Source(
     name="GLM-5.2 decode step",
@@ -120,4 +103,4 @@ MEGATRON = Source(
     ),
 )  # fmt: skip
 
-SOURCES = (AWS, TOKENWEAVE, GLM, EPLB_MEASURED, MOETUNER, PROFILE, MEGATRON)
+SOURCES = (AWS, GLM, EPLB_MEASURED, MOETUNER, PROFILE, MEGATRON)
