@@ -32,7 +32,7 @@ class ToyPass:
 
     @property
     def step(self) -> Any:
-        return SimpleNamespace(phase=self.phase)
+        return SimpleNamespace(phase=self.phase, kernels=self.phase)
 
     @property
     def setting(self) -> Any:
