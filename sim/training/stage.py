@@ -192,7 +192,7 @@ def shard_of(model: ModelShape, plan: Plan, stage: int) -> Shard:
 
 
 def _training_pass(setting: Setting, recipe: Recipe, trace: RoutingTrace, rows: list[int], step: Step) -> TrainingPass:
-    if trace.meta.layers == 1 < len(rows):
+    if trace.meta.layers == 1 and rows not in ([], [0]):  # it stands for all of them
         forward = _alike(setting, trace, step)
     else:
         forward = setting.forward(_of_rows(trace, rows), step)
