@@ -19,7 +19,7 @@ from moecast.sim.schedules.pipeline import (
     make_order,
     time_order,
 )
-from moecast.sim.training import Recipe, reductions, stage_work, training_program
+from moecast.sim.training import Recipe, reductions, stage_work, step, training_program
 from moecast.topology import load_cluster
 from moecast.traces import RoutingTrace, TraceMeta
 from tests.sim.plan_cases import tiny_model
@@ -170,3 +170,22 @@ def test_microbatches_must_be_there():
     asked = job(np.random.default_rng(1), pp=2, ep=2) | {"steps": []}
     with pytest.raises(MoecastError, match="at least one microbatch"):
         program_of(asked, find_pipeline_schedule("1f1b"))
+
+
+@settings(max_examples=5, deadline=None)
+@given(name=st.sampled_from(("1f1b", "dualpipe")), seed=st.integers(0, 99))
+def test_leaving_out_wider_links_changes_nothing(name, seed):
+    """The same step with every link of every path, which the rungs look through themselves."""
+    asked = job(np.random.default_rng(seed), pp=2, ep=4, groups=2, microbatches=4)
+    apart = tuple(rank % 2 * 8 + rank // 2 for rank in range(16))  # neighbours on two hosts
+    asked["plan"] = asked["plan"].with_(gpu_of_rank=apart)
+    cluster, schedule = load_cluster("dgx-h100", nodes=2), find_pipeline_schedule(name)
+    narrowed = training_program(cluster, schedule=schedule, **asked)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step, "on_narrowest", lambda tasks, _: (tasks, None))
+        whole = training_program(cluster, schedule=schedule, **asked)
+    assert whole.narrowest_J is None
+    for rung in (find_rung("bound"), Fluid()):
+        found, wanted = rung.run(narrowed), rung.run(whole)
+        assert found.step_time_s == pytest.approx(wanted.step_time_s, rel=1e-9)
+        np.testing.assert_allclose(found.link_bytes_J, wanted.link_bytes_J, rtol=1e-9)
