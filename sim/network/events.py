@@ -22,6 +22,9 @@ from moecast.sim.program import Float, Int
 # Flows whose last bytes leave within this fraction of the clock of each other leave together: 64 roundings.
 SIMULTANEOUS = 2.0**-46
 
+# Less than this part of the tolerance, given back of every link, is not shared out anew: it lies idle.
+SMALL = 1 / 8
+
 # A flow: what was asked; its start and end, or the earliest that the parents seen so far allow; how many parents have
 # not started; how many are not over, and one more until its own last byte has left.
 FLOW = np.dtype(
@@ -138,7 +141,7 @@ def _share_out(net: Net) -> None:
     this is about an eighth of the flows. A flow that starts has everything done again.
 
     With a tolerance this happens once a window: a part of the age of the oldest flow, and longer while what flows that
-    left give back is less than that part of every link. A flow that starts meanwhile does not move before its end.
+    left give back is less than a small part (`SMALL`) of every link. A flow that starts meanwhile does not move before its end.
     Flows that will leave within it leave when their fair rates say, but their bytes take until its end, so that what
     they give back is at once another's (`_spread`).
     """
@@ -147,7 +150,7 @@ def _share_out(net: Net) -> None:
         if net.fair_F[net.soon_A[i]] != OVER:
             _take_out(net, net.soon_A[i])
     net.counts[SOON] = net.counts[GONE] = 0
-    if net.counts[UNEVEN] == SOME and net.clock[FREED] < tolerance and _wait_on(net):
+    if net.counts[UNEVEN] == SOME and net.clock[FREED] < SMALL * tolerance and _wait_on(net):
         return
     least = net.clock[LEAST] * (1 - SIMULTANEOUS)
     if net.counts[UNEVEN] == ALL:

@@ -259,9 +259,9 @@ def test_the_error_on_an_uneven_exchange(tolerance: float) -> None:
     flows, start_F = cluster_flows(cluster, sends_SD), np.zeros(32 * 32)
     exact_F = deliver(flows, start_F, cluster.capacity_J)
     found_F = deliver(flows, start_F, cluster.capacity_J, tolerance=tolerance)
-    assert 0 <= found_F.max() / exact_F.max() - 1 <= 4 * tolerance
+    assert -0.1 * tolerance <= found_F.max() / exact_F.max() - 1 <= tolerance
     moved_F = exact_F > 0
-    assert np.abs(found_F[moved_F] / exact_F[moved_F] - 1).mean() <= 4 * tolerance
+    assert np.abs(found_F[moved_F] / exact_F[moved_F] - 1).mean() <= tolerance
 
 
 @pytest.mark.parametrize("name", ["fluid:", "fluid:1", "fluid:-1%", "fluid:11%", "fluid:nan%", "fluid:x%", "bound:1%"])
