@@ -141,9 +141,9 @@ def _share_out(net: Net) -> None:
     this is about an eighth of the flows. A flow that starts has everything done again.
 
     With a tolerance this happens once a window: a part of the age of the oldest flow, and longer while what flows that
-    left give back is less than a small part (`SMALL`) of every link. A flow that starts meanwhile does not move before its end.
-    Flows that will leave within it leave when their fair rates say, but their bytes take until its end, so that what
-    they give back is at once another's (`_spread`).
+    left give back is less than a small part (`SMALL`) of every link. A flow that starts meanwhile does not move before
+    its end. Flows that will leave within it leave when their fair rates say, but their bytes take until its end, so
+    that what they give back is at once another's (`_spread`).
     """
     tolerance = net.clock[TOLERANCE]
     for i in range(net.counts[GONE]):
