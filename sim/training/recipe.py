@@ -25,8 +25,6 @@ class Recipe:
         Sequences of a microbatch on one data-parallel rank.
     precision, recompute, optimizer, zero
         Element types; what is computed again; what turns gradients into weights; what ranks hold a part of only.
-    overlap_gradients
-        Whether gradients are reduced beside the backward pass of the layers that are still to come.
     host_s
         Seconds in each direction of an MoE layer in which ranks wait for their hosts (see `TrainingPass`).
 
@@ -43,7 +41,6 @@ class Recipe:
     recompute: Recompute = NONE
     optimizer: Optimizer = ADAM
     zero: int = 1
-    overlap_gradients: bool = False
     host_s: float = 0.0
 
     def __post_init__(self) -> None:

@@ -84,7 +84,8 @@ def training_program(
     for rank in range(chunks.n_ranks):
         own = [work for work, there in zip(works, chunks.rank_C, strict=True) if there == rank]
         ranks_R = own[0].ranks_R if chunks.n_ranks > 1 else None
-        tasks += [replace(task, ranks_R=ranks_R) for task in _end_of_step(own, recipe, plan.layout.of_stage(rank))]
+        ends = _end_of_step(own, recipe, plan.layout.of_stage(rank), count)
+        tasks += [replace(task, ranks_R=ranks_R) for task in ends]
     capacity_J = link_capacity(sites)
     narrowed, narrowest_J = on_narrowest(tasks, capacity_J)
     return StepProgram(
@@ -114,16 +115,22 @@ def on_narrowest(tasks: Sequence[Task], capacity_J: Float) -> tuple[list[Task], 
     return [narrowed(task) for task in tasks], narrowest_J
 
 
-def _end_of_step(works: Sequence[StageWork], recipe: Recipe, layout: Layout) -> list[Task]:
-    """Reduce the gradients of a pipeline rank, update its parameters, and gather them, one after another."""
+def _end_of_step(works: Sequence[StageWork], recipe: Recipe, layout: Layout, microbatches: int) -> list[Task]:
+    """Reduce the gradients of a pipeline rank, update its parameters, and gather them, one after another.
+
+    What ZeRO 2 and 3 send for every microbatch stands here, too, as often: none of it beside a microbatch's work.
+    """
     wanted = [part for work in works for part in reductions(work.shard, recipe.precision, zero=recipe.zero)]
     sites, n_ranks = works[0].sites, len(works[0].ranks_R)
     seconds = sum(work.optimizer_seconds(recipe) for work in works)
-    return [
-        *collectives([part for part in wanted if part.operation != "all-gather"], sites, layout),
-        Compute(kind="other", layer=OUTSIDE, seconds_R=np.full(n_ranks, seconds)),
-        *collectives([part for part in wanted if part.operation == "all-gather"], sites, layout),
-    ]
+
+    def sent(*, gathers: bool) -> list[Exchange]:
+        parts = [part for part in wanted if (part.operation == "all-gather") is gathers]
+        often = collectives([part for part in parts if part.per_microbatch], sites, layout)
+        return often * microbatches + collectives([part for part in parts if not part.per_microbatch], sites, layout)
+
+    update = Compute(kind="other", layer=OUTSIDE, seconds_R=np.full(n_ranks, seconds))
+    return [*sent(gathers=False), update, *sent(gathers=True)]
 
 
 def collectives(parts: Sequence[Reduction], sites: Sites, layout: Layout) -> list[Exchange]:
