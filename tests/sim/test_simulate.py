@@ -218,7 +218,7 @@ def test_model_that_does_not_fit_says_so(cluster: Cluster, trace: RoutingTrace) 
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"pp": 2, "gpu_of_rank": tuple(range(32))}, "pp = 2: pipeline stages are not simulated yet"),
+        ({"pp": 2, "gpu_of_rank": tuple(range(32))}, "pp = 2: pipelines are simulated in training"),
         ({"etp": 2, "gpu_of_rank": tuple(range(32))}, "ranks = 32: "),
         ({"cp": 2}, "cp = 2: context parallelism is not simulated yet"),
         ({"microbatches": 2}, "microbatches = 2"),
