@@ -120,8 +120,8 @@ def answer(row: Row, *, network: str, host_s: float | None = None) -> Answer:
 HOST_S = {"AWS": 0.011, "SimuMax": 0.0078}
 """Seconds that a rank of a source's jobs waits for its host in each direction of an MoE layer.
 
-Fitted on rows marked fit. AWS: its four by themselves ask for 11.7 and 19.9 (DeepSeek-V3, DeepEP and NCCL), 10.4 and 7.0
-ms (Qwen3-235B, DeepEP, and NCCL overlapped). SimuMax: its two ask for 7.1 and 9.4. Other sources: 0.
+Fitted on rows marked fit. AWS: its four by themselves ask for 11.7 and 19.9 (DeepSeek-V3, DeepEP and NCCL), 10.4 and
+7.0 ms (Qwen3-235B, DeepEP, and NCCL overlapped). SimuMax: its two ask for 7.1 and 9.4. Other sources: 0.
 """
 
 
