@@ -78,12 +78,13 @@ def test_a_sum_takes_what_the_collective_takes_by_itself(rung: str, tokens: int)
     tp=st.sampled_from([1, 2, 4, 8, 16]),
     ep=st.sampled_from([2, 8, 16]),
     phase=st.sampled_from(["prefill", "decode"]),
-    schedule=st.sampled_from(["sequential", "two-batch"]),
+    schedule=st.sampled_from(["sequential", "two-batch", "token-weave"]),
     seed=st.integers(0, 9),
 )
 def test_bound_is_below_fluid_and_nothing_changes_without_tensor_parallelism(
     tp: int, ep: int, phase: str, schedule: str, seed: int
 ) -> None:
+    schedule = schedule if tp > 1 else "sequential"
     plan = plan_of(ep=ep, groups=16 // ep, tp=tp, sequence_parallel=False, schedule=schedule)
     step = random_step(np.random.default_rng(seed), TRACE, ranks=plan.dp, tokens=60, phase=phase)
     bound, fluid = (simulate_step(CLUSTER, MODEL, plan, TRACE, step, network=rung)[1] for rung in ("bound", "fluid"))
@@ -91,6 +92,12 @@ def test_bound_is_below_fluid_and_nothing_changes_without_tensor_parallelism(
     if tp == 1:
         split = simulate_step(CLUSTER, MODEL, plan.with_(sequence_parallel=True), TRACE, step, network="fluid")[1]
         assert split.step_time_s == fluid.step_time_s
+
+
+def test_tokens_are_woven_only_where_sums_are_all_reduced() -> None:
+    for plan in (plan_of(tp=8, schedule="token-weave"), plan_of(sequence_parallel=False, schedule="token-weave")):
+        with pytest.raises(MoecastError, match="token-weave': needs ranks that share tokens and keep all of them"):
+            exchanges(plan)
 
 
 def test_a_plan_file_says_it_and_without_it_means_its_part() -> None:
