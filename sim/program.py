@@ -90,6 +90,11 @@ class Flows:
         """How many flows."""
         return len(self.bytes_F)
 
+    @property
+    def most(self) -> int:
+        """How many flows there are at the most."""
+        return self.n
+
     def fill(self) -> Flows:
         """Give the flows themselves."""
         return self
@@ -97,6 +102,10 @@ class Flows:
 
 class FlowSource(Protocol):
     """What gives an exchange its flows when it is run: `Flows`, or a template with this exchange's counts."""
+
+    @property
+    def most(self) -> int:
+        """How many flows there are at the most."""
 
     def fill(self) -> Flows:
         """Give the flows."""

@@ -277,6 +277,11 @@ class CountedFlows:
     def __post_init__(self) -> None:
         self.template.check_counts(self.counts_C)
 
+    @property
+    def most(self) -> int:
+        """How many flows there are at the most."""
+        return len(self.template.legs.count_F)
+
     def fill(self) -> Flows:
         """Make the flows."""
         return self.template.fill(self.counts_C)

@@ -52,6 +52,10 @@ class Bound:
     name = "bound"
     times_every_step = True
 
+    def supports(self, _program: StepProgram, /) -> str | None:
+        """Time everything."""
+        return None
+
     def run(self, program: StepProgram) -> StepTimes:
         """When each rank enters and leaves each task, at the earliest.
 

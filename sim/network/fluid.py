@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from moecast.arrays import index, numbers, whole_numbers
+from moecast.errors import MoecastError
 from moecast.sim.engine import run_program
 from moecast.sim.network.events import ENDED, FLOW, GONE, GROUP, START, Net, advance, next_event, submit_all
 from moecast.sim.network.flows import check_axis, check_flows, check_program, children
@@ -20,6 +21,8 @@ from moecast.sim.program import Float, Flows, Int, StepProgram, StepTimes
 
 MOST_GROUPS = 1 << 24
 MOST_TOLERANCE = 0.1
+MOST_FLOWS = 32_000_000
+"""Of a step: each takes some 250 bytes while it is followed."""
 PER_FLOW = (
     "flow_F", "rate_F", "fair_F", "last_F", "left_F", "since_F", "place_F", "transit_A", "again_A", "soon_A",
     "pending_H",
@@ -62,6 +65,13 @@ class Fluid:
         """No: a step takes seconds."""
         return False
 
+    def supports(self, program: StepProgram, /) -> str | None:
+        """Not more flows than memory holds."""
+        flows = sum(exchange.flows.most for exchange in program.exchanges)
+        if flows <= MOST_FLOWS:
+            return None
+        return f"follows up to {flows:,} flows one by one, more than {MOST_FLOWS:,}: use bound"
+
     def run(self, program: StepProgram) -> StepTimes:
         """When each rank enters and leaves each stage.
 
@@ -69,8 +79,13 @@ class Fluid:
         ------
         ValueError
             The program's arrays do not fit together.
+        MoecastError
+            It has too many flows (`supports`).
         """
         check_program(program)
+        why = self.supports(program)
+        if why is not None:
+            raise MoecastError(why, field="network", value=self.name)
         bottleneck_J = parallel_links(program)
         network = OpenFluid(program.capacity_J, bottleneck_J=bottleneck_J, tolerance=self.tolerance)
         return run_program(program, network)

@@ -19,7 +19,7 @@ FLUID_RANKS = 64
 
 
 class Rung(Protocol):
-    """One way to find out when each rank enters and leaves each stage; its docstring says what it models."""
+    """One way to find out when each rank enters and leaves each task; its docstring says what it models."""
 
     @property
     def name(self) -> str:
@@ -31,13 +31,19 @@ class Rung(Protocol):
         """Whether it is cheap enough for all steps of a workload, and not for a few only."""
         ...
 
+    def supports(self, program: StepProgram, /) -> str | None:
+        """Say in one line why it cannot time a program; None where it can."""
+        ...
+
     def run(self, program: StepProgram) -> StepTimes:
-        """Find the times of every rank at every stage.
+        """Find the times of every rank at every task.
 
         Raises
         ------
         ValueError
             The program's arrays do not fit together.
+        MoecastError
+            It does not support the program.
         """
         ...
 

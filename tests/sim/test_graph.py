@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from moecast.errors import MoecastError
 from moecast.sim.breakdown import breakdown
 from moecast.sim.network import Bound, Fluid
 from moecast.sim.program import COMMUNICATION, Compute, StepProgram
@@ -127,3 +128,17 @@ def test_a_task_that_waits_for_a_later_one_is_refused(rung: object) -> None:
     program = make_program(compute(1.0), replace(compute(1.0), after=(1,)), capacity=[1.0], ranks=1)
     with pytest.raises(ValueError, match="task 1: after = 1: must be an earlier task"):
         rung.run(program)
+
+
+def test_a_step_of_more_flows_than_fit_is_refused_before_they_are_made() -> None:
+    class Many:
+        most = 10**9
+
+        def fill(self) -> None:
+            raise AssertionError("no flow is made")
+
+    [task] = make_program(exchange(make_flows([], []), 1), capacity=[1.0], ranks=1).tasks
+    program = make_program(replace(task, flows=Many()), capacity=[1.0], ranks=1)
+    assert Bound().supports(program) is None
+    with pytest.raises(MoecastError, match="network = 'fluid': follows up to 1,000,000,000 flows"):
+        Fluid().run(program)
