@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from moecast.sim import Plan, Step, load_model
-from moecast.sim.forward import Setting
+from moecast.sim.forward import ForwardPass
 from moecast.sim.network import Fluid
+from moecast.sim.placed_model import PlacedModel
 from moecast.sim.schedules import program_of
 from moecast.sim.schedules.picture import draw_order, draw_program
 from moecast.sim.schedules.pipeline import PIPELINE_SCHEDULES, CellSeconds, Pipeline, make_order, time_order
@@ -59,7 +60,7 @@ def two_layers(schedule: str, phase: str) -> str:
         context_T=np.arange(tokens) % 4096 + 1 if phase == "prefill" else np.full(tokens, 4096),
         phase=phase,
     )
-    program = program_of(Setting.of(cluster, model, plan, phase=phase).forward(trace, step))
+    program = program_of(ForwardPass.of(PlacedModel.of(cluster, model, plan, phase=phase), trace, step))
     return draw_program(program, Fluid().run(program), title=f"{schedule}, {phase}")
 
 

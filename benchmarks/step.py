@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from moecast.sim import Plan, Setting, Step, Workload, draw_steps, find_rung, load_model, simulate_step
+from moecast.sim import PlacedModel, Plan, Step, Workload, draw_steps, find_rung, load_model, simulate_step
+from moecast.sim.forward import ForwardPass
 from moecast.sim.schedules import program_of
 from moecast.topology import Cluster, load_cluster
 from moecast.traces import PHASES, RoutingTrace, TraceMeta, import_npz
@@ -75,13 +76,13 @@ def print_parts(question: tuple[Any, ...]) -> None:
     """Print what the parts of a warm forecast take."""
     cluster, model, plan, trace, step = question
     step: Step
-    setting = Setting.of(cluster, model, plan, phase=step.phase)
-    forward = setting.forward(trace, step)
+    placed = PlacedModel.of(cluster, model, plan, phase=step.phase)
+    forward = ForwardPass.of(placed, trace, step)
     program = program_of(forward)
     choices = step.n_tokens * model.layers * model.choices
     parts = {
-        "layout": seconds_of(lambda: Setting.of(cluster, model, plan, phase=step.phase), runs=3),
-        "traffic": seconds_of(lambda: setting.forward(trace, step), runs=3),
+        "layout": seconds_of(lambda: PlacedModel.of(cluster, model, plan, phase=step.phase), runs=3),
+        "traffic": seconds_of(lambda: ForwardPass.of(placed, trace, step), runs=3),
         "program": seconds_of(lambda: program_of(forward), runs=3),
         "bound": seconds_of(lambda: find_rung("bound").run(program), runs=3),
     }

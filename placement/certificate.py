@@ -29,7 +29,8 @@ import numpy.typing as npt
 
 from moecast.errors import MoecastError
 from moecast.sim import compute, roofline
-from moecast.sim.forward import ForwardPass, Setting
+from moecast.sim.forward import ForwardPass
+from moecast.sim.placed_model import PlacedModel
 from moecast.sim.program import Compute, Exchange, Task
 from moecast.sim.schedules import find_schedule, schedule_tasks
 from moecast.traces import NO_CHOICE
@@ -50,11 +51,11 @@ def certificate_s(problem: PlacementProblem, steps: Sequence[Step] | None = None
     if not find_schedule(plan.schedule).in_sequence:
         rule = "a certificate holds for tasks on one stream: use sequential"
         raise MoecastError(rule, field="schedule", value=plan.schedule)
-    setting = Setting.of(problem.cluster, problem.model, plan, phase=problem.workload.kernels, seed=problem.seed)
+    placed = PlacedModel.of(problem.cluster, problem.model, plan, phase=problem.workload.kernels, seed=problem.seed)
     bounds = []
     for step in problem.steps if steps is None else steps:
-        forward = setting.forward(problem.trace, step)
-        relaxed = [_relaxed_layer(problem, setting, step, layer) for layer in range(plan.layers)]
+        forward = ForwardPass.of(placed, problem.trace, step)
+        relaxed = [_relaxed_layer(problem, placed, step, layer) for layer in range(plan.layers)]
         bounds.append(_step_bound(forward, schedule_tasks(forward), relaxed))
     return SAFETY * float(np.mean(bounds))
 
@@ -79,9 +80,9 @@ class _Relaxed:
 
 def _step_bound(forward: ForwardPass, stages: Sequence[Task], relaxed: Sequence[_Relaxed]) -> float:
     """The larger of what the average rank needs and, group by group, what barriers make everybody wait for."""
-    group_G = forward.setting.layout.group_G
+    group_G = forward.placed.sites.group_G
     bounds = []
-    for group in range(forward.setting.plan.groups):
+    for group in range(forward.placed.plan.groups):
         segments = [
             _Segment.of(forward, part, relaxed, group, group_G == group, behind_barrier=index > 0)
             for index, part in enumerate(_between_barriers(stages, group_G))
@@ -109,7 +110,7 @@ class _Segment:
         *,
         behind_barrier: bool,
     ) -> _Segment:
-        moves = forward.setting.mode.stay  # then attention, too, is where the plan puts the tokens
+        moves = forward.placed.mode.stay  # then attention, too, is where the plan puts the tokens
         fixed_G = np.zeros(int(members_G.sum()))
         setups = copies = 0.0
         layers = [relaxed[stage.layer] for stage in stages if stage.kind == "expert"]
@@ -138,7 +139,7 @@ def _between_barriers(stages: Sequence[Task], group_G: npt.NDArray[np.int32]) ->
     return parts
 
 
-def _relaxed_layer(problem: PlacementProblem, setting: Setting, step: Step, layer: int) -> _Relaxed:
+def _relaxed_layer(problem: PlacementProblem, placed: PlacedModel, step: Step, layer: int) -> _Relaxed:
     """Relax one layer: even loads, the hottest expert, the fewest copies."""
     wanted = problem.wanted
     group_T = wanted.layout.group_G[wanted.layout.holders_D()[step.source_T]]
@@ -151,7 +152,7 @@ def _relaxed_layer(problem: PlacementProblem, setting: Setting, step: Step, laye
         even = _expert_floor(problem, float(load_E.sum()) / wanted.ep, np.count_nonzero(load_E) / wanted.ep)
         hottest = -(-int(load_E.max(initial=0)) // most_replicas)
         hot = _expert_floor(problem, float(hottest), float(hottest > 0))
-        relaxed.append((even, max(even, hot), *_copy_floor(problem, setting, chosen_TK)))
+        relaxed.append((even, max(even, hot), *_copy_floor(problem, placed, chosen_TK)))
     columns = [np.array(column) for column in zip(*relaxed, strict=True)]
     return _Relaxed(
         expert_mean_D=columns[0], expert_most_D=columns[1], dispatch_mean_D=columns[2], combine_mean_D=columns[3]
@@ -182,21 +183,23 @@ def _expert_floor(problem: PlacementProblem, rows: float, hits: float) -> float:
     return seconds
 
 
-def _copy_floor(problem: PlacementProblem, setting: Setting, chosen_TK: npt.NDArray[np.uint16]) -> tuple[float, float]:
+def _copy_floor(
+    problem: PlacementProblem, placed: PlacedModel, chosen_TK: npt.NDArray[np.uint16]
+) -> tuple[float, float]:
     """Mean seconds for which the links into a rank carry the fewest copies that the choices allow: out and back."""
-    if setting.mode.stay or problem.wanted.ep == 1:
+    if placed.mode.stay or problem.wanted.ep == 1:
         return 0.0, 0.0
     slots = int(problem.slots_G.max())
     choices_T = (chosen_TK != NO_CHOICE).sum(1)
-    if setting.mode.per_choice:
+    if placed.mode.per_choice:
         out_T = back_T = np.maximum(choices_T - slots, 0)
     else:
         out_T = np.maximum(-(-choices_T // slots) - 1, 0)
-        back_T = np.minimum(out_T, 1) if setting.mode.relayed else out_T  # a domain's results are summed there
+        back_T = np.minimum(out_T, 1) if placed.mode.relayed else out_T  # a domain's results are summed there
     rate_Bps = _incoming_Bps(problem) * problem.wanted.ep
     out, back = (
         float(copies_T.sum()) * flows.copy_bytes / rate_Bps
-        for copies_T, flows in ((out_T, setting.dispatch_flows), (back_T, setting.combine_flows))
+        for copies_T, flows in ((out_T, placed.dispatch_flows), (back_T, placed.combine_flows))
     )
     return out, back
 

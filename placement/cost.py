@@ -23,7 +23,7 @@ import numpy.typing as npt
 from moecast.sim.collectives.links import link_capacity
 from moecast.sim.collectives.template import FlowTemplate
 from moecast.sim.compute import expert_seconds
-from moecast.sim.forward import Setting
+from moecast.sim.placed_model import PlacedModel
 
 if TYPE_CHECKING:
     from moecast.placement.problem import PlacementProblem
@@ -64,15 +64,15 @@ class LayerCost:
         A choice's arithmetic is the slope of the experts' roofline around the mean load. A copy costs what the busiest
         link needs when every rank sends every rank one, divided by the copies that each rank then takes in.
         """
-        setting = Setting.of(
+        placed = PlacedModel.of(
             problem.cluster, problem.model, problem.any_plan(), phase=problem.workload.kernels, seed=problem.seed
         )
         choice_s, replica_s = _expert_slopes(problem)
         copy_s, domain_copy_s = (
-            sum(_even_traffic_seconds(flows, setting, domains=domains) for flows in _flows(setting))
+            sum(_even_traffic_seconds(flows, placed, domains=domains) for flows in _flows(placed))
             for domains in (False, True)
         )
-        if setting.mode.per_choice:
+        if placed.mode.per_choice:
             return cls(choice_s=choice_s + copy_s, replica_s=replica_s)
         return cls(choice_s=choice_s, replica_s=replica_s, copy_s=copy_s, domain_copy_s=domain_copy_s)
 
@@ -86,8 +86,8 @@ class LayerCost:
         )
 
 
-def _flows(setting: Setting) -> tuple[FlowTemplate, FlowTemplate]:
-    return setting.dispatch_flows, setting.combine_flows
+def _flows(placed: PlacedModel) -> tuple[FlowTemplate, FlowTemplate]:
+    return placed.dispatch_flows, placed.combine_flows
 
 
 def _expert_slopes(problem: PlacementProblem) -> tuple[float, float]:
@@ -107,12 +107,12 @@ def _expert_slopes(problem: PlacementProblem) -> tuple[float, float]:
     return max(per_choice, 0.0), max(per_replica, 0.0)
 
 
-def _even_traffic_seconds(flows: FlowTemplate, setting: Setting, *, domains: bool) -> float:
+def _even_traffic_seconds(flows: FlowTemplate, placed: PlacedModel, *, domains: bool) -> float:
     """Seconds of the busiest link for each copy that a rank (or domain) takes in, when all ranks send alike."""
-    pairs = setting.layout.n_ranks**2
+    pairs = placed.sites.n_ranks**2
     count_F = flows.legs.count_F
     sent_F = (count_F >= pairs if domains else (count_F >= 0) & (count_F < pairs)).astype(np.float64)
     per_X = np.repeat(sent_F * flows.copy_bytes, np.diff(flows.offsets_F1)) * flows.share_X
-    capacity_J = link_capacity(setting.layout)
+    capacity_J = link_capacity(placed.sites)
     load_J: npt.NDArray[np.float64] = np.bincount(flows.link_X, per_X, len(capacity_J)) / capacity_J
-    return float(load_J.max(initial=0.0)) / setting.plan.ep
+    return float(load_J.max(initial=0.0)) / placed.plan.ep

@@ -18,12 +18,13 @@ import numpy.typing as npt
 from scipy.sparse import csr_array
 
 from moecast.sim.collectives.links import link_capacity
+from moecast.sim.forward import ForwardPass
 from moecast.sim.program import Compute
 from moecast.sim.schedules import schedule_tasks
 
 if TYPE_CHECKING:
     from moecast.sim.collectives.template import FlowTemplate
-    from moecast.sim.forward import ForwardPass, Setting
+    from moecast.sim.placed_model import PlacedModel
     from moecast.sim.step import Step
     from moecast.traces import RoutingTrace
 
@@ -58,28 +59,28 @@ class Estimator:
 
     Parameters
     ----------
-    setting
+    placed
         Of any plan of the layout.
     trace, steps
         What is in flight.
     """
 
-    def __init__(self, setting: Setting, trace: RoutingTrace, steps: Sequence[Step]) -> None:
+    def __init__(self, placed: PlacedModel, trace: RoutingTrace, steps: Sequence[Step]) -> None:
         self._trace, self._steps = trace, tuple(steps)
-        self._fixed_s = [_fixed_seconds(setting.forward(trace, step)) for step in self._steps]
-        self._links = [_LinkSeconds(flows, setting) for flows in (setting.dispatch_flows, setting.combine_flows)]
+        self._fixed_s = [_fixed_seconds(ForwardPass.of(placed, trace, step)) for step in self._steps]
+        self._links = [_LinkSeconds(flows, placed) for flows in (placed.dispatch_flows, placed.combine_flows)]
 
-    def estimate(self, setting: Setting) -> Estimate:
-        """Estimate the setting's plan."""
-        layer_s_L = np.mean([self._layers(setting.forward(self._trace, step)) for step in self._steps], axis=0)
+    def estimate(self, placed: PlacedModel) -> Estimate:
+        """Estimate the placed's plan."""
+        layer_s_L = np.mean([self._layers(ForwardPass.of(placed, self._trace, step)) for step in self._steps], axis=0)
         step_s = float(np.mean(self._fixed_s) + layer_s_L.sum())
-        return Estimate(slots_LGP=setting.plan.slots_DLGP[0], layer_s_L=layer_s_L, step_s=step_s)
+        return Estimate(slots_LGP=placed.plan.slots_DLGP[0], layer_s_L=layer_s_L, step_s=step_s)
 
     def _layers(self, forward: ForwardPass) -> Float:
         """Seconds of each layer that depend on the placement."""
-        mode, traffic = forward.setting.mode, forward.traffic
+        mode, traffic = forward.placed.mode, forward.traffic
         seconds_L: Float = forward.expert_seconds_LG.max(1)
-        if forward.setting.plan.ep == 1:
+        if forward.placed.plan.ep == 1:
             return seconds_L
         layers = [traffic.layer(layer) for layer in range(traffic.layers)]
         for links, counts_of in zip(self._links, (mode.dispatch_counts, mode.combine_counts), strict=True):
@@ -90,8 +91,8 @@ class Estimator:
 class _LinkSeconds:
     """Seconds for which each link is busy, by copies from each source to each destination; and the longest way."""
 
-    def __init__(self, flows: FlowTemplate, setting: Setting) -> None:
-        capacity_J = link_capacity(setting.layout)
+    def __init__(self, flows: FlowTemplate, placed: PlacedModel) -> None:
+        capacity_J = link_capacity(placed.sites)
         flow_X = np.repeat(np.arange(len(flows.legs.count_F)), np.diff(flows.offsets_F1))
         count_X = flows.legs.count_F[flow_X]
         sent_X = count_X >= 0

@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.placement.estimate import Estimate, Estimator
-from moecast.sim.forward import Setting
+from moecast.sim.forward import ForwardPass
 from moecast.sim.network import find_rung
+from moecast.sim.placed_model import PlacedModel
 from moecast.sim.schedules import program_of
 from moecast.sim.simulate import timed_steps
 
@@ -43,11 +44,11 @@ class Objective:
         self.problem = problem
         judged = JUDGED_STEPS if problem.wanted.ranks <= FEW_RANKS else JUDGED_STEPS // 2
         self.judged = tuple(problem.steps[index] for index in timed_steps(len(problem.steps), judged))
-        self._setting = Setting.of(
+        self._placed = PlacedModel.of(
             problem.cluster, problem.model, problem.any_plan(), phase=problem.workload.kernels, seed=problem.seed
         )
-        self._on_more = Estimator(self._setting, problem.trace, problem.held_out[:ESTIMATED_STEPS])
-        self._on_judged = Estimator(self._setting, problem.trace, self.judged)
+        self._on_more = Estimator(self._placed, problem.trace, problem.held_out[:ESTIMATED_STEPS])
+        self._on_judged = Estimator(self._placed, problem.trace, self.judged)
         self._estimates: dict[bytes, Estimate] = {}
         self._step_s: dict[tuple[bytes, int], float] = {}
 
@@ -66,7 +67,7 @@ class Objective:
         """Time one of the judged steps."""
         key = (np.ascontiguousarray(slots_LGP).tobytes(), index)
         if key not in self._step_s:
-            forward = self._with(slots_LGP).forward(self.problem.trace, self.judged[index])
+            forward = ForwardPass.of(self._with(slots_LGP), self.problem.trace, self.judged[index])
             program = program_of(forward)
             self._step_s[key] = find_rung(self.problem.network).run(program).step_time_s
         return self._step_s[key]
@@ -76,5 +77,5 @@ class Objective:
         on_judged = self._on_judged.estimate(self._with(slots_LGP))
         return self.step_s(slots_LGP) * self.estimate(slots_LGP).step_s / on_judged.step_s
 
-    def _with(self, slots_LGP: Int32) -> Setting:
-        return self._setting.with_slots(self.problem.plan(slots_LGP))
+    def _with(self, slots_LGP: Int32) -> PlacedModel:
+        return self._placed.with_slots(self.problem.plan(slots_LGP))

@@ -22,8 +22,9 @@ from moecast.placement.problem import PlacementProblem
 from moecast.placement.solvers import find_solver, takes
 from moecast.sim.collectives import mode_of
 from moecast.sim.degrees import Degrees
-from moecast.sim.forward import Setting
+from moecast.sim.forward import ForwardPass
 from moecast.sim.made_by import MadeBy
+from moecast.sim.placed_model import PlacedModel
 from moecast.sim.plan import Plan
 from moecast.sim.schedules import find_schedule
 from moecast.sim.shown import ShownAsTable
@@ -229,10 +230,10 @@ def _judged(
 
 def _routing(problem: PlacementProblem, plan: Plan) -> dict[str, float]:
     """Balance and fan-out of the planning steps."""
-    setting = Setting.of(problem.cluster, problem.model, plan, phase=problem.workload.kernels, seed=problem.seed)
-    totals = RoutingTotals(setting)
+    placed = PlacedModel.of(problem.cluster, problem.model, plan, phase=problem.workload.kernels, seed=problem.seed)
+    totals = RoutingTotals(placed)
     for step in problem.steps:
-        totals.add(setting.forward(problem.trace, step))
+        totals.add(ForwardPass.of(placed, problem.trace, step))
     fields = totals.fields()
     return {name: float(fields[name]) for name in ("balance_pooled", "fan_out", "fan_out_domains")}
 

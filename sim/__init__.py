@@ -14,13 +14,14 @@ from moecast.sim.collectives import (
 )
 from moecast.sim.drawn_steps import draw_steps, fit_workload
 from moecast.sim.forecaster import Forecaster, bound_objective_s
-from moecast.sim.forward import ForwardPass, Setting
+from moecast.sim.forward import ForwardPass
 from moecast.sim.layout import Layout
 from moecast.sim.load_model import list_models, load_model
 from moecast.sim.made_by import MadeBy
 from moecast.sim.memory import fits, memory_by_part
 from moecast.sim.model import ModelShape
 from moecast.sim.network import RUNGS, Fluid, Rung, find_rung, usual_rung
+from moecast.sim.placed_model import PlacedModel
 from moecast.sim.plan import DISPATCH_MODES, REPLICA_RULES, Plan, read_plan, write_plan
 from moecast.sim.prediction import Prediction, read_prediction, write_prediction
 from moecast.sim.program import Compute, Exchange, Flows, StepProgram, StepTimes
@@ -56,12 +57,12 @@ __all__ = [
     "Layout",
     "MadeBy",
     "ModelShape",
+    "PlacedModel",
     "Plan",
     "Prediction",
     "Question",
     "ReplicaTable",
     "Rung",
-    "Setting",
     "Sites",
     "Step",
     "StepProgram",

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.sim.checks import check_sizes
-from moecast.sim.forward import Setting
+from moecast.sim.forward import ForwardPass
 from moecast.sim.network import Rung, find_rung
+from moecast.sim.placed_model import PlacedModel
 from moecast.sim.schedules import program_of
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Forecaster:
         self, cluster: Cluster, model: ModelShape, trace: RoutingTrace, steps: Sequence[Step], *, seed: int = 0
     ) -> None:
         self._cluster, self._model, self._trace, self._steps, self._seed = cluster, model, trace, tuple(steps), seed
-        self._settings: dict[tuple[object, ...], Setting] = {}
+        self._placed_models: dict[tuple[object, ...], PlacedModel] = {}
 
     def step_times(self, plan: Plan, *, network: str | Rung = "bound") -> Float:
         """Time each step under a plan: float64 [W], seconds.
@@ -55,7 +56,7 @@ class Forecaster:
         rung = find_rung(network)
         times_W = np.empty(len(self._steps))
         for index, step in enumerate(self._steps):
-            forward = self._setting(plan, step.kernels).forward(self._trace, step)
+            forward = ForwardPass.of(self._placed(plan, step.kernels), self._trace, step)
             times_W[index] = rung.run(program_of(forward)).step_time_s
         return times_W
 
@@ -63,14 +64,14 @@ class Forecaster:
         """Mean step time under a plan, by the bound."""
         return float(self.step_times(plan).mean())
 
-    def _setting(self, plan: Plan, phase: str) -> Setting:
+    def _placed(self, plan: Plan, phase: str) -> PlacedModel:
         exchanges = (plan.dispatch, plan.dispatch_type, plan.combine_type, plan.sequence_parallel)
         key = (phase, plan.gpu_of_rank, plan.ep, plan.etp, plan.tp, *exchanges)
-        if key not in self._settings:
-            self._settings[key] = Setting.of(self._cluster, self._model, plan, phase=phase, seed=self._seed)
-        known = self._settings[key]
+        if key not in self._placed_models:
+            self._placed_models[key] = PlacedModel.of(self._cluster, self._model, plan, phase=phase, seed=self._seed)
+        known = self._placed_models[key]
         if known.plan is not plan:
-            known = self._settings[key] = known.with_slots(plan)
+            known = self._placed_models[key] = known.with_slots(plan)
         return known
 
 

@@ -1,6 +1,6 @@
 """One forward pass, stage by stage: what schedules put in order.
 
-A `Setting` is what all steps of a workload share under one plan; a `ForwardPass` is one step in it.
+What all steps of a workload share is a `PlacedModel`; a `ForwardPass` is one step of it.
 
 Axes: T token, L MoE layer, G rank, P slot.
 """
@@ -8,30 +8,23 @@ Axes: T token, L MoE layer, G rank, P slot.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from moecast.sim import compute
 from moecast.sim.attention_shape import AttentionShape, Mixer
-from moecast.sim.collectives import FlowTemplate, Mode, collective_for, mode_of
+from moecast.sim.collectives import FlowTemplate
 from moecast.sim.collectives.choice import Choice, pick
 from moecast.sim.collectives.groups import numbers_of_groups
-from moecast.sim.collectives.links import link_capacity, link_names
 from moecast.sim.collectives.template import no_flows
-from moecast.sim.collectives.tensor_parallel import hidden_template, sum_choices
 from moecast.sim.model import ModelShape
-from moecast.sim.network.links import Paths, narrowest_links
-from moecast.sim.overlap import FUSED_SMS, beside_compute, with_fewer_sms
-from moecast.sim.plan import Plan
+from moecast.sim.placed_model import PlacedModel
 from moecast.sim.program import Compute, Exchange, FlowSource, Kind, StepProgram, Task
-from moecast.sim.replicas import ReplicaTable
-from moecast.sim.sites import Sites
 from moecast.sim.step import Step
 from moecast.sim.traffic import StepTraffic, count_checked_traffic
-from moecast.topology import Cluster, Hardware
+from moecast.topology import Hardware
 from moecast.traces import RoutingTrace
 
 Float = npt.NDArray[np.float64]
@@ -44,210 +37,13 @@ OUTSIDE = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Setting:
-    """A plan on a cluster, with everything laid out that no step changes.
-
-    Parameters
-    ----------
-    dispatch_flows, combine_flows
-        The possible flows of every layer's dispatch and combine.
-    context_flows
-        Mode ``stay``: those that bring new keys and values to every rank of the EP group; else None.
-    hidden_flows
-        Tensor parallelism: those that bring hidden vectors to the other ranks that share their tokens; else None.
-    spread_flows, gather_flows
-        Expert tensor parallelism: those that bring each rank's copies to the others that share its experts by width,
-        and their partial results back; else None.
-    sum_choices
-        Tensor parallelism without sequence parallelism: what may add up partial sums at all ranks that share tokens.
-    """
-
-    model: ModelShape
-    plan: Plan
-    phase: str
-    mode: Mode
-    layout: Sites
-    table: ReplicaTable
-    dispatch_flows: FlowTemplate
-    combine_flows: FlowTemplate
-    context_flows: FlowTemplate | None
-    hidden_flows: FlowTemplate | None
-    spread_flows: FlowTemplate | None
-    gather_flows: FlowTemplate | None
-    sum_choices: tuple[Choice, ...]
-    capacity_J: Float
-    narrowest_J: Int
-    link_names_J: tuple[str, ...]
-    _beside: list[Setting] = field(default_factory=list, repr=False)
-    _fused: list[Setting] = field(default_factory=list, repr=False)
-
-    @classmethod
-    def of(
-        cls,
-        cluster: Cluster,
-        model: ModelShape,
-        plan: Plan,
-        *,
-        phase: str,
-        seed: int = 0,
-        beside: bool = False,
-        fused: bool = False,
-        narrow: bool = True,
-        sites: Sites | None = None,
-    ) -> Setting:
-        """Lay a plan out on a cluster; `beside` as of `beside_compute`, `fused` as of `beside_sums`.
-
-        Parameters
-        ----------
-        narrow
-            Leave out of the paths the links that are not the narrowest of their row. Where other flows than these use
-            the links, too, that is for whoever knows all of them: `on_narrowest`.
-        sites
-            Where the plan's ranks stand, from whoever knows it; paths are then found once for all that share it.
-
-        Raises
-        ------
-        MoecastError
-            The plan names GPUs that the cluster does not have, or says what is not simulated yet.
-        ValueError
-            An EP group has no slot for some expert.
-        """
-        plan.check_simulated()
-        layout = Sites.of(cluster, plan, seed=seed) if sites is None else sites
-        if beside or fused:
-            layout = layout.on(with_fewer_sms(cluster.hardware, FUSED_SMS if fused else None))
-        mode = mode_of(plan.dispatch, phase)
-        collective = collective_for(mode, layout)
-        copy_bytes = [model.copy_bytes(plan.dispatch_type or model.dispatch_type)]
-        copy_bytes += [model.copy_bytes(plan.combine_type or "bf16")]
-        flows = [
-            collective.dispatch(layout, mode, copy_bytes[0]),
-            collective.combine(layout, mode, copy_bytes[1]),
-            *(hidden_template(layout, plan.layout, size, axis="etp") for size in copy_bytes if plan.etp > 1),
-        ]
-        context_flows = collective.dispatch(layout, mode, model.kv_bytes_per_token) if mode.stay else None
-        hidden_flows = hidden_template(layout, plan.layout, 2 * model.hidden) if plan.tp > 1 else None
-        sums = () if plan.sequence_parallel else sum_choices(layout, plan.layout, 2 * model.hidden, fused=fused)
-        if beside:
-            flows = [beside_compute(template, layout) for template in flows]
-            context_flows = context_flows and beside_compute(context_flows, layout)
-            hidden_flows = hidden_flows and beside_compute(hidden_flows, layout)
-            sums = tuple(replace(each, template=beside_compute(each.template, layout)) for each in sums)
-        capacity_J = link_capacity(layout)
-        setting = cls(
-            model=model,
-            plan=plan,
-            phase=phase,
-            mode=mode,
-            layout=layout,
-            table=ReplicaTable.of(plan, layout.domain_G, node_G=layout.node_G),
-            dispatch_flows=flows[0],
-            combine_flows=flows[1],
-            context_flows=context_flows,
-            hidden_flows=hidden_flows,
-            spread_flows=flows[2] if plan.etp > 1 else None,
-            gather_flows=flows[3] if plan.etp > 1 else None,
-            sum_choices=sums,
-            capacity_J=capacity_J,
-            narrowest_J=np.arange(len(capacity_J)),
-            link_names_J=link_names(layout),
-        )
-        return setting.on_narrowest(narrowest_links(setting.paths, capacity_J)) if narrow else setting
-
-    @property
-    def paths(self) -> Iterator[Paths]:
-        """The links of all possible flows."""
-        templates = (*self._templates().values(), *(choice.template for choice in self.sum_choices))
-        return (template.paths for template in templates)
-
-    @property
-    def experts_by_width(self) -> bool:
-        """Whether the ranks that share tokens keep all of them and share all experts by width.
-
-        Then nothing is dispatched, and the sums of experts are all-reduced.
-        """
-        plan = self.plan
-        return bool(self.sum_choices) and plan.ep == 1 and plan.etp == plan.tp
-
-    def _templates(self) -> dict[str, FlowTemplate]:
-        names = (
-            "dispatch_flows", "combine_flows", "context_flows", "hidden_flows", "spread_flows", "gather_flows",
-        )  # fmt: skip
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-
-    def on_narrowest(self, narrowest_J: Int) -> Setting:
-        """Leave out of the paths the links that are not the narrowest of their row."""
-        narrow: dict[str, Any] = {name: flows.on_narrowest(narrowest_J) for name, flows in self._templates().items()}
-        sums = tuple(replace(each, template=each.template.on_narrowest(narrowest_J)) for each in self.sum_choices)
-        return replace(self, narrowest_J=narrowest_J, sum_choices=sums, _beside=[], _fused=[], **narrow)
-
-    def beside_compute(self) -> Setting:
-        """Give the setting of work that runs beside communication: fewer SMs for the one, less speed for the other.
-
-        The same where the kernels are low-latency ones, which take no SMs.
-        """
-        if self.mode.messages:
-            return self
-        if not self._beside:
-            wide = Setting.of(
-                self.layout.cluster, self.model, self.plan, phase=self.phase, beside=True, narrow=False,
-                sites=self.layout,
-            )  # fmt: skip
-            self._beside.append(wide.on_narrowest(self.narrowest_J))
-        return self._beside[0]
-
-    def beside_sums(self) -> Setting:
-        """Give the setting of work beside sums that are added up in the switch and normalised by a kernel on few SMs.
-
-        Where ranks that share tokens have no switch that adds, NCCL adds them up, still on few SMs.
-        """
-        if not self._fused:
-            wide = Setting.of(
-                self.layout.cluster, self.model, self.plan, phase=self.phase, fused=True, narrow=False,
-                sites=self.layout,
-            )  # fmt: skip
-            self._fused.append(wide.on_narrowest(self.narrowest_J))
-        return self._fused[0]
-
-    def with_slots(self, plan: Plan) -> Setting:
-        """Give the setting of a plan that differs only in slots, replica rule or replica weights."""
-        table = ReplicaTable.of(plan, self.layout.domain_G, node_G=self.layout.node_G)
-        beside, fused = ([setting.with_slots(plan) for setting in held] for held in (self._beside, self._fused))
-        return replace(self, plan=plan, table=table, _beside=beside, _fused=fused)
-
-    def forward(self, trace: RoutingTrace, step: Step) -> ForwardPass:
-        """Count a step's traffic under this plan.
-
-        Raises
-        ------
-        ValueError
-            L, E or K of the trace and the plan differ, or the step names tokens that the trace does not have, or ranks
-            that the plan does not.
-        """
-        if trace.meta.shape_LEK != (self.plan.layers, self.plan.experts, self.plan.choices):
-            sizes = (self.plan.layers, self.plan.experts, self.plan.choices)
-            raise ValueError(f"trace: has L, E, K = {trace.meta.shape_LEK}, the plan {sizes}")
-        step.check_within(tokens=trace.n_tokens, ranks=self.plan.dp)
-        home_T = self.plan.layout.homes_T(step.source_T)
-        traffic = count_checked_traffic(
-            self.plan, self.layout, trace.experts_TLK, step.token_T, home_T, stay=self.mode.stay, table=self.table
-        )
-        expert_LG = compute.expert_seconds(
-            self.model, self.layout.cluster.hardware, traffic.load_LGP, phase=self.phase, etp=self.plan.etp
-        )
-        return ForwardPass(
-            setting=self, trace=trace, step=step, home_T=home_T, traffic=traffic, expert_seconds_LG=expert_LG
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ForwardPass:
     """The stages of one step; each method gives the part of the pass it is named after.
 
     Layers are hidden layers for `attention` and `dense_layer`, and MoE layers (0 … L - 1) for the rest.
     """
 
-    setting: Setting
+    placed: PlacedModel
     trace: RoutingTrace = field(repr=False)
     step: Step
     home_T: Int32
@@ -256,18 +52,47 @@ class ForwardPass:
     _keys: dict[tuple[int, int | None, str], Int] = field(default_factory=dict, repr=False)
     _sum: list[Choice] = field(default_factory=list, repr=False)
 
+    @classmethod
+    def of(cls, placed: PlacedModel, trace: RoutingTrace, step: Step) -> ForwardPass:
+        """Count a step's traffic under this plan.
+
+        Raises
+        ------
+        ValueError
+            L, E or K of the trace and the plan differ, or the step names tokens that the trace does not have, or ranks
+            that the plan does not.
+        """
+        if trace.meta.shape_LEK != (placed.plan.layers, placed.plan.experts, placed.plan.choices):
+            sizes = (placed.plan.layers, placed.plan.experts, placed.plan.choices)
+            raise ValueError(f"trace: has L, E, K = {trace.meta.shape_LEK}, the plan {sizes}")
+        step.check_within(tokens=trace.n_tokens, ranks=placed.plan.dp)
+        home_T = placed.plan.layout.homes_T(step.source_T)
+        traffic = count_checked_traffic(
+            placed.plan,
+            placed.sites,
+            trace.experts_TLK,
+            step.token_T,
+            home_T,
+            stay=placed.mode.stay,
+            table=placed.table,
+        )
+        expert_LG = compute.expert_seconds(
+            placed.model, placed.sites.cluster.hardware, traffic.load_LGP, phase=placed.phase, etp=placed.plan.etp
+        )
+        return cls(placed=placed, trace=trace, step=step, home_T=home_T, traffic=traffic, expert_seconds_LG=expert_LG)
+
     @property
     def model(self) -> ModelShape:
         """The model's shape."""
-        return self.setting.model
+        return self.placed.model
 
     def split(self, parts: int, *, fused: bool = False) -> list[ForwardPass]:
         """Cut it into passes over part of each rank's tokens, that run beside each other's communication.
 
         `fused`: beside sums that a kernel on few SMs normalises, too.
         """
-        setting = self.setting.beside_sums() if fused else self.setting.beside_compute()
-        return [setting.forward(self.trace, step) for step in self.step.split(parts)]
+        placed = self.placed.beside_sums() if fused else self.placed.beside_compute()
+        return [ForwardPass.of(placed, self.trace, step) for step in self.step.split(parts)]
 
     def embedding(self) -> Compute:
         """Look the tokens up."""
@@ -296,14 +121,14 @@ class ForwardPass:
     def _attend(self, layer: int, *, first: bool, rest: bool, norms: bool = True) -> Iterator[Task]:
         row, moe = self._moe_layers_before(layer), self._moe_index(layer)
         mixer = self.model.mixer_of(layer)
-        if first and self.setting.mode.stay and row and self.step.kernels == "prefill":
+        if first and self.placed.mode.stay and row and self.step.kernels == "prefill":
             yield self._share_context(self._tokens_G(row), moe)
         if mixer is None:  # the layer is an MLP or experts only
             return
-        into_G = np.zeros(self.setting.layout.n_ranks)
+        into_G = np.zeros(self.placed.sites.n_ranks)
         if isinstance(mixer, AttentionShape) and not (first and rest):
             into_G = compute.into_seconds(
-                self.model, self._hardware, self._attended_G(row), shape=mixer, tp=self.setting.plan.tp
+                self.model, self._hardware, self._attended_G(row), shape=mixer, tp=self.placed.plan.tp
             )
         if first:
             yield from self._gather(moe, self._tokens_G(0), kept=not self._after_experts(layer))
@@ -324,7 +149,7 @@ class ForwardPass:
         parts = [self._part_seconds(layer, row, mixer, phase, of_T) for phase, of_T in self.step.parts]
         if len(parts) == 1 or not isinstance(mixer, AttentionShape):
             return np.asarray(np.sum(parts, axis=0), np.float64)
-        model, hardware, tp = self.model, self._hardware, self.setting.plan.tp
+        model, hardware, tp = self.model, self._hardware, self.placed.plan.tp
         apart_G = [
             compute.projection_seconds(model, hardware, self._attended_G(row, of_T), shape=mixer, tp=tp)
             for _, of_T in self.step.parts
@@ -345,7 +170,7 @@ class ForwardPass:
             if reads == ((None, 1),)
             else sum(self._keys_G(row, most, phase, of_T) / share for most, share in reads),
             mixer=mixer,
-            tp=self.setting.plan.tp,
+            tp=self.placed.plan.tp,
             queries=self.step.queries if phase == "decode" else 1.0,
         )
 
@@ -353,7 +178,7 @@ class ForwardPass:
         """Run the MLP of a layer that is not MoE, where it has one; the ranks that share tokens split its width."""
         if layer in self.model.no_mlp_layers:
             return
-        tokens_G, tp = self._attended_G(self._moe_layers_before(layer)), self.setting.plan.tp
+        tokens_G, tp = self._attended_G(self._moe_layers_before(layer)), self.placed.plan.tp
         kept = self.model.mixer_of(layer) is not None or not self._after_experts(layer)
         yield from self._gather(OUTSIDE, self._tokens_G(0), kept=kept)
         yield self._compute("other", OUTSIDE, compute.dense_layer_seconds(self.model, self._hardware, tokens_G, tp=tp))
@@ -374,19 +199,19 @@ class ForwardPass:
 
         Ranks that share experts by width send each other what came to them: all of them need all of it.
         """
-        if self.setting.plan.ep > 1:
+        if self.placed.plan.ep > 1:
             yield from self._dispatched(moe)
-        if (flows := self.setting.spread_flows) is not None and not self.setting.experts_by_width:
+        if (flows := self.placed.spread_flows) is not None and not self.placed.experts_by_width:
             yield self._shared_rows("dispatch", moe, flows, "etp", self._received_G(moe), from_all=False)
 
     def _dispatched(self, moe: int) -> Iterator[Exchange]:
-        if self.setting.mode.counts_first:
+        if self.placed.mode.counts_first:
             yield Exchange(
                 kind="dispatch", layer=moe, flows=no_flows(), setup_s=self._hardware.count_exchange_s, barrier=True,
-                group_R=self.setting.layout.group_G,
+                group_R=self.placed.sites.group_G,
             )  # fmt: skip
-        counts = self.setting.mode.dispatch_counts(self.traffic.layer(moe))
-        yield self._exchange("dispatch", moe, self.setting.dispatch_flows.counted(counts), self.setting.mode.barrier)
+        counts = self.placed.mode.dispatch_counts(self.traffic.layer(moe))
+        yield self._exchange("dispatch", moe, self.placed.dispatch_flows.counted(counts), self.placed.mode.barrier)
 
     def experts(self, moe: int) -> Compute:
         """Run the routed experts that each rank holds over the choices they serve."""
@@ -397,13 +222,13 @@ class ForwardPass:
 
         Ranks that share experts by width send each other their part of the sums first.
         """
-        if self.setting.experts_by_width:
+        if self.placed.experts_by_width:
             yield self._sum_exchange("combine", moe)
-        elif (flows := self.setting.gather_flows) is not None:
+        elif (flows := self.placed.gather_flows) is not None:
             yield self._shared_rows("combine", moe, flows, "etp", self._received_G(moe), from_all=True)
-        if self.setting.plan.ep > 1:
-            counts = self.setting.mode.combine_counts(self.traffic.layer(moe))
-            yield self._exchange("combine", moe, self.setting.combine_flows.counted(counts), self.setting.mode.barrier)
+        if self.placed.plan.ep > 1:
+            counts = self.placed.mode.combine_counts(self.traffic.layer(moe))
+            yield self._exchange("combine", moe, self.placed.combine_flows.counted(counts), self.placed.mode.barrier)
 
     def head(self) -> Iterator[Task]:
         """Run the LM head for the tokens whose logits are wanted; the ranks that share tokens split the vocabulary.
@@ -413,13 +238,13 @@ class ForwardPass:
         """
         if self.model.is_whole:
             yield from self._logits()
-        if self.setting.mode.stay and self.step.kernels == "decode":
+        if self.placed.mode.stay and self.step.kernels == "decode":
             shared = [self._tokens_G(row) for row in map(self._moe_layers_before, range(self.model.n_layers)) if row]
             if shared:
                 yield self._share_context(np.sum(shared, axis=0), OUTSIDE)
 
     def _logits(self) -> Iterator[Task]:
-        ranks, plan = self.setting.layout.n_ranks, self.setting.plan
+        ranks, plan = self.placed.sites.n_ranks, self.placed.plan
         last = slice(None) if self.step.last_T is None else self.step.last_T
         tokens_G = np.bincount(self._home_T(self.traffic.layers)[last], minlength=ranks)
         yield from self._gather(OUTSIDE, tokens_G, kept=not self._after_experts(self.model.n_layers))
@@ -453,17 +278,17 @@ class ForwardPass:
 
     def dispatch_bytes(self) -> float:
         """Bytes that leave GPUs to dispatch, over all layers; a relayed copy leaves twice."""
-        template, mode = self.setting.dispatch_flows, self.setting.mode
+        template, mode = self.placed.dispatch_flows, self.placed.mode
         layers = range(self.traffic.layers)
         sent = sum(template.bytes_leaving(mode.dispatch_counts(self.traffic.layer(layer))) for layer in layers)
-        if self.setting.spread_flows is None or self.setting.experts_by_width:
+        if self.placed.spread_flows is None or self.placed.experts_by_width:
             return sent
         received = sum(int(self._received_G(layer).sum()) for layer in layers)
-        return sent + received * (self.setting.plan.etp - 1) * self.setting.spread_flows.copy_bytes
+        return sent + received * (self.placed.plan.etp - 1) * self.placed.spread_flows.copy_bytes
 
     def _received_G(self, moe: int) -> Int:
         """Copies that each rank has of the tokens whose choices it serves, its own tokens' included."""
-        per_choice, traffic, sites = self.setting.mode.per_choice, self.traffic, self.setting.layout
+        per_choice, traffic, sites = self.placed.mode.per_choice, self.traffic, self.placed.sites
         copies_SM = (traffic.choices_LSM if per_choice else traffic.copies_LSM)[moe]
         return np.bincount(sites.peer_SM.ravel(), copies_SM.ravel(), sites.n_ranks).astype(np.int64)
 
@@ -471,15 +296,15 @@ class ForwardPass:
         """Make a program of tasks, on the links of the plan's layout."""
         return StepProgram(
             tasks=tuple(tasks),
-            n_ranks=self.setting.layout.n_ranks,
-            capacity_J=self.setting.capacity_J,
-            narrowest_J=self.setting.narrowest_J,
-            link_names_J=self.setting.link_names_J,
+            n_ranks=self.placed.sites.n_ranks,
+            capacity_J=self.placed.capacity_J,
+            narrowest_J=self.placed.narrowest_J,
+            link_names_J=self.placed.link_names_J,
         )
 
     @property
     def _hardware(self) -> Hardware:
-        return self.setting.layout.cluster.hardware
+        return self.placed.sites.cluster.hardware
 
     def _compute(self, kind: Kind, layer: int, seconds_G: Float) -> Compute:
         return Compute(kind=kind, layer=layer, seconds_R=np.ascontiguousarray(seconds_G, np.float64))
@@ -487,7 +312,7 @@ class ForwardPass:
     def _exchange(self, kind: Kind, layer: int, flows: FlowSource, barrier: bool = False) -> Exchange:
         setup_s = self._hardware.collective_launch_s + (self._hardware.barrier_s if barrier else 0.0)
         return Exchange(
-            kind=kind, layer=layer, flows=flows, setup_s=setup_s, barrier=barrier, group_R=self.setting.layout.group_G
+            kind=kind, layer=layer, flows=flows, setup_s=setup_s, barrier=barrier, group_R=self.placed.sites.group_G
         )
 
     def _moe_layers_before(self, layer: int) -> int:
@@ -505,11 +330,11 @@ class ForwardPass:
         """Tokens at home on each rank after `row` MoE layers."""
         if row < self.traffic.layers:
             return np.asarray(self.traffic.tokens_LG[row], np.int64)
-        return np.bincount(self._home_T(row), minlength=self.setting.layout.n_ranks).astype(np.int64)
+        return np.bincount(self._home_T(row), minlength=self.placed.sites.n_ranks).astype(np.int64)
 
     def _attended_G(self, row: int, of_T: Bool | None = None) -> Int:
         """Tokens that each rank attends for, of one part of the step where asked: all that its `tp` peers share."""
-        plan = self.setting.plan
+        plan = self.placed.plan
         if of_T is not None:
             tokens_D = np.bincount(self._holder_T(row)[of_T], minlength=plan.dp).astype(np.int64)
             return plan.layout.by_rank(tokens_D)
@@ -517,7 +342,7 @@ class ForwardPass:
 
     def _holder_T(self, row: int) -> Int32:
         """The DP rank that attends for each token."""
-        return self._home_T(row) if self.setting.plan.tp == 1 else self.step.source_T
+        return self._home_T(row) if self.placed.plan.tp == 1 else self.step.source_T
 
     def _keys_G(self, row: int, window: int | None, part: str = "", of_T: Bool | None = None) -> Int:
         """Keys attended to on each rank, by one part of the step where asked; kept, since most layers ask the same."""
@@ -525,7 +350,7 @@ class ForwardPass:
             row = 0
         key = (row, window, "" if of_T is None else part)
         if key not in self._keys:
-            plan = self.setting.plan
+            plan = self.placed.plan
             chosen = slice(None) if of_T is None else of_T
             context_T = self.step.context_T[chosen]
             keys_T = context_T if window is None else np.minimum(context_T, window)
@@ -535,34 +360,34 @@ class ForwardPass:
 
     def _after_experts(self, layer: int) -> bool:
         """Whether a hidden layer's input comes from experts, each token's at its home only."""
-        return layer - 1 in self.model.moe_layer_ids and not self.setting.experts_by_width
+        return layer - 1 in self.model.moe_layer_ids and not self.placed.experts_by_width
 
     def _kept_G(self, row: int) -> Int:
         """Tokens whose hidden vectors each rank keeps: with sequence parallelism, its own only."""
-        return self._attended_G(row) if self.setting.sum_choices else self._tokens_G(row)
+        return self._attended_G(row) if self.placed.sum_choices else self._tokens_G(row)
 
     def _gather(self, moe: int, tokens_G: Int, *, kept: bool) -> Iterator[Exchange]:
         """Bring the hidden vectors of each rank's tokens to those that share them; nothing without `tp`.
 
         Nor where those kept them (`kept`), as they do without sequence parallelism after all but experts.
         """
-        if self.setting.hidden_flows is not None and not (kept and self.setting.sum_choices):
+        if self.placed.hidden_flows is not None and not (kept and self.placed.sum_choices):
             yield self._hidden_exchange(moe, tokens_G, from_all=False)
 
     def _scatter(self, moe: int) -> Iterator[Exchange]:
         """Add up partial sums, each token's at its home, or without sequence parallelism at all that share it."""
-        if self.setting.sum_choices:
+        if self.placed.sum_choices:
             yield self._sum_exchange("other", moe)
-        elif self.setting.hidden_flows is not None:
+        elif self.placed.hidden_flows is not None:
             yield self._hidden_exchange(moe, self._tokens_G(0), from_all=True)
 
     def _sum_exchange(self, kind: Kind, moe: int) -> Exchange:
         """All-reduce the hidden vectors of all tokens of each group of ranks that share them."""
-        setting = self.setting
-        peers_DM, sites = setting.plan.layout.peers("tp"), setting.layout
+        placed = self.placed
+        peers_DM, sites = placed.plan.layout.peers("tp"), placed.sites
         rows_D = self._tokens_G(0)[peers_DM].sum(axis=1)
         if not self._sum:
-            choices = setting.sum_choices
+            choices = placed.sum_choices
             self._sum.append(pick(list(choices), sites, rows_D * choices[0].template.copy_bytes))
         [choice] = self._sum
         return Exchange(
@@ -572,20 +397,20 @@ class ForwardPass:
 
     def _hidden_exchange(self, moe: int, tokens_G: Int, *, from_all: bool) -> Exchange:
         """Send each rank's tokens to all that share them, or (`from_all`) to it what those have of them."""
-        assert self.setting.hidden_flows is not None
-        return self._shared_rows("other", moe, self.setting.hidden_flows, "tp", tokens_G, from_all=from_all)
+        assert self.placed.hidden_flows is not None
+        return self._shared_rows("other", moe, self.placed.hidden_flows, "tp", tokens_G, from_all=from_all)
 
     def _shared_rows(
         self, kind: Kind, moe: int, template: FlowTemplate, axis: str, rows_G: Int, *, from_all: bool
     ) -> Exchange:
         """Send each rank's rows to all that share them along an axis, or (`from_all`) to it what those have of them."""
-        peers_GP = self.setting.plan.layout.peers_of_ranks(axis)
+        peers_GP = self.placed.plan.layout.peers_of_ranks(axis)
         counts_GP = rows_G[peers_GP] if from_all else np.broadcast_to(rows_G[:, None], peers_GP.shape)
         return self._exchange(kind, moe, template.counted(counts_GP.ravel()))
 
     def _share_context(self, tokens_G: Int, moe: int) -> Exchange:
         """Bring the keys and values of each rank's tokens to every rank of its EP group (ExFlow's all-gather)."""
-        template, layout = self.setting.context_flows, self.setting.layout
+        template, layout = self.placed.context_flows, self.placed.sites
         assert template is not None
         counts = np.concatenate([tokens_G.repeat(layout.n_members), tokens_G.repeat(layout.n_places)])
         return self._exchange("other", moe, template.counted(counts))

@@ -24,7 +24,8 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.sim.collectives.links import ISSUE_KIND, link_kinds
-from moecast.sim.forward import ForwardPass, Setting
+from moecast.sim.forward import ForwardPass
+from moecast.sim.placed_model import PlacedModel
 from moecast.sim.program import Compute, Exchange, Flows, StepProgram, StepTimes, Task
 from moecast.sim.schedules import program_of
 
@@ -71,7 +72,7 @@ def programs_with_more(
         saved_s = sum(_most_saved(old, new) for old, new in zip(program.tasks, stages, strict=True))
         if saved_s > 0 and saved_s >= LEAST * times.step_time_s:
             varied[name] = partial(replace, program, tasks=stages)
-    cluster = forward.setting.layout.cluster
+    cluster = forward.placed.sites.cluster
     kinds = zip(link_kinds(cluster), times.link_bytes_J, strict=True)
     used = dict.fromkeys(cable_of(kind) for kind, units in kinds if units > 0)
     for name in (*used, TO_FABRIC) if used.keys() >= TOGETHER[TO_FABRIC] else used:
@@ -171,9 +172,9 @@ def _most_saved(before: Task, after: Task) -> float:
 
 def _laid_out_on(forward: ForwardPass, cluster: Cluster) -> StepProgram:
     """The same tokens' pass over another cluster's links."""
-    setting = forward.setting
-    changed = Setting.of(cluster, setting.model, setting.plan, phase=setting.phase, seed=setting.layout.seed)
-    there = replace(forward, setting=changed)
+    placed = forward.placed
+    changed = PlacedModel.of(cluster, placed.model, placed.plan, phase=placed.phase, seed=placed.sites.seed)
+    there = replace(forward, placed=changed)
     return program_of(there)
 
 

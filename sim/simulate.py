@@ -14,10 +14,11 @@ from moecast.errors import MoecastError
 from moecast.sim import describe
 from moecast.sim.checks import check_question
 from moecast.sim.drawn_steps import draw_steps
-from moecast.sim.forward import Setting
+from moecast.sim.forward import ForwardPass
 from moecast.sim.gains import bottleneck_of, marginal_gains, programs_with_more
 from moecast.sim.memory import memory_by_part, usable_bytes
 from moecast.sim.network import Rung, find_rung
+from moecast.sim.placed_model import PlacedModel
 from moecast.sim.prediction import Prediction
 from moecast.sim.program import StepProgram, StepTimes
 from moecast.sim.question import Question
@@ -78,15 +79,15 @@ def simulate_question(asked: Question, *, progress: Callable[[int, int], None] |
     model, plan, trace, workload, rung = asked.model, asked.plan, asked.trace, asked.workload, asked.rung
     steps = draw_steps(trace, workload, ranks=plan.dp)
     timed = timed_steps(len(steps), len(steps) if rung.times_every_step else asked.max_fluid_steps)
-    setting = Setting.of(asked.cluster, model, plan, phase=workload.kernels, seed=asked.seed)
-    routing, timing, saved = _run(setting, trace, steps, timed, rung, asked.gains, progress)
-    memory = _memory(setting, workload, steps, routing.most_rows, asked.memory_fraction)
+    placed = PlacedModel.of(asked.cluster, model, plan, phase=workload.kernels, seed=asked.seed)
+    routing, timing, saved = _run(placed, trace, steps, timed, rung, asked.gains, progress)
+    memory = _memory(placed, workload, steps, routing.most_rows, asked.memory_fraction)
     return Prediction(
         cluster=asked.cluster.name,
         model=model.name,
         network=rung.name,
         phase=workload.phase,
-        plan=describe.describe_plan(plan, model, setting.mode),
+        plan=describe.describe_plan(plan, model, placed.mode),
         workload={**describe.describe_workload(workload), "element_types": describe.element_types(model)},
         trace=describe.describe_trace(trace),
         seed=asked.seed,
@@ -131,7 +132,7 @@ def step_program(
         L, E or K differ, the plan names GPUs that the cluster does not have, or says what is not simulated.
     """
     check_question(cluster, model, plan, trace)
-    forward = Setting.of(cluster, model, plan, phase=step.kernels, seed=seed).forward(trace, step)
+    forward = ForwardPass.of(PlacedModel.of(cluster, model, plan, phase=step.kernels, seed=seed), trace, step)
     return program_of(forward)
 
 
@@ -158,7 +159,7 @@ def timed_steps(steps: int, most: int) -> tuple[int, ...]:
 
 
 def _run(
-    setting: Setting,
+    placed: PlacedModel,
     trace: RoutingTrace,
     steps: Sequence[Step],
     timed: Sequence[int],
@@ -167,10 +168,10 @@ def _run(
     progress: Callable[[int, int], None] | None,
 ) -> tuple[RoutingTotals, TimeTotals, dict[str, float]]:
     """Count every step's traffic, time some of the steps, and the first one again with twice of each resource."""
-    routing, timing = RoutingTotals(setting), TimeTotals(setting)
+    routing, timing = RoutingTotals(placed), TimeTotals(placed)
     varied: dict[str, Callable[[], StepProgram]] = {}
     for index, step in enumerate(steps):
-        forward = setting.forward(trace, step)
+        forward = ForwardPass.of(placed, trace, step)
         routing.add(forward)
         if index in timed:
             program = program_of(forward)
@@ -189,10 +190,10 @@ def _run(
 
 
 def _memory(
-    setting: Setting, workload: Workload, steps: Sequence[Step], most_rows: int, fraction: float
+    placed: PlacedModel, workload: Workload, steps: Sequence[Step], most_rows: int, fraction: float
 ) -> dict[str, int]:
-    hardware = setting.layout.cluster.hardware
-    parts = memory_by_part(setting.model, setting.plan, workload, hardware, steps=steps, expert_rows=most_rows)
+    hardware = placed.sites.cluster.hardware
+    parts = memory_by_part(placed.model, placed.plan, workload, hardware, steps=steps, expert_rows=most_rows)
     usable, capacity = usable_bytes(hardware, fraction), int(hardware.memory_bytes)
     return {**parts, "total": sum(parts.values()), "usable": usable, "capacity": capacity}
 

@@ -14,7 +14,8 @@ import numpy.typing as npt
 from moecast.sim.breakdown import breakdown
 from moecast.sim.busy import add_link_bytes
 from moecast.sim.collectives.links import link_kinds
-from moecast.sim.forward import ForwardPass, Setting
+from moecast.sim.forward import ForwardPass
+from moecast.sim.placed_model import PlacedModel
 from moecast.sim.program import BREAKDOWN_PARTS, Exchange, StepProgram, StepTimes
 
 Float = npt.NDArray[np.float64]
@@ -26,14 +27,14 @@ TOP_LINKS = 3  # of each kind: a fabric has hundreds of links that are equally b
 class RoutingTotals:
     """Balance, fan-out, crossings, bytes and loads, over all steps."""
 
-    def __init__(self, setting: Setting) -> None:
-        self._setting = setting
+    def __init__(self, placed: PlacedModel) -> None:
+        self._placed = placed
         self._balances: list[Float] = []
-        self._load_LG = np.zeros((setting.plan.layers, setting.layout.n_ranks), np.int64)
+        self._load_LG = np.zeros((placed.plan.layers, placed.sites.n_ranks), np.int64)
         self._tokens = self._copies = self._remote = self._domain_copies = 0
         self._pairs = self._same = 0
         self._bytes = 0.0
-        self._copies_SM = np.zeros((setting.layout.n_ranks, setting.layout.n_members), np.int64)
+        self._copies_SM = np.zeros((placed.sites.n_ranks, placed.sites.n_members), np.int64)
         self._steps = 0
         self.most_rows = 0
         """The most choices that a rank served at one layer of one step."""
@@ -42,18 +43,18 @@ class RoutingTotals:
         """Take in a step."""
         traffic = step.traffic
         load_LG = traffic.rank_load_LG
-        self._balances.append(balance(load_LG, self._setting.plan.groups))
+        self._balances.append(balance(load_LG, self._placed.plan.groups))
         self._load_LG += load_LG
         self.most_rows = max(self.most_rows, int(load_LG.max(initial=0)))
         self._tokens += traffic.n_tokens
         copies_SM = traffic.copies_LSM.sum(axis=0, dtype=np.int64)
-        own_S = np.take_along_axis(copies_SM, self._setting.layout.member_G[:, None].astype(np.int64), axis=1)
+        own_S = np.take_along_axis(copies_SM, self._placed.sites.member_G[:, None].astype(np.int64), axis=1)
         self._copies += int(copies_SM.sum())
         self._remote += int(copies_SM.sum() - own_S.sum())
         self._domain_copies += int(traffic.domain_copies_LSA.sum(dtype=np.int64))
         self._pairs, self._same = self._pairs + traffic.pairs, self._same + traffic.same_rank_pairs
         self._bytes += step.dispatch_bytes()
-        per_choice = self._setting.mode.per_choice
+        per_choice = self._placed.mode.per_choice
         self._copies_SM += traffic.choices_LSM.sum(axis=0, dtype=np.int64) if per_choice else copies_SM
         self._steps += 1
 
@@ -65,9 +66,9 @@ class RoutingTotals:
     def fields(self) -> dict[str, Any]:
         """Give the Prediction's fields; a balance of nothing is 1."""
         balances = np.concatenate(self._balances)
-        pooled = balance(self._load_LG, self._setting.plan.groups)
+        pooled = balance(self._load_LG, self._placed.plan.groups)
         # tokens of an empty layer would pull the means towards 0
-        tokens = max(1, self._tokens * (self._setting.plan.layers - self.empty_layers))
+        tokens = max(1, self._tokens * (self._placed.plan.layers - self.empty_layers))
         per_step_LG = self._load_LG / self._steps
         return {
             "balance": float(balances.mean()) if len(balances) else 1.0,
@@ -86,14 +87,14 @@ class RoutingTotals:
 
     def _traffic_SD(self) -> tuple[tuple[float, ...], ...]:
         """Bytes dispatched between ranks, or between domains where ranks are too many to look at."""
-        sites = self._setting.layout
+        sites = self._placed.sites
         if sites.n_ranks > MOST_SHOWN:
             domain_G = sites.domain_G
             copies_SD = np.zeros((domain_G.max() + 1,) * 2, np.int64)
             np.add.at(copies_SD, (domain_G[:, None], domain_G[sites.peer_SM]), self._copies_SM)
         else:
             copies_SD = sites.to_ranks(self._copies_SM)
-        bytes_SD = copies_SD * (self._setting.dispatch_flows.copy_bytes / self._steps)
+        bytes_SD = copies_SD * (self._placed.dispatch_flows.copy_bytes / self._steps)
         return tuple(tuple(row) for row in bytes_SD.tolist())
 
 
@@ -107,13 +108,13 @@ def balance(load_LG: npt.NDArray[np.int64], groups: int) -> Float:
 class TimeTotals:
     """Step times, breakdown, link use and traffic between ranks, over the steps that a network rung timed."""
 
-    def __init__(self, setting: Setting) -> None:
-        cluster = setting.layout.cluster
+    def __init__(self, placed: PlacedModel) -> None:
+        cluster = placed.sites.cluster
         self._kind_J = link_kinds(cluster)
         self._n_links = len(cluster.links)
-        self._setting = setting
-        self._units_J = np.zeros(len(setting.capacity_J))
-        self._bytes_J = np.zeros(len(setting.capacity_J))
+        self._placed = placed
+        self._units_J = np.zeros(len(placed.capacity_J))
+        self._bytes_J = np.zeros(len(placed.capacity_J))
         self._parts = dict.fromkeys(BREAKDOWN_PARTS, 0.0)
         self._layer_parts = dict.fromkeys(BREAKDOWN_PARTS, 0.0)
         self._overlapped_s = 0.0
@@ -138,7 +139,7 @@ class TimeTotals:
     def fields(self) -> dict[str, Any]:
         """Give the Prediction's fields."""
         steps = len(self.step_times_s)
-        parts = self._parts if self._setting.model.is_whole else self._layer_parts
+        parts = self._parts if self._placed.model.is_whole else self._layer_parts
         return {
             "layer_time_s": sum(self._layer_parts.values()) / steps,
             "step_time_s": sum(self.step_times_s) / steps,
@@ -150,7 +151,7 @@ class TimeTotals:
 
     def _busiest_links(self) -> tuple[dict[str, Any], ...]:
         time_s = sum(self.step_times_s)
-        used_J = self._units_J / (self._setting.capacity_J * time_s) if time_s else np.zeros_like(self._units_J)
+        used_J = self._units_J / (self._placed.capacity_J * time_s) if time_s else np.zeros_like(self._units_J)
         ranked = [int(link) for link in np.argsort(-used_J, kind="stable")]
         listed: Counter[str] = Counter()
         busiest = []
@@ -160,7 +161,7 @@ class TimeTotals:
                 busiest.append(link)
         return tuple(
             {
-                "name": self._setting.link_names_J[link],
+                "name": self._placed.link_names_J[link],
                 "kind": self._kind_J[link],
                 "bytes": float(self._bytes_J[link] / len(self.step_times_s)),
                 "utilisation": float(used_J[link]),

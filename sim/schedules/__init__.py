@@ -66,7 +66,7 @@ def schedule_tasks(step: ForwardPass) -> list[Task]:
     MoecastError
         There is no such schedule, or it does not run this step.
     """
-    schedule = find_schedule(step.setting.plan.schedule)
+    schedule = find_schedule(step.placed.plan.schedule)
     why = schedule.supports(step)
     if why is not None:
         raise MoecastError(why, field="schedule", value=schedule.name)

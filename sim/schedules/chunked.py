@@ -44,7 +44,7 @@ class Chunked:
 
     def supports(self, step: ForwardPass, /) -> str | None:
         """Tokens come home between layers."""
-        return "tokens that stay with their experts have no chunks" if step.setting.mode.stay else None
+        return "tokens that stay with their experts have no chunks" if step.placed.mode.stay else None
 
     def tasks(self, step: ForwardPass) -> Iterator[Task]:
         """Lay a step's tasks."""

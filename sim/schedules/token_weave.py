@@ -30,7 +30,7 @@ class TokenWeave:
 
     def supports(self, step: ForwardPass, /) -> str | None:
         """There are sums to hide."""
-        if not step.setting.sum_choices:
+        if not step.placed.sum_choices:
             return "needs ranks that share tokens and keep all of them: tp > 1, without sequence parallelism"
         return None
 
@@ -59,7 +59,7 @@ class TokenWeave:
                 chain.put(half.dispatch(moe))
                 chain.put(half.experts(moe))
                 chain.put(half.combine(moe))
-            fused = moe is None or half.setting.experts_by_width
+            fused = moe is None or half.placed.experts_by_width
             chain.put(half.norm(layer), stream=COMMUNICATION if fused else None)
             yield
         chain.put(half.head())

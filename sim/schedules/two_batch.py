@@ -31,7 +31,7 @@ class TwoBatch:
 
     def supports(self, step: ForwardPass, /) -> str | None:
         """Tokens have a home, and there is something to overlap."""
-        if step.setting.mode.stay:
+        if step.placed.mode.stay:
             return "tokens that stay with their experts have no halves"
         return None
 

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.errors import MoecastError
-from moecast.sim.forward import ForwardPass, Setting
+from moecast.sim.forward import ForwardPass
+from moecast.sim.placed_model import PlacedModel
 from moecast.sim.program import Compute, Task
 from moecast.sim.sites import Sites
 from moecast.sim.training.recipe import Recipe
@@ -61,7 +62,7 @@ class StageWork:
     @property
     def sites(self) -> Sites:
         """Where its ranks stand, counted from 0."""
-        return self.passes[0].step.setting.layout
+        return self.passes[0].step.placed.sites
 
     def step(self, microbatch: int) -> ForwardPass:
         """The forward pass of a microbatch: its tokens and traffic."""
@@ -156,7 +157,7 @@ def stage_work(
     Raises
     ------
     MoecastError, ValueError
-        A stage without an MoE layer, or what `Setting.of` and its `forward` refuse.
+        A stage without an MoE layer, or what `PlacedModel.of` and its `forward` refuse.
     """
     if not steps:
         raise MoecastError("a step has at least one microbatch", field="steps")
@@ -165,11 +166,11 @@ def stage_work(
     ranks_R, gpus = layout.ranks_of_virtual_stage(rank), plan.gpu_of_rank
     own = plan.of_stage(stage, model).with_(gpu_of_rank=tuple(gpus[member] for member in ranks_R))
     part = recipe.precision.of(model).part(layer_ids)
-    setting = Setting.of(cluster, part, own, phase="prefill", narrow=False, sites=sites)
+    placed = PlacedModel.of(cluster, part, own, phase="prefill", narrow=False, sites=sites)
     rows = [model.moe_layer_ids.index(layer) for layer in layer_ids if layer in model.moe_layer_ids]
     return StageWork(
         ranks_R=ranks_R,
-        passes=tuple(_training_pass(setting, recipe, trace, rows, step) for step in steps),
+        passes=tuple(_training_pass(placed, recipe, trace, rows, step) for step in steps),
         shard=shard_of(model, plan, stage),
         layer_ids=layer_ids,
     )
@@ -191,11 +192,13 @@ def shard_of(model: ModelShape, plan: Plan, stage: int) -> Shard:
     )
 
 
-def _training_pass(setting: Setting, recipe: Recipe, trace: RoutingTrace, rows: list[int], step: Step) -> TrainingPass:
+def _training_pass(
+    placed: PlacedModel, recipe: Recipe, trace: RoutingTrace, rows: list[int], step: Step
+) -> TrainingPass:
     if trace.meta.layers == 1 and rows not in ([], [0]):  # it stands for all of them
-        forward = _alike(setting, trace, step)
+        forward = _alike(placed, trace, step)
     else:
-        forward = setting.forward(_of_rows(trace, rows), step)
+        forward = ForwardPass.of(placed, _of_rows(trace, rows), step)
     return TrainingPass(step=forward, precision=recipe.precision, recompute=recipe.recompute, host_s=recipe.host_s)
 
 
@@ -214,11 +217,11 @@ def _of_rows(trace: RoutingTrace, rows: list[int]) -> RoutingTrace:
     )
 
 
-def _alike(setting: Setting, trace: RoutingTrace, step: Step) -> ForwardPass:
+def _alike(placed: PlacedModel, trace: RoutingTrace, step: Step) -> ForwardPass:
     """A pass in which every MoE layer has the traffic of one, counted once."""
-    plan = setting.plan
+    plan = placed.plan
     first = plan.with_(layer_ids=plan.layer_ids[:1], slots_DLGP=plan.slots_DLGP[:, :1], replica_weights_DLGP=None)
-    one = setting.with_slots(first).forward(trace, step)
+    one = ForwardPass.of(placed.with_slots(first), trace, step)
     repeated: dict[str, Any] = {
         field.name: np.repeat(value, plan.layers, axis=0)
         for field in fields(one.traffic)
@@ -226,7 +229,7 @@ def _alike(setting: Setting, trace: RoutingTrace, step: Step) -> ForwardPass:
     }
     return replace(
         one,
-        setting=setting,
+        placed=placed,
         traffic=replace(one.traffic, **repeated),
         expert_seconds_LG=one.expert_seconds_LG.repeat(plan.layers, axis=0),
     )

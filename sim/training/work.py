@@ -62,12 +62,12 @@ class TrainingPass:
 
     def __post_init__(self) -> None:
         """Refuse what is not trained."""
-        if self.step.setting.mode.stay:
+        if self.step.placed.mode.stay:
             raise MoecastError("cannot be trained: tokens must return home", field="dispatch", value="stay")
 
     def beside(self) -> TrainingPass:
         """The same work beside the communication of another microbatch, with fewer SMs and slower links."""
-        return replace(self, step=replace(self.step, setting=self.step.setting.beside_compute()))
+        return replace(self, step=replace(self.step, placed=self.step.placed.beside_compute()))
 
     @property
     def model(self) -> ModelShape:
@@ -186,7 +186,7 @@ class TrainingPass:
     def _again(self, layer: int, module: str, which: str = "input") -> Float:
         """Forward seconds of a module that runs again before its gradients, unless it does within another."""
         if which in ("forward", "weight") or not self.recompute.runs_again(module):
-            return np.zeros(self.step.setting.layout.n_ranks)
+            return np.zeros(self.step.placed.sites.n_ranks)
         return self._forward_of(layer, module)
 
     def _forward_of(self, layer: int, module: str) -> Float:
@@ -231,7 +231,7 @@ class TrainingPass:
     def _experts(self, moe: int) -> Passes:
         load_GP = self.step.traffic.load_LGP[moe].astype(np.int64)
         return modules.expert_passes(
-            self.model, self._hardware, load_GP, precision=self.precision, etp=self.step.setting.plan.etp
+            self.model, self._hardware, load_GP, precision=self.precision, etp=self.step.placed.plan.etp
         )
 
     def _embedding(self) -> Passes:
@@ -246,11 +246,11 @@ class TrainingPass:
 
     @property
     def _tp(self) -> int:
-        return self.step.setting.plan.tp
+        return self.step.placed.plan.tp
 
     @property
     def _hardware(self) -> Hardware:
-        return self.step.setting.layout.cluster.hardware
+        return self.step.placed.sites.cluster.hardware
 
     def _moe(self, layer: int) -> int | None:
         """The layer's place among the stage's MoE layers; None where it is none."""

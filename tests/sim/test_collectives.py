@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from moecast.sim import DISPATCH_MODES, MODES, Flows, Plan, Setting, Sites, collective_for, count_traffic, mode_of
+from moecast.sim import DISPATCH_MODES, MODES, Flows, PlacedModel, Plan, Sites, collective_for, count_traffic, mode_of
 from moecast.sim.collectives import DEFAULT_MODE
 from moecast.sim.collectives.template import CHUNK_COPIES
 from moecast.sim.traffic import LayerTraffic
@@ -226,5 +226,5 @@ def test_the_list_of_modes_is_the_plans() -> None:
 @given(questions())
 def test_every_mode_is_carried(question: Question) -> None:
     for name in DISPATCH_MODES:
-        setting = Setting.of(question.cluster, question.model, question.plan.with_(dispatch=name), phase="prefill")
-        assert setting.mode.name == name
+        placed = PlacedModel.of(question.cluster, question.model, question.plan.with_(dispatch=name), phase="prefill")
+        assert placed.mode.name == name

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moecast.errors import MoecastError
-from moecast.sim import Exchange, Plan, Setting, Sites, count_traffic, find_rung, simulate_step, step_program
+from moecast.sim import Exchange, PlacedModel, Plan, Sites, count_traffic, find_rung, simulate_step, step_program
+from moecast.sim.forward import ForwardPass
 from moecast.sim.serving_ranks import ServingRanks
 from moecast.topology import load_cluster
 from tests.sim.plan_cases import random_slots, random_step, small_trace, tiny_model
@@ -65,9 +66,9 @@ def test_bound_is_below_fluid_and_every_copy_reaches_all_that_share_its_expert(p
     step = random_step(np.random.default_rng(seed), TRACE, ranks=plan.dp, tokens=60, phase="prefill")
     times = [simulate_step(CLUSTER, MODEL, plan, TRACE, step, network=rung)[1] for rung in ("bound", "fluid")]
     assert times[0].step_time_s <= times[1].step_time_s * (1 + 1e-9)
-    setting = Setting.of(CLUSTER, MODEL, plan, phase="prefill")
-    forward = setting.forward(TRACE, step)
-    assert setting.spread_flows is not None
+    placed = PlacedModel.of(CLUSTER, MODEL, plan, phase="prefill")
+    forward = ForwardPass.of(placed, TRACE, step)
+    assert placed.spread_flows is not None
     program = step_program(CLUSTER, MODEL, plan, TRACE, step)
     moved = sum(
         flows.bytes_F[flows.source_rank_F != flows.destination_rank_F].sum()
@@ -81,7 +82,9 @@ def test_a_member_alone_halves_width_and_doubles_rows() -> None:
     step = random_step(np.random.default_rng(0), TRACE, ranks=2, tokens=300, phase="decode")
     whole = Plan.contiguous(layers=3, experts=16, choices=2, ep=1, groups=2)
     cut = Plan.contiguous(layers=3, experts=16, choices=2, ep=1).with_(etp=2, gpu_of_rank=(0, 1))
-    passes = [Setting.of(CLUSTER, MODEL, plan, phase="decode").forward(TRACE, step) for plan in (whole, cut)]
+    passes = [
+        ForwardPass.of(PlacedModel.of(CLUSTER, MODEL, plan, phase="decode"), TRACE, step) for plan in (whole, cut)
+    ]
     rows = [one.traffic.rank_load_LG for one in passes]
     assert (rows[1] == rows[0].sum(1, keepdims=True)).all()
     assert find_rung("bound").run(step_program(CLUSTER, MODEL, cut, TRACE, step)).step_time_s > 0
@@ -92,4 +95,4 @@ def test_who_needs_one_rank_for_a_slot_says_so() -> None:
     with pytest.raises(MoecastError, match="etp = 2: a slot is taken to stand on one rank here: use 1"):
         ServingRanks(plan, np.zeros(16, np.int32))
     with pytest.raises(MoecastError, match="etp = 2"):
-        Setting.of(CLUSTER, MODEL, plan.with_(dispatch="stay"), phase="decode")
+        PlacedModel.of(CLUSTER, MODEL, plan.with_(dispatch="stay"), phase="decode")

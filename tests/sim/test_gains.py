@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moecast.sim import Prediction, Setting, Workload, gains, simulate
+from moecast.sim import Prediction, Workload, gains, simulate
+from moecast.sim.forward import ForwardPass
 from moecast.sim.gains import bottleneck_of, listed_gains, marginal_gains
 from moecast.topology import Cluster, load_cluster
 from moecast.traces import RoutingTrace
@@ -146,8 +147,8 @@ def test_signs_are_kept_and_the_largest_is_named(times_s: dict[str, float], step
 def test_traffic_is_counted_once(cluster: Cluster, trace: RoutingTrace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Re-timing lays flows out anew, but where tokens go does not depend on how fast they get there."""
     counted = []
-    count = Setting.forward
-    monkeypatch.setattr(Setting, "forward", lambda *args: counted.append(1) or count(*args))
+    count = ForwardPass.of
+    monkeypatch.setattr(ForwardPass, "of", lambda *args: counted.append(1) or count(*args))
     workload = Workload(phase="prefill", tokens_per_rank=8, steps=3)
     prediction = simulate(cluster, tiny_model(trace), contiguous(), trace, workload, network="bound")
     assert isinstance(prediction, Prediction)

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from moecast.errors import MoecastError
 from moecast.sim import (
     Flows,
+    PlacedModel,
     Plan,
     ReplicaTable,
-    Setting,
     Sites,
     Step,
     StepProgram,
@@ -27,6 +27,7 @@ from moecast.sim import (
     even_all_to_all,
     fit_workload,
 )
+from moecast.sim.forward import ForwardPass
 from moecast.sim.network import RUNGS, OpenFluid, deliver, max_min_rates
 from moecast.sim.program import Compute, Exchange
 from moecast.sim.serving_ranks import ServingRanks
@@ -152,9 +153,9 @@ def test_steps(data: st.DataObject, name: str) -> None:
     good = random_step(np.random.default_rng(0), TRACE, ranks=16, tokens=40, phase="prefill")
     values = {field.name: getattr(good, field.name) for field in fields(Step)}
     values[name] = data.draw(bad_ids(values[name].astype(np.int64)))
-    setting = Setting.of(CLUSTER, tiny_model(TRACE), PLAN, phase="prefill")
+    placed = PlacedModel.of(CLUSTER, tiny_model(TRACE), PLAN, phase="prefill")
     with pytest.raises((ValueError, TypeError), match=f"{name}|source_T|context_T|last_T"):
-        setting.forward(TRACE, Step(**values))
+        ForwardPass.of(placed, TRACE, Step(**values))
 
 
 @pytest.mark.parametrize("context_T", [[1, 2, 3, -1], [1, 2, 3, 2**40], [1, 2, 3, 2**64 - 1], [1.5] * 4, [1, 2, 3]])
@@ -174,13 +175,13 @@ def test_a_trace_of_another_shape_is_not_counted() -> None:
     other = small_trace(tokens=200, experts=32)
     step = random_step(np.random.default_rng(0), other, ranks=16, tokens=40, phase="decode")
     with pytest.raises(ValueError, match="L, E, K"):
-        Setting.of(CLUSTER, tiny_model(TRACE), PLAN, phase="decode").forward(other, step)
+        ForwardPass.of(PlacedModel.of(CLUSTER, tiny_model(TRACE), PLAN, phase="decode"), other, step)
 
 
 def test_counts_of_another_layout_are_not_taken() -> None:
-    setting = Setting.of(CLUSTER, tiny_model(TRACE), PLAN, phase="prefill")
+    placed = PlacedModel.of(CLUSTER, tiny_model(TRACE), PLAN, phase="prefill")
     with pytest.raises(ValueError, match="counts_C"):
-        setting.dispatch_flows.fill(np.ones(10, np.int64))
+        placed.dispatch_flows.fill(np.ones(10, np.int64))
 
 
 @ASKED
@@ -354,4 +355,4 @@ def test_workloads(changes: dict[str, Any], words: str) -> None:
 
 def test_a_setting_is_of_a_phase() -> None:
     with pytest.raises(ValueError, match="phase = 'training'"):
-        Setting.of(CLUSTER, tiny_model(TRACE), PLAN, phase="training")
+        PlacedModel.of(CLUSTER, tiny_model(TRACE), PLAN, phase="training")

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from moecast.sim import (
     Compute,
     Exchange,
+    PlacedModel,
     Plan,
-    Setting,
     Step,
     Workload,
     compute,
@@ -23,6 +23,7 @@ from moecast.sim import (
     simulate_step,
     step_program,
 )
+from moecast.sim.forward import ForwardPass
 from moecast.sim.schedules import SCHEDULES, Schedule
 from moecast.topology import Cluster, Gpu, load_cluster
 from moecast.traces import PHASES, RoutingTrace, TraceMeta
@@ -193,8 +194,8 @@ def test_more_tokens_never_take_less_time_by_the_bound(question: Question) -> No
 @given(questions(modes=("per_rank", "per_choice")))
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: schedule.name)
 def test_every_schedule_runs_every_layer_in_order(schedule: Schedule, question: Question) -> None:
-    setting = Setting.of(question.cluster, question.model, question.plan, phase=question.step.phase)
-    forward = setting.forward(question.trace, question.step)
+    placed = PlacedModel.of(question.cluster, question.model, question.plan, phase=question.step.phase)
+    forward = ForwardPass.of(placed, question.trace, question.step)
     if schedule.supports(forward):
         return
     stages = list(schedule.tasks(forward))
@@ -217,7 +218,7 @@ def test_tensor_parallel_attention(cluster: Cluster, trace: RoutingTrace, phase:
     """Pairs of ranks share tokens: hidden vectors travel inside the pair, each token is dispatched once."""
     model, plan = tiny_model(trace), contiguous(tp=2)
     [step] = draw_steps(trace, Workload(phase=phase, tokens_per_rank=6 if phase == "prefill" else 3, steps=1), ranks=8)
-    forward = Setting.of(cluster, model, plan, phase=phase).forward(trace, step)
+    forward = ForwardPass.of(PlacedModel.of(cluster, model, plan, phase=phase), trace, step)
     each = step.n_tokens // 8
     np.testing.assert_array_equal(forward.traffic.tokens_LG[0].reshape(8, 2), [[-(-each // 2), each // 2]] * 8)
     program = step_program(cluster, model, plan, trace, step)

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moecast.errors import MoecastError
-from moecast.sim import Exchange, Plan, Setting, find_rung, simulate_step, step_program
+from moecast.sim import Exchange, PlacedModel, Plan, find_rung, simulate_step, step_program
 from moecast.sim.collectives.timing import time_collective
+from moecast.sim.forward import ForwardPass
 from moecast.sim.plan_json import plan_fields
 from moecast.topology import load_cluster
 from tests.sim.plan_cases import random_step, small_trace, tiny_model
@@ -53,9 +54,9 @@ def test_experts_by_width_over_the_ranks_that_share_tokens_are_only_summed() -> 
     by_layer = [("other", layer) for layer in (-1, -1)]
     by_layer += [part for layer in range(3) for part in (("other", layer), ("combine", layer))]
     assert in_order(plan) == by_layer
-    setting = Setting.of(CLUSTER, MODEL, plan, phase="prefill")
+    placed = PlacedModel.of(CLUSTER, MODEL, plan, phase="prefill")
     step = random_step(np.random.default_rng(0), TRACE, ranks=2, tokens=64, phase="prefill")
-    assert setting.forward(TRACE, step).dispatch_bytes() == 0
+    assert ForwardPass.of(placed, TRACE, step).dispatch_bytes() == 0
 
 
 @pytest.mark.parametrize("tokens", [8, 512, 4096])

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moecast.errors import MoecastError
-from moecast.sim import Exchange, Fluid, Setting, find_rung
+from moecast.sim import Exchange, Fluid, PlacedModel, find_rung
+from moecast.sim.forward import ForwardPass
 from moecast.sim.training import BF16, FP8, FULL, NONE, SELECTIVE, Recompute
 from moecast.sim.training.work import TrainingPass
 from tests.sim.plan_cases import questions
@@ -20,7 +21,9 @@ def training_passes(draw, **changes):
     question = draw(questions(modes=MODES, phases=("prefill",)))
     values = {"precision": draw(st.sampled_from((BF16, FP8)))} | changes
     model = values["precision"].of(question.model)
-    step = Setting.of(question.cluster, model, question.plan, phase="prefill").forward(question.trace, question.step)
+    step = ForwardPass.of(
+        PlacedModel.of(question.cluster, model, question.plan, phase="prefill"), question.trace, question.step
+    )
     return TrainingPass(step=step, **values)
 
 
@@ -117,7 +120,7 @@ def test_hosts_are_waited_for_once_in_each_direction(work, host_s):
             (work.backward(layer, weights=True), slow.backward(layer, weights=True)),
         ):
             lean_tasks, late_tasks = list(lean), list(late)
-            sends = layer in moe and work.step.setting.plan.ep > 1
+            sends = layer in moe and work.step.placed.plan.ep > 1
             assert setups(late_tasks) == pytest.approx(setups(lean_tasks) + host_s * sends)
             assert seconds(late_tasks) == pytest.approx(seconds(lean_tasks))
 
@@ -125,6 +128,6 @@ def test_hosts_are_waited_for_once_in_each_direction(work, host_s):
 @settings(max_examples=5, deadline=None)
 @given(questions(modes=("stay",), phases=("prefill",)))
 def test_tokens_that_stay_are_not_trained(question):
-    setting = Setting.of(question.cluster, question.model, question.plan, phase="prefill")
+    placed = PlacedModel.of(question.cluster, question.model, question.plan, phase="prefill")
     with pytest.raises(MoecastError, match="cannot be trained"):
-        TrainingPass(step=setting.forward(question.trace, question.step))
+        TrainingPass(step=ForwardPass.of(placed, question.trace, question.step))

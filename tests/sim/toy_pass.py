@@ -35,7 +35,7 @@ class ToyPass:
         return SimpleNamespace(phase=self.phase, kernels=self.phase)
 
     @property
-    def setting(self) -> Any:
+    def placed(self) -> Any:
         return SimpleNamespace(mode=SimpleNamespace(stay=False), experts_by_width=True)
 
     @property
