@@ -237,13 +237,14 @@ class ForwardPass:
         In mode ``stay``, decode shares its new context.
         """
         if self.model.is_whole:
-            yield from self._logits()
+            yield from self.logits()
         if self.placed.mode.stay and self.step.kernels == "decode":
             shared = [self._tokens_G(row) for row in map(self._moe_layers_before, range(self.model.n_layers)) if row]
             if shared:
                 yield self._share_context(np.sum(shared, axis=0), OUTSIDE)
 
-    def _logits(self) -> Iterator[Task]:
+    def logits(self) -> Iterator[Task]:
+        """Run the LM head for the tokens whose logits are wanted."""
         ranks, plan = self.placed.sites.n_ranks, self.placed.plan
         last = slice(None) if self.step.last_T is None else self.step.last_T
         tokens_G = np.bincount(self._home_T(self.traffic.layers)[last], minlength=ranks)

@@ -57,7 +57,10 @@ EXPLAINED = {
 
 
 def programs_with_more(
-    forward: ForwardPass, program: StepProgram, times: StepTimes
+    forward: ForwardPass,
+    program: StepProgram,
+    times: StepTimes,
+    again: Callable[[Cluster], StepProgram] | None = None,
 ) -> dict[str, Callable[[], StepProgram]]:
     """Say how to make the program of a step with twice of each resource that may save `LEAST` of it, by name.
 
@@ -65,6 +68,8 @@ def programs_with_more(
     ----------
     forward, program, times
         The step as it is; its traffic is not counted again.
+    again
+        Makes the program on another cluster; None: from `forward`.
     """
     varied: dict[str, Callable[[], StepProgram]] = {}
     for name, change in _changes(program).items():
@@ -76,7 +81,8 @@ def programs_with_more(
     kinds = zip(link_kinds(cluster), times.link_bytes_J, strict=True)
     used = dict.fromkeys(cable_of(kind) for kind, units in kinds if units > 0)
     for name in (*used, TO_FABRIC) if used.keys() >= TOGETHER[TO_FABRIC] else used:
-        varied[name] = partial(_laid_out_on, forward, cluster_with_more(cluster, name))
+        more = cluster_with_more(cluster, name)
+        varied[name] = partial(_laid_out_on, forward, more) if again is None else partial(again, more)
     return varied
 
 
@@ -155,7 +161,7 @@ def _changes(program: StepProgram) -> dict[str, Callable[[Task], Task]]:
     changes: dict[str, Callable[[Task], Task]] = {
         name: partial(computing, kind, lambda seconds_G: seconds_G / 2) for kind, name in COMPUTE_NAMES.items()
     }
-    group_G = next((stage.group_R for stage in program.tasks if isinstance(stage, Exchange)), None)
+    group_G = next((task.group_R for task in program.exchanges if task.stream is not None), None)
     if group_G is not None:
         changes[PEERS] = partial(computing, "expert", partial(_group_mean, group_G))
     return {**changes, LAUNCHES: launching}

@@ -38,9 +38,9 @@ _NOT_STAYING = {
     "pp": "do not leave a pipeline stage together",
 }
 _NOT_SIMULATED = {
-    "pp": "pipelines are simulated in training (moecast train)",
+    "pp": "no pipelines here (moecast simulate and train have them)",
     "cp": "context parallelism is not simulated yet",
-    "microbatches": "microbatches are not simulated yet",
+    "microbatches": "no pipelines here (moecast simulate has them)",
 }
 
 
@@ -140,7 +140,7 @@ class Plan:
     def check_simulated(self, *, pipeline: bool = False, file: str | Path | None = None) -> None:
         """Refuse what can be said and not simulated yet; everything that lays a plan out asks this first.
 
-        `pipeline`: whoever asks goes through pipeline stages, as training does.
+        `pipeline`: whoever asks goes through pipeline stages, as serving and training do.
 
         Raises
         ------
@@ -148,7 +148,7 @@ class Plan:
             Names the degree.
         """
         for field_, reason in _NOT_SIMULATED.items():
-            if getattr(self, field_) > 1 and not (pipeline and field_ == "pp"):
+            if getattr(self, field_) > 1 and not (pipeline and field_ in ("pp", "microbatches")):
                 raise MoecastError(f"{reason}: use 1", file=file, field=field_, value=getattr(self, field_))
         for field_, reason in _NOT_STAYING.items():
             if getattr(self, field_) > 1 and self.dispatch == "stay":

@@ -92,7 +92,7 @@ class Question:
             L, E or K differ between trace, model and plan; the plan is not legal, larger than the cluster, or needs
             what is not simulated.
         """
-        check_question(self.cluster, self.model, self.plan, self.trace)
+        check_question(self.cluster, self.model, self.plan, self.trace, pipeline=True)
 
     def hash(self) -> str:
         """Name what is asked: equal for equal questions, today and on another machine. SHA-256 in hex."""

@@ -6,6 +6,7 @@ Axes: W step.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from moecast.sim.prediction import Prediction
 from moecast.sim.program import StepProgram, StepTimes
 from moecast.sim.question import Question
 from moecast.sim.schedules import program_of
+from moecast.sim.serving_pipeline import ServingPipeline, first_stage
 from moecast.sim.totals import RoutingTotals, TimeTotals
 
 if TYPE_CHECKING:
@@ -79,9 +81,11 @@ def simulate_question(asked: Question, *, progress: Callable[[int, int], None] |
     model, plan, trace, workload, rung = asked.model, asked.plan, asked.trace, asked.workload, asked.rung
     steps = draw_steps(trace, workload, ranks=plan.dp)
     timed = timed_steps(len(steps), len(steps) if rung.times_every_step else asked.max_fluid_steps)
-    placed = PlacedModel.of(asked.cluster, model, plan, phase=workload.kernels, seed=asked.seed)
-    routing, timing, saved = _run(placed, trace, steps, timed, rung, asked.gains, progress)
-    memory = _memory(placed, workload, steps, routing.most_rows, asked.memory_fraction)
+    pipeline = _pipeline(asked.cluster, model, plan, workload.kernels, asked.seed)
+    counted = plan if pipeline is None else first_stage(plan)
+    placed = PlacedModel.of(asked.cluster, model, counted, phase=workload.kernels, seed=asked.seed)
+    routing, timing, saved = _run(placed, pipeline, trace, steps, timed, rung, asked.gains, progress)
+    memory = _memory(placed, plan, workload, steps, routing.most_rows, asked.memory_fraction)
     return Prediction(
         cluster=asked.cluster.name,
         model=model.name,
@@ -112,6 +116,13 @@ def simulate_question(asked: Question, *, progress: Callable[[int, int], None] |
     )
 
 
+def _pipeline(cluster: Cluster, model: ModelShape, plan: Plan, phase: str, seed: int) -> ServingPipeline | None:
+    """The plan's pipeline, where it has several stages or microbatches."""
+    if plan.layout.stages * plan.microbatches == 1:
+        return None
+    return ServingPipeline.of(cluster, model, plan, phase=phase, seed=seed)
+
+
 OF_A_STEP = ("step_time_s", "step_times_s", "tokens_per_s", "tokens_per_s_per_gpu", "latency_s", "memory_bytes", "fits")
 
 
@@ -131,7 +142,10 @@ def step_program(
     MoecastError
         L, E or K differ, the plan names GPUs that the cluster does not have, or says what is not simulated.
     """
-    check_question(cluster, model, plan, trace)
+    check_question(cluster, model, plan, trace, pipeline=True)
+    pipeline = _pipeline(cluster, model, plan, step.kernels, seed)
+    if pipeline is not None:
+        return pipeline.program(trace, step)
     forward = ForwardPass.of(PlacedModel.of(cluster, model, plan, phase=step.kernels, seed=seed), trace, step)
     return program_of(forward)
 
@@ -160,6 +174,7 @@ def timed_steps(steps: int, most: int) -> tuple[int, ...]:
 
 def _run(
     placed: PlacedModel,
+    pipeline: ServingPipeline | None,
     trace: RoutingTrace,
     steps: Sequence[Step],
     timed: Sequence[int],
@@ -174,11 +189,12 @@ def _run(
         forward = ForwardPass.of(placed, trace, step)
         routing.add(forward)
         if index in timed:
-            program = program_of(forward)
+            program = program_of(forward) if pipeline is None else pipeline.program(trace, step)
             times = rung.run(program)
             timing.add(program, times, forward.traffic.rank_load_LG)
             if gains and index == timed[0]:
-                varied = programs_with_more(forward, program, times)
+                again = None if pipeline is None else partial(_again_on, pipeline, trace, step)
+                varied = programs_with_more(forward, program, times, again)
         if progress is not None:
             progress(index + 1, len(steps) + len(varied))
     times_s = {}
@@ -189,11 +205,15 @@ def _run(
     return routing, timing, marginal_gains(times_s, timing.step_times_s[0])
 
 
+def _again_on(pipeline: ServingPipeline, trace: RoutingTrace, step: Step, cluster: Cluster) -> StepProgram:
+    return pipeline.on(cluster).program(trace, step)
+
+
 def _memory(
-    placed: PlacedModel, workload: Workload, steps: Sequence[Step], most_rows: int, fraction: float
+    placed: PlacedModel, plan: Plan, workload: Workload, steps: Sequence[Step], most_rows: int, fraction: float
 ) -> dict[str, int]:
     hardware = placed.sites.cluster.hardware
-    parts = memory_by_part(placed.model, placed.plan, workload, hardware, steps=steps, expert_rows=most_rows)
+    parts = memory_by_part(placed.model, plan, workload, hardware, steps=steps, expert_rows=most_rows)
     usable, capacity = usable_bytes(hardware, fraction), int(hardware.memory_bytes)
     return {**parts, "total": sum(parts.values()), "usable": usable, "capacity": capacity}
 

@@ -61,6 +61,7 @@ class Asked:
     dispatch: options.Dispatch = None
     replica_rule: options.ReplicaRule = None
     schedule: options.Schedule = None
+    microbatches: options.Microbatches = None
     phase: options.Phase = "prefill"
     tokens_per_rank: options.TokensPerRank = None
     prefill_tokens: options.PrefillTokens = None
@@ -131,8 +132,8 @@ class Asked:
     def changes(self) -> tuple[str, ...]:
         """What it changes in a plan or a checkpoint, and in a question file, as the result says it."""
         of_plan = (
-            "dispatch", "replica_rule", *LAYOUT, "sequence_parallel", "schedule", "weight_type", "dense_type",
-            "kv_type",
+            "dispatch", "replica_rule", *LAYOUT, "sequence_parallel", "schedule", "microbatches", "weight_type",
+            "dense_type", "kv_type",
         )  # fmt: skip
         given = {name: getattr(self, name) for name in of_plan}
         return (*(_said(name, value) for name, value in given.items() if value is not None), *self.overrides)

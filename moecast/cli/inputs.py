@@ -183,6 +183,8 @@ def read_or_make_plan(asked: Asked, inputs: Inputs) -> Plan:
         plan = plan.with_(sequence_parallel=asked.sequence_parallel)
     if asked.schedule is not None:
         plan = plan.with_(schedule=find_schedule(asked.schedule).name)
+    if asked.microbatches is not None:
+        plan = plan.with_(microbatches=asked.microbatches)
     return plan if mode is None else plan.with_(dispatch=mode)
 
 

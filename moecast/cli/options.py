@@ -251,6 +251,16 @@ Vpp = Annotated[
         "--vpp", min=1, max=65535, help="Chunks of layers of each pipeline stage.", show_default="the plan's, else 1"
     ),
 ]
+Microbatches = Annotated[
+    int | None,
+    typer.Option(
+        "--microbatches",
+        min=1,
+        max=65535,
+        help="Into how many parts each rank's tokens are cut, which go through the pipeline one behind the other.",
+        show_default="the plan's, else 1",
+    ),
+]
 Etp = Annotated[
     int | None,
     typer.Option(

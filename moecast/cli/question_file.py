@@ -21,7 +21,8 @@ from moecast.cli.asked import LAYOUT, Asked
 from moecast.errors import MoecastError
 
 SECTIONS = {
-    "plan": ("plan", "ep", *LAYOUT, "sequence_parallel", "slots_per_rank", "dispatch", "replica_rule", "schedule"),
+    "plan": ("plan", "ep", *LAYOUT, "sequence_parallel", "slots_per_rank", "dispatch", "replica_rule", "schedule",
+             "microbatches"),
     "workload": (
         "phase", "tokens_per_rank", "prefill_tokens", "speculate", "acceptance", "steps", "context", "topics",
         "one_topic_per_step", "reuse", "from_phase", "recorded_steps",

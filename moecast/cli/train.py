@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 OF_SERVING = (
     "phase", "tokens_per_rank", "steps", "context", "one_topic_per_step", "reuse", "recorded_steps", "fluid_steps",
-    "gains", "isl", "schedule", "topics", "kv_type", "weight_type", "dense_type", "load",
+    "gains", "isl", "schedule", "microbatches", "topics", "kv_type", "weight_type", "dense_type", "load",
 )  # fmt: skip
 DRAWN = 2
 

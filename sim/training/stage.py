@@ -17,6 +17,7 @@ from moecast.sim.forward import ForwardPass
 from moecast.sim.placed_model import PlacedModel
 from moecast.sim.program import Compute, Task
 from moecast.sim.sites import Sites
+from moecast.sim.trace_layers import trace_of_layers
 from moecast.sim.training.recipe import Recipe
 from moecast.sim.training.shard import Shard
 from moecast.sim.training.work import TrainingPass
@@ -58,6 +59,11 @@ class StageWork:
     def layers(self) -> range:
         """Its hidden layers, counted from 0."""
         return range(len(self.layer_ids))
+
+    @property
+    def hidden(self) -> int:
+        """Width of the model."""
+        return self.shard.model.hidden
 
     @property
     def sites(self) -> Sites:
@@ -198,23 +204,8 @@ def _training_pass(
     if trace.meta.layers == 1 and rows not in ([], [0]):  # it stands for all of them
         forward = _alike(placed, trace, step)
     else:
-        forward = ForwardPass.of(placed, _of_rows(trace, rows), step)
+        forward = ForwardPass.of(placed, trace_of_layers(trace, rows), step)
     return TrainingPass(step=forward, precision=recipe.precision, recompute=recipe.recompute, host_s=recipe.host_s)
-
-
-def _of_rows(trace: RoutingTrace, rows: list[int]) -> RoutingTrace:
-    """The trace of some MoE layers."""
-    if rows == list(range(trace.meta.layers)):
-        return trace
-    ids = trace.meta.layer_ids
-    meta = replace(trace.meta, layers=len(rows), layer_ids=None if ids is None else tuple(ids[row] for row in rows))
-    weights = trace.weights_TLK
-    return replace(
-        trace,
-        meta=meta,
-        experts_TLK=np.ascontiguousarray(trace.experts_TLK[:, rows]),
-        weights_TLK=None if weights is None else np.ascontiguousarray(weights[:, rows]),
-    )
 
 
 def _alike(placed: PlacedModel, trace: RoutingTrace, step: Step) -> ForwardPass:

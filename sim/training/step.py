@@ -15,18 +15,16 @@ import numpy.typing as npt
 from moecast.sim.collectives.choice import candidates, pick
 from moecast.sim.collectives.groups import numbers_of_groups
 from moecast.sim.collectives.links import link_capacity, link_names
-from moecast.sim.collectives.template import CountedFlows
 from moecast.sim.forward import OUTSIDE
 from moecast.sim.layout import Layout
-from moecast.sim.network.links import narrowest_links
 from moecast.sim.program import Compute, Exchange, StepProgram, Task
 from moecast.sim.schedules.pipeline.cells import Pipeline
-from moecast.sim.schedules.pipeline.lower import lower
+from moecast.sim.schedules.pipeline.lower import lower, on_narrowest
 from moecast.sim.schedules.pipeline.order import PipelineSchedule, make_order
+from moecast.sim.schedules.pipeline.sends import HiddenSends
 from moecast.sim.sites import Sites
 from moecast.sim.training.gradients import Group, Reduction, reductions
 from moecast.sim.training.recipe import Recipe
-from moecast.sim.training.sends import HiddenSends
 from moecast.sim.training.stage import StageWork, stage_work
 
 if TYPE_CHECKING:
@@ -95,24 +93,6 @@ def training_program(
         link_names_J=link_names(sites),
         narrowest_J=narrowest_J,
     )
-
-
-def on_narrowest(tasks: Sequence[Task], capacity_J: Float) -> tuple[list[Task], Int]:
-    """Leave out of all paths the links that are not the narrowest of their row; see `narrowest_links`.
-
-    Also gives for each link [J] the narrowest of its row. What many exchanges share is looked at once.
-    """
-    counted = [task.flows for task in tasks if isinstance(task, Exchange) and isinstance(task.flows, CountedFlows)]
-    wide = {id(flows.template): flows.template for flows in counted}
-    narrowest_J = narrowest_links((template.paths for template in wide.values()), capacity_J)
-    narrow = {key: template.on_narrowest(narrowest_J) for key, template in wide.items()}
-
-    def narrowed(task: Task) -> Task:
-        if isinstance(task, Exchange) and isinstance(task.flows, CountedFlows):
-            return replace(task, flows=narrow[id(task.flows.template)].counted(task.flows.counts_C))
-        return task
-
-    return [narrowed(task) for task in tasks], narrowest_J
 
 
 def _end_of_step(works: Sequence[StageWork], recipe: Recipe, layout: Layout, microbatches: int) -> list[Task]:

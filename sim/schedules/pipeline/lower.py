@@ -19,7 +19,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from moecast.sim.program import COMMUNICATION, COMPUTE, Compute, Exchange, Task
+from moecast.sim.collectives.template import CountedFlows
+from moecast.sim.network.links import narrowest_links
+from moecast.sim.program import COMMUNICATION, COMPUTE, Compute, Exchange, Float, Int, Task
 from moecast.sim.schedules.pipeline.cells import Cell, Pair
 from moecast.sim.schedules.pipeline.order import PipelineOrder, given
 
@@ -208,3 +210,21 @@ def _parts(steps: Iterable[_Step]) -> Iterator[tuple[_Step, ...]]:
             part = []
         part.append(step)
     yield tuple(part)
+
+
+def on_narrowest(tasks: Sequence[Task], capacity_J: Float) -> tuple[list[Task], Int]:
+    """Leave out of all paths the links that are not the narrowest of their row; see `narrowest_links`.
+
+    Also gives for each link [J] the narrowest of its row. What many exchanges share is looked at once.
+    """
+    counted = [task.flows for task in tasks if isinstance(task, Exchange) and isinstance(task.flows, CountedFlows)]
+    wide = {id(flows.template): flows.template for flows in counted}
+    narrowest_J = narrowest_links((template.paths for template in wide.values()), capacity_J)
+    narrow = {key: template.on_narrowest(narrowest_J) for key, template in wide.items()}
+
+    def narrowed(task: Task) -> Task:
+        if isinstance(task, Exchange) and isinstance(task.flows, CountedFlows):
+            return replace(task, flows=narrow[id(task.flows.template)].counted(task.flows.counts_C))
+        return task
+
+    return [narrowed(task) for task in tasks], narrowest_J

@@ -7,20 +7,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from moecast.sim.collectives.template import FlowTemplate, Legs
-from moecast.sim.forward import OUTSIDE
+from moecast.sim.forward import OUTSIDE, ForwardPass
 from moecast.sim.program import Exchange
 from moecast.sim.sites import Sites
-from moecast.sim.training.stage import StageWork
 
 Int32 = npt.NDArray[np.int32]
 
 HIDDEN_BYTES = 2
 """Of an element that one pipeline stage gives to the next: bf16."""
+
+
+class Sender(Protocol):
+    """A chunk, as what it sends depends on it."""
+
+    @property
+    def ranks_R(self) -> Int32:
+        """Its ranks in the job."""
+
+    @property
+    def hidden(self) -> int:
+        """Width of the model."""
+
+    def step(self, microbatch: int) -> ForwardPass:
+        """The forward pass of a microbatch: its tokens."""
 
 
 class HiddenSends:
@@ -34,7 +49,7 @@ class HiddenSends:
         The work of each chunk.
     """
 
-    def __init__(self, sites: Sites, works: Sequence[StageWork]) -> None:
+    def __init__(self, sites: Sites, works: Sequence[Sender]) -> None:
         self._sites, self._works = sites, works
         self._templates: dict[tuple[int, int], FlowTemplate] = {}
         self._group_R = np.zeros(2 * len(works[0].ranks_R), np.int32)
@@ -42,7 +57,7 @@ class HiddenSends:
     def __call__(self, source: int, destination: int, microbatch: int) -> Exchange:
         """Give what a microbatch's tokens are from one chunk to another."""
         work = self._works[source]
-        bytes_R = work.step(microbatch).tokens_at(0) * (HIDDEN_BYTES * work.shard.model.hidden)
+        bytes_R = work.step(microbatch).tokens_at(0) * (HIDDEN_BYTES * work.hidden)
         return Exchange(
             kind="other",
             layer=OUTSIDE,
