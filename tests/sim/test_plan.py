@@ -176,15 +176,16 @@ def test_a_changed_file_is_refused_or_runs(value: Any, cluster: Cluster) -> None
     except MoecastError as error:
         assert "\n" not in str(error)  # noqa: PT017 - most files are refused, and how is the question
         return
-    step = random_step(np.random.default_rng(0), TRACE, ranks=plan.ranks // plan.tp, tokens=50, phase="decode")
+    step = random_step(np.random.default_rng(0), TRACE, ranks=plan.dp, tokens=50, phase="decode")
     with contextlib.suppress(MoecastError):
         simulate_step(cluster, tiny_model(TRACE), plan, TRACE, step, network="bound")
 
 
-@pytest.mark.parametrize("changes", [{"pp": 2}, {"pp": 2, "virtual": 2}])
+@pytest.mark.parametrize("changes", [{"cp": 2, "pp": 2}, {"cp": 2}])
 def test_what_is_not_simulated_is_refused_by_every_door(cluster: Cluster, changes: dict[str, int]) -> None:
     """These reached compiled loops, which wrote beyond their arrays."""
-    plan = Plan.contiguous(layers=3, experts=16, choices=2, ep=8).with_(gpu_of_rank=tuple(range(16)), **changes)
+    ranks = 8 * changes.get("pp", 1)
+    plan = Plan.contiguous(layers=3, experts=16, choices=2, ep=8).with_(gpu_of_rank=tuple(range(ranks)), **changes)
     model = tiny_model(TRACE)
     step = random_step(np.random.default_rng(0), TRACE, ranks=16, tokens=50, phase="decode")
     workload = Workload(phase="decode", tokens_per_rank=2, steps=1)
@@ -202,7 +203,7 @@ def test_what_is_not_simulated_is_refused_by_every_door(cluster: Cluster, change
     ("changes", "line"),
     [
         ({"cp": 2}, "cp = 2: context parallelism is not simulated yet"),
-        ({"microbatches": 2}, "microbatches = 2: microbatches are not simulated yet"),
+        ({"microbatches": 2, "schedule": "two-batch"}, "schedule = 'two-batch': stages of a pipeline go through"),
     ],
 )
 def test_degrees_are_not_passed_over(cluster: Cluster, changes: dict[str, int], line: str) -> None:
@@ -244,3 +245,11 @@ def test_a_plan_of_the_file_is_the_one_that_was_written(tmp_path: Path) -> None:
     assert read_plan(tmp_path / "plan.json").to_json() == plan.to_json()
     with pytest.raises(ValueError, match="read-only"):
         plan.slots_DLGP[0] = 0
+
+
+@pytest.mark.parametrize("ranks", [9, 16])
+def test_a_step_of_more_ranks_than_a_stage_has_is_refused(cluster: Cluster, ranks: int) -> None:
+    plan = Plan.contiguous(layers=3, experts=16, choices=2, ep=8).with_(gpu_of_rank=tuple(range(16)), pp=2)
+    step = random_step(np.random.default_rng(0), TRACE, ranks=ranks, tokens=200, phase="decode")
+    with pytest.raises(ValueError, match="source_T"):
+        step_program(cluster, tiny_model(TRACE), plan, TRACE, step)
