@@ -218,10 +218,10 @@ def test_model_that_does_not_fit_says_so(cluster: Cluster, trace: RoutingTrace) 
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"pp": 2, "gpu_of_rank": tuple(range(32))}, "pp = 2: pipelines are simulated in training"),
+        ({"pp": 2, "gpu_of_rank": tuple(range(32))}, "ranks = 32: "),
         ({"etp": 2, "gpu_of_rank": tuple(range(32))}, "ranks = 32: "),
         ({"cp": 2}, "cp = 2: context parallelism is not simulated yet"),
-        ({"microbatches": 2}, "microbatches = 2"),
+        ({"microbatches": 2, "schedule": "two-batch"}, "schedule = 'two-batch': stages of a pipeline"),
         ({"tp": 2, "dispatch": "stay"}, "tp = 2: tokens that stay"),
         ({"schedule": "psychic"}, "schedule = 'psychic': one of sequential"),
         ({"choices": 3}, "choices: the plan has 3, the model tiny has 2"),
