@@ -161,9 +161,10 @@ def _changes(program: StepProgram) -> dict[str, Callable[[Task], Task]]:
     changes: dict[str, Callable[[Task], Task]] = {
         name: partial(computing, kind, lambda seconds_G: seconds_G / 2) for kind, name in COMPUTE_NAMES.items()
     }
-    group_G = next((task.group_R for task in program.exchanges if task.stream is not None), None)
-    if group_G is not None:
-        changes[PEERS] = partial(computing, "expert", partial(_group_mean, group_G))
+    # Other exchanges may be of other groups: sums are added up among the ranks that share tokens.
+    group_R = next((task.group_R for task in program.exchanges if task.kind == "dispatch"), None)
+    if group_R is not None:
+        changes[PEERS] = partial(computing, "expert", partial(_group_mean, group_R))
     return {**changes, LAUNCHES: launching}
 
 
@@ -184,6 +185,6 @@ def _laid_out_on(forward: ForwardPass, cluster: Cluster) -> StepProgram:
     return program_of(there)
 
 
-def _group_mean(group_G: npt.NDArray[np.int32], seconds_G: Float) -> Float:
-    mean_K = np.bincount(group_G, seconds_G) / np.maximum(np.bincount(group_G), 1)
-    return np.asarray(mean_K[group_G])
+def _group_mean(group_R: npt.NDArray[np.int32], seconds_R: Float) -> Float:
+    mean_K = np.bincount(group_R, seconds_R) / np.maximum(np.bincount(group_R), 1)
+    return np.asarray(mean_K[group_R])

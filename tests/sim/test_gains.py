@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moecast.sim import Prediction, Workload, gains, simulate
+from moecast.sim import Prediction, Workload, draw_steps, gains, simulate, step_program
 from moecast.sim.forward import ForwardPass
 from moecast.sim.gains import bottleneck_of, listed_gains, marginal_gains
+from moecast.sim.network import Bound
+from moecast.sim.program import Compute
 from moecast.topology import Cluster, load_cluster
 from moecast.traces import RoutingTrace
 from tests.sim.plan_cases import contiguous, small_trace, tiny_model
@@ -154,3 +157,26 @@ def test_traffic_is_counted_once(cluster: Cluster, trace: RoutingTrace, monkeypa
     assert isinstance(prediction, Prediction)
     assert prediction.gains
     assert len(counted) == 3
+
+
+@pytest.mark.parametrize("sequence_parallel", [True, False])
+def test_even_experts_are_even_over_the_ep_group_and_not_over_ranks_that_share_tokens(
+    cluster: Cluster, trace: RoutingTrace, sequence_parallel: bool
+) -> None:
+    model, plan = tiny_model(trace), contiguous(tp=2, sequence_parallel=sequence_parallel)
+    work = Workload(phase="prefill", tokens_per_rank=1000, steps=1, reuse=True)
+    few = trace.experts_TLK % 6  # ten experts of sixteen have nothing to do
+    trace = replace(trace, experts_TLK=np.where(few == few[:, :, ::-1], trace.experts_TLK, few).astype(np.uint16))
+    slow = {"bf16": 1e12, "fp8": 2e12}
+    cluster = replace(cluster, hardware=replace(cluster.hardware, peak_flop_per_s=slow))
+    [step] = draw_steps(trace, work, ranks=plan.dp)
+    program = step_program(cluster, model, plan, trace, step)
+    even = [
+        replace(task, seconds_R=np.full(task.n_ranks, task.seconds_R.mean()))
+        if isinstance(task, Compute) and task.kind == "expert"
+        else task
+        for task in program.tasks
+    ]
+    plain_s, even_s = (Bound().run(each).step_time_s for each in (program, replace(program, tasks=tuple(even))))
+    found = simulate(cluster, model, plan, trace, work, network="bound").gains[gains.PEERS]
+    assert found == pytest.approx(1 - even_s / plain_s, rel=1e-9, abs=1e-12)
