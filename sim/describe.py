@@ -10,6 +10,7 @@ from moecast.sim.collectives import Mode
 from moecast.sim.model import ModelShape
 from moecast.sim.plan import Plan
 from moecast.sim.workload import Workload
+from moecast.topology import Hardware
 from moecast.traces import RoutingTrace
 
 LEAST_MOVED = 0.01
@@ -30,7 +31,7 @@ def describe_plan(plan: Plan, model: ModelShape, mode: Mode) -> dict[str, Any]:
         "dispatch": mode.name,
         "dispatch_type": plan.dispatch_type or model.dispatch_type,
         "combine_type": plan.combine_type or "bf16",
-        "schedule": plan.schedule,
+        "schedule": plan.schedule, "microbatches": plan.microbatches,
         "made_by": dataclasses.asdict(plan.made_by),
     }  # fmt: skip
 
@@ -82,6 +83,15 @@ def labels(model: ModelShape, trace: RoutingTrace, workload: Workload) -> tuple[
     return (*found, *((workload.label,) if workload.label else ()))
 
 
+def transferred(hardware: Hardware) -> tuple[str, ...]:
+    """Say where a GPU's kernels are priced by the efficiencies of another generation."""
+    moved = [name for name, source in hardware.sources.items() if source.startswith("estimate: as on Hopper")]
+    kernels = [name.removeprefix("efficiency.") for name in moved if name.startswith("efficiency.")]
+    if not kernels:
+        return ()
+    return (f"{hardware.name}: the part of its peaks that kernels reach ({', '.join(kernels)}) is a Hopper GPU's",)
+
+
 def empty_layers(empty: int, layers: int) -> tuple[str, ...]:
     """Say that some MoE layers have no choices, which makes a step look cheaper than it is."""
     if not empty:
@@ -121,6 +131,13 @@ def warnings(
         found.append(
             f"{moved:.1%} of the load goes to other experts than {trace.meta.model} has it: no token chooses an expert "
             "twice, and where the router has groups each of a token's gives as many choices"
+        )
+    if workload.speculate:
+        found.append("what drafting itself costs is not counted: tokens/s and latency are without it")
+    if plan.layout.stages > 1:
+        found.append(
+            "a step is one pass through the pipeline, from empty to empty: steps that follow one another without a "
+            "gap do better; balance, fan-out and loads are those of one stage's ranks over all layers"
         )
     if workload.reuse:
         found.append("sequences may be drawn more than once (reuse): steps are more alike than they would be")

@@ -104,6 +104,7 @@ def simulate_question(asked: Question, *, progress: Callable[[int, int], None] |
         labels=describe.labels(model, trace, workload),
         warnings=(
             *asked.notes,
+            *describe.transferred(asked.cluster.hardware),
             *describe.empty_layers(routing.empty_layers, plan.layers),
             *describe.warnings(plan, model, trace, workload, memory=memory, overrides=asked.overrides),
         ),

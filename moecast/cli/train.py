@@ -43,6 +43,14 @@ def train_command(
     zero: Annotated[
         int, typer.Option("--zero", min=0, max=3, help="What data-parallel ranks hold a part of only (1: Megatron's).")
     ] = 1,
+    host_wait: Annotated[
+        str,
+        typer.Option(
+            "--host-wait",
+            help="Time that a rank waits for its host before it sends, in each direction of an MoE layer: 11 ms was "
+            "fitted on Megatron's steps on EC2 P6-B300 (docs/accuracy.md).",
+        ),
+    ] = "0 s",
     drawn: Annotated[
         int, typer.Option("--drawn", min=1, help="Microbatches whose routing is drawn; the others repeat them.")
     ] = DRAWN,
@@ -64,7 +72,7 @@ def train_command(
     from moecast.sim.training import simulate_training, write_training
 
     check_outputs({"--out": out, "--timeline": timeline}, asked.files)
-    recipe = _recipe(sequence, batch, microbatch, precision, recompute, optimizer, zero)
+    recipe = _recipe(sequence, batch, microbatch, precision, recompute, optimizer, zero, host_wait)
     tokens = recipe.tokens_of_microbatch
     asked = replace(asked, phase="prefill", tokens_per_rank=tokens, steps=drawn, isl=sequence, reuse=True)
     inputs = read_inputs(asked, quiet=json)
@@ -94,10 +102,18 @@ def train_command(
 
 
 def _recipe(
-    sequence: int, batch: int, microbatch: int, precision: str, recompute: str, optimizer: str, zero: int
+    sequence: int,
+    batch: int,
+    microbatch: int,
+    precision: str,
+    recompute: str,
+    optimizer: str,
+    zero: int,
+    host_wait: str,
 ) -> Recipe:
     from moecast.errors import MoecastError
     from moecast.sim.training import OPTIMIZERS, PRECISIONS, RECOMPUTES, Recipe
+    from moecast.units import parse
 
     optimizers = {known.name: known for known in OPTIMIZERS}
     for name, value, known in (
@@ -114,4 +130,5 @@ def _recipe(
         recompute=RECOMPUTES[recompute],
         optimizer=optimizers[optimizer],
         zero=zero,
+        host_s=parse(host_wait, "time", field="--host-wait"),
     )

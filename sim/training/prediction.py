@@ -72,7 +72,8 @@ class TrainingPrediction(ShownAsTable):
         least, most = format_percent(min(waiting)), format_percent(max(waiting))
         return [
             ("layout", degrees),
-            ("recipe", ", ".join(f"{name} {value}" for name, value in self.recipe.items())),
+            ("recipe", ", ".join(f"{name} {value}" for name, value in self.recipe.items() if name != "host_s")),
+            ("wait for hosts", f"{format_s(self.recipe['host_s'])} in each direction of an MoE layer"),
             ("microbatches", f"{self.microbatches} of each data-parallel rank, routing of {self.microbatches_drawn}"),
             ("step time", format_s(self.step_time_s)),
             *((f"  {part}", format_s(seconds)) for part, seconds in self.breakdown_s.items()),

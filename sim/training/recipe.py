@@ -62,6 +62,7 @@ class Recipe:
             "recompute": self.recompute.name,
             "optimizer": self.optimizer.name,
             "zero": self.zero,
+            "host_s": self.host_s,
         }
 
     def microbatches(self, dp: int) -> int:

@@ -5,7 +5,7 @@ Axes: G rank, S task, P pipeline rank.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from moecast.errors import MoecastError
 from moecast.sim.breakdown import breakdown, waits_for_peers
 from moecast.sim.checks import check_question
 from moecast.sim.collectives.links import link_kinds
-from moecast.sim.describe import describe_trace, element_types
+from moecast.sim.describe import describe_trace, element_types, transferred
 from moecast.sim.drawn_steps import draw_steps
 from moecast.sim.exposed import seconds_of_ranks
 from moecast.sim.memory import MEMORY_FRACTION, usable_bytes
@@ -30,6 +30,8 @@ from moecast.sim.training.recipe import Recipe
 from moecast.sim.training.stage import shard_of
 from moecast.sim.training.step import training_program
 from moecast.sim.workload import Workload
+from moecast.traces import PHASES
+from moecast.units import format_bytes
 
 if TYPE_CHECKING:
     from moecast.sim.model import ModelShape
@@ -125,8 +127,24 @@ def simulate_training(
         in_flight_P=tuple(timed.order.peak_in_flight(rank) for rank in range(plan.layout.pp)),
         memory_bytes=memory,
         fits=memory["total"] <= memory["usable"],
-        warnings=tuple(notes),
+        warnings=(*notes, *warnings_of(cluster, recipe, find_rung(network), memory)),
     )
+
+
+def warnings_of(cluster: Cluster, recipe: Recipe, rung: Rung, memory: Mapping[str, int]) -> tuple[str, ...]:
+    """List what a reader should know before trusting the numbers."""
+    found = list(transferred(cluster.hardware))
+    if not recipe.host_s:
+        found.append(
+            "no wait for hosts is counted (--host-wait): measured steps of Megatron on B200 and B300 ask for 7 to 20 ms in "
+            "each direction of an MoE layer, and forecasts without it were 45 to 86 % too short (docs/accuracy.md)"
+        )
+    if rung.name == "bound":
+        found.append("bound is a lower bound: --network fluid follows every flow")
+    if memory["total"] > memory["usable"]:
+        needed, usable = (format_bytes(memory[name]) for name in ("total", "usable"))
+        found.append(f"needs {needed} of the {usable} that are usable: it does not fit")
+    return tuple(found)
 
 
 def time_training(
@@ -186,8 +204,6 @@ def draw_microbatches(
     MoecastError
         The trace holds nothing of the phase.
     """
-    from moecast.traces import PHASES
-
     if drawn < 1:
         raise MoecastError("at least 1", field="drawn", value=drawn)
     trained = bool((trace.phase_T == PHASES.index("train")).any())

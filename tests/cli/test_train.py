@@ -44,11 +44,25 @@ def test_what_a_step_takes_is_shown_as_a_table(run: Run) -> None:
         assert row in " ".join(text.split())
 
 
+def test_what_flatters_is_said(run: Run) -> None:
+    plain = json.loads(run("train", *JOB, "--json", check=True).stdout)
+    assert any("no wait for hosts is counted" in line for line in plain["warnings"])
+    assert any("bound is a lower bound" in line for line in plain["warnings"])
+    slow = json.loads(run("train", *JOB, "--host-wait", "11 ms", "--json", check=True).stdout)
+    assert not any("no wait for hosts" in line for line in slow["warnings"])
+    layers, passes = 26, 2 * plain["microbatches"]
+    assert slow["step_time_s"] - plain["step_time_s"] == pytest.approx(0.011 * layers * passes, rel=0.01)
+    b200 = json.loads(run("train", "--cluster", "dgx-b200", *JOB[2:], "--json", check=True).stdout)
+    assert any(line.startswith("B200 SXM: the part of its peaks") for line in b200["warnings"])
+
+
 @pytest.mark.parametrize(
     ("wrong", "line"),
     [
         (("--pp", 3), "--pp = 3: does not divide the 8 ranks"),
         (("--pp", 4, "--schedule", "1f2b"), "schedule = '1f2b': one of forward, gpipe"),
+        (("--host-wait", "11 GB"), "--host-wait = '11 GB'"),
+        (("--host-wait", "-1 ms"), "--host-wait = '-1 ms': a time is not negative"),
         (("--precision", "fp4"), "--precision = 'fp4': one of bf16, fp8"),
         (("--batch", 7), "batch = 7: 8 data-parallel ranks take 1 sequences at a time"),
         (("--pp", 8, "--schedule", "dualpipe", "--batch", 8), "schedule = 'dualpipe'"),
