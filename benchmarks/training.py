@@ -244,6 +244,7 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, default=shared / "measured" / "training.csv")
     parser.add_argument("--network", default="bound")
     parser.add_argument("--only", default="")
+    parser.add_argument("--no-host-wait", action="store_true", help="Without the one number that is fitted.")
     options = parser.parse_args()
     with options.rows.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if options.only in row["id"]]
@@ -253,13 +254,16 @@ def main() -> None:
         if not row["tp"]:
             print(f"{row['id']:<58}{row['use']:<6}{'no layout':>11}")
             continue
-        found = answer(row, network=options.network)
+        found = answer(row, network=options.network, host_s=0.0 if options.no_host_wait else None)
         answers.append(found)
         numbers = f"{found.measured_s:>11.3f}{found.predicted_s:>12.3f}{100 * found.error:>+8.1f}%{found.cpu_s:>7.1f}"
         print(f"{row['id']:<58}{row['use']:<6}{numbers}  {found.assumed}", flush=True)
     for use in ("fit", "check"):
         errors = [found.error for found in answers if found.row["use"] == use]
         print(f"{use}: {len(errors)} rows, median error {median(errors)}")
+    for source in dict.fromkeys(found.row["source"] for found in answers):
+        errors = [found.error for found in answers if found.row["source"] == source]
+        print(f"{source}: {len(errors)} rows, errors from {min(errors):+.1%} to {max(errors):+.1%}")
     print(f"\n{'ratio':<20}{'of':<70}{'measured':>9}{'predicted':>10}{'error':>8}")
     errors = []
     for what, one, other in pairs(answers):

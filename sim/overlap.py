@@ -32,10 +32,10 @@ def with_fewer_sms(hardware: Hardware, taken: int | None = None) -> Hardware:
     return replace(hardware, sms=left, communication_sms=0, peak_flop_per_s=peaks)
 
 
-def beside_compute(template: FlowTemplate, layout: Sites) -> FlowTemplate:
+def beside_compute(template: FlowTemplate, sites: Sites) -> FlowTemplate:
     """The same flows where their senders compute: each sender's own links give 1 / `SLOWDOWN` of their rate."""
-    offsets_F1, link_X, share_X = slowed_sends(layout, template.legs.source_F, template, SLOWDOWN)
-    capacity_J = link_capacity(layout)
+    offsets_F1, link_X, share_X = slowed_sends(sites, template.legs.source_F, template, SLOWDOWN)
+    capacity_J = link_capacity(sites)
     return replace(
         template,
         offsets_F1=offsets_F1,

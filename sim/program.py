@@ -27,11 +27,13 @@ COMPUTE, COMMUNICATION = "compute", "communication"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Compute:
-    """Work that each rank does by itself: `seconds_R` of it, `kind` names its part of the breakdown.
+class OfRanks:
+    """Where a task stands: whose it is, on which stream, and what it waits for.
 
     Parameters
     ----------
+    kind
+        Its part of the breakdown.
     layer
         Index among the MoE layers; −1 for work outside them.
     ranks_R
@@ -50,12 +52,18 @@ class Compute:
 
     kind: Kind
     layer: int
-    seconds_R: Float
     ranks_R: Int32 | None = None
     stream: str | None = COMPUTE
     after: tuple[int, ...] = ()
     after_all: tuple[int, ...] = ()
     microbatch: int = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compute(OfRanks):
+    """Work that each rank does by itself: `seconds_R` of it."""
+
+    seconds_R: Float
 
     @property
     def n_ranks(self) -> int:
@@ -112,7 +120,7 @@ class FlowSource(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exchange:
+class Exchange(OfRanks):
     """Bytes that ranks send each other.
 
     A rank enters when its stream and the tasks it waits for let it, waits `setup_s`, starts its flows, and leaves when
@@ -125,21 +133,12 @@ class Exchange:
         Its flows, or what they are made of; see `fill`.
     group_R
         The EP group of each rank (or whatever group waits for its own), counted from 0.
-    kind, layer, ranks_R, stream, after, after_all, microbatch
-        As of `Compute`.
     """
 
-    kind: Kind
-    layer: int
     flows: FlowSource
     setup_s: float
     barrier: bool
     group_R: Int32
-    ranks_R: Int32 | None = None
-    stream: str | None = COMPUTE
-    after: tuple[int, ...] = ()
-    after_all: tuple[int, ...] = ()
-    microbatch: int = -1
 
     @property
     def n_ranks(self) -> int:

@@ -17,6 +17,7 @@ from moecast.sim.collectives.links import link_capacity, link_names
 from moecast.sim.forward import ForwardPass
 from moecast.sim.placed_model import PlacedModel
 from moecast.sim.program import Compute, StepProgram, Task
+from moecast.sim.schedules.layers import layer_in_sequence
 from moecast.sim.schedules.pipeline import Pipeline, PipelineOrder, find_pipeline_schedule, make_order
 from moecast.sim.schedules.pipeline.lower import lower, on_narrowest
 from moecast.sim.schedules.pipeline.sends import HiddenSends
@@ -72,16 +73,7 @@ class ServingStage:
         step, ids = self.passes[microbatch], self.passes[microbatch].model.moe_layer_ids
         if self.first and layer == 0:
             yield step.embedding()
-        yield from step.attention(layer)
-        if layer in ids:
-            moe = ids.index(layer)
-            yield step.router(moe)
-            yield from step.shared_experts(moe)
-            yield from step.dispatch(moe)
-            yield step.experts(moe)
-            yield from step.combine(moe)
-        else:
-            yield from step.dense_layer(layer)
+        yield from layer_in_sequence(step, layer, ids.index(layer) if layer in ids else None)
         if self.last and layer == self.layers[-1]:
             yield from step.logits()
 

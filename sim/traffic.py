@@ -111,7 +111,7 @@ class StepTraffic:
 
 def count_traffic(
     plan: Plan,
-    layout: Sites,
+    sites: Sites,
     experts_TLK: npt.NDArray[np.uint16],
     token_T: Int,
     home_T: Int32,
@@ -146,12 +146,12 @@ def count_traffic(
     experts_TLK = checked_choices(experts_TLK, plan)
     token_T = whole_numbers("token_T", token_T, most=len(experts_TLK) - 1)
     home_T = whole_numbers("home_T", home_T, most=plan.ranks - 1, shape=token_T.shape, dtype=np.int32)
-    return count_checked_traffic(plan, layout, experts_TLK, token_T, home_T, stay=stay, table=table)
+    return count_checked_traffic(plan, sites, experts_TLK, token_T, home_T, stay=stay, table=table)
 
 
 def count_checked_traffic(
     plan: Plan,
-    layout: Sites,
+    sites: Sites,
     experts_TLK: npt.NDArray[np.uint16],
     token_T: Int,
     home_T: Int32,
@@ -166,16 +166,16 @@ def count_checked_traffic(
     ValueError
         Ranks of the layout that are not the plan's, or the replica table of another plan.
     """
-    if (layout.n_ranks, layout.n_members) != (plan.ranks, plan.ep):  # the pass indexes by both
-        has = f"{layout.n_ranks} ranks in EP groups of {layout.n_members}"
+    if (sites.n_ranks, sites.n_members) != (plan.ranks, plan.ep):  # the pass indexes by both
+        has = f"{sites.n_ranks} ranks in EP groups of {sites.n_members}"
         raise ValueError(f"layout: has {has}, the plan {plan.ranks} in groups of {plan.ep}")
-    table = ReplicaTable.of(plan, layout.domain_G, node_G=layout.node_G) if table is None else table
-    table.check_fits(plan, layout.cluster.n_domains)
+    table = ReplicaTable.of(plan, sites.domain_G, node_G=sites.node_G) if table is None else table
+    table.check_fits(plan, sites.cluster.n_domains)
     if not stay and (np.diff(home_T) < 0).any():  # counters of one source stay in cache; the order within it is kept
         order = np.argsort(home_T, kind="stable")
         token_T, home_T = token_T[order], home_T[order]
     serving = Serving.of(plan, table)
-    counts = Counts.zeros(plan, layout, len(token_T) if stay else None)
+    counts = Counts.zeros(plan, sites, len(token_T) if stay else None)
     if stay:
         counts.home_LT[0] = home_T
     parts = [slice(None)] if stay else _parts_by_source(home_T, plan.layers * plan.choices)
@@ -183,7 +183,7 @@ def count_checked_traffic(
         [
             partial(
                 count_tokens_of_sources,
-                experts_TLK, token_T[part], home_T[part], layout.place_SM, serving, counts, stay,
+                experts_TLK, token_T[part], home_T[part], sites.place_SM, serving, counts, stay,
             )
             for part in parts
         ]

@@ -93,9 +93,9 @@ class Counts(NamedTuple):
     home_LT: Int32
 
     @classmethod
-    def zeros(cls, plan: Plan, layout: Sites, staying: int | None) -> Counts:
+    def zeros(cls, plan: Plan, sites: Sites, staying: int | None) -> Counts:
         """Make room for the counts of a step, in which so many tokens move on, or none ever does (None)."""
-        ranks, layers, members, places = plan.ranks, plan.layers, layout.n_members, layout.n_places
+        ranks, layers, members, places = plan.ranks, plan.layers, sites.n_members, sites.n_places
         movers = 0 if staying is None else ranks
         return cls(
             served_SLP=np.zeros((ranks, layers, plan.ep * plan.max_slots), np.int32),

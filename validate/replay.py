@@ -122,10 +122,10 @@ def replay(
     )
 
 
-def serve_step(layout: Sites, plan: Plan, trace: RoutingTrace, step: Step) -> Served:
+def serve_step(sites: Sites, plan: Plan, trace: RoutingTrace, step: Step) -> Served:
     """Send a step's choices to slots, its tokens at home where the simulator has them."""
     choices_TLK, home_T = trace.experts_TLK[step.token_T], plan.layout.homes_T(step.source_T)
-    return serve(plan, layout.domain_G, choices_TLK, home_T, node_G=layout.node_G)
+    return serve(plan, sites.domain_G, choices_TLK, home_T, node_G=sites.node_G)
 
 
 def row_bytes(model: ModelShape, plan: Plan) -> dict[str, int]:

@@ -35,20 +35,20 @@ class Collective(Protocol):
     def name(self) -> str:
         """How outputs call it."""
 
-    def supports(self, mode: Mode, layout: Sites) -> bool:
+    def supports(self, mode: Mode, sites: Sites) -> bool:
         """Say whether it carries this mode's copies in this layout."""
 
-    def dispatch(self, layout: Sites, mode: Mode, copy_bytes: float) -> FlowTemplate:
+    def dispatch(self, sites: Sites, mode: Mode, copy_bytes: float) -> FlowTemplate:
         """Lay out the flows to the experts, for counts as `Mode.dispatch_counts` gives them."""
 
-    def combine(self, layout: Sites, mode: Mode, copy_bytes: float) -> FlowTemplate:
+    def combine(self, sites: Sites, mode: Mode, copy_bytes: float) -> FlowTemplate:
         """Lay out the flows back, for counts as `Mode.combine_counts` gives them."""
 
 
 COLLECTIVES: tuple[Collective, ...] = (FlatAllToAll(), HierarchicalAllToAll())
 
 
-def collective_for(mode: Mode, layout: Sites) -> Collective:
+def collective_for(mode: Mode, sites: Sites) -> Collective:
     """Find the first collective of the list that carries a mode in a layout.
 
     Raises
@@ -57,7 +57,7 @@ def collective_for(mode: Mode, layout: Sites) -> Collective:
         None does.
     """
     for collective in COLLECTIVES:
-        if collective.supports(mode, layout):
+        if collective.supports(mode, sites):
             return collective
     raise ValueError(f"no collective carries dispatch mode {mode.name}")
 

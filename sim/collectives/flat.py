@@ -20,25 +20,25 @@ class FlatAllToAll:
 
     name = "flat"
 
-    def supports(self, mode: Mode, layout: Sites) -> bool:
+    def supports(self, mode: Mode, sites: Sites) -> bool:
         """Take every mode, but leave copies per domain to the relays where a group has more than one domain."""
-        return not (mode.relayed and layout.crosses_domains)
+        return not (mode.relayed and sites.crosses_domains)
 
-    def dispatch(self, layout: Sites, mode: Mode, copy_bytes: float) -> FlowTemplate:
+    def dispatch(self, sites: Sites, mode: Mode, copy_bytes: float) -> FlowTemplate:
         """Lay out the way to the experts: the destination waits."""
-        source, destination, count = _pairs(layout)
+        source, destination, count = _pairs(sites)
         legs = Legs.direct(source, destination, count)
-        return FlowTemplate.of(layout, legs, copy_bytes, messages=mode.messages)
+        return FlowTemplate.of(sites, legs, copy_bytes, messages=mode.messages)
 
-    def combine(self, layout: Sites, mode: Mode, copy_bytes: float) -> FlowTemplate:
+    def combine(self, sites: Sites, mode: Mode, copy_bytes: float) -> FlowTemplate:
         """Lay out the way back; the counts are those of the dispatch, (home, server)."""
-        home, server, count = _pairs(layout)
+        home, server, count = _pairs(sites)
         legs = Legs.direct(server, home, count)
-        return FlowTemplate.of(layout, legs, copy_bytes, messages=mode.messages)
+        return FlowTemplate.of(sites, legs, copy_bytes, messages=mode.messages)
 
 
-def _pairs(layout: Sites) -> tuple[Int, Int, Int]:
+def _pairs(sites: Sites) -> tuple[Int, Int, Int]:
     """Pairs of different ranks of one EP group, and where the counts of each stand."""
-    source, destination = np.arange(layout.n_ranks).repeat(layout.n_members), layout.peer_SM.ravel().astype(np.int64)
+    source, destination = np.arange(sites.n_ranks).repeat(sites.n_members), sites.peer_SM.ravel().astype(np.int64)
     count = np.flatnonzero(source != destination)
     return source[count], destination[count], count

@@ -28,47 +28,43 @@ class HierarchicalAllToAll:
 
     name = "hierarchical"
 
-    def supports(self, mode: Mode, layout: Sites) -> bool:  # noqa: ARG002
+    def supports(self, mode: Mode, sites: Sites) -> bool:  # noqa: ARG002
         """Take the modes that know distinct domains."""
         return mode.relayed
 
-    def dispatch(self, layout: Sites, mode: Mode, copy_bytes: float) -> FlowTemplate:  # noqa: ARG002
+    def dispatch(self, sites: Sites, mode: Mode, copy_bytes: float) -> FlowTemplate:  # noqa: ARG002
         """Lay out the way to the experts; a relay that some of the copies are for waits for the leg that it relays."""
-        legs = _two_legs(layout)
+        legs = _two_legs(sites)
         far, fans = len(legs.far_source), len(legs.fan_source)
-        presence, nobody = np.arange(layout.n_ranks), np.zeros(layout.n_ranks, np.int64)
+        presence, nobody = np.arange(sites.n_ranks), np.zeros(sites.n_ranks, np.int64)
         out = Legs(
             source_F=_int32(legs.near_source, legs.far_source, legs.fan_relay, presence),
             destination_F=_int32(legs.near_server, legs.far_relay, legs.fan_server, presence),
             waiter_F=_int32(legs.near_server, legs.far_relay, legs.fan_server, nobody - 1),
             awaited_F=np.concatenate([legs.near_count, legs.far_awaited, legs.fan_count, nobody]),
-            count_F=np.concatenate(
-                [legs.near_count, legs.far_count, legs.fan_count, np.full(layout.n_ranks, PRESENCE)]
-            ),
+            count_F=np.concatenate([legs.near_count, legs.far_count, legs.fan_count, np.full(sites.n_ranks, PRESENCE)]),
             child_R=np.tile(len(legs.near_source) + far + np.arange(fans), 2),
             parent_R=np.concatenate(
                 [len(legs.near_source) + legs.fan_far, len(legs.near_source) + far + fans + legs.fan_relay]
             ),
         )
-        return FlowTemplate.of(layout, out, copy_bytes)
+        return FlowTemplate.of(sites, out, copy_bytes)
 
-    def combine(self, layout: Sites, mode: Mode, copy_bytes: float) -> FlowTemplate:  # noqa: ARG002
+    def combine(self, sites: Sites, mode: Mode, copy_bytes: float) -> FlowTemplate:  # noqa: ARG002
         """Lay out the way back: servers to relay, relay to home; only the home waits."""
-        legs = _two_legs(layout)
+        legs = _two_legs(sites)
         near, far, fans = len(legs.near_source), len(legs.far_source), len(legs.fan_source)
-        presence = np.arange(layout.n_ranks)
+        presence = np.arange(sites.n_ranks)
         back = Legs(
             source_F=_int32(legs.near_server, legs.far_relay, legs.fan_server, presence),
             destination_F=_int32(legs.near_source, legs.far_source, legs.fan_relay, presence),
-            waiter_F=_int32(legs.near_source, legs.far_source, np.full(fans + layout.n_ranks, -1)),
-            awaited_F=np.concatenate([legs.near_count, legs.far_count, np.zeros(fans + layout.n_ranks, np.int64)]),
-            count_F=np.concatenate(
-                [legs.near_count, legs.far_count, legs.fan_count, np.full(layout.n_ranks, PRESENCE)]
-            ),
+            waiter_F=_int32(legs.near_source, legs.far_source, np.full(fans + sites.n_ranks, -1)),
+            awaited_F=np.concatenate([legs.near_count, legs.far_count, np.zeros(fans + sites.n_ranks, np.int64)]),
+            count_F=np.concatenate([legs.near_count, legs.far_count, legs.fan_count, np.full(sites.n_ranks, PRESENCE)]),
             child_R=near + np.concatenate([legs.fan_far, np.arange(far)]),
             parent_R=near + far + np.concatenate([np.arange(fans), fans + legs.far_relay]),
         )
-        return FlowTemplate.of(layout, back, copy_bytes)
+        return FlowTemplate.of(sites, back, copy_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,18 +85,18 @@ class _TwoLegs:
     fan_far: Int  # the far leg that feeds it
 
 
-def _two_legs(layout: Sites) -> _TwoLegs:
-    ranks, members = layout.n_ranks, layout.n_members
-    source, server = np.arange(ranks).repeat(members), layout.peer_SM.ravel().astype(np.int64)
-    place, own = layout.place_SM.ravel(), layout.own_place_G
+def _two_legs(sites: Sites) -> _TwoLegs:
+    ranks, members = sites.n_ranks, sites.n_members
+    source, server = np.arange(ranks).repeat(members), sites.peer_SM.ravel().astype(np.int64)
+    place, own = sites.place_SM.ravel(), sites.own_place_G
     near_count = np.flatnonzero((place == own[source]) & (source != server))
-    far_SA = layout.relay_SA >= 0
+    far_SA = sites.relay_SA >= 0
     far_SA[np.arange(ranks), own] = False
     far_source, far_place = np.nonzero(far_SA)
-    far_relay = layout.relay_SA[far_source, far_place].astype(np.int64)
+    far_relay = sites.relay_SA[far_source, far_place].astype(np.int64)
     leg_SA = np.full(far_SA.shape, -1)
     leg_SA[far_source, far_place] = np.arange(len(far_source))
-    relay = layout.relay_SA[source, place]
+    relay = sites.relay_SA[source, place]
     fan_count = np.flatnonzero((place != own[source]) & (relay != server))  # what is for the relay has arrived
     return _TwoLegs(
         near_source=source[near_count],
@@ -108,8 +104,8 @@ def _two_legs(layout: Sites) -> _TwoLegs:
         near_count=near_count,
         far_source=far_source,
         far_relay=far_relay,
-        far_count=ranks * members + far_source * layout.n_places + far_place,
-        far_awaited=far_source * members + layout.member_G[far_relay],
+        far_count=ranks * members + far_source * sites.n_places + far_place,
+        far_awaited=far_source * members + sites.member_G[far_relay],
         fan_source=source[fan_count],
         fan_relay=relay[fan_count].astype(np.int64),
         fan_server=server[fan_count],

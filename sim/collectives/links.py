@@ -20,14 +20,14 @@ Int32 = npt.NDArray[np.int32]
 ISSUE_KIND = "copy-issue"
 
 
-def link_capacity(layout: Sites) -> Float:
+def link_capacity(sites: Sites) -> Float:
     """Capacities of the cluster's links, then of two issue links per GPU (NVLink, NIC): one second per second."""
-    return np.concatenate([layout.cluster.capacity_J, np.ones(2 * layout.cluster.n_gpus)])
+    return np.concatenate([sites.cluster.capacity_J, np.ones(2 * sites.cluster.n_gpus)])
 
 
-def link_names(layout: Sites) -> tuple[str, ...]:
+def link_names(sites: Sites) -> tuple[str, ...]:
     """Name the links in the order of `link_capacity`."""
-    cluster = layout.cluster
+    cluster = sites.cluster
     issue = [f"copies from {gpu.name} over {way}" for way in ("NVLink", "its NIC") for gpu in cluster.gpus]
     return (*cluster.link_names_J, *issue)
 
@@ -53,7 +53,7 @@ class HasPaths(Protocol):
         """Link units per byte."""
 
 
-def with_issue_links(layout: Sites, source_F: Int32, routes: HasPaths, copy_bytes: float) -> tuple[Int, Int32, Float]:
+def with_issue_links(sites: Sites, source_F: Int32, routes: HasPaths, copy_bytes: float) -> tuple[Int, Int32, Float]:
     """Append the sender's issue link, over NVLink or over the NIC, to the links of each flow that leaves its GPU.
 
     A byte takes `message_s` / `copy_bytes` + 1 / (rate of the sender's own links) seconds of it, so that a sender needs
@@ -63,10 +63,10 @@ def with_issue_links(layout: Sites, source_F: Int32, routes: HasPaths, copy_byte
     -------
     offsets_F1, link_X, share_X
     """
-    return _with_senders_links(layout, source_F, routes, per_byte_s=layout.cluster.hardware.message_s / copy_bytes)
+    return _with_senders_links(sites, source_F, routes, per_byte_s=sites.cluster.hardware.message_s / copy_bytes)
 
 
-def slowed_sends(layout: Sites, source_F: Int32, routes: HasPaths, slowdown: float) -> tuple[Int, Int32, Float]:
+def slowed_sends(sites: Sites, source_F: Int32, routes: HasPaths, slowdown: float) -> tuple[Int, Int32, Float]:
     """Append the sender's issue link likewise: all that it sends over NVLink, or its NIC, takes `slowdown` the time.
 
     Flows that have an issue link already keep it as well.
@@ -75,19 +75,19 @@ def slowed_sends(layout: Sites, source_F: Int32, routes: HasPaths, slowdown: flo
     -------
     offsets_F1, link_X, share_X
     """
-    return _with_senders_links(layout, source_F, routes, slowdown=slowdown)
+    return _with_senders_links(sites, source_F, routes, slowdown=slowdown)
 
 
 def _with_senders_links(
-    layout: Sites, source_F: Int32, routes: HasPaths, *, per_byte_s: float = 0.0, slowdown: float = 1.0
+    sites: Sites, source_F: Int32, routes: HasPaths, *, per_byte_s: float = 0.0, slowdown: float = 1.0
 ) -> tuple[Int, Int32, Float]:
-    cluster = layout.cluster
+    cluster = sites.cluster
     kind_J = np.array(link_kinds(cluster))
     sending_J = np.isin(kind_J, ("nvlink-out", "pcie-out", "nic-out"))
-    slowness_J = np.where(sending_J, 1 / link_capacity(layout), 0.0)
+    slowness_J = np.where(sending_J, 1 / link_capacity(sites), 0.0)
     slowness_F = row_max(routes.share_X * slowness_J[routes.link_X], routes.offsets_F1)
     nic_F = row_max((kind_J[routes.link_X] == "nic-out").astype(np.float64), routes.offsets_F1) > 0
-    gpu_F = layout.gpu_G[source_F]
+    gpu_F = sites.gpu_G[source_F]
     sends_F = np.diff(routes.offsets_F1) > 0
     ends = routes.offsets_F1[1:][sends_F]
     issue_F = (len(cluster.links) + nic_F * cluster.n_gpus + gpu_F).astype(np.int32)

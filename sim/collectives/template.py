@@ -127,7 +127,7 @@ class FlowTemplate:
     @classmethod
     def of(
         cls,
-        layout: Sites,
+        sites: Sites,
         legs: Legs,
         copy_bytes: float,
         *,
@@ -146,13 +146,13 @@ class FlowTemplate:
         latency_F
             Seconds from the last byte's departure to its arrival; None: the path's.
         """
-        routes = layout.routes(legs.source_F, legs.destination_F)
+        routes = sites.routes(legs.source_F, legs.destination_F)
         offsets_F1, link_X, share_X = routes.offsets_F1, routes.link_X, routes.share_X
-        if messages and layout.cluster.hardware.message_s > 0:
-            offsets_F1, link_X, share_X = with_issue_links(layout, legs.source_F, routes, copy_bytes)
+        if messages and sites.cluster.hardware.message_s > 0:
+            offsets_F1, link_X, share_X = with_issue_links(sites, legs.source_F, routes, copy_bytes)
         if wire_F is not None:
             share_X = share_X * np.repeat(wire_F, np.diff(offsets_F1))
-        capacity_J = link_capacity(layout)
+        capacity_J = link_capacity(sites)
         order = np.argsort(legs.child_R, kind="stable")
         parents_F = np.bincount(legs.child_R, minlength=len(legs.source_F))
         return cls(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from moecast.sim.forward import ForwardPass
 from moecast.sim.program import Task
-from moecast.sim.schedules.layers import layers_of
+from moecast.sim.schedules.layers import layer_in_sequence, layers_of
 
 
 class Sequential:
@@ -27,13 +27,5 @@ class Sequential:
         if step.model.is_whole:
             yield step.embedding()
         for layer, moe in layers_of(step):
-            yield from step.attention(layer)
-            if moe is None:
-                yield from step.dense_layer(layer)
-                continue
-            yield step.router(moe)
-            yield from step.shared_experts(moe)
-            yield from step.dispatch(moe)
-            yield step.experts(moe)
-            yield from step.combine(moe)
+            yield from layer_in_sequence(step, layer, moe)
         yield from step.head()

@@ -136,8 +136,8 @@ def warnings_of(cluster: Cluster, recipe: Recipe, rung: Rung, memory: Mapping[st
     found = list(transferred(cluster.hardware))
     if not recipe.host_s:
         found.append(
-            "no wait for hosts is counted (--host-wait): measured steps of Megatron on B200 and B300 ask for 7 to 20 ms in "
-            "each direction of an MoE layer, and forecasts without it were 45 to 86 % too short (docs/accuracy.md)"
+            "no wait for hosts is counted (--host-wait): measured steps of Megatron on B200 and B300 ask for 7 to 20 "
+            "ms in each direction of an MoE layer; forecasts without it are half as long or less (docs/accuracy.md)"
         )
     if rung.name == "bound":
         found.append("bound is a lower bound: --network fluid follows every flow")
@@ -188,9 +188,7 @@ def with_chunks_of(plan: Plan, schedule: str) -> Plan:
     for virtual in dict.fromkeys((layout.virtual, 2)) if layout.virtual == 1 else (layout.virtual,):
         sizes = Pipeline(pp=layout.pp, virtual=virtual, microbatches=max(2 * layout.pp * virtual, 2))
         if found.supports(sizes) is None:
-            chunks = found.chunks(sizes)
-            folded = virtual == 2 and chunks.n_stages == 2 * layout.pp and chunks.rank_C[-1] == 0 < layout.pp - 1
-            return plan.with_(virtual=virtual, folded=folded, dp=0)
+            return plan.with_(virtual=virtual, folded=found.chunks(sizes).folded, dp=0)
     return plan  # what is wrong with it is said when the order is made
 
 

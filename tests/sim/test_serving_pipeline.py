@@ -62,7 +62,9 @@ def test_stages_in_a_row_take_the_whole_pass_and_hide_each_other_with_microbatch
     assert cut.step_time_s is not None
     sends = in_a_row.step_time_s - alone.step_time_s
     assert 0 < sends < 0.2 * alone.step_time_s  # three transfers of hidden values more
-    assert cut.step_time_s < in_a_row.step_time_s * 4  # launches of four small passes, beside each other
+    # Launches are most of so small a pass: each microbatch stays about as long in a stage as the whole batch did, and
+    # four of them leave a pipeline of four stages after 4 + 3 such stays. One after the other would take 16.
+    assert cut.step_time_s < in_a_row.step_time_s * (4 + 3) / 4
     for name in ("fan_out", "balance", "dispatch_bytes"):
         assert getattr(in_a_row, name) == pytest.approx(getattr(alone, name))
     assert in_a_row.memory_bytes is not None
@@ -80,16 +82,16 @@ def test_a_step_is_as_long_as_its_busiest_stage_and_no_longer_than_the_longest_w
     program = ServingPipeline.of(CLUSTER, model, plan, phase="prefill").program(trace, step)
     times = find_rung(network).run(program)
     stay = np.zeros((pp, microbatches))
+    of_rank = np.zeros(plan.layout.ranks)
     sends = 0.0
     for index, task in enumerate(program.tasks):
-        lasts = float((times.leave_S[index] - times.enter_S[index]).max())
+        lasts_S = times.leave_S[index] - times.enter_S[index]
         if task.stream is None:
             sends = max(sends, float(times.busy_S[index].max()))
         else:
-            stay[plan.layout.stage_G[program.ranks_of(task)[0]], task.microbatch] += lasts
-    assert (
-        times.step_time_s >= stay.sum(axis=1).max() * 0.9
-    )  # ranks of a stage wait for each other, not all for the last
+            of_rank[program.ranks_of(task)] += lasts_S
+            stay[plan.layout.stage_G[program.ranks_of(task)[0]], task.microbatch] += float(lasts_S.max())
+    assert times.step_time_s >= of_rank.max() * (1 - 1e-12)  # a rank does one task at a time
     assert times.step_time_s <= stay.max(axis=0).sum() + stay.max(axis=1).sum() + (pp + microbatches) * sends
 
 

@@ -117,6 +117,12 @@ class Chunks:
         return max(self.rank_C) + 1
 
     @property
+    def folded(self) -> bool:
+        """Whether a way goes through the ranks and back, so that the first has the model's first and last layers."""
+        down = tuple(range(self.n_ranks))
+        return self.n_ranks > 1 and self.rank_C == (*down, *reversed(down)) and len(self.routes) == 1
+
+    @property
     def n_stages(self) -> int:
         """Into how many pieces the model is cut."""
         return len(self.routes[0])

@@ -4,26 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from moecast.sim.schedules.pipeline.cells import Block, Cell, Chunks, Pipeline
-from moecast.sim.schedules.pipeline.routes import straight
-from moecast.sim.schedules.pipeline.support import one_chunk
+from moecast.sim.schedules.pipeline.cells import Block, Cell, Pipeline
+from moecast.sim.schedules.pipeline.support import OneChunk
 
 
-class ForwardOnly:
+class ForwardOnly(OneChunk):
     """Microbatches go forward one after the other, as engines run prefill and decode in a pipeline.
 
     On even work the step takes (m + p − 1) F, of which (p − 1) F are bubble. Nothing is kept for a backward.
     """
 
     name = "forward"
-
-    def supports(self, pipeline: Pipeline) -> str | None:
-        """One chunk per rank."""
-        return one_chunk(pipeline)
-
-    def chunks(self, pipeline: Pipeline) -> Chunks:
-        """One after the other."""
-        return straight(pipeline.pp)
 
     def order(self, rank: int, pipeline: Pipeline) -> Iterator[Block]:
         """What one rank does, in this order."""

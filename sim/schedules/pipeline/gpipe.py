@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from moecast.sim.schedules.pipeline.cells import Block, Cell, Chunks, Pipeline
-from moecast.sim.schedules.pipeline.routes import straight
-from moecast.sim.schedules.pipeline.support import one_chunk
+from moecast.sim.schedules.pipeline.cells import Block, Cell, Pipeline
+from moecast.sim.schedules.pipeline.support import OneChunk
 
 
-class GPipe:
+class GPipe(OneChunk):
     """All forwards, then all backwards, the last microbatch first, as arXiv 1811.06965 draws it.
 
     On even work the bubble is (p − 1)(F + B + W), (p − 1)/(m + p − 1) of the step; a rank keeps the activations of all
@@ -17,14 +16,6 @@ class GPipe:
     """
 
     name = "gpipe"
-
-    def supports(self, pipeline: Pipeline) -> str | None:
-        """One chunk per rank."""
-        return one_chunk(pipeline)
-
-    def chunks(self, pipeline: Pipeline) -> Chunks:
-        """One after the other."""
-        return straight(pipeline.pp)
 
     def order(self, rank: int, pipeline: Pipeline) -> Iterator[Block]:
         """What one rank does, in this order."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from moecast.sim.schedules.pipeline.cells import Block, Chunks, Pipeline, Turns
-from moecast.sim.schedules.pipeline.routes import straight
-from moecast.sim.schedules.pipeline.support import one_chunk
+from moecast.sim.schedules.pipeline.cells import Block, Pipeline, Turns
+from moecast.sim.schedules.pipeline.support import OneChunk
 
 
-class OneFOneB:
+class OneFOneB(OneChunk):
     """One forward, one backward, with a flush at the end of the step: PipeDream-Flush, arXiv 2006.09503, 2104.04473.
 
     On even work the bubble is GPipe's, (p − 1)(F + B + W), but rank r keeps the activations of p − r microbatches at
@@ -17,14 +16,6 @@ class OneFOneB:
     """
 
     name = "1f1b"
-
-    def supports(self, pipeline: Pipeline) -> str | None:
-        """One chunk per rank."""
-        return one_chunk(pipeline)
-
-    def chunks(self, pipeline: Pipeline) -> Chunks:
-        """One after the other."""
-        return straight(pipeline.pp)
 
     def order(self, rank: int, pipeline: Pipeline) -> Iterator[Block]:
         """What one rank does, in this order."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
-from moecast.sim.schedules.pipeline.cells import Block, Cell, Chunks, Pair, Pass, Pipeline
-from moecast.sim.schedules.pipeline.routes import looped
+from moecast.sim.schedules.pipeline.cells import Block, Chunks, Pair, Pipeline
+from moecast.sim.schedules.pipeline.routes import looped, looped_cell
 
 
 class OverlappedOneFOneB:
@@ -33,12 +34,7 @@ class OverlappedOneFOneB:
         """What one rank does, in this order."""
         pp, virtual = pipeline.pp, pipeline.virtual
 
-        def cell(kind: Pass, turn: int) -> Cell:
-            group, within = divmod(turn, pp * virtual)
-            loop, member = divmod(within, pp)
-            loop = loop if kind == "F" else virtual - 1 - loop
-            return Cell(kind, loop * pp + rank, group * pp + member)
-
+        cell = partial(looped_cell, pipeline, rank)
         turns = pipeline.microbatches * virtual
         ahead = min(2 * (pp - 1 - rank) + (virtual - 1) * pp + 1, turns)
         for turn in range(ahead):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from moecast.sim.schedules.pipeline.cells import Chunks
+from moecast.sim.schedules.pipeline.cells import Cell, Chunks, Pass, Pipeline
 
 
 def straight(pp: int) -> Chunks:
@@ -27,3 +27,14 @@ def both_ways(pp: int) -> Chunks:
     """
     there, back = tuple(range(pp)), tuple(reversed(range(pp, 2 * pp)))
     return Chunks(rank_C=there * 2, routes=(there, back))
+
+
+def looped_cell(pipeline: Pipeline, rank: int, kind: Pass, turn: int) -> Cell:
+    """What a rank does at its turn-th forward or backward, where p microbatches go through one chunk before the next.
+
+    Backward the last chunk comes first.
+    """
+    group, within = divmod(turn, pipeline.pp * pipeline.virtual)
+    loop, member = divmod(within, pipeline.pp)
+    loop = loop if kind == "F" else pipeline.virtual - 1 - loop
+    return Cell(kind, loop * pipeline.pp + rank, group * pipeline.pp + member)

@@ -1,8 +1,9 @@
-"""The reasons for which pipeline schedules refuse, one line each."""
+"""What pipeline schedules share: why they refuse, one line each, and where one chunk a rank stands."""
 
 from __future__ import annotations
 
-from moecast.sim.schedules.pipeline.cells import Pipeline
+from moecast.sim.schedules.pipeline.cells import Chunks, Pipeline
+from moecast.sim.schedules.pipeline.routes import straight
 
 
 def one_chunk(pipeline: Pipeline) -> str | None:
@@ -13,3 +14,15 @@ def one_chunk(pipeline: Pipeline) -> str | None:
 def two_chunks(pipeline: Pipeline) -> str | None:
     """What a schedule says that goes down the ranks and up again."""
     return None if pipeline.virtual == 2 else "two virtual stages per rank: it goes through the ranks down and up again"
+
+
+class OneChunk:
+    """A schedule that gives each rank one chunk, one rank after the other."""
+
+    def supports(self, pipeline: Pipeline) -> str | None:
+        """One chunk per rank."""
+        return one_chunk(pipeline)
+
+    def chunks(self, pipeline: Pipeline) -> Chunks:
+        """One after the other."""
+        return straight(pipeline.pp)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from moecast.sim.schedules.pipeline.cells import Block, Chunks, Pipeline, Turns
-from moecast.sim.schedules.pipeline.routes import straight
-from moecast.sim.schedules.pipeline.support import one_chunk
+from moecast.sim.schedules.pipeline.cells import Block, Pipeline, Turns
+from moecast.sim.schedules.pipeline.support import OneChunk
 
 
-class ZeroBubbleH1:
+class ZeroBubbleH1(OneChunk):
     """1F1B with the backward split; rank r puts r weight gradients off: arXiv 2401.10241, figure 2.
 
     On even work with W ≤ B and W ≤ F the bubble is (p − 1)(F + B − W), where B is the gradient of the input alone.
@@ -17,14 +16,6 @@ class ZeroBubbleH1:
     """
 
     name = "zb_h1"
-
-    def supports(self, pipeline: Pipeline) -> str | None:
-        """One chunk per rank."""
-        return one_chunk(pipeline)
-
-    def chunks(self, pipeline: Pipeline) -> Chunks:
-        """One after the other."""
-        return straight(pipeline.pp)
 
     def order(self, rank: int, pipeline: Pipeline) -> Iterator[Block]:
         """What one rank does, in this order."""
