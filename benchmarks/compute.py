@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from moecast.sim import compute
+from moecast.sim.cost import ExpertBlock, expert_roofline
 from moecast.sim.drawn_steps import draw_steps
 from moecast.sim.load_model import load_model
 from moecast.sim.model import ModelShape
@@ -56,7 +57,11 @@ def rows() -> list[tuple[str, float, float, str]]:
         (
             "plain grouped GEMM, H100, 8 x (4096, 768, 2048), CUTLASS",
             2 * 8 * 4096 * 768 * 2048 / 650e12,
-            _one(compute.grouped_gemm_seconds(QWEN, H100, _same(8, 4096), phase="prefill", inner=2048, outer=768)),
+            _one(
+                expert_roofline.grouped_gemm_seconds(
+                    ExpertBlock.of(QWEN), H100, _same(8, 4096), phase="prefill", inner=2048, outer=768
+                )
+            ),
             "the efficiency of grouped GEMMs stands on such rates",
         ),
         (
@@ -68,7 +73,11 @@ def rows() -> list[tuple[str, float, float, str]]:
         (
             "permute with index build, H200, 4096 tokens, k 8, hidden 7168",
             220e-6,
-            _one(compute.permute_seconds(replace(V3, weight_type="bf16"), H200, np.array([4096 * 8]))),
+            _one(
+                expert_roofline.permute_seconds(
+                    ExpertBlock.of(replace(V3, weight_type="bf16")), H200, np.array([4096 * 8])
+                )
+            ),
             "best found",
         ),
         (

@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.errors import MoecastError
-from moecast.sim import compute, roofline
+from moecast.sim.cost import ExpertBlock, costs_of
 from moecast.sim.forward import ForwardPass
 from moecast.sim.placed_model import PlacedModel
 from moecast.sim.program import Compute, Exchange, Task
@@ -160,27 +160,9 @@ def _relaxed_layer(problem: PlacementProblem, placed: PlacedModel, step: Step, l
 
 
 def _expert_floor(problem: PlacementProblem, rows: float, hits: float) -> float:
-    """Expert time of a rank for `rows` choices of `hits` experts, without the loss of tiles and waves.
-
-    Convex and rising in both, so that its value at a mean is below the mean of its values (Jensen).
-    """
-    model, hardware, phase = problem.model, problem.cluster.hardware, problem.workload.kernels
-    inner, hidden, ups = model.expert_intermediate, model.expert_width, model.mlp_matrices - 1
-    one_G = np.array([[1]])
-    # With one row, what is not proportional to rows: launches. The rest is linear pieces, priced per row and hit.
-    tile = compute.tile_rows(hardware, phase)
-    launches = 3 * hardware.kernel_launch_s
-    seconds = launches
-    for wide, narrow in ((hidden, ups * inner), (inner, hidden)):
-        flop_s = 2.0 * rows * wide * narrow / roofline.flop_rate(hardware, model.weight_type, "grouped_gemm")
-        weights = hits * wide * narrow * model.type_bytes(model.weight_type)
-        seconds += max(flop_s, float(roofline.memory_seconds(hardware, weights + rows * 2 * narrow)))
-    if phase == "prefill":
-        # Rows that move are at least the rows that come: a whole tile's price by the row.
-        for moved in (compute.permute_seconds, compute.unpermute_seconds):
-            per_tile = float(moved(model, hardware, one_G[0] * tile)[0]) - hardware.kernel_launch_s
-            seconds += rows / tile * per_tile + hardware.kernel_launch_s
-    return seconds
+    """At least so long a rank's experts take for `rows` choices of `hits` experts; convex and rising in both."""
+    costs, block = costs_of(problem.cluster.hardware), ExpertBlock.of(problem.model)
+    return costs.expert_floor_seconds(block, rows, hits, phase=problem.workload.kernels)
 
 
 def _copy_floor(

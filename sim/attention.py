@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from moecast.sim import element_types, roofline
+from moecast.sim import element_types
 from moecast.sim.attention_shape import AttentionShape, LinearAttention, Mixer
+from moecast.sim.cost import AttentionCore, costs_of, roofline
+from moecast.sim.cost.roofline import QUERY_TILE
 
 if TYPE_CHECKING:
     from moecast.sim.model import ModelShape
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 Float = npt.NDArray[np.float64]
 
 CHUNK = 64  # tokens that linear attention's prefill kernels take at once (flash-linear-attention)
-QUERY_TILE = 128  # queries that share one reading of the keys in prefill; FlashAttention's block of rows
 
 
 def attention_seconds(
@@ -97,9 +98,9 @@ def linear_seconds(
     *into, (last_inner, last_outer) = shape.projections
     cut = [*((inner, _split(outer, tp)) for inner, outer in into), (_split(last_inner, tp), last_outer)]
     for inner, outer in cut:
-        total = total + roofline.gemm_seconds(hardware, tokens, inner=inner, outer=outer, element_type=model.mixer_type)
+        total = total + costs_of(hardware).gemm_seconds(tokens, inner=inner, outer=outer, element_type=model.mixer_type)
     channels, heads = _split(shape.conv_channels, tp), _split(shape.heads, tp)
-    total = total + roofline.elementwise_seconds(hardware, tokens, row_bytes=2 * 2 * (channels or model.hidden))
+    total = total + costs_of(hardware).elementwise_seconds(tokens, row_bytes=2 * 2 * (channels or model.hidden))
     state = heads * shape.key_dim * shape.value_dim
     if not state:
         return total
@@ -127,11 +128,10 @@ def index_seconds(
     Every rank of those that share heads does all of it: the indexer has one key a token.
     """
     tokens, width = np.asarray(tokens_G, np.float64), shape.index_heads * shape.index_dim
-    total = roofline.gemm_seconds(
-        hardware, tokens, inner=shape.q_rank or model.hidden, outer=width, element_type=model.mixer_type
+    total = costs_of(hardware).gemm_seconds(
+        tokens, inner=shape.q_rank or model.hidden, outer=width, element_type=model.mixer_type
     )
-    total = total + roofline.gemm_seconds(
-        hardware,
+    total = total + costs_of(hardware).gemm_seconds(
         tokens,
         inner=model.hidden,
         outer=shape.index_key_outputs + shape.index_heads,
@@ -155,10 +155,10 @@ def projection_seconds(
     shape = model.attention if shape is None else shape
     total = np.zeros(np.shape(tokens_G))
     for inner, outer in projection_matrices(model, shape, tp=tp):
-        total = total + roofline.gemm_seconds(
-            hardware, tokens_G, inner=inner, outer=outer, element_type=model.mixer_type
+        total = total + costs_of(hardware).gemm_seconds(
+            tokens_G, inner=inner, outer=outer, element_type=model.mixer_type
         )
-    return total + roofline.elementwise_seconds(hardware, tokens_G, row_bytes=rotation_bytes(model, shape, tp=tp))
+    return total + costs_of(hardware).elementwise_seconds(tokens_G, row_bytes=rotation_bytes(model, shape, tp=tp))
 
 
 def rotation_bytes(model: ModelShape, shape: AttentionShape, *, tp: int = 1) -> int:
@@ -173,8 +173,8 @@ def into_seconds(
     """The part of `projection_seconds` before the core: all but the multiplications of what attention gives."""
     total = projection_seconds(model, hardware, tokens_G, shape=shape, tp=tp)
     for inner, outer in projection_matrices(model, shape, tp=tp)[-2 if shape.out_rank else -1 :]:
-        total = total - roofline.gemm_seconds(
-            hardware, tokens_G, inner=inner, outer=outer, element_type=model.mixer_type
+        total = total - costs_of(hardware).gemm_seconds(
+            tokens_G, inner=inner, outer=outer, element_type=model.mixer_type
         )
     return total
 
@@ -190,33 +190,9 @@ def core_seconds(
     tp: int = 1,
     queries: float = 1.0,
 ) -> Float:
-    """Scores, softmax and weighted sum of one layer: 2 FLOP per element of each (query, key) and (query, value) pair.
-
-    Decode reads each sequence's keys from the cache, for all its tokens (`queries`) at once; prefill reads them once
-    per tile of 128 queries.
-    """
-    shape = model.attention if shape is None else shape
-    tokens, keys = np.asarray(tokens_G, np.float64), np.asarray(keys_G, np.float64)
-    heads = _split(shape.heads, tp)
-    if shape.kind == "mla" and phase == "decode":
-        pair_flop = 2 * heads * (2 * shape.kv_rank + shape.rope_dim)
-        key_bytes: float = element_types.cache_bytes(model.kv_type, shape.kv_rank + shape.rope_dim)
-        row_bytes = 2 * heads * (2 * shape.kv_rank + shape.rope_dim)
-    else:
-        pair_flop = 2 * heads * (shape.head_dim + shape.value_dim)
-        kv_heads = heads if shape.kind == "mla" else _split(shape.kv_heads, tp)
-        kv_type = "bf16" if shape.kind == "mla" else model.kv_type
-        key_bytes = element_types.cache_bytes(kv_type, kv_heads * (shape.cached_width // shape.kv_heads))
-        row_bytes = 2 * heads * (shape.head_dim + shape.value_dim)
-    key_bytes /= QUERY_TILE if phase == "prefill" else queries
-    seconds = roofline.kernel_seconds(
-        hardware,
-        flop=keys * pair_flop,
-        traffic_bytes=keys * key_bytes + tokens * row_bytes,
-        element_type="bf16",
-        kernel="attention",
-    )
-    return roofline.launched(hardware, seconds, tokens, 1)
+    """Scores, softmax and weighted sum of one layer."""
+    core = AttentionCore.of(model, model.attention if shape is None else shape, tp=tp)
+    return costs_of(hardware).core_seconds(core, phase=phase, tokens_G=tokens_G, keys_G=keys_G, queries=queries)
 
 
 def _split(heads: int, tp: int) -> int:

@@ -10,13 +10,15 @@ Axes: G rank, P slot; arrays may have any axes in front.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from moecast.sim import attention, compute, roofline
+from moecast.sim import attention, compute
 from moecast.sim.attention_shape import AttentionShape, LinearAttention, Mixer
+from moecast.sim.cost import ExpertBlock, costs_of, expert_roofline, roofline
 from moecast.sim.training.passes import (
     Float,
     Passes,
@@ -136,7 +138,7 @@ def core_passes(
     kv_heads = heads if shape.kind == "mla" else -(-shape.kv_heads // tp)
     queries, values = heads * shape.head_dim, heads * shape.value_dim
     row_bytes = 2 * (2 * queries + 2 * values + 2 * kv_heads * (shape.head_dim + shape.value_dim))
-    key_bytes = 2 * kv_heads * (shape.head_dim + shape.value_dim) / attention.QUERY_TILE
+    key_bytes = 2 * kv_heads * (shape.head_dim + shape.value_dim) / roofline.QUERY_TILE
     seconds_G = roofline.kernel_seconds(
         hardware,
         flop=keys * (2.0 * (3 * queries + 2 * values)),
@@ -170,8 +172,8 @@ def linear_passes(
     total, gemms_G = nothing(tokens_G), np.zeros(np.shape(tokens_G))
     for inner, outer in cut:
         total = total + gemm_passes(hardware, tokens_G, inner=inner, outer=outer, precision=precision)
-        gemms_G = gemms_G + roofline.gemm_seconds(
-            hardware, tokens_G, inner=inner, outer=outer, element_type=precision.forward
+        gemms_G = gemms_G + costs_of(hardware).gemm_seconds(
+            tokens_G, inner=inner, outer=outer, element_type=precision.forward
         )
     rest_G = np.maximum(forward_G - gemms_G, 0.0)
     return total + Passes(forward_G=rest_G, input_G=LINEAR_BACKWARD * rest_G, weight_G=np.zeros(np.shape(tokens_G)))
@@ -218,8 +220,7 @@ def shared_expert_passes(
 def router_passes(model: ModelShape, hardware: Hardware, tokens_G: npt.ArrayLike, *, precision: Precision) -> Passes:
     """One layer's router in bf16: scores and their selection, whose backward pass moves the scores once each way."""
     forward_G = compute.selection_seconds(hardware, tokens_G, experts=model.experts, choices=model.choices)
-    backward_G = roofline.elementwise_seconds(
-        hardware, tokens_G, row_bytes=2 * roofline.OUTPUT_BYTES * model.experts
+    backward_G = costs_of(hardware).elementwise_seconds(tokens_G, row_bytes=2 * roofline.OUTPUT_BYTES * model.experts
     )  # fmt: skip
     choose = Passes(forward_G=forward_G, input_G=backward_G, weight_G=np.zeros(np.shape(tokens_G)))
     total = gemm_passes(hardware, tokens_G, inner=model.hidden, outer=model.experts, precision=BF16) + choose
@@ -252,16 +253,15 @@ def expert_passes(
         Ranks that share each expert.
     """
     load = np.asarray(load_GP)
-    width, inner, ups = model.expert_width, -(-model.expert_intermediate // etp), model.mlp_matrices - 1
+    block = ExpertBlock.of(model, etp=etp)
     rows_G = (-(-load // hardware.gemm_tile_rows)).sum(-1) * hardware.gemm_tile_rows
-    matrices = ((width, ups * inner), (inner, width))
     weight_G = 2 * hardware.kernel_launch_s + sum(
         grouped_weight_gradient_seconds(hardware, load, inner=into, outer=out, precision=precision, sms=sms)
-        for into, out in matrices
+        for into, out in block.matrices
     )
     return Passes(
         forward_G=compute.expert_seconds(precision.of(model), hardware, load, phase="prefill", sms=sms, etp=etp),
-        input_G=_expert_input_gradients(model, hardware, load, rows_G, matrices, precision=precision, sms=sms),
+        input_G=_expert_input_gradients(model, hardware, load, rows_G, block, precision=precision, sms=sms),
         weight_G=np.asarray(weight_G, np.float64),
     )
 
@@ -271,22 +271,21 @@ def _expert_input_gradients(
     hardware: Hardware,
     load: npt.NDArray[np.int64],
     rows_G: npt.NDArray[np.int64],
-    matrices: tuple[tuple[int, int], ...],
+    block: ExpertBlock,
     *,
     precision: Precision,
     sms: int | None,
 ) -> Float:
-    typed = model.with_types(weight_type=precision.input_gradient)
-    total: Float = compute.permute_seconds(
-        model.with_types(weight_type="bf16"), hardware, rows_G
-    ) + compute.unpermute_seconds(model, hardware, rows_G)
-    for inner, outer in matrices:
+    typed = replace(block, weight_type=precision.input_gradient)
+    total: Float = expert_roofline.permute_seconds(replace(block, weight_type="bf16"), hardware, rows_G)
+    total = total + expert_roofline.unpermute_seconds(block, hardware, rows_G)
+    for inner, outer in block.matrices:
         total = total + hardware.kernel_launch_s
-        total = total + compute.grouped_gemm_seconds(
+        total = total + expert_roofline.grouped_gemm_seconds(
             typed, hardware, load, phase="prefill", inner=outer, outer=inner, sms=sms
         )
         total = total + cast_seconds(hardware, rows_G, width=outer, element_type=precision.input_gradient)
-    return total + activation_passes(model, hardware, rows_G, width=matrices[1][0]).input_G
+    return total + activation_passes(model, hardware, rows_G, width=block.inner).input_G
 
 
 def embedding_passes(model: ModelShape, hardware: Hardware, tokens_G: npt.ArrayLike, *, precision: Precision) -> Passes:
@@ -295,7 +294,7 @@ def embedding_passes(model: ModelShape, hardware: Hardware, tokens_G: npt.ArrayL
     return Passes(
         forward_G=compute.embedding_seconds(model, hardware, tokens_G),
         input_G=np.zeros(np.shape(tokens_G)),
-        weight_G=roofline.elementwise_seconds(hardware, tokens_G, row_bytes=moved),
+        weight_G=costs_of(hardware).elementwise_seconds(tokens_G, row_bytes=moved),
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from moecast.sim import roofline
+from moecast.sim.cost import roofline
 from moecast.sim.training.gradients import check_zero
 from moecast.sim.training.precision import Precision
 from moecast.sim.training.shard import Matrix, Shard

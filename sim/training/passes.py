@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from moecast.sim import element_types, roofline
-from moecast.sim.compute import TILE_COLUMNS
+from moecast.sim import element_types
+from moecast.sim.cost import costs_of, roofline
+from moecast.sim.cost.expert_roofline import TILE_COLUMNS
 
 if TYPE_CHECKING:
     from moecast.sim.training.precision import Precision
@@ -60,16 +61,16 @@ def elementwise_passes(
 ) -> Passes:
     """Kernels that only move memory, so many bytes a row in each direction; they have no weights to speak of."""
     return Passes(
-        forward_G=roofline.elementwise_seconds(hardware, rows_G, row_bytes=forward_bytes, kernels=kernels),
-        input_G=roofline.elementwise_seconds(hardware, rows_G, row_bytes=backward_bytes, kernels=kernels),
+        forward_G=costs_of(hardware).elementwise_seconds(rows_G, row_bytes=forward_bytes, kernels=kernels),
+        input_G=costs_of(hardware).elementwise_seconds(rows_G, row_bytes=backward_bytes, kernels=kernels),
         weight_G=np.zeros(np.shape(rows_G)),
     )
 
 
 def gemm_passes(hardware: Hardware, rows_G: npt.ArrayLike, *, inner: int, outer: int, precision: Precision) -> Passes:
     """A linear layer [inner, outer] over each rank's rows, each pass in the recipe's element type."""
-    forward_G = roofline.gemm_seconds(hardware, rows_G, inner=inner, outer=outer, element_type=precision.forward)
-    input_G = roofline.gemm_seconds(hardware, rows_G, inner=outer, outer=inner, element_type=precision.input_gradient)
+    forward_G = costs_of(hardware).gemm_seconds(rows_G, inner=inner, outer=outer, element_type=precision.forward)
+    input_G = costs_of(hardware).gemm_seconds(rows_G, inner=outer, outer=inner, element_type=precision.input_gradient)
     return Passes(
         forward_G=forward_G + cast_seconds(hardware, rows_G, width=inner, element_type=precision.forward),
         input_G=input_G + cast_seconds(hardware, rows_G, width=outer, element_type=precision.input_gradient),
@@ -86,7 +87,7 @@ def cast_seconds(hardware: Hardware, rows_G: npt.ArrayLike, *, width: int, eleme
     if element_types.multiply_type(element_type, hardware.peak_flop_per_s) != "fp8":
         return np.zeros(np.shape(rows_G))
     moved = 2 * width + 2 * element_types.row_bytes("fp8", width)
-    return roofline.elementwise_seconds(hardware, rows_G, row_bytes=moved)
+    return costs_of(hardware).elementwise_seconds(rows_G, row_bytes=moved)
 
 
 def weight_gradient_seconds(

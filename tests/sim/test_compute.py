@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moecast.sim import compute, roofline
+from moecast.sim import compute
+from moecast.sim.cost import roofline
 from moecast.sim.load_model import list_models, load_model
 from moecast.topology import Hardware
 

@@ -16,11 +16,13 @@ import numpy.typing as npt
 from moecast.sim.element_types import multiply_type, weight_bytes
 
 if TYPE_CHECKING:
+    from moecast.sim.cost.shapes import AttentionCore
     from moecast.topology import Hardware
 
 Float = npt.NDArray[np.float64]
 
 OUTPUT_BYTES = 2  # GEMMs write bf16
+QUERY_TILE = 128  # queries that share one reading of the keys in prefill; FlashAttention's block of rows
 
 
 def flop_rate(hardware: Hardware, element_type: str, kernel: str) -> float:
@@ -74,3 +76,29 @@ def elementwise_seconds(hardware: Hardware, rows_G: npt.ArrayLike, *, row_bytes:
     """Kernels that only move memory: `row_bytes` per row over all of them."""
     rows: Any = np.asarray(rows_G, np.float64)
     return launched(hardware, memory_seconds(hardware, rows * row_bytes), rows, kernels)
+
+
+def core_seconds(
+    core: AttentionCore,
+    hardware: Hardware,
+    *,
+    phase: str,
+    tokens_G: npt.ArrayLike,
+    keys_G: npt.ArrayLike,
+    queries: float = 1.0,
+) -> Float:
+    """Scores, softmax and weighted sum: 2 FLOP per element of each (query, key) and (query, value) pair.
+
+    Decode reads each sequence's keys from the cache, for all its tokens (`queries`) at once; prefill reads them once
+    per tile of 128 queries.
+    """
+    tokens, keys = np.asarray(tokens_G, np.float64), np.asarray(keys_G, np.float64)
+    key_bytes = core.key_bytes(phase) / (QUERY_TILE if phase == "prefill" else queries)
+    seconds = kernel_seconds(
+        hardware,
+        flop=keys * core.pair_flop(phase),
+        traffic_bytes=keys * key_bytes + tokens * core.query_bytes(phase),
+        element_type="bf16",
+        kernel="attention",
+    )
+    return launched(hardware, seconds, tokens, 1)

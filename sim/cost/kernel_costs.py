@@ -1,0 +1,56 @@
+"""What a forecast asks of a model of kernels; `costs_of` gives the one that a hardware table names.
+
+Axes: G rank, P slot; arrays may have any axes in front.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from moecast.sim.cost.shapes import AttentionCore, ExpertBlock
+
+Float = npt.NDArray[np.float64]
+
+
+class KernelCosts(Protocol):
+    """Seconds of kernels on one kind of GPU, launches included; 0 where there is nothing to do.
+
+    None of them falls when work is added.
+    """
+
+    def gemm_seconds(self, rows_G: npt.ArrayLike, *, inner: int, outer: int, element_type: str) -> Float:
+        """Multiply [rows, inner] by weights [inner, outer] of an element type."""
+        ...
+
+    def elementwise_seconds(self, rows_G: npt.ArrayLike, *, row_bytes: float, kernels: int = 1) -> Float:
+        """Kernels that only move memory: `row_bytes` per row over all of them."""
+        ...
+
+    def expert_seconds(
+        self, block: ExpertBlock, load_GP: npt.ArrayLike, *, phase: str, sms: int | None = None
+    ) -> Float:
+        """Run one layer's routed experts on each rank: [..., G, P] choices served in each slot, to [..., G] seconds.
+
+        `sms`: that communication leaves; None: all. Empty kernels are launched, too.
+        """
+        ...
+
+    def expert_floor_seconds(self, block: ExpertBlock, rows: float, hits: float, *, phase: str) -> float:
+        """At most what `expert_seconds` says of any loads with so many rows on so many experts.
+
+        Convex and rising in both, so that its value at a mean is below the mean of its values (Jensen).
+        """
+        ...
+
+    def core_seconds(
+        self, core: AttentionCore, *, phase: str, tokens_G: npt.ArrayLike, keys_G: npt.ArrayLike, queries: float = 1.0
+    ) -> Float:
+        """Attend: tokens on each rank, and keys that they read in all.
+
+        `queries`: in decode, tokens of a sequence, which share one reading of its keys.
+        """
+        ...

@@ -1,0 +1,53 @@
+"""All kernels by the roofline: for GPUs of which nothing was measured, or of which a user knows the reached parts.
+
+Axes: G rank, P slot; arrays may have any axes in front.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from moecast.sim.cost import expert_roofline, roofline
+
+if TYPE_CHECKING:
+    from moecast.sim.cost.shapes import AttentionCore, ExpertBlock
+    from moecast.topology import Hardware
+
+Float = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roofline:
+    """Every kernel by the roofline, with one reached part of each peak for all shapes (`Hardware.efficiency`)."""
+
+    hardware: Hardware
+
+    def gemm_seconds(self, rows_G: npt.ArrayLike, *, inner: int, outer: int, element_type: str) -> Float:
+        """As of `KernelCosts`."""
+        return roofline.gemm_seconds(self.hardware, rows_G, inner=inner, outer=outer, element_type=element_type)
+
+    def elementwise_seconds(self, rows_G: npt.ArrayLike, *, row_bytes: float, kernels: int = 1) -> Float:
+        """As of `KernelCosts`."""
+        return roofline.elementwise_seconds(self.hardware, rows_G, row_bytes=row_bytes, kernels=kernels)
+
+    def expert_seconds(
+        self, block: ExpertBlock, load_GP: npt.ArrayLike, *, phase: str, sms: int | None = None
+    ) -> Float:
+        """As of `KernelCosts`."""
+        return expert_roofline.expert_seconds(block, self.hardware, load_GP, phase=phase, sms=sms)
+
+    def expert_floor_seconds(self, block: ExpertBlock, rows: float, hits: float, *, phase: str) -> float:
+        """As of `KernelCosts`."""
+        return expert_roofline.expert_floor_seconds(block, self.hardware, rows, hits, phase=phase)
+
+    def core_seconds(
+        self, core: AttentionCore, *, phase: str, tokens_G: npt.ArrayLike, keys_G: npt.ArrayLike, queries: float = 1.0
+    ) -> Float:
+        """As of `KernelCosts`."""
+        return roofline.core_seconds(
+            core, self.hardware, phase=phase, tokens_G=tokens_G, keys_G=keys_G, queries=queries
+        )
