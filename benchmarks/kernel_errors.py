@@ -1,0 +1,67 @@
+"""How far off the cost of kernels is on measured rows: today's roofline, the fitted model, and the nearest GPU's.
+
+    python benchmarks/kernel_errors.py --family gemm --tables DIR
+
+One line per GPU, engine, version and element type: rows, then median, 90th percentile and bias (the median with its
+sign) of the roofline, of the model on the rows that did not fit it, and of the model with the parameters of the nearest
+other GPU (leave one GPU out). A family that is timed by the host says so and counts the rows that hide the host's time.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from moecast.validate.fitting.rows import Errors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One row of the table."""
+
+    label: tuple[str, str, str, str]  # GPU, engine, version, element type
+    roofline: Errors
+    model: Errors
+    left_out: Errors
+    note: str = ""
+
+
+def gemm_lines(tables: Path) -> Iterator[Line]:
+    """Dense matrix products."""
+    from moecast.sim.cost.tables.gemm import read_gemm
+    from moecast.validate.fitting.gemm_errors import compare
+
+    for table in read_gemm(tables):
+        roofline, model, left_out, note = compare(table)
+        yield Line(
+            label=(table.gpu, table.engine, table.version, table.element_type),
+            roofline=roofline,
+            model=model,
+            left_out=left_out,
+            note=note,
+        )
+
+
+# To add a family: a function that yields its lines, and a line here.
+FAMILIES: dict[str, Callable[[Path], Iterator[Line]]] = {"gemm": gemm_lines}
+
+
+def main() -> None:
+    """Print the table of one family."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--family", choices=sorted(FAMILIES), required=True)
+    parser.add_argument("--tables", type=Path, required=True)
+    asked = parser.parse_args()
+    print(f"{'':44} {'rows':>6}   {'roofline':^23}   {'model':^23}   {'nearest other GPU':^23}")
+    print(f"{'':44} {'':>6} " + 3 * f"  {'median':>7} {'p90':>7} {'bias':>7}")
+    for line in FAMILIES[asked.family](asked.tables):
+        label = "{:9} {:8} {:12} {:12}".format(*line.label)
+        print(
+            f"{label} {line.model.rows:6}   {line.roofline}   {line.model}   {line.left_out}  {line.note}", flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Fit the parameters of a kernel family on a seeded 2 % of measured rows.
+
+    python benchmarks/kernel_fit.py --family gemm --tables DIR [--gpu h200_sxm] [--write]
+
+DIR holds `<gpu>/<family>/<engine>/<version>/*.parquet`. Errors are printed for the rows that were not fitted.
+`--write` puts the parameters into `sim/cost/fitted/<family>.json`; with `--gpu` alone nothing is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+FITTED = Path(__file__).resolve().parent.parent / "sim" / "cost" / "fitted"
+
+
+def fit_gemm(tables: Path, gpu: str | None) -> Iterator[dict[str, Any]]:
+    """Dense matrix products."""
+    from moecast.sim.cost.tables.gemm import read_gemm
+    from moecast.validate.fitting.gemm import as_json, fit_gemm
+
+    for entry in fit_gemm([table for table in read_gemm(tables) if gpu in (None, table.gpu)]):
+        yield as_json(entry)
+
+
+# To add a family: a function that yields its entries as JSON values, and a line here.
+FAMILIES: dict[str, Callable[[Path, str | None], Iterator[dict[str, Any]]]] = {"gemm": fit_gemm}
+
+
+def main() -> None:
+    """Fit one family, print its errors and write its parameters where asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--family", choices=sorted(FAMILIES), required=True)
+    parser.add_argument("--tables", type=Path, required=True)
+    parser.add_argument("--gpu")
+    parser.add_argument("--write", action="store_true")
+    asked = parser.parse_args()
+    entries = []
+    for item in FAMILIES[asked.family](asked.tables, asked.gpu):
+        entries.append(item)
+        named = f"{item['gpu']:9} {item['engine']:8} {item['version']:12} {item['element_type']:10}"
+        print(f"{named} {item['median']:7.1%} {item['p90']:7.1%} {item['bias']:+7.1%}", flush=True)
+    if asked.write and not asked.gpu:
+        FITTED.mkdir(exist_ok=True)
+        lines = ",\n".join(json.dumps(item) for item in entries)
+        (FITTED / f"{asked.family}.json").write_text(f'{{"entries": [\n{lines}\n]}}\n', encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
