@@ -12,7 +12,9 @@ from moecast.sim.collectives import (
     mode_of,
     time_collective,
 )
+from moecast.sim.cost import kernels_on
 from moecast.sim.drawn_steps import draw_steps, fit_workload
+from moecast.sim.engines import ENGINES, Engine, find_engine
 from moecast.sim.forecaster import Forecaster, bound_objective_s
 from moecast.sim.forward import ForwardPass
 from moecast.sim.layout import Layout
@@ -25,7 +27,7 @@ from moecast.sim.placed_model import PlacedModel
 from moecast.sim.plan import DISPATCH_MODES, REPLICA_RULES, Plan, read_plan, write_plan
 from moecast.sim.prediction import Prediction, read_prediction, write_prediction
 from moecast.sim.program import Compute, Exchange, Flows, StepProgram, StepTimes
-from moecast.sim.question import ENGINES, Question
+from moecast.sim.question import Question
 from moecast.sim.replicas import ReplicaTable
 from moecast.sim.schedules import SCHEDULES
 from moecast.sim.simulate import simulate, simulate_question, simulate_step, step_program
@@ -48,6 +50,7 @@ __all__ = [
     "SCHEDULES",
     "CollectiveTime",
     "Compute",
+    "Engine",
     "Exchange",
     "Flows",
     "Fluid",
@@ -74,9 +77,11 @@ __all__ = [
     "count_traffic",
     "draw_steps",
     "even_all_to_all",
+    "find_engine",
     "find_rung",
     "fit_workload",
     "fits",
+    "kernels_on",
     "list_models",
     "load_model",
     "memory_by_part",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from moecast.errors import MoecastError
 from moecast.sim.checks import check_question
 from moecast.sim.describe import describe_workload
+from moecast.sim.engines import find_engine
 from moecast.sim.memory import MEMORY_FRACTION
 from moecast.sim.network import Rung, find_rung
 
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from moecast.sim.workload import Workload
     from moecast.topology import Cluster
     from moecast.traces import RoutingTrace
-
-ENGINES = ("neutral",)
-"""Serving engines whose way of running a model can be asked for; neutral: kernels and launches of none of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -35,8 +33,6 @@ class Question:
     network
         The rung that times the steps, or its name. ``bound`` times all of them, the others `max_fluid_steps`, evenly
         spread; ``fluid:0.3%`` is fluid within a tolerance.
-    engine
-        Whose kernels run.
     memory_fraction
         The part of a GPU's memory that an engine takes: what does not fit into it does not fit. vLLM's default is 0.9
         (`gpu_memory_utilization`), SGLang's about 0.88, the rest is for the CUDA context, graphs and NCCL.
@@ -60,7 +56,6 @@ class Question:
     trace: RoutingTrace
     workload: Workload
     network: str | Rung = "fluid"
-    engine: str = "neutral"
     max_fluid_steps: int = 4
     memory_fraction: float = MEMORY_FRACTION
     gains: bool = True
@@ -71,8 +66,7 @@ class Question:
     def __post_init__(self) -> None:
         """Check ranges."""
         find_rung(self.network)
-        if self.engine not in ENGINES:
-            raise MoecastError(f"one of {', '.join(ENGINES)}", field="engine", value=self.engine)
+        find_engine(self.cluster.hardware.engine)
         if self.max_fluid_steps < 1:
             raise MoecastError("must be at least 1", field="max_fluid_steps", value=self.max_fluid_steps)
         if not 0 < self.memory_fraction <= 1:
@@ -98,7 +92,7 @@ class Question:
         """Name what is asked: equal for equal questions, today and on another machine. SHA-256 in hex."""
         cluster = (self.cluster.nodes, self.cluster.links, self.cluster.hardware, self.cluster.routing)
         parts = (
-            *map(repr, (cluster, self.model, self.rung.name, self.engine, self.max_fluid_steps, self.memory_fraction)),
+            *map(repr, (cluster, self.model, self.rung.name, self.max_fluid_steps, self.memory_fraction)),
             json.dumps(self.plan.to_json(), sort_keys=True),
             json.dumps(describe_workload(self.workload), sort_keys=True),
             self.trace.content_hash(),

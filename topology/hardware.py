@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
 ELEMENT_TYPES = ("bf16", "fp8", "fp4")
+KERNELS = ("roofline", "fitted")
+TABLES = "tables:"
+NO_NUMBERS = ("name", "kernels", "engine", "sources")
 EFFICIENCIES = ("gemm", "grouped_gemm", "attention", "memory")
 
 
@@ -43,6 +46,11 @@ class Hardware:
         A barrier over the ranks of a group.
     in_switch_efficiency
         Part of the NVLink rate at which the domain's switches add up and multicast; 0 where they cannot.
+    kernels
+        Who prices kernels: `roofline` (the `efficiency` of this table), `fitted` (parameters per kind of kernel that
+        were fitted on measured ones), or `tables:FOLDER` (measured tables where they have the shape).
+    engine
+        Whose kernels run, by the name of a serving engine; `neutral`: none in particular.
     sources
         Where each of the numbers above comes from, by field, or by "field.key" in a mapping.
 
@@ -66,6 +74,8 @@ class Hardware:
     count_exchange_s: float
     barrier_s: float
     in_switch_efficiency: float = 0.0
+    kernels: str = "roofline"
+    engine: str = "neutral"
     sources: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
@@ -74,6 +84,8 @@ class Hardware:
         for name in ("kernel_launch_s", "message_s", "collective_launch_s", "count_exchange_s", "barrier_s"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) < float("inf"), "must not be negative")
         _check("in_switch_efficiency", self.in_switch_efficiency, 0 <= self.in_switch_efficiency <= 1, "must be 0 to 1")
+        known = self.kernels in KERNELS or self.kernels.startswith(TABLES)
+        _check("kernels", self.kernels, known, f"is not one of {', '.join(KERNELS)}, {TABLES}FOLDER")
         _check("communication_sms", self.communication_sms, 0 <= self.communication_sms < self.sms, "must be below sms")
         for key, value in self.peak_flop_per_s.items():
             _check(f"peak_flop_per_s.{key}", value, key in ELEMENT_TYPES, f"is not one of {', '.join(ELEMENT_TYPES)}")
@@ -93,7 +105,7 @@ class Hardware:
         table: dict[str, float] = {}
         for item in fields(self):
             value = getattr(self, item.name)
-            if item.name in ("name", "sources"):
+            if item.name in NO_NUMBERS:
                 continue
             if isinstance(value, Mapping):
                 table |= {f"{item.name}.{key}": number for key, number in value.items()}

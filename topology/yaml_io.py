@@ -19,7 +19,7 @@ from moecast.errors import MoecastError
 from moecast.topology.builders import build_cluster
 from moecast.topology.cluster import Cluster
 from moecast.topology.fabric import Fabric
-from moecast.topology.hardware import Hardware
+from moecast.topology.hardware import NO_NUMBERS, Hardware
 from moecast.topology.nodes import Gpu, Link, Nic, Node, Switch
 from moecast.topology.presets import Preset, find_preset
 from moecast.topology.presets.preset import NODES_PER_LEAF
@@ -147,7 +147,7 @@ def _filled(
         return base
     sources = dict(base.sources) if base else {}
     for name, value in changes.items():
-        if name not in ("name", "sources"):
+        if name not in NO_NUMBERS:
             sources |= dict.fromkeys(_changed(name, value, base), f"given in {path.name}")
         if isinstance(value, dict) and base is not None:
             changes[name] = dict(getattr(base, name)) | value

@@ -89,6 +89,8 @@ class HardwareSection(_Section):
     count_exchange_s: Time | None = Field(default=None, alias="count_exchange")
     barrier_s: Time | None = Field(default=None, alias="barrier")
     in_switch_efficiency: float | None = None
+    kernels: Name | None = None
+    engine: Name | None = None
     sources: dict[str, str] | None = None
 
 

@@ -37,6 +37,8 @@ class Asked:
     cluster: options.OptionalCluster = None
     nodes: options.Nodes = None
     fabric: options.Fabric = None
+    kernels: options.Kernels = None
+    engine: options.EngineName = None
     model: options.ModelOrTrace = None
     dims: options.Dims = None
     weight_type: options.WeightType = None
@@ -132,8 +134,8 @@ class Asked:
     def changes(self) -> tuple[str, ...]:
         """What it changes in a plan or a checkpoint, and in a question file, as the result says it."""
         of_plan = (
-            "dispatch", "replica_rule", *LAYOUT, "sequence_parallel", "schedule", "microbatches", "weight_type",
-            "dense_type", "kv_type",
+            "kernels", "engine", "dispatch", "replica_rule", *LAYOUT, "sequence_parallel", "schedule", "microbatches",
+            "weight_type", "dense_type", "kv_type",
         )  # fmt: skip
         given = {name: getattr(self, name) for name in of_plan}
         return (*(_said(name, value) for name, value in given.items() if value is not None), *self.overrides)

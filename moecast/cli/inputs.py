@@ -115,6 +115,7 @@ def read_inputs(asked: Asked, *, quiet: bool = False) -> Inputs:
         Something is missing, cannot be read or does not go with the rest.
     """
     from moecast.cli import made, render
+    from moecast.sim import kernels_on
     from moecast.topology import load_cluster
 
     source, types = asked.source, asked.types
@@ -122,6 +123,7 @@ def read_inputs(asked: Asked, *, quiet: bool = False) -> Inputs:
         raise MoecastError("name a preset (`moecast topology list`) or a YAML file", field="--cluster")
     workload = asked.workload()
     built = load_cluster(asked.cluster, nodes=asked.nodes, fabric=asked.fabric)
+    built = kernels_on(built, kernels=asked.kernels, engine=asked.engine)
     ranks = asked.degrees.sources(built.n_gpus)
     if source.made:
         shape = made.model_of(asked.model, asked.dims, types)

@@ -148,6 +148,23 @@ DenseType = Annotated[
 KvType = Annotated[
     str | None, typer.Option("--kv-type", help="Of the KV cache: bf16, fp8, …", show_default="the checkpoint's")
 ]
+Kernels = Annotated[
+    str | None,
+    typer.Option(
+        "--kernels",
+        help="Who prices kernels: fitted (on measured ones), roofline (the hardware table's efficiencies), or "
+        "tables:FOLDER (measured tables where they have the shape).",
+        show_default="the cluster's: presets have fitted",
+    ),
+]
+EngineName = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        help="Whose kernels run: trtllm, sglang, vllm, megatron, or neutral (none in particular).",
+        show_default="the cluster's, else neutral",
+    ),
+]
 MemoryFraction = Annotated[
     float,
     typer.Option(

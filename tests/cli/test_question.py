@@ -28,7 +28,7 @@ from moecast.cli.question_file import (
     write_question_file,
 )
 from moecast.errors import MoecastError
-from moecast.sim import simulate, simulate_question
+from moecast.sim import kernels_on, simulate, simulate_question
 from tests.cli.conftest import CONFIG
 from tests.validate.cases import question as small_question
 
@@ -228,8 +228,17 @@ def test_a_question_is_answered_as_its_parts_are_and_has_a_hash() -> None:
     assert replace(whole, notes=("said",)).hash() == whole.hash()
 
 
-@pytest.mark.parametrize("changes", [{"engine": "other"}, {"memory_fraction": 0.0}, {"max_fluid_steps": 0}])
+@pytest.mark.parametrize("changes", [{"memory_fraction": 0.0}, {"max_fluid_steps": 0}])
 def test_a_question_checks_its_values(changes: dict[str, Any]) -> None:
     whole = small_question(ranks=2).whole
     with pytest.raises(MoecastError, match=next(iter(changes))):
         replace(whole, **changes)
+
+
+def test_a_question_knows_its_engine() -> None:
+    whole = small_question(ranks=2).whole
+    with pytest.raises(MoecastError, match="engine = 'other': one of neutral, trtllm"):
+        kernels_on(whole.cluster, engine="other")
+    unknown = whole.cluster.with_hardware(replace(whole.cluster.hardware, engine="other"))
+    with pytest.raises(MoecastError, match="engine = 'other': one of neutral, trtllm"):
+        replace(whole, cluster=unknown)

@@ -1,0 +1,35 @@
+"""What an engine is to a forecast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """How one engine runs a model.
+
+    Parameters
+    ----------
+    name
+        As options call it.
+    version
+        The version that it describes.
+    kernels
+        Whose measured kernels stand for its own; `neutral`: a mean of all engines'.
+    step_s
+        Seconds of the host in each step that nothing hides: scheduling, sampling, the reply.
+    step_source
+        Where `step_s` comes from.
+    """
+
+    name: str
+    version: str
+    kernels: str
+    step_s: float = 0.0
+    step_source: str = ""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if not 0 <= self.step_s < 1:
+            raise ValueError(f"step_s = {self.step_s}: seconds of a host in one step, from 0 to less than 1")
