@@ -169,7 +169,7 @@ def _copy_floor(
     problem: PlacementProblem, placed: PlacedModel, chosen_TK: npt.NDArray[np.uint16]
 ) -> tuple[float, float]:
     """Mean seconds for which the links into a rank carry the fewest copies that the choices allow: out and back."""
-    if placed.mode.stay or problem.wanted.ep == 1:
+    if placed.mode.stay or placed.mode.gathers or placed.experts_are_summed or problem.wanted.ep == 1:
         return 0.0, 0.0
     slots = int(problem.slots_G.max())
     choices_T = (chosen_TK != NO_CHOICE).sum(1)

@@ -68,6 +68,8 @@ class LayerCost:
             problem.cluster, problem.model, problem.any_plan(), phase=problem.workload.kernels, seed=problem.seed
         )
         choice_s, replica_s = _expert_slopes(problem)
+        if placed.experts_are_summed or placed.mode.gathers:  # what travels does not depend on where experts stand
+            return cls(choice_s=choice_s, replica_s=replica_s)
         copy_s, domain_copy_s = (
             sum(_even_traffic_seconds(flows, placed, domains=domains) for flows in _flows(placed))
             for domains in (False, True)

@@ -17,8 +17,11 @@ LEAST_MOVED = 0.01
 """The part of made routing's load that is said to go elsewhere."""
 
 
-def describe_plan(plan: Plan, model: ModelShape, mode: Mode) -> dict[str, Any]:
-    """Give the layout and the rules of a plan, defaults filled in, without its slots."""
+def describe_plan(plan: Plan, model: ModelShape, mode: Mode, *, summed: bool = False) -> dict[str, Any]:
+    """Give the layout and the rules of a plan, defaults filled in, without its slots.
+
+    `summed`: nothing is dispatched, as of `PlacedModel.experts_are_summed`.
+    """
     return {
         "solver": plan.made_by.solver,
         "ranks": plan.ranks, "groups": plan.groups, "ep": plan.ep, "etp": plan.etp,
@@ -28,7 +31,7 @@ def describe_plan(plan: Plan, model: ModelShape, mode: Mode) -> dict[str, Any]:
         "redundant_slots": redundant_slots(plan),
         "wasted_slots": plan.wasted_slots(),
         "replica_rule": plan.replica_rule,
-        "dispatch": mode.name,
+        "dispatch": "none" if summed else mode.name,
         "dispatch_type": plan.dispatch_type or model.dispatch_type,
         "combine_type": plan.combine_type or "bf16",
         "schedule": plan.schedule, "microbatches": plan.microbatches,

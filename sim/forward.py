@@ -189,19 +189,26 @@ class ForwardPass:
         return self._compute("router", moe, compute.router_seconds(self.model, self._hardware, self._kept_G(moe)))
 
     def shared_experts(self, moe: int) -> Iterator[Compute]:
-        """Run the shared experts, where the model has some, over each rank's own tokens."""
-        if self.model.shared_intermediate:
-            seconds_G = compute.shared_expert_seconds(self.model, self._hardware, self._tokens_G(moe))
-            yield self._compute("other", moe, seconds_G)
+        """Run the shared experts, where the model has some, over each rank's own tokens.
+
+        Where the sums of experts are all-reduced, these are in them: cut by width, over all tokens.
+        """
+        if not self.model.shared_intermediate:
+            return
+        summed = self.placed.experts_are_summed
+        tokens_G, tp = (self._attended_G(moe), self.placed.plan.tp) if summed else (self._tokens_G(moe), 1)
+        yield self._compute("other", moe, compute.shared_expert_seconds(self.model, self._hardware, tokens_G, tp=tp))
 
     def dispatch(self, moe: int) -> Iterator[Exchange]:
         """Send copies to the experts; normal kernels and NCCL exchange counts before. Nothing with one rank.
 
         Ranks that share experts by width send each other what came to them: all of them need all of it.
         """
+        if self.placed.experts_are_summed:
+            return
         if self.placed.plan.ep > 1:
             yield from self._dispatched(moe)
-        if (flows := self.placed.spread_flows) is not None and not self.placed.experts_by_width:
+        if (flows := self.placed.spread_flows) is not None:
             yield self._shared_rows("dispatch", moe, flows, "etp", self._received_G(moe), from_all=False)
 
     def _dispatched(self, moe: int) -> Iterator[Exchange]:
@@ -222,9 +229,10 @@ class ForwardPass:
 
         Ranks that share experts by width send each other their part of the sums first.
         """
-        if self.placed.experts_by_width:
+        if self.placed.experts_are_summed:
             yield self._sum_exchange("combine", moe)
-        elif (flows := self.placed.gather_flows) is not None:
+            return
+        if (flows := self.placed.gather_flows) is not None:
             yield self._shared_rows("combine", moe, flows, "etp", self._received_G(moe), from_all=True)
         if self.placed.plan.ep > 1:
             counts = self.placed.mode.combine_counts(self.traffic.layer(moe))
@@ -280,9 +288,11 @@ class ForwardPass:
     def dispatch_bytes(self) -> float:
         """Bytes that leave GPUs to dispatch, over all layers; a relayed copy leaves twice."""
         template, mode = self.placed.dispatch_flows, self.placed.mode
+        if self.placed.experts_are_summed:
+            return 0.0
         layers = range(self.traffic.layers)
         sent = sum(template.bytes_leaving(mode.dispatch_counts(self.traffic.layer(layer))) for layer in layers)
-        if self.placed.spread_flows is None or self.placed.experts_by_width:
+        if self.placed.spread_flows is None:
             return sent
         received = sum(int(self._received_G(layer).sum()) for layer in layers)
         return sent + received * (self.placed.plan.etp - 1) * self.placed.spread_flows.copy_bytes
@@ -361,7 +371,7 @@ class ForwardPass:
 
     def _after_experts(self, layer: int) -> bool:
         """Whether a hidden layer's input comes from experts, each token's at its home only."""
-        return layer - 1 in self.model.moe_layer_ids and not self.placed.experts_by_width
+        return layer - 1 in self.model.moe_layer_ids and not self.placed.experts_are_summed
 
     def _kept_G(self, row: int) -> Int:
         """Tokens whose hidden vectors each rank keeps: with sequence parallelism, its own only."""

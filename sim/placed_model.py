@@ -148,13 +148,16 @@ class PlacedModel:
         return (template.paths for template in templates)
 
     @property
-    def experts_by_width(self) -> bool:
-        """Whether the ranks that share tokens keep all of them and share all experts by width.
+    def experts_are_summed(self) -> bool:
+        """Whether the ranks that share tokens keep all of them and hold all experts between them, whole or by width.
 
-        Then nothing is dispatched, and the sums of experts are all-reduced.
+        Then nothing is dispatched: each rank runs its experts over the tokens that it has, and the sums are all-reduced
+        (vLLM, SGLang and TensorRT-LLM: attention by TP, experts by EP or TP). A plan that names a dispatch mode has its
+        way all the same.
         """
         plan = self.plan
-        return bool(self.sum_choices) and plan.ep == 1 and plan.etp == plan.tp
+        dispatches = plan.ep > 1 and plan.dispatch is not None
+        return bool(self.sum_choices) and plan.ep * plan.etp == plan.tp and not dispatches
 
     def _templates(self) -> dict[str, FlowTemplate]:
         names = (

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from moecast.sim.model import ModelShape
     from moecast.topology import Cluster
 
-DispatchMode = Literal["per_choice", "per_rank", "per_domain", "nccl", "stay"]
+DispatchMode = Literal["per_choice", "per_rank", "per_domain", "nccl", "stay", "all_gather"]
 ReplicaRule = Literal["round_robin", "nearest", "fixed", "by_rank", "weights"]
 
 DISPATCH_MODES: tuple[str, ...] = get_args(DispatchMode)

@@ -91,7 +91,7 @@ def simulate_question(asked: Question, *, progress: Callable[[int, int], None] |
         model=model.name,
         network=rung.name,
         phase=workload.phase,
-        plan=describe.describe_plan(plan, model, placed.mode),
+        plan=describe.describe_plan(plan, model, placed.mode, summed=placed.experts_are_summed),
         workload={**describe.describe_workload(workload), "element_types": describe.element_types(model)},
         trace=describe.describe_trace(trace),
         seed=asked.seed,

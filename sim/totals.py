@@ -54,9 +54,17 @@ class RoutingTotals:
         self._domain_copies += int(traffic.domain_copies_LSA.sum(dtype=np.int64))
         self._pairs, self._same = self._pairs + traffic.pairs, self._same + traffic.same_rank_pairs
         self._bytes += step.dispatch_bytes()
-        per_choice = self._placed.mode.per_choice
-        self._copies_SM += traffic.choices_LSM.sum(axis=0, dtype=np.int64) if per_choice else copies_SM
+        self._copies_SM += self._travelled(step, copies_SM)
         self._steps += 1
+
+    def _travelled(self, step: ForwardPass, copies_SM: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Copies of all layers that travel, by source and member of its group, own rank included."""
+        traffic, mode = step.traffic, self._placed.mode
+        if self._placed.experts_are_summed:
+            return np.zeros_like(copies_SM)
+        if mode.gathers:
+            return np.broadcast_to(traffic.tokens_LG.sum(axis=0, dtype=np.int64)[:, None], copies_SM.shape)
+        return traffic.choices_LSM.sum(axis=0, dtype=np.int64) if mode.per_choice else copies_SM
 
     @property
     def empty_layers(self) -> int:

@@ -303,8 +303,9 @@ Dispatch = Annotated[
     str | None,
     typer.Option(
         "--dispatch",
-        help="per_choice, per_rank, per_domain, nccl or stay.",
-        show_default="the plan's, else per_domain in prefill and per_choice in decode",
+        help="per_choice, per_rank, per_domain, nccl, all_gather or stay.",
+        show_default="the plan's, else none where ranks that share tokens hold all experts (--no-sequence-parallel), "
+        "per_domain in prefill and per_choice in decode",
     ),
 ]
 Schedule = Annotated[

@@ -1,7 +1,8 @@
 """The dispatch modes: how many copies travel, and what kernels carry them.
 
 Sources: DeepEP (deepseek-ai/DeepEP) for the normal and the low-latency kernels; NCCL's all-to-all; ExFlow (arXiv
-2401.08383) for tokens that stay where their experts are.
+2401.08383) for tokens that stay where their experts are; vLLM's `allgather_reducescatter` backend, which is also what
+TensorRT-LLM and SGLang do for attention by DP where no all-to-all kernel is chosen.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ class Mode:
         Low-latency kernels: every copy is a message of its own, which costs its sender time.
     stay
         Tokens move on to the rank of their first choice instead of returning home.
+    gathers
+        Every token goes to every rank of the group, and every rank's sums for it come back: an all-gather and a
+        reduce-scatter.
     """
 
     name: DispatchMode
@@ -46,18 +50,30 @@ class Mode:
     barrier: bool = False
     messages: bool = False
     stay: bool = False
+    gathers: bool = False
 
     def dispatch_counts(self, traffic: LayerTraffic) -> Int:
         """Copies by (source, member of its group), then for relayed modes by (source, domain of its group)."""
+        if self.gathers:
+            return _to_all(traffic)
         if self.per_choice:
             return traffic.choices_SM.ravel()
         return np.concatenate([traffic.copies_SM.ravel(), traffic.domain_copies_SA.ravel()])
 
     def combine_counts(self, traffic: LayerTraffic) -> Int:
         """Count results the same way, by (where they go, where they come from): reduced in each rank, then domain."""
+        if self.gathers:
+            return _to_all(traffic)
         if self.per_choice:
             return traffic.choices_SM.ravel()
         return np.concatenate([traffic.return_copies_SM.ravel(), traffic.return_domain_copies_SA.ravel()])
+
+
+def _to_all(traffic: LayerTraffic) -> Int:
+    """One copy of each token to every member and every domain."""
+    tokens_S = traffic.tokens_G[:, None]
+    shapes = (traffic.copies_SM.shape, traffic.domain_copies_SA.shape)
+    return np.concatenate([np.broadcast_to(tokens_S, shape).ravel() for shape in shapes])
 
 
 MODES: tuple[Mode, ...] = (
@@ -66,6 +82,7 @@ MODES: tuple[Mode, ...] = (
     Mode(name="per_domain", relayed=True),
     Mode(name="nccl", per_choice=True, barrier=True),
     Mode(name="stay", relayed=True, stay=True),
+    Mode(name="all_gather", relayed=True, counts_first=False, barrier=True, gathers=True),
 )
 
 DEFAULT_MODE = {"prefill": "per_domain", "decode": "per_choice"}

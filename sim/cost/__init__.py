@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from moecast.errors import MoecastError
+from moecast.sim.cost.fitted_costs import FittedCosts
 from moecast.sim.cost.kernel_costs import KernelCosts
 from moecast.sim.cost.roofline_costs import Roofline
 from moecast.sim.cost.shapes import AttentionCore, ExpertBlock
@@ -19,7 +20,7 @@ from moecast.sim.engines import find_engine
 if TYPE_CHECKING:
     from moecast.topology import Cluster, Hardware
 
-__all__ = ["AttentionCore", "ExpertBlock", "KernelCosts", "Roofline", "costs_of", "kernels_on"]
+__all__ = ["AttentionCore", "ExpertBlock", "FittedCosts", "KernelCosts", "Roofline", "costs_of", "kernels_on"]
 
 
 @lru_cache(maxsize=64)
@@ -32,7 +33,7 @@ def costs_of(hardware: Hardware) -> KernelCosts:
         Its engine is not known.
     """
     find_engine(hardware.engine)
-    return Roofline(hardware=hardware)
+    return Roofline(hardware=hardware) if hardware.kernels == "roofline" else FittedCosts(hardware=hardware)
 
 
 def kernels_on(cluster: Cluster, *, kernels: str | None = None, engine: str | None = None) -> Cluster:

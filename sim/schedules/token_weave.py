@@ -59,7 +59,7 @@ class TokenWeave:
                 chain.put(half.dispatch(moe))
                 chain.put(half.experts(moe))
                 chain.put(half.combine(moe))
-            fused = moe is None or half.placed.experts_by_width
+            fused = moe is None or half.placed.experts_are_summed
             chain.put(half.norm(layer), stream=COMMUNICATION if fused else None)
             yield
         chain.put(half.head())

@@ -15,6 +15,7 @@ from moecast.sim.collectives.timing import time_collective
 from moecast.sim.forward import ForwardPass
 from moecast.sim.plan_json import plan_fields
 from moecast.topology import load_cluster
+from moecast.traces import NO_CHOICE
 from tests.sim.plan_cases import random_step, small_trace, tiny_model
 
 CLUSTER = load_cluster("dgx-h200", nodes=2)
@@ -39,9 +40,40 @@ def in_order(plan: Plan) -> list[tuple[str, int]]:
     return [(task.kind, task.layer) for task in exchanges(plan) if task.setup_s and len(task.fill().bytes_F)]
 
 
-def test_experts_over_the_ranks_that_share_tokens_are_sent_each_once_and_gathered_again() -> None:
-    """TEP: attention is cut over 16 ranks, experts stand on the same. Layer 0 of the model is dense."""
-    assert in_order(plan_of(tp=16, sequence_parallel=False)) == [
+def test_experts_of_the_ranks_that_share_tokens_are_summed_with_nothing_sent_before() -> None:
+    """TEP: attention is cut over 16 ranks, which hold all experts between them. Layer 0 of the model is dense."""
+    plan = plan_of(tp=16, sequence_parallel=False)
+    by_layer = [("other", layer) for layer in (-1, -1)]
+    by_layer += [part for layer in range(3) for part in (("other", layer), ("combine", layer))]
+    assert in_order(plan) == by_layer
+    placed = PlacedModel.of(CLUSTER, MODEL, plan, phase="prefill")
+    step = random_step(np.random.default_rng(0), TRACE, ranks=1, tokens=64, phase="prefill")
+    whole = ForwardPass.of(placed, TRACE, step)
+    assert whole.dispatch_bytes() == 0
+    assert whole.traffic.load_LGP.sum() == (TRACE.experts_TLK[step.token_T] != NO_CHOICE).sum()  # each served once
+
+
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+@pytest.mark.parametrize(("ep", "groups"), [(8, 2), (16, 1)])
+def test_gathered_tokens_are_sent_to_every_rank_and_their_sums_come_back(phase: str, ep: int, groups: int) -> None:
+    """All-gather and reduce-scatter: a domain has 8 GPUs; a far domain is sent one copy and spreads it."""
+    plan = plan_of(ep=ep, groups=groups, dispatch="all_gather")
+    placed = PlacedModel.of(CLUSTER, MODEL, plan, phase=phase)
+    step = random_step(np.random.default_rng(0), TRACE, ranks=16, tokens=64, phase=phase)
+    whole = ForwardPass.of(placed, TRACE, step)
+    copies = 64 * 3 * (ep - 1)  # over three MoE layers
+    assert whole.dispatch_bytes() == pytest.approx(copies * placed.dispatch_flows.copy_bytes)
+    sent = [task for task in exchanges(plan, phase=phase) if task.kind in ("dispatch", "combine")]
+    assert [task.kind for task in sent] == ["dispatch", "combine"] * 3
+    out, back = (
+        float(task.fill().bytes_F.sum()) / placed_flows.copy_bytes
+        for task, placed_flows in zip(sent, (placed.dispatch_flows, placed.combine_flows), strict=False)
+    )
+    assert out == pytest.approx(back)
+
+
+def test_a_named_dispatch_sends_each_token_once_and_gathers_it_again() -> None:
+    assert in_order(plan_of(tp=16, sequence_parallel=False, dispatch="per_domain")) == [
         ("other", -1), ("other", -1),  # sums of the dense layer's attention and MLP
         ("other", 0), ("dispatch", 0), ("combine", 0),  # attention's sums, and experts
         ("other", 1), ("other", 1), ("dispatch", 1), ("combine", 1),  # what came home is gathered

@@ -36,7 +36,7 @@ class ToyPass:
 
     @property
     def placed(self) -> Any:
-        return SimpleNamespace(mode=SimpleNamespace(stay=False), experts_by_width=True)
+        return SimpleNamespace(mode=SimpleNamespace(stay=False), experts_are_summed=True)
 
     @property
     def model(self) -> Any:

@@ -1,0 +1,83 @@
+"""Kernels by parameters that were fitted on measured ones, family by family; docs/cost.md says how far off each is.
+
+What no family covers is priced by the roofline. Axes: G rank, P slot; arrays may have any axes in front.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from moecast.sim.cost import gemm
+from moecast.sim.cost.roofline_costs import Roofline
+from moecast.sim.engines import find_engine
+
+if TYPE_CHECKING:
+    from moecast.sim.cost.shapes import AttentionCore, ExpertBlock
+    from moecast.topology import Hardware
+
+Float = npt.NDArray[np.float64]
+
+# Names of the tables' kinds of products, by the element types of weights. FP8 checkpoints have scales by blocks.
+_GEMM_TYPES = {
+    "bf16": "bf16",
+    "fp16": "bf16",
+    "fp8": "fp8_block",
+    "nvfp4": "nvfp4",
+    "mxfp4": "nvfp4",
+    "int8": "int8_wo",
+    "int4": "int4_wo",
+    "int4_g64": "int4_wo",
+    "int4_g32": "int4_wo",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FittedCosts:
+    """Every kernel by its family's parameters for this GPU and engine, or its nearest relative's."""
+
+    hardware: Hardware
+
+    @property
+    def engine(self) -> str:
+        """Whose measured kernels these are."""
+        return find_engine(self.hardware.engine).kernels
+
+    def gemm_seconds(self, rows_G: npt.ArrayLike, *, inner: int, outer: int, element_type: str) -> Float:
+        """As of `KernelCosts`."""
+        if element_type not in _GEMM_TYPES:
+            return self._roofline.gemm_seconds(rows_G, inner=inner, outer=outer, element_type=element_type)
+        kind = _GEMM_TYPES[element_type]
+        entry = gemm.find_parameters(self.hardware, engine=self.engine, element_type=kind)
+        rows_G = np.asarray(rows_G, np.float64)
+        # Most ranks have the same number of rows, or one of a few.
+        rows_U, place_G = np.unique(rows_G, return_inverse=True)
+        seconds_U = gemm.gemm_seconds(entry.parameters, self.hardware, rows_U, outer, inner, element_type=kind)
+        return seconds_U[place_G].reshape(rows_G.shape)
+
+    def elementwise_seconds(self, rows_G: npt.ArrayLike, *, row_bytes: float, kernels: int = 1) -> Float:
+        """As of `KernelCosts`."""
+        return self._roofline.elementwise_seconds(rows_G, row_bytes=row_bytes, kernels=kernels)
+
+    def expert_seconds(
+        self, block: ExpertBlock, load_GP: npt.ArrayLike, *, phase: str, sms: int | None = None
+    ) -> Float:
+        """As of `KernelCosts`."""
+        return self._roofline.expert_seconds(block, load_GP, phase=phase, sms=sms)
+
+    def expert_floor_seconds(self, block: ExpertBlock, rows: float, hits: float, *, phase: str) -> float:
+        """As of `KernelCosts`."""
+        return self._roofline.expert_floor_seconds(block, rows, hits, phase=phase)
+
+    def core_seconds(
+        self, core: AttentionCore, *, phase: str, tokens_G: npt.ArrayLike, keys_G: npt.ArrayLike, queries: float = 1.0
+    ) -> Float:
+        """As of `KernelCosts`."""
+        return self._roofline.core_seconds(core, phase=phase, tokens_G=tokens_G, keys_G=keys_G, queries=queries)
+
+    @property
+    def _roofline(self) -> Roofline:
+        return Roofline(hardware=self.hardware)
