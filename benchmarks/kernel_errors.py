@@ -44,8 +44,35 @@ def gemm_lines(tables: Path) -> Iterator[Line]:
         )
 
 
+def mla_bmm_lines(tables: Path) -> Iterator[Line]:
+    """Batched products of absorbed MLA."""
+    from moecast.sim.cost.tables.mla_bmm import read_mla_bmm
+    from moecast.validate.fitting.small_errors import compare_mla_bmm
+
+    for table in read_mla_bmm(tables):
+        roofline, model, left_out = compare_mla_bmm(table)
+        label = (table.gpu, table.engine, table.version, table.element_type)
+        yield Line(label=label, roofline=roofline, model=model, left_out=left_out)
+
+
+def quantise_lines(tables: Path) -> Iterator[Line]:
+    """Quantisation of activations."""
+    from moecast.sim.cost.tables.quantise import read_quantise
+    from moecast.validate.fitting.small_errors import compare_quantise
+
+    for table in read_quantise(tables):
+        roofline, model, left_out = compare_quantise(table)
+        note = f"{table.left_out} rows without a time" if table.left_out else ""
+        label = (table.gpu, table.engine, table.version, table.kind)
+        yield Line(label=label, roofline=roofline, model=model, left_out=left_out, note=note)
+
+
 # To add a family: a function that yields its lines, and a line here.
-FAMILIES: dict[str, Callable[[Path], Iterator[Line]]] = {"gemm": gemm_lines}
+FAMILIES: dict[str, Callable[[Path], Iterator[Line]]] = {
+    "gemm": gemm_lines,
+    "mla_bmm": mla_bmm_lines,
+    "quantise": quantise_lines,
+}
 
 
 def main() -> None:

@@ -20,14 +20,36 @@ FITTED = Path(__file__).resolve().parent.parent / "sim" / "cost" / "fitted"
 def fit_gemm(tables: Path, gpu: str | None) -> Iterator[dict[str, Any]]:
     """Dense matrix products."""
     from moecast.sim.cost.tables.gemm import read_gemm
-    from moecast.validate.fitting.gemm import as_json, fit_gemm
+    from moecast.validate.fitting.gemm import fit_gemm
 
     for entry in fit_gemm([table for table in read_gemm(tables) if gpu in (None, table.gpu)]):
-        yield as_json(entry)
+        yield entry.as_json()
+
+
+def fit_quantise(tables: Path, gpu: str | None) -> Iterator[dict[str, Any]]:
+    """Quantisation of activations."""
+    from moecast.sim.cost.tables.quantise import read_quantise
+    from moecast.validate.fitting.quantise import fit_quantise
+
+    for entry in fit_quantise([table for table in read_quantise(tables) if gpu in (None, table.gpu)]):
+        yield entry.as_json()
+
+
+def fit_mla_bmm(tables: Path, gpu: str | None) -> Iterator[dict[str, Any]]:
+    """Batched products of absorbed MLA."""
+    from moecast.sim.cost.tables.mla_bmm import read_mla_bmm
+    from moecast.validate.fitting.mla_bmm import fit_mla_bmm
+
+    for entry in fit_mla_bmm([table for table in read_mla_bmm(tables) if gpu in (None, table.gpu)]):
+        yield entry.as_json()
 
 
 # To add a family: a function that yields its entries as JSON values, and a line here.
-FAMILIES: dict[str, Callable[[Path, str | None], Iterator[dict[str, Any]]]] = {"gemm": fit_gemm}
+FAMILIES: dict[str, Callable[[Path, str | None], Iterator[dict[str, Any]]]] = {
+    "gemm": fit_gemm,
+    "mla_bmm": fit_mla_bmm,
+    "quantise": fit_quantise,
+}
 
 
 def main() -> None:
@@ -41,7 +63,7 @@ def main() -> None:
     entries = []
     for item in FAMILIES[asked.family](asked.tables, asked.gpu):
         entries.append(item)
-        named = f"{item['gpu']:9} {item['engine']:8} {item['version']:12} {item['element_type']:10}"
+        named = f"{item['gpu']:9} {item['engine']:8} {item['version']:12} {item['kind']:10}"
         print(f"{named} {item['median']:7.1%} {item['p90']:7.1%} {item['bias']:+7.1%}", flush=True)
     if asked.write and not asked.gpu:
         FITTED.mkdir(exist_ok=True)

@@ -9,18 +9,17 @@ Sources: NVIDIA, "Matrix Multiplication Background User's Guide" (tiles and wave
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache, lru_cache
-from importlib import resources
 from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from moecast.sim.cost.gpus import gpu_key, nearest
+from moecast.sim.cost.entries import Entry, find_entry, load_entries, newest
+from moecast.sim.cost.gpus import gpu_key
 from moecast.sim.cost.tile_loop import TileCost, cheapest_tiles
 
 if TYPE_CHECKING:
@@ -28,8 +27,8 @@ if TYPE_CHECKING:
 
 Float = npt.NDArray[np.float64]
 
-NEUTRAL = "neutral"  # no engine: fitted on the rows of all
 OUTPUT_BYTES = 2.0
+QUANTISE_BYTES = 3.0  # bf16 in, a byte out
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,18 +56,26 @@ _SIDES = (16, 32, 64, 96, 128, 192, 256)
 _SPLITS = (1, 2, 4, 8, 16, 32)
 
 
-def _tiles(smallest: int, splits: tuple[int, ...]) -> Float:
-    sides = [side for side in _SIDES if side >= smallest]
-    pairs = [(rows, columns) for rows, columns in product(sides, sides) if rows * columns >= 1024]
-    return np.array([(rows, columns, s) for (rows, columns), s in product(pairs, splits)], np.float64)
+def _tiles(sides: Sequence[int], splits: Sequence[int] = (1,), widths: Sequence[int] = (), stepped: int = 0) -> Float:
+    """Candidates of (rows, columns, splits, most m); tiles of fewer than `stepped` rows only where they hold all of m.
+
+    The larger m, the fewer candidates are left, so that the cheapest of them never gets cheaper.
+    """
+    pairs = [(rows, columns) for rows, columns in product(sides, widths or sides) if rows * columns >= 1024]
+    most = {rows: rows if rows < stepped else np.inf for rows in sides}
+    return np.array([(rows, columns, s, most[rows]) for s, (rows, columns) in product(splits, pairs)], np.float64)
 
 
-# What a kernel library has to choose from: cuBLAS everything; CUTLASS and DeepGEMM as engines launch them no split-K.
+# What a kernel library has to choose from: cuBLAS everything; CUTLASS and DeepGEMM as engines launch them no split-K,
+# and CUTLASS in engines by rules on m ("stepped").
 TILE_SETS: Mapping[str, Float] = {
-    "split": _tiles(16, _SPLITS),
-    "whole": _tiles(16, (1,)),
-    "whole64": _tiles(64, (1,)),
-    "whole128": _tiles(128, (1,)),
+    "split": _tiles(_SIDES, _SPLITS),
+    "whole": _tiles(_SIDES),
+    "whole64": _tiles(_SIDES[2:]),
+    "whole128": _tiles(_SIDES[4:]),
+    "stepped16": _tiles((16, 32, 64, 128, 256), widths=(64, 128, 256), stepped=128),
+    "stepped64": _tiles((64, 128), widths=(64, 128), stepped=128),
+    "stepped128": _tiles((64, 128), widths=(128, 256), stepped=128),
 }
 
 
@@ -84,21 +91,21 @@ class GemmParameters:
         Time of a product without work, its input's quantisation included where the measured kernel does it.
     peak_part, memory_part
         Reached parts of the dense peak and of the memory's bandwidth.
-    tile_traffic, epilogue
-        Rates at which all SMs together take in operands (out of L2) and put out results, over the memory's bandwidth.
+    operand_Bps, output_Bps
+        Rates at which one SM takes in operands (out of L2) and puts out results.
     inner_s
         Seconds per element of k that no tile goes below: latency of its main loop.
     wave_s
         Prologue and tail of a wave.
-    split_s, split_traffic
-        Cost of splitting k, and rate of the partial sums over the memory's bandwidth.
+    split_s, partial_Bps
+        Cost of splitting k, and rate of the partial sums through one SM.
     softness
         p of the norm that joins tiles and traffic; 1 adds them, infinity takes the longer.
     write_weight
         What a written byte costs of a read one.
-    quantise_row_s, quantise_bytes, quantise_inner_s
-        Quantisation of the input inside the measured kernels: seconds per row, bytes that move per element, and seconds
-        per element of a single row (a block of threads takes a row); 0 where the input comes quantised.
+    quantise_row_s, quantise_element_s, quantise_inner_s
+        Quantisation of the input inside the measured kernels, in seconds of one SM per row and per element, and in
+        seconds per element of a row alone (a block of threads takes a row); 0 where the input comes quantised.
 
     Raises
     ------
@@ -110,16 +117,16 @@ class GemmParameters:
     launch_s: float
     peak_part: float
     memory_part: float
-    tile_traffic: float
-    epilogue: float
+    operand_Bps: float
+    output_Bps: float
     inner_s: float
     wave_s: float
     split_s: float
-    split_traffic: float
+    partial_Bps: float
     softness: float
     write_weight: float
     quantise_row_s: float = 0.0
-    quantise_bytes: float = 0.0
+    quantise_element_s: float = 0.0
     quantise_inner_s: float = 0.0
 
     def __post_init__(self) -> None:
@@ -134,25 +141,6 @@ class GemmParameters:
                 raise ValueError(f"{name} = {getattr(self, name)!r} must be at least {least:g}")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GemmEntry:
-    """Fitted parameters, where they come from and how far off they are on rows that did not fit them."""
-
-    gpu: str
-    engine: str
-    version: str
-    element_type: str
-    parameters: GemmParameters
-    fitted: int
-    rows: int
-    seed: int
-    median: float
-    p90: float
-    bias: float
-    note: str = ""
-    transferred: str = ""  # from which GPU, engine or type, where they are not its own
-
-
 def gemm_seconds(
     parameters: GemmParameters,
     hardware: Hardware,
@@ -161,9 +149,10 @@ def gemm_seconds(
     k: npt.ArrayLike,
     *,
     element_type: str,
+    batch: npt.ArrayLike = 1,
     sms: int | None = None,
 ) -> Float:
-    """Time of [m, k] x [k, n] as one launch; 0 where m, n or k is 0. Never falls when m, n or k grows.
+    """Time of [m, k] x [k, n] as one launch; 0 where there is no work. Never falls when a size grows.
 
     Parameters
     ----------
@@ -171,6 +160,8 @@ def gemm_seconds(
         Rows, outer and inner width; arrays that broadcast together.
     element_type
         One of `TYPES`.
+    batch
+        Products of this shape, each with its own weights, in the one launch.
     sms
         SMs that are free for it; None: all.
 
@@ -183,23 +174,47 @@ def gemm_seconds(
     ValueError
         A size that is negative or not finite, an unknown type, or no SMs.
     """
-    kind, used = _kind(element_type), hardware.sms if sms is None else sms
-    if not 0 < used <= hardware.sms:
-        raise ValueError(f"sms = {sms!r} must be 1 to {hardware.sms}")
-    m_R, n_R, k_R = (np.ascontiguousarray(x, np.float64) for x in np.broadcast_arrays(m, n, k))
-    for name, sizes in (("m", m_R), ("n", n_R), ("k", k_R)):
-        if sizes.size and not (sizes.min() >= 0 and sizes.max() < np.inf):
-            raise ValueError(f"{name} must be finite and not negative")
-    cost = _tile_cost(parameters, hardware, kind)
-    tiled = cheapest_tiles(m_R.ravel(), n_R.ravel(), k_R.ravel(), TILE_SETS[parameters.tiles], cost, float(used))
-    moved = (
+    kind = _kind(element_type)
+    m_R, n_R, k_R, batch_R = _sizes(m=m, n=n, k=k, batch=batch)
+    tiled = tile_seconds(parameters, hardware, m_R, n_R, k_R, element_type=element_type, batch=batch_R, sms=sms)
+    moved = batch_R * (
         n_R * k_R * kind.weight_bytes
         + m_R * k_R * kind.input_bytes
         + parameters.write_weight * OUTPUT_BYTES * m_R * n_R
     )
-    joined = _norm(tiled.reshape(m_R.shape), moved / _memory_rate(parameters, hardware), parameters.softness)
-    seconds = parameters.launch_s + joined + _quantise_seconds(parameters, hardware, m_R, k_R)
-    return np.where(m_R * n_R * k_R > 0, seconds, 0.0)
+    joined = norm(tiled, moved / _memory_rate(parameters, hardware), parameters.softness)
+    seconds = parameters.launch_s + joined + _quantise_seconds(parameters, hardware, m_R * batch_R, k_R)
+    return np.where(m_R * n_R * k_R * batch_R > 0, seconds, 0.0)
+
+
+def tile_seconds(
+    parameters: GemmParameters,
+    hardware: Hardware,
+    m: npt.ArrayLike,
+    n: npt.ArrayLike,
+    k: npt.ArrayLike,
+    *,
+    element_type: str,
+    batch: npt.ArrayLike = 1,
+    sms: int | None = None,
+) -> Float:
+    """The part of `gemm_seconds` that its cheapest tiling takes: no launch, no memory traffic, no quantisation."""
+    kind, used = _kind(element_type), hardware.sms if sms is None else sms
+    if not 0 < used <= hardware.sms:
+        raise ValueError(f"sms = {sms!r} must be 1 to {hardware.sms}")
+    sizes = _sizes(m=m, n=n, k=k, batch=batch)
+    cost = _tile_cost(parameters, hardware, kind)
+    tiled = cheapest_tiles(*(size.ravel() for size in sizes), TILE_SETS[parameters.tiles], cost, float(used))
+    return np.reshape(tiled, sizes[0].shape)
+
+
+def _sizes(**given: npt.ArrayLike) -> list[Float]:
+    """The sizes as float64 arrays of one shape, each checked by its name."""
+    sizes = [np.array(size, np.float64) for size in np.broadcast_arrays(*given.values())]
+    for name, size in zip(given, sizes, strict=True):
+        if size.size and not (size.min() >= 0 and size.max() < np.inf):
+            raise ValueError(f"{name} must be finite and not negative")
+    return sizes
 
 
 def _kind(element_type: str) -> GemmType:
@@ -215,63 +230,55 @@ def _memory_rate(parameters: GemmParameters, hardware: Hardware) -> float:
 def _tile_cost(parameters: GemmParameters, hardware: Hardware, kind: GemmType) -> TileCost:
     peaks = hardware.peak_flop_per_s
     peak = next(peaks[rate] for rate in kind.rates if rate in peaks) * kind.rate_factor
-    share_Bps = hardware.memory_Bps / hardware.sms
     return TileCost(
         flop_s=hardware.sms / (peak * parameters.peak_part),
-        row_s=kind.input_bytes / (share_Bps * parameters.tile_traffic),
-        column_s=kind.weight_bytes / (share_Bps * parameters.tile_traffic),
+        row_s=kind.input_bytes / parameters.operand_Bps,
+        column_s=kind.weight_bytes / parameters.operand_Bps,
         inner_s=parameters.inner_s,
         wave_s=parameters.wave_s,
-        output_s=OUTPUT_BYTES / (share_Bps * parameters.epilogue),
+        output_s=OUTPUT_BYTES / parameters.output_Bps,
         split_s=parameters.split_s,
         # float32, written once and read once
-        partial_s=2 * 4.0 / (hardware.memory_Bps * parameters.split_traffic),
+        partial_s=2 * 4.0 / (hardware.sms * parameters.partial_Bps),
     )
 
 
 def _quantise_seconds(parameters: GemmParameters, hardware: Hardware, m: Float, k: Float) -> Float:
-    """A block of threads for each row: as long as one row takes, or all rows by their number and bytes."""
-    element_s = parameters.quantise_bytes / _memory_rate(parameters, hardware)
-    return np.maximum(k * parameters.quantise_inner_s, m * (parameters.quantise_row_s + k * element_s))
+    """A block of threads for each row: as long as one row takes, or all rows over the SMs, or their way to memory."""
+    if not parameters.quantise_inner_s:
+        return np.zeros(m.shape)
+    work_s = m * (parameters.quantise_row_s + k * parameters.quantise_element_s) / hardware.sms
+    moved_s = m * k * QUANTISE_BYTES / _memory_rate(parameters, hardware)
+    return np.maximum(k * parameters.quantise_inner_s, np.maximum(work_s, moved_s))
 
 
-def _norm(a: Float, b: Float, p: float) -> Float:
+def norm(a: Float, b: Float, p: float) -> Float:
     """(a^p + b^p)^(1/p) without overflow or underflow."""
     larger, smaller = np.maximum(a, b), np.minimum(a, b)
     ratio = np.divide(smaller, larger, out=np.zeros_like(larger), where=larger > 0)
-    norm: Float = larger * (1 + ratio**p) ** (1 / p)
-    return norm
+    joined: Float = larger * (1 + ratio**p) ** (1 / p)
+    return joined
 
 
 @cache
-def load_parameters() -> Mapping[tuple[str, str, str], GemmEntry]:
-    """All fitted parameters, by GPU, engine and element type; of several versions of an engine the newest."""
-    text = resources.files("moecast.sim.cost").joinpath("fitted/gemm.json").read_text(encoding="utf-8")
-    entries: dict[tuple[str, str, str], GemmEntry] = {}
-    for item in json.loads(text)["entries"]:  # written oldest version first
-        entry = GemmEntry(**item | {"parameters": GemmParameters(**item["parameters"])})
-        entries[entry.gpu, entry.engine, entry.element_type] = entry
-    return entries
+def all_parameters() -> tuple[Entry[GemmParameters], ...]:
+    """All fitted parameters, of older versions of an engine, too; the kind is the element type."""
+    return load_entries("gemm", GemmParameters)
+
+
+@cache
+def load_parameters() -> Mapping[tuple[str, str, str], Entry[GemmParameters]]:
+    """Fitted parameters by GPU, engine and element type; of several versions of an engine the newest."""
+    return newest(all_parameters())
 
 
 @lru_cache(maxsize=1024)
-def _find(gpu: str, engine: str, element_type: str) -> GemmEntry:
-    entries = load_parameters()
-    for name in (engine, NEUTRAL):
-        having = {key[0] for key in entries if key[1:] == (name, element_type)}
-        try:
-            found = entries[nearest(gpu, having), name, element_type]
-        except ValueError:
-            continue
-        come_from = [
-            *([f"GPU {found.gpu}"] if found.gpu != gpu else []),
-            *([f"engine {name}"] if name != engine else []),
-        ]
-        return replace(found, transferred=", ".join(come_from))
-    return replace(_find(gpu, engine, "bf16"), transferred=f"GPU {gpu}, type bf16")
+def _find(gpu: str, engine: str, element_type: str) -> Entry[GemmParameters]:
+    found = find_entry(load_parameters(), gpu, engine, element_type)
+    return found or replace(_find(gpu, engine, "bf16"), transferred=f"GPU {gpu}, type bf16")
 
 
-def find_parameters(hardware: Hardware, *, engine: str, element_type: str) -> GemmEntry:
+def find_parameters(hardware: Hardware, *, engine: str, element_type: str) -> Entry[GemmParameters]:
     """The parameters to use for a GPU, an engine and an element type; `transferred` says what they stand in for.
 
     The engine's own on the nearest GPU, else the neutral ones; a type that no table has takes those of bf16.

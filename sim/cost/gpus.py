@@ -102,3 +102,16 @@ def nearest(gpu: str, among: Collection[str]) -> str:
         if other in among:
             return other
     raise ValueError(f"gpu {gpu!r} has no relative among {', '.join(sorted(among)) or 'none'}")
+
+
+# L2 by GPU: NVIDIA's architecture white papers (A100, H100), device queries (H20, B200); the rest as their relatives.
+L2_BYTES: Mapping[str, float] = {
+    "a100_sxm": 40e6,
+    "h100_sxm": 50e6,
+    "h200_sxm": 50e6,
+    "h20": 60e6,
+    "b200_sxm": 126e6,
+    "b300_sxm": 126e6,
+    "gb200": 126e6,
+    "gb300": 126e6,
+}

@@ -33,24 +33,32 @@ class TileCost(NamedTuple):
 
 
 @njit(cache=True)
-def cheapest_tiles(m_R: Float, n_R: Float, k_R: Float, tiles_C3: Float, cost: TileCost, sms: float) -> Float:
-    """Seconds of the cheapest candidate for each product [m, k] x [k, n].
+def cheapest_tiles(
+    m_R: Float, n_R: Float, k_R: Float, batch_R: Float, tiles_C4: Float, cost: TileCost, sms: float
+) -> Float:
+    """Seconds of the cheapest candidate for each batch of products [m, k] x [k, n].
 
-    Axes: R product, C candidate of (rows, columns, splits). Monotone in m, n and k: each candidate is.
+    Axes: R batch of products, C candidate of (rows, columns, splits, largest m that takes it). Monotone in all sizes:
+    each candidate is, and as m grows there are fewer.
     """
     best_R = np.empty(m_R.size)
     for r in range(m_R.size):
         m, n, k = m_R[r], n_R[r], k_R[r]
-        best = np.inf
-        for c in range(tiles_C3.shape[0]):
-            rows, columns, splits = tiles_C3[c, 0], tiles_C3[c, 1], tiles_C3[c, 2]
-            waves = np.ceil(np.ceil(m / rows) * np.ceil(n / columns) * splits / sms)
-            inner = np.ceil(k / splits / DEPTH) * DEPTH
+        best, last_rows, last_splits, tall, inner = np.inf, 0.0, 0.0, 0.0, 0.0
+        for c in range(tiles_C4.shape[0]):
+            if m > tiles_C4[c, 3]:
+                continue
+            rows, columns, splits = tiles_C4[c, 0], tiles_C4[c, 1], tiles_C4[c, 2]
+            if rows != last_rows:  # divisions are most of the time: do them where something has changed
+                tall, last_rows = np.ceil(m / rows) * batch_R[r], rows
+            if splits != last_splits:
+                inner, last_splits = np.ceil(k / splits / DEPTH) * DEPTH, splits
+            waves = np.ceil(tall * np.ceil(n / columns) * splits / sms)
             # A tile's operands pass through its SM while it multiplies: the slower of the two counts.
             tile_s = inner * max(rows * columns * 2.0 * cost.flop_s, rows * cost.row_s + columns * cost.column_s)
             seconds = max(waves * tile_s, inner * cost.inner_s) + waves * (cost.wave_s + rows * columns * cost.output_s)
             if splits > 1:
-                seconds += cost.split_s + splits * m * n * cost.partial_s
+                seconds += cost.split_s + splits * batch_R[r] * m * n * cost.partial_s
             best = min(best, seconds)
         best_R[r] = best
     return best_R

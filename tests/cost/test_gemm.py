@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moecast.errors import MoecastError
-from moecast.sim.cost.gemm import NEUTRAL, TYPES, GemmParameters, find_parameters, gemm_seconds, load_parameters
+from moecast.sim.cost.entries import NEUTRAL
+from moecast.sim.cost.gemm import TYPES, GemmParameters, find_parameters, gemm_seconds, load_parameters
 from moecast.sim.cost.gpus import A100, GPUS, H20, gpu_key, nearest
 from moecast.sim.cost.tables.folder import version_key
 from moecast.sim.cost.tables.gemm import interpolate, read_gemm
@@ -30,12 +31,12 @@ PLAIN = GemmParameters(
     launch_s=2e-6,
     peak_part=0.8,
     memory_part=0.9,
-    tile_traffic=4.0,
-    epilogue=2.0,
+    operand_Bps=130e9,
+    output_Bps=80e9,
     inner_s=1e-9,
     wave_s=1e-7,
     split_s=2e-6,
-    split_traffic=2.0,
+    partial_Bps=80e9,
     softness=3.0,
     write_weight=1.2,
 )
@@ -50,8 +51,9 @@ def fitted() -> list[tuple[str, str, str]]:
 @given(m=sizes, n=sizes, k=sizes, more=st.integers(1, 5000), key=st.sampled_from(fitted()))
 def test_more_work_never_takes_less_time(m: int, n: int, k: int, more: int, key: tuple[str, str, str]) -> None:
     entry = load_parameters()[key]
-    grown = np.array([(m, n, k), (m + more, n, k), (m, n + more, k), (m, n, k + more)], float).T
-    seconds = gemm_seconds(entry.parameters, GPUS[key[0]], *grown, element_type=key[2])
+    m_R, n_R, k_R = np.array([(m, n, k), (m + more, n, k), (m, n + more, k), (m, n, k + more), (m, n, k)], float).T
+    batch_R = np.array([1, 1, 1, 1, 1 + more])
+    seconds = gemm_seconds(entry.parameters, GPUS[key[0]], m_R, n_R, k_R, batch=batch_R, element_type=key[2])
     assert (seconds[1:] >= seconds[0] * (1 - 1e-12)).all()
     assert seconds[0] >= entry.parameters.launch_s
 
@@ -81,6 +83,13 @@ def test_fewer_sms_take_longer_only_where_tiles_bind() -> None:
     assert 1.8 < part / whole < 2.1
     whole, part = (gemm_seconds(PLAIN, H200, 1, 8192, 8192, element_type="bf16", sms=sms) for sms in (None, 100))
     assert part / whole < 1.1
+
+
+def test_a_batch_of_one_is_one_and_much_of_it_fills_the_gpu() -> None:
+    one, same = (gemm_seconds(PLAIN, H200, 128, 512, 512, element_type="bf16", batch=b) for b in (1, [1]))
+    assert same[0] == one
+    many = gemm_seconds(PLAIN, H200, 128, 512, 512, element_type="bf16", batch=1000)
+    assert 10 * one < many < 1000 * one
 
 
 def test_narrower_types_are_faster_where_weights_or_products_bind() -> None:
@@ -115,7 +124,7 @@ def test_what_is_unknown_is_refused() -> None:
         ({"peak_part": 0.0}, "peak_part = 0.0 must be positive"),
         ({"launch_s": -1e-6}, "launch_s = -1e-06 must be at least 0"),
         ({"softness": 0.5}, "softness = 0.5 must be at least 1"),
-        ({"quantise_bytes": float("inf")}, "quantise_bytes = inf"),
+        ({"quantise_row_s": float("inf")}, "quantise_row_s = inf"),
     ],
 )
 def test_parameters_check_themselves(change: dict[str, object], named: str) -> None:

@@ -3,42 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import least_squares
 
-from moecast.sim.cost.gemm import NEUTRAL, TILE_SETS, GemmEntry, GemmParameters, gemm_seconds
+from moecast.sim.cost.entries import NEUTRAL, Entry
+from moecast.sim.cost.gemm import TILE_SETS, GemmParameters, gemm_seconds
 from moecast.sim.cost.gpus import GPUS
 from moecast.sim.cost.tables.gemm import GemmTable
+from moecast.validate.fitting.descent import Range, descend
 from moecast.validate.fitting.rows import Bool, Errors, draw_rows
 
 Float = npt.NDArray[np.float64]
 
 # Start and bounds of each parameter; all are fitted in logarithms.
-_START: dict[str, tuple[float, float, float]] = {
+_START: dict[str, Range] = {
     "launch_s": (1.8e-6, 2e-7, 5e-5),
     "peak_part": (0.8, 0.2, 1.1),
     "memory_part": (0.9, 0.3, 1.1),
-    "tile_traffic": (3.0, 0.3, 40.0),
-    "epilogue": (2.0, 0.1, 100.0),
+    "operand_Bps": (120e9, 10e9, 1e12),
+    "output_Bps": (80e9, 4e9, 4e12),
     "inner_s": (2e-9, 1e-13, 1e-7),
     "wave_s": (5e-7, 1e-9, 2e-5),
     "split_s": (1e-6, 1e-9, 1e-4),
-    "split_traffic": (2.0, 0.1, 100.0),
+    "partial_Bps": (80e9, 4e9, 4e12),
     "softness": (2.0, 1.0, 20.0),
     "write_weight": (1.2, 0.5, 5.0),
 }
-_QUANTISE: dict[str, tuple[float, float, float]] = {
-    "quantise_row_s": (1e-9, 1e-13, 1e-7),
-    "quantise_bytes": (2.0, 1e-3, 40.0),
-    "quantise_inner_s": (4e-10, 1e-14, 1e-8),
+_QUANTISE: dict[str, Range] = {
+    "quantise_row_s": (1e-7, 1e-10, 1e-5),
+    "quantise_element_s": (5e-11, 1e-13, 1e-9),
+    "quantise_inner_s": (4e-10, 1e-13, 1e-8),
 }
 INNER_STARTS_S = (2e-9, 1e-10)  # least squares ends in one of two valleys of this parameter
 HOST_TIMED_S = 30e-6  # no GPU takes this long to launch: a smallest time above it is the host's
-SCALE = 0.05  # relative errors above this count less than squared
+SHAKES = 3  # more descents from near the best
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,7 +75,7 @@ def kernel_rows(table: GemmTable) -> Bool:
     return np.asarray(table.seconds_R > 3 * np.median(table.seconds_R[least]))
 
 
-def fit_gemm(tables: Sequence[GemmTable], *, seed: int = 0) -> Iterator[GemmEntry]:
+def fit_gemm(tables: Sequence[GemmTable], *, seed: int = 0) -> Iterator[Entry[GemmParameters]]:
     """One entry for each table, and one for each GPU and type over all engines' newest versions (`neutral`)."""
     for table in tables:
         if not is_host_timed(table):
@@ -88,20 +89,20 @@ def fit_gemm(tables: Sequence[GemmTable], *, seed: int = 0) -> Iterator[GemmEntr
 
 def _fitted(
     table: GemmTable, pool: Sequence[GemmTable], *, seed: int, note: str, engine: str | None = None
-) -> GemmEntry:
+) -> Entry[GemmParameters]:
     rows = _Rows(
         gpu=table.gpu,
         element_type=table.element_type,
         **{name: np.concatenate([getattr(part, name) for part in pool]) for name in ("m_R", "n_R", "k_R", "seconds_R")},
     )
     drawn = draw_rows(rows.seconds_R.size, seed=seed)
-    parameters = _fit(rows, drawn)
+    parameters = _fit(rows, drawn, seed=seed)
     errors = Errors.of(rows.forecast(parameters, ~drawn), rows.seconds_R[~drawn])
-    return GemmEntry(
+    return Entry(
         gpu=table.gpu,
         engine=engine or table.engine,
         version=table.version if engine is None else "",
-        element_type=table.element_type,
+        kind=table.element_type,
         parameters=parameters,
         fitted=int(drawn.sum()),
         rows=rows.seconds_R.size,
@@ -113,52 +114,39 @@ def _fitted(
     )
 
 
-def _fit(rows: _Rows, drawn: Bool) -> GemmParameters:
+def _fit(rows: _Rows, drawn: Bool, *, seed: int) -> GemmParameters:
     """The best of several starts: sets of tiles, and the two valleys of the main loop's latency.
 
     cuBLAS takes bf16 as it comes and may split; of the other types' kernels neither is known.
     """
     known = rows.element_type == "bf16"
-    best, least = None, np.inf
+    best: tuple[float, GemmParameters] | None = None
     for tiles, inner_s in product(["split"] if known else TILE_SETS, INNER_STARTS_S):
         start = _START | ({} if known else _QUANTISE) | {"inner_s": (inner_s, *_START["inner_s"][1:])}
-        parameters, cost = _descend(rows, drawn, tiles, start)
-        if cost < least:
-            best, least = parameters, cost
+        found = _descend(rows, drawn, tiles, start)
+        best = found if best is None or found[0] < best[0] else best
     assert best is not None
-    return best
+    random = np.random.default_rng(seed)
+    for _ in range(SHAKES):
+        start = _shaken(best[1], known=known, random=random)
+        found = _descend(rows, drawn, best[1].tiles, start)
+        best = found if found[0] < best[0] else best
+    return best[1]
 
 
-def _descend(
-    rows: _Rows, drawn: Bool, tiles: str, start: dict[str, tuple[float, float, float]]
-) -> tuple[GemmParameters, float]:
-    first, low, high = (np.log(column) for column in zip(*start.values(), strict=True))
-    launch = list(start).index("launch_s")
-    first[launch] = np.log(0.9 * rows.seconds_R[drawn].min())
-    measured = np.log(rows.seconds_R[drawn])
-
-    def parameters(x: Float) -> GemmParameters:
-        return GemmParameters(tiles=tiles, **dict(zip(start, np.exp(x).tolist(), strict=True)))
-
-    def residual(x: Float) -> Float:
-        return np.log(rows.forecast(parameters(x), drawn)) - measured
-
-    found = least_squares(
-        residual,
-        np.clip(first, low + 1e-6, high - 1e-6),
-        bounds=(low, high),
-        loss="soft_l1",
-        f_scale=SCALE,
-        diff_step=np.full(first.size, 1e-3),
-        max_nfev=60,
-    )
-    rounded = {name: float(f"{value:.4g}") for name, value in zip(start, np.exp(found.x), strict=True)}
-    rounded["softness"] = max(rounded["softness"], 1.0)
-    return GemmParameters(tiles=tiles, **rounded), float(found.cost)
+def _shaken(parameters: GemmParameters, *, known: bool, random: np.random.Generator) -> dict[str, Range]:
+    """A start near parameters that were found: each off by a factor of about 1.5."""
+    ranges = _START | ({} if known else _QUANTISE)
+    return {
+        name: (max(getattr(parameters, name), low) * float(np.exp(random.normal(0, 0.4))), low, high)
+        for name, (_, low, high) in ranges.items()
+    }
 
 
-def as_json(entry: GemmEntry) -> dict[str, object]:
-    """An entry as it stands in `fitted/gemm.json`."""
-    item: dict[str, object] = {f.name: getattr(entry, f.name) for f in fields(entry) if f.name != "transferred"}
-    item["parameters"] = {f.name: getattr(entry.parameters, f.name) for f in fields(entry.parameters)}
-    return item
+def _descend(rows: _Rows, drawn: Bool, tiles: str, start: dict[str, Range]) -> tuple[float, GemmParameters]:
+    def forecast(values: dict[str, float]) -> Float:
+        return rows.forecast(GemmParameters(tiles=tiles, **values), drawn)
+
+    smallest = 0.9 * float(rows.seconds_R[drawn].min())
+    cost, values = descend(forecast, rows.seconds_R[drawn], start | {"launch_s": (smallest, *start["launch_s"][1:])})
+    return cost, GemmParameters(tiles=tiles, **values)

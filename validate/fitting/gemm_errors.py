@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.sim.cost import roofline
-from moecast.sim.cost.gemm import GemmEntry, gemm_seconds, load_parameters
+from moecast.sim.cost.entries import NEUTRAL, Entry
+from moecast.sim.cost.gemm import GemmParameters, all_parameters, gemm_seconds, load_parameters
 from moecast.sim.cost.gpus import GPUS, nearest
 from moecast.sim.cost.tables.gemm import GemmTable
 from moecast.validate.fitting.gemm import is_host_timed, kernel_rows
@@ -49,13 +50,22 @@ def nearest_other(gpu: str, among: set[str]) -> str:
     return nearest(gpu, among - {gpu})
 
 
-def _entry(gpu: str, table: GemmTable) -> GemmEntry | None:
+def _entry(gpu: str, table: GemmTable) -> Entry[GemmParameters] | None:
     entries = load_parameters()
+    if gpu == table.gpu:
+        for entry in all_parameters():
+            if (entry.gpu, entry.engine, entry.version, entry.kind) == (
+                gpu,
+                table.engine,
+                table.version,
+                table.element_type,
+            ):
+                return entry
     own = entries.get((gpu, table.engine, table.element_type))
-    return own or entries.get((gpu, "neutral", table.element_type))
+    return own or entries.get((gpu, NEUTRAL, table.element_type))
 
 
-def _errors(entry: GemmEntry | None, table: GemmTable, counted: npt.NDArray[np.bool_]) -> Errors:
+def _errors(entry: Entry[GemmParameters] | None, table: GemmTable, counted: npt.NDArray[np.bool_]) -> Errors:
     if entry is None:
         return Errors.of(np.zeros(0), np.zeros(0))
     shape = (table.m_R[counted], table.n_R[counted], table.k_R[counted])

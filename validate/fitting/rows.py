@@ -45,4 +45,6 @@ class Errors:
         )
 
     def __str__(self) -> str:
+        if not self.rows:
+            return f"{'-':>7} {'-':>7} {'-':>7}"
         return f"{self.median:7.1%} {self.p90:7.1%} {self.bias:+7.1%}"

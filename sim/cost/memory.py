@@ -1,0 +1,69 @@
+"""Kernels that only move memory: bytes at the rate of the memory, or of the L2 cache where they all fit.
+
+Benchmarks run a kernel again and again on the same buffers, so that small ones stay in L2. In a step, what one kernel
+writes the next one reads, so that activations are warm as well; weights are not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+
+Float = npt.NDArray[np.float64]
+
+WARM_PART = (
+    0.5  # of L2, in which everything that moves still hits; at all of L2 nothing does (a loop over a full cache)
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MemoryParameters:
+    """What a memory-bound kernel reaches.
+
+    Parameters
+    ----------
+    launch_s
+        Time of the kernel without work.
+    memory_part
+        Reached part of the memory's bandwidth.
+    cache_ratio
+        Rate out of L2 over the memory's reached rate; 1: no difference.
+
+    Raises
+    ------
+    ValueError
+        A number out of its range.
+    """
+
+    launch_s: float
+    memory_part: float
+    cache_ratio: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_positive(self, may_be_zero=("launch_s",))
+        if self.cache_ratio < 1:
+            raise ValueError(f"cache_ratio = {self.cache_ratio!r} must be at least 1")
+
+
+def check_positive(parameters: object, *, may_be_zero: tuple[str, ...] = ()) -> None:
+    """Raise ValueError unless every number of a dataclass is positive (or 0 where it may be) and finite."""
+    for item in fields(parameters):  # type: ignore[arg-type]
+        value = getattr(parameters, item.name)
+        if isinstance(value, str):
+            continue
+        zero = item.name in may_be_zero
+        if not (0 < value < float("inf") or (zero and value == 0)):
+            raise ValueError(f"{item.name} = {value!r} must be {'at least 0' if zero else 'positive'} and finite")
+
+
+def moving_seconds(moved_bytes: npt.ArrayLike, *, memory_Bps: float, cache_ratio: float, l2_bytes: float) -> Float:
+    """Time to move bytes at a reached rate, faster where they stay in L2; never falls when bytes are added.
+
+    Below `WARM_PART` of L2 all hit, at its size none; the missing part grows in a straight line between.
+    """
+    moved = np.asarray(moved_bytes, np.float64)
+    missing = np.clip((moved / l2_bytes - WARM_PART) / (1 - WARM_PART), 0.0, 1.0)
+    seconds: Float = moved / memory_Bps * (missing + (1 - missing) / cache_ratio)
+    return seconds
