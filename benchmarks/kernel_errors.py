@@ -67,11 +67,29 @@ def quantise_lines(tables: Path) -> Iterator[Line]:
         yield Line(label=label, roofline=roofline, model=model, left_out=left_out, note=note)
 
 
+def collective_lines(tables: Path) -> Iterator[Line]:
+    """NCCL by operation, engines' all-reduces by how they are launched; first what the simulator says."""
+    from moecast.validate.fitting.collective_errors import compare
+
+    for label, simulated, model, left_out in compare(tables):
+        yield Line(label=label, roofline=simulated, model=model, left_out=left_out)
+
+
+def dispatch_lines(tables: Path) -> Iterator[Line]:
+    """Dispatch and combine; first what links alone and the hardware table's fixed costs say."""
+    from moecast.validate.fitting.dispatch_errors import compare
+
+    for label, simulated, model, left_out in compare(tables):
+        yield Line(label=label, roofline=simulated, model=model, left_out=left_out)
+
+
 # To add a family: a function that yields its lines, and a line here.
 FAMILIES: dict[str, Callable[[Path], Iterator[Line]]] = {
     "gemm": gemm_lines,
     "mla_bmm": mla_bmm_lines,
     "quantise": quantise_lines,
+    "collectives": collective_lines,
+    "dispatch": dispatch_lines,
 }
 
 

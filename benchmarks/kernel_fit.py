@@ -44,11 +44,31 @@ def fit_mla_bmm(tables: Path, gpu: str | None) -> Iterator[dict[str, Any]]:
         yield entry.as_json()
 
 
+def fit_collectives(tables: Path, gpu: str | None) -> Iterator[dict[str, Any]]:
+    """NCCL and engines' all-reduces inside a domain; GPUs of a generation are fitted together."""
+    from moecast.validate.fitting.collectives import fit, read_cuts, with_own_errors
+    from moecast.validate.fitting.pool import entry_json
+
+    cuts = read_cuts(tables)
+    yield from (entry_json(entry) for entry in with_own_errors(fit(cuts), cuts) if gpu in (None, entry.gpu))
+
+
+def fit_dispatch(tables: Path, gpu: str | None) -> Iterator[dict[str, Any]]:
+    """Dispatch and combine inside a domain; GPUs of a generation are fitted together."""
+    from moecast.validate.fitting.dispatch import fit, read_cuts, with_own_errors
+    from moecast.validate.fitting.pool import entry_json
+
+    cuts = read_cuts(tables)
+    yield from (entry_json(entry) for entry in with_own_errors(fit(cuts), cuts) if gpu in (None, entry.gpu))
+
+
 # To add a family: a function that yields its entries as JSON values, and a line here.
 FAMILIES: dict[str, Callable[[Path, str | None], Iterator[dict[str, Any]]]] = {
     "gemm": fit_gemm,
     "mla_bmm": fit_mla_bmm,
     "quantise": fit_quantise,
+    "collectives": fit_collectives,
+    "dispatch": fit_dispatch,
 }
 
 
