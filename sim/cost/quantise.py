@@ -90,14 +90,13 @@ def quantise_seconds(
     return np.where(m * k > 0, parameters.launch_s + longest, 0.0)
 
 
-def elementwise_seconds(
-    parameters: QuantiseParameters, hardware: Hardware, rows: npt.ArrayLike, *, row_bytes: float, kernels: int = 1
-) -> Float:
+def elementwise_seconds(hardware: Hardware, rows: npt.ArrayLike, *, row_bytes: float, kernels: int = 1) -> Float:
     """Time of kernels that move `row_bytes` per row over all of them (norm, activation, rotation); 0 without rows.
 
-    Derived, not fitted: no table holds such kernels. They launch and reach memory as the quantisation kernel does whose
-    parameters these are; rows and elements cost no time of their own.
+    Derived, not fitted: no table holds such kernels. They launch and reach memory as the neutral `scale` kernel does
+    (vLLM's, one launch); rows and elements cost no time of their own.
     """
+    parameters = find_parameters(hardware).parameters
     m = np.asarray(rows, np.float64)
     moved_s = moving_seconds(
         m * row_bytes,

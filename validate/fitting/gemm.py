@@ -21,17 +21,17 @@ Float = npt.NDArray[np.float64]
 # Start and bounds of each parameter; all are fitted in logarithms.
 _START: dict[str, Range] = {
     "launch_s": (1.8e-6, 2e-7, 5e-5),
-    "peak_part": (0.8, 0.2, 1.1),
-    "memory_part": (0.9, 0.3, 1.1),
+    "peak_part": (0.8, 0.2, 1.0),
+    "memory_part": (0.9, 0.3, 1.0),
     "operand_Bps": (120e9, 10e9, 1e12),
     "output_Bps": (80e9, 4e9, 4e12),
     "inner_s": (2e-9, 1e-13, 1e-7),
-    "wave_s": (5e-7, 1e-9, 2e-5),
-    "split_s": (1e-6, 1e-9, 1e-4),
-    "partial_Bps": (80e9, 4e9, 4e12),
+    "wave_s": (5e-7, 1e-8, 2e-5),
     "softness": (2.0, 1.0, 20.0),
     "write_weight": (1.2, 0.5, 5.0),
 }
+_SPLIT: dict[str, Range] = {"split_s": (2e-6, 5e-7, 2e-5), "partial_Bps": (80e9, 4e9, 4e12)}
+_NO_SPLIT = {"split_s": 0.0, "partial_Bps": 80e9}  # of tilings that do not split: not read
 _QUANTISE: dict[str, Range] = {
     "quantise_row_s": (1e-7, 1e-10, 1e-5),
     "quantise_element_s": (5e-11, 1e-13, 1e-9),
@@ -122,7 +122,7 @@ def _fit(rows: _Rows, drawn: Bool, *, seed: int) -> GemmParameters:
     known = rows.element_type == "bf16"
     best: tuple[float, GemmParameters] | None = None
     for tiles, inner_s in product(["split"] if known else TILE_SETS, INNER_STARTS_S):
-        start = _START | ({} if known else _QUANTISE) | {"inner_s": (inner_s, *_START["inner_s"][1:])}
+        start = _ranges(tiles, known=known) | {"inner_s": (inner_s, *_START["inner_s"][1:])}
         found = _descend(rows, drawn, tiles, start)
         best = found if best is None or found[0] < best[0] else best
     assert best is not None
@@ -134,9 +134,13 @@ def _fit(rows: _Rows, drawn: Bool, *, seed: int) -> GemmParameters:
     return best[1]
 
 
+def _ranges(tiles: str, *, known: bool) -> dict[str, Range]:
+    return _START | (_SPLIT if tiles == "split" else {}) | ({} if known else _QUANTISE)
+
+
 def _shaken(parameters: GemmParameters, *, known: bool, random: np.random.Generator) -> dict[str, Range]:
     """A start near parameters that were found: each off by a factor of about 1.5."""
-    ranges = _START | ({} if known else _QUANTISE)
+    ranges = _ranges(parameters.tiles, known=known)
     return {
         name: (max(getattr(parameters, name), low) * float(np.exp(random.normal(0, 0.4))), low, high)
         for name, (_, low, high) in ranges.items()
@@ -145,8 +149,8 @@ def _shaken(parameters: GemmParameters, *, known: bool, random: np.random.Genera
 
 def _descend(rows: _Rows, drawn: Bool, tiles: str, start: dict[str, Range]) -> tuple[float, GemmParameters]:
     def forecast(values: dict[str, float]) -> Float:
-        return rows.forecast(GemmParameters(tiles=tiles, **values), drawn)
+        return rows.forecast(GemmParameters(tiles=tiles, **_NO_SPLIT | values), drawn)
 
     smallest = 0.9 * float(rows.seconds_R[drawn].min())
     cost, values = descend(forecast, rows.seconds_R[drawn], start | {"launch_s": (smallest, *start["launch_s"][1:])})
-    return cost, GemmParameters(tiles=tiles, **values)
+    return cost, GemmParameters(tiles=tiles, **_NO_SPLIT | values)

@@ -21,20 +21,20 @@ Float = npt.NDArray[np.float64]
 _START: dict[str, Range] = {
     "launch_s": (1.5e-6, 1e-7, 5e-5),
     "element_bytes": (3.0, 1.0, 20.0),
-    "memory_part": (0.9, 0.6, 1.0),
+    "memory_part": (0.9, 0.4, 1.0),
     "cache_ratio": (1.6, 1.0, 6.0),
     "row_s": (1e-7, 1e-10, 1e-5),
     "element_s": (1e-11, 1e-13, 1e-9),
     "alone_s": (1e-10, 1e-13, 1e-8),
 }
-STANDS_FOR_ALL = "trtllm"
+STANDS_FOR_ALL = "vllm"
 FEWEST = 500  # rows with a time; fewer are rounding of a difference that is none
 
 
 def fit_quantise(tables: Sequence[QuantiseTable], *, seed: int = 0) -> Iterator[Entry[QuantiseParameters]]:
-    """One entry for each table with times; TensorRT-LLM's, bound by memory alone, stand for those of no engine.
+    """One entry for each table with times; vLLM's stand for those of no engine.
 
-    The engines' kernels differ by more than a pool of their rows could say.
+    The engines' kernels differ by more than a pool of their rows could say; vLLM's are one launch each.
     """
     used = [table for table in tables if table.seconds_R.size >= FEWEST]
     for table in used:
