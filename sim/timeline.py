@@ -97,23 +97,21 @@ def write_timeline(timeline: Mapping[str, Any], path: str | Path) -> None:
     write_text(path, json.dumps(timeline, separators=(",", ":"), allow_nan=False) + "\n")
 
 
-def _track(program: StepProgram, rank: int, stream: str | None) -> int:
-    """The track of a rank's stream; a rank that has one stream has one track."""
-    return rank if len(program.streams) == 1 else rank * len(program.streams) + program.streams.index(stream)
-
-
 def _names(program: StepProgram, rank_names: list[str], about: Mapping[str, Any]) -> Iterator[Event]:
     title = ", ".join(str(about[key]) for key in ("model", "cluster", "phase", "network") if key in about)
     yield {"ph": "M", "pid": PROCESS, "tid": 0, "name": "process_name", "args": {"name": title or "moecast step"}}
+    streams = program.streams
     for rank, name in enumerate(rank_names):
-        for stream in program.streams:
-            full = name if len(program.streams) == 1 else f"{name}, {stream or 'transfers'}"
-            place = _track(program, rank, stream)
+        for at, stream in enumerate(streams):
+            full = name if len(streams) == 1 else f"{name}, {stream or 'transfers'}"
+            place = rank * len(streams) + at
             yield {"ph": "M", "pid": PROCESS, "tid": place, "name": "thread_name", "args": {"name": full}}
             yield {"ph": "M", "pid": PROCESS, "tid": place, "name": "thread_sort_index", "args": {"sort_index": place}}
 
 
 def _spans(program: StepProgram, times: StepTimes, waits: Waits) -> Iterator[Event]:
+    # Once: `program.streams` walks all tasks, and a training step has a hundred thousand spans.
+    place_of = {stream: at for at, stream in enumerate(program.streams)}
     for index, task in enumerate(program.tasks):
         sent_R, received_R = _rank_bytes(task)
         category = "compute" if isinstance(task, Compute) else "exchange"
@@ -126,7 +124,7 @@ def _spans(program: StepProgram, times: StepTimes, waits: Waits) -> Iterator[Eve
                 args["microbatch"] = task.microbatch
             if isinstance(task, Exchange):
                 args |= {"bytes sent": sent_R[at], "bytes received": received_R[at]}
-            track = _track(program, rank, task.stream)
+            track = rank * len(place_of) + place_of[task.stream]
             if task.stream is None:  # several at once: only while they move
                 yield from _span(track, task.kind, category, enter + idle, leave, args)
                 continue

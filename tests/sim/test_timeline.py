@@ -161,3 +161,19 @@ def test_written_whole(tmp_path_factory: pytest.TempPathFactory, question: Quest
     assert read["displayTimeUnit"] == "ms"
     assert len(read["traceEvents"]) == len(timeline["traceEvents"])
     assert np.isfinite(read["otherData"]["step_time_s"])
+
+
+def test_a_timeline_walks_its_tasks_for_their_streams_once_and_not_for_each_span(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    walks, streams = [], StepProgram.streams
+    monkeypatch.setattr(StepProgram, "streams", property(lambda of: walks.append(of) or streams.fget(of)))
+    n_ranks, n_tasks = 3, 200
+    tasks = tuple(
+        Compute(seconds_R=np.ones(n_ranks), kind="other", layer=-1, stream="compute" if task % 2 else "copy")
+        for task in range(n_tasks)
+    )
+    program = StepProgram(tasks=tasks, n_ranks=n_ranks, capacity_J=np.ones(1), link_names_J=("link",))
+    events = program_timeline(program, RUNGS["bound"].run(program))["traceEvents"]
+    assert sum(event["ph"] == SPAN for event in events) == n_ranks * n_tasks
+    assert len(walks) < 5
