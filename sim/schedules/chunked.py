@@ -9,6 +9,7 @@ from moecast.sim.forward import ForwardPass
 from moecast.sim.program import Task
 from moecast.sim.schedules.lay import Chain, TaskList
 from moecast.sim.schedules.layers import layers_of
+from moecast.sim.schedules.sequential import Sequential
 
 MOST_DEGREE = 64
 
@@ -48,6 +49,9 @@ class Chunked:
 
     def tasks(self, step: ForwardPass) -> Iterator[Task]:
         """Lay a step's tasks."""
+        if self.degree == 1:  # nothing stands beside anything, so nothing pays for an overlap
+            yield from Sequential().tasks(step)
+            return
         tasks = TaskList()
         whole = Chain(tasks)
         parts = step.split(self.degree)

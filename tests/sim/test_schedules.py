@@ -10,9 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moecast.errors import MoecastError
+from moecast.sim import Plan, Workload, load_model, simulate
+from moecast.sim.made_routing import parse_law, routing_by_law
 from moecast.sim.network import Bound, Fluid
 from moecast.sim.program import COMMUNICATION, Compute, Exchange, StepProgram
 from moecast.sim.schedules import SCHEDULES, Chunked, find_schedule
+from moecast.topology import load_cluster
 from tests.sim.toy_pass import ToyPass
 
 CLOSE = {"rel": 1e-9, "abs": 1e-12}
@@ -43,9 +46,21 @@ def sent_s(step: ToyPass) -> float:
 @given(step=passes)
 def test_in_sequence_everything_adds_up(rung: object, step: ToyPass) -> None:
     assert time_s("sequential", step, rung) == pytest.approx(compute_s(step) + sent_s(step), **CLOSE)
-    assert time_s("chunked:1", replace(step, shared_s=0.0), rung) == pytest.approx(
-        compute_s(replace(step, shared_s=0.0)) + sent_s(step), **CLOSE
-    )
+    assert time_s("chunked:1", step, rung) == pytest.approx(compute_s(step) + sent_s(step), **CLOSE)
+
+
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+@pytest.mark.parametrize("network", ["bound", "fluid"])
+def test_one_chunk_is_the_sequential_order_and_pays_for_no_overlap(phase: str, network: str) -> None:
+    """Also where shared experts could stand beside dispatch: `shared-beside` is for that."""
+    cluster, model = load_cluster("dgx-h100", nodes=2), load_model("deepseek-v2-lite")
+    trace = routing_by_law(parse_law("uniform"), model, tokens=1024, sequence=4, phase=phase, position=0, seed=0)
+    plan, work = Plan.contiguous(model, cluster), Workload(phase=phase, tokens_per_rank=16, steps=1)
+    asked = {"network": network, "gains": False}
+    in_sequence = simulate(cluster, model, plan, trace, work, **asked)
+    one_chunk = simulate(cluster, model, plan.with_(schedule="chunked:1"), trace, work, **asked)
+    assert one_chunk.step_time_s == in_sequence.step_time_s
+    assert one_chunk.breakdown_s == in_sequence.breakdown_s
 
 
 @pytest.mark.parametrize("rung", RUNGS, ids=lambda rung: rung.name)
