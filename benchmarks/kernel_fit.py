@@ -54,12 +54,15 @@ def fit_collectives(tables: Path, gpu: str | None) -> Iterator[dict[str, Any]]:
 
 
 def fit_dispatch(tables: Path, gpu: str | None) -> Iterator[dict[str, Any]]:
-    """Dispatch and combine inside a domain; GPUs of a generation are fitted together."""
+    """Dispatch and combine inside a domain and between nodes; GPUs of a generation are fitted together."""
+    from moecast.validate.fitting.between import fit_between, read_far_cuts, with_far_errors
     from moecast.validate.fitting.dispatch import fit, read_cuts, with_own_errors
     from moecast.validate.fitting.pool import entry_json
 
-    cuts = read_cuts(tables)
-    yield from (entry_json(entry) for entry in with_own_errors(fit(cuts), cuts) if gpu in (None, entry.gpu))
+    cuts, far_cuts = read_cuts(tables), read_far_cuts(tables)
+    near = fit(cuts)
+    far = with_far_errors(fit_between(near, far_cuts), near, far_cuts)
+    yield from (entry_json(entry) for entry in [*with_own_errors(near, cuts), *far] if gpu in (None, entry.gpu))
 
 
 # To add a family: a function that yields its entries as JSON values, and a line here.
@@ -84,7 +87,8 @@ def main() -> None:
     for item in FAMILIES[asked.family](asked.tables, asked.gpu):
         entries.append(item)
         named = f"{item['gpu']:9} {item['engine']:8} {item['version']:12} {item['kind']:10}"
-        print(f"{named} {item['median']:7.1%} {item['p90']:7.1%} {item['bias']:+7.1%}", flush=True)
+        errors = [float("nan") if item[name] is None else item[name] for name in ("median", "p90", "bias")]
+        print("{} {:7.1%} {:7.1%} {:+7.1%}".format(named, *errors), flush=True)
     if asked.write and not asked.gpu:
         FITTED.mkdir(exist_ok=True)
         lines = ",\n".join(json.dumps(item) for item in entries)

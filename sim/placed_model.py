@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.sim.collectives import FlowTemplate, Mode, collective_for, mode_of
+from moecast.sim.collectives.carriers import Carried
 from moecast.sim.collectives.choice import Choice
 from moecast.sim.collectives.links import link_capacity, link_names
 from moecast.sim.collectives.tensor_parallel import hidden_template, sum_choices
@@ -107,9 +108,18 @@ class PlacedModel:
         collective = collective_for(mode, sites)
         copy_bytes = [model.copy_bytes(plan.dispatch_type or model.dispatch_type)]
         copy_bytes += [model.copy_bytes(plan.combine_type or "bf16")]
+        carried = Carried(
+            hardware=sites.cluster.hardware,
+            mode=mode,
+            ranks=sites.n_members,
+            near_ranks=sites.near_members,
+            choices=model.choices,
+            experts=model.experts,
+        )
+        there, back = carried.carriers((copy_bytes[0], copy_bytes[1]))
         flows = [
-            collective.dispatch(sites, mode, copy_bytes[0]),
-            collective.combine(sites, mode, copy_bytes[1]),
+            collective.dispatch(sites, mode, copy_bytes[0], there),
+            collective.combine(sites, mode, copy_bytes[1], back),
             *(hidden_template(sites, plan.layout, size, axis="etp") for size in copy_bytes if plan.etp > 1),
         ]
         context_flows = collective.dispatch(sites, mode, model.kv_bytes_per_token) if mode.stay else None

@@ -137,6 +137,11 @@ class Sites:
         return int(self.peer_SM.shape[1])
 
     @property
+    def near_members(self) -> int:
+        """The most members of an EP group that stand in one domain."""
+        return int((self.place_SM == self.own_place_G[:, None]).sum(1).max())
+
+    @property
     def n_places(self) -> int:
         """A: the most domains that an EP group stands in."""
         return int(self.relay_SA.shape[1])

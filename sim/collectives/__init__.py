@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from moecast.sim.collectives.carriers import Carried, Carrier
 from moecast.sim.collectives.flat import FlatAllToAll
 from moecast.sim.collectives.hierarchical import HierarchicalAllToAll
 from moecast.sim.collectives.modes import DEFAULT_MODE, MODES, Mode, mode_of
@@ -38,10 +39,13 @@ class Collective(Protocol):
     def supports(self, mode: Mode, sites: Sites) -> bool:
         """Say whether it carries this mode's copies in this layout."""
 
-    def dispatch(self, sites: Sites, mode: Mode, copy_bytes: float) -> FlowTemplate:
-        """Lay out the flows to the experts, for counts as `Mode.dispatch_counts` gives them."""
+    def dispatch(self, sites: Sites, mode: Mode, copy_bytes: float, carrier: Carrier | None = None) -> FlowTemplate:
+        """Lay out the flows to the experts, for counts as `Mode.dispatch_counts` gives them.
 
-    def combine(self, sites: Sites, mode: Mode, copy_bytes: float) -> FlowTemplate:
+        `carrier`: what kernels add to the links inside a domain; None: nothing.
+        """
+
+    def combine(self, sites: Sites, mode: Mode, copy_bytes: float, carrier: Carrier | None = None) -> FlowTemplate:
         """Lay out the flows back, for counts as `Mode.combine_counts` gives them."""
 
 
@@ -68,6 +72,8 @@ __all__ = [
     "KINDS",
     "MODES",
     "OPERATIONS",
+    "Carried",
+    "Carrier",
     "Collective",
     "CollectiveTime",
     "FlowTemplate",

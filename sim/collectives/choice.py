@@ -3,7 +3,8 @@
 NCCL reckons latency + bytes / bandwidth for each of its algorithms and protocols and takes the least (NVIDIA/nccl,
 src/graph/tuning.cc). Here the bandwidth is what the links give, and the costs are those of `protocols`. Inside a
 domain its tree is a chain and never less than the ring, so trees are asked only between domains. What it does over
-NVLink switches and trees at once (NVLSTree) is not there.
+NVLink switches and trees at once (NVLSTree) is not there. Where the hardware table asks for fitted costs, groups inside
+a domain have those of `moecast.sim.cost.collectives`.
 
 Axes: D group, F flow, X (flow, link) pair, J link.
 """
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from moecast.sim.collectives import fitted
 from moecast.sim.collectives.groups import Group, groups_of
 from moecast.sim.collectives.links import link_capacity
 from moecast.sim.collectives.operations import Kind, collective_template, find_kind
@@ -81,13 +83,48 @@ def pick(choices: list[Choice], sites: Sites, bytes_D: npt.ArrayLike) -> Choice:
     return min(choices, key=lambda choice: choice.estimate_s(sites, bytes_D))
 
 
+def engine_candidates(sites: Sites, groups_DM: npt.ArrayLike, *, unit_bytes: float = 1.0) -> list[Choice]:
+    """Lay out an engine's own all-reduce kernels, where its hardware table asks for fitted costs; else none."""
+    groups, hardware = list(groups_of(sites, groups_DM)), sites.cluster.hardware
+    if not fitted.is_fitted(hardware) or not all(group.in_one_domain for group in groups):
+        return []
+    return [
+        Choice(
+            kind=find_kind("all-reduce", kind),
+            protocol=protocol,
+            template=collective_template(
+                sites, groups_DM, operation="all-reduce", kind=kind, protocol=protocol, unit_bytes=unit_bytes
+            ),
+        )
+        for kind, protocol in fitted.engine_protocols(hardware, groups[0].n)
+    ]
+
+
+def _fitted_pairs(operation: str, groups: list[Group]) -> Iterator[tuple[Kind, Protocol]]:
+    """NCCL's pairs inside domains, by fitted costs."""
+    hardware, ranks = groups[0].sites.cluster.hardware, groups[0].n
+    if operation == "all-to-all":
+        direct = find_kind(operation, "direct")
+        yield from ((direct, protocol) for protocol in fitted.all_to_all_protocols(hardware, ranks))
+        return
+    ring = find_kind(operation, "ring")
+    yield from ((ring, protocol) for protocol in fitted.ring_protocols(hardware, operation, ranks))
+    in_switch = find_kind(operation, "in-switch")
+    if operation == "all-reduce" and all(in_switch.supports(operation, group) for group in groups):
+        yield in_switch, fitted.in_switch_protocol(hardware)
+
+
 def _nccl_pairs(operation: str, groups: list[Group]) -> Iterator[tuple[Kind, Protocol]]:
+    inside = all(group.in_one_domain for group in groups)
+    if inside and operation != "send-recv" and fitted.is_fitted(groups[0].sites.cluster.hardware):
+        yield from _fitted_pairs(operation, groups)
+        return
     if operation in ("all-to-all", "send-recv"):
         yield find_kind(operation, "direct" if operation == "all-to-all" else "cyclic"), PLAIN
         return
     yield from ((find_kind(operation, "ring"), protocol) for protocol in RING_PROTOCOLS)
     if operation == "all-reduce":
-        if not all(group.in_one_domain for group in groups):
+        if not inside:
             yield from ((find_kind(operation, "tree"), protocol) for protocol in TREE_PROTOCOLS)
         in_switch = find_kind(operation, "in-switch")
         if all(in_switch.supports(operation, group) for group in groups):

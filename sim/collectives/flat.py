@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from moecast.sim.collectives.carriers import Carrier, lay_out
 from moecast.sim.collectives.modes import Mode
 from moecast.sim.collectives.template import FlowTemplate, Legs
 from moecast.sim.sites import Sites
@@ -24,17 +25,17 @@ class FlatAllToAll:
         """Take every mode, but leave copies per domain to the relays where a group has more than one domain."""
         return not (mode.relayed and sites.crosses_domains)
 
-    def dispatch(self, sites: Sites, mode: Mode, copy_bytes: float) -> FlowTemplate:
+    def dispatch(self, sites: Sites, mode: Mode, copy_bytes: float, carrier: Carrier | None = None) -> FlowTemplate:
         """Lay out the way to the experts: the destination waits."""
         source, destination, count = _pairs(sites)
         legs = Legs.direct(source, destination, count)
-        return FlowTemplate.of(sites, legs, copy_bytes, messages=mode.messages)
+        return lay_out(sites, legs, copy_bytes, carrier, messages=mode.messages)
 
-    def combine(self, sites: Sites, mode: Mode, copy_bytes: float) -> FlowTemplate:
+    def combine(self, sites: Sites, mode: Mode, copy_bytes: float, carrier: Carrier | None = None) -> FlowTemplate:
         """Lay out the way back; the counts are those of the dispatch, (home, server)."""
         home, server, count = _pairs(sites)
         legs = Legs.direct(server, home, count)
-        return FlowTemplate.of(sites, legs, copy_bytes, messages=mode.messages)
+        return lay_out(sites, legs, copy_bytes, carrier, messages=mode.messages)
 
 
 def _pairs(sites: Sites) -> tuple[Int, Int, Int]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from moecast.sim.collectives.carriers import Carrier, lay_out
 from moecast.sim.collectives.modes import Mode
 from moecast.sim.collectives.template import PRESENCE, FlowTemplate, Legs
 from moecast.sim.sites import Sites
@@ -32,7 +33,13 @@ class HierarchicalAllToAll:
         """Take the modes that know distinct domains."""
         return mode.relayed
 
-    def dispatch(self, sites: Sites, mode: Mode, copy_bytes: float) -> FlowTemplate:  # noqa: ARG002
+    def dispatch(
+        self,
+        sites: Sites,
+        mode: Mode,  # noqa: ARG002
+        copy_bytes: float,
+        carrier: Carrier | None = None,
+    ) -> FlowTemplate:
         """Lay out the way to the experts; a relay that some of the copies are for waits for the leg that it relays."""
         legs = _two_legs(sites)
         far, fans = len(legs.far_source), len(legs.fan_source)
@@ -48,9 +55,15 @@ class HierarchicalAllToAll:
                 [len(legs.near_source) + legs.fan_far, len(legs.near_source) + far + fans + legs.fan_relay]
             ),
         )
-        return FlowTemplate.of(sites, out, copy_bytes)
+        return lay_out(sites, out, copy_bytes, carrier)
 
-    def combine(self, sites: Sites, mode: Mode, copy_bytes: float) -> FlowTemplate:  # noqa: ARG002
+    def combine(
+        self,
+        sites: Sites,
+        mode: Mode,  # noqa: ARG002
+        copy_bytes: float,
+        carrier: Carrier | None = None,
+    ) -> FlowTemplate:
         """Lay out the way back: servers to relay, relay to home; only the home waits."""
         legs = _two_legs(sites)
         near, far, fans = len(legs.near_source), len(legs.far_source), len(legs.fan_source)
@@ -64,7 +77,7 @@ class HierarchicalAllToAll:
             child_R=near + np.concatenate([legs.fan_far, np.arange(far)]),
             parent_R=near + far + np.concatenate([np.arange(fans), fans + legs.far_relay]),
         )
-        return FlowTemplate.of(sites, back, copy_bytes)
+        return lay_out(sites, back, copy_bytes, carrier)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -63,7 +63,7 @@ def with_issue_links(sites: Sites, source_F: Int32, routes: HasPaths, copy_bytes
     -------
     offsets_F1, link_X, share_X
     """
-    return _with_senders_links(sites, source_F, routes, per_byte_s=sites.cluster.hardware.message_s / copy_bytes)
+    return with_senders_links(sites, source_F, routes, per_byte_s=sites.cluster.hardware.message_s / copy_bytes)
 
 
 def slowed_sends(sites: Sites, source_F: Int32, routes: HasPaths, slowdown: float) -> tuple[Int, Int32, Float]:
@@ -75,12 +75,23 @@ def slowed_sends(sites: Sites, source_F: Int32, routes: HasPaths, slowdown: floa
     -------
     offsets_F1, link_X, share_X
     """
-    return _with_senders_links(sites, source_F, routes, slowdown=slowdown)
+    return with_senders_links(sites, source_F, routes, slowdown=slowdown)
 
 
-def _with_senders_links(
-    sites: Sites, source_F: Int32, routes: HasPaths, *, per_byte_s: float = 0.0, slowdown: float = 1.0
+def with_senders_links(
+    sites: Sites,
+    source_F: Int32,
+    routes: HasPaths,
+    *,
+    per_byte_s: Float | float = 0.0,
+    slowdown: Float | float = 1.0,
 ) -> tuple[Int, Int32, Float]:
+    """Append the sender's issue link: a byte takes `per_byte_s`, and `slowdown` of its time on the sender's own links.
+
+    Returns
+    -------
+    offsets_F1, link_X, share_X
+    """
     cluster = sites.cluster
     kind_J = np.array(link_kinds(cluster))
     sending_J = np.isin(kind_J, ("nvlink-out", "pcie-out", "nic-out"))

@@ -134,6 +134,7 @@ class FlowTemplate:
         messages: bool = False,
         wire_F: Float | None = None,
         latency_F: Float | None = None,
+        links: tuple[Int, Int32, Float] | None = None,
     ) -> FlowTemplate:
         """Find the paths of the legs.
 
@@ -145,9 +146,11 @@ class FlowTemplate:
             Bytes that pass the links for each byte of data; None: one.
         latency_F
             Seconds from the last byte's departure to its arrival; None: the path's.
+        links
+            `offsets_F1`, `link_X` and `share_X` from whoever has laid more on them; None: the paths' own.
         """
         routes = sites.routes(legs.source_F, legs.destination_F)
-        offsets_F1, link_X, share_X = routes.offsets_F1, routes.link_X, routes.share_X
+        offsets_F1, link_X, share_X = links or (routes.offsets_F1, routes.link_X, routes.share_X)
         if messages and sites.cluster.hardware.message_s > 0:
             offsets_F1, link_X, share_X = with_issue_links(sites, legs.source_F, routes, copy_bytes)
         if wire_F is not None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moecast.sim.collectives.choice import NCCL, Choice, candidates
+from moecast.sim.collectives.choice import NCCL, Choice, candidates, engine_candidates
 from moecast.sim.collectives.groups import groups_of
 from moecast.sim.collectives.operations import find_kind
 from moecast.sim.collectives.template import FlowTemplate, Legs
@@ -35,11 +35,13 @@ def hidden_template(sites: Sites, layout: Layout, row_bytes: float, *, axis: str
 def sum_choices(sites: Sites, layout: Layout, row_bytes: float, *, fused: bool = False) -> tuple[Choice, ...]:
     """Lay out what may add up partial sums at all ranks that share tokens; counts are rows by group of them.
 
-    None where nobody shares tokens. `fused`: by a kernel in symmetric memory where the switch adds, else as NCCL does.
+    None where nobody shares tokens. `fused`: by a kernel in symmetric memory where the switch adds, else as NCCL does,
+    or by the engine's own kernels where costs of those are asked for.
     """
     if layout.tp == 1:
         return ()
     groups_DM, in_switch = layout.peers("tp"), find_kind("all-reduce", "in-switch")
     fused = fused and all(in_switch.supports("all-reduce", group) for group in groups_of(sites, groups_DM))
     kind = in_switch.name if fused else NCCL
-    return tuple(candidates(sites, groups_DM, operation="all-reduce", kind=kind, unit_bytes=row_bytes))
+    own = [] if fused else engine_candidates(sites, groups_DM, unit_bytes=row_bytes)
+    return (*own, *candidates(sites, groups_DM, operation="all-reduce", kind=kind, unit_bytes=row_bytes))

@@ -142,8 +142,8 @@ def even_all_to_all(cluster: Cluster, ranks: int, pair_bytes: float, *, seed: in
     """
     sites = _sites(cluster, ranks, seed)
     everyone_DM, whole = np.arange(ranks)[None, :], pair_bytes * ranks
-    [direct] = candidates(sites, everyone_DM, operation="all-to-all", unit_bytes=whole)
-    return program_of(sites, [exchange_of(direct, sites, np.array([1]))])
+    choices = candidates(sites, everyone_DM, operation="all-to-all", unit_bytes=whole)
+    return program_of(sites, [exchange_of(pick(choices, sites, [whole]), sites, np.array([1]))])
 
 
 def check_ranks(cluster: Cluster, ranks: object) -> int:

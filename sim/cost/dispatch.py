@@ -140,11 +140,65 @@ class HostedParameters:
         check_positive(self)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FarLowLatencyParameters:
+    """What low-latency kernels add between nodes to the time of their bytes on a NIC.
+
+    Parameters
+    ----------
+    start_s, copy_s
+        Before anything, and for each copy that leaves.
+
+    Raises
+    ------
+    ValueError
+        A number that is not above 0 and finite.
+    """
+
+    start_s: float
+    copy_s: float
+
+    def __post_init__(self) -> None:
+        check_positive(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FarNormalParameters:
+    """What normal kernels add between nodes, where copies go over a relay.
+
+    Parameters
+    ----------
+    start_s, host_s
+        Before anything, the exchange of counts included, and for each node of the group.
+    relay
+        How much more a copy inside a node costs its sender's SMs than in kernels that have no relays.
+
+    Raises
+    ------
+    ValueError
+        A number that is not above 0 and finite.
+    """
+
+    start_s: float
+    host_s: float
+    relay: float
+
+    def __post_init__(self) -> None:
+        check_positive(self)
+
+
 def distinct_ranks(ranks: npt.ArrayLike, choices: npt.ArrayLike) -> Float:
     """How many ranks hold an expert of a token that chooses evenly and independently, its own rank included."""
     n = np.asarray(ranks, np.float64)
     found: Float = n * (1 - (1 - 1 / n) ** np.asarray(choices, np.float64))
     return found
+
+
+def working_sms(experts: npt.ArrayLike, sms: int) -> Float:
+    """SMs at work in low-latency kernels, which give each the same number of experts (deepseek-ai/DeepEP)."""
+    e = np.asarray(experts, np.float64)
+    working: Float = np.ceil(e / np.ceil(e / sms))
+    return working
 
 
 def soft_maximum(first: Float, second: Float, sharpness: float = SOFT) -> Float:
@@ -181,9 +235,19 @@ def low_latency_seconds(
     """
     p, t, n = parameters, np.asarray(tokens, np.float64), np.asarray(ranks, np.float64)
     e = np.asarray(experts, np.float64)
-    working = np.ceil(e / np.ceil(e / sms))
+    working = working_sms(e, sms)
     sent = t * np.asarray(choices, np.float64) * np.asarray(copy_bytes, np.float64) * (n - 1) / n
     seconds: Float = p.start_s + e * p.expert_s + t / working * p.token_s + sent / (p.part * link_Bps)
+    return seconds
+
+
+def sm_seconds_of_copy(
+    parameters: NormalParameters, *, choices: npt.ArrayLike, ranks: npt.ArrayLike, copy_bytes: npt.ArrayLike
+) -> Float:
+    """Seconds of one SM for each copy that leaves: its own, and its part of the token's and of those that stay."""
+    p, n = parameters, np.asarray(ranks, np.float64)
+    each_s = p.token_s / distinct_ranks(n, choices) + p.copy_s + np.asarray(copy_bytes, np.float64) * p.byte_s
+    seconds: Float = n / (n - 1) * each_s
     return seconds
 
 
@@ -231,7 +295,8 @@ def hosted_seconds(parameters: HostedParameters, kernel_s: npt.ArrayLike) -> Flo
 @cache
 def load_parameters() -> tuple[Fitted, ...]:
     """All fitted parameters, by GPU, library (or engine/library, called from its host) and phase."""
-    kinds = (LowLatencyParameters, NormalParameters, SymmetricParameters, HostedParameters)
+    kinds: tuple[type, ...] = (LowLatencyParameters, NormalParameters, SymmetricParameters, HostedParameters)
+    kinds += (FarLowLatencyParameters, FarNormalParameters)
     return read_fitted("dispatch", {kind.__name__: kind for kind in kinds})
 
 

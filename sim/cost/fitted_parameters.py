@@ -35,9 +35,9 @@ class Fitted:
         Rows of this GPU that set them, rows in all, and the seed that drew them; other GPUs' rows of the same
         generation may have set them, too.
     median, p90, bias
-        Relative errors on this GPU's rows of shapes that nobody fitted; nan where there are none.
-    element_type, note
-        Which elements, and what else to know.
+        Relative errors on this GPU's rows of shapes that nobody fitted; None where there are none.
+    note
+        What else to know.
     """
 
     gpu: str
@@ -48,10 +48,9 @@ class Fitted:
     rows_fitted: int
     rows: int
     seed: int
-    median: float
-    p90: float
-    bias: float
-    element_type: str = "any"
+    median: float | None
+    p90: float | None
+    bias: float | None
     note: str = ""
 
 
@@ -85,15 +84,25 @@ def read_fitted(family: str, kinds: Mapping[str, type]) -> tuple[Fitted, ...]:
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))["entries"]
         return tuple(
-            Fitted(**{**entry, "parameters": kinds[entry["parameters"]["kind"]](**_numbers(entry["parameters"]))})
+            Fitted(
+                **{
+                    **_without_kind(entry),
+                    "parameters": kinds[entry["parameters"]["kind"]](**_without_kind(entry["parameters"])),
+                }
+            )
             for entry in entries
         )
     except (OSError, KeyError, TypeError, ValueError) as wrong:
         raise MoecastError(f"fitted parameters, not {wrong}", file=str(path)) from None
 
 
-def _numbers(parameters: Mapping[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in parameters.items() if name != "kind"}
+def _fitted(entry: Mapping[str, Any], kinds: Mapping[str, type]) -> Fitted:
+    values = entry["parameters"]
+    return Fitted(**{**_without_kind(entry), "parameters": kinds[values["kind"]](**_without_kind(values))})
+
+
+def _without_kind(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name != "kind"}
 
 
 def find_fitted(

@@ -22,3 +22,8 @@ GENERATIONS: Mapping[str, tuple[str, ...]] = {
     "ampere": ("a100_sxm",),
 }
 """Measured GPUs that share a generation of NVLink; fits of the others start at the first."""
+
+USABLE_Bps: Mapping[str, float] = {
+    gpu: 0.8 * rate if rate in (300e9, 900e9) else 370e9 for gpu, rate in NOMINAL_Bps.items()
+}
+"""What the presets of these GPUs have as a link's rate; of an A100, four fifths, as of Blackwell."""

@@ -178,10 +178,9 @@ def _entries(cuts: Sequence[Cut], nccl: NcclParameters, base: AllReduceParameter
 
 def _entry(gpu: str, engine: str, version: str, parameters: object, cuts: Sequence[Cut]) -> Fitted:
     own = [cut for cut in cuts if cut.table.gpu == gpu]
-    nothing = float("nan")
     return Fitted(
         gpu=gpu, engine=engine, version=version, phase="", parameters=parameters,
         rows_fitted=sum(len(cut.drawn_R) for cut in own), rows=sum(len(cut.table.seconds_R) for cut in own), seed=SEED,
-        median=nothing, p90=nothing, bias=nothing,
+        median=None, p90=None, bias=None,
         note=f"pooled with {sum(len(cut.drawn_R) for cut in cuts)} drawn rows of {len(cuts)} tables",
     )  # fmt: skip

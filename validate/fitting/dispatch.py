@@ -94,11 +94,7 @@ def read_cuts(root: Path) -> list[Cut]:
 def _cuts(table: DispatchTable) -> list[Cut]:
     near_R = (table.hosts_R == 1) | np.char.startswith(table.library_R, "nvlink")
     keys = (table.library_R, table.ranks_R, table.sms_R, table.type_R, table.tokens_R, table.experts_R, table.hidden_R)
-    whole = rows_of(table, _firsts(table.source_R))
-    drawn = drawn_rows(
-        [getattr(whole, name) for name in _KEYS], name=f"{table.gpu}/{table.engine}/{table.version}", seed=SEED
-    )
-    sources = whole.source_R[drawn]
+    sources = drawn_sources(table)
     shapes = np.array(
         list(zip(*[key.tolist() for key in (*keys, table.phase_R, table.choices_R)], strict=True)), object
     )
@@ -117,6 +113,13 @@ def _cuts(table: DispatchTable) -> list[Cut]:
 
 
 _KEYS = ("library_R", "phase_R", "ranks_R", "sms_R", "type_R", "tokens_R", "experts_R", "hidden_R")
+
+
+def drawn_sources(table: DispatchTable) -> npt.NDArray[np.int64]:
+    """The rows of the file that set parameters."""
+    whole = rows_of(table, _firsts(table.source_R))
+    name = f"{table.gpu}/{table.engine}/{table.version}"
+    return whole.source_R[drawn_rows([getattr(whole, key) for key in _KEYS], name=name, seed=SEED)]
 
 
 def _firsts(source_R: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -203,9 +206,9 @@ def _entries(cuts: Sequence[Cut], kernels: Sequence[Fitted], shared: Any) -> lis
                 rows_fitted=sum(len(cut.drawn_R) for cut in own),
                 rows=sum(len(cut.table.seconds_R) for cut in own),
                 seed=SEED,
-                median=float("nan"),
-                p90=float("nan"),
-                bias=float("nan"),
+                median=None,
+                p90=None,
+                bias=None,
                 note=f"prior: {sum(len(cut.drawn_R) for cut in cuts)} drawn rows of {len(cuts)} tables",
             )
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from math import isnan
 from typing import Any, TypeVar
 
 import numpy as np
@@ -58,8 +59,9 @@ def entry_json(fitted: Fitted) -> dict[str, Any]:
     """Give parameters as plain JSON values, to four digits."""
     values = asdict(fitted)
     numbers = {name: float(f"{number:.4g}") for name, number in values["parameters"].items()}
-    errors = {name: round(values[name], 4) for name in ("median", "p90", "bias")}
-    return {**values, **errors, "parameters": {"kind": type(fitted.parameters).__name__, **numbers}}
+    errors = {name: None if isnan(values[name]) else round(values[name], 4) for name in ("median", "p90", "bias")}
+    kind = fitted.phase or "any"
+    return {**values, **errors, "kind": kind, "parameters": {"kind": type(fitted.parameters).__name__, **numbers}}
 
 
 def with_errors(fitted: Fitted, errors: Errors) -> Fitted:

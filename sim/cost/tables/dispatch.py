@@ -1,6 +1,7 @@
 """Measured phases of dispatch and combine: DeepEP's kernels, TensorRT-LLM's over NVLink, and engines' calls of them.
 
 A file of DeepEP has both phases in a row; here they are two, with the same `source_R`.
+Normal kernels between nodes exchange counts first, which is in their times.
 
 Axes: R row.
 """
@@ -130,21 +131,26 @@ def _read(file: TableFile) -> DispatchTable:
 
 
 def _low_latency(gpu: str, source: int, row: dict[str, Any]) -> list[tuple[Any, ...]]:
-    return [_deepep("deepep-ll", gpu, source, row, phase, f"{phase}_avg_t_us", 0) for phase in ("dispatch", "combine")]
+    return [
+        _deepep("deepep-ll", gpu, source, row, phase, row[f"{phase}_avg_t_us"], 0) for phase in ("dispatch", "combine")
+    ]
 
 
 def _normal(gpu: str, source: int, row: dict[str, Any]) -> list[tuple[Any, ...]]:
     return [
-        _deepep("deepep-normal", gpu, source, row, phase, f"{phase}_transmit_us", row[f"{phase}_sms"])
+        _deepep(
+            "deepep-normal", gpu, source, row, phase, row[f"{phase}_transmit_us"] + row[f"{phase}_notify_us"],
+            row[f"{phase}_sms"],
+        )
         for phase in ("dispatch", "combine")
-    ]
+    ]  # fmt: skip
 
 
-def _deepep(library: str, gpu: str, source: int, row: dict[str, Any], phase: str, time: str, sms: int) -> Any:
+def _deepep(library: str, gpu: str, source: int, row: dict[str, Any], phase: str, us: float, sms: int) -> Any:
     element_type, hosts = "fp8" if phase == "dispatch" else "bfloat16", row["node_num"]
     return (
         library, phase, element_type, row["num_token"], row["num_topk"], row["num_experts"], row["hidden_size"],
-        hosts * HOST_GPUS.get(gpu, 8), hosts, sms, copy_bytes(row["hidden_size"], element_type), row[time] * 1e-6,
+        hosts * HOST_GPUS.get(gpu, 8), hosts, sms, copy_bytes(row["hidden_size"], element_type), us * 1e-6,
         source,
     )  # fmt: skip
 
