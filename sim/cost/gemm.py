@@ -67,7 +67,7 @@ def _tiles(sides: Sequence[int], splits: Sequence[int] = (1,), widths: Sequence[
 
 
 # What a kernel library has to choose from: cuBLAS everything; CUTLASS and DeepGEMM as engines launch them no split-K,
-# and CUTLASS in engines by rules on m ("stepped").
+# and CUTLASS in engines by rules on m ("stepped"), DeepGEMM too, with any multiple of 16 columns ("fine").
 TILE_SETS: Mapping[str, Float] = {
     "split": _tiles(_SIDES, _SPLITS),
     "whole": _tiles(_SIDES),
@@ -76,6 +76,9 @@ TILE_SETS: Mapping[str, Float] = {
     "stepped16": _tiles((16, 32, 64, 128, 256), widths=(64, 128, 256), stepped=128),
     "stepped64": _tiles((64, 128), widths=(64, 128), stepped=128),
     "stepped128": _tiles((64, 128), widths=(128, 256), stepped=128),
+    "stepped256": _tiles((64, 128, 256), widths=(64, 128, 256), stepped=256),
+    "fine128": _tiles((64, 128), widths=range(16, 257, 16), stepped=128),
+    "fine256": _tiles((64, 128, 256), widths=range(16, 257, 16), stepped=256),
 }
 
 
