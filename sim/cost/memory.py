@@ -6,7 +6,7 @@ writes the next one reads, so that activations are warm as well; weights are not
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 import numpy as np
 import numpy.typing as npt
@@ -16,35 +16,6 @@ Float = npt.NDArray[np.float64]
 WARM_PART = (
     0.5  # of L2, in which everything that moves still hits; at all of L2 nothing does (a loop over a full cache)
 )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MemoryParameters:
-    """What a memory-bound kernel reaches.
-
-    Parameters
-    ----------
-    launch_s
-        Time of the kernel without work.
-    memory_part
-        Reached part of the memory's bandwidth.
-    cache_ratio
-        Rate out of L2 over the memory's reached rate; 1: no difference.
-
-    Raises
-    ------
-    ValueError
-        A number out of its range.
-    """
-
-    launch_s: float
-    memory_part: float
-    cache_ratio: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_positive(self, may_be_zero=("launch_s",))
-        if self.cache_ratio < 1:
-            raise ValueError(f"cache_ratio = {self.cache_ratio!r} must be at least 1")
 
 
 def check_positive(parameters: object, *, may_be_zero: tuple[str, ...] = ()) -> None:

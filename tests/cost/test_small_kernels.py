@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from moecast.errors import MoecastError
 from moecast.sim.cost import gemm, mla_bmm, quantise
 from moecast.sim.cost.gpus import A100, GPUS, L2_BYTES
-from moecast.sim.cost.memory import MemoryParameters, moving_seconds
+from moecast.sim.cost.memory import moving_seconds
 from moecast.sim.cost.tables import mla_bmm as bmm_tables
 from moecast.sim.cost.tables import quantise as quantise_tables
 from moecast.validate.fitting.mla_bmm import draw_spread
@@ -99,9 +99,9 @@ def test_sizes_that_are_none_are_refused(bad: float) -> None:
 
 def test_parameters_check_themselves() -> None:
     with pytest.raises(ValueError, match=r"cache_ratio = 0\.5 must be at least 1"):
-        MemoryParameters(launch_s=0, memory_part=0.9, cache_ratio=0.5)
+        replace(quantise.find_parameters(H200).parameters, cache_ratio=0.5)
     with pytest.raises(ValueError, match=r"memory_part = -1 must be positive"):
-        MemoryParameters(launch_s=0, memory_part=-1)
+        replace(quantise.find_parameters(H200).parameters, memory_part=-1)
     with pytest.raises(ValueError, match="multiplies = 'fp4'"):
         replace(mla_bmm.find_parameters(H200, engine="vllm", element_type="bf16").parameters, multiplies="fp4")
     with pytest.raises(ValueError, match="row_s = inf"):
