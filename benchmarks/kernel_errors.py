@@ -44,6 +44,18 @@ def gemm_lines(tables: Path) -> Iterator[Line]:
         )
 
 
+def grouped_lines(tables: Path) -> Iterator[Line]:
+    """Routed experts of a layer: the usual kernel of each engine and type."""
+    from moecast.sim.cost.tables.moe import read_moe
+    from moecast.validate.fitting.grouped import usual_kernels
+    from moecast.validate.fitting.grouped_errors import compare
+
+    for table in usual_kernels(list(read_moe(tables))):
+        roofline, model, left_out = compare(table)
+        label = (table.gpu, table.engine, table.version, table.element_type)
+        yield Line(label=label, roofline=roofline, model=model, left_out=left_out)
+
+
 def mla_bmm_lines(tables: Path) -> Iterator[Line]:
     """Batched products of absorbed MLA."""
     from moecast.sim.cost.tables.mla_bmm import read_mla_bmm
@@ -86,6 +98,7 @@ def dispatch_lines(tables: Path) -> Iterator[Line]:
 # To add a family: a function that yields its lines, and a line here.
 FAMILIES: dict[str, Callable[[Path], Iterator[Line]]] = {
     "gemm": gemm_lines,
+    "grouped": grouped_lines,
     "mla_bmm": mla_bmm_lines,
     "quantise": quantise_lines,
     "collectives": collective_lines,

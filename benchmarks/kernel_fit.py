@@ -65,9 +65,19 @@ def fit_dispatch(tables: Path, gpu: str | None) -> Iterator[dict[str, Any]]:
     yield from (entry_json(entry) for entry in [*with_own_errors(near, cuts), *far] if gpu in (None, entry.gpu))
 
 
+def fit_grouped(tables: Path, gpu: str | None) -> Iterator[dict[str, Any]]:
+    """Routed experts of a layer."""
+    from moecast.sim.cost.tables.moe import read_moe
+    from moecast.validate.fitting.grouped import fit_grouped
+
+    for entry in fit_grouped([table for table in read_moe(tables) if gpu in (None, table.gpu)]):
+        yield entry.as_json()
+
+
 # To add a family: a function that yields its entries as JSON values, and a line here.
 FAMILIES: dict[str, Callable[[Path, str | None], Iterator[dict[str, Any]]]] = {
     "gemm": fit_gemm,
+    "grouped": fit_grouped,
     "mla_bmm": fit_mla_bmm,
     "quantise": fit_quantise,
     "collectives": fit_collectives,

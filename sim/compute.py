@@ -45,6 +45,7 @@ def expert_seconds(
     phase: str,
     sms: int | None = None,
     etp: int = 1,
+    seen_G: npt.ArrayLike | None = None,
 ) -> Float:
     """One layer's routed experts on each rank: ragged gate-and-up GEMM, activation, ragged down GEMM.
 
@@ -58,12 +59,16 @@ def expert_seconds(
         SMs that communication leaves; None: all.
     etp
         Ranks that share each expert.
+    seen_G
+        Choices that the kernels are shown, those that other ranks serve among them; None: only those served here.
 
     Returns
     -------
     float64 [..., G], seconds.
     """
-    return costs_of(hardware).expert_seconds(ExpertBlock.of(model, etp=etp), load_GP, phase=phase, sms=sms)
+    return costs_of(hardware).expert_seconds(
+        ExpertBlock.of(model, etp=etp), load_GP, phase=phase, sms=sms, seen_G=seen_G
+    )
 
 
 def _mlp_seconds(

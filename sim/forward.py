@@ -36,6 +36,20 @@ OUTSIDE = -1
 """The layer of stages outside the MoE layers."""
 
 
+def _seen_G(placed: PlacedModel, step: Step, traffic: StepTraffic) -> Int | None:
+    """Choices that each rank's experts are shown, where those are more than they serve.
+
+    With nothing dispatched a rank shows its kernels all tokens that it shares; after an all-gather all of its group.
+    """
+    layout, choices = placed.plan.layout, placed.plan.choices
+    if placed.experts_are_summed:
+        return layout.by_rank(step.tokens_G(placed.plan.dp)) * choices
+    if placed.mode.gathers and placed.plan.ep > 1:
+        tokens_G, group_G = traffic.tokens_LG[0].astype(np.int64), placed.sites.group_G
+        return np.bincount(group_G, tokens_G).astype(np.int64)[group_G] * choices
+    return None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ForwardPass:
     """The stages of one step; each method gives the part of the pass it is named after.
@@ -77,8 +91,9 @@ class ForwardPass:
             table=placed.table,
         )
         expert_LG = compute.expert_seconds(
-            placed.model, placed.sites.cluster.hardware, traffic.load_LGP, phase=placed.phase, etp=placed.plan.etp
-        )
+            placed.model, placed.sites.cluster.hardware, traffic.load_LGP, phase=placed.phase, etp=placed.plan.etp,
+            seen_G=_seen_G(placed, step, traffic),
+        )  # fmt: skip
         return cls(placed=placed, trace=trace, step=step, home_T=home_T, traffic=traffic, expert_seconds_LG=expert_LG)
 
     @property

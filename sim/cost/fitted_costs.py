@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from moecast.sim.cost import gemm
+from moecast.sim.cost import gemm, grouped, quantise
 from moecast.sim.cost.roofline_costs import Roofline
 from moecast.sim.engines import find_engine
 
@@ -60,17 +60,40 @@ class FittedCosts:
 
     def elementwise_seconds(self, rows_G: npt.ArrayLike, *, row_bytes: float, kernels: int = 1) -> Float:
         """As of `KernelCosts`."""
-        return self._roofline.elementwise_seconds(rows_G, row_bytes=row_bytes, kernels=kernels)
+        return quantise.elementwise_seconds(self.hardware, rows_G, row_bytes=row_bytes, kernels=kernels)
 
     def expert_seconds(
-        self, block: ExpertBlock, load_GP: npt.ArrayLike, *, phase: str, sms: int | None = None
+        self,
+        block: ExpertBlock,
+        load_GP: npt.ArrayLike,
+        *,
+        phase: str,
+        sms: int | None = None,
+        seen_G: npt.ArrayLike | None = None,
     ) -> Float:
         """As of `KernelCosts`."""
-        return self._roofline.expert_seconds(block, load_GP, phase=phase, sms=sms)
+        kind = self._expert_type(block.weight_type)
+        if kind is None:
+            return self._roofline.expert_seconds(block, load_GP, phase=phase, sms=sms)
+        entry = grouped.find_parameters(self.hardware, engine=self.engine, element_type=kind)
+        return grouped.grouped_seconds(
+            entry.parameters, self.hardware, block, load_GP, element_type=kind, seen_G=seen_G, sms=sms
+        )
+
+    def _expert_type(self, weight_type: str) -> str | None:
+        """The tables' name of a type of experts; MXFP4 meets FP8 rows where the GPU has FP4 tensor cores, else bf16."""
+        if weight_type == "mxfp4":
+            return "mxfp4" if "fp4" in self.hardware.peak_flop_per_s else "mxfp4_bf16"
+        kind = _GEMM_TYPES.get(weight_type)
+        return kind if kind in grouped.TYPES else None
 
     def expert_floor_seconds(self, block: ExpertBlock, rows: float, hits: float, *, phase: str) -> float:
         """As of `KernelCosts`."""
-        return self._roofline.expert_floor_seconds(block, rows, hits, phase=phase)
+        kind = self._expert_type(block.weight_type)
+        if kind is None:
+            return self._roofline.expert_floor_seconds(block, rows, hits, phase=phase)
+        entry = grouped.find_parameters(self.hardware, engine=self.engine, element_type=kind)
+        return grouped.grouped_floor_seconds(entry.parameters, self.hardware, block, rows, hits, element_type=kind)
 
     def core_seconds(
         self, core: AttentionCore, *, phase: str, tokens_G: npt.ArrayLike, keys_G: npt.ArrayLike, queries: float = 1.0

@@ -31,11 +31,18 @@ class KernelCosts(Protocol):
         ...
 
     def expert_seconds(
-        self, block: ExpertBlock, load_GP: npt.ArrayLike, *, phase: str, sms: int | None = None
+        self,
+        block: ExpertBlock,
+        load_GP: npt.ArrayLike,
+        *,
+        phase: str,
+        sms: int | None = None,
+        seen_G: npt.ArrayLike | None = None,
     ) -> Float:
         """Run one layer's routed experts on each rank: [..., G, P] choices served in each slot, to [..., G] seconds.
 
-        `sms`: that communication leaves; None: all. Empty kernels are launched, too.
+        `sms`: that communication leaves; None: all. `seen_G`: choices that the kernels are shown, those of other ranks
+        among them; None: only those that are served here. Empty kernels are launched, too.
         """
         ...
 

@@ -35,7 +35,13 @@ class Roofline:
         return roofline.elementwise_seconds(self.hardware, rows_G, row_bytes=row_bytes, kernels=kernels)
 
     def expert_seconds(
-        self, block: ExpertBlock, load_GP: npt.ArrayLike, *, phase: str, sms: int | None = None
+        self,
+        block: ExpertBlock,
+        load_GP: npt.ArrayLike,
+        *,
+        phase: str,
+        sms: int | None = None,
+        seen_G: npt.ArrayLike | None = None,  # noqa: ARG002  a roofline does nothing for the choices of other ranks
     ) -> Float:
         """As of `KernelCosts`."""
         return expert_roofline.expert_seconds(block, self.hardware, load_GP, phase=phase, sms=sms)

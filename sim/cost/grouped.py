@@ -1,0 +1,333 @@
+"""What the routed experts of a layer cost on one rank: two grouped products over the rows of its slots.
+
+    seconds = launch + slots + rows + seen + sum over both products of (tiles^p + traffic^p)^(1/p)
+
+A product's tiles run in waves over the SMs, each with rows of one slot only, so that skew costs what it costs through
+the loads and through nothing else; its traffic reads the weights of each slot that has rows once, and moves the rows.
+`rows` is the activation and the sorting of the rows that a rank serves; `seen` is what some kernels do for every
+(token, choice) pair that they are shown, also for those of other ranks (Triton's fused experts zero and sum them).
+Sources: tiles and waves as in `moecast.sim.cost.gemm`; the heights of tiles that libraries have; vLLM's and SGLang's
+default tiles of the Triton kernel ("default": 16 x 32 up to as many tokens as experts, above it 64 x 64).
+docs/cost/grouped.md has the parameters' errors.
+
+Axes: G rank, P slot; arrays may have any axes in front.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from moecast.sim.cost.entries import Entry, find_entry, load_entries, newest
+from moecast.sim.cost.gpus import gpu_key
+from moecast.sim.cost.slot_loop import count_tiles
+
+if TYPE_CHECKING:
+    from moecast.sim.cost.shapes import ExpertBlock
+    from moecast.topology import Hardware
+
+Float = npt.NDArray[np.float64]
+Int = npt.NDArray[np.int64]
+Sizes = int | Int
+
+ROWS_B = np.array([8, 16, 32, 64, 128, 256])  # heights of a tile
+COLUMNS = 128  # its width where the best height is taken
+SMALL, LARGE = (16, 32), (64, 64)  # Triton's default tiles
+VALUE_BYTES = 2  # what the kernels between the products read and write is bf16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExpertType:
+    """How experts of a type are stored and multiplied."""
+
+    rates: tuple[str, ...]  # the first that the GPU has
+    weight_bytes: float
+    input_bytes: float
+
+
+TYPES: Mapping[str, ExpertType] = {
+    "bf16": ExpertType(rates=("bf16",), weight_bytes=2, input_bytes=2),
+    "fp8": ExpertType(rates=("fp8", "bf16"), weight_bytes=1, input_bytes=1),
+    "fp8_block": ExpertType(rates=("fp8", "bf16"), weight_bytes=1, input_bytes=1 + 4 / 128),
+    "nvfp4": ExpertType(rates=("fp4", "bf16"), weight_bytes=0.5625, input_bytes=0.5625),
+    "mxfp4": ExpertType(rates=("fp8", "bf16"), weight_bytes=0.53125, input_bytes=1.03125),
+    "mxfp4_bf16": ExpertType(rates=("bf16",), weight_bytes=0.53125, input_bytes=2),
+    "int4_wo": ExpertType(rates=("bf16",), weight_bytes=0.5156, input_bytes=2),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupedParameters:
+    """Constants of one GPU's, engine's and element type's routed experts.
+
+    Parameters
+    ----------
+    tiles
+        `best`: of all heights the one that is fastest for the loads; `default`: Triton's default pair.
+    launch_s
+        Time of a layer without work: all its kernels.
+    peak_part, memory_part
+        Reached parts of the dense peak and of the memory's bandwidth.
+    large_part
+        `default`: the same of the memory under the large tiles.
+    operand_Bps
+        Rate at which one SM takes in operands (out of L2).
+    wave_s
+        Prologue and tail of a wave.
+    softness
+        p of the norm that joins tiles and traffic.
+    row_traffic, seen_traffic
+        How often the inner and outer values of a row, and of a pair that the kernels are shown, move through memory.
+    slot_s
+        Seconds per slot, with rows or without.
+
+    Raises
+    ------
+    ValueError
+        A number out of its range, or unknown tiles.
+    """
+
+    tiles: str
+    launch_s: float
+    peak_part: float
+    memory_part: float
+    large_part: float
+    operand_Bps: float
+    wave_s: float
+    softness: float
+    row_traffic: float
+    seen_traffic: float
+    slot_s: float
+
+    def __post_init__(self) -> None:
+        if self.tiles not in ("best", "default"):
+            raise ValueError(f"tiles = {self.tiles!r}: best or default")
+        for item in fields(self)[1:]:
+            value = getattr(self, item.name)
+            if not 0 <= value < float("inf"):
+                raise ValueError(f"{item.name} = {value!r} must be at least 0 and finite")
+        for name, least in (("softness", 1.0), ("peak_part", 1e-3), ("memory_part", 1e-3), ("large_part", 1e-3)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} = {getattr(self, name)!r} must be at least {least:g}")
+        if self.operand_Bps <= 0:
+            raise ValueError(f"operand_Bps = {self.operand_Bps!r} must be positive")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupedWork:
+    """What loads ask of the products, and the sizes of these: one number for all ranks, or one for each; R rank."""
+
+    rows_R: Float
+    hit_R: Float
+    tiles_RB: Float
+    seen_R: Float
+    slots: Sizes
+    choices: Sizes
+    width: Sizes
+    inner: Sizes
+    ups: Sizes
+
+    @classmethod
+    def of(cls, block: ExpertBlock, load_RP: Int, seen_R: npt.ArrayLike | None = None) -> GroupedWork:
+        """Count the loads [R, P] of one kind of experts; `seen_R` as of `grouped_seconds`."""
+        rows_R, hit_R, tiles_RB = count_tiles(np.ascontiguousarray(load_RP, np.int64), ROWS_B)
+        return cls(
+            rows_R=rows_R.astype(np.float64),
+            hit_R=hit_R.astype(np.float64),
+            tiles_RB=tiles_RB.astype(np.float64),
+            seen_R=np.maximum(rows_R, rows_R if seen_R is None else seen_R).astype(np.float64),
+            slots=load_RP.shape[-1],
+            choices=block.choices,
+            width=block.width,
+            inner=block.inner,
+            ups=block.ups,
+        )
+
+    @property
+    def matrices(self) -> tuple[tuple[Sizes, Sizes], tuple[Sizes, Sizes]]:
+        """(inner, outer) of both products."""
+        return (self.width, self.ups * self.inner), (self.inner, self.width)
+
+    @property
+    def value_bytes(self) -> Sizes:
+        """Bytes of all values that stand between kernels for one row."""
+        return VALUE_BYTES * (2 * self.width + (self.ups + 1) * self.inner)
+
+
+def grouped_seconds(
+    parameters: GroupedParameters,
+    hardware: Hardware,
+    block: ExpertBlock,
+    load_GP: npt.ArrayLike,
+    *,
+    element_type: str,
+    seen_G: npt.ArrayLike | None = None,
+    sms: int | None = None,
+) -> Float:
+    """Time of one layer's routed experts on each rank; never falls when a load grows.
+
+    Parameters
+    ----------
+    load_GP
+        [..., G, P] rows that each slot serves.
+    element_type
+        One of `TYPES`.
+    seen_G
+        (token, choice) pairs that the kernels are shown, those that other ranks serve among them: with attention by TP
+        all of the group's. None: only those that are served here, as after an all-to-all.
+    sms
+        SMs that are free for it; None: all.
+
+    Returns
+    -------
+    float64 [..., G], seconds.
+
+    Raises
+    ------
+    ValueError
+        An unknown type.
+    """
+    load = np.asarray(load_GP)
+    seen_R = None if seen_G is None else np.broadcast_to(seen_G, load.shape[:-1]).ravel()
+    work = GroupedWork.of(block, load.reshape(-1, load.shape[-1]), seen_R)
+    return seconds_of_work(parameters, hardware, work, element_type=element_type, sms=sms).reshape(load.shape[:-1])
+
+
+def seconds_of_work(
+    parameters: GroupedParameters,
+    hardware: Hardware,
+    work: GroupedWork,
+    *,
+    element_type: str,
+    sms: int | None = None,
+) -> Float:
+    """As of `grouped_seconds`, of loads that are counted already.
+
+    Raises
+    ------
+    ValueError
+        An unknown type.
+    """
+    if element_type not in TYPES:
+        raise ValueError(f"element type {element_type!r}: one of {', '.join(TYPES)}")
+    used = hardware.sms if sms is None else sms
+    moved_R = work.rows_R * parameters.row_traffic + work.seen_R * parameters.seen_traffic
+    seconds_R = parameters.launch_s + parameters.slot_s * work.slots + moved_R * work.value_bytes / hardware.memory_Bps
+    for inner, outer in work.matrices:
+        seconds_R = seconds_R + _product_seconds(parameters, hardware, TYPES[element_type], work, inner, outer, used)
+    return np.asarray(seconds_R, np.float64)
+
+
+def _product_seconds(
+    parameters: GroupedParameters,
+    hardware: Hardware,
+    kind: ExpertType,
+    work: GroupedWork,
+    inner: Sizes,
+    outer: Sizes,
+    sms: int,
+) -> Float:
+    """Join tiles and traffic of one product [rows, inner] x [inner, outer] of each slot."""
+    moved_R = work.hit_R * (inner * outer * kind.weight_bytes)
+    moved_R = moved_R + work.rows_R * (inner * kind.input_bytes + VALUE_BYTES * outer)
+    traffic_R = moved_R / (hardware.memory_Bps * parameters.memory_part)
+
+    def tiles(height: int, columns: int) -> Float:
+        tile_s = _tile_seconds(parameters, hardware, kind, inner, height, columns)
+        tiles_R = work.tiles_RB[:, int(np.searchsorted(ROWS_B, height))] * -(-outer // columns)
+        return np.asarray(np.ceil(tiles_R / sms) * tile_s)
+
+    if parameters.tiles == "best":
+        best_R = np.min([tiles(int(height), COLUMNS) for height in ROWS_B], axis=0)
+        return _norm(best_R, traffic_R, parameters.softness)
+    large_R = _norm(tiles(*LARGE), traffic_R * (parameters.memory_part / parameters.large_part), parameters.softness)
+    # The smaller of both, not the small tiles alone: what a kernel switches to never makes more work take less.
+    small_R = np.minimum(_norm(tiles(*SMALL), traffic_R, parameters.softness), large_R)
+    return np.where(work.seen_R <= work.choices * work.slots, small_R, large_R)
+
+
+def _tile_seconds(
+    parameters: GroupedParameters, hardware: Hardware, kind: ExpertType, inner: Sizes, height: int, columns: int
+) -> Float:
+    """A tile of all of `inner` on one SM: its operands pass through while it multiplies, the slower counts."""
+    peaks = hardware.peak_flop_per_s
+    sm_rate = next(peaks[rate] for rate in kind.rates if rate in peaks) * parameters.peak_part / hardware.sms
+    operands = (height * kind.input_bytes + columns * kind.weight_bytes) / parameters.operand_Bps
+    return np.asarray(inner * max(2.0 * height * columns / sm_rate, operands) + parameters.wave_s)
+
+
+def _norm(a: Float, b: Float, p: float) -> Float:
+    """(a^p + b^p)^(1/p) without overflow or underflow."""
+    larger, smaller = np.maximum(a, b), np.minimum(a, b)
+    ratio = np.divide(smaller, larger, out=np.zeros_like(larger), where=larger > 0)
+    norm: Float = larger * (1 + ratio**p) ** (1 / p)
+    return norm
+
+
+def grouped_floor_seconds(
+    parameters: GroupedParameters,
+    hardware: Hardware,
+    block: ExpertBlock,
+    rows: float,
+    hits: float,
+    *,
+    element_type: str,
+) -> float:
+    """At most what `grouped_seconds` says of any loads with so many rows on so many slots; convex and rising in both.
+
+    Proof: `rows` rows fill at least rows / height tiles, and those take at least tiles / SMs waves, so each height's
+    time is at least linear in rows, and the least of them too; traffic is linear in rows and hits, under the better of
+    the two reached parts. The p-norm of two linear functions is convex and rises with both. Seconds of slots and of
+    pairs that other ranks serve are left out or taken as their least.
+    """
+    kind = TYPES[element_type]
+    part = parameters.memory_part
+    shapes = [(int(height), COLUMNS) for height in ROWS_B]
+    if parameters.tiles == "default":
+        part, shapes = max(part, parameters.large_part), [SMALL, LARGE]
+    moved = rows * (parameters.row_traffic + parameters.seen_traffic)
+    value_bytes = VALUE_BYTES * (2 * block.width + (block.ups + 1) * block.inner)
+    seconds = parameters.launch_s + moved * value_bytes / hardware.memory_Bps
+    for inner, outer in block.matrices:
+        tiles_s = min(
+            rows / height * -(-outer // columns) / hardware.sms
+            * float(_tile_seconds(parameters, hardware, kind, inner, height, columns))
+            for height, columns in shapes
+        )  # fmt: skip
+        moved_bytes = hits * inner * outer * kind.weight_bytes
+        moved_bytes += rows * (inner * kind.input_bytes + VALUE_BYTES * outer)
+        traffic_s = moved_bytes / (hardware.memory_Bps * part)
+        seconds += float(_norm(np.array(tiles_s), np.array(traffic_s), parameters.softness))
+    return seconds
+
+
+@cache
+def load_parameters() -> Mapping[tuple[str, str, str], Entry[GroupedParameters]]:
+    """All fitted parameters, by GPU, engine and element type; of several versions of an engine the newest."""
+    return newest(load_entries("grouped", GroupedParameters))
+
+
+@lru_cache(maxsize=1024)
+def _find(gpu: str, engine: str, element_type: str) -> Entry[GroupedParameters]:
+    found = find_entry(load_parameters(), gpu, engine, element_type)
+    return found or replace(_find(gpu, engine, "bf16"), transferred=f"type bf16 for {element_type}")
+
+
+def find_parameters(hardware: Hardware, *, engine: str, element_type: str) -> Entry[GroupedParameters]:
+    """The parameters to use; `transferred` says what they stand in for.
+
+    The engine's own on the nearest GPU, else the neutral ones; a type that no table has takes those of bf16.
+
+    Raises
+    ------
+    ValueError
+        An unknown element type.
+    """
+    if element_type not in TYPES:
+        raise ValueError(f"element type {element_type!r}: one of {', '.join(TYPES)}")
+    return _find(gpu_key(hardware), engine, element_type)

@@ -1,0 +1,112 @@
+"""Measured times of a layer's routed experts on one rank, by shape, tokens, layout and law of their loads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from moecast.errors import MoecastError
+from moecast.sim.cost.tables.folder import table_files
+
+Float = npt.NDArray[np.float64]
+Int = npt.NDArray[np.int64]
+
+TYPE_NAMES = {
+    "bfloat16": "bf16",
+    "fp8": "fp8",
+    "fp8_block": "fp8_block",
+    "nvfp4": "nvfp4",
+    "w4a8_mxfp4_mxfp8": "mxfp4",
+    "w4a16_mxfp4": "mxfp4_bf16",
+    "int4_wo": "int4_wo",
+}
+_NUMBERS = ("num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size", "moe_ep_size")
+_COLUMNS = ("kernel_source", "moe_dtype", *_NUMBERS, "distribution", "latency")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MoeTable:
+    """Times of one GPU, engine, version, kernel and element type, sorted by shape.
+
+    Axes: R row. `tokens_R` are those of all `ep_R` ranks together; a time is one rank's.
+    """
+
+    gpu: str
+    engine: str
+    version: str
+    kernel: str
+    element_type: str
+    tokens_R: Int
+    width_R: Int
+    inner_R: Int  # of one expert on this rank: cut by moe_tp
+    choices_R: Int
+    experts_R: Int
+    ep_R: Int
+    law_R: npt.NDArray[np.str_]  # balanced, or power_law_A
+    seconds_R: Float
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.seconds_R) & (self.seconds_R > 0)).all():
+            raise ValueError("latency: one positive number a row")
+        for name in ("tokens_R", "width_R", "inner_R", "choices_R", "experts_R", "ep_R"):
+            if (getattr(self, name) < 1).any():
+                raise ValueError(f"{name}: at least 1")
+        if (self.experts_R % self.ep_R).any():
+            raise ValueError("moe_ep_size: must divide num_experts")
+
+    @property
+    def gated(self) -> bool:
+        """Whether the kernel multiplies a gate, too."""
+        return "nongated" not in self.kernel
+
+    def where(self, which_R: npt.NDArray[np.bool_]) -> MoeTable:
+        """The same table with some of its rows."""
+        arrays = {name: getattr(self, name)[which_R] for name in self.__slots__ if name.endswith("_R")}
+        rest = {name: getattr(self, name) for name in ("gpu", "engine", "version", "kernel", "element_type")}
+        return MoeTable(**rest, **arrays)
+
+
+def read_moe(root: Path) -> Iterator[MoeTable]:
+    """The tables under `root` (`<gpu>/moe/<engine>/<version>/moe_perf.parquet`, milliseconds), one a kernel and type.
+
+    Rows whose experts do not divide by their ranks are left out.
+
+    Raises
+    ------
+    MoecastError
+        A file without one of the columns, or with a type or a number that is none.
+    """
+    for file in table_files(root, "moe", "moe_perf.parquet"):
+        names = set(pq.read_schema(file.path).names)
+        if missing := [name for name in _COLUMNS if name not in names]:
+            raise MoecastError(f"{file.path}: no column {', '.join(missing)}")
+        rows = pq.read_table(file.path, columns=list(_COLUMNS))
+        pairs = rows.group_by(["kernel_source", "moe_dtype"], use_threads=False).aggregate([]).to_pylist()
+        for kernel, name in sorted((pair["kernel_source"], pair["moe_dtype"]) for pair in pairs):
+            if name not in TYPE_NAMES:
+                raise MoecastError(f"{file.path}: moe_dtype {name!r}: one of {', '.join(TYPE_NAMES)}")
+            part = rows.filter(
+                pc.and_(pc.equal(rows["kernel_source"], kernel), pc.equal(rows["moe_dtype"], name))
+            )  # fmt: skip
+            numbers = {column: part[column].to_numpy().astype(np.int64) for column in _NUMBERS}
+            law = np.asarray(part["distribution"].to_pylist(), np.str_)
+            seconds = part["latency"].to_numpy().astype(np.float64) * 1e-3
+            kept = np.flatnonzero(numbers["num_experts"] % np.maximum(numbers["moe_ep_size"], 1) == 0)
+            order = kept[np.lexsort((law[kept], *(numbers[column][kept] for column in _NUMBERS)))]
+            numbers = {column: values[order] for column, values in numbers.items()}
+            try:
+                yield MoeTable(
+                    gpu=file.gpu, engine=file.engine, version=file.version, kernel=kernel,
+                    element_type=TYPE_NAMES[name], tokens_R=numbers["num_tokens"], width_R=numbers["hidden_size"],
+                    inner_R=-(-numbers["inter_size"] // np.maximum(numbers["moe_tp_size"], 1)),
+                    choices_R=numbers["topk"], experts_R=numbers["num_experts"], ep_R=numbers["moe_ep_size"],
+                    law_R=law[order], seconds_R=seconds[order],
+                )  # fmt: skip
+            except ValueError as error:
+                raise MoecastError(f"{file.path}: {kernel}, {name}: {error}") from None

@@ -1,0 +1,182 @@
+"""Routed experts: limits, monotony, floors, the loads behind measured times, and how far off measured rows are."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moecast.errors import MoecastError
+from moecast.sim.cost.gpus import GPUS, H20
+from moecast.sim.cost.grouped import (
+    GroupedParameters,
+    find_parameters,
+    grouped_floor_seconds,
+    grouped_seconds,
+    load_parameters,
+)
+from moecast.sim.cost.shapes import ExpertBlock
+from moecast.sim.cost.tables.moe import read_moe
+from moecast.validate.fitting.grouped import usual_kernels
+from moecast.validate.fitting.grouped_errors import compare
+from moecast.validate.fitting.moe_loads import loads_of_rank
+from tests.conftest import ROOT
+
+TABLES = Path(os.environ.get("MOECAST_SHARED", ROOT.parent / "shared")) / "measured" / "kernels"
+H200 = GPUS["h200_sxm"]
+PLAIN = GroupedParameters(
+    tiles="best", launch_s=1e-5, peak_part=0.7, memory_part=0.8, large_part=0.6, operand_Bps=130e9, wave_s=1e-7,
+    softness=3.0, row_traffic=1.0, seen_traffic=0.1, slot_s=1e-8,
+)  # fmt: skip
+V3 = ExpertBlock(width=7168, inner=2048, ups=2, weight_type="fp8", choices=8, experts=256)
+loads = st.lists(st.integers(0, 3000), min_size=1, max_size=32)
+
+
+def fitted() -> list[tuple[str, str, str]]:
+    return sorted(load_parameters())
+
+
+@settings(deadline=None, max_examples=200)
+@given(load=loads, place=st.integers(0, 31), more=st.integers(1, 2000), key=st.sampled_from(fitted()), data=st.data())
+def test_more_rows_never_take_less_time(
+    load: list[int], place: int, more: int, key: tuple[str, str, str], data: st.DataObject
+) -> None:
+    entry, grown = load_parameters()[key], list(load)
+    grown[place % len(load)] += more
+    seen = data.draw(st.integers(0, 10_000))
+    pair = np.array([load, grown])
+    seconds = grouped_seconds(entry.parameters, GPUS[key[0]], V3, pair, element_type=key[2], seen_G=pair.sum(-1) + seen)
+    assert seconds[1] >= seconds[0] * (1 - 1e-12)
+    assert seconds[0] >= entry.parameters.launch_s
+
+
+@settings(deadline=None, max_examples=200)
+@given(load=loads, key=st.sampled_from(fitted()))
+def test_the_floor_is_below_and_convex(load: list[int], key: tuple[str, str, str]) -> None:
+    parameters, gpu = load_parameters()[key].parameters, GPUS[key[0]]
+    rows, hits = float(sum(load)), float(np.count_nonzero(load))
+
+    def floor(rows: float, hits: float) -> float:
+        return grouped_floor_seconds(parameters, gpu, V3, rows, hits, element_type=key[2])
+
+    [seconds] = grouped_seconds(parameters, gpu, V3, np.array([load]), element_type=key[2])
+    assert floor(rows, hits) <= seconds * (1 + 1e-12)
+    assert floor(rows / 2, hits / 2) <= (floor(rows, hits) + floor(0, 0)) / 2 * (1 + 1e-12)
+    assert floor(rows, hits) >= floor(rows / 2, hits / 2)
+
+
+def test_much_work_reaches_the_part_of_the_peak_and_little_reads_its_weights() -> None:
+    much = np.full((1, 8), 2**17)
+    [seconds] = grouped_seconds(PLAIN, H200, V3, much, element_type="fp8_block")
+    flop = 2.0 * much.sum() * 3 * 7168 * 2048
+    assert 0.55 * 0.7 < flop / seconds / 1978.9e12 < 0.7
+    one = grouped_seconds(PLAIN, H200, V3, np.array([[1] + [0] * 31, [1] * 32]), element_type="fp8_block")
+    weights = 31 * 3 * 7168 * 2048 * (1 + 0) / (4.8e12 * 0.8)
+    assert one[1] - one[0] == pytest.approx(weights, rel=0.1)
+
+
+def test_skew_costs_when_arithmetic_binds_and_nothing_when_weights_do() -> None:
+    even, skewed = np.full(16, 256), np.array([16] * 12 + [976] * 4)
+    assert even.sum() == skewed.sum()
+    whole = grouped_seconds(PLAIN, H200, V3, np.array([even * 8, skewed * 8]), element_type="fp8_block")
+    assert whole[1] == pytest.approx(whole[0], rel=0.1)  # tiles are whole either way: the rank has as many rows
+    ranks = grouped_seconds(PLAIN, H200, V3, np.array([even, even * 2]), element_type="fp8_block")
+    assert ranks[1] > 1.5 * ranks[0]  # a rank with twice the rows is what skew costs
+
+
+def test_tokens_that_are_only_shown_cost_what_the_kernel_does_for_them() -> None:
+    load = np.full((1, 8), 64)
+    alone, shown = (
+        grouped_seconds(replace(PLAIN, seen_traffic=1.0), H200, V3, load, element_type="fp8_block", seen_G=seen)[0]
+        for seen in (None, load.sum(-1) * 8)
+    )
+    values = 2 * (2 * 7168 + 3 * 2048)
+    assert shown - alone == pytest.approx(7 * load.sum() * values / 4.8e12)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"tiles": "round"}, "tiles = 'round': best or default"),
+        ({"softness": 0.5}, "softness = 0.5 must be at least 1"),
+        ({"launch_s": -1.0}, "launch_s = -1.0 must be at least 0"),
+        ({"operand_Bps": 0.0}, "operand_Bps = 0.0 must be positive"),
+    ],
+)
+def test_parameters_check_themselves(change: dict[str, object], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        replace(PLAIN, **change)  # type: ignore[arg-type]
+
+
+def test_what_has_no_table_takes_the_nearest_and_says_so() -> None:
+    assert find_parameters(H20, engine="sglang", element_type="fp8_block").transferred == "GPU h200_sxm"
+    assert "neutral" in find_parameters(H200, engine="megatron", element_type="bf16").transferred
+    with pytest.raises(ValueError, match="element type 'fp7'"):
+        find_parameters(H200, engine="vllm", element_type="fp7")
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    tokens=st.integers(1, 4096), choices=st.integers(1, 8), law=st.sampled_from(["balanced", "power_law_1.2"]),
+    ep=st.sampled_from([1, 2, 4, 8]),
+)  # fmt: skip
+def test_loads_are_whole_and_the_fullest_rank_has_at_least_its_share(
+    tokens: int, choices: int, law: str, ep: int
+) -> None:
+    load_P = loads_of_rank(
+        tokens=tokens, choices=choices, experts=32, ep=ep, law=law, random=np.random.default_rng(0)
+    )  # fmt: skip
+    assert load_P.shape == (32 // ep,)
+    assert load_P.min() >= 0
+    assert load_P.max() <= tokens
+    assert load_P.sum() >= tokens * choices // ep
+    if ep == 1:
+        assert load_P.sum() == tokens * choices
+    if law == "balanced":
+        assert load_P.max() - load_P.min() <= 1
+
+
+def write_table(root: Path, **change: object) -> None:
+    row = {
+        "kernel_source": "k", "moe_dtype": "bfloat16", "num_tokens": 4, "hidden_size": 64, "inter_size": 32, "topk": 2,
+        "num_experts": 8, "moe_tp_size": 2, "moe_ep_size": 2, "distribution": "balanced", "latency": 0.5,
+    } | change  # fmt: skip
+    path = root / "h200_sxm" / "moe" / "vllm" / "1.0" / "moe_perf.parquet"
+    path.parent.mkdir(parents=True)
+    pq.write_table(pa.table({key: [value] for key, value in row.items()}), path)
+
+
+def test_a_table_is_read_in_seconds_and_per_rank(tmp_path: Path) -> None:
+    write_table(tmp_path)
+    [table] = read_moe(tmp_path)
+    assert (table.engine, table.element_type, table.inner_R[0], table.seconds_R[0]) == ("vllm", "bf16", 16, 0.5e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"moe_dtype": "fp7"}, "moe_dtype 'fp7'"), ({"latency": 0.0}, "latency"), ({"topk": 0}, "choices_R")],
+)
+def test_a_bad_table_is_refused_by_name(tmp_path: Path, change: dict[str, object], named: str) -> None:
+    write_table(tmp_path, **change)
+    with pytest.raises(MoecastError, match=named) as caught:
+        list(read_moe(tmp_path))
+    assert "moe_perf.parquet" in str(caught.value)
+
+
+@pytest.mark.skipif(not TABLES.is_dir(), reason="measured kernel tables are not there (MOECAST_SHARED)")
+def test_unseen_rows_are_near_and_the_roofline_is_not() -> None:
+    usual = usual_kernels([table for table in read_moe(TABLES) if table.gpu == "h200_sxm"])
+    [table] = [t for t in usual if (t.engine, t.element_type) == ("trtllm", "fp8_block")]
+    roofline, model, other = compare(table)
+    assert model.median < 0.09
+    assert model.p90 < 0.25
+    assert abs(model.bias) < 0.05
+    assert other.median < 0.12
+    assert roofline.median > 2 * model.median
