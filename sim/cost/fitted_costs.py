@@ -75,10 +75,13 @@ class FittedCosts:
         kind = self._expert_type(block.weight_type)
         if kind is None:
             return self._roofline.expert_seconds(block, load_GP, phase=phase, sms=sms)
-        entry = grouped.find_parameters(self.hardware, engine=self.engine, element_type=kind)
-        return grouped.grouped_seconds(
-            entry.parameters, self.hardware, block, load_GP, element_type=kind, seen_G=seen_G, sms=sms
+        return grouped.fastest_seconds(
+            self._expert_kernels(kind), self.hardware, block, load_GP, element_type=kind, seen_G=seen_G, sms=sms
         )
+
+    def _expert_kernels(self, kind: str) -> list[grouped.GroupedParameters]:
+        found = grouped.find_parameters(self.hardware, engine=self.engine, element_type=kind)
+        return [entry.parameters for entry in found]
 
     def _expert_type(self, weight_type: str) -> str | None:
         """The tables' name of a type of experts; MXFP4 meets FP8 rows where the GPU has FP4 tensor cores, else bf16."""
@@ -92,8 +95,8 @@ class FittedCosts:
         kind = self._expert_type(block.weight_type)
         if kind is None:
             return self._roofline.expert_floor_seconds(block, rows, hits, phase=phase)
-        entry = grouped.find_parameters(self.hardware, engine=self.engine, element_type=kind)
-        return grouped.grouped_floor_seconds(entry.parameters, self.hardware, block, rows, hits, element_type=kind)
+        kernels = self._expert_kernels(kind)
+        return grouped.grouped_floor_seconds(kernels, self.hardware, block, rows, hits, element_type=kind)
 
     def core_seconds(
         self, core: AttentionCore, *, phase: str, tokens_G: npt.ArrayLike, keys_G: npt.ArrayLike, queries: float = 1.0

@@ -15,7 +15,7 @@ Axes: G rank, P slot; arrays may have any axes in front.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
@@ -38,6 +38,7 @@ Sizes = int | Int
 ROWS_B = np.array([8, 16, 32, 64, 128, 256])  # heights of a tile
 COLUMNS = 128  # its width where the best height is taken
 SMALL, LARGE = (16, 32), (64, 64)  # Triton's default tiles
+LOW_LATENCY = "/low latency"  # a second kernel that an engine has for few tokens, beside its usual one of the type
 VALUE_BYTES = 2  # what the kernels between the products read and write is bf16
 
 
@@ -269,8 +270,26 @@ def _norm(a: Float, b: Float, p: float) -> Float:
     return norm
 
 
+def fastest_seconds(
+    kernels: Sequence[GroupedParameters],
+    hardware: Hardware,
+    block: ExpertBlock,
+    load_GP: npt.ArrayLike,
+    *,
+    element_type: str,
+    seen_G: npt.ArrayLike | None = None,
+    sms: int | None = None,
+) -> Float:
+    """As of `grouped_seconds`, of the kernel that is fastest for each rank, as an engine that has several takes it."""
+    each = [
+        grouped_seconds(one, hardware, block, load_GP, element_type=element_type, seen_G=seen_G, sms=sms)
+        for one in kernels
+    ]
+    return np.asarray(np.min(each, axis=0), np.float64)
+
+
 def grouped_floor_seconds(
-    parameters: GroupedParameters,
+    kernels: Sequence[GroupedParameters],
     hardware: Hardware,
     block: ExpertBlock,
     rows: float,
@@ -278,32 +297,46 @@ def grouped_floor_seconds(
     *,
     element_type: str,
 ) -> float:
-    """At most what `grouped_seconds` says of any loads with so many rows on so many slots; convex and rising in both.
+    """At most what `fastest_seconds` says of any loads with so many rows on so many slots; convex and rising in both.
 
     Proof: `rows` rows fill at least rows / height tiles, and those take at least tiles / SMs waves, so each height's
-    time is at least linear in rows, and the least of them too; traffic is linear in rows and hits, under the better of
-    the two reached parts. The p-norm of two linear functions is convex and rises with both. Seconds of slots and of
-    pairs that other ranks serve are left out or taken as their least.
+    time is at least linear in rows, and the least of them over heights and kernels too; traffic is linear in rows and
+    hits, under the best of the reached parts. The p-norm of two linear functions is convex, rises with both and falls
+    with p, of which the largest is taken. Launches and the price of rows are the least of all kernels. Seconds of slots
+    and of pairs that other ranks serve are left out.
     """
-    kind = TYPES[element_type]
-    part = parameters.memory_part
-    shapes = [(int(height), COLUMNS) for height in ROWS_B]
-    if parameters.tiles == "default":
-        part, shapes = max(part, parameters.large_part), [SMALL, LARGE]
-    moved = rows * (parameters.row_traffic + parameters.seen_traffic)
+    kind, best = TYPES[element_type], _least(kernels)
     value_bytes = VALUE_BYTES * (2 * block.width + (block.ups + 1) * block.inner)
-    seconds = parameters.launch_s + moved * value_bytes / hardware.memory_Bps
+    seconds = best.launch_s + rows * (best.row_traffic + best.seen_traffic) * value_bytes / hardware.memory_Bps
     for inner, outer in block.matrices:
-        tiles_s = min(
-            rows / height * -(-outer // columns) / hardware.sms
-            * float(_tile_seconds(parameters, hardware, kind, inner, height, columns))
-            for height, columns in shapes
+        row_s = min(
+            -(-outer // columns) / height / hardware.sms
+            * float(_tile_seconds(one, hardware, kind, inner, height, columns))
+            for one in kernels
+            for height, columns in _shapes(one)
         )  # fmt: skip
         moved_bytes = hits * inner * outer * kind.weight_bytes
         moved_bytes += rows * (inner * kind.input_bytes + VALUE_BYTES * outer)
-        traffic_s = moved_bytes / (hardware.memory_Bps * part)
-        seconds += float(_norm(np.array(tiles_s), np.array(traffic_s), parameters.softness))
+        traffic_s = moved_bytes / (hardware.memory_Bps * best.memory_part)
+        seconds += float(_norm(np.array(rows * row_s), np.array(traffic_s), best.softness))
     return seconds
+
+
+def _shapes(parameters: GroupedParameters) -> list[tuple[int, int]]:
+    """(height, columns) of the tiles that a kernel has."""
+    return [(int(height), COLUMNS) for height in ROWS_B] if parameters.tiles == "best" else [SMALL, LARGE]
+
+
+def _least(kernels: Sequence[GroupedParameters]) -> GroupedParameters:
+    """Of each constant that a floor needs the one that makes it lowest."""
+    return replace(
+        kernels[0],
+        launch_s=min(one.launch_s for one in kernels),
+        memory_part=max(max(one.memory_part, one.large_part) for one in kernels),
+        softness=max(one.softness for one in kernels),
+        row_traffic=min(one.row_traffic for one in kernels),
+        seen_traffic=min(one.seen_traffic for one in kernels),
+    )
 
 
 @cache
@@ -313,13 +346,18 @@ def load_parameters() -> Mapping[tuple[str, str, str], Entry[GroupedParameters]]
 
 
 @lru_cache(maxsize=1024)
-def _find(gpu: str, engine: str, element_type: str) -> Entry[GroupedParameters]:
-    found = find_entry(load_parameters(), gpu, engine, element_type)
-    return found or replace(_find(gpu, engine, "bf16"), transferred=f"type bf16 for {element_type}")
+def _find(gpu: str, engine: str, element_type: str) -> tuple[Entry[GroupedParameters], ...]:
+    entries = load_parameters()
+    found = find_entry(entries, gpu, engine, element_type)
+    if found is None:
+        others = _find(gpu, engine, "bf16")
+        return tuple(replace(other, transferred=f"type bf16 for {element_type}") for other in others)
+    beside = entries.get((found.gpu, found.engine, element_type + LOW_LATENCY))
+    return (found,) if beside is None else (found, replace(beside, transferred=found.transferred))
 
 
-def find_parameters(hardware: Hardware, *, engine: str, element_type: str) -> Entry[GroupedParameters]:
-    """The parameters to use; `transferred` says what they stand in for.
+def find_parameters(hardware: Hardware, *, engine: str, element_type: str) -> tuple[Entry[GroupedParameters], ...]:
+    """The kernels that an engine chooses among; `transferred` says what they stand in for.
 
     The engine's own on the nearest GPU, else the neutral ones; a type that no table has takes those of bf16.
 

@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from moecast.errors import MoecastError
 from moecast.sim.cost.gpus import GPUS, H20
 from moecast.sim.cost.grouped import (
+    LOW_LATENCY,
     GroupedParameters,
+    fastest_seconds,
     find_parameters,
     grouped_floor_seconds,
     grouped_seconds,
@@ -52,7 +54,8 @@ def test_more_rows_never_take_less_time(
     grown[place % len(load)] += more
     seen = data.draw(st.integers(0, 10_000))
     pair = np.array([load, grown])
-    seconds = grouped_seconds(entry.parameters, GPUS[key[0]], V3, pair, element_type=key[2], seen_G=pair.sum(-1) + seen)
+    kind = key[2].removesuffix(LOW_LATENCY)
+    seconds = grouped_seconds(entry.parameters, GPUS[key[0]], V3, pair, element_type=kind, seen_G=pair.sum(-1) + seen)
     assert seconds[1] >= seconds[0] * (1 - 1e-12)
     assert seconds[0] >= entry.parameters.launch_s
 
@@ -60,13 +63,14 @@ def test_more_rows_never_take_less_time(
 @settings(deadline=None, max_examples=200)
 @given(load=loads, key=st.sampled_from(fitted()))
 def test_the_floor_is_below_and_convex(load: list[int], key: tuple[str, str, str]) -> None:
-    parameters, gpu = load_parameters()[key].parameters, GPUS[key[0]]
+    gpu, kind = GPUS[key[0]], key[2].removesuffix(LOW_LATENCY)
+    kernels = [entry.parameters for entry in find_parameters(gpu, engine=key[1], element_type=kind)]
     rows, hits = float(sum(load)), float(np.count_nonzero(load))
 
     def floor(rows: float, hits: float) -> float:
-        return grouped_floor_seconds(parameters, gpu, V3, rows, hits, element_type=key[2])
+        return grouped_floor_seconds(kernels, gpu, V3, rows, hits, element_type=kind)
 
-    [seconds] = grouped_seconds(parameters, gpu, V3, np.array([load]), element_type=key[2])
+    [seconds] = fastest_seconds(kernels, gpu, V3, np.array([load]), element_type=kind)
     assert floor(rows, hits) <= seconds * (1 + 1e-12)
     assert floor(rows / 2, hits / 2) <= (floor(rows, hits) + floor(0, 0)) / 2 * (1 + 1e-12)
     assert floor(rows, hits) >= floor(rows / 2, hits / 2)
@@ -116,8 +120,8 @@ def test_parameters_check_themselves(change: dict[str, object], named: str) -> N
 
 
 def test_what_has_no_table_takes_the_nearest_and_says_so() -> None:
-    assert find_parameters(H20, engine="sglang", element_type="fp8_block").transferred == "GPU h200_sxm"
-    assert "neutral" in find_parameters(H200, engine="megatron", element_type="bf16").transferred
+    assert find_parameters(H20, engine="sglang", element_type="fp8_block")[0].transferred == "GPU h200_sxm"
+    assert "neutral" in find_parameters(H200, engine="megatron", element_type="bf16")[0].transferred
     with pytest.raises(ValueError, match="element type 'fp7'"):
         find_parameters(H200, engine="vllm", element_type="fp7")
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from moecast.sim.cost.entries import NEUTRAL, Entry
 from moecast.sim.cost.gpus import GPUS
-from moecast.sim.cost.grouped import GroupedParameters, GroupedWork, seconds_of_work
+from moecast.sim.cost.grouped import LOW_LATENCY, GroupedParameters, GroupedWork, seconds_of_work
 from moecast.sim.cost.shapes import ExpertBlock
 from moecast.sim.cost.tables.moe import MoeTable
 from moecast.validate.fitting.descent import Range, descend
@@ -93,6 +93,10 @@ def fit_grouped(tables: Sequence[MoeTable], *, seed: int = 0) -> Iterator[Entry[
     usual = usual_kernels(tables)
     for table in usual:
         yield _fitted([table], seed=seed, note=f"kernel: {table.kernel}")
+    for table in tables:
+        if "min_latency" in table.kernel and table.seconds_R.size >= LEAST_ROWS:
+            entry = _fitted([table], seed=seed, note=f"kernel: {table.kernel}")
+            yield replace(entry, kind=entry.kind + LOW_LATENCY)
     for gpu, element_type in dict.fromkeys((table.gpu, table.element_type) for table in usual):
         pool = [table for table in usual if (table.gpu, table.element_type) == (gpu, element_type)]
         note = "pooled: " + ", ".join(f"{table.engine} {table.version}" for table in pool)
