@@ -15,7 +15,15 @@ import numpy as np
 from moecast.sim.collectives.fitted import is_fitted, nccl_of, wire_of
 from moecast.sim.collectives.links import with_senders_links
 from moecast.sim.collectives.template import FlowTemplate, Legs
-from moecast.sim.cost.dispatch import NormalParameters, find_parameters, sm_seconds_of_copy, soft_maximum, working_sms
+from moecast.sim.cost.dispatch import (
+    SEVERAL_HOSTS,
+    NormalParameters,
+    distinct_ranks,
+    find_parameters,
+    sm_seconds_of_copy,
+    soft_maximum,
+    working_sms,
+)
 from moecast.sim.cost.gpus import gpu_key
 from moecast.sim.cost.nvlink import NOMINAL_Bps
 
@@ -95,7 +103,11 @@ class Carried:
             return None
         if self.mode.messages:
             return self._low_latency(phase)
-        return self._nccl() if self.mode.barrier else self._normal(phase, size)
+        if self.mode.barrier:
+            return self._nccl()
+        if (self.hardware.engine, self.mode.name) == ("trtllm", "per_rank") and self._domains == 1:
+            return self._symmetric(phase, size)
+        return self._normal(phase, size)
 
     @property
     def _domains(self) -> float:
@@ -132,6 +144,25 @@ class Carried:
             far_latency_s=max(0.0, far.start_s + self._domains * far.host_s - before_s - latency_s),
         )
 
+    def _symmetric(self, phase: str, size: float) -> Carrier:
+        """TensorRT-LLM's two-sided kernels over NVLink; what prepares them is the exchange of counts."""
+        p, n = self._fitted("nvlink-two-sided", phase), self.ranks
+        own = n / (n - 1)
+        part = p.far_part if n > SEVERAL_HOSTS else p.near_part
+        each_s = own * p.token_s / float(distinct_ranks(n, self.choices))
+        soft = self._soft(each_s, size, part / own)
+        return Carrier(
+            latency_s=max(0.0, p.start_s + n * p.rank_s - self.hardware.collective_launch_s),
+            wire=wire_of(self.hardware, soft * own / part),
+            copy_s=soft * each_s,
+            added=False,
+        )
+
+    def _soft(self, each_s: float, size: float, part: float) -> float:
+        """How much longer than the longer of SMs and links the fit is: it has a soft maximum, the network none."""
+        sent_s = size / (part * NOMINAL_Bps[gpu_key(self.hardware)])
+        return float(soft_maximum(np.array(each_s), np.array(sent_s))) / max(each_s, sent_s)
+
     def _copy_seconds(self, near: NormalParameters, phase: str, size: float) -> tuple[float, float]:
         """What a copy costs all SMs that carry copies, and how much a soft maximum adds to that and to the links."""
         if self.near_ranks < 2:
@@ -140,9 +171,7 @@ class Carried:
         each_s = float(sm_seconds_of_copy(near, choices=here, ranks=self.near_ranks, copy_bytes=size))
         each_s *= self._fitted("deepep-normal-far", phase).relay if self._domains > 1 else 1.0
         each_s /= self.hardware.communication_sms
-        # A network takes the longer of the two; the fit has a soft maximum, which is larger where they are alike.
-        sent_s = size / (near.part * NOMINAL_Bps[gpu_key(self.hardware)])
-        soft = float(soft_maximum(np.array(each_s), np.array(sent_s))) / max(each_s, sent_s)
+        soft = self._soft(each_s, size, near.part)
         return soft * each_s, soft
 
     def _nccl(self) -> Carrier:

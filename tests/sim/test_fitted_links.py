@@ -15,7 +15,7 @@ from moecast.sim.collectives.tensor_parallel import sum_choices
 from moecast.sim.cost import kernels_on
 from moecast.sim.cost.collectives import engine_all_reduce_seconds, find_parameters, nccl_seconds
 from moecast.sim.cost.dispatch import find_parameters as find_dispatch
-from moecast.sim.cost.dispatch import low_latency_seconds, normal_seconds
+from moecast.sim.cost.dispatch import low_latency_seconds, normal_seconds, symmetric_seconds
 from moecast.sim.cost.gpus import GPUS, gpu_key
 from moecast.sim.cost.nvlink import NOMINAL_Bps, USABLE_Bps
 from moecast.sim.sites import Sites
@@ -37,6 +37,15 @@ class Fitted(TokenExchange):
 
     def _cluster(self) -> Cluster:
         return fitted(self.cluster, self.nodes)
+
+
+class OfTensorRt(TokenExchange):
+    """A token exchange by TensorRT-LLM's kernels."""
+
+    __slots__ = ()
+
+    def _cluster(self) -> Cluster:
+        return fitted(self.cluster, self.nodes, engine="trtllm")
 
 
 def test_presets_have_the_rates_that_parts_are_of() -> None:
@@ -117,3 +126,20 @@ def test_a_carrier_checks_itself() -> None:
         replace(carrier, wire=0.5)
     with pytest.raises(ValueError, match="far_copy_s = -1"):
         replace(carrier, far_copy_s=-1)
+
+
+@pytest.mark.parametrize("tokens", [1, 256, 4096])
+@pytest.mark.parametrize(("exchange", "size"), [("dispatch", 7392.0), ("combine", 14336.0)])
+def test_tensorrt_llm_has_kernels_of_its_own_over_nvlink(exchange: str, size: float, tokens: int) -> None:
+    parameters = find_dispatch("gb200", "nvlink-two-sided", exchange).parameters
+    wanted = symmetric_seconds(
+        parameters, tokens=tokens, choices=8, ranks=16, copy_bytes=size, link_Bps=NOMINAL_Bps["gb200"]
+    )
+    found = OfTensorRt(
+        cluster="gb200-nvl72",
+        ranks=16,
+        tokens=tokens,
+        exchange=exchange,
+        mode="per_rank",  # type: ignore[arg-type]
+    ).predict(FLUID)
+    assert found / 1e6 == pytest.approx(float(wanted), rel=0.06)
