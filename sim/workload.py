@@ -110,10 +110,11 @@ class Workload:
             raise MoecastError("drafts are for drawn steps that decode", field="speculate", value=self.speculate)
         if self.speculate > MOST_DRAFTS:
             raise MoecastError(f"at most {MOST_DRAFTS} drafts", field="speculate", value=self.speculate)
-        if not 0 <= self.acceptance <= 1 or (self.acceptance and not self.speculate):
-            raise MoecastError(
-                "the chance of a draft (speculate), from 0 to 1", field="acceptance", value=self.acceptance
-            )
+        if not 0 <= self.acceptance <= 1:
+            raise MoecastError("a chance, from 0 to 1", field="acceptance", value=self.acceptance)
+        if self.acceptance and not self.speculate:
+            rule = "is of drafts, and there are none: ask for some (speculate)"
+            raise MoecastError(rule, field="acceptance", value=self.acceptance)
 
     def _check_topics(self) -> None:
         if isinstance(self.topics, Mapping):

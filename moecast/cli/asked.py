@@ -32,6 +32,8 @@ class Asked:
         What was changed of the question file, as a result says it.
     given
         Fields that were named on the command line.
+    file, unused
+        The question file, and what it holds that the command has no use for.
     """
 
     cluster: options.OptionalCluster = None
@@ -83,6 +85,8 @@ class Asked:
     seed: options.Seed = 0
     overrides: tuple[str, ...] = ()
     given: frozenset[str] = frozenset()
+    file: Path | None = None
+    unused: tuple[str, ...] = ()
 
     @property
     def source(self) -> Source:
@@ -143,7 +147,8 @@ class Asked:
     @property
     def files(self) -> dict[str, str | Path | None]:
         """Files that it reads, by option: no output may replace one."""
-        return {option(name): getattr(self, name) for name in ("plan", "trace", "load", "cluster", "model")}
+        read = {option(name): getattr(self, name) for name in ("plan", "trace", "load", "cluster", "model")}
+        return {"the question": self.file, **read}
 
     def with_(self, **changes: Any) -> Asked:
         """Copy with some fields replaced."""

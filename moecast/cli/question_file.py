@@ -11,13 +11,14 @@ import difflib
 import math
 import os
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from moecast.cli.asked import LAYOUT, Asked
+from moecast.cli.recipe_options import AskedRecipe
 from moecast.errors import MoecastError
 
 SECTIONS = {
@@ -29,6 +30,8 @@ SECTIONS = {
     ),
 }  # fmt: skip
 """Fields that stand in a section of a question file; the others stand at its top."""
+TRAINING = "training."
+"""How the section of `moecast train` begins its fields' names: they are options of that command only."""
 
 _TYPES = {bool: "true or false", int: "a whole number", float: "a number", Path: "the name of a file", str: "text"}
 _READERS: dict[type, Callable[[str], object]] = {
@@ -40,14 +43,20 @@ MOST_BYTES = 1 << 20
 
 
 def field_names() -> tuple[str, ...]:
-    """The fields that a question file may hold, as options."""
-    return tuple(field.name for field in fields(Asked) if field.name not in ("overrides", "given"))
+    """The fields of a question, as options."""
+    return tuple(field.name for field in fields(Asked) if field.name not in ("overrides", "given", "file", "unused"))
+
+
+def training_names() -> tuple[str, ...]:
+    """The fields that `moecast train` takes beside them."""
+    return tuple(f"{TRAINING}{field.name}" for field in fields(AskedRecipe))
 
 
 @cache
 def declared(name: str) -> tuple[type, bool, Any]:
     """A field's type, whether it may be left open, and its option."""
-    annotation = typing.get_type_hints(Asked, include_extras=True)[name]
+    of = AskedRecipe if name.startswith(TRAINING) else Asked
+    annotation = typing.get_type_hints(of, include_extras=True)[name.removeprefix(TRAINING)]
     kind, info = typing.get_args(annotation)
     kinds = typing.get_args(kind) or (kind,)
     return kinds[0], type(None) in kinds, info
@@ -59,16 +68,22 @@ def dotted(name: str) -> str:
     return f"{section}{'file' if name == 'plan' else name}"
 
 
-def find_field(text: str, *, file: Path | None = None, value: object = None) -> str:
-    """The field of a dotted name; its last part is enough.
+def last_part(name: str) -> str:
+    """A field's own name, without its section."""
+    return name.rpartition(".")[2]
+
+
+def find_field(text: str, *, file: Path | None = None, value: object = None, taken: Collection[str] = ()) -> str:
+    """The field of a dotted name; its last part is enough, and one that the command takes goes first.
 
     Raises
     ------
     MoecastError
         There is none: the line names the nearest.
     """
-    known = {dotted(name): name for name in field_names()}
-    found = known.get(text) or next((name for name in known.values() if text == name), None)
+    known = {dotted(name): name for name in (*field_names(), *training_names())}
+    short = sorted((name for name in known.values() if text == last_part(name)), key=lambda name: name not in taken)
+    found = known.get(text) or next(iter(short), None)
     if found is not None:
         return found
     names = {name.rpartition(".")[2]: name for name in known} | {name: name for name in known}
@@ -169,7 +184,7 @@ def _varied(varied: Mapping[str, Any], path: Path) -> Iterable[tuple[str, list[A
 
 def _flat(given: Mapping[str, Any], path: Path) -> Iterable[tuple[str, Any]]:
     for key, value in given.items():
-        if key not in SECTIONS:
+        if key not in (*SECTIONS, TRAINING[:-1]):
             yield key, value
         elif isinstance(value, dict):
             yield from ((f"{key}.{inner}", found) for inner, found in value.items())
@@ -199,45 +214,22 @@ def _from_folder(name: str, value: Any, folder: Path) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def gather(
-    file: Path | None,
-    sets: Sequence[str],
-    by_option: Mapping[str, Any],
-    defaults: Mapping[str, Any],
+def write_question_file(
+    asked: Asked,
+    path: Path,
     *,
-    taken: Iterable[str],
-) -> tuple[Asked, dict[str, list[Any]]]:
-    """Lay what the options and `--set` say over the question file, and that over a command's defaults.
-
-    Returns
-    -------
-    asked
-        The question; its `overrides` say what was changed of the file.
-    varied
-        Fields that the file lists several values of.
-    """
-    held, varied = ({}, {}) if file is None else read_question_file(file)
-    changed: dict[str, Any] = {}
-    for text in sets:
-        field, equals, value = text.partition("=")
-        if not equals:
-            raise MoecastError("takes field=value, as in workload.steps=4", field="--set", value=text)
-        name = find_field(field.strip(), value=value)
-        if name not in taken:
-            raise MoecastError("this command does not use it", field=f"--set {field}", value=value)
-        changed[name] = parse_text(name, value.strip(), field=f"--set {dotted(name)}")
-    changed |= by_option
-    told = [
-        f"{dotted(name)} = {value}, in {file.name} {held.get(name, 'not given')}"
-        for name, value in changed.items()
-        if file is not None and held.get(name, defaults.get(name)) != value
-    ]
-    values = {**defaults, **held, **changed}
-    return Asked(**values, overrides=tuple(told), given=frozenset(changed)), varied
-
-
-def write_question_file(asked: Asked, path: Path) -> None:
+    recipe: AskedRecipe | None = None,
+    varied: Mapping[str, Sequence[Any]] | None = None,
+    names: Collection[str] | None = None,
+) -> None:
     """Write what is asked as a question file, every field that has a value.
+
+    Parameters
+    ----------
+    recipe, varied
+        Section `training`, and the fields of which several values are asked.
+    names
+        Only these of the question's fields; None: all.
 
     Raises
     ------
@@ -249,10 +241,17 @@ def write_question_file(asked: Asked, path: Path) -> None:
     from moecast.files import write_text
 
     held: dict[str, Any] = {}
-    for name in field_names():
+    for name in field_names() if names is None else names:
         value = getattr(asked, name)
         if value is not None:
             section, _, last = dotted(name).rpartition(".")
             place = held.setdefault(section, {}) if section else held
             place[last] = _from_folder(name, value, path.parent)
+    if recipe is not None:
+        held[TRAINING[:-1]] = asdict(recipe)
+    if varied:
+        held["vary"] = {
+            dotted(name): [_from_folder(name, value, path.parent) for value in values]
+            for name, values in varied.items()
+        }
     write_text(path, yaml.safe_dump(held, sort_keys=False, allow_unicode=True, width=1000))

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from moecast.cli.asked import Asked
-from moecast.cli.question_file import field_names, gather, write_question_file
+from moecast.cli.asked import Asked, option
+from moecast.cli.question_file import (
+    TRAINING,
+    dotted,
+    field_names,
+    find_field,
+    last_part,
+    parse_text,
+    read_question_file,
+    training_names,
+    write_question_file,
+)
+from moecast.cli.recipe_options import AskedRecipe
+from moecast.errors import MoecastError
 
 QuestionFile = Annotated[
     Path | None,
@@ -25,15 +38,75 @@ Set = Annotated[
 ]
 Save = Annotated[Path | None, typer.Option("--save-question", help="Write the question as a file that asks it again.")]
 
+Vary = Annotated[
+    list[str] | None,
+    typer.Option("--vary", help="A field and its values: workload.tokens_per_rank=64,128. Any number of times."),
+]
 
 Command = Callable[..., None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gathered:
+    """What is asked: the question, the recipe where one is trained, and the fields that vary."""
+
+    asked: Asked
+    recipe: AskedRecipe
+    varied: Mapping[str, list[Any]]
+
+
+def gather(
+    file: Path | None,
+    sets: Sequence[str],
+    by_option: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    *,
+    taken: Collection[str],
+) -> Gathered:
+    """Lay what the options and `--set` say over the question file, and that over a command's defaults.
+
+    The question's `overrides` say what was changed of the file.
+    """
+    held, varied = ({}, {}) if file is None else read_question_file(file)
+    changed: dict[str, Any] = {}
+    for text in sets:
+        field, equals, value = text.partition("=")
+        if not equals:
+            raise MoecastError("takes field=value, as in workload.steps=4", field="--set", value=text)
+        name = find_field(field.strip(), value=value, taken=taken)
+        refuse_unused(name, taken, field=f"--set {field}", value=value)
+        changed[name] = parse_text(name, value.strip(), field=f"--set {dotted(name)}")
+    changed |= by_option
+    told = [
+        f"{dotted(name)} = {value}, in {file.name} {held.get(name, 'not given')}"
+        for name, value in changed.items()
+        if file is not None and held.get(name, defaults.get(name)) != value
+    ]
+    values = {**defaults, **held, **changed}
+    asked = {name: value for name, value in values.items() if not name.startswith(TRAINING)}
+    recipe = {last_part(name): value for name, value in values.items() if name.startswith(TRAINING)}
+    unused = tuple(dotted(name) for name in held if name not in taken)
+    question = Asked(**asked, overrides=tuple(told), given=frozenset(changed), file=file, unused=unused)
+    return Gathered(asked=question, recipe=AskedRecipe(**recipe), varied=varied)
+
+
+def refuse_unused(name: str, taken: Collection[str], *, field: str, value: object) -> None:
+    """Refuse a field that the command has no use for.
+
+    Raises
+    ------
+    MoecastError
+        It has none.
+    """
+    if name not in taken:
+        raise MoecastError("this command does not use it", field=field, value=value)
 
 
 def takes_question(*, without: Collection[str] = (), **defaults: Any) -> Callable[[Command], Command]:
     """Give a command the options of a question, and it the question: its parameter `asked`.
 
-    A command that has a parameter `varied` also gets the fields that the file lists several values of; the others
-    refuse such a file.
+    A command that has a parameter `varied` takes `--vary` and gets the fields that vary; the others refuse a file that
+    lists several values. One that has a parameter `recipe` takes the options of a recipe, too.
 
     Parameters
     ----------
@@ -46,25 +119,36 @@ def takes_question(*, without: Collection[str] = (), **defaults: Any) -> Callabl
 
     def decorate(command: Command) -> Command:
         own = inspect.signature(command, eval_str=True).parameters
-        rest = [parameter for name, parameter in own.items() if name not in ("asked", "varied")]
+        taken = (*names, *(training_names() if "recipe" in own else ()))
+        rest = [parameter for name, parameter in own.items() if name not in ("asked", "varied", "recipe")]
 
         def run(context_: typer.Context, **values: Any) -> None:
             file, sets, save = values.pop("question"), values.pop("set_") or (), values.pop("save_question")
-            held = {name: values.pop(name) for name in names}
-            typed = {name: value for name, value in held.items() if _is_typed(context_, name)}
-            asked, varied = gather(file, sets, typed, defaults, taken=names)
-            if save is not None:
-                write_question_file(asked, save)
+            held = {name: values.pop(last_part(name)) for name in taken}
+            typed = {name: value for name, value in held.items() if _is_typed(context_, last_part(name))}
+            found = gather(file, sets, typed, defaults, taken=taken)
             if "varied" in own:
-                values["varied"] = varied
-            elif varied:
+                found = with_varied(found, values.pop("vary") or (), taken=taken)
+                values["varied"] = found.varied
+            elif found.varied:
                 refuse_varied(file)
-            command(asked=asked, **values)
+            if "recipe" in own:
+                values["recipe"] = found.recipe
+            if save is not None:
+                _check_save(save, found.asked, values)
+            command(asked=found.asked, **values)
+            if save is not None:  # what has no answer is no question to keep
+                recipe, kept = (found.recipe, names) if "recipe" in own else (None, None)
+                write_question_file(found.asked, save, recipe=recipe, varied=found.varied, names=kept)
 
         fields = [_keyword(name, annotation, default) for name, annotation, default in _fields(names, defaults)]
+        if "recipe" in own:
+            fields += [_keyword(*field) for field in _of(AskedRecipe, AskedRecipe(), map(last_part, training_names()))]
         context = _keyword("context_", typer.Context, inspect.Parameter.empty)
         whole = (("question", QuestionFile), ("set_", Set), ("save_question", Save))
         file, *more = [_keyword(name, annotation, None) for name, annotation in whole]
+        if "varied" in own:
+            more.append(_keyword("vary", Vary, None))
         parameters = [context, file, *fields, *more, *(p.replace(kind=p.KEYWORD_ONLY) for p in rest)]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -72,6 +156,54 @@ def takes_question(*, without: Collection[str] = (), **defaults: Any) -> Callabl
         return run
 
     return decorate
+
+
+def _check_save(save: Path, asked: Asked, values: Mapping[str, Any]) -> None:
+    """Fail before any work where the question cannot be written, or would replace another file of the command."""
+    from moecast.files import check_apart, check_writable
+
+    others = {option(name): value for name, value in values.items() if isinstance(value, Path)}
+    check_apart({"--save-question": save}, {**asked.files, **others})
+    check_writable(save)
+
+
+def with_varied(found: Gathered, texts: Sequence[str], *, taken: Collection[str]) -> Gathered:
+    """Lay `--vary` over what the file varies.
+
+    Raises
+    ------
+    MoecastError
+        A field that the command does not use, that varies twice, or that an option or `--set` gives one value.
+    """
+    typed: dict[str, list[Any]] = {}
+    for text in texts:
+        name, values = parse_vary(text)
+        if name in typed:
+            raise MoecastError("stands twice: list its values once", field=f"--vary {dotted(name)}")
+        typed[name] = values
+    varied = {**found.varied, **typed}
+    for name, values in varied.items():
+        field = f"--vary {dotted(name)}" if name in typed else f"vary.{dotted(name)}"
+        refuse_unused(name, taken, field=field, value=values)
+        if name in found.asked.given:
+            raise MoecastError("varies, and an option or --set gives it one value", field=field)
+    return replace(found, varied=varied)
+
+
+def parse_vary(text: str) -> tuple[str, list[Any]]:
+    """Read ``workload.tokens_per_rank=64,128``; values that hold a comma themselves stand apart by semicolons.
+
+    Raises
+    ------
+    MoecastError
+        No such field, or no values that it can have.
+    """
+    field, equals, listed = text.partition("=")
+    if not equals or not listed.strip():
+        raise MoecastError("takes field=value,value, as in plan.tp=1,2", field="--vary", value=text)
+    name = find_field(field.strip())
+    parts = listed.split(";" if ";" in listed else ",")
+    return name, [parse_text(name, part.strip(), field=f"--vary {dotted(name)}") for part in parts]
 
 
 def refuse_varied(file: Path | None) -> None:
@@ -82,13 +214,16 @@ def refuse_varied(file: Path | None) -> None:
     MoecastError
         Always.
     """
-    from moecast.errors import MoecastError
-
     raise MoecastError("lists values of fields: `moecast sweep` answers it", file=file, field="vary")
 
 
 def _fields(names: Collection[str], defaults: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    hints, plain = typing.get_type_hints(Asked, include_extras=True), Asked(**defaults)
+    return _of(Asked, Asked(**defaults), names)
+
+
+def _of(kind: type, plain: object, names: Iterable[str]) -> list[tuple[str, Any, Any]]:
+    """Fields of a value that holds options: name, option and default."""
+    hints = typing.get_type_hints(kind, include_extras=True)
     return [(name, hints[name], getattr(plain, name)) for name in names]
 
 

@@ -12,7 +12,7 @@ import typer
 
 from moecast.cli import options
 from moecast.cli.asked import Asked
-from moecast.cli.question_file import dotted, find_field, parse_text
+from moecast.cli.question_file import dotted
 from moecast.cli.question_options import takes_question
 
 if TYPE_CHECKING:
@@ -72,10 +72,6 @@ def sweep_command(
     *,
     asked: Asked,
     varied: dict[str, list[Any]],
-    vary: Annotated[
-        list[str] | None,
-        typer.Option("--vary", help="A field and its values: workload.tokens_per_rank=64,128. Any number of times."),
-    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Write all predictions as JSON here.")] = None,
     csv: Annotated[Path | None, typer.Option("--csv", help="Write the table as CSV here.")] = None,
     json: options.Json = False,
@@ -93,7 +89,6 @@ def sweep_command(
     from moecast.files import check_outputs, write_text
 
     check_outputs({"--out": out, "--csv": csv}, asked.files)
-    varied = varied | dict(map(parse_vary, vary or ()))
     if not varied:
         raise MoecastError("names what varies: --vary workload.tokens_per_rank=64,128,256", field="--vary")
     with render.progress("sweeping", quiet=json) as advance:
@@ -110,24 +105,6 @@ def sweep_command(
         _show(points)
     if all(point.prediction is None for point in points):
         raise typer.Exit(2)
-
-
-def parse_vary(text: str) -> tuple[str, list[Any]]:
-    """Read ``workload.tokens_per_rank=64,128``; values that hold a comma themselves stand apart by semicolons.
-
-    Raises
-    ------
-    MoecastError
-        No such field, or no values that it can have.
-    """
-    from moecast.errors import MoecastError
-
-    field, equals, listed = text.partition("=")
-    if not equals or not listed.strip():
-        raise MoecastError("takes field=value,value, as in plan.tp=1,2", field="--vary", value=text)
-    name = find_field(field.strip())
-    parts = listed.split(";" if ";" in listed else ",")
-    return name, [parse_text(name, part.strip(), field=f"--vary {dotted(name)}") for part in parts]
 
 
 def answer_points(asked: Asked, varied: Mapping[str, Sequence[Any]], *, advance: Any = None) -> Iterator[Point]:

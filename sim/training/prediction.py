@@ -35,6 +35,8 @@ class TrainingPrediction(ShownAsTable):
         The most microbatches whose activations it keeps (chunks, where it holds several).
     memory_bytes
         By part, on the pipeline rank that holds most.
+    labels
+        Whose routing it is, and whether it was recorded: every output says so.
     """
 
     cluster: str
@@ -58,6 +60,7 @@ class TrainingPrediction(ShownAsTable):
     in_flight_P: tuple[int, ...]
     memory_bytes: Mapping[str, int]
     fits: bool
+    labels: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
     @property
@@ -89,8 +92,8 @@ class TrainingPrediction(ShownAsTable):
         ]
 
     def table_notes(self) -> list[str]:
-        """The warnings."""
-        return [f"warning: {warning}" for warning in self.warnings]
+        """The labels, and the warnings."""
+        return [*self.labels, *(f"warning: {warning}" for warning in self.warnings)]
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""

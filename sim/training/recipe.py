@@ -76,7 +76,8 @@ class Recipe:
         count, rest = divmod(self.batch, dp * self.microbatch)
         if rest or not count:
             raise ValueError(
-                f"batch = {self.batch}: {dp} data-parallel ranks take {self.microbatch} sequences at a time"
+                f"batch = {self.batch}: must be a multiple of {dp * self.microbatch}: {dp} data-parallel ranks take "
+                f"{self.microbatch} sequences at a time"
             )
         return count
 

@@ -16,7 +16,7 @@ from moecast.errors import MoecastError
 from moecast.sim.breakdown import breakdown, waits_for_peers
 from moecast.sim.checks import check_question
 from moecast.sim.collectives.links import link_kinds
-from moecast.sim.describe import describe_trace, element_types, transferred
+from moecast.sim.describe import describe_trace, element_types, labels, transferred
 from moecast.sim.drawn_steps import draw_steps
 from moecast.sim.exposed import seconds_of_ranks
 from moecast.sim.memory import MEMORY_FRACTION, usable_bytes
@@ -93,7 +93,8 @@ def simulate_training(
     plan = with_chunks_of(plan, schedule)
     check_question(cluster, model, plan, trace, pipeline=True)
     _microbatches(recipe, plan)
-    steps = draw_microbatches(trace, recipe, ranks=plan.layout.dp, drawn=drawn, from_phase=from_phase, seed=seed)
+    drawn_of = from_phase or phase_of(trace)
+    steps = draw_microbatches(trace, recipe, ranks=plan.layout.dp, drawn=drawn, from_phase=drawn_of, seed=seed)
     timed = time_training(cluster, model, plan, trace, recipe, schedule=schedule, steps=steps, network=network)
     if timeline is not None:
         about = {"model": model.name, "cluster": cluster.name, "phase": f"train, {schedule}"}
@@ -127,8 +128,20 @@ def simulate_training(
         in_flight_P=tuple(timed.order.peak_in_flight(rank) for rank in range(plan.layout.pp)),
         memory_bytes=memory,
         fits=memory["total"] <= memory["usable"],
+        labels=labels_of(model, trace, drawn_of),
         warnings=(*notes, *warnings_of(cluster, recipe, find_rung(network), memory)),
     )
+
+
+def labels_of(model: ModelShape, trace: RoutingTrace, from_phase: str) -> tuple[str, ...]:
+    """List what every output must say with the numbers: whose routing it is, and that no training step was recorded."""
+    found = list(labels(model, trace, Workload(phase="prefill", tokens_per_rank=1)))
+    if not model.is_whole:
+        found.append("step time, tokens/s and memory are of the layers whose routing there is, not of the whole model")
+    by_law = isinstance(trace.meta.source.get("made"), Mapping)  # which is of no phase
+    if from_phase != "train" and not by_law:
+        found.append(f"routing of {from_phase}, not of training")
+    return tuple(found)
 
 
 def warnings_of(cluster: Cluster, recipe: Recipe, rung: Rung, memory: Mapping[str, int]) -> tuple[str, ...]:
@@ -192,6 +205,11 @@ def with_chunks_of(plan: Plan, schedule: str) -> Plan:
     return plan  # what is wrong with it is said when the order is made
 
 
+def phase_of(trace: RoutingTrace) -> str:
+    """The rows that microbatches are drawn from where nobody says: those of training, else of prefill."""
+    return "train" if bool((trace.phase_T == PHASES.index("train")).any()) else "prefill"
+
+
 def draw_microbatches(
     trace: RoutingTrace, recipe: Recipe, *, ranks: int, drawn: int, from_phase: str | None, seed: int
 ) -> list[Step]:
@@ -204,14 +222,13 @@ def draw_microbatches(
     """
     if drawn < 1:
         raise MoecastError("at least 1", field="drawn", value=drawn)
-    trained = bool((trace.phase_T == PHASES.index("train")).any())
     workload = Workload(
         phase="prefill",
         tokens_per_rank=recipe.tokens_of_microbatch,
         steps=min(drawn, recipe.microbatches(ranks)),
         seed=seed,
         reuse=True,
-        from_phase=from_phase or ("train" if trained else "prefill"),
+        from_phase=from_phase or phase_of(trace),
     )
     place_T = np.tile(np.arange(recipe.tokens_of_microbatch) % recipe.sequence + 1, ranks)
     return [replace(step, context_T=place_T, last_T=None) for step in draw_steps(trace, workload, ranks=ranks)]

@@ -25,6 +25,7 @@ from moecast.cli.question_file import (
     find_field,
     read_question_file,
     read_value,
+    training_names,
     write_question_file,
 )
 from moecast.errors import MoecastError
@@ -95,7 +96,8 @@ def test_every_field_has_an_option_of_its_name() -> None:
 
 def test_the_page_lists_every_field() -> None:
     page = (ROOT / "docs" / "question.md").read_text(encoding="utf-8")
-    assert [name for name in field_names() if f"`{dotted(name)}`" not in page] == []
+    names = (*field_names(), *training_names())
+    assert [name for name in names if f"`{dotted(name)}`" not in page] == []
 
 
 def test_a_saved_question_answers_with_the_same_bytes(folder: Path) -> None:
@@ -192,6 +194,53 @@ def test_a_sweep_answers_every_point_and_says_why_one_has_none(folder: Path) -> 
     assert rows[1]["refused"] == "--tp = 3: does not divide the plan's 8 ranks"
     with pytest.raises(MoecastError, match="--vary: names what varies"):
         invoke("sweep", "q.yaml")
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        (("--vary", "tp=1", "--vary", "plan.tp=2"), "--vary plan.tp: stands twice"),
+        (("--vary", "tp=1,2", "--tp", 4), "--vary plan.tp: varies, and an option or --set gives it one value"),
+        (("--vary", "tp=1,2", "--set", "tp=4"), "--vary plan.tp: varies, and an option or --set"),
+        (("--vary", "training.batch=1,2"), r"--vary training.batch = \[1, 2\]: this command does not use it"),
+    ],
+)
+def test_a_field_that_varies_has_no_other_value(more: tuple[object, ...], line: str) -> None:
+    with pytest.raises(MoecastError, match=line):
+        invoke("sweep", *ASKED, "--model", "config.json", *more)
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_saved_sweep_is_asked_again_with_the_same_bytes() -> None:
+    vary = ("--vary", "workload.tokens_per_rank=4,8", "--vary", "plan.tp=1,3")
+    asked = [*ASKED[:-2], "--model", "config.json"]
+    text = invoke("sweep", *asked, *vary, "--json", "--save-question", "q.yaml")
+    assert invoke("sweep", "q.yaml", "--json") == text
+    with pytest.raises(MoecastError, match=r"vary.plan.tp: varies, and an option"):
+        invoke("sweep", "q.yaml", "--tp", 2)
+
+
+def test_no_output_replaces_a_question(folder: Path) -> None:
+    invoke("simulate", *ASKED, "--model", "config.json", "--json", "--save-question", "q.yaml")
+    before = (folder / "q.yaml").read_text()
+    for wrong in (
+        ("simulate", "q.yaml", "--out", "q.yaml"),
+        ("simulate", "q.yaml", "--save-question", "q.yaml"),
+        ("simulate", "q.yaml", "--timeline", "new.json", "--save-question", "new.json"),
+        ("sweep", "q.yaml", "--vary", "tp=1", "--csv", "q.yaml"),
+        ("place", "q.yaml", "--out", "q.yaml"),
+        ("validate", "q.yaml", "--out", "q.yaml"),
+    ):
+        with pytest.raises(MoecastError, match="which it would replace: name another"):
+            invoke(*wrong)
+    assert (folder / "q.yaml").read_text() == before
+    assert not (folder / "new.json").exists()
+
+
+def test_a_question_without_an_answer_is_not_saved(folder: Path) -> None:
+    with pytest.raises(MoecastError, match="--tp = 3"):
+        invoke("simulate", *ASKED, "--model", "config.json", "--tp", 3, "--save-question", "q.yaml")
+    assert not (folder / "q.yaml").exists()
 
 
 @pytest.mark.usefixtures("folder")

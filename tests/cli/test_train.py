@@ -56,6 +56,49 @@ def test_what_flatters_is_said(run: Run) -> None:
     assert any(line.startswith("B200 SXM: the part of its peaks") for line in b200["warnings"])
 
 
+def test_recorded_routing_trains(run: Run, small: Path) -> None:
+    """Recorded sequences have their own lengths, whatever the recipe's."""
+    job = ("train", "--cluster", "dgx-h100", "--sequence", 64, "--batch", 16, "--json", "--trace", small / "t.parquet")
+    value = json.loads(run(*job, "--model", small / "config.json", check=True).stdout)
+    assert value["labels"] == ["routing of prefill, not of training"]
+    assert value["model_tflops_per_gpu"] > 0
+    part = json.loads(run(*job, "--dims", small / "config.json", "--from-phase", "decode", check=True).stdout)
+    assert "routing of decode, not of training" in part["labels"]
+
+
+def test_every_output_says_that_routing_is_made(run: Run) -> None:
+    label = "uniform routing, 26×64×6: made, not recorded; layers and tokens independent"
+    assert json.loads(run("train", *JOB, "--json", check=True).stdout)["labels"] == [label]
+    text = run("train", *JOB, check=True).stdout
+    assert label in text
+    assert "prompts of 256 tokens each (--sequence)" in text
+
+
+def test_a_saved_job_is_asked_again_with_the_same_bytes(run: Run) -> None:
+    recipe = ("--precision", "fp8", "--schedule", "gpipe", "--pp", 2, "--host-wait", "1 ms", "--drawn", 1)
+    by_options = run("train", *JOB, *recipe, "--save-question", "q.yaml", "--json", check=True).stdout
+    assert run("train", "q.yaml", "--json", check=True).stdout == by_options
+    other = json.loads(run("train", "q.yaml", "--set", "schedule=1f1b", "--batch", 32, "--json", check=True).stdout)
+    assert (other["schedule"], other["recipe"]["batch"]) == ("1f1b", 32)
+    assert "override: training.schedule = 1f1b, in q.yaml gpipe" in other["warnings"]
+    assert "override: training.batch = 32, in q.yaml 16" in other["warnings"]
+    done = run("train", "q.yaml", "--set", "training.batch=0")
+    assert "--set training.batch = 0: must be at least 1" in done.stderr
+    done = run("sweep", "q.yaml", "--vary", "training.batch=16,32")
+    assert "--vary training.batch = [16, 32]: this command does not use it" in done.stderr
+
+
+def test_a_question_of_serving_trains_and_says_what_it_leaves(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "q.yaml").write_text(
+        "workload: {phase: decode, context: 2048, topics: law}\nplan: {schedule: two-batch}\n"
+    )
+    value = json.loads(run("train", "q.yaml", *JOB, "--json", check=True).stdout)
+    left = "workload.phase, workload.context, workload.topics, plan.schedule"
+    assert f"not of a training step, in q.yaml: {left}" in value["warnings"]
+    alone = json.loads(run("train", *JOB, "--json", check=True).stdout)
+    assert value["step_time_s"] == alone["step_time_s"]
+
+
 @pytest.mark.parametrize(
     ("wrong", "line"),
     [
@@ -64,7 +107,7 @@ def test_what_flatters_is_said(run: Run) -> None:
         (("--host-wait", "11 GB"), "--host-wait = '11 GB'"),
         (("--host-wait", "-1 ms"), "--host-wait = '-1 ms': a time is not negative"),
         (("--precision", "fp4"), "--precision = 'fp4': one of bf16, fp8"),
-        (("--batch", 7), "batch = 7: 8 data-parallel ranks take 1 sequences at a time"),
+        (("--batch", 7), "batch = 7: must be a multiple of 8: 8 data-parallel ranks take 1 sequences at a time"),
         (("--pp", 8, "--schedule", "dualpipe", "--batch", 8), "schedule = 'dualpipe'"),
     ],
 )  # fmt: skip

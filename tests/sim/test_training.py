@@ -456,9 +456,9 @@ def test_microbatches_of_a_batch():
     recipe = Recipe(sequence=4096, batch=256, microbatch=4)
     assert recipe.microbatches(4) == 16
     assert recipe.tokens_of_microbatch == 4 * 4096
-    with pytest.raises(ValueError, match="batch = 256: 3 data-parallel ranks"):
+    with pytest.raises(ValueError, match="batch = 256: must be a multiple of 12: 3 data-parallel ranks"):
         recipe.microbatches(3)
-    with pytest.raises(ValueError, match="batch = 256: 512 data-parallel ranks"):
+    with pytest.raises(ValueError, match="batch = 256: must be a multiple of 2048: 512 data-parallel"):
         recipe.microbatches(512)
     for wrong in ({"batch": 0}, {"zero": 5}, {"host_s": -1.0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):

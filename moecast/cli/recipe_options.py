@@ -1,0 +1,89 @@
+"""How a training job runs, in the words of the options: `moecast train`'s own, and section `training` of a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from moecast.errors import MoecastError
+
+if TYPE_CHECKING:
+    from moecast.sim.training import Recipe
+
+DRAWN = 2
+
+Schedule = Annotated[
+    str,
+    typer.Option(
+        "--schedule",
+        help="Of the pipeline: gpipe, 1f1b, interleaved_1f1b, zb_h1, zb_v, dualpipe, dualpipe_v, or 1f1b_overlapped: "
+        "with its all-to-all overlapped.",
+    ),
+]
+Sequence = Annotated[int, typer.Option("--sequence", min=1, help="Tokens of a sequence.")]
+Batch = Annotated[int, typer.Option("--batch", min=1, help="Sequences of a step over all ranks (global).")]
+Microbatch = Annotated[int, typer.Option("--microbatch", min=1, help="Sequences of a microbatch on a rank.")]
+PrecisionName = Annotated[str, typer.Option("--precision", help="bf16 or fp8.")]
+RecomputeName = Annotated[str, typer.Option("--recompute", help="none, selective or full.")]
+OptimizerName = Annotated[str, typer.Option("--optimizer", help="adam or muon.")]
+Zero = Annotated[
+    int, typer.Option("--zero", min=0, max=3, help="What data-parallel ranks hold a part of only (1: Megatron's).")
+]
+HostWait = Annotated[
+    str,
+    typer.Option(
+        "--host-wait",
+        help="Time that a rank waits for its host before it sends, in each direction of an MoE layer: 11 ms was "
+        "fitted on Megatron's steps on EC2 P6-B300 (docs/accuracy.md).",
+    ),
+]
+Drawn = Annotated[
+    int, typer.Option("--drawn", min=1, help="Microbatches whose routing is drawn; the others repeat them.")
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedRecipe:
+    """A recipe as a user writes it: names and numbers, which `recipe` checks."""
+
+    schedule: Schedule = "1f1b"
+    sequence: Sequence = 4096
+    batch: Batch = 256
+    microbatch: Microbatch = 1
+    precision: PrecisionName = "bf16"
+    recompute: RecomputeName = "none"
+    optimizer: OptimizerName = "adam"
+    zero: Zero = 1
+    host_wait: HostWait = "0 s"
+    drawn: Drawn = DRAWN
+
+    def recipe(self) -> Recipe:
+        """What it names.
+
+        Raises
+        ------
+        MoecastError
+            No such precision, recomputation or optimizer; a wait that is no time.
+        """
+        from moecast.sim.training import OPTIMIZERS, PRECISIONS, RECOMPUTES, Recipe
+        from moecast.units import parse
+
+        optimizers = {known.name: known for known in OPTIMIZERS}
+        for name, value, known in (
+            ("--precision", self.precision, PRECISIONS), ("--recompute", self.recompute, RECOMPUTES),
+            ("--optimizer", self.optimizer, optimizers),
+        ):  # fmt: skip
+            if value not in known:
+                raise MoecastError(f"one of {', '.join(known)}", field=name, value=value)
+        return Recipe(
+            sequence=self.sequence,
+            batch=self.batch,
+            microbatch=self.microbatch,
+            precision=PRECISIONS[self.precision],
+            recompute=RECOMPUTES[self.recompute],
+            optimizer=optimizers[self.optimizer],
+            zero=self.zero,
+            host_s=parse(self.host_wait, "time", field="--host-wait"),
+        )
