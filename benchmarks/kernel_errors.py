@@ -13,8 +13,12 @@ import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from moecast.validate.fitting.rows import Errors
+
+if TYPE_CHECKING:
+    from moecast.sim.cost.tables.attention import AttentionTable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +83,51 @@ def quantise_lines(tables: Path) -> Iterator[Line]:
         yield Line(label=label, roofline=roofline, model=model, left_out=left_out, note=note)
 
 
+def attention_lines(tables: Path) -> Iterator[Line]:
+    """Multi-head and grouped-query attention."""
+    from moecast.sim.cost.tables.attention import read_attention
+
+    yield from _kernel_lines(read_attention(tables))
+
+
+def mla_lines(tables: Path) -> Iterator[Line]:
+    """Kernels of multi-head latent attention."""
+    from moecast.sim.cost.tables.attention import read_mla
+
+    yield from _kernel_lines(read_mla(tables))
+
+
+def _kernel_lines(found: Iterator[AttentionTable]) -> Iterator[Line]:
+    from moecast.validate.fitting.attention_errors import compare_attention
+
+    for table in found:
+        roofline, model, left_out = compare_attention(table)
+        label = (table.gpu, table.engine, table.version, table.kind)
+        yield Line(label=label, roofline=roofline, model=model, left_out=left_out)
+
+
+def mla_module_lines(tables: Path) -> Iterator[Line]:
+    """Whole modules of multi-head latent attention."""
+    from moecast.sim.cost.tables.mla_module import read_mla_modules
+    from moecast.validate.fitting.attention_errors import compare_module
+
+    for table in read_mla_modules(tables):
+        roofline, model, left_out, note = compare_module(table)
+        label = (table.gpu, table.engine, table.version, table.kind)
+        yield Line(label=label, roofline=roofline, model=model, left_out=left_out, note=note)
+
+
+def linear_attention_lines(tables: Path) -> Iterator[Line]:
+    """Convolution and recurrence of linear attention."""
+    from moecast.sim.cost.tables.linear_attention import read_linear
+    from moecast.validate.fitting.attention_errors import compare_linear
+
+    for table in read_linear(tables):
+        roofline, model, left_out = compare_linear(table)
+        label = (table.gpu, table.engine, table.version, table.kind)
+        yield Line(label=label, roofline=roofline, model=model, left_out=left_out)
+
+
 def collective_lines(tables: Path) -> Iterator[Line]:
     """NCCL by operation, engines' all-reduces by how they are launched; first what the simulator says."""
     from moecast.validate.fitting.collective_errors import compare
@@ -101,6 +150,10 @@ FAMILIES: dict[str, Callable[[Path], Iterator[Line]]] = {
     "grouped": grouped_lines,
     "mla_bmm": mla_bmm_lines,
     "quantise": quantise_lines,
+    "attention": attention_lines,
+    "mla": mla_lines,
+    "mla_module": mla_module_lines,
+    "linear_attention": linear_attention_lines,
     "collectives": collective_lines,
     "dispatch": dispatch_lines,
 }

@@ -44,6 +44,42 @@ def fit_mla_bmm(tables: Path, gpu: str | None) -> Iterator[dict[str, Any]]:
         yield entry.as_json()
 
 
+def fit_attention(tables: Path, gpu: str | None) -> Iterator[dict[str, Any]]:
+    """Multi-head and grouped-query attention."""
+    from moecast.sim.cost.tables.attention import read_attention
+    from moecast.validate.fitting.attention import fit_attention
+
+    for entry in fit_attention([table for table in read_attention(tables) if gpu in (None, table.gpu)]):
+        yield entry.as_json()
+
+
+def fit_mla(tables: Path, gpu: str | None) -> Iterator[dict[str, Any]]:
+    """Kernels of multi-head latent attention."""
+    from moecast.sim.cost.tables.attention import read_mla
+    from moecast.validate.fitting.attention import fit_attention
+
+    for entry in fit_attention([table for table in read_mla(tables) if gpu in (None, table.gpu)]):
+        yield entry.as_json()
+
+
+def fit_mla_module(tables: Path, gpu: str | None) -> Iterator[dict[str, Any]]:
+    """Whole modules of multi-head latent attention, on top of the fitted parts."""
+    from moecast.sim.cost.tables.mla_module import read_mla_modules
+    from moecast.validate.fitting.mla_module import fit_modules
+
+    for entry in fit_modules([table for table in read_mla_modules(tables) if gpu in (None, table.gpu)]):
+        yield entry.as_json()
+
+
+def fit_linear_attention(tables: Path, gpu: str | None) -> Iterator[dict[str, Any]]:
+    """Convolution and recurrence of linear attention."""
+    from moecast.sim.cost.tables.linear_attention import read_linear
+    from moecast.validate.fitting.linear_attention import fit_linear
+
+    for entry in fit_linear([table for table in read_linear(tables) if gpu in (None, table.gpu)]):
+        yield entry.as_json()
+
+
 def fit_collectives(tables: Path, gpu: str | None) -> Iterator[dict[str, Any]]:
     """NCCL and engines' all-reduces inside a domain; GPUs of a generation are fitted together."""
     from moecast.validate.fitting.collectives import fit, read_cuts, with_own_errors
@@ -79,6 +115,10 @@ FAMILIES: dict[str, Callable[[Path, str | None], Iterator[dict[str, Any]]]] = {
     "gemm": fit_gemm,
     "grouped": fit_grouped,
     "mla_bmm": fit_mla_bmm,
+    "attention": fit_attention,
+    "mla": fit_mla,
+    "mla_module": fit_mla_module,
+    "linear_attention": fit_linear_attention,
     "quantise": fit_quantise,
     "collectives": fit_collectives,
     "dispatch": fit_dispatch,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from importlib import resources
 from typing import Any, Generic, TypeVar
@@ -42,9 +42,15 @@ class Entry(Generic[P]):
 
 def load_entries(family: str, parameters: type[P]) -> tuple[Entry[P], ...]:
     """All entries of a family, older versions of an engine before newer ones."""
+    return read_entries(family, lambda _: parameters)
+
+
+def read_entries(family: str, parameters_of: Callable[[str], type[Any]]) -> tuple[Entry[Any], ...]:
+    """As `load_entries`, where each kind may have a dataclass of its own."""
     text = resources.files("moecast.sim.cost").joinpath(f"fitted/{family}.json").read_text(encoding="utf-8")
     return tuple(
-        Entry(**item | {"parameters": parameters(**item["parameters"])}) for item in json.loads(text)["entries"]
+        Entry(**item | {"parameters": parameters_of(item["kind"])(**item["parameters"])})
+        for item in json.loads(text)["entries"]
     )
 
 

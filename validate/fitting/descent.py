@@ -15,17 +15,23 @@ SCALE = 0.05  # relative errors above this count less than squared
 
 
 def descend(
-    forecast: Callable[[dict[str, float]], Float], seconds_R: Float, ranges: Mapping[str, Range]
+    forecast: Callable[[dict[str, float]], Float],
+    seconds_R: Float,
+    ranges: Mapping[str, Range],
+    *,
+    spread: float | None = None,
 ) -> tuple[float, dict[str, float]]:
     """Find parameters whose forecasts are near the measured seconds: what is left (soft l1), and the parameters.
 
-    Both parameters and times are taken as logarithms. The parameters come back with four digits.
+    Both parameters and times are taken as logarithms. The parameters come back with four digits. `spread`: of a prior
+    about the starts, in logarithms, which holds parameters that the rows do not; None: no prior.
     """
     first, low, high = (np.log(column) for column in zip(*ranges.values(), strict=True))
     measured = np.log(seconds_R)
 
     def residual(x: Float) -> Float:
-        return np.log(forecast(dict(zip(ranges, np.exp(x).tolist(), strict=True)))) - measured
+        errors = np.log(forecast(dict(zip(ranges, np.exp(x).tolist(), strict=True)))) - measured
+        return errors if spread is None else np.concatenate([errors, SCALE / spread * (x - first)])
 
     found = least_squares(
         residual,

@@ -1,0 +1,202 @@
+"""The fit of attention kernels: `moecast.sim.cost.attention_prefill`, `attention_decode`; MLA's by the same two.
+
+Least squares of the logarithms on 2 % of each table's rows, with a weak prior that keeps a few dozen rows from running
+away with a dozen parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from moecast.sim.cost.attention import LATENT, key_bytes
+from moecast.sim.cost.attention_decode import DecodeParameters, decode_seconds
+from moecast.sim.cost.attention_prefill import PrefillParameters, prefill_seconds
+from moecast.sim.cost.entries import NEUTRAL, Entry
+from moecast.sim.cost.gpus import GPUS
+from moecast.sim.cost.tables.attention import AttentionTable
+from moecast.validate.fitting.descent import Range, descend
+from moecast.validate.fitting.draw import Bool, drawn_rows, rows_of
+from moecast.validate.fitting.rows import Errors
+
+Float = npt.NDArray[np.float64]
+Parameters = PrefillParameters | DecodeParameters
+
+SEED = 9
+FEWEST = 8  # drawn rows below which a table sets no parameters
+SPREAD = 1.5  # of the prior, in logarithms
+UNCUT_S = 1e-2  # another start of `cut_s`: a kernel that never cuts its items
+_PREFILL: dict[str, Range] = {
+    "launch_s": (1e-5, 2e-6, 1e-4),
+    "peak_part": (0.7, 0.03, 1.0),
+    "softmax_s": (2e-11, 1e-13, 1e-9),
+    "tile_s": (1.5e-6, 1e-8, 1e-4),
+    "chain": (1.0, 0.1, 3.0),
+    "query_moves": (1.5, 0.01, 30.0),
+    "key_moves": (1.5, 0.01, 60.0),
+    "softness": (1.5, 1.0, 10.0),
+    "window_keys": (128.0, 1.0, 512.0),
+    "odd_width": (1.15, 1.0, 2.0),
+}
+_DECODE: dict[str, Range] = {
+    "launch_s": (8e-6, 2e-6, 1e-4),
+    "peak_part": (0.5, 0.02, 1.0),
+    "sm_Bps": (8e10, 2e9, 1e12),
+    "item_s": (1e-6, 1e-9, 1e-4),
+    "element_s": (3e-9, 1e-11, 1e-7),
+    "cut_s": (3e-6, 1e-8, 1.0),
+    "memory_part": (0.88, 0.05, 1.0),
+    "cache_ratio": (2.5, 1.0, 8.0),
+    "moves": (2.0, 0.01, 30.0),
+    "softness": (1.5, 1.0, 10.0),
+    "traffic_softness": (3.0, 1.0, 10.0),
+    "window_keys": (64.0, 1.0, 512.0),
+    "odd_width": (1.15, 1.0, 2.0),
+}
+
+
+def forecast(parameters: Parameters, gpu: str, table: AttentionTable) -> Float:
+    """The model's times of a table's rows on a GPU, its caches warm as a benchmark's are."""
+    if isinstance(parameters, PrefillParameters):
+        absorbed = parameters.absorbed
+        return prefill_seconds(
+            parameters,
+            GPUS[gpu],
+            table.batch_R,
+            table.tokens_R,
+            heads=table.heads_R,
+            kv_heads=np.where(absorbed, 1.0, table.kv_heads_R),
+            head_dim=np.where(absorbed, 576.0, table.head_dim_R),
+            value_dim=np.where(absorbed, 512.0, np.where(table.latent, 128.0, table.head_dim_R)),
+            context=table.keys_R,
+            window=table.window_R,
+        )
+    windowed_R = (table.window_R > 0) & (table.window_R < table.keys_R)
+    value_dim = np.where(table.latent, float(LATENT), table.head_dim_R)
+    width = np.where(table.latent, table.head_dim_R, 2 * table.head_dim_R)
+    return decode_seconds(
+        parameters,
+        GPUS[gpu],
+        table.batch_R,
+        np.where(windowed_R, table.window_R, table.keys_R),
+        heads=table.heads_R,
+        kv_heads=table.kv_heads_R,
+        head_dim=table.head_dim_R,
+        value_dim=value_dim,
+        key_bytes=width * key_bytes(table.types),
+        windowed=windowed_R,
+        warm=True,
+    )
+
+
+def draw(table: AttentionTable, *, seed: int = SEED) -> Bool:
+    """Mark 2 % of a table's rows, at even steps through head widths, windows and work."""
+    work = table.batch_R * table.tokens_R * (table.tokens_R + table.keys_R) * table.heads_R
+    name = f"{table.gpu} {table.engine} {table.version} {table.kind}"
+    marked = np.zeros(work.size, bool)
+    marked[drawn_rows([table.head_dim_R, table.window_R, work, table.batch_R], name=name, seed=seed)] = True
+    return marked
+
+
+def unseen(table: AttentionTable, drawn: Bool) -> Bool:
+    """Mark the rows of other shapes than those that were drawn."""
+    names = ("batch_R", "tokens_R", "keys_R", "heads_R", "kv_heads_R", "head_dim_R", "window_R")
+    shapes = np.stack([getattr(table, name) for name in names], 1)
+    _, shape_R = np.unique(shapes, axis=0, return_inverse=True)
+    marked: Bool = ~np.isin(shape_R, shape_R[drawn])
+    return marked
+
+
+def fit_attention(tables: Sequence[AttentionTable], *, seed: int = SEED) -> Iterator[Entry[Any]]:
+    """One entry for each table, and one for each GPU and kind over all engines' newest main kernels (`neutral`).
+
+    Prompts of one token are the work of a kernel of decode, and set nothing. Of latent attention TensorRT-LLM's kernels
+    stand for those of no engine: SGLang's on Hopper expand an FP8 cache and take absorbed heads for prompts.
+    """
+    tables = [table for table in tables if table.kernel != "one token" and draw(table, seed=seed).sum() >= FEWEST]
+    for table in tables:
+        yield _fitted([table], seed=seed)
+    newest = {(table.gpu, table.kind, table.engine): table for table in tables}
+    for gpu, kind in dict.fromkeys(key[:2] for key in newest):
+        pool = [table for key, table in newest.items() if key[:2] == (gpu, kind) and not table.kernel]
+        if pool and pool[0].latent:
+            pool = [table for table in pool if table.engine == "trtllm"]
+        if pool:
+            note = "pooled: " + ", ".join(f"{table.engine} {table.version}" for table in pool)
+            yield replace(_fitted(pool, seed=seed), engine=NEUTRAL, version="", note=note)
+
+
+def _fitted(tables: Sequence[AttentionTable], *, seed: int) -> Entry[Any]:
+    first = tables[0]
+    drawn = [rows_of(table, draw(table, seed=seed)) for table in tables]
+    seconds = np.concatenate([table.seconds_R for table in drawn])
+    widths = " ".join(str(int(width)) for width in np.unique(np.concatenate([t.head_dim_R for t in tables])))
+    best: tuple[float, Parameters | None] = np.inf, None
+    for fixed in _choices(first):
+
+        def of(values: dict[str, float], fixed: dict[str, Any] = fixed) -> Parameters:
+            numbers: dict[str, Any] = {**fixed, **values, "head_dims": widths}
+            return PrefillParameters(**numbers) if first.phase == "prefill" else DecodeParameters(**numbers)
+
+        def said(values: dict[str, float], of: Any = of) -> Float:
+            return np.concatenate([forecast(of(values), table.gpu, table) for table in drawn])
+
+        for ranges in _ranges(first):
+            cost, values = descend(said, seconds, ranges, spread=SPREAD)
+            if cost < best[0]:
+                best = cost, of(values)
+    assert best[1] is not None
+    return _entry(tables, best[1], seed=seed)
+
+
+def _ranges(table: AttentionTable) -> Iterator[dict[str, Range]]:
+    """Starts and bounds: of decode both a kernel that cuts its items along the keys and one that does not."""
+    if table.phase == "prefill":
+        yield _PREFILL
+        return
+    yield _DECODE
+    if table.kernel or table.latent:
+        yield _DECODE | {"cut_s": (UNCUT_S, *_DECODE["cut_s"][1:])}
+
+
+def _choices(table: AttentionTable) -> Iterator[dict[str, Any]]:
+    """What least squares cannot fit: the tile, and at which peak a kernel with an FP8 cache multiplies."""
+    peaks = GPUS[table.gpu].peak_flop_per_s
+    rates = ("bf16", "fp8") if "fp8" in table.types and "fp8" in peaks else ("bf16",)
+    if table.phase == "prefill":
+        for rate, packed, rows in product(rates, (False, True), (64.0, 128.0, 256.0)):
+            yield {"rate": rate, "packed": packed, "tile_rows": rows, "absorbed": packed and table.latent}
+        return
+    tiles = (0.0,) if table.kernel == "separate" else (64.0, 128.0) if table.latent else (16.0, 32.0, 64.0, 128.0)
+    for rate, rows in product(rates, tiles):
+        yield {"rate": rate, "tile_rows": rows}
+
+
+def _entry(tables: Sequence[AttentionTable], parameters: Parameters, *, seed: int) -> Entry[Any]:
+    said, measured, fitted = [], [], 0
+    for table in tables:
+        drawn = draw(table, seed=seed)
+        rest = rows_of(table, unseen(table, drawn))
+        said.append(forecast(parameters, table.gpu, rest))
+        measured.append(rest.seconds_R)
+        fitted += int(drawn.sum())
+    errors = Errors.of(np.concatenate(said), np.concatenate(measured))
+    first = tables[0]
+    return Entry(
+        gpu=first.gpu,
+        engine=first.engine,
+        version=first.version,
+        kind=first.kind,
+        parameters=parameters,
+        fitted=fitted,
+        rows=sum(table.seconds_R.size for table in tables),
+        seed=seed,
+        median=round(errors.median, 4),
+        p90=round(errors.p90, 4),
+        bias=round(errors.bias, 4),
+    )
