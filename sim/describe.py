@@ -106,6 +106,19 @@ def empty_layers(empty: int, layers: int) -> tuple[str, ...]:
     return (told,)
 
 
+def _of_the_rate(workload: Workload) -> list[str]:
+    """Say what tokens/s and latency count."""
+    found = []
+    if workload.speculate:
+        found.append("what drafting itself costs is not counted: tokens/s and latency are without it")
+    if workload.phase == "mixed" and workload.prefill_tokens_per_rank:
+        found.append(
+            f"tokens/s counts prompts, too: {workload.prefill_tokens_per_rank} of their tokens a step and rank, beside "
+            f"{workload.tokens_per_rank} sequences that decode"
+        )
+    return found
+
+
 def warnings(
     plan: Plan,
     model: ModelShape,
@@ -135,8 +148,7 @@ def warnings(
             f"{moved:.1%} of the load goes to other experts than {trace.meta.model} has it: no token chooses an expert "
             "twice, and where the router has groups each of a token's gives as many choices"
         )
-    if workload.speculate:
-        found.append("what drafting itself costs is not counted: tokens/s and latency are without it")
+    found += _of_the_rate(workload)
     if plan.layout.stages > 1:
         found.append(
             "a step is one pass through the pipeline, from empty to empty: steps that follow one another without a "

@@ -21,6 +21,14 @@ from moecast.sim.typed_json import read_fields
 
 SCHEMA = 2
 
+_OTHERS = {
+    frozenset(("recipe", "in_flight_P")): "a forecast of `moecast train`",
+    frozenset(("varied", "points")): "a sweep, whose points hold predictions",
+    frozenset(("collective", "rows")): "a table of `moecast collective`",
+}
+"""What other commands write, by fields of theirs."""
+_OF_OTHERS = frozenset().union(*_OTHERS)
+
 MEMORY_PARTS = ("weights", "slots", "kv", "activations", "total", "usable", "capacity")
 
 
@@ -55,6 +63,8 @@ class Prediction(PredictionValues, ShownAsTable):
         MoecastError
             A field is missing, unknown or of the wrong type, a number is not finite, or the schema is another's.
         """
+        if isinstance(value, dict) and (other := _OTHERS.get(frozenset(_OF_OTHERS & set(value)))):
+            raise MoecastError(f"is {other}, not a prediction of `moecast simulate`", file=file)
         if not isinstance(value, dict) or "breakdown_s" not in value:
             raise MoecastError("not a moecast prediction (no field 'breakdown_s')", file=file)
         if value.get("schema") != SCHEMA:

@@ -44,10 +44,10 @@ class PredictionValues:
     overlapped_s
         Mean over steps and ranks of communication that ran under compute.
     tokens_per_s, tokens_per_s_per_gpu
-        * Of the whole cluster; per rank of the plan.
+        * Of the whole cluster; per rank of the plan. In decode accepted tokens, in mixed steps those of prompts, too.
     latency_s, latency_kind
         * Decode: inter-token latency. Prefill: time to first token of a prompt that one step holds whole, without
-        queueing. Both are the mean step time.
+        queueing. Both are the mean step time, where drafts are verified over the tokens that a sequence then gets.
     memory_bytes, fits
         * Per GPU, by part, the fullest rank; whether the total is within what is usable of the capacity.
     balance, balance_p5

@@ -57,12 +57,16 @@ def _fit(prediction: PredictionValues) -> str | None:
     return f"yes, within {share}" if prediction.fits else f"NO, over {share}"
 
 
+UNDER_COMPUTE = "communication under compute"
+"""Beside the parts of a step, which are what is exposed of it: shown where a schedule overlaps anything."""
+
 QUANTITIES: tuple[Quantity, ...] = (
     Quantity(group="Question", name="layers × experts × choices", value=lambda p: p.routing_shape, text=_times),
     Quantity(group="Question", name="of a model of", value=lambda p: p.model_shape, text=_times),
     Quantity(group="Time", name="time per MoE layer", value=lambda p: p.layer_time_s, text=format_s, better="low"),
     Quantity(group="Time", name="step time", value=lambda p: p.step_time_s, text=format_s, better="low"),
     *(Quantity(group="Time", name=f"  {part}", value=_part(part), text=format_s) for part in BREAKDOWN_PARTS),
+    Quantity(group="Time", name=UNDER_COMPUTE, value=lambda p: p.overlapped_s, text=format_s),
     Quantity(
         group="Time", name="tokens/s per GPU", value=lambda p: p.tokens_per_s_per_gpu, text=format_count, better="high"
     ),
@@ -95,10 +99,11 @@ QUANTITIES: tuple[Quantity, ...] = (
 def quantities_of(predictions: Sequence[PredictionValues]) -> list[Quantity]:
     """The quantities that predictions of one phase are shown by, side by side or one alone."""
     whole = all(prediction.whole for prediction in predictions)
+    overlapped = any(prediction.overlapped_s for prediction in predictions)
     listed = []
     for quantity in QUANTITIES:
         name = quantity.name
-        if name == "of a model of" and whole:
+        if (name == "of a model of" and whole) or (name == UNDER_COMPUTE and not overlapped):
             continue
         if name == "latency":
             name = predictions[0].latency_kind

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moecast.cli import options
-from moecast.cli.asked import Asked
+from moecast.cli.asked import Asked, option
 from moecast.cli.question_file import dotted
 from moecast.cli.question_options import takes_question
 
@@ -64,7 +65,8 @@ class Point:
         found = self.prediction
         numbers = {name: None if found is None else getattr(found, name) for name in NUMBERS}
         memory = None if found is None or found.memory_bytes is None else found.memory_bytes["total"]
-        return {**self.values, **numbers, "memory_bytes": memory, "refused": self.refused}
+        labels = "" if found is None else "; ".join(found.labels)
+        return {**self.values, **numbers, "memory_bytes": memory, "labels": labels, "refused": self.refused}
 
 
 @takes_question()
@@ -102,7 +104,7 @@ def sweep_command(
     if json:
         render.echo_json(answer)
     else:
-        _show(points)
+        _show(points, varied)
     if all(point.prediction is None for point in points):
         raise typer.Exit(2)
 
@@ -163,27 +165,52 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _show(points: Sequence[Point]) -> None:
+def _show(points: Sequence[Point], varied: Collection[str]) -> None:
+    from rich.markup import escape
     from rich.table import Table
     from rich.text import Text
 
     from moecast.cli import render
+
+    found = [point.prediction for point in points if point.prediction is not None]
+    out = render.console()
+    for label in _counted([prediction.labels for prediction in found]):
+        out.print(f"[yellow]{escape(label)}[/yellow]")
+    table = Table(title=Text(_title(found)), title_justify="left", title_style="bold")
+    for name in (*points[0].values, "step", "tokens/s per GPU", "balance", "fits", "limited by"):
+        table.add_column(Text(name), justify="right", overflow="fold")
+    for point in points:
+        values = ["-" if value is None else str(value) for value in point.values.values()]
+        table.add_row(*map(Text, (*values, *_answers(point))))
+    out.print(table)
+    told = tuple(f"override: {option(name)} " for name in varied)  # its column says it
+    said = [[line for line in prediction.warnings if not line.startswith(told)] for prediction in found]
+    for warning in _counted(said):
+        out.print(f"[yellow]warning:[/yellow] {escape(warning)}")
+
+
+def _answers(point: Point) -> list[str]:
+    """The cells of a point's answer."""
     from moecast.units import format_s
 
-    table = Table()
-    for name in points[0].values:
-        table.add_column(Text(name), justify="right")
-    for name in ("step", "tokens/s per GPU", "balance", "fits", "limited by"):
-        table.add_column(name, justify="right")
-    for point in points:
-        cells = ["-" if value is None else str(value) for value in point.values.values()]
-        found = point.prediction
-        if found is None:
-            cells += ["-", "-", "-", "-", f"refused: {point.refused}"]
-        else:
-            time_s = found.layer_time_s if found.step_time_s is None else found.step_time_s
-            rate = "-" if found.tokens_per_s_per_gpu is None else f"{found.tokens_per_s_per_gpu:,.0f}"
-            fits = "-" if found.fits is None else "yes" if found.fits else "no"
-            cells += [format_s(time_s), rate, f"{found.balance:.2f}", fits, found.bottleneck or "-"]
-        table.add_row(*map(Text, cells))
-    render.console().print(table)
+    found = point.prediction
+    if found is None:
+        return ["-", "-", "-", "-", f"refused: {point.refused}"]
+    time_s = found.layer_time_s if found.step_time_s is None else found.step_time_s
+    rate = "-" if found.tokens_per_s_per_gpu is None else f"{found.tokens_per_s_per_gpu:,.0f}"
+    fits = "-" if found.fits is None else "yes" if found.fits else "no"
+    return [format_s(time_s), rate, f"{found.balance:.2f}", fits, found.bottleneck or "-"]
+
+
+def _title(predictions: Sequence[Prediction]) -> str:
+    """What all points have in common: model, phase, cluster and rung."""
+    facts = [{getattr(found, name) for found in predictions} for name in ("model", "phase", "cluster", "network")]
+    return ", ".join(str(*values) for values in facts if len(values) == 1)
+
+
+def _counted(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Every line once, and of how many points it is where not of all."""
+    among = Counter(line for of_point in lines for line in dict.fromkeys(of_point))
+    return [
+        line if count == len(lines) else f"{line} ({count} of {len(lines)} points)" for line, count in among.items()
+    ]

@@ -129,7 +129,7 @@ def simulate_training(
         memory_bytes=memory,
         fits=memory["total"] <= memory["usable"],
         labels=labels_of(model, trace, drawn_of),
-        warnings=(*notes, *warnings_of(cluster, recipe, find_rung(network), memory)),
+        warnings=(*notes, *warnings_of(cluster, plan, recipe, find_rung(network), memory)),
     )
 
 
@@ -144,13 +144,18 @@ def labels_of(model: ModelShape, trace: RoutingTrace, from_phase: str) -> tuple[
     return tuple(found)
 
 
-def warnings_of(cluster: Cluster, recipe: Recipe, rung: Rung, memory: Mapping[str, int]) -> tuple[str, ...]:
+def warnings_of(cluster: Cluster, plan: Plan, recipe: Recipe, rung: Rung, memory: Mapping[str, int]) -> tuple[str, ...]:
     """List what a reader should know before trusting the numbers."""
     found = list(transferred(cluster.hardware))
     if not recipe.host_s:
         found.append(
             "no wait for hosts is counted (--host-wait): measured steps of Megatron on B200 and B300 ask for 7 to 20 "
             "ms in each direction of an MoE layer; forecasts without it are half as long or less (docs/accuracy.md)"
+        )
+    if plan.layout.dp > 1:
+        found.append(
+            "gradients are reduced after the last backward pass, and parameters gathered, beside nothing: what "
+            "Megatron hides of it (--overlap-grad-reduce, --overlap-param-gather) is not modelled"
         )
     if rung.name == "bound":
         found.append("bound is a lower bound: --network fluid follows every flow")

@@ -196,6 +196,18 @@ def test_a_sweep_answers_every_point_and_says_why_one_has_none(folder: Path) -> 
         invoke("sweep", "q.yaml")
 
 
+@pytest.mark.usefixtures("folder")
+def test_a_sweep_says_what_it_is_of_and_that_its_routing_is_made() -> None:
+    vary = ("--vary", "tp=1,3", "--vary", "speculate=0,2", "--csv", "t.csv")
+    text = " ".join(invoke("sweep", *ASKED, "--model", "config.json", *vary).split())
+    label = "uniform routing, 3×16×4: made, not recorded; layers and tokens independent"
+    assert text.startswith(f"{label} model, decode, dgx-h200, bound")
+    assert "tokens/s and latency are without it (1 of 2 points)" in text
+    assert "override" not in text  # the columns say what varies
+    rows = csv.DictReader(Path("t.csv").read_text(encoding="utf-8").splitlines())
+    assert [row["labels"] for row in rows] == [label, label, "", ""]
+
+
 @pytest.mark.parametrize(
     ("more", "line"),
     [

@@ -22,6 +22,7 @@ from moecast.report.rows import table_rows
 from moecast.sim import ModelShape, Plan, Prediction, Workload, draw_steps, simulate, write_prediction
 from moecast.topology import load_cluster
 from moecast.traces import RoutingTrace
+from moecast.units import format_s
 from tests.sim.plan_cases import small_trace, tiny_model
 
 WORKLOAD = Workload(phase="prefill", tokens_per_rank=64, steps=2)
@@ -55,6 +56,17 @@ def ask(trace: RoutingTrace, plan: Plan, workload: Workload = WORKLOAD) -> Predi
 @pytest.fixture(scope="module")
 def answers(trace: RoutingTrace, plans: dict[str, Plan]) -> dict[str, Prediction]:
     return {name: ask(trace, plan) for name, plan in plans.items()}
+
+
+def test_what_runs_under_compute_is_shown_where_a_schedule_overlaps(
+    trace: RoutingTrace, plans: dict[str, Plan], answers: dict[str, Prediction]
+) -> None:
+    overlapping = ask(trace, plans["before"].with_(schedule="two-batch"))
+    assert overlapping.overlapped_s > 0
+    shown = {row.name: row.texts for row in table_rows([Entry(plan="two-batch", prediction=overlapping)])}
+    assert shown["communication under compute"] == (format_s(overlapping.overlapped_s),)
+    plain = table_rows([Entry(plan="before", prediction=answers["before"])])
+    assert "communication under compute" not in {row.name for row in plain}
 
 
 def report(folder: Path, *predictions: Prediction, env: dict[str, str] | None = None) -> str:

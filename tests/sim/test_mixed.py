@@ -13,7 +13,7 @@ from moecast.errors import MoecastError
 from moecast.sim import Plan, Step, Workload, draw_steps, simulate, simulate_step
 from moecast.topology import load_cluster
 from moecast.traces import PHASES, RoutingTrace, concatenate
-from tests.sim.plan_cases import tiny_model
+from tests.sim.plan_cases import small_trace, tiny_model
 from tests.strategies import traces
 
 CLUSTER = load_cluster("dgx-h100")
@@ -122,6 +122,18 @@ def test_drafts_are_verified_together_and_count_as_accepted(
     assert seconds(trace, step) >= seconds(trace, plain) * (1 - 1e-9)
 
 
+def test_a_mixed_step_says_that_tokens_per_second_count_prompts() -> None:
+    trace = with_phases(small_trace())
+    mixed = Workload(phase="mixed", tokens_per_rank=2, prefill_tokens_per_rank=6, steps=1, reuse=True)
+    said = "tokens/s counts prompts, too: 6 of their tokens a step and rank, beside 2 sequences that decode"
+    for workload, told in ((mixed, True), (mixed.parts[1], False), (replace(mixed, prefill_tokens_per_rank=0), False)):
+        model = tiny_model(trace)
+        found = simulate(CLUSTER, model, plan_of(trace), trace, workload, network="bound", gains=False)
+        assert (said in found.warnings) == told
+    counted = simulate(CLUSTER, model, plan_of(trace), trace, mixed, network="bound", gains=False)
+    assert counted.tokens_per_s * counted.step_time_s == pytest.approx(2 * (2 + 6))
+
+
 @pytest.mark.parametrize(
     ("wrong", "rule"),
     [
@@ -129,7 +141,8 @@ def test_drafts_are_verified_together_and_count_as_accepted(
         ({"phase": "prefill", "speculate": 2}, "speculate = 2"),
         ({"phase": "decode", "speculate": 65}, "at most 64 drafts"),
         ({"phase": "decode", "acceptance": 0.5}, "acceptance = 0.5"),
-        ({"phase": "decode", "speculate": 2, "acceptance": 1.5}, "acceptance = 1.5"),
+        ({"phase": "decode", "speculate": 2, "acceptance": 1.5}, "acceptance = 1.5: a chance, from 0 to 1"),
+        ({"phase": "decode", "acceptance": 0.5}, "acceptance = 0.5: is of drafts, and there are none"),
         ({"phase": "mixed", "tokens_per_rank": 0}, "tokens_per_rank = 0"),
     ],
 )

@@ -124,7 +124,15 @@ def test_missing_field_is_named(prediction: Prediction) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "line"), [("{", "not JSON"), ("[]", "not a moecast prediction"), ("[" * 100_000, "not JSON")]
+    ("text", "line"),
+    [
+        ("{", "not JSON"),
+        ("[]", "not a moecast prediction"),
+        ("[" * 100_000, "not JSON"),
+        ('{"schema": 1, "recipe": {}, "in_flight_P": [], "breakdown_s": {}}', "is a forecast of `moecast train`, not"),
+        ('{"varied": {}, "points": []}', "is a sweep, whose points hold predictions"),
+        ('{"collective": "all-reduce", "rows": []}', "is a table of `moecast collective`"),
+    ],
 )
 def test_other_files_are_refused(tmp_path: Path, text: str, line: str) -> None:
     path = tmp_path / "p.json"
