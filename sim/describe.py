@@ -9,6 +9,7 @@ from typing import Any
 from moecast.sim.collectives import Mode
 from moecast.sim.model import ModelShape
 from moecast.sim.plan import Plan
+from moecast.sim.schedules import find_schedule
 from moecast.sim.workload import Workload
 from moecast.topology import Hardware
 from moecast.traces import RoutingTrace
@@ -93,6 +94,17 @@ def transferred(hardware: Hardware) -> tuple[str, ...]:
     if not kernels:
         return ()
     return (f"{hardware.name}: the part of its peaks that kernels reach ({', '.join(kernels)}) is a Hopper GPU's",)
+
+
+def loose_bound(plan: Plan, rung: str) -> tuple[str, ...]:
+    """Say that `bound` flatters schedules that overlap: it is sharpest where every rank does every task in order."""
+    if rung != "bound" or find_schedule(plan.schedule).in_sequence:
+        return ()
+    told = (
+        f"bound knows less of {plan.schedule} than of the sequential order, so that it may gain where it does not: "
+        "compare schedules by --network fluid"
+    )
+    return (told,)
 
 
 def empty_layers(empty: int, layers: int) -> tuple[str, ...]:

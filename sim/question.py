@@ -83,10 +83,14 @@ class Question:
         Raises
         ------
         MoecastError
-            L, E or K differ between trace, model and plan; the plan is not legal, larger than the cluster, or needs
-            what is not simulated.
+            L, E or K differ between trace, model and plan; the plan is not legal, larger than the cluster, needs
+            what is not simulated, or cuts tokens into more microbatches than there are.
         """
         check_question(self.cluster, self.model, self.plan, self.trace, pipeline=True)
+        there = self.workload.tokens_per_rank + self.workload.prefill_tokens_per_rank
+        if self.workload.steps_mode == "drawn" and self.plan.microbatches > there:
+            rule = f"more than the {there} tokens or sequences that each rank has"
+            raise MoecastError(rule, field="microbatches", value=self.plan.microbatches)
 
     def hash(self) -> str:
         """Name what is asked: equal for equal questions, today and on another machine. SHA-256 in hex."""

@@ -105,6 +105,7 @@ def simulate_question(asked: Question, *, progress: Callable[[int, int], None] |
         warnings=(
             *asked.notes,
             *describe.transferred(asked.cluster.hardware),
+            *describe.loose_bound(plan, rung.name),
             *describe.empty_layers(routing.empty_layers, plan.layers),
             *describe.warnings(plan, model, trace, workload, memory=memory, overrides=asked.overrides),
         ),

@@ -32,8 +32,6 @@ class Chunked:
 
     degree: int
 
-    in_sequence = False
-
     def __post_init__(self) -> None:
         if not 1 <= self.degree <= MOST_DEGREE:
             raise ValueError(f"degree = {self.degree}: must be from 1 to {MOST_DEGREE}")
@@ -42,6 +40,11 @@ class Chunked:
     def name(self) -> str:
         """``chunked:`` and the degree."""
         return f"chunked:{self.degree}"
+
+    @property
+    def in_sequence(self) -> bool:
+        """Whether there is one chunk."""
+        return self.degree == 1
 
     def supports(self, step: ForwardPass, /) -> str | None:
         """Tokens come home between layers."""

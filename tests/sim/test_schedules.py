@@ -59,6 +59,11 @@ def test_one_chunk_is_the_sequential_order_and_pays_for_no_overlap(phase: str, n
     asked = {"network": network, "gains": False}
     in_sequence = simulate(cluster, model, plan, trace, work, **asked)
     one_chunk = simulate(cluster, model, plan.with_(schedule="chunked:1"), trace, work, **asked)
+    assert not any(line.startswith("bound knows less") for line in (*in_sequence.warnings, *one_chunk.warnings))
+    overlapping = simulate(cluster, model, plan.with_(schedule="shared-beside"), trace, work, **asked)
+    assert any(line.startswith("bound knows less of shared-beside") for line in overlapping.warnings) == (
+        network == "bound"
+    )
     assert one_chunk.step_time_s == in_sequence.step_time_s
     assert one_chunk.breakdown_s == in_sequence.breakdown_s
 

@@ -100,6 +100,7 @@ def test_a_step_is_as_long_as_its_busiest_stage_and_no_longer_than_the_longest_w
     [
         ({"schedule": "two-batch"}, "schedule = 'two-batch': stages of a pipeline go through their layers in sequence"),
         ({"virtual": 2}, "vpp = 2: serving has one chunk a stage"),
+        ({"microbatches": 257}, "microbatches = 257: more than the 256 tokens or sequences that each rank has"),
     ],
 )
 def test_what_serving_does_not_do_is_refused(change: dict[str, object], rule: str) -> None:
