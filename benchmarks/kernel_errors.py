@@ -100,8 +100,9 @@ def mla_lines(tables: Path) -> Iterator[Line]:
 def _kernel_lines(found: Iterator[AttentionTable]) -> Iterator[Line]:
     from moecast.validate.fitting.attention_errors import compare_attention
 
-    for table in found:
-        roofline, model, left_out = compare_attention(table)
+    tables = list(found)
+    for table in tables:
+        roofline, model, left_out = compare_attention(table, tables)
         label = (table.gpu, table.engine, table.version, table.kind)
         yield Line(label=label, roofline=roofline, model=model, left_out=left_out)
 

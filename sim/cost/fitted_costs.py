@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from moecast.sim.cost import gemm, grouped, quantise
+from moecast.sim.cost import attention, gemm, grouped, quantise
 from moecast.sim.cost.roofline_costs import Roofline
 from moecast.sim.engines import find_engine
 
@@ -102,7 +102,15 @@ class FittedCosts:
         self, core: AttentionCore, *, phase: str, tokens_G: npt.ArrayLike, keys_G: npt.ArrayLike, queries: float = 1.0
     ) -> Float:
         """As of `KernelCosts`."""
-        return self._roofline.core_seconds(core, phase=phase, tokens_G=tokens_G, keys_G=keys_G, queries=queries)
+        return attention.core_seconds(
+            core,
+            self.hardware,
+            engine=self.engine,
+            phase=phase,
+            tokens_G=tokens_G,
+            keys_G=keys_G,
+            queries=queries,
+        )
 
     @property
     def _roofline(self) -> Roofline:

@@ -22,7 +22,7 @@ from moecast.sim.cost.gpus import GPUS
 from moecast.sim.cost.tables.attention import AttentionTable
 from moecast.validate.fitting.descent import Range, descend
 from moecast.validate.fitting.draw import Bool, drawn_rows, rows_of
-from moecast.validate.fitting.rows import Errors
+from moecast.validate.fitting.rows import MOST_SHARE, Errors
 
 Float = npt.NDArray[np.float64]
 Parameters = PrefillParameters | DecodeParameters
@@ -30,6 +30,9 @@ Parameters = PrefillParameters | DecodeParameters
 SEED = 9
 FEWEST = 8  # drawn rows below which a table sets no parameters
 SPREAD = 1.5  # of the prior, in logarithms
+ENOUGH = 120  # drawn rows from which a table stands alone
+LEAST_HEADS = 8
+OWN_SPREAD = 0.1  # of one GPU about its generation
 UNCUT_S = 1e-2  # another start of `cut_s`: a kernel that never cuts its items
 _PREFILL: dict[str, Range] = {
     "launch_s": (1e-5, 2e-6, 1e-4),
@@ -95,11 +98,17 @@ def forecast(parameters: Parameters, gpu: str, table: AttentionTable) -> Float:
 
 
 def draw(table: AttentionTable, *, seed: int = SEED) -> Bool:
-    """Mark 2 % of a table's rows, at even steps through head widths, windows and work."""
+    """Mark at most 2 % of a table's rows, at even steps through head widths, windows and work.
+
+    Of latent attention's decode only rows of `LEAST_HEADS` heads and more: few layouts leave a rank fewer.
+    """
     work = table.batch_R * table.tokens_R * (table.tokens_R + table.keys_R) * table.heads_R
     name = f"{table.gpu} {table.engine} {table.version} {table.kind}"
-    marked = np.zeros(work.size, bool)
-    marked[drawn_rows([table.head_dim_R, table.window_R, work, table.batch_R], name=name, seed=seed)] = True
+    marked, asked = np.zeros(work.size, bool), np.arange(work.size)
+    if table.latent and table.phase == "decode":
+        asked = np.flatnonzero(table.heads_R >= LEAST_HEADS)
+    keys = [values[asked] for values in (table.head_dim_R, table.window_R, work, table.batch_R)]
+    marked[asked[drawn_rows(keys, name=name, seed=seed, count=int(MOST_SHARE * work.size))]] = True
     return marked
 
 
@@ -115,43 +124,84 @@ def unseen(table: AttentionTable, drawn: Bool) -> Bool:
 def fit_attention(tables: Sequence[AttentionTable], *, seed: int = SEED) -> Iterator[Entry[Any]]:
     """One entry for each table, and one for each GPU and kind over all engines' newest main kernels (`neutral`).
 
-    Prompts of one token are the work of a kernel of decode, and set nothing. Of latent attention TensorRT-LLM's kernels
-    stand for those of no engine: SGLang's on Hopper expand an FP8 cache and take absorbed heads for prompts.
+    Tables of few rows are fitted with those of the same kernel on the GPUs of their generation; each then moves from
+    there as far as its own rows ask. Prompts of one token are the work of a kernel of decode, and set nothing. Of
+    latent attention TensorRT-LLM's kernels stand for those of no engine: SGLang's on Hopper expand an FP8 cache and
+    take absorbed heads for prompts.
     """
     tables = [table for table in tables if table.kernel != "one token" and draw(table, seed=seed).sum() >= FEWEST]
+    shared = {family: fit_shared(family_of(family, tables), seed=seed) for family in dict.fromkeys(map(kin, tables))}
+    entries = {}
     for table in tables:
-        yield _fitted([table], seed=seed)
+        entries[table.gpu, table.kind, table.engine] = entry = _entry_of(table, shared[kin(table)], seed=seed)
+        yield entry
     newest = {(table.gpu, table.kind, table.engine): table for table in tables}
     for gpu, kind in dict.fromkeys(key[:2] for key in newest):
         pool = [table for key, table in newest.items() if key[:2] == (gpu, kind) and not table.kernel]
         if pool and pool[0].latent:
-            pool = [table for table in pool if table.engine == "trtllm"]
-        if pool:
+            if (gpu, kind, "trtllm") in entries:
+                as_trtllm = entries[gpu, kind, "trtllm"]
+                yield replace(as_trtllm, engine=NEUTRAL, version="", note=f"as trtllm {as_trtllm.version}")
+        elif pool:
             note = "pooled: " + ", ".join(f"{table.engine} {table.version}" for table in pool)
-            yield replace(_fitted(pool, seed=seed), engine=NEUTRAL, version="", note=note)
+            yield replace(_entry(pool, fit_shared(pool, seed=seed), seed=seed), engine=NEUTRAL, version="", note=note)
 
 
-def _fitted(tables: Sequence[AttentionTable], *, seed: int) -> Entry[Any]:
+def kin(table: AttentionTable) -> tuple[str, ...]:
+    """What tables share that are fitted together: a generation of GPUs, engine, version and kind; else one table's."""
+    own = (table.engine, table.version, table.kind, "latent" if table.latent else "")
+    return (table.gpu if draw(table).sum() >= ENOUGH else generation(table.gpu), *own)
+
+
+def generation(gpu: str) -> str:
+    """Which tensor cores a GPU has, by the narrowest type that they multiply: those of one generation run alike."""
+    return next(name for name in ("fp4", "fp8", "bf16") if name in GPUS[gpu].peak_flop_per_s)
+
+
+def family_of(family: tuple[str, ...], tables: Sequence[AttentionTable]) -> list[AttentionTable]:
+    """The tables that are fitted together."""
+    return [table for table in tables if kin(table) == family]
+
+
+def _entry_of(table: AttentionTable, shared: Parameters, *, seed: int) -> Entry[Any]:
+    family = kin(table)[0]
+    if family == table.gpu:
+        return _entry([table], shared, seed=seed)
+    own = _descended([table], shared, _about(shared), seed=seed, spread=OWN_SPREAD)[1]
+    return replace(_entry([table], own, seed=seed), note=f"from a fit on GPUs with {family}")
+
+
+def fit_shared(tables: Sequence[AttentionTable], *, seed: int = SEED) -> Parameters:
+    """One set of parameters for the drawn rows of several tables of a kind."""
     first = tables[0]
-    drawn = [rows_of(table, draw(table, seed=seed)) for table in tables]
-    seconds = np.concatenate([table.seconds_R for table in drawn])
     widths = " ".join(str(int(width)) for width in np.unique(np.concatenate([t.head_dim_R for t in tables])))
     best: tuple[float, Parameters | None] = np.inf, None
-    for fixed in _choices(first):
-
-        def of(values: dict[str, float], fixed: dict[str, Any] = fixed) -> Parameters:
-            numbers: dict[str, Any] = {**fixed, **values, "head_dims": widths}
-            return PrefillParameters(**numbers) if first.phase == "prefill" else DecodeParameters(**numbers)
-
-        def said(values: dict[str, float], of: Any = of) -> Float:
-            return np.concatenate([forecast(of(values), table.gpu, table) for table in drawn])
-
-        for ranges in _ranges(first):
-            cost, values = descend(said, seconds, ranges, spread=SPREAD)
-            if cost < best[0]:
-                best = cost, of(values)
+    for fixed, ranges in product(_choices(first), _ranges(first)):
+        numbers: dict[str, Any] = {**fixed, **{name: values[0] for name, values in ranges.items()}}
+        start = (PrefillParameters if first.phase == "prefill" else DecodeParameters)(**numbers, head_dims=widths)
+        found = _descended(tables, start, ranges, seed=seed, spread=SPREAD)
+        best = min(best, found, key=lambda pair: pair[0])
     assert best[1] is not None
-    return _entry(tables, best[1], seed=seed)
+    return best[1]
+
+
+def _descended(
+    tables: Sequence[AttentionTable], start: Parameters, ranges: dict[str, Range], *, seed: int, spread: float
+) -> tuple[float, Parameters]:
+    drawn = [rows_of(table, draw(table, seed=seed)) for table in tables]
+
+    def said(values: dict[str, float]) -> Float:
+        parameters = replace(start, **values)  # type: ignore[arg-type]
+        return np.concatenate([forecast(parameters, table.gpu, table) for table in drawn])
+
+    cost, values = descend(said, np.concatenate([table.seconds_R for table in drawn]), ranges, spread=spread)
+    return cost, replace(start, **values)  # type: ignore[arg-type]
+
+
+def _about(parameters: Parameters) -> dict[str, Range]:
+    """The bounds of all, starting at some parameters."""
+    bounds = _PREFILL if isinstance(parameters, PrefillParameters) else _DECODE
+    return {name: (getattr(parameters, name), low, high) for name, (_, low, high) in bounds.items()}
 
 
 def _ranges(table: AttentionTable) -> Iterator[dict[str, Range]]:

@@ -26,13 +26,22 @@ Compared = tuple[Errors, Errors, Errors]
 NOTHING = Errors.of(np.zeros(0), np.zeros(0))
 
 
-def compare_attention(table: AttentionTable) -> Compared:
-    """Errors of the roofline, of the model, and of the model with the nearest other GPU's parameters."""
+def compare_attention(table: AttentionTable, tables: Sequence[AttentionTable] = ()) -> Compared:
+    """Errors of the roofline, of the model, and of the model with another GPU's parameters.
+
+    Those of the nearest other GPU; where GPUs of a generation are fitted together (and `tables` are given), a new fit
+    on all but this one.
+    """
     entries = attention.all_parameters("mla" if table.latent else "attention")
     own, other = own_and_other(entries, table)
     drawn = attention_fit.draw(table, seed=own.seed if own else attention_fit.SEED)
     rest = rows_of(table, attention_fit.unseen(table, drawn))
-    return _compared(own, other, rest, attention_fit.forecast, _roofline(rest))
+    lines, model, left_out = _compared(own, other, rest, attention_fit.forecast, _roofline(rest))
+    family = attention_fit.family_of(attention_fit.kin(table), tables)
+    if others := [some for some in family if some.gpu != table.gpu]:
+        without = attention_fit.fit_shared(others)
+        left_out = Errors.of(attention_fit.forecast(without, table.gpu, rest), rest.seconds_R)
+    return lines, model, left_out
 
 
 def compare_module(table: MlaModuleTable) -> tuple[Errors, Errors, Errors, str]:

@@ -25,13 +25,14 @@ Bool = npt.NDArray[np.bool_]
 Table = TypeVar("Table")
 
 
-def drawn_rows(keys: Sequence[npt.ArrayLike], *, name: str, seed: int) -> Int:
+def drawn_rows(keys: Sequence[npt.ArrayLike], *, name: str, seed: int, count: int | None = None) -> Int:
     """Draw the rows of a table: sorted by keys, the first key first, at even steps from a random start.
 
-    Even steps give each kind of row its share. The start depends on the seed and the table's name.
+    Even steps give each kind of row its share. The start depends on the seed and the table's name. `count`: how many
+    (of some of a table's rows, for which the share of all is asked); None: the most that may be.
     """
     order = np.lexsort([np.asarray(key) for key in reversed(keys)])
-    count = int(MOST_SHARE * len(order))
+    count = int(MOST_SHARE * len(order)) if count is None else count
     random = np.random.default_rng([seed, zlib.crc32(name.encode())])
     places = (np.arange(count) + random.random()) * len(order) / max(count, 1)
     drawn: Int = order[places.astype(np.int64)]

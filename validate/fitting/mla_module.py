@@ -28,8 +28,8 @@ SPREAD = 1.0
 HOST_TIMED_S = 300e-6  # no module of one token takes this long on a GPU
 _RANGES: dict[str, Range] = {
     "constant_s": (6e-6, 1e-7, 1e-3),
-    "gemm_part": (1.0, 0.6, 2.0),
-    "core_part": (1.0, 0.4, 2.5),
+    "gemm_part": (1.0, 0.87, 1.15),
+    "core_part": (1.0, 0.6, 1.5),
     "hidden_moves": (2.0, 0.01, 60.0),
     "head_moves": (2.0, 0.01, 60.0),
 }
