@@ -5,7 +5,7 @@ something else gains nothing by being twice as fast. Gains are each alone: they 
 take turns may gain little each. A NIC and its PCIe stand in a row and are nearly as fast as each other, so that both
 together are tried, too. A gain may be negative: with one thing faster, flows meet that did not meet before.
 
-A resource is a kind of link (all of them at once, both directions of a cable), the copy issue of low-latency kernels, a
+A resource is a kind of link (all of them at once, both directions of a cable), what a copy costs its sender, a
 kind of compute, the launches and barriers of communication, or the waiting for peers (experts as if every rank had its
 EP group's mean of them). What cannot save `LEAST` of the step is not timed: links that carry nothing, and work of which
 all stages together, each rank's largest part of each, could not.
@@ -49,7 +49,7 @@ LEAST = 0.01
 """The part of the step that a resource has to save to be listed."""
 
 EXPLAINED = {
-    ISSUE: "a GPU's cost of each copy that low-latency kernels send (7 KB messages in decode)",
+    ISSUE: "a GPU's cost of each copy that low-latency kernels send (7 KB messages in decode), by fitted costs of any",
     LAUNCHES: "collective launches, barriers and exchanges of counts",
     PEERS: "saved by even experts, as if every rank of an EP group had the group's mean of them",
 }
@@ -92,7 +92,8 @@ def cluster_with_more(cluster: Cluster, name: str) -> Cluster:
     Laid out anew on it, a plan's flows and the chunks that relays wait for are those of the faster cluster.
     """
     if name == ISSUE:
-        return replace(cluster, hardware=replace(cluster.hardware, message_s=cluster.hardware.message_s / 2))
+        table = cluster.hardware
+        return replace(cluster, hardware=replace(table, message_s=table.message_s / 2, copy_cost=table.copy_cost / 2))
     links = (
         replace(link, capacity_Bps=2 * link.capacity_Bps) if cable_of(link.kind) in TOGETHER.get(name, {name}) else link
         for link in cluster.links

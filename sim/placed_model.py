@@ -109,7 +109,7 @@ class PlacedModel:
         copy_bytes = [model.copy_bytes(plan.dispatch_type or model.dispatch_type)]
         copy_bytes += [model.copy_bytes(plan.combine_type or "bf16")]
         carried = Carried(
-            hardware=sites.cluster.hardware,
+            hardware=cluster.hardware,  # what is beside compute leaves it fewer SMs, and has its own
             mode=mode,
             ranks=sites.n_members,
             near_ranks=sites.near_members,

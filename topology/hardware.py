@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 ELEMENT_TYPES = ("bf16", "fp8", "fp4")
 KERNELS = ("roofline", "fitted")
 TABLES = "tables:"
-NO_NUMBERS = ("name", "kernels", "engine", "sources")
+NO_NUMBERS = ("name", "kernels", "engine", "copy_cost", "sources")
 EFFICIENCIES = ("gemm", "grouped_gemm", "attention", "memory")
 
 
@@ -51,6 +51,9 @@ class Hardware:
         were fitted on measured ones), or `tables:FOLDER` (measured tables where they have the shape).
     engine
         Whose kernels run, by the name of a serving engine; `neutral`: none in particular.
+    copy_cost
+        What a copy costs its sender, by the costs that are fitted: times what they say. No fact of a GPU: it asks what
+        cheaper copies would save, where `message_s` is not read.
     sources
         Where each of the numbers above comes from, by field, or by "field.key" in a mapping.
 
@@ -76,6 +79,7 @@ class Hardware:
     in_switch_efficiency: float = 0.0
     kernels: str = "roofline"
     engine: str = "neutral"
+    copy_cost: float = 1.0
     sources: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
@@ -84,6 +88,7 @@ class Hardware:
         for name in ("kernel_launch_s", "message_s", "collective_launch_s", "count_exchange_s", "barrier_s"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) < float("inf"), "must not be negative")
         _check("in_switch_efficiency", self.in_switch_efficiency, 0 <= self.in_switch_efficiency <= 1, "must be 0 to 1")
+        _check("copy_cost", self.copy_cost, 0 <= self.copy_cost < float("inf"), "must not be negative")
         known = self.kernels in KERNELS or self.kernels.startswith(TABLES)
         _check("kernels", self.kernels, known, f"is not one of {', '.join(KERNELS)}, {TABLES}FOLDER")
         _check("communication_sms", self.communication_sms, 0 <= self.communication_sms < self.sms, "must be below sms")

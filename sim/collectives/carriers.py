@@ -79,7 +79,7 @@ class Carried:
     Parameters
     ----------
     hardware, mode
-        Whose kernels.
+        Whose kernels, with all SMs of the GPU and those that communication has of them.
     ranks, near_ranks
         Of the group, and the most of them that stand in one domain.
     choices, experts
@@ -123,10 +123,10 @@ class Carried:
         return Carrier(
             latency_s=max(0.0, near.start_s + self.experts * near.expert_s - launch_s),
             wire=wire_of(self.hardware, 1 / near.part),
-            copy_s=float(of_token_s) / (self.choices * (self.ranks - 1) / self.ranks),
+            copy_s=self.hardware.copy_cost * float(of_token_s) / (self.choices * (self.ranks - 1) / self.ranks),
             added=True,
             far_latency_s=max(0.0, far.start_s - launch_s),
-            far_copy_s=far.copy_s,
+            far_copy_s=self.hardware.copy_cost * far.copy_s,
         )
 
     def _normal(self, phase: str, size: float) -> Carrier:
@@ -149,7 +149,7 @@ class Carried:
         p, n = self._fitted("nvlink-two-sided", phase), self.ranks
         own = n / (n - 1)
         part = p.far_part if n > SEVERAL_HOSTS else p.near_part
-        each_s = own * p.token_s / float(distinct_ranks(n, self.choices))
+        each_s = self.hardware.copy_cost * own * p.token_s / float(distinct_ranks(n, self.choices))
         soft = self._soft(each_s, size, part / own)
         return Carrier(
             latency_s=max(0.0, p.start_s + n * p.rank_s - self.hardware.collective_launch_s),
@@ -170,7 +170,7 @@ class Carried:
         here = self.choices / self._domains
         each_s = float(sm_seconds_of_copy(near, choices=here, ranks=self.near_ranks, copy_bytes=size))
         each_s *= self._fitted("deepep-normal-far", phase).relay if self._domains > 1 else 1.0
-        each_s /= self.hardware.communication_sms
+        each_s *= self.hardware.copy_cost / self.hardware.communication_sms
         soft = self._soft(each_s, size, near.part)
         return soft * each_s, soft
 

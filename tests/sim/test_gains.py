@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moecast.sim import Prediction, Workload, draw_steps, gains, simulate, step_program
+from moecast.sim import Plan, Prediction, Workload, draw_steps, gains, simulate, step_program
+from moecast.sim.collectives import carriers
+from moecast.sim.cost import kernels_on
 from moecast.sim.forward import ForwardPass
 from moecast.sim.gains import bottleneck_of, listed_gains, marginal_gains
 from moecast.sim.network import Bound
@@ -106,6 +109,43 @@ def test_a_gain_is_that_of_a_cluster_built_so(
     else:
         gain = 1 - built.step_times_s[0] / plain.step_times_s[0]  # type: ignore[index]
         assert plain.gains[name] == pytest.approx(gain, abs=1e-9)
+
+
+@pytest.mark.parametrize(("dispatch", "phase"), [("per_choice", "decode"), ("per_rank", "prefill")])
+def test_copies_that_cost_half_are_asked_of_fitted_costs(
+    dispatch: str, phase: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gain is that of kernels whose fitted cost of a copy is half; the hardware table's own is not read there."""
+    cluster = kernels_on(load_cluster("dgx-h100", nodes=1), kernels="fitted")
+    trace = small_trace(tokens=8000, experts=64, choices=6)
+    model = replace(tiny_model(trace), hidden=1024, expert_intermediate=64)
+    plan = Plan.contiguous(layers=3, experts=64, choices=6, ep=8).with_(dispatch=dispatch)
+    work = Workload(phase=phase, tokens_per_rank=2048, steps=1, reuse=True)
+    plain = simulate(cluster, model, plan, trace, work, network="bound")
+    unread = simulate(with_hardware(cluster, message_s=1e-3), model, plan, trace, work, network="bound", gains=False)
+    assert unread.step_times_s == plain.step_times_s
+    find = carriers.find_parameters
+
+    def halved(*key: str) -> SimpleNamespace:
+        found = find(*key).parameters
+        names = [name for name in ("token_s", "copy_s", "byte_s") if hasattr(found, name)]
+        return SimpleNamespace(parameters=replace(found, **{name: getattr(found, name) / 2 for name in names}))
+
+    monkeypatch.setattr(carriers, "find_parameters", halved)
+    cheap = simulate(cluster, model, plan, trace, work, network="bound", gains=False)
+    gain = 1 - cheap.step_times_s[0] / plain.step_times_s[0]  # type: ignore[index]
+    assert plain.gains["copy issue"] == pytest.approx(gain, abs=1e-9)
+    assert gain > 0.01
+
+
+@pytest.mark.parametrize("schedule", ["two-batch", "token-weave", "chunked:2"])
+def test_schedules_that_overlap_run_by_fitted_costs(trace: RoutingTrace, schedule: str) -> None:
+    """Work beside communication has fewer SMs; communication has its own all the same."""
+    cluster = kernels_on(load_cluster("dgx-h200", nodes=2), kernels="fitted")
+    tensor = {"tp": 8, "sequence_parallel": False} if schedule == "token-weave" else {}
+    work = Workload(phase="prefill", tokens_per_rank=40, steps=1, reuse=True)
+    asked = tiny_model(trace), contiguous(schedule=schedule, dispatch="per_rank", **tensor), trace, work
+    assert simulate(cluster, *asked, network="bound", gains=False).step_time_s > 0
 
 
 @pytest.mark.parametrize("network", ["bound", "fluid"])
