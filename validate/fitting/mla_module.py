@@ -31,7 +31,7 @@ _RANGES: dict[str, Range] = {
     "gemm_part": (1.0, 0.87, 1.15),
     "core_part": (1.0, 0.6, 1.5),
     "hidden_moves": (2.0, 0.01, 60.0),
-    "head_moves": (2.0, 0.01, 60.0),
+    "head_moves": (2.0, 0.01, 300.0),
 }
 
 
