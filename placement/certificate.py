@@ -28,11 +28,12 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.errors import MoecastError
+from moecast.sim.context.shared import home_ranks
 from moecast.sim.cost import ExpertBlock, costs_of
 from moecast.sim.forward import ForwardPass
 from moecast.sim.placed_model import PlacedModel
 from moecast.sim.program import Compute, Exchange, Task
-from moecast.sim.schedules import find_schedule, schedule_tasks
+from moecast.sim.schedules import beside_in, schedule_tasks
 from moecast.traces import NO_CHOICE
 
 if TYPE_CHECKING:
@@ -48,8 +49,8 @@ INCOMING = ("nvlink-in", "nic-in")
 def certificate_s(problem: PlacementProblem, steps: Sequence[Step] | None = None) -> float:
     """Mean over steps (None: all planning steps) of a lower bound on each, in seconds."""
     plan = problem.any_plan()
-    if not find_schedule(plan.schedule).in_sequence:
-        rule = "a certificate holds for tasks on one stream: use sequential"
+    if (beside := beside_in(plan, problem.workload.kernels)) is not None:
+        rule = f"a certificate holds for tasks on one stream, not for {beside}: use sequential and all-gather"
         raise MoecastError(rule, field="schedule", value=plan.schedule)
     placed = PlacedModel.of(problem.cluster, problem.model, plan, phase=problem.workload.kernels, seed=problem.seed)
     bounds = []
@@ -142,7 +143,7 @@ def _between_barriers(stages: Sequence[Task], group_G: npt.NDArray[np.int32]) ->
 def _relaxed_layer(problem: PlacementProblem, placed: PlacedModel, step: Step, layer: int) -> _Relaxed:
     """Relax one layer: even loads, the hottest expert, the fewest copies."""
     wanted = problem.wanted
-    group_T = wanted.layout.group_G[wanted.layout.holders_D()[step.source_T]]
+    group_T = wanted.layout.group_G[home_ranks(wanted, step, placed.sites.domain_G)]
     experts_TK = problem.trace.experts_TLK[step.token_T, layer]
     most_replicas = min(wanted.ep, problem.spare_slots + 1)
     relaxed = []

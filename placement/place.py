@@ -26,7 +26,7 @@ from moecast.sim.forward import ForwardPass
 from moecast.sim.made_by import MadeBy
 from moecast.sim.placed_model import PlacedModel
 from moecast.sim.plan import Plan
-from moecast.sim.schedules import find_schedule
+from moecast.sim.schedules import beside_in
 from moecast.sim.shown import ShownAsTable
 from moecast.sim.totals import RoutingTotals
 from moecast.units import format_percent, format_s
@@ -122,6 +122,8 @@ def place(
     tp: int = 1,
     degrees: Degrees | None = None,
     sequence_parallel: bool = True,
+    context_exchange: str = "ring",
+    context_split: str = "zig-zag",
     slots_per_rank: int | None = None,
     dispatch: DispatchMode | None = None,
     replica_rule: ReplicaRule = "round_robin",
@@ -151,6 +153,8 @@ def place(
         The layout's other degrees; what solvers or the simulator cannot do yet is refused.
     sequence_parallel
         With `tp`: whether each rank keeps its part of the tokens only (`moecast.sim.Plan`).
+    context_exchange, context_split
+        With `cp` in `degrees`: how ranks see all keys of the sequences that they share, and how these are cut.
     schedule
         How tasks overlap (`moecast.sim.schedules`). A certificate there is for ``sequential`` only.
     balance_weight
@@ -179,6 +183,7 @@ def place(
     shape = PlanShape(
         ep=ep, tp=tp, degrees=degrees or Degrees(), slots_per_rank=slots_per_rank, dispatch=dispatch,
         replica_rule=replica_rule, schedule=schedule, sequence_parallel=sequence_parallel,
+        context_exchange=context_exchange, context_split=context_split,
     )  # fmt: skip
     wanted = shape.contiguous(model.shape_LEK, model.moe_layer_ids, ranks=cluster.n_gpus)
     problem = PlacementProblem(
@@ -200,10 +205,10 @@ def _judged(
 ) -> Placement:
     """Time the slots that were found, bound what any could take, and write both into the plan."""
     objective_s = objective.step_s(slots_LGP)
-    schedule = find_schedule(problem.wanted.schedule)
-    bound_s = certificate_s(problem, objective.judged) if schedule.in_sequence else None
+    beside = beside_in(problem.wanted, problem.workload.kernels)
+    bound_s = certificate_s(problem, objective.judged) if beside is None else None
     if bound_s is None:
-        note = with_note(note, f"no certificate: it holds for tasks on one stream, not for schedule {schedule.name}")
+        note = with_note(note, f"no certificate: it holds for tasks on one stream, not for {beside}")
     made_by = MadeBy(
         solver=solver,
         seed=problem.seed,

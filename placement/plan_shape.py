@@ -25,7 +25,7 @@ class PlanShape:
         Consecutive ranks that share their tokens.
     degrees
         The layout's other degrees.
-    sequence_parallel, dispatch, replica_rule, schedule
+    sequence_parallel, context_exchange, context_split, dispatch, replica_rule, schedule
         How the plan runs.
 
     Raises
@@ -38,6 +38,8 @@ class PlanShape:
     tp: int = 1
     degrees: Degrees = field(default_factory=Degrees)
     sequence_parallel: bool = True
+    context_exchange: str = "ring"
+    context_split: str = "zig-zag"
     slots_per_rank: int | None = None
     dispatch: DispatchMode | None = None
     replica_rule: ReplicaRule = "round_robin"
@@ -66,7 +68,11 @@ class PlanShape:
         except ValueError as error:
             raise MoecastError(str(error), field="slots_per_rank", value=self.slots_per_rank) from error
         schedule = find_schedule(self.schedule).name
-        return plan.with_(
-            dispatch=self.dispatch, replica_rule=self.replica_rule, schedule=schedule,
-            sequence_parallel=self.sequence_parallel,
-        )  # fmt: skip
+        try:
+            return plan.with_(
+                dispatch=self.dispatch, replica_rule=self.replica_rule, schedule=schedule,
+                sequence_parallel=self.sequence_parallel, context_exchange=self.context_exchange,
+                context_split=self.context_split,
+            )  # fmt: skip
+        except ValueError as error:
+            raise MoecastError(str(error)) from error

@@ -103,12 +103,12 @@ class PlacementProblem:
             check_choices(self.trace.experts_TLK, wanted.experts)  # searches count a token's experts once each
         except ValueError as error:
             raise MoecastError(str(error), field="trace") from error
-        domain_G = self.cluster.domain_of_gpu_G[list(wanted.gpu_of_rank[: wanted.ep])]
-        object.__setattr__(self, "domain_G", counted_from_0(domain_G))
+        domains_G = self.cluster.domain_of_gpu_G[list(wanted.gpu_of_rank)]
+        object.__setattr__(self, "domain_G", counted_from_0(domains_G[: wanted.ep]))
         object.__setattr__(self, "steps", tuple(draw_steps(self.trace, self.workload, ranks=self.sources)))
         more_steps, held_out = draw_more(self.trace, self.workload, self.steps, ranks=self.sources)
         object.__setattr__(self, "held_out", held_out)
-        object.__setattr__(self, "windows", Windows.of(self.trace, more_steps, wanted))
+        object.__setattr__(self, "windows", Windows.of(self.trace, more_steps, wanted, domain_G=domains_G))
         self._check_memory()
 
     @property

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from moecast.compiled import njit
 from moecast.errors import MoecastError
+from moecast.sim.context.shared import home_ranks
 from moecast.sim.drawn_steps import draw_steps
 from moecast.traces.meta import NO_CHOICE
 
@@ -81,10 +82,13 @@ class Windows:
         return len(self.counted_share_W)
 
     @classmethod
-    def of(cls, trace: RoutingTrace, steps: Sequence[Step], wanted: Plan) -> Windows:
-        """Sort the tokens of steps into windows, for the EP groups of a plan."""
+    def of(cls, trace: RoutingTrace, steps: Sequence[Step], wanted: Plan, *, domain_G: Int32 | None = None) -> Windows:
+        """Sort the tokens of steps into windows, for the EP groups of a plan.
+
+        `domain_G`: the domain of each rank; None: they are all of one.
+        """
         ranks = wanted.layout
-        home_T = np.concatenate([ranks.homes_T(step.source_T) for step in steps])
+        home_T = np.concatenate([home_ranks(wanted, step, domain_G) for step in steps])
         step_T = np.repeat(np.arange(len(steps)), [step.n_tokens for step in steps])
         key_T = step_T * wanted.groups + ranks.group_G[home_T]
         order = np.lexsort((home_T, step_T))

@@ -9,7 +9,7 @@ from typing import Any
 from moecast.sim.collectives import Mode
 from moecast.sim.model import ModelShape
 from moecast.sim.plan import Plan
-from moecast.sim.schedules import find_schedule
+from moecast.sim.schedules import beside_in
 from moecast.sim.workload import Workload
 from moecast.topology import Hardware
 from moecast.traces import RoutingTrace
@@ -28,6 +28,7 @@ def describe_plan(plan: Plan, model: ModelShape, mode: Mode, *, summed: bool = F
         "ranks": plan.ranks, "groups": plan.groups, "ep": plan.ep, "etp": plan.etp,
         "tp": plan.tp, "cp": plan.cp, "dp": plan.dp, "pp": plan.pp, "virtual": plan.virtual,
         "sequence_parallel": plan.sequence_parallel,
+        "context_exchange": plan.context_exchange, "context_split": plan.context_split,
         "slots_per_rank": plan.max_slots,
         "redundant_slots": redundant_slots(plan),
         "wasted_slots": plan.wasted_slots(),
@@ -96,12 +97,14 @@ def transferred(hardware: Hardware) -> tuple[str, ...]:
     return (f"{hardware.name}: the part of its peaks that kernels reach ({', '.join(kernels)}) is a Hopper GPU's",)
 
 
-def loose_bound(plan: Plan, rung: str) -> tuple[str, ...]:
+def loose_bound(plan: Plan, rung: str, kernels: str) -> tuple[str, ...]:
     """Say that `bound` flatters schedules that overlap: it is sharpest where every rank does every task in order."""
-    if rung != "bound" or find_schedule(plan.schedule).in_sequence:
+    beside = beside_in(plan, kernels)
+    if rung != "bound" or beside is None:
         return ()
+    beside = beside.removeprefix("schedule ")
     told = (
-        f"bound knows less of {plan.schedule} than of the sequential order, so that it may gain where it does not: "
+        f"bound knows less of {beside} than of the sequential order, so that it may gain where it does not: "
         "compare schedules by --network fluid"
     )
     return (told,)

@@ -66,7 +66,7 @@ class Forecaster:
 
     def _placed(self, plan: Plan, phase: str) -> PlacedModel:
         exchanges = (plan.dispatch, plan.dispatch_type, plan.combine_type, plan.sequence_parallel)
-        key = (phase, plan.gpu_of_rank, plan.ep, plan.etp, plan.tp, *exchanges)
+        key = (phase, plan.gpu_of_rank, plan.ep, plan.etp, plan.tp, plan.cp, plan.context_exchange, *exchanges)
         if key not in self._placed_models:
             self._placed_models[key] = PlacedModel.of(self._cluster, self._model, plan, phase=phase, seed=self._seed)
         known = self._placed_models[key]

@@ -19,6 +19,9 @@ from moecast.sim.collectives import FlowTemplate
 from moecast.sim.collectives.choice import Choice, pick
 from moecast.sim.collectives.groups import numbers_of_groups
 from moecast.sim.collectives.template import no_flows
+from moecast.sim.context.attention import ContextAttention, around_core
+from moecast.sim.context.rules import check_step
+from moecast.sim.context.shared import SharedContext
 from moecast.sim.model import ModelShape
 from moecast.sim.placed_model import PlacedModel
 from moecast.sim.program import Compute, Exchange, FlowSource, Kind, StepProgram, Task
@@ -36,14 +39,14 @@ OUTSIDE = -1
 """The layer of stages outside the MoE layers."""
 
 
-def _seen_G(placed: PlacedModel, step: Step, traffic: StepTraffic) -> Int | None:
+def _seen_G(placed: PlacedModel, traffic: StepTraffic) -> Int | None:
     """Choices that each rank's experts are shown, where those are more than they serve.
 
     With nothing dispatched a rank shows its kernels all tokens that it shares; after an all-gather all of its group.
     """
     layout, choices = placed.plan.layout, placed.plan.choices
     if placed.experts_are_summed:
-        return layout.by_rank(step.tokens_G(placed.plan.dp)) * choices
+        return layout.by_share(layout.sum_by_share(traffic.tokens_LG[:1].sum(axis=0, dtype=np.int64))) * choices
     if placed.mode.gathers and placed.plan.ep > 1:
         tokens_G, group_G = traffic.tokens_LG[0].astype(np.int64), placed.sites.group_G
         return np.bincount(group_G, tokens_G).astype(np.int64)[group_G] * choices
@@ -63,6 +66,7 @@ class ForwardPass:
     home_T: Int32
     traffic: StepTraffic
     expert_seconds_LG: Float
+    shared: SharedContext | None = field(default=None, repr=False)
     _keys: dict[tuple[int, int | None, str], Int] = field(default_factory=dict, repr=False)
     _sum: list[Choice] = field(default_factory=list, repr=False)
 
@@ -80,7 +84,11 @@ class ForwardPass:
             sizes = (placed.plan.layers, placed.plan.experts, placed.plan.choices)
             raise ValueError(f"trace: has L, E, K = {trace.meta.shape_LEK}, the plan {sizes}")
         step.check_within(tokens=trace.n_tokens, ranks=placed.plan.dp)
-        home_T = placed.plan.layout.homes_T(step.source_T)
+        check_step(placed.plan, step.phase)
+        shared = None
+        if placed.plan.cp > 1 and step.kernels == "prefill":
+            shared = SharedContext.of(placed.plan, step, placed.sites.domain_G)
+        home_T = placed.plan.layout.homes_T(step.source_T) if shared is None else shared.home_T
         traffic = count_checked_traffic(
             placed.plan,
             placed.sites,
@@ -92,9 +100,12 @@ class ForwardPass:
         )
         expert_LG = compute.expert_seconds(
             placed.model, placed.sites.cluster.hardware, traffic.load_LGP, phase=placed.phase, etp=placed.plan.etp,
-            seen_G=_seen_G(placed, step, traffic),
+            seen_G=_seen_G(placed, traffic),
         )  # fmt: skip
-        return cls(placed=placed, trace=trace, step=step, home_T=home_T, traffic=traffic, expert_seconds_LG=expert_LG)
+        return cls(
+            placed=placed, trace=trace, step=step, home_T=home_T, traffic=traffic, expert_seconds_LG=expert_LG,
+            shared=shared,
+        )  # fmt: skip
 
     @property
     def model(self) -> ModelShape:
@@ -140,6 +151,9 @@ class ForwardPass:
             yield self._share_context(self._tokens_G(row), moe)
         if mixer is None:  # the layer is an MLP or experts only
             return
+        if self.placed.plan.cp > 1 and isinstance(mixer, AttentionShape):
+            yield from self._attend_shared(layer, mixer, first=first, rest=rest, norms=norms)
+            return
         into_G = np.zeros(self.placed.sites.n_ranks)
         if isinstance(mixer, AttentionShape) and not (first and rest):
             into_G = compute.into_seconds(
@@ -155,6 +169,27 @@ class ForwardPass:
                 seconds_G = seconds_G + compute.norm_seconds(self.model, self._hardware, self._kept_G(row))
             yield self._compute("attention", moe, seconds_G)
             yield from self._scatter(moe)
+
+    def _attend_shared(
+        self, layer: int, mixer: AttentionShape, *, first: bool, rest: bool, norms: bool
+    ) -> Iterator[Task]:
+        """Attend where ranks share sequences: projections, the core with what is sent for it, and the rest."""
+        moe, tokens_G = self._moe_index(layer), self.attended_at(layer)
+        into_G, behind_G = around_core(self.placed, mixer, tokens_G)
+        if first:
+            yield from self.gather(layer)
+            yield self._compute("attention", moe, into_G)
+        if rest:
+            keys_G, scored_G = self.keys_at(layer)
+            yield from ContextAttention(
+                placed=self.placed, step=self.step, shared=self.shared, shape=mixer, reads=mixer.reads_of(layer),
+                moe=moe, tokens_G=tokens_G, keys_G=keys_G, scored_G=scored_G,
+            ).tasks()  # fmt: skip
+            if norms:
+                kept_G = self._kept_G(self._moe_layers_before(layer))
+                behind_G = behind_G + compute.norm_seconds(self.model, self._hardware, kept_G)
+            yield self._compute("attention", moe, behind_G)
+            yield from self.scatter(layer)
 
     def _attention_seconds(self, layer: int, row: int, mixer: Mixer) -> Float:
         """Seconds of attention on each rank.
@@ -272,7 +307,7 @@ class ForwardPass:
         last = slice(None) if self.step.last_T is None else self.step.last_T
         tokens_G = np.bincount(self._home_T(self.traffic.layers)[last], minlength=ranks)
         yield from self._gather(OUTSIDE, tokens_G, kept=not self._after_experts(self.model.n_layers))
-        shared_G = plan.layout.by_rank(plan.layout.sum_by_dp(tokens_G))
+        shared_G = plan.layout.by_share(plan.layout.sum_by_share(tokens_G))
         yield self._compute("other", OUTSIDE, compute.head_seconds(self.model, self._hardware, shared_G, tp=plan.tp))
 
     def tokens_at(self, layer: int) -> Int:
@@ -360,15 +395,16 @@ class ForwardPass:
 
     def _attended_G(self, row: int, of_T: Bool | None = None) -> Int:
         """Tokens that each rank attends for, of one part of the step where asked: all that its `tp` peers share."""
-        plan = self.placed.plan
+        layout = self.placed.plan.layout
         if of_T is not None:
-            tokens_D = np.bincount(self._holder_T(row)[of_T], minlength=plan.dp).astype(np.int64)
-            return plan.layout.by_rank(tokens_D)
-        return self._tokens_G(row) if plan.tp == 1 else plan.layout.by_rank(self.step.tokens_G(plan.dp))
+            tokens_C = np.bincount(self._share_T(row)[of_T], minlength=layout.shares).astype(np.int64)
+            return layout.by_share(tokens_C)
+        return self._tokens_G(row) if layout.tp == 1 else layout.by_share(layout.sum_by_share(self._tokens_G(0)))
 
-    def _holder_T(self, row: int) -> Int32:
-        """The DP rank that attends for each token."""
-        return self._home_T(row) if self.placed.plan.tp == 1 else self.step.source_T
+    def _share_T(self, row: int) -> Int32:
+        """Which share of the tokens each is of, those of a share being attended for by the same ranks."""
+        layout = self.placed.plan.layout
+        return self._home_T(row) if layout.tp == 1 else layout.share_G[self.home_T]
 
     def _keys_G(self, row: int, window: int | None, part: str = "", of_T: Bool | None = None) -> Int:
         """Keys attended to on each rank, by one part of the step where asked; kept, since most layers ask the same."""
@@ -376,12 +412,12 @@ class ForwardPass:
             row = 0
         key = (row, window, "" if of_T is None else part)
         if key not in self._keys:
-            plan = self.placed.plan
+            layout = self.placed.plan.layout
             chosen = slice(None) if of_T is None else of_T
             context_T = self.step.context_T[chosen]
             keys_T = context_T if window is None else np.minimum(context_T, window)
-            keys_D = np.bincount(self._holder_T(row)[chosen], keys_T, plan.dp).astype(np.int64)
-            self._keys[key] = plan.layout.by_rank(keys_D)
+            keys_C = np.bincount(self._share_T(row)[chosen], keys_T, layout.shares).astype(np.int64)
+            self._keys[key] = layout.by_share(keys_C)
         return self._keys[key]
 
     def _after_experts(self, layer: int) -> bool:

@@ -12,7 +12,8 @@ Experts cut the same block another way, EP group by EP group, in which the exper
 so tp x cp x dp = groups x ep x etp. The `groups` EP groups of a stage hold the same experts: they are its expert data
 parallel ranks. No other file computes with these numbers.
 
-Axes: G rank, D data-parallel rank, V virtual pipeline stage, H hidden layer, X group of ranks.
+Axes: G rank, D data-parallel rank, C share of the tokens (that of one of `cp` ranks, and those it shares them with), V
+virtual pipeline stage, H hidden layer, X group of ranks.
 """
 
 from __future__ import annotations
@@ -223,16 +224,20 @@ class Layout:
         """The first rank of each data-parallel rank, in the first pipeline stage."""
         return np.arange(self.dp, dtype=np.int32) * (self.tp * self.cp)
 
-    def homes_T(self, source_T: Int32) -> Int32:
-        """The rank that dispatches each token, by its data-parallel rank: those that share tokens take equal runs."""
+    def homes_T(self, source_T: Int32, place_T: Int32 | None = None) -> Int32:
+        """The rank that dispatches each token, by its data-parallel rank: those that share tokens take equal runs.
+
+        `place_T`: which of the ranks that share its sequence has it (0 to cp - 1); None: they take equal runs, too.
+        """
         if self.tp * self.cp == 1:
             return source_T
-        tokens_D = np.bincount(source_T, minlength=self.dp)
-        place_T = np.empty(len(source_T), np.int64)
-        place_T[np.argsort(source_T, kind="stable")] = np.arange(len(source_T))
-        place_T -= (np.cumsum(tokens_D) - tokens_D)[source_T]
-        homes_T = self.holders_D()[source_T] + place_T * (self.tp * self.cp) // tokens_D[source_T]
-        return np.asarray(homes_T, np.int32)
+        parts = self.tp * self.cp if place_T is None else self.tp
+        owner_T = np.asarray(source_T, np.int64) if place_T is None else np.int64(self.cp) * source_T + place_T
+        tokens_O = np.bincount(owner_T, minlength=self.ranks_of_stage // parts)
+        nth_T = np.empty(len(source_T), np.int64)
+        nth_T[np.argsort(owner_T, kind="stable")] = np.arange(len(source_T))
+        nth_T -= (np.cumsum(tokens_O) - tokens_O)[owner_T]
+        return np.asarray(owner_T * parts + nth_T * parts // tokens_O[owner_T], np.int32)
 
     def dealt(self, ids_T: npt.NDArray[Any]) -> Int32:
         """A rank for each number, round robin: where sequences without a recorded home are taken to stand."""
@@ -241,6 +246,34 @@ class Layout:
     def by_rank(self, values_D: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """[G] of [D]: what each data-parallel rank has, at each of its ranks."""
         return np.asarray(values_D)[self.dp_G]
+
+    @property
+    def share_G(self) -> Int32:
+        """Which tokens each rank attends for: `cp_G` + cp x `dp_G`. Ranks of tensor parallelism have the same."""
+        return self.dp_G * np.int32(self.cp) + self.cp_G
+
+    @property
+    def first_DN(self) -> Int32:
+        """The first rank of each share of the tokens: by data-parallel rank and place among its `cp` ranks."""
+        return (np.arange(self.shares, dtype=np.int32) * self.tp).reshape(self.dp, self.cp)
+
+    @property
+    def shares(self) -> int:
+        """C: how many parts of the tokens there are, dp x cp."""
+        return self.dp * self.cp
+
+    def by_share(self, values_C: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """[G] of [C]: what each share of the tokens has, at each of its ranks."""
+        return np.asarray(values_C)[self.share_G]
+
+    def sum_by_share(self, values_G: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """[C] of [G]: sums over the ranks of each share of the tokens; of one pipeline stage."""
+        return np.asarray(values_G).reshape(self.shares, -1).sum(axis=1)
+
+    def of_all_shares(self, values_C: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """[C] of [C]: sums over all shares of a data-parallel rank, at each of them."""
+        summed_D = np.asarray(values_C).reshape(self.dp, self.cp).sum(axis=1)
+        return np.repeat(summed_D, self.cp)
 
     def sum_by_dp(self, values_G: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """[D] of [G]: sums over the ranks of each data-parallel rank; of one pipeline stage."""

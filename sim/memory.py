@@ -5,6 +5,7 @@ Axes: G rank, P slot; D EP group, L MoE layer as in the Plan.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ import numpy.typing as npt
 
 from moecast.sim import element_types
 from moecast.sim.attention_shape import AttentionShape, LinearAttention
+from moecast.sim.context import sizes
 
 if TYPE_CHECKING:
     from moecast.sim.model import ModelShape
@@ -36,6 +38,7 @@ def memory_by_part(
     *,
     steps: Sequence[Step],
     expert_rows: int | None = None,
+    most_tokens: int | None = None,
 ) -> dict[str, int]:
     """Bytes on the rank that holds most: `weights`, `slots`, `kv`, `activations`.
 
@@ -45,6 +48,8 @@ def memory_by_part(
         The Workload's steps: their contexts fill the KV cache.
     expert_rows
         The most choices that a rank serves in one layer of one step; None: an even share.
+    most_tokens
+        Context parallelism: the most tokens of a step that a rank attends for; None: an even share.
 
     Notes
     -----
@@ -53,18 +58,26 @@ def memory_by_part(
       part of the tokens, and holds them whole. Of the pipeline's stages, the fullest counts.
     - `slots`: every slot of every MoE layer of the stage, empty ones too: engines allocate them.
     - `kv`: the running sequences' contexts; in mode ``stay`` every rank of an EP group holds those of all its ranks.
+      With `cp` each rank holds the part of the contexts that it holds of the step's tokens.
     - `activations`: the residual stream, the widest of the layer's intermediates, logits, and the dispatch buffers.
+      With `cp`, beside attention's the keys and values that came from other ranks: a ring's two blocks, or all of them.
     """
     stage = max(range(plan.pp), key=lambda index: _stage_weights(model, plan, index))
     ids = _hidden_layers(model, plan, stage)
     moe = [layer for layer in ids if layer in set(model.moe_layer_ids)]
-    ranks = plan.dp
+    part = _part_of_context(plan, steps, most_tokens)
     return {
         "weights": _weights(model, plan, ids, stage),
         "slots": len(moe) * _slots(plan) * -(-model.expert_bytes // plan.etp),
-        "kv": sum(_kv(model, plan, layer, steps, ranks) for layer in ids),
-        "activations": _activations(model, plan, workload, hardware, steps, ranks, expert_rows),
+        "kv": sum(_kv(model, plan, layer, steps, part) for layer in ids),
+        "activations": _activations(model, plan, workload, hardware, steps, part, expert_rows),
     }
+
+
+def _part_of_context(plan: Plan, steps: Sequence[Step], most_tokens: int | None) -> float:
+    """The part of a data-parallel rank's tokens that one of the ranks that share their sequences has at the most."""
+    tokens = max((int(step.tokens_G(plan.dp).max()) for step in steps), default=0)
+    return 1 / plan.cp if most_tokens is None or not tokens or plan.cp == 1 else most_tokens / tokens
 
 
 def usable_bytes(hardware: Hardware, fraction: float = MEMORY_FRACTION) -> int:
@@ -106,12 +119,12 @@ def _weights(model: ModelShape, plan: Plan, ids: Sequence[int], stage: int) -> i
     return round(total + matrices * 2 * -(-model.vocab // plan.tp) * model.hidden)
 
 
-def _kv(model: ModelShape, plan: Plan, layer: int, steps: Sequence[Step], ranks: int) -> int:
+def _kv(model: ModelShape, plan: Plan, layer: int, steps: Sequence[Step], part: float) -> int:
     """One layer's cache; MLA's latent vectors are the same for all heads and not cut by `tp`.
 
     A layer of linear attention keeps a state for each sequence, whatever its length; `tp` cuts its heads.
     """
-    mixer = model.mixer_of(layer)
+    mixer, ranks = model.mixer_of(layer), plan.dp
     if mixer is None:
         return 0
     if isinstance(mixer, LinearAttention):
@@ -123,7 +136,7 @@ def _kv(model: ModelShape, plan: Plan, layer: int, steps: Sequence[Step], ranks:
     else:
         most = max((int(held.max()) for held in kept), default=0)
     share = 1 if mixer.kind == "mla" else min(plan.tp, mixer.kv_heads)
-    return -(-most // (share * plan.cp))
+    return math.ceil(most * part / share) if plan.cp > 1 else -(-most // share)
 
 
 def _kept_bytes_G(model: ModelShape, mixer: AttentionShape, layer: int, step: Step, ranks: int) -> Int:
@@ -141,15 +154,21 @@ def _activations(
     workload: Workload,
     hardware: Hardware,
     steps: Sequence[Step],
-    ranks: int,
+    part: float,
     expert_rows: int | None,
 ) -> int:
     """Residual and normalised hidden vectors, and the largest of attention, MLP, logits and MoE layer."""
-    tokens = max((int(step.tokens_G(ranks).max()) for step in steps), default=0)
-    wanted = max((int(step.logits_G(ranks).max()) for step in steps), default=0)
+    of_dp = max((int(step.tokens_G(plan.dp).max()) for step in steps), default=0)
+    tokens = math.ceil(of_dp * part) if plan.cp > 1 else of_dp
+    wanted = max((int(step.logits_G(plan.dp).max()) for step in steps), default=0)
+    wanted = -(-wanted // plan.cp)
     shape = model.attention
     heads = -(-shape.heads // plan.tp)
-    attention = tokens * 2 * heads * (2 * shape.head_dim + 2 * shape.value_dim)
+    # In decode ranks that share sequences attend with the queries of all of them.
+    attended = of_dp if workload.kernels == "decode" else tokens
+    attention: float = attended * 2 * heads * (2 * shape.head_dim + 2 * shape.value_dim)
+    if plan.cp > 1 and workload.kernels == "prefill":
+        attention += _travelling_bytes(model, plan, of_dp, tokens)
     own = -(-tokens // plan.tp)
     dense = own * 2 * 3 * max(model.dense_intermediate, model.shared_intermediate)
     logits = -(-wanted // plan.tp) * 2 * 4 * model.vocab
@@ -158,6 +177,15 @@ def _activations(
     buffers = _buffer_bytes(model, plan, own) if low_latency else 0
     moe = _expert_rows_bytes(model, plan, hardware, rows)
     return round(tokens * 2 * 2 * model.hidden + max(attention, dense, logits, moe) + buffers)
+
+
+def _travelling_bytes(model: ModelShape, plan: Plan, of_dp: int, tokens: int) -> float:
+    """Bytes of what came from the ranks that share sequences, for one layer of the model's own attention."""
+    shape, tp = model.attention, plan.tp
+    if plan.context_exchange == "token-ring":
+        return 2 * tokens * (sizes.query_bytes(shape, tp=tp) + sizes.output_bytes(shape, tp=tp))
+    there = of_dp if plan.context_exchange == "all-gather" else 2 * tokens
+    return there * sizes.cached_bytes(model, shape, tp=tp)
 
 
 def _expert_rows_bytes(model: ModelShape, plan: Plan, hardware: Hardware, rows: int) -> int:

@@ -17,6 +17,8 @@ from moecast.sim.collectives.carriers import Carried
 from moecast.sim.collectives.choice import Choice
 from moecast.sim.collectives.links import link_capacity, link_names
 from moecast.sim.collectives.tensor_parallel import hidden_template, sum_choices
+from moecast.sim.context.choices import context_choices
+from moecast.sim.context.rules import check_context
 from moecast.sim.model import ModelShape
 from moecast.sim.network.links import Paths, narrowest_links
 from moecast.sim.overlap import FUSED_SMS, beside_compute, with_fewer_sms
@@ -46,6 +48,10 @@ class PlacedModel:
     spread_flows, gather_flows
         Expert tensor parallelism: those that bring each rank's copies to the others that share its experts by width,
         and their partial results back; else None.
+    context_pairs
+        Context parallelism: those between any two ranks that share sequences, counts in bytes; else None.
+    gather_choices, scatter_choices
+        Context parallelism by all-gather: what may gather keys and values, and add up their gradients.
     sum_choices
         Tensor parallelism without sequence parallelism: what may add up partial sums at all ranks that share tokens.
     """
@@ -62,6 +68,9 @@ class PlacedModel:
     hidden_flows: FlowTemplate | None
     spread_flows: FlowTemplate | None
     gather_flows: FlowTemplate | None
+    context_pairs: FlowTemplate | None
+    gather_choices: tuple[Choice, ...]
+    scatter_choices: tuple[Choice, ...]
     sum_choices: tuple[Choice, ...]
     capacity_J: Float
     narrowest_J: Int
@@ -101,6 +110,7 @@ class PlacedModel:
             An EP group has no slot for some expert.
         """
         plan.check_simulated()
+        check_context(plan, model, phase)
         sites = Sites.of(cluster, plan, seed=seed) if sites is None else sites
         if beside or fused:
             sites = sites.on(with_fewer_sms(cluster.hardware, FUSED_SMS if fused else None))
@@ -125,11 +135,19 @@ class PlacedModel:
         context_flows = collective.dispatch(sites, mode, model.kv_bytes_per_token) if mode.stay else None
         hidden_flows = hidden_template(sites, plan.layout, 2 * model.hidden) if plan.tp > 1 else None
         sums = () if plan.sequence_parallel else sum_choices(sites, plan.layout, 2 * model.hidden, fused=fused)
+        context_pairs = hidden_template(sites, plan.layout, 1.0, axis="cp") if plan.cp > 1 else None
+        gathers, scatters = (
+            context_choices(sites, plan, operation, phase) for operation in ("all-gather", "reduce-scatter")
+        )
         if beside:
             flows = [beside_compute(template, sites) for template in flows]
             context_flows = context_flows and beside_compute(context_flows, sites)
             hidden_flows = hidden_flows and beside_compute(hidden_flows, sites)
-            sums = tuple(replace(each, template=beside_compute(each.template, sites)) for each in sums)
+            context_pairs = context_pairs and beside_compute(context_pairs, sites)
+            sums, gathers, scatters = (
+                tuple(replace(each, template=beside_compute(each.template, sites)) for each in choices)
+                for choices in (sums, gathers, scatters)
+            )
         capacity_J = link_capacity(sites)
         placed = cls(
             model=model,
@@ -144,6 +162,9 @@ class PlacedModel:
             hidden_flows=hidden_flows,
             spread_flows=flows[2] if plan.etp > 1 else None,
             gather_flows=flows[3] if plan.etp > 1 else None,
+            context_pairs=context_pairs,
+            gather_choices=gathers,
+            scatter_choices=scatters,
             sum_choices=sums,
             capacity_J=capacity_J,
             narrowest_J=np.arange(len(capacity_J)),
@@ -154,7 +175,8 @@ class PlacedModel:
     @property
     def paths(self) -> Iterator[Paths]:
         """The links of all possible flows."""
-        templates = (*self._templates().values(), *(choice.template for choice in self.sum_choices))
+        choices = (choice for held in self._choices().values() for choice in held)
+        templates = (*self._templates().values(), *(choice.template for choice in choices))
         return (template.paths for template in templates)
 
     @property
@@ -172,14 +194,19 @@ class PlacedModel:
     def _templates(self) -> dict[str, FlowTemplate]:
         names = (
             "dispatch_flows", "combine_flows", "context_flows", "hidden_flows", "spread_flows", "gather_flows",
+            "context_pairs",
         )  # fmt: skip
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    def _choices(self) -> dict[str, tuple[Choice, ...]]:
+        return {name: getattr(self, name) for name in ("gather_choices", "scatter_choices", "sum_choices")}
 
     def on_narrowest(self, narrowest_J: Int) -> PlacedModel:
         """Leave out of the paths the links that are not the narrowest of their row."""
         narrow: dict[str, Any] = {name: flows.on_narrowest(narrowest_J) for name, flows in self._templates().items()}
-        sums = tuple(replace(each, template=each.template.on_narrowest(narrowest_J)) for each in self.sum_choices)
-        return replace(self, narrowest_J=narrowest_J, sum_choices=sums, _beside=[], _fused=[], **narrow)
+        for name, choices in self._choices().items():
+            narrow[name] = tuple(replace(each, template=each.template.on_narrowest(narrowest_J)) for each in choices)
+        return replace(self, narrowest_J=narrowest_J, _beside=[], _fused=[], **narrow)
 
     def beside_compute(self) -> PlacedModel:
         """Give the placed of work that runs beside communication: fewer SMs for the one, less speed for the other.

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from moecast.errors import MoecastError
 from moecast.files import read_json, write_text
 from moecast.sim import element_types
+from moecast.sim.context.split import EXCHANGES, SPLITS
 from moecast.sim.layout import MOST_RANKS, Layout
 from moecast.sim.made_by import MadeBy
 from moecast.sim.plan_json import SCHEMA, plan_fields
@@ -34,12 +35,12 @@ REPLICA_RULES: tuple[str, ...] = get_args(ReplicaRule)
 
 _NOT_STAYING = {
     "tp": "cannot share heads",
+    "cp": "cannot share sequences",
     "etp": "cannot share them by width",
     "pp": "do not leave a pipeline stage together",
 }
 _NOT_SIMULATED = {
     "pp": "no pipelines here (moecast simulate and train have them)",
-    "cp": "context parallelism is not simulated yet",
     "microbatches": "no pipelines here (moecast simulate has them)",
 }
 
@@ -63,6 +64,9 @@ class Plan:
     sequence_parallel
         With `tp`: each rank keeps the hidden vectors of its part of the tokens (reduce-scatter and all-gather around
         attention), instead of those of all that it shares (all-reduce).
+    context_exchange, context_split
+        With `cp`: how all ranks that share a sequence see all of its keys, and how sequences are cut over them
+        (`moecast.sim.context`).
     replica_weights_DLGP
         Share of its expert's choices that each slot takes, for rule ``weights``.
     """
@@ -81,6 +85,8 @@ class Plan:
     virtual: int = 1
     folded: bool = False
     sequence_parallel: bool = True
+    context_exchange: str = "ring"
+    context_split: str = "zig-zag"
     stage_of_layer: tuple[int, ...] | None = None  # of each hidden layer
     replica_rule: ReplicaRule = "round_robin"
     replica_weights_DLGP: npt.NDArray[np.float64] | None = None
@@ -127,6 +133,8 @@ class Plan:
 
     def _check_names(self) -> None:
         _among("replica_rule", self.replica_rule, REPLICA_RULES)
+        _among("context_exchange", self.context_exchange, EXCHANGES)
+        _among("context_split", self.context_split, SPLITS)
         if self.dispatch is not None:
             _among("dispatch", self.dispatch, DISPATCH_MODES)
         for field_ in ("dispatch_type", "combine_type"):
@@ -333,6 +341,7 @@ class Plan:
             "tp": self.tp, "pp": self.pp, "dp": self.dp, "cp": self.cp, "ep": self.ep, "etp": self.etp,
             "groups": self.groups, "virtual": self.virtual, "folded": self.folded,
             "sequence_parallel": self.sequence_parallel,
+            "context_exchange": self.context_exchange, "context_split": self.context_split,
             "stage_of_layer": None if self.stage_of_layer is None else list(self.stage_of_layer),
             "gpu_of_rank": list(self.gpu_of_rank),
             "slots_per_rank": None if self.slots_per_rank is None else list(self.slots_per_rank),

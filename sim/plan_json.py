@@ -57,6 +57,8 @@ class _PlanFile(_Strict):
     virtual: Degree = 1
     folded: bool = False
     sequence_parallel: bool = True
+    context_exchange: str = "ring"
+    context_split: str = "zig-zag"
     stage_of_layer: list[Number] | None = None
     gpu_of_rank: list[Number]
     slots_per_rank: list[Number] | None = None
@@ -72,8 +74,9 @@ class _PlanFile(_Strict):
 
 
 _SAME = (
-    "experts", "choices", "tp", "pp", "cp", "etp", "virtual", "folded", "sequence_parallel", "replica_rule",
-    "dispatch", "dispatch_type", "combine_type", "schedule", "microbatches",
+    "experts", "choices", "tp", "pp", "cp", "etp", "virtual", "folded", "sequence_parallel",
+    "context_exchange", "context_split", "replica_rule", "dispatch", "dispatch_type", "combine_type", "schedule",
+    "microbatches",
 )  # fmt: skip
 
 

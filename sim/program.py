@@ -25,6 +25,9 @@ BREAKDOWN_PARTS: tuple[str, ...] = (*get_args(Kind), "idle")
 COMPUTE, COMMUNICATION = "compute", "communication"
 """The streams of most schedules."""
 
+CONTEXT = "context"
+"""The stream of what ranks that share sequences send each other beside attention."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfRanks:
@@ -48,6 +51,9 @@ class OfRanks:
         Earlier tasks that all their ranks must have done.
     microbatch
         −1 where there are none.
+    behind
+        Of a task that no schedule has laid yet: how far before it, in the list in which it comes, those stand that it
+        waits for. None: it waits for what a schedule says, which is the one before.
     """
 
     kind: Kind
@@ -57,6 +63,7 @@ class OfRanks:
     after: tuple[int, ...] = ()
     after_all: tuple[int, ...] = ()
     microbatch: int = -1
+    behind: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -85,7 +85,7 @@ def simulate_question(asked: Question, *, progress: Callable[[int, int], None] |
     counted = plan if pipeline is None else first_stage(plan)
     placed = PlacedModel.of(asked.cluster, model, counted, phase=workload.kernels, seed=asked.seed)
     routing, timing, saved = _run(placed, pipeline, trace, steps, timed, rung, asked.gains, progress)
-    memory = _memory(placed, plan, workload, steps, routing.most_rows, asked.memory_fraction)
+    memory = _memory(placed, plan, workload, steps, routing, asked.memory_fraction)
     return Prediction(
         cluster=asked.cluster.name,
         model=model.name,
@@ -105,7 +105,7 @@ def simulate_question(asked: Question, *, progress: Callable[[int, int], None] |
         warnings=(
             *asked.notes,
             *describe.transferred(asked.cluster.hardware),
-            *describe.loose_bound(plan, rung.name),
+            *describe.loose_bound(plan, rung.name, workload.kernels),
             *describe.empty_layers(routing.empty_layers, plan.layers),
             *describe.warnings(plan, model, trace, workload, memory=memory, overrides=asked.overrides),
         ),
@@ -212,10 +212,13 @@ def _again_on(pipeline: ServingPipeline, trace: RoutingTrace, step: Step, cluste
 
 
 def _memory(
-    placed: PlacedModel, plan: Plan, workload: Workload, steps: Sequence[Step], most_rows: int, fraction: float
+    placed: PlacedModel, plan: Plan, workload: Workload, steps: Sequence[Step], routing: RoutingTotals, fraction: float
 ) -> dict[str, int]:
     hardware = placed.sites.cluster.hardware
-    parts = memory_by_part(placed.model, plan, workload, hardware, steps=steps, expert_rows=most_rows)
+    parts = memory_by_part(
+        placed.model, plan, workload, hardware, steps=steps, expert_rows=routing.most_rows,
+        most_tokens=routing.most_tokens,
+    )  # fmt: skip
     usable, capacity = usable_bytes(hardware, fraction), int(hardware.memory_bytes)
     return {**parts, "total": sum(parts.values()), "usable": usable, "capacity": capacity}
 

@@ -146,7 +146,7 @@ class Step:
     def queries(self) -> float:
         """Tokens of a running sequence in the decode part, mean: they share one reading of its keys."""
         decode_T = np.full(self.n_tokens, self.phase == "decode") if self.decode_T is None else self.decode_T
-        return max(1.0, float(decode_T.sum()) / max(1, int(self._ends_T()[decode_T].sum())))
+        return max(1.0, float(decode_T.sum()) / max(1, int(self.ends_T()[decode_T].sum())))
 
     def beside(self, other: Step) -> Step:
         """Put a decode step's tokens beside a prefill step's: one mixed step; an empty one changes nothing.
@@ -166,7 +166,7 @@ class Step:
         marks = {
             "last_T": [np.ones(step.n_tokens, bool) if step.last_T is None else step.last_T for step in both],
             "decode_T": [np.full(step.n_tokens, step is other) for step in both],
-            "end_T": [step._ends_T() for step in both],
+            "end_T": [step.ends_T() for step in both],
         }
         return Step(
             token_T=np.concatenate([step.token_T for step in both])[order_T],
@@ -197,16 +197,16 @@ class Step:
 
     def sequences_G(self, ranks: int) -> Int:
         """Running sequences on each rank: of decode every token is one, of prefill every run of rising contexts."""
-        return np.bincount(self.source_T[self._ends_T()], minlength=ranks)
+        return np.bincount(self.source_T[self.ends_T()], minlength=ranks)
 
     def held_G(self, ranks: int, window: int | None = None) -> Int:
         """Keys of one layer that each rank's KV cache holds for the running sequences, at most `window` of each."""
-        ends_T = self._ends_T()
+        ends_T = self.ends_T()
         held_T = self.context_T[ends_T] if window is None else np.minimum(self.context_T[ends_T], window)
         return np.bincount(self.source_T[ends_T], held_T, ranks).astype(np.int64)
 
-    def _ends_T(self) -> Bool:
-        """Which tokens are the last of their sequence in this step."""
+    def ends_T(self) -> Bool:
+        """Tell which tokens are the last of their sequence in this step."""
         if self.end_T is not None:
             return self.end_T
         ends_T = np.ones(self.n_tokens, bool)

@@ -38,6 +38,8 @@ class RoutingTotals:
         self._steps = 0
         self.most_rows = 0
         """The most choices that a rank served at one layer of one step."""
+        self.most_tokens = 0
+        """The most tokens that a rank attended for in one step."""
 
     def add(self, step: ForwardPass) -> None:
         """Take in a step."""
@@ -46,6 +48,7 @@ class RoutingTotals:
         self._balances.append(balance(load_LG, self._placed.plan.groups))
         self._load_LG += load_LG
         self.most_rows = max(self.most_rows, int(load_LG.max(initial=0)))
+        self.most_tokens = max(self.most_tokens, int(step.attended_at(0).max()))
         self._tokens += traffic.n_tokens
         copies_SM = traffic.copies_LSM.sum(axis=0, dtype=np.int64)
         own_S = np.take_along_axis(copies_SM, self._placed.sites.member_G[:, None].astype(np.int64), axis=1)

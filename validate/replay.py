@@ -21,6 +21,7 @@ from moecast import __version__
 from moecast.errors import MoecastError
 from moecast.sim import ModelShape, Plan, Sites, Step, Workload, draw_steps
 from moecast.sim.checks import check_question
+from moecast.sim.context.shared import home_ranks
 from moecast.topology import Cluster
 from moecast.traces import RoutingTrace
 from moecast.validate.experts import ExpertWork
@@ -124,7 +125,7 @@ def replay(
 
 def serve_step(sites: Sites, plan: Plan, trace: RoutingTrace, step: Step) -> Served:
     """Send a step's choices to slots, its tokens at home where the simulator has them."""
-    choices_TLK, home_T = trace.experts_TLK[step.token_T], plan.layout.homes_T(step.source_T)
+    choices_TLK, home_T = trace.experts_TLK[step.token_T], home_ranks(plan, step, sites.domain_G)
     return serve(plan, sites.domain_G, choices_TLK, home_T, node_G=sites.node_G)
 
 

@@ -21,6 +21,9 @@ PARTS = ("all", "planning", "measuring")
 LAYOUT = ("tp", "cp", "dp", "pp", "vpp", "etp")
 """Degrees of parallelism that override a plan's."""
 
+CONTEXT = ("context_exchange", "context_split")
+"""How ranks share sequences, where `--cp` has them do so."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
@@ -61,6 +64,8 @@ class Asked:
     vpp: options.Vpp = None
     etp: options.Etp = None
     sequence_parallel: options.SequenceParallel = None
+    context_exchange: options.ContextExchange = None
+    context_split: options.ContextSplit = None
     slots_per_rank: options.SlotsPerRank = None
     dispatch: options.Dispatch = None
     replica_rule: options.ReplicaRule = None
@@ -138,8 +143,8 @@ class Asked:
     def changes(self) -> tuple[str, ...]:
         """What it changes in a plan or a checkpoint, and in a question file, as the result says it."""
         of_plan = (
-            "kernels", "engine", "dispatch", "replica_rule", *LAYOUT, "sequence_parallel", "schedule", "microbatches",
-            "weight_type", "dense_type", "kv_type",
+            "kernels", "engine", "dispatch", "replica_rule", *LAYOUT, "sequence_parallel", *CONTEXT, "schedule",
+            "microbatches", "weight_type", "dense_type", "kv_type",
         )  # fmt: skip
         given = {name: getattr(self, name) for name in of_plan}
         return (*(_said(name, value) for name, value in given.items() if value is not None), *self.overrides)

@@ -173,6 +173,7 @@ def read_or_make_plan(asked: Asked, inputs: Inputs) -> Plan:
     MoecastError
         The file is no plan, the slots cannot hold the experts, or a degree does not divide the ranks.
     """
+    from moecast.cli.asked import CONTEXT
     from moecast.sim.schedules import find_schedule
 
     mode, rule = options.dispatch_mode(asked.dispatch), options.replica_rule(asked.replica_rule)
@@ -183,11 +184,22 @@ def read_or_make_plan(asked: Asked, inputs: Inputs) -> Plan:
         plan = plan.with_(replica_rule=rule)
     if asked.sequence_parallel is not None:
         plan = plan.with_(sequence_parallel=asked.sequence_parallel)
+    for name in CONTEXT:
+        if (value := getattr(asked, name)) is not None:
+            plan = _with_name(plan, name, value)
     if asked.schedule is not None:
         plan = plan.with_(schedule=find_schedule(asked.schedule).name)
     if asked.microbatches is not None:
         plan = plan.with_(microbatches=asked.microbatches)
     return plan if mode is None else plan.with_(dispatch=mode)
+
+
+def _with_name(plan: Plan, name: str, value: str) -> Plan:
+    """Change a field of a plan that has one of some names."""
+    try:
+        return plan.with_(**{name: value})
+    except ValueError as error:
+        raise MoecastError(str(error)) from error
 
 
 def _laid_out(asked: Asked, model: ModelShape, ranks: int) -> Plan:

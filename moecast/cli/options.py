@@ -252,6 +252,24 @@ Cp = Annotated[
     int | None,
     typer.Option("--cp", min=1, max=65535, help="Ranks that share sequences.", show_default="the plan's, else 1"),
 ]
+ContextExchange = Annotated[
+    str | None,
+    typer.Option(
+        "--context-exchange",
+        help="With --cp: keys and values go round beside attention (ring), are gathered before it (all-gather), or "
+        "stay while queries go round and results come back (token-ring). Decode gathers queries.",
+        show_default="the plan's, else ring",
+    ),
+]
+ContextSplit = Annotated[
+    str | None,
+    typer.Option(
+        "--context-split",
+        help="With --cp: each rank takes two runs of every sequence that together read as many keys (zig-zag), one run "
+        "(contiguous), or short sequences whole and long ones cut over a domain or all ranks (zeppelin).",
+        show_default="the plan's, else zig-zag",
+    ),
+]
 Dp = Annotated[
     int | None,
     typer.Option(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moecast.cli import options
-from moecast.cli.asked import LAYOUT, Asked, option
+from moecast.cli.asked import CONTEXT, LAYOUT, Asked, option
 from moecast.cli.question_options import takes_question
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ OF_STEPS = (
     "isl",
     *LAYOUT,
     "sequence_parallel",
+    *CONTEXT,
     "recorded_steps",
     "time_limit",
     "work_limit",
@@ -133,6 +134,8 @@ def place_command(
             tp=asked.tp or 1,
             degrees=asked.degrees,
             sequence_parallel=asked.sequence_parallel is not False,
+            context_exchange=asked.context_exchange or "ring",
+            context_split=asked.context_split or "zig-zag",
             slots_per_rank=asked.slots_per_rank,
             dispatch=options.dispatch_mode(asked.dispatch),
             replica_rule=rule,

@@ -17,13 +17,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from moecast.cli.asked import LAYOUT, Asked
+from moecast.cli.asked import CONTEXT, LAYOUT, Asked
 from moecast.cli.recipe_options import AskedRecipe
 from moecast.errors import MoecastError
 
 SECTIONS = {
-    "plan": ("plan", "ep", *LAYOUT, "sequence_parallel", "slots_per_rank", "dispatch", "replica_rule", "schedule",
-             "microbatches"),
+    "plan": ("plan", "ep", *LAYOUT, "sequence_parallel", *CONTEXT, "slots_per_rank", "dispatch", "replica_rule",
+             "schedule", "microbatches"),
     "workload": (
         "phase", "tokens_per_rank", "prefill_tokens", "speculate", "acceptance", "steps", "context", "topics",
         "one_topic_per_step", "reuse", "from_phase", "recorded_steps",

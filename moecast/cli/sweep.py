@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 MOST_POINTS = 10_000
 OF_THE_PLAN = (
-    "plan", "ep", "sequence_parallel", "slots_per_rank", "dispatch", "replica_rule", "schedule", "microbatches",
-    "network", "fluid_steps", "memory_fraction", "gains",
+    "plan", "ep", "sequence_parallel", "context_exchange", "context_split", "slots_per_rank", "dispatch",
+    "replica_rule", "schedule", "microbatches", "network", "fluid_steps", "memory_fraction", "gains",
 )  # fmt: skip
 """Fields that no input depends on: points that differ in these only share what was read."""
 NUMBERS = (

@@ -6,7 +6,7 @@ To add one: a file with a class that satisfies `Schedule`, and an entry in `SCHE
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from moecast.errors import MoecastError
 from moecast.sim.forward import ForwardPass
@@ -16,6 +16,9 @@ from moecast.sim.schedules.sequential import Sequential
 from moecast.sim.schedules.shared_beside import SharedBeside
 from moecast.sim.schedules.token_weave import TokenWeave
 from moecast.sim.schedules.two_batch import TwoBatch
+
+if TYPE_CHECKING:
+    from moecast.sim.plan import Plan
 
 
 class Schedule(Protocol):
@@ -58,6 +61,18 @@ def find_schedule(name: str) -> Schedule:
     raise MoecastError(rule, field="schedule", value=name)
 
 
+def beside_in(plan: Plan, kernels: str) -> str | None:
+    """Say what of a step under a plan stands beside other work; None where all of it is on one stream.
+
+    `kernels`: of prefill or of decode. Certificates hold for steps on one stream only.
+    """
+    if not find_schedule(plan.schedule).in_sequence:
+        return f"schedule {plan.schedule}"
+    if plan.cp > 1 and kernels == "prefill" and plan.context_exchange != "all-gather":
+        return f"context exchange {plan.context_exchange}"
+    return None
+
+
 def schedule_tasks(step: ForwardPass) -> list[Task]:
     """Lay a step's tasks by its plan's schedule.
 
@@ -84,4 +99,4 @@ def program_of(step: ForwardPass) -> StepProgram:
     return step.program(schedule_tasks(step))
 
 
-__all__ = ["SCHEDULES", "Chunked", "Schedule", "find_schedule", "program_of", "schedule_tasks"]
+__all__ = ["SCHEDULES", "Chunked", "Schedule", "beside_in", "find_schedule", "program_of", "schedule_tasks"]

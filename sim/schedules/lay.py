@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from moecast.sim.program import COMMUNICATION, COMPUTE, Compute, Task
+from moecast.sim.program import COMMUNICATION, COMPUTE, CONTEXT, Compute, Task
+
+
+def settled(tasks: Iterable[Task]) -> Iterator[Task]:
+    """Give the tasks of a program in order; those that name what stands so far before them wait for its place."""
+    for place, task in enumerate(tasks):
+        yield task if task.behind is None else replace(task, after=places_behind(task, place), behind=None)
+
+
+def places_behind(task: Task, place: int) -> tuple[int, ...]:
+    """The places of the tasks that one waits for which names them by how far before its own they stand."""
+    return tuple(sorted(place - back for back in task.behind or ()))
 
 
 class TaskList:
@@ -15,8 +26,10 @@ class TaskList:
         self.tasks: list[Task] = []
 
     def put(self, task: Task, *, stream: str | None, after: Iterable[int] = ()) -> int:
-        """Append a task to a stream; returns its place."""
-        self.tasks.append(replace(task, stream=stream, after=tuple(sorted({*task.after, *after}))))
+        """Append a task to a stream, behind what it names itself or else behind `after`; returns its place."""
+        own = task.behind is not None
+        waits = {*task.after, *(places_behind(task, len(self.tasks)) if own else after)}
+        self.tasks.append(replace(task, stream=stream, after=tuple(sorted(waits)), behind=None))
         return len(self.tasks) - 1
 
 
@@ -45,6 +58,7 @@ class Chain:
         """Go on with one or more tasks, on another stream if one is named; returns what to wait for."""
         for task in (tasks,) if isinstance(tasks, Task) else tasks:
             usual = COMPUTE if isinstance(task, Compute) else COMMUNICATION
+            usual = CONTEXT if task.stream == CONTEXT else usual
             marked = replace(task, microbatch=self._microbatch)
             self.last = (self._tasks.put(marked, stream=stream or usual, after=self.last),)
         return self.last

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from moecast.sim.forward import ForwardPass
 from moecast.sim.program import Task
+from moecast.sim.schedules.lay import settled
 from moecast.sim.schedules.layers import layer_in_sequence, layers_of
 
 
@@ -24,6 +25,9 @@ class Sequential:
 
     def tasks(self, step: ForwardPass) -> Iterator[Task]:
         """Order a step's tasks."""
+        yield from settled(self._in_order(step))
+
+    def _in_order(self, step: ForwardPass) -> Iterator[Task]:
         if step.model.is_whole:
             yield step.embedding()
         for layer, moe in layers_of(step):

@@ -64,6 +64,8 @@ class TrainingPass:
         """Refuse what is not trained."""
         if self.step.placed.mode.stay:
             raise MoecastError("cannot be trained: tokens must return home", field="dispatch", value="stay")
+        if self.step.placed.plan.cp > 1:
+            raise MoecastError("ranks that share sequences are not trained yet: use 1", field="cp", value=2)
 
     def beside(self) -> TrainingPass:
         """The same work beside the communication of another microbatch, with fewer SMs and slower links."""

@@ -220,7 +220,7 @@ def test_attention_by_tp_on_the_command_line(run: Run, small: Path) -> None:
     for degree, line in (
         (("--etp", 3), "--etp = 3: does not divide the 8 ranks of a pipeline stage"),
         (("--pp", 3), "--pp = 3: does not divide the 8 ranks"),
-        (("--cp", 2), "cp = 2: context parallelism is not simulated yet: use 1"),
+        (("--cp", 3), "--cp = 3: does not divide the plan's 8 ranks"),
     ):
         assert line in run("simulate", *asked, *degree).stderr
     cut = json.loads(run("simulate", *asked, "--tokens-per-rank", 8, "--etp", 2, "--json", check=True).stdout)

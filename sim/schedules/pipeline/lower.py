@@ -21,7 +21,8 @@ import numpy.typing as npt
 
 from moecast.sim.collectives.template import CountedFlows
 from moecast.sim.network.links import narrowest_links
-from moecast.sim.program import COMMUNICATION, COMPUTE, Compute, Exchange, Float, Int, Task
+from moecast.sim.program import COMMUNICATION, COMPUTE, CONTEXT, Compute, Exchange, Float, Int, Task
+from moecast.sim.schedules.lay import places_behind
 from moecast.sim.schedules.pipeline.cells import Cell, Pair
 from moecast.sim.schedules.pipeline.order import PipelineOrder, given
 
@@ -143,7 +144,12 @@ class _Lowering:
     def _put(self, task: Task, cell: Cell, *, stream: str, after: tuple[int, ...]) -> tuple[int, ...]:
         ranks_R = self._ranks_C[cell.chunk] if self._order.chunks.n_ranks > 1 else None
         there = None if task.stream is None else stream  # what waits on no stream holds up its own cell alone
-        self.tasks.append(replace(task, ranks_R=ranks_R, stream=there, after=after, microbatch=cell.microbatch))
+        if task.behind is not None:
+            after = places_behind(task, len(self.tasks))
+            there = CONTEXT if task.stream == CONTEXT else there
+        self.tasks.append(
+            replace(task, ranks_R=ranks_R, stream=there, after=after, behind=None, microbatch=cell.microbatch)
+        )
         return (len(self.tasks) - 1,)
 
     def _needs(self, cell: Cell) -> tuple[int, ...]:

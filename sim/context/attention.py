@@ -1,0 +1,233 @@
+"""Attention of ranks that share sequences, in a serving step: what is computed block by block, and what is sent for it.
+
+Prefill: each rank has its tokens' queries, and keys and values go round (`ring`), are gathered before (`all-gather`),
+or stay while queries go round (`token-ring`). Decode: each rank has a part of every sequence's cache; queries are
+gathered, all ranks attend to their part, and what they found is sent to the query's rank and added up there (vLLM's and
+SGLang's decode context parallelism; Flash-Decoding between GPUs).
+
+Axes: G rank, C share of the tokens, N place among the `cp` ranks, R ring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from moecast.sim import attention, compute
+from moecast.sim.attention_shape import AttentionShape
+from moecast.sim.collectives.choice import pick
+from moecast.sim.collectives.groups import numbers_of_groups
+from moecast.sim.context import order, sizes
+from moecast.sim.context.shared import SharedContext
+from moecast.sim.cost import costs_of
+from moecast.sim.program import COMPUTE, Compute, Exchange, Task
+
+if TYPE_CHECKING:
+    from moecast.sim.layout import Layout
+    from moecast.sim.placed_model import PlacedModel
+    from moecast.sim.step import Step
+    from moecast.topology import Hardware
+
+Float = npt.NDArray[np.float64]
+Int = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ContextAttention:
+    """The core of one layer's attention in a step.
+
+    Parameters
+    ----------
+    placed, step
+        The model under its plan, and the step.
+    shared
+        How a prefill step's sequences are cut; None in decode.
+    shape, reads
+        The layer's attention, and which keys it reads (`AttentionShape.reads_of`).
+    moe
+        What its tasks name as their layer.
+    tokens_G
+        Tokens that each rank attends for.
+    keys_G, scored_G
+        Keys that they read in all, and those that an indexer scores: of decode, where no keys travel.
+    """
+
+    placed: PlacedModel
+    step: Step
+    shared: SharedContext | None
+    shape: AttentionShape
+    reads: tuple[tuple[int | None, int], ...]
+    moe: int
+    tokens_G: Int
+    keys_G: Float
+    scored_G: Float
+
+    def tasks(self) -> Iterator[Task]:
+        """Give the core's tasks, what is sent for it among them; the last one ends it."""
+        if self.step.kernels == "decode":
+            yield from self._decode()
+        elif self.placed.plan.context_exchange == "all-gather":
+            yield self.gather(sizes.cached_bytes(self.placed.model, self.shape, tp=self._tp))
+            yield self._compute(self._whole_seconds())
+        elif self.placed.plan.context_exchange == "token-ring":
+            yield from self._token_ring()
+        else:
+            yield from self._ring()
+
+    @property
+    def _cut(self) -> SharedContext:
+        assert self.shared is not None
+        return self.shared
+
+    def _ring(self) -> Iterator[Task]:
+        shared, keys = self._cut, self._cut.keys(self.reads)
+        held_RC, new_RC = shared.keys().held_RC, shared.new_RC
+        steps, unit = shared.rings.steps(held_RC), sizes.cached_bytes(self.placed.model, self.shape, tp=self._tp)
+        blocks = []
+        for step in range(steps):
+            tokens_C = shared.rings.read_at(keys.queries_RCN, step)
+            seconds_G = self._core(tokens_C, shared.rings.read_at(keys.keys_RCN, step))
+            if step:
+                seconds_G = seconds_G + self._expand(shared.rings.of_sources(new_RC, step).sum(axis=0))
+                seconds_G = seconds_G + self._merge(tokens_C)
+            blocks.append(self._compute(seconds_G))
+        sends = [self.send(shared.rings.passed_on(held_RC, step) * unit) for step in range(steps - 1)]
+        yield from order.ring(blocks, sends)
+
+    def _token_ring(self) -> Iterator[Task]:
+        shared, keys, rings = self._cut, self._cut.keys(self.reads), self._cut.rings
+        new_RC, steps = shared.new_RC, rings.steps(shared.keys().held_RC)
+        queries, outputs = (size(self.shape, tp=self._tp) for size in (sizes.query_bytes, sizes.output_bytes))
+        blocks = []
+        for step in range(steps):
+            tokens_C, keys_C = (rings.read_at(v, step, by="queries") for v in (keys.queries_RCN, keys.keys_RCN))
+            blocks.append(self._compute(self._core(tokens_C, keys_C)))
+        sends: list[Exchange | None] = []
+        for step in range(steps + 1):
+            sent_CN = np.zeros((shared.layout.shares, rings.cp))
+            if step < steps - 1:
+                sent_CN += rings.passed_on(new_RC, step) * queries
+            if step > 1:
+                sent_CN += rings.given_back(new_RC, step - 1) * outputs
+            sends.append(self.send(sent_CN) if sent_CN.any() else None)
+        tokens_G = np.asarray(self.tokens_G, np.float64)
+        yield from order.token_ring(blocks, sends, self._compute(self._merged(tokens_G, steps - 1)))
+
+    def _decode(self) -> Iterator[Task]:
+        plan, latent = self.placed.plan, self.shape.kind == "mla"
+        layout, tokens_G = plan.layout, self.tokens_G
+        queries, outputs, merged = (
+            size(self.shape, tp=self._tp, absorbed=latent)
+            for size in (sizes.query_bytes, sizes.output_bytes, sizes.merge_bytes)
+        )
+        peers_GN = layout.peers_of_ranks("cp")
+        yield self._sent(np.broadcast_to(tokens_G[:, None], peers_GN.shape) * queries)
+        keys_G, scored_G = (of_G[peers_GN].sum(axis=1) / plan.cp for of_G in (self.keys_G, self.scored_G))
+        everyone_G = tokens_G[peers_GN].sum(axis=1)
+        yield self._compute(self._core_G(everyone_G, keys_G) + self._index(everyone_G, scored_G))
+        yield self._sent(tokens_G[peers_GN] * outputs)
+        rows_G = tokens_G * np.float64(plan.cp - 1)
+        yield self._compute(costs_of(self._hardware).elementwise_seconds(rows_G, row_bytes=merged))
+
+    def gather(self, unit_bytes: float) -> Exchange:
+        """Bring all that ranks which share sequences have, equal parts of it, to each of them."""
+        layout, placed = self.placed.plan.layout, self.placed
+        groups_XN = layout.peers("cp")
+        held_G = layout.by_share(self._cut.keys().held_RC.sum(axis=0))
+        bytes_X = np.ceil(held_G[groups_XN].max(axis=1) * layout.cp * unit_bytes).astype(np.int64)
+        choice = pick(list(placed.gather_choices), placed.sites, bytes_X)
+        return Exchange(
+            kind="other", layer=self.moe, flows=choice.template.counted(bytes_X), setup_s=choice.setup_s(placed.sites),
+            barrier=True, group_R=numbers_of_groups(placed.sites, groups_XN),
+        )  # fmt: skip
+
+    def send(self, bytes_CN: Float) -> Exchange:
+        """Send from each share to each place, on every rank of the share."""
+        return self._sent(self.placed.plan.layout.by_share(bytes_CN))
+
+    def _sent(self, bytes_GN: npt.NDArray[np.generic]) -> Exchange:
+        placed = self.placed
+        assert placed.context_pairs is not None
+        counts_C = np.ceil(np.asarray(bytes_GN, np.float64)).astype(np.int64).ravel()
+        return Exchange(
+            kind="other", layer=self.moe, flows=placed.context_pairs.counted(counts_C),
+            setup_s=self._hardware.collective_launch_s, barrier=False,
+            group_R=numbers_of_groups(placed.sites, placed.plan.layout.peers("cp")),
+        )  # fmt: skip
+
+    def _whole_seconds(self) -> Float:
+        """All keys at once, those of other ranks expanded first."""
+        layout, shared = self.placed.plan.layout, self._cut
+        keys = shared.keys(self.reads)
+        new_C = shared.new_RC.sum(axis=0)
+        others_C = layout.of_all_shares(new_C) - new_C
+        seconds_G = self._core_G(self.tokens_G, layout.by_share(keys.keys_RCN.sum(axis=(0, 2))))
+        scored_G = layout.by_share(shared.keys().keys_RCN.sum(axis=(0, 2)))
+        return seconds_G + self._expand(others_C) + self._index(self.tokens_G, scored_G)
+
+    def _core(self, tokens_C: Float, keys_C: Float) -> Float:
+        layout = self._layout
+        return self._core_G(layout.by_share(tokens_C), layout.by_share(keys_C))
+
+    def _core_G(self, tokens_G: npt.ArrayLike, keys_G: npt.ArrayLike) -> Float:
+        queries = self.step.queries if self.step.kernels == "decode" else 1.0
+        return attention.core_seconds(
+            self.placed.model, self._hardware, phase=self.step.kernels, tokens_G=tokens_G, keys_G=keys_G,
+            shape=self.shape, tp=self._tp, queries=queries,
+        )  # fmt: skip
+
+    def _index(self, tokens_G: npt.ArrayLike, scored_G: Float) -> Float:
+        """Scores of an indexer, where the layer has one."""
+        if not self.shape.index_heads:
+            return np.zeros(np.shape(tokens_G))
+        queries = self.step.queries if self.step.kernels == "decode" else 1.0
+        return attention.index_seconds(
+            self.placed.model, self._hardware, self.shape, phase=self.step.kernels, tokens_G=tokens_G,
+            keys_G=scored_G / max(self.shape.compress, 1), queries=queries,
+        )  # fmt: skip
+
+    def _expand(self, rows_C: Float) -> Float:
+        """Make heads of latent vectors that came from other ranks."""
+        rows_G = self._layout.by_share(rows_C)
+        if self.shape.kind != "mla":
+            return np.zeros(len(rows_G))
+        heads = -(-self.shape.heads // self._tp)
+        return costs_of(self._hardware).gemm_seconds(
+            rows_G, inner=self.shape.kv_rank, outer=heads * (self.shape.nope_dim + self.shape.value_dim),
+            element_type=self.placed.model.mixer_type,
+        )  # fmt: skip
+
+    def _merge(self, tokens_C: Float) -> Float:
+        return self._merged(self._layout.by_share(tokens_C), 1)
+
+    def _merged(self, tokens_G: Float, times: int) -> Float:
+        """Add what was attended to in a block to the sum of those before."""
+        moved = sizes.merge_bytes(self.shape, tp=self._tp)
+        return times * costs_of(self._hardware).elementwise_seconds(tokens_G, row_bytes=moved)
+
+    def _compute(self, seconds_G: Float) -> Compute:
+        seconds_R = np.ascontiguousarray(seconds_G, np.float64)
+        return Compute(kind="attention", layer=self.moe, seconds_R=seconds_R, stream=COMPUTE)
+
+    @property
+    def _layout(self) -> Layout:
+        return self.placed.plan.layout
+
+    @property
+    def _hardware(self) -> Hardware:
+        return self.placed.sites.cluster.hardware
+
+    @property
+    def _tp(self) -> int:
+        return self.placed.plan.tp
+
+
+def around_core(placed: PlacedModel, shape: AttentionShape, tokens_G: npt.ArrayLike) -> tuple[Float, Float]:
+    """Seconds of a layer's projections before its core, and behind it [G]."""
+    model, hardware, tp = placed.model, placed.sites.cluster.hardware, placed.plan.tp
+    into_G = compute.into_seconds(model, hardware, tokens_G, shape=shape, tp=tp)
+    return into_G, compute.projection_seconds(model, hardware, tokens_G, shape=shape, tp=tp) - into_G
