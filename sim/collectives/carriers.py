@@ -26,6 +26,7 @@ from moecast.sim.cost.dispatch import (
 )
 from moecast.sim.cost.gpus import gpu_key
 from moecast.sim.cost.nvlink import NOMINAL_Bps
+from moecast.sim.engines import find_engine
 
 if TYPE_CHECKING:
     from moecast.sim.collectives.modes import Mode
@@ -99,7 +100,7 @@ class Carried:
         return there, back
 
     def _carrier(self, phase: str, size: float) -> Carrier | None:
-        if not is_fitted(self.hardware) or self.ranks < 2:
+        if not is_fitted(self.hardware) or self.ranks < 2 or not find_engine(self.hardware.engine).measured_moe:
             return None
         if self.mode.messages:
             return self._low_latency(phase)

@@ -5,7 +5,7 @@ What no family covers is priced by the roofline. Axes: G rank, P slot; arrays ma
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,17 +46,28 @@ class FittedCosts:
         """Whose measured kernels these are."""
         return find_engine(self.hardware.engine).kernels
 
-    def gemm_seconds(self, rows_G: npt.ArrayLike, *, inner: int, outer: int, element_type: str) -> Float:
+    def gemm_seconds(
+        self, rows_G: npt.ArrayLike, *, inner: int, outer: int, element_type: str, quantised: bool = False
+    ) -> Float:
         """As of `KernelCosts`."""
         if element_type not in _GEMM_TYPES:
             return self._roofline.gemm_seconds(rows_G, inner=inner, outer=outer, element_type=element_type)
         kind = _GEMM_TYPES[element_type]
-        entry = gemm.find_parameters(self.hardware, engine=self.engine, element_type=kind)
+        parameters = self._gemm_parameters(kind, quantised=quantised)
         rows_G = np.asarray(rows_G, np.float64)
         # Most ranks have the same number of rows, or one of a few.
         rows_U, place_G = np.unique(rows_G, return_inverse=True)
-        seconds_U = gemm.gemm_seconds(entry.parameters, self.hardware, rows_U, outer, inner, element_type=kind)
+        seconds_U = gemm.gemm_seconds(parameters, self.hardware, rows_U, outer, inner, element_type=kind)
         return seconds_U[place_G].reshape(rows_G.shape)
+
+    def _gemm_parameters(self, kind: str, *, quantised: bool) -> gemm.GemmParameters:
+        """The engine's; where rows come quantised without what the measured kernel does for it: launched as in bf16."""
+        parameters = gemm.find_parameters(self.hardware, engine=self.engine, element_type=kind).parameters
+        if not quantised or kind == "bf16":
+            return parameters
+        plain = gemm.find_parameters(self.hardware, engine=self.engine, element_type="bf16").parameters
+        launch_s = min(parameters.launch_s, plain.launch_s)
+        return replace(parameters, launch_s=launch_s, quantise_row_s=0.0, quantise_element_s=0.0, quantise_inner_s=0.0)
 
     def elementwise_seconds(self, rows_G: npt.ArrayLike, *, row_bytes: float, kernels: int = 1) -> Float:
         """As of `KernelCosts`."""
@@ -84,7 +95,12 @@ class FittedCosts:
         return [entry.parameters for entry in found]
 
     def _expert_type(self, weight_type: str) -> str | None:
-        """The tables' name of a type of experts; MXFP4 meets FP8 rows where the GPU has FP4 tensor cores, else bf16."""
+        """The tables' name of a type of experts; MXFP4 meets FP8 rows where the GPU has FP4 tensor cores, else bf16.
+
+        None where the roofline prices them.
+        """
+        if not find_engine(self.hardware.engine).measured_moe:
+            return None
         if weight_type == "mxfp4":
             return "mxfp4" if "fp4" in self.hardware.peak_flop_per_s else "mxfp4_bf16"
         kind = _GEMM_TYPES.get(weight_type)

@@ -61,10 +61,10 @@ GPUS: Mapping[str, Hardware] = {
 
 # Nearest first: the same chip with another memory, then the same generation, then the next one down.
 _RELATIVES: Mapping[str, tuple[str, ...]] = {
-    "a100_sxm": ("h100_sxm", "h200_sxm"),
-    "h100_sxm": ("h200_sxm", "h20", "a100_sxm"),
-    "h200_sxm": ("h100_sxm", "h20", "a100_sxm"),
-    "h20": ("h200_sxm", "h100_sxm"),
+    "a100_sxm": ("h100_sxm", "h200_sxm", "b200_sxm", "gb200"),
+    "h100_sxm": ("h200_sxm", "h20", "a100_sxm", "b200_sxm", "gb200"),
+    "h200_sxm": ("h100_sxm", "h20", "a100_sxm", "b200_sxm", "gb200"),
+    "h20": ("h200_sxm", "h100_sxm", "a100_sxm", "b200_sxm", "gb200"),
     "b200_sxm": ("gb200", "b300_sxm", "gb300", "h200_sxm"),
     "b300_sxm": ("gb300", "b200_sxm", "gb200", "h200_sxm"),
     "gb200": ("b200_sxm", "gb300", "b300_sxm", "h200_sxm"),

@@ -22,8 +22,13 @@ class KernelCosts(Protocol):
     None of them falls when work is added.
     """
 
-    def gemm_seconds(self, rows_G: npt.ArrayLike, *, inner: int, outer: int, element_type: str) -> Float:
-        """Multiply [rows, inner] by weights [inner, outer] of an element type."""
+    def gemm_seconds(
+        self, rows_G: npt.ArrayLike, *, inner: int, outer: int, element_type: str, quantised: bool = False
+    ) -> Float:
+        """Multiply [rows, inner] by weights [inner, outer] of an element type.
+
+        `quantised`: rows come in that type already; else bf16 ones are quantised on the way, where weights are FP8.
+        """
         ...
 
     def elementwise_seconds(self, rows_G: npt.ArrayLike, *, row_bytes: float, kernels: int = 1) -> Float:

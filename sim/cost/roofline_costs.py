@@ -26,7 +26,15 @@ class Roofline:
 
     hardware: Hardware
 
-    def gemm_seconds(self, rows_G: npt.ArrayLike, *, inner: int, outer: int, element_type: str) -> Float:
+    def gemm_seconds(
+        self,
+        rows_G: npt.ArrayLike,
+        *,
+        inner: int,
+        outer: int,
+        element_type: str,
+        quantised: bool = False,  # noqa: ARG002  a roofline leaves quantisation out
+    ) -> Float:
         """As of `KernelCosts`."""
         return roofline.gemm_seconds(self.hardware, rows_G, inner=inner, outer=outer, element_type=element_type)
 

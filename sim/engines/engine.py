@@ -17,6 +17,9 @@ class Engine:
         The version that it describes.
     kernels
         Whose measured kernels stand for its own; `neutral`: a mean of all engines'.
+    measured_moe
+        Whether those of routed experts, dispatch and combine do, too; else the roofline prices experts, and the links
+        and the hardware table's fixed costs the exchanges.
     step_s
         Seconds of the host in each step that nothing hides: scheduling, sampling, the reply.
     step_source
@@ -26,6 +29,7 @@ class Engine:
     name: str
     version: str
     kernels: str
+    measured_moe: bool = True
     step_s: float = 0.0
     step_source: str = ""
 

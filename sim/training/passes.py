@@ -69,8 +69,12 @@ def elementwise_passes(
 
 def gemm_passes(hardware: Hardware, rows_G: npt.ArrayLike, *, inner: int, outer: int, precision: Precision) -> Passes:
     """A linear layer [inner, outer] over each rank's rows, each pass in the recipe's element type."""
-    forward_G = costs_of(hardware).gemm_seconds(rows_G, inner=inner, outer=outer, element_type=precision.forward)
-    input_G = costs_of(hardware).gemm_seconds(rows_G, inner=outer, outer=inner, element_type=precision.input_gradient)
+    forward_G = costs_of(hardware).gemm_seconds(
+        rows_G, inner=inner, outer=outer, element_type=precision.forward, quantised=True
+    )
+    input_G = costs_of(hardware).gemm_seconds(
+        rows_G, inner=outer, outer=inner, element_type=precision.input_gradient, quantised=True
+    )
     return Passes(
         forward_G=forward_G + cast_seconds(hardware, rows_G, width=inner, element_type=precision.forward),
         input_G=input_G + cast_seconds(hardware, rows_G, width=outer, element_type=precision.input_gradient),

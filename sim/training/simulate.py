@@ -16,8 +16,10 @@ from moecast.errors import MoecastError
 from moecast.sim.breakdown import breakdown, waits_for_peers
 from moecast.sim.checks import check_question
 from moecast.sim.collectives.links import link_kinds
+from moecast.sim.cost import kernels_on
 from moecast.sim.describe import describe_trace, element_types, labels, transferred
 from moecast.sim.drawn_steps import draw_steps
+from moecast.sim.engines import MEGATRON, NEUTRAL
 from moecast.sim.exposed import seconds_of_ranks
 from moecast.sim.memory import MEMORY_FRACTION, usable_bytes
 from moecast.sim.network import Rung, find_rung
@@ -178,6 +180,8 @@ def time_training(
 ) -> TimedTraining:
     """Lay a training step out and time it; for what draws the timeline, and for what compares schedules."""
     plan, found = with_chunks_of(plan, schedule), find_pipeline_schedule(schedule)
+    if cluster.hardware.engine == NEUTRAL.name:
+        cluster = kernels_on(cluster, engine=MEGATRON.name)  # what trains is no serving engine
     sizes = Pipeline(pp=plan.layout.pp, virtual=plan.layout.virtual, microbatches=_microbatches(recipe, plan))
     order = make_order(found, sizes)
     try:

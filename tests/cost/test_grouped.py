@@ -135,7 +135,7 @@ def test_loads_are_whole_and_the_fullest_rank_has_at_least_its_share(
     tokens: int, choices: int, law: str, ep: int
 ) -> None:
     load_P = loads_of_rank(
-        tokens=tokens, choices=choices, experts=32, ep=ep, law=law, random=np.random.default_rng(0)
+        tokens=tokens, choices=choices, experts=32, parts=ep, law=law, random=np.random.default_rng(0)
     )  # fmt: skip
     assert load_P.shape == (32 // ep,)
     assert load_P.min() >= 0

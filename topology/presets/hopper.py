@@ -52,6 +52,7 @@ H100 = Hardware(
     count_exchange_s=12.07e-6,
     barrier_s=4e-6,
     in_switch_efficiency=0.836,
+    kernels="fitted",
     sources=HARDWARE_SOURCES,
 )
 

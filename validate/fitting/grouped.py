@@ -68,7 +68,7 @@ def _counted(table: MoeTable, random: np.random.Generator) -> Iterator[GroupedWo
     numbers = (table.tokens_R, table.width_R, table.inner_R, table.choices_R, table.experts_R, table.ep_R)
     rows = zip(*(values.tolist() for values in numbers), table.law_R.tolist(), strict=True)
     for tokens, width, inner, choices, experts, ep, law in rows:
-        load_P = loads_of_rank(tokens=tokens, choices=choices, experts=experts, ep=ep, law=law, random=random)
+        load_P = loads_of_rank(tokens=tokens, choices=choices, experts=experts, parts=ep, law=law, random=random)
         block = ExpertBlock(
             width=width, inner=inner, ups=2 if table.gated else 1, weight_type="bf16", choices=choices, experts=experts
         )
@@ -127,11 +127,11 @@ def _fitted(
     )
 
 
-def judged_rows(unseen: npt.NDArray[np.bool_], seed: int) -> npt.NDArray[np.bool_]:
-    """Of the unseen rows at most `MOST_JUDGED`, drawn: loads of all of them take long to draw."""
+def judged_rows(unseen: npt.NDArray[np.bool_], seed: int, *, most: int = MOST_JUDGED) -> npt.NDArray[np.bool_]:
+    """Of the unseen rows at most so many, drawn: loads of all of them take long to draw."""
     numbers = np.flatnonzero(unseen)
-    if numbers.size > MOST_JUDGED:
-        numbers = np.random.default_rng(seed + 2).choice(numbers, MOST_JUDGED, replace=False)
+    if numbers.size > most:
+        numbers = np.random.default_rng(seed + 2).choice(numbers, most, replace=False)
     which = np.zeros(unseen.size, bool)
     which[numbers] = True
     return which

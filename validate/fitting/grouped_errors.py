@@ -17,6 +17,8 @@ from moecast.validate.fitting.rows import Errors, draw_rows
 
 Float = npt.NDArray[np.float64]
 
+MOST_COMPARED = 1500  # the roofline takes rows one by one
+
 # The simulator's names of the element types that a roofline knows.
 _ROOFLINE_TYPES = {
     "bf16": "bf16", "fp8": "fp8", "fp8_block": "fp8", "nvfp4": "nvfp4", "mxfp4": "mxfp4", "mxfp4_bf16": "mxfp4",
@@ -29,7 +31,7 @@ def compare(table: MoeTable) -> tuple[Errors, Errors, Errors]:
     entries = load_parameters()
     entry = _entry(table.gpu, table)
     drawn = draw_rows(table.seconds_R.size, seed=0 if entry is None else entry.seed)
-    unseen = table.where(judged_rows(~drawn, 0))
+    unseen = table.where(judged_rows(~drawn, 0, most=MOST_COMPARED))
     rows = MoeRows.of([unseen], seed=1)
     elsewhere = {gpu for gpu, engine, kind in entries if gpu != table.gpu and kind == table.element_type}
     elsewhere = {gpu for gpu in elsewhere if _entry(gpu, table) is not None}
@@ -58,7 +60,7 @@ def _roofline(table: MoeTable) -> Float:
     numbers = (table.tokens_R, table.width_R, table.inner_R, table.choices_R, table.experts_R, table.ep_R)
     rows = zip(*(values.tolist() for values in numbers), table.law_R.tolist(), strict=True)
     for number, (tokens, width, inner, choices, experts, ep, law) in enumerate(rows):
-        load_P = loads_of_rank(tokens=tokens, choices=choices, experts=experts, ep=ep, law=law, random=random)
+        load_P = loads_of_rank(tokens=tokens, choices=choices, experts=experts, parts=ep, law=law, random=random)
         block = ExpertBlock(width=width, inner=inner, ups=2, weight_type=_ROOFLINE_TYPES[table.element_type])
         phase = "decode" if tokens <= 256 else "prefill"
         seconds[number] = expert_seconds(block, GPUS[table.gpu], load_P[None], phase=phase)[0]

@@ -19,9 +19,9 @@ FEW = (0.01, 2.0)  # where there are no more choices than experts, counts are dr
 
 
 def loads_of_rank(
-    *, tokens: int, choices: int, experts: int, ep: int, law: str, random: np.random.Generator
+    *, tokens: int, choices: int, experts: int, parts: int, law: str, random: np.random.Generator
 ) -> Int:  # fmt: skip
-    """Choices that each slot of the timed rank serves, [experts // ep].
+    """Choices that each slot of the timed rank serves, of as many ranks as experts are cut in `parts`.
 
     Raises
     ------
@@ -30,15 +30,13 @@ def loads_of_rank(
     """
     pairs = tokens * choices
     if law == BALANCED:
-        rank, slots = np.arange(ep).repeat(experts // ep), np.tile(np.arange(experts // ep), ep)
-        # What does not divide goes one to each rank by turns, so that rank 0 has its share of it first.
-        turn = slots * ep + rank
-        load_E = pairs // experts + (turn < pairs % experts)
-        return np.asarray(load_E.reshape(ep, -1)[0], np.int64)
+        # What does not divide goes one to each rank by turns, so that the first has its share of it first.
+        turn_P = np.arange(experts // parts) * parts
+        return np.asarray(pairs // experts + (turn_P < pairs % experts), np.int64)
     if not law.startswith("power_law_"):
         raise ValueError(f"law {law!r}: balanced or power_law_A")
     load_E = _power_law(tokens, pairs, experts, float(law.removeprefix("power_law_")), random)
-    load_GP = load_E.reshape(ep, -1)
+    load_GP = load_E.reshape(parts, -1)
     return load_GP[int(np.argmax(load_GP.sum(axis=1)))]
 
 

@@ -14,6 +14,7 @@ from functools import lru_cache
 
 from moecast.sim import ModelShape, Plan, Workload, kernels_on, load_model, simulate
 from moecast.sim.cost.gpus import GPUS
+from moecast.sim.degrees import Degrees
 from moecast.sim.made_routing import parse_law, routing_by_law
 from moecast.topology import Cluster, load_cluster
 from moecast.traces import RoutingTrace
@@ -36,6 +37,7 @@ LITTLE_PREFILL = 0.1
 """Aggregate rows whose prefill takes more than this part of the time are no decode steps."""
 KV_TYPES = {"trtllm": "fp8"}
 """Engines' defaults; others keep the cache in bf16."""
+GRACE = ("gb200", "gb300")
 SEED = 0
 
 
@@ -50,7 +52,7 @@ class ServingRow:
     tp, dp
         Ranks that share attention, and groups of them.
     ep, etp
-        Of the experts, over the same GPUs.
+        Of the experts, over the same GPUs; None: as many as `etp` leaves.
     """
 
     id: str
@@ -69,7 +71,7 @@ class ServingRow:
     tpot_ms: float
     tp: int
     dp: int
-    ep: int
+    ep: int | None
     etp: int
     use: str
 
@@ -105,7 +107,7 @@ class ServingRow:
             mode=fields.get("mode") or "agg", isl=int(number("isl")), osl=int(number("osl")),
             batch=number("decode_in_flight_per_attn_dp_rank", stated), stated=stated,
             concurrency=number("concurrency", stated * workers * dp), ttft_ms=number("ttft_mean_ms", 0.0),
-            tpot_ms=number("tpot_mean_ms"), tp=tp, dp=dp, ep=int(number("decode_moe_ep", max(tp * dp // etp, 1))),
+            tpot_ms=number("tpot_mean_ms"), tp=tp, dp=dp, ep=int(number("decode_moe_ep", 0)) or None,
             etp=etp, use=fields.get("use") or "check",
         )  # fmt: skip
 
@@ -165,12 +167,10 @@ class ServingRow:
 
     def plan(self, model: ModelShape) -> Plan:
         """Attention by TP or DP, experts of the same GPUs by EP or TP; tokens as its engine moves them."""
-        groups = self.ranks // (self.ep * self.etp)
-        plan = Plan.contiguous(model, ep=self.ep, groups=groups)
-        return plan.with_(
-            tp=self.tp, etp=self.etp, dp=0, gpu_of_rank=tuple(range(self.ranks)), sequence_parallel=self.tp == 1,
-            dispatch=dispatch_of(self) if self.dp > 1 and self.ep > 1 else None,
-        )  # fmt: skip
+        degrees = Degrees(tp=self.tp, ep=self.ep, etp=self.etp)
+        plan = degrees.contiguous(model.shape_LEK, model.moe_layer_ids, ranks=self.ranks)
+        dispatch = dispatch_of(self) if self.dp > 1 and plan.ep > 1 else None
+        return plan.with_(sequence_parallel=self.tp == 1, dispatch=dispatch)
 
     def predict_ms(self, *, network: str = "bound") -> float:
         """Milliseconds of a decode step, between whole batches in proportion."""
@@ -194,9 +194,12 @@ class ServingRow:
 def dispatch_of(row: ServingRow) -> str:
     """How an engine moves tokens between DP ranks.
 
-    DeepEP's low-latency kernels in SGLang, TensorRT-LLM's all-to-all over NVLink (a copy per rank), else an all-gather.
+    DeepEP's low-latency kernels in SGLang; TensorRT-LLM's all-to-all over NVLink (a copy per rank), which it has on
+    Grace hosts only; else an all-gather.
     """
-    return {"sglang": "per_choice", "trtllm": "per_rank"}.get(row.engine, "all_gather")
+    if row.engine == "trtllm" and row.gpu in GRACE:
+        return "per_rank"
+    return "per_choice" if row.engine == "sglang" else "all_gather"
 
 
 @lru_cache(maxsize=64)
