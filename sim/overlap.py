@@ -29,7 +29,7 @@ def with_fewer_sms(hardware: Hardware, taken: int | None = None) -> Hardware:
     """GPUs that compute with the SMs that communication leaves; `taken` None: what normal kernels take."""
     left = hardware.sms - (hardware.communication_sms if taken is None else taken)
     peaks = {kind: peak * left / hardware.sms for kind, peak in hardware.peak_flop_per_s.items()}
-    return replace(hardware, sms=left, communication_sms=0, peak_flop_per_s=peaks)
+    return replace(hardware, sms=left, peak_flop_per_s=peaks)
 
 
 def beside_compute(template: FlowTemplate, sites: Sites) -> FlowTemplate:
