@@ -10,6 +10,7 @@ Axes: G rank; arrays may have any axes in front.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy.typing as npt
 
 from moecast.sim import element_types
 from moecast.sim.attention_shape import AttentionShape, LinearAttention, Mixer
-from moecast.sim.cost import AttentionCore, costs_of, roofline
+from moecast.sim.cost import AttentionCore, AttentionProducts, RecurrentState, costs_of, roofline
 from moecast.sim.cost.roofline import QUERY_TILE
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from moecast.topology import Hardware
 
 Float = npt.NDArray[np.float64]
-
-CHUNK = 64  # tokens that linear attention's prefill kernels take at once (flash-linear-attention)
 
 
 def attention_seconds(
@@ -66,7 +65,7 @@ def attention_seconds(
     if isinstance(shape, LinearAttention):
         return linear_seconds(model, hardware, shape, phase=phase, tokens_G=tokens, tp=tp, queries=queries)
     keys = np.asarray(context_sum_G if window_sum_G is None else window_sum_G, np.float64)
-    total = projection_seconds(model, hardware, tokens, shape=shape, tp=tp)
+    total = projection_seconds(model, hardware, tokens, shape=shape, tp=tp, phase=phase)
     total = total + core_seconds(
         model, hardware, phase=phase, tokens_G=tokens, keys_G=keys, shape=shape, tp=tp, queries=queries
     )
@@ -88,29 +87,20 @@ def linear_seconds(
     tp: int = 1,
     queries: float = 1.0,
 ) -> Float:
-    """One layer of linear attention: projections, the short convolution, and the recurrence, three kernels of it.
-
-    Decode reads and writes each sequence's state once (float32). Prefill works in chunks of 64 tokens: inside a chunk
-    like attention, between chunks through the state, which moves once a chunk.
-    """
-    tokens = np.asarray(tokens_G, np.float64)
+    """One layer of linear attention: projections, the short convolution, and the recurrence."""
+    tokens, costs = np.asarray(tokens_G, np.float64), costs_of(hardware)
     total = np.zeros(np.shape(tokens))
     *into, (last_inner, last_outer) = shape.projections
     cut = [*((inner, _split(outer, tp)) for inner, outer in into), (_split(last_inner, tp), last_outer)]
     for inner, outer in cut:
-        total = total + costs_of(hardware).gemm_seconds(tokens, inner=inner, outer=outer, element_type=model.mixer_type)
-    channels, heads = _split(shape.conv_channels, tp), _split(shape.heads, tp)
-    total = total + costs_of(hardware).elementwise_seconds(tokens, row_bytes=2 * 2 * (channels or model.hidden))
-    state = heads * shape.key_dim * shape.value_dim
-    if not state:
-        return total
-    if phase == "decode":
-        flop, moved = 6.0 * state * tokens, 2.0 * 4 * state * tokens / queries
-    else:
-        inside = 2.0 * CHUNK * heads * (shape.key_dim + shape.value_dim)
-        flop, moved = (inside + 4.0 * state) * tokens, (2.0 * 4 * state / CHUNK) * tokens
-    seconds = roofline.kernel_seconds(hardware, flop=flop, traffic_bytes=moved, element_type="bf16", kernel="attention")
-    return total + roofline.launched(hardware, seconds, tokens, 2)
+        total = total + costs.gemm_seconds(tokens, inner=inner, outer=outer, element_type=model.mixer_type)
+    state = RecurrentState(
+        heads=_split(shape.heads, tp),
+        key_dim=shape.key_dim,
+        value_dim=shape.value_dim,
+        channels=_split(shape.conv_channels, tp) or model.hidden,
+    )
+    return total + costs.state_seconds(state, phase=phase, tokens_G=tokens, queries=queries)
 
 
 def index_seconds(
@@ -146,19 +136,26 @@ def index_seconds(
 
 
 def projection_seconds(
-    model: ModelShape, hardware: Hardware, tokens_G: npt.ArrayLike, *, shape: AttentionShape | None = None, tp: int = 1
+    model: ModelShape,
+    hardware: Hardware,
+    tokens_G: npt.ArrayLike,
+    *,
+    shape: AttentionShape | None = None,
+    tp: int = 1,
+    phase: str = "prefill",
 ) -> Float:
-    """Multiply into queries, keys, values and back, and rotate and fill the KV cache in one more kernel; one layer.
+    """Multiply into queries, keys, values and back, and rotate and fill the KV cache beside; one layer."""
+    products = _products(model, model.attention if shape is None else shape, tp)
+    return costs_of(hardware).projection_seconds(products, tokens_G, phase=phase)
 
-    MLA's expansion of the latent vectors costs the same in both phases: in decode it multiplies queries and outputs.
-    """
-    shape = model.attention if shape is None else shape
-    total = np.zeros(np.shape(tokens_G))
-    for inner, outer in projection_matrices(model, shape, tp=tp):
-        total = total + costs_of(hardware).gemm_seconds(
-            tokens_G, inner=inner, outer=outer, element_type=model.mixer_type
-        )
-    return total + costs_of(hardware).elementwise_seconds(tokens_G, row_bytes=rotation_bytes(model, shape, tp=tp))
+
+def _products(model: ModelShape, shape: AttentionShape, tp: int) -> AttentionProducts:
+    return AttentionProducts(
+        core=AttentionCore.of(model, shape, tp=tp),
+        matrices=tuple(projection_matrices(model, shape, tp=tp)),
+        element_type=model.mixer_type,
+        moved_bytes=rotation_bytes(model, shape, tp=tp),
+    )
 
 
 def rotation_bytes(model: ModelShape, shape: AttentionShape, *, tp: int = 1) -> int:
@@ -168,15 +165,18 @@ def rotation_bytes(model: ModelShape, shape: AttentionShape, *, tp: int = 1) -> 
 
 
 def into_seconds(
-    model: ModelShape, hardware: Hardware, tokens_G: npt.ArrayLike, *, shape: AttentionShape, tp: int = 1
+    model: ModelShape,
+    hardware: Hardware,
+    tokens_G: npt.ArrayLike,
+    *,
+    shape: AttentionShape,
+    tp: int = 1,
+    phase: str = "prefill",
 ) -> Float:
     """The part of `projection_seconds` before the core: all but the multiplications of what attention gives."""
-    total = projection_seconds(model, hardware, tokens_G, shape=shape, tp=tp)
-    for inner, outer in projection_matrices(model, shape, tp=tp)[-2 if shape.out_rank else -1 :]:
-        total = total - costs_of(hardware).gemm_seconds(
-            tokens_G, inner=inner, outer=outer, element_type=model.mixer_type
-        )
-    return total
+    products = _products(model, shape, tp)
+    into = replace(products, matrices=products.matrices[: -2 if shape.out_rank else -1])
+    return costs_of(hardware).projection_seconds(into, tokens_G, phase=phase)
 
 
 def core_seconds(

@@ -157,7 +157,12 @@ class ForwardPass:
         into_G = np.zeros(self.placed.sites.n_ranks)
         if isinstance(mixer, AttentionShape) and not (first and rest):
             into_G = compute.into_seconds(
-                self.model, self._hardware, self._attended_G(row), shape=mixer, tp=self.placed.plan.tp
+                self.model,
+                self._hardware,
+                self._attended_G(row),
+                shape=mixer,
+                tp=self.placed.plan.tp,
+                phase=self.step.kernels,
             )
         if first:
             yield from self._gather(moe, self._tokens_G(0), kept=not self._after_experts(layer))
@@ -201,10 +206,12 @@ class ForwardPass:
             return np.asarray(np.sum(parts, axis=0), np.float64)
         model, hardware, tp = self.model, self._hardware, self.placed.plan.tp
         apart_G = [
-            compute.projection_seconds(model, hardware, self._attended_G(row, of_T), shape=mixer, tp=tp)
-            for _, of_T in self.step.parts
+            compute.projection_seconds(model, hardware, self._attended_G(row, of_T), shape=mixer, tp=tp, phase=phase)
+            for phase, of_T in self.step.parts
         ]
-        together_G = compute.projection_seconds(model, hardware, self._attended_G(row), shape=mixer, tp=tp)
+        together_G = compute.projection_seconds(
+            model, hardware, self._attended_G(row), shape=mixer, tp=tp, phase=self.step.kernels
+        )
         return np.asarray(np.sum(parts, axis=0) - np.sum(apart_G, axis=0) + together_G, np.float64)
 
     def _part_seconds(self, layer: int, row: int, mixer: Mixer, phase: str, of_T: Bool | None) -> Float:

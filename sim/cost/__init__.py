@@ -14,13 +14,23 @@ from moecast.errors import MoecastError
 from moecast.sim.cost.fitted_costs import FittedCosts
 from moecast.sim.cost.kernel_costs import KernelCosts
 from moecast.sim.cost.roofline_costs import Roofline
-from moecast.sim.cost.shapes import AttentionCore, ExpertBlock
+from moecast.sim.cost.shapes import AttentionCore, AttentionProducts, ExpertBlock, RecurrentState
 from moecast.sim.engines import find_engine
 
 if TYPE_CHECKING:
     from moecast.topology import Cluster, Hardware
 
-__all__ = ["AttentionCore", "ExpertBlock", "FittedCosts", "KernelCosts", "Roofline", "costs_of", "kernels_on"]
+__all__ = [
+    "AttentionCore",
+    "AttentionProducts",
+    "ExpertBlock",
+    "FittedCosts",
+    "KernelCosts",
+    "RecurrentState",
+    "Roofline",
+    "costs_of",
+    "kernels_on",
+]
 
 
 @lru_cache(maxsize=64)

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from moecast.sim.cost import attention, gemm, grouped, quantise
+from moecast.sim.cost import attention, gemm, grouped, linear_attention, mla_bmm, mla_module, quantise
 from moecast.sim.cost.roofline_costs import Roofline
 from moecast.sim.engines import find_engine
 
 if TYPE_CHECKING:
-    from moecast.sim.cost.shapes import AttentionCore, ExpertBlock
+    from moecast.sim.cost.shapes import AttentionCore, AttentionProducts, ExpertBlock, RecurrentState
     from moecast.topology import Hardware
 
 Float = npt.NDArray[np.float64]
@@ -119,14 +119,58 @@ class FittedCosts:
     ) -> Float:
         """As of `KernelCosts`."""
         return attention.core_seconds(
-            core,
-            self.hardware,
-            engine=self.engine,
-            phase=phase,
-            tokens_G=tokens_G,
-            keys_G=keys_G,
-            queries=queries,
+            core, self.hardware, engine=self.engine, phase=phase, tokens_G=tokens_G, keys_G=keys_G, queries=queries
         )
+
+    def projection_seconds(self, products: AttentionProducts, tokens_G: npt.ArrayLike, *, phase: str) -> Float:
+        """As of `KernelCosts`: of latent attention as its measured modules have them, else the products one by one."""
+        core, expand = products.core, products.expand
+        absorbed = expand is not None and core.absorbed(phase)
+        total = np.zeros(np.shape(tokens_G))
+        for inner, outer in products.matrices:
+            if not absorbed or (inner, outer) != expand:
+                total = total + self.gemm_seconds(
+                    tokens_G, inner=inner, outer=outer, element_type=products.element_type
+                )
+        if expand is None:
+            return total + self.elementwise_seconds(tokens_G, row_bytes=products.moved_bytes)
+        if absorbed:
+            total = total + self._absorbed_seconds(core, tokens_G)
+        kind = _GEMM_TYPES.get(products.element_type, "bf16")
+        cache_type = "fp8" if core.kv_type == "fp8" else "bf16"
+        module = mla_module.find_parameters(
+            self.hardware, engine=self.engine, phase=phase, gemm_type=kind, cache_type=cache_type
+        ).parameters
+        beside = mla_module.beside_seconds(module, self.hardware, tokens_G, heads=core.heads)
+        return module.gemm_part * total + beside
+
+    def _absorbed_seconds(self, core: AttentionCore, tokens_G: npt.ArrayLike) -> Float:
+        """The two batched products of decode: queries into latent vectors, and outputs out of them."""
+        batched = mla_bmm.find_parameters(self.hardware, engine=self.engine, element_type="bf16").parameters
+        tiles = gemm.find_parameters(self.hardware, engine=self.engine, element_type="bf16").parameters
+        total = np.zeros(np.shape(tokens_G))
+        for inner, outer in ((core.head_dim - core.rope_dim, core.kv_rank), (core.kv_rank, core.value_dim)):
+            total = total + mla_bmm.mla_bmm_seconds(
+                batched, tiles, self.hardware, tokens_G, core.heads, inner=inner, outer=outer
+            )
+        return total
+
+    def state_seconds(
+        self, state: RecurrentState, *, phase: str, tokens_G: npt.ArrayLike, queries: float = 1.0
+    ) -> Float:
+        """As of `KernelCosts`; prefill takes a rank's tokens for one sequence."""
+        tokens = np.asarray(tokens_G, np.float64)
+        batch, length = (tokens / queries, np.minimum(queries, tokens)) if phase == "decode" else (tokens > 0, tokens)
+        conv, recurrence = (
+            linear_attention.find_parameters(self.hardware, engine=self.engine, kind=f"{name} {phase}").parameters
+            for name in ("conv", "state")
+        )
+        return linear_attention.conv_seconds(
+            conv, self.hardware, batch, length, channels=state.channels
+        ) + linear_attention.state_seconds(
+            recurrence, self.hardware, batch, length, phase=phase, heads=state.heads, key_dim=state.key_dim,
+            value_dim=state.value_dim,
+        )  # fmt: skip
 
     @property
     def _roofline(self) -> Roofline:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from moecast.sim.cost.shapes import AttentionCore, ExpertBlock
+    from moecast.sim.cost.shapes import AttentionCore, AttentionProducts, ExpertBlock, RecurrentState
 
 Float = npt.NDArray[np.float64]
 
@@ -56,6 +56,21 @@ class KernelCosts(Protocol):
 
         Convex and rising in both, so that its value at a mean is below the mean of its values (Jensen).
         """
+        ...
+
+    def projection_seconds(self, products: AttentionProducts, tokens_G: npt.ArrayLike, *, phase: str) -> Float:
+        """The products around an attention core, and the kernels beside them: rotation, norms, filling the cache."""
+        ...
+
+    def state_seconds(
+        self,
+        state: RecurrentState,
+        *,
+        phase: str,
+        tokens_G: npt.ArrayLike,
+        queries: float = 1.0,
+    ) -> Float:
+        """Linear attention without its products: the short convolution and the recurrence over states."""
         ...
 
     def core_seconds(

@@ -14,10 +14,12 @@ import numpy.typing as npt
 from moecast.sim.cost import expert_roofline, roofline
 
 if TYPE_CHECKING:
-    from moecast.sim.cost.shapes import AttentionCore, ExpertBlock
+    from moecast.sim.cost.shapes import AttentionCore, AttentionProducts, ExpertBlock, RecurrentState
     from moecast.topology import Hardware
 
 Float = npt.NDArray[np.float64]
+
+CHUNK = 64  # tokens that linear attention's prefill kernels take at once (flash-linear-attention)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,3 +67,35 @@ class Roofline:
         return roofline.core_seconds(
             core, self.hardware, phase=phase, tokens_G=tokens_G, keys_G=keys_G, queries=queries
         )
+
+    def projection_seconds(
+        self, products: AttentionProducts, tokens_G: npt.ArrayLike, *, phase: str
+    ) -> Float:  # fmt: skip
+        """As of `KernelCosts`; latent attention's expansion costs the same in both phases."""
+        del phase
+        total = np.zeros(np.shape(tokens_G))
+        for inner, outer in products.matrices:
+            total = total + self.gemm_seconds(tokens_G, inner=inner, outer=outer, element_type=products.element_type)
+        return total + self.elementwise_seconds(tokens_G, row_bytes=products.moved_bytes)
+
+    def state_seconds(
+        self, state: RecurrentState, *, phase: str, tokens_G: npt.ArrayLike, queries: float = 1.0
+    ) -> Float:
+        """As of `KernelCosts`.
+
+        Decode reads and writes each sequence's state once (float32). Prefill works in chunks of 64 tokens: inside a
+        chunk like attention, between chunks through the state, which moves once a chunk.
+        """
+        tokens = np.asarray(tokens_G, np.float64)
+        total = self.elementwise_seconds(tokens, row_bytes=2 * 2 * state.channels)
+        if not state.elements:
+            return total
+        if phase == "decode":
+            flop, moved = 6.0 * state.elements * tokens, 2.0 * 4 * state.elements * tokens / queries
+        else:
+            inside = 2.0 * CHUNK * state.heads * (state.key_dim + state.value_dim)
+            flop, moved = (inside + 4.0 * state.elements) * tokens, (2.0 * 4 * state.elements / CHUNK) * tokens
+        seconds = roofline.kernel_seconds(
+            self.hardware, flop=flop, traffic_bytes=moved, element_type="bf16", kernel="attention"
+        )
+        return total + roofline.launched(self.hardware, seconds, tokens, 2)

@@ -132,3 +132,55 @@ class AttentionCore:
         """Bytes of a query and of its output."""
         wide = 2 * self.kv_rank + self.rope_dim if self.absorbed(phase) else self.head_dim + self.value_dim
         return 2 * self.heads * wide
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionProducts:
+    """What stands around an attention core on one rank: products into it and out of it, and kernels beside them.
+
+    Parameters
+    ----------
+    core
+        Of the same layer.
+    matrices
+        (inner, outer) of the products, in order; of multi-head latent attention the one that makes heads of latent
+        vectors among them, which decode takes as two batched products of queries and outputs.
+    element_type
+        Of the weights.
+    moved_bytes
+        Bytes that move for each token to rotate queries and keys and to fill the cache.
+    """
+
+    core: AttentionCore
+    matrices: tuple[tuple[int, int], ...]
+    element_type: str
+    moved_bytes: int
+
+    @property
+    def expand(self) -> tuple[int, int] | None:
+        """The product that makes heads of latent vectors; None without."""
+        wanted = (self.core.kv_rank, self.core.heads * (self.core.head_dim - self.core.rope_dim + self.core.value_dim))
+        return wanted if self.core.latent and wanted in self.matrices else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecurrentState:
+    """Linear attention of one layer on one rank, without its projections.
+
+    Parameters
+    ----------
+    heads, key_dim, value_dim
+        The state: a matrix of each head; no heads: a convolution alone.
+    channels
+        Of the short convolution.
+    """
+
+    heads: int
+    key_dim: int
+    value_dim: int
+    channels: int
+
+    @property
+    def elements(self) -> int:
+        """Elements that a sequence keeps."""
+        return self.heads * self.key_dim * self.value_dim
