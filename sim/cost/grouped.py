@@ -38,6 +38,8 @@ Sizes = int | Int
 ROWS_B = np.array([8, 16, 32, 64, 128, 256])  # heights of a tile
 COLUMNS = 128  # its width where the best height is taken
 SMALL, LARGE = (16, 32), (64, 64)  # Triton's default tiles
+# TensorRT-LLM's own kernel of few tokens, timed where another engine calls it through FlashInfer (Blackwell).
+SHARED, SHARED_KERNEL = {("trtllm", "fp8_block"): "sglang"}, "flashinfer_trtllm"
 LOW_LATENCY = "/low latency"  # a second kernel that an engine has for few tokens, beside its usual one of the type
 VALUE_BYTES = 2  # what the kernels between the products read and write is bf16
 
@@ -353,6 +355,9 @@ def _find(gpu: str, engine: str, element_type: str) -> tuple[Entry[GroupedParame
         others = _find(gpu, engine, "bf16")
         return tuple(replace(other, transferred=f"type bf16 for {element_type}") for other in others)
     beside = entries.get((found.gpu, found.engine, element_type + LOW_LATENCY))
+    if beside is None and (found.engine, element_type) in SHARED:
+        other = entries.get((found.gpu, SHARED[found.engine, element_type], element_type))
+        beside = other if other is not None and SHARED_KERNEL in other.note else None
     return (found,) if beside is None else (found, replace(beside, transferred=found.transferred))
 
 
