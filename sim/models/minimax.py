@@ -3,9 +3,10 @@
 from moecast.sim.models.preset import ModelPreset
 
 MINIMAX_M2_5 = ModelPreset(
-    source="config.json of MiniMaxAI/MiniMax-M2.5; 229 B parameters in its checkpoint, 10 B activated (its model card)",
+    source="config.json of MiniMaxAI/MiniMax-M2.5; 229 B parameters in its checkpoint; activated: as its sizes give it",
     total_parameters=228.7e9,
-    active_parameters=10e9,
+    active_parameters=10.4e9,
+    active_with_embedding=False,
     config={
         "model_type": "minimax_m2",
         "num_hidden_layers": 62,

@@ -22,7 +22,8 @@ from moecast.sim.collectives.protocols import LOW_LATENCY, LOW_LATENCY_128, PLAI
 from moecast.sim.collectives.timing import exchange_of, program_of
 from moecast.sim.collectives.tree import double_tree
 from moecast.sim.collectives.two_dimensional import two_dimensional_all_to_all
-from moecast.topology import Cluster, load_cluster
+from moecast.topology import Cluster
+from tests.sim.clusters import by_roofline
 from tests.topology.clusters import clusters
 
 MIB, GIB = 2**20, 2**30
@@ -68,7 +69,7 @@ CLOSED_FORMS = {
 @pytest.mark.parametrize("rung", ["bound", "fluid"])
 @pytest.mark.parametrize(("operation", "kind"), CLOSED_FORMS)
 def test_closed_form_in_one_domain(operation: str, kind: str, rung: str) -> None:
-    cluster = load_cluster("dgx-h100")
+    cluster = by_roofline("dgx-h100")
     for ranks, size in ((4, 64 * 2**10), (8, 8 * MIB), (7, 7 * MIB)):
         expected = start_s(cluster) + CLOSED_FORMS[operation, kind](ranks, size)
         assert taken_s(cluster, operation, kind, size, ranks=ranks, rung=rung) == pytest.approx(expected, rel=1e-9)
@@ -77,7 +78,7 @@ def test_closed_form_in_one_domain(operation: str, kind: str, rung: str) -> None
 @pytest.mark.parametrize("ranks", [4, 8])
 def test_closed_form_of_the_tree(ranks: int) -> None:
     """An inner rank sends to two children and its parent, and as a leaf of the other tree to its parent."""
-    cluster = load_cluster("dgx-h100")
+    cluster = by_roofline("dgx-h100")
     expected = start_s(cluster) + 2 * MIB / NVLINK_BPS + 2 * math.log2(ranks) * HOP_S
     assert taken_s(cluster, "all-reduce", "tree", MIB, ranks=ranks, rung="bound") <= expected * (1 + 1e-9)
     large = taken_s(cluster, "all-reduce", "tree", 8 * GIB, ranks=ranks)
@@ -86,7 +87,7 @@ def test_closed_form_of_the_tree(ranks: int) -> None:
 
 def test_closed_form_between_domains() -> None:
     """Two NICs' worth of hops and bytes, and NVLink is hidden behind them."""
-    cluster = load_cluster("dgx-h100", nodes=4, fabric="single-switch")
+    cluster = by_roofline("dgx-h100", nodes=4, fabric="single-switch")
     far_s = cluster.routes([0], [8]).latency_F[0]
     expected = start_s(cluster) + 2 * (3 / 4) * GIB / 8 / NIC_BPS + 2 * 3 * far_s + 2 * HOP_S
     slow = replace_capacity(cluster, {"nvlink-out": 1e13, "nvlink-in": 1e13})
@@ -105,7 +106,7 @@ def replace_capacity(cluster: Cluster, by_kind: dict[str, float], only: str = ""
 
 @pytest.mark.parametrize(("operation", "kind"), [p for p in CLOSED_FORMS if p[1] in ("ring", "in-switch", "cyclic")])
 def test_a_slow_link_slows_everything(operation: str, kind: str) -> None:
-    cluster = load_cluster("dgx-h100")
+    cluster = by_roofline("dgx-h100")
     name = next(link.name for link in cluster.links if link.kind == "nvlink-out")
     slow = replace_capacity(cluster, {"nvlink-out": NVLINK_BPS / 4}, only=name)
     ratio = taken_s(slow, operation, kind, GIB, ranks=8) / taken_s(cluster, operation, kind, GIB, ranks=8)
@@ -113,7 +114,7 @@ def test_a_slow_link_slows_everything(operation: str, kind: str) -> None:
 
 
 def test_the_order_of_kinds_for_few_bytes() -> None:
-    cluster = load_cluster("dgx-h100")
+    cluster = by_roofline("dgx-h100")
     times = [taken_s(cluster, "all-reduce", kind, MIB, ranks=8) for kind in ("in-switch", "two-shot", "ring")]
     assert times == sorted(times)
     small = [taken_s(cluster, "all-reduce", kind, 2**10, ranks=8) for kind in ("one-shot", "two-shot", "ring")]
@@ -288,18 +289,18 @@ def test_bound_is_below_fluid_and_more_bytes_take_longer(
     [(2**16, "ring/LL"), (8 * MIB, "ring/LL128"), (256 * MIB, "in-switch/NVLS"), (GIB, "in-switch/NVLS")],
 )
 def test_what_nccl_takes_for_a_size(size: int, name: str) -> None:
-    sites = sites_of(load_cluster("dgx-h200"), 8)
+    sites = sites_of(by_roofline("dgx-h200"), 8)
     choices = candidates(sites, np.arange(8)[None], operation="all-reduce")
     assert pick(choices, sites, [size]).name == name
 
 
 def test_nccl_takes_no_switch_between_nodes_or_for_two_gpus() -> None:
-    for sites in (sites_of(load_cluster("dgx-h200", nodes=2), 16), sites_of(load_cluster("dgx-h200"), 2)):
+    for sites in (sites_of(by_roofline("dgx-h200", nodes=2), 16), sites_of(by_roofline("dgx-h200"), 2)):
         everyone_DM = np.arange(sites.n_ranks)[None]
         names = {c.kind.name for c in candidates(sites, everyone_DM, operation="all-reduce")}
         assert names <= {"ring", "tree"}
     with pytest.raises(MoecastError, match="in-switch does not carry all-reduce over 16 ranks of 2 domains"):
-        all_reduce(sites_of(load_cluster("dgx-h200", nodes=2), 16), np.arange(16)[None], kind="in-switch")
+        all_reduce(sites_of(by_roofline("dgx-h200", nodes=2), 16), np.arange(16)[None], kind="in-switch")
 
 
 def test_low_latency_protocols_are_the_best_fit_of_their_rows() -> None:
@@ -317,7 +318,7 @@ def test_low_latency_protocols_are_the_best_fit_of_their_rows() -> None:
 
 def test_two_dimensional_all_to_all() -> None:
     """Tutel: inside, then between, with three copies; each pair's bytes make both legs."""
-    sites = sites_of(load_cluster("dgx-h100", nodes=4), 32)
+    sites = sites_of(by_roofline("dgx-h100", nodes=4), 32)
     first, second, last = two_dimensional_all_to_all(sites, np.arange(32)[None])
     assert last.template is None
     assert [step.copied for step in (first, second, last)] == [1, 1, 1]
@@ -333,8 +334,49 @@ def test_two_dimensional_all_to_all() -> None:
         two_dimensional_all_to_all(sites, np.arange(8)[None])
 
 
+@pytest.mark.parametrize("n", [2, 3, 4, 8])
+def test_context_parallel_steps(n: int) -> None:
+    """Every rank meets every block: by passing it on, by gathering it, or by sending queries and getting outputs."""
+    sites = sites_of(by_roofline("dgx-h100"), n)
+    everyone_DM, counts_D = np.arange(n)[None], np.array([1000])
+    held = {rank: {rank} for rank in range(n)}
+    at = {rank: rank for rank in range(n)}
+    for step in ring_steps(sites, everyone_DM):
+        flows = step.fill(counts_D)
+        moves = zip(flows.source_rank_F.tolist(), flows.destination_rank_F.tolist(), strict=True)
+        at = {destination: at[source] for source, destination in moves}
+        for rank, block in at.items():
+            held[rank].add(block)
+        assert flows.bytes_F.tolist() == [1000.0] * n
+    assert all(blocks == set(range(n)) for blocks in held.values())
+
+    [gather] = gather_steps(sites, everyone_DM, kind="direct")
+    assert gather.fill(counts_D).bytes_F.sum() == pytest.approx(1000 * n * (n - 1))
+
+    steps = token_ring_steps(sites, everyone_DM, output_part=1.5)
+    assert len(steps) == n + 1
+    query_of = {rank: rank for rank in range(n)}
+    returned: dict[int, set[int]] = {rank: set() for rank in range(n)}
+    attended: dict[int, int] = {}
+    for template in steps:
+        flows = None if template is None else template.fill(counts_D)
+        before, attended = attended, dict(query_of)
+        for flow in range(0 if flows is None else flows.n):
+            assert flows is not None
+            source, destination = int(flows.source_rank_F[flow]), int(flows.destination_rank_F[flow])
+            if flows.bytes_F[flow] == 1000:
+                query_of[destination] = attended[source]
+            else:
+                assert flows.bytes_F[flow] == 1500
+                assert before[source] == destination  # the output of the block before, to the query's own rank
+                returned[destination].add(source)
+    assert all(peers == set(range(n)) - {rank} for rank, peers in returned.items())
+    with pytest.raises(ValueError, match="above 0"):
+        token_ring_steps(sites, everyone_DM, output_part=0.0)
+
+
 def test_ranks_of_part_of_a_program() -> None:
-    sites = sites_of(load_cluster("dgx-h100"), 8)
+    sites = sites_of(by_roofline("dgx-h100"), 8)
     template = all_gather(sites, [[6, 2], [3, 5]], kind="direct").among(np.array([2, 3, 5, 6], np.int32))
     flows = template.fill(np.array([100, 200]))
     moved = zip(flows.source_rank_F.tolist(), flows.destination_rank_F.tolist(), flows.bytes_F.tolist(), strict=True)
@@ -354,11 +396,11 @@ def test_ranks_of_part_of_a_program() -> None:
 )
 def test_groups_that_are_none(groups: list[list[int]], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        all_reduce(sites_of(load_cluster("dgx-h100"), 8), groups, kind="ring")
+        all_reduce(sites_of(by_roofline("dgx-h100"), 8), groups, kind="ring")
 
 
 def test_unknown_names() -> None:
-    cluster = load_cluster("dgx-h100")
+    cluster = by_roofline("dgx-h100")
     with pytest.raises(MoecastError, match="of all-gather, one of ring, direct"):
         time_collective(cluster, "all-gather", [MIB], kind="tree", rung=find_rung("bound"))
     with pytest.raises(MoecastError, match="one of all-reduce"):

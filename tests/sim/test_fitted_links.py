@@ -21,6 +21,7 @@ from moecast.sim.cost.nvlink import NOMINAL_Bps, USABLE_Bps
 from moecast.sim.sites import Sites
 from moecast.topology import Cluster, load_cluster
 from moecast.validate.published.questions import TokenExchange
+from tests.sim.clusters import by_roofline
 
 FLUID = find_rung("fluid")
 SIZES = [2.0**power for power in range(9, 30, 4)]
@@ -37,6 +38,15 @@ class Fitted(TokenExchange):
 
     def _cluster(self) -> Cluster:
         return fitted(self.cluster, self.nodes)
+
+
+class OverLinks(TokenExchange):
+    """A token exchange over links alone."""
+
+    __slots__ = ()
+
+    def _cluster(self) -> Cluster:
+        return by_roofline(self.cluster, nodes=self.nodes)
 
 
 class OfTensorRt(TokenExchange):
@@ -72,7 +82,7 @@ def test_half_of_the_links_give_half_of_the_speed() -> None:
 
 
 def test_the_roofline_has_links_alone() -> None:
-    cluster = load_cluster("dgx-h200")
+    cluster = by_roofline("dgx-h200")
     sites = Sites.of(cluster, Plan.contiguous(layers=1, experts=8, choices=1, ep=8))
     everyone_DM = np.arange(8)[None, :]
     assert engine_candidates(sites, everyone_DM) == []
@@ -116,7 +126,7 @@ def test_between_nodes_kernels_start_later() -> None:
     for mode, least in (("per_choice", 20.0), ("per_domain", 50.0)):
         for exchange in ("dispatch", "combine"):
             question = {"mode": mode, "exchange": exchange, **asked}
-            alone = TokenExchange(**question).predict(FLUID)  # type: ignore[arg-type]
+            alone = OverLinks(**question).predict(FLUID)  # type: ignore[arg-type]
             assert alone < least < Fitted(**question).predict(FLUID)  # type: ignore[arg-type]
 
 

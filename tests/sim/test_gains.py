@@ -20,12 +20,13 @@ from moecast.sim.network import Bound
 from moecast.sim.program import Compute
 from moecast.topology import Cluster, load_cluster
 from moecast.traces import RoutingTrace
+from tests.sim.clusters import by_roofline
 from tests.sim.plan_cases import contiguous, small_trace, tiny_model
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Cluster:
-    return load_cluster("dgx-h200", nodes=2, fabric="leaf-spine:4")
+    return by_roofline("dgx-h200", nodes=2, fabric="leaf-spine:4")
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from moecast.placement.engines import read_any
-from moecast.sim import ModelShape, Plan, Prediction, Workload, load_model, simulate
+from moecast.sim import ModelShape, Plan, Prediction, Workload, kernels_on, load_model, simulate
 from moecast.sim.made_routing import parse_law, routing_by_law
 from moecast.topology import Cluster, load_cluster
 
@@ -72,7 +72,7 @@ def test_four_bit_experts_of_qwen3_235b(
 @pytest.mark.parametrize("sequences", [1, 3, 8])
 def test_few_tokens_of_mixtral_read_the_experts_they_hit(tmp_path: Path, sequences: int) -> None:
     """B tokens hit N (1 - (1 - k/N)^B) of N experts at random, whose weights are read once."""
-    model, cluster = load_model("mixtral-8x7b"), gpus(tmp_path, "dgx-h200", 1)
+    model, cluster = load_model("mixtral-8x7b"), kernels_on(gpus(tmp_path, "dgx-h200", 1), kernels="roofline")
     found = decode(cluster, model, Plan.contiguous(model, cluster), sequences=sequences, steps=16)
     hit = 8 * (1 - 0.75**sequences)
     read_s = hit * 32 * 3 * 4096 * 14336 * 2 / (cluster.hardware.memory_Bps * cluster.hardware.efficiency["memory"])

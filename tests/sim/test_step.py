@@ -25,14 +25,15 @@ from moecast.sim import (
 )
 from moecast.sim.forward import ForwardPass
 from moecast.sim.schedules import SCHEDULES, Schedule
-from moecast.topology import Cluster, Gpu, load_cluster
+from moecast.topology import Cluster, Gpu
 from moecast.traces import PHASES, RoutingTrace, TraceMeta
+from tests.sim.clusters import by_roofline
 from tests.sim.plan_cases import MODE_OR_DEFAULT, Question, contiguous, questions, small_trace, tiny_model
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Cluster:
-    return load_cluster("dgx-h200", nodes=2, fabric="leaf-spine:2")
+    return by_roofline("dgx-h200", nodes=2, fabric="leaf-spine:2")
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ def latency(cluster: Cluster, source: int, destination: int) -> float:
 @pytest.mark.parametrize("network", ["bound", "fluid"])
 def test_one_token_across_nvlink_by_hand(network: str) -> None:
     """Rank 0's token is served on rank 2: every stage of both ranks, worked out here."""
-    cluster, trace = load_cluster("dgx-h200"), one_choice_trace([2])
+    cluster, trace = by_roofline("dgx-h200"), one_choice_trace([2])
     model = tiny_model(trace, dense_layers=0)
     plan = Plan.contiguous(layers=1, experts=3, choices=1, ep=3).with_(dispatch="per_rank")
     program, times = simulate_step(cluster, model, plan, trace, one_token_step(), network=network)
@@ -99,7 +100,7 @@ def test_one_token_across_nvlink_by_hand(network: str) -> None:
 @pytest.mark.parametrize("network", ["bound", "fluid"])
 def test_one_token_through_a_relay_by_hand(network: str) -> None:
     """GPU 0's token is served on GPU 9: over the rail to GPU 8, then NVLink; the result comes back the same way."""
-    cluster, trace = load_cluster("dgx-h200", nodes=2, fabric="single-switch"), one_choice_trace([2])
+    cluster, trace = by_roofline("dgx-h200", nodes=2, fabric="single-switch"), one_choice_trace([2])
     model = tiny_model(trace, dense_layers=0)
     plan = Plan.contiguous(layers=1, experts=3, choices=1, ep=3).with_(gpu_of_rank=(0, 8, 9), dispatch="per_domain")
     _, times = simulate_step(cluster, model, plan, trace, one_token_step(), network=network)

@@ -16,6 +16,7 @@ from moecast.sim.forward import ForwardPass
 from moecast.sim.plan_json import plan_fields
 from moecast.topology import load_cluster
 from moecast.traces import NO_CHOICE
+from tests.sim.clusters import by_roofline
 from tests.sim.plan_cases import random_step, small_trace, tiny_model
 
 CLUSTER = load_cluster("dgx-h200", nodes=2)
@@ -94,7 +95,7 @@ def test_experts_by_width_over_the_ranks_that_share_tokens_are_only_summed() -> 
 @pytest.mark.parametrize("tokens", [8, 512, 4096])
 @pytest.mark.parametrize("rung", ["bound", "fluid"])
 def test_a_sum_takes_what_the_collective_takes_by_itself(rung: str, tokens: int) -> None:
-    node = load_cluster("dgx-h200", nodes=1)
+    node = by_roofline("dgx-h200", nodes=1)
     plan = Plan.contiguous(layers=3, experts=16, choices=2, ep=8).with_(tp=8)
     step = random_step(np.random.default_rng(0), TRACE, ranks=1, tokens=tokens, phase="prefill")
     size = tokens * 2 * MODEL.hidden

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from moecast.topology import Cluster, Domain, Fabric, Recipe, find_preset
 from moecast.topology.builders import build_cluster
 
-HARDWARE = find_preset("dgx-h200").hardware
+HARDWARE = replace(find_preset("dgx-h200").hardware, kernels="roofline")  # bytes on links are then bytes of data
 DOMAIN = Domain(
     gpus_per_host=8,
     nics_per_host=8,
