@@ -334,47 +334,6 @@ def test_two_dimensional_all_to_all() -> None:
         two_dimensional_all_to_all(sites, np.arange(8)[None])
 
 
-@pytest.mark.parametrize("n", [2, 3, 4, 8])
-def test_context_parallel_steps(n: int) -> None:
-    """Every rank meets every block: by passing it on, by gathering it, or by sending queries and getting outputs."""
-    sites = sites_of(by_roofline("dgx-h100"), n)
-    everyone_DM, counts_D = np.arange(n)[None], np.array([1000])
-    held = {rank: {rank} for rank in range(n)}
-    at = {rank: rank for rank in range(n)}
-    for step in ring_steps(sites, everyone_DM):
-        flows = step.fill(counts_D)
-        moves = zip(flows.source_rank_F.tolist(), flows.destination_rank_F.tolist(), strict=True)
-        at = {destination: at[source] for source, destination in moves}
-        for rank, block in at.items():
-            held[rank].add(block)
-        assert flows.bytes_F.tolist() == [1000.0] * n
-    assert all(blocks == set(range(n)) for blocks in held.values())
-
-    [gather] = gather_steps(sites, everyone_DM, kind="direct")
-    assert gather.fill(counts_D).bytes_F.sum() == pytest.approx(1000 * n * (n - 1))
-
-    steps = token_ring_steps(sites, everyone_DM, output_part=1.5)
-    assert len(steps) == n + 1
-    query_of = {rank: rank for rank in range(n)}
-    returned: dict[int, set[int]] = {rank: set() for rank in range(n)}
-    attended: dict[int, int] = {}
-    for template in steps:
-        flows = None if template is None else template.fill(counts_D)
-        before, attended = attended, dict(query_of)
-        for flow in range(0 if flows is None else flows.n):
-            assert flows is not None
-            source, destination = int(flows.source_rank_F[flow]), int(flows.destination_rank_F[flow])
-            if flows.bytes_F[flow] == 1000:
-                query_of[destination] = attended[source]
-            else:
-                assert flows.bytes_F[flow] == 1500
-                assert before[source] == destination  # the output of the block before, to the query's own rank
-                returned[destination].add(source)
-    assert all(peers == set(range(n)) - {rank} for rank, peers in returned.items())
-    with pytest.raises(ValueError, match="above 0"):
-        token_ring_steps(sites, everyone_DM, output_part=0.0)
-
-
 def test_ranks_of_part_of_a_program() -> None:
     sites = sites_of(by_roofline("dgx-h100"), 8)
     template = all_gather(sites, [[6, 2], [3, 5]], kind="direct").among(np.array([2, 3, 5, 6], np.int32))
