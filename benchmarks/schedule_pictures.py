@@ -19,8 +19,8 @@ from moecast.topology import load_cluster
 from moecast.traces import RoutingTrace, TraceMeta
 
 NODES, LAYERS, TOKENS = 2, (10, 11), {"prefill": 4096, "decode": 128}
-FORWARDS = (("sequential", "prefill"), ("shared-beside", "prefill"), ("chunked:2", "prefill"), ("two-batch", "prefill"),
-            ("two-batch", "decode"), ("token-weave", "prefill"))  # fmt: skip
+FORWARDS = (("sequential", "prefill"), ("shared-beside", "prefill"), ("chunked:2", "prefill"), ("fsmoe:2", "prefill"),
+            ("two-batch", "prefill"), ("two-batch", "decode"), ("token-weave", "prefill"))  # fmt: skip
 SIZES = [Pipeline(pp=4, virtual=virtual, microbatches=count) for virtual, count in ((1, 10), (2, 8))]
 EVEN = CellSeconds(forward_s=1.0, inputs_s=1.0, weights_s=1.0)
 

@@ -18,6 +18,7 @@ from moecast.sim.attention_shape import AttentionShape, Mixer
 from moecast.sim.collectives import FlowTemplate
 from moecast.sim.collectives.choice import Choice, pick
 from moecast.sim.collectives.groups import numbers_of_groups
+from moecast.sim.collectives.legs import Leg
 from moecast.sim.collectives.template import no_flows
 from moecast.sim.context.attention import ContextAttention, around_core
 from moecast.sim.context.rules import check_step
@@ -119,6 +120,10 @@ class ForwardPass:
         """
         placed = self.placed.beside_sums() if fused else self.placed.beside_compute()
         return [ForwardPass.of(placed, self.trace, step) for step in self.step.split(parts)]
+
+    def legs(self, exchange: Exchange) -> tuple[Leg, ...]:
+        """Cut one of its exchanges into what goes between domains and what inside them."""
+        return self.placed.legs.of(exchange)
 
     def embedding(self) -> Compute:
         """Look the tokens up."""

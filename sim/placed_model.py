@@ -15,6 +15,7 @@ import numpy.typing as npt
 from moecast.sim.collectives import FlowTemplate, Mode, collective_for, mode_of
 from moecast.sim.collectives.carriers import Carried
 from moecast.sim.collectives.choice import Choice
+from moecast.sim.collectives.legs import LegsOfTemplates
 from moecast.sim.collectives.links import link_capacity, link_names
 from moecast.sim.collectives.tensor_parallel import hidden_template, sum_choices
 from moecast.sim.context.choices import context_choices
@@ -77,6 +78,7 @@ class PlacedModel:
     link_names_J: tuple[str, ...]
     _beside: list[PlacedModel] = field(default_factory=list, repr=False)
     _fused: list[PlacedModel] = field(default_factory=list, repr=False)
+    _legs: list[LegsOfTemplates] = field(default_factory=list, repr=False)
 
     @classmethod
     def of(
@@ -180,6 +182,13 @@ class PlacedModel:
         return (template.paths for template in templates)
 
     @property
+    def legs(self) -> LegsOfTemplates:
+        """What cuts exchanges into legs."""
+        if not self._legs:
+            self._legs.append(LegsOfTemplates(self.sites.domain_G))
+        return self._legs[0]
+
+    @property
     def experts_are_summed(self) -> bool:
         """Whether the ranks that share tokens keep all of them and hold all experts between them, whole or by width.
 
@@ -206,7 +215,7 @@ class PlacedModel:
         narrow: dict[str, Any] = {name: flows.on_narrowest(narrowest_J) for name, flows in self._templates().items()}
         for name, choices in self._choices().items():
             narrow[name] = tuple(replace(each, template=each.template.on_narrowest(narrowest_J)) for each in choices)
-        return replace(self, narrowest_J=narrowest_J, _beside=[], _fused=[], **narrow)
+        return replace(self, narrowest_J=narrowest_J, _beside=[], _fused=[], _legs=[], **narrow)
 
     def beside_compute(self) -> PlacedModel:
         """Give the placed of work that runs beside communication: fewer SMs for the one, less speed for the other.

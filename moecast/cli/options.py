@@ -331,8 +331,8 @@ Schedule = Annotated[
     typer.Option(
         "--schedule",
         help="How tasks overlap: sequential, shared-beside (shared experts beside dispatch), two-batch (half the "
-        "tokens compute while the other half travels), token-weave (while its sums are all-reduced) or chunked:D (MoE "
-        "layers in D chunks).",
+        "tokens compute while the other half travels), token-weave (while its sums are all-reduced), chunked:D (MoE "
+        "layers in D chunks) or fsmoe:D (those between and inside domains at once).",
         show_default="the plan's, else sequential",
     ),
 ]

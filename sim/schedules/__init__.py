@@ -5,13 +5,14 @@ To add one: a file with a class that satisfies `Schedule`, and an entry in `SCHE
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
 from moecast.errors import MoecastError
 from moecast.sim.forward import ForwardPass
 from moecast.sim.program import StepProgram, Task
 from moecast.sim.schedules.chunked import MOST_DEGREE, Chunked
+from moecast.sim.schedules.fsmoe import FsMoe
 from moecast.sim.schedules.sequential import Sequential
 from moecast.sim.schedules.shared_beside import SharedBeside
 from moecast.sim.schedules.token_weave import TokenWeave
@@ -40,7 +41,8 @@ class Schedule(Protocol):
 
 
 SCHEDULES: tuple[Schedule, ...] = (Sequential(), SharedBeside(), TwoBatch(), TokenWeave())
-DEGREES = "chunked:D"
+BY_DEGREE: dict[str, Callable[..., Schedule]] = {"chunked": Chunked, "fsmoe": FsMoe}
+"""Those that take a number of chunks, after a colon."""
 
 
 def find_schedule(name: str) -> Schedule:
@@ -55,9 +57,10 @@ def find_schedule(name: str) -> Schedule:
         if schedule.name == name:
             return schedule
     kind, _, degree = name.partition(":")
-    if kind == "chunked" and degree.isdecimal() and 1 <= int(degree) <= MOST_DEGREE:
-        return Chunked(degree=int(degree))
-    rule = f"one of {', '.join(s.name for s in SCHEDULES)}, {DEGREES} with D from 1 to {MOST_DEGREE}"
+    if kind in BY_DEGREE and degree.isdecimal() and 1 <= int(degree) <= MOST_DEGREE:
+        return BY_DEGREE[kind](degree=int(degree))
+    names = [*(schedule.name for schedule in SCHEDULES), *(f"{kind}:D" for kind in BY_DEGREE)]
+    rule = f"one of {', '.join(names)} with D from 1 to {MOST_DEGREE}"
     raise MoecastError(rule, field="schedule", value=name)
 
 
@@ -99,4 +102,14 @@ def program_of(step: ForwardPass) -> StepProgram:
     return step.program(schedule_tasks(step))
 
 
-__all__ = ["SCHEDULES", "Chunked", "Schedule", "beside_in", "find_schedule", "program_of", "schedule_tasks"]
+__all__ = [
+    "BY_DEGREE",
+    "SCHEDULES",
+    "Chunked",
+    "FsMoe",
+    "Schedule",
+    "beside_in",
+    "find_schedule",
+    "program_of",
+    "schedule_tasks",
+]

@@ -14,13 +14,14 @@ from moecast.sim import Plan, Workload, load_model, simulate
 from moecast.sim.made_routing import parse_law, routing_by_law
 from moecast.sim.network import Bound, Fluid
 from moecast.sim.program import COMMUNICATION, Compute, Exchange, StepProgram
-from moecast.sim.schedules import SCHEDULES, Chunked, find_schedule
+from moecast.sim.schedules import SCHEDULES, Chunked, FsMoe, find_schedule
+from moecast.sim.schedules.fsmoe import BETWEEN
 from moecast.topology import load_cluster
 from tests.sim.toy_pass import ToyPass
 
 CLOSE = {"rel": 1e-9, "abs": 1e-12}
 RUNGS = [Bound(), Fluid()]
-ALL = [*SCHEDULES, Chunked(degree=3)]
+ALL = [*SCHEDULES, Chunked(degree=3), FsMoe(degree=3)]
 
 seconds = st.sampled_from([0.0, 0.25, 1.0, 2.0, 3.0])
 passes = st.builds(
@@ -146,12 +147,70 @@ def test_chunks_that_send_longer_hide_all_experts_but_what_the_stream_waits_for(
     assert time_s(f"chunked:{degree}", step, rung) == pytest.approx(2 * (1.0 + 8.0), **CLOSE)
 
 
+def of_chunks(degree: int, a: float, g: float, e: float, s: float, c: float) -> ToyPass:
+    """A layer whose chunks take these seconds each."""
+    seconds = {"dispatch_s": a, "spread_s": g, "expert_s": e, "gather_s": s, "combine_s": c}
+    return ToyPass(layers=2, attention_s=1.0, **{name: degree * value for name, value in seconds.items()})
+
+
+@pytest.mark.parametrize("rung", RUNGS, ids=lambda rung: rung.name)
+@pytest.mark.parametrize("degree", [2, 3, 5])
+def test_co_scheduled_chunks_are_as_long_as_what_takes_longest(rung: object, degree: int) -> None:
+    """Experts, the network inside domains, the one between them: each hides what is shorter, but for the ends."""
+    d = degree
+    experts = of_chunks(d, 1.0, 1.0, 3.0, 2.0, 2.0), 1.0 + 1.0 + 3.0 * d + 2.0 + 2.0
+    inside = of_chunks(d, 1.0, 2.0, 1.5, 3.0, 2.0), 1.0 + d * (2.0 + 3.0) + 2.0
+    for step, layer_s in (experts, inside):
+        assert time_s(f"fsmoe:{d}", step, rung) == pytest.approx(2 * (1.0 + layer_s), **CLOSE)
+    if d > 2:
+        between = of_chunks(d, 3.0, 1.0, 2.0, 2.0, 3.0)
+        assert time_s(f"fsmoe:{d}", between, rung) == pytest.approx(2 * (1.0 + d * 6.0), **CLOSE)
+
+
+@pytest.mark.parametrize("rung", RUNGS, ids=lambda rung: rung.name)
+@settings(max_examples=60, deadline=None)
+@given(degree=st.integers(1, 5), chunk=st.tuples(*[seconds] * 5))
+def test_co_scheduled_chunks_take_no_less_than_their_longest_streams(
+    rung: object, degree: int, chunk: tuple[float, ...]
+) -> None:
+    """And what a slow account of three streams says; one chunk takes the sum."""
+    a, g, e, s, c = chunk
+    found = time_s(f"fsmoe:{degree}", of_chunks(degree, *chunk), rung) / 2 - 1.0
+    least = max((degree - 1) * max(chunk) + sum(chunk), degree * (a + c), a + degree * (g + s) + c)
+    assert found >= least * (1 - 1e-9)
+    assert found == pytest.approx(three_streams(degree, a, g, e, s, c), **CLOSE)
+    assert found <= degree * sum(chunk) * (1 + 1e-9)
+
+
+def three_streams(degree: int, a: float, g: float, e: float, s: float, c: float) -> float:
+    """When the last chunk is home: each part starts when the one before it on its stream, and in its chunk, is done."""
+    chunks = range(degree)
+    inside = [("g", 0)] + [part for n in chunks for part in ([("g", n + 1)] if n + 1 < degree else []) + [("s", n)]]
+    between = [("a", n) for n in chunks] + [("c", n) for n in chunks]
+    streams = [between, inside, [("e", n) for n in chunks]]
+    takes = {"a": a, "g": g, "e": e, "s": s, "c": c}
+    before = {stream[at]: stream[at - 1] for stream in streams for at in range(1, len(stream))}
+    done: dict[tuple[str, int], float] = {}
+
+    def end(part: tuple[str, int] | None) -> float:
+        if part is None:
+            return 0.0
+        if part not in done:
+            kind, chunk = part
+            earlier = ("agesc".index(kind) and "agesc"["agesc".index(kind) - 1]) or None
+            start = max(end(before.get(part)), end((earlier, chunk) if earlier else None))
+            done[part] = start + takes[kind]
+        return done[part]
+
+    return end(("c", degree - 1))
+
+
 @pytest.mark.parametrize("schedule", ALL, ids=lambda schedule: schedule.name)
 @pytest.mark.parametrize("rung", RUNGS, ids=lambda rung: rung.name)
 def test_every_task_can_change_the_step(rung: object, schedule: object) -> None:
     """No schedule writes a time of its own: there is none of its tasks that could take for ever unnoticed."""
     step = ToyPass(layers=2, attention_s=1.0, router_s=0.5, shared_s=0.5, expert_s=1.0, dispatch_s=1.0, combine_s=1.0)
-    step = replace(step, sum_s=1.0, norm_s=0.5)
+    step = replace(step, sum_s=1.0, norm_s=0.5, spread_s=1.0, gather_s=1.0)
     program = step.program(schedule.tasks(step))
     before = rung.run(program).step_time_s
     for index in range(len(program.tasks)):
@@ -172,10 +231,11 @@ def test_what_is_sent_stands_on_its_own_stream() -> None:
     step = ToyPass(layers=2, expert_s=1.0, dispatch_s=1.0)
     for schedule in ALL:
         streams = {task.stream for task in schedule.tasks(step) if isinstance(task, Exchange)}
-        assert streams == ({"compute"} if schedule.in_sequence else {COMMUNICATION})
+        own = {BETWEEN} if isinstance(schedule, FsMoe) else {COMMUNICATION}  # nothing goes inside domains here
+        assert streams == ({"compute"} if schedule.in_sequence else own)
 
 
 @pytest.mark.parametrize("name", ["two_batch", "chunked:0", "chunked:65", "chunked:x", "chunked", ""])
 def test_a_schedule_that_there_is_not_is_named(name: str) -> None:
-    with pytest.raises(MoecastError, match="one of sequential, shared-beside, two-batch, token-weave, chunked:D"):
+    with pytest.raises(MoecastError, match="sequential, shared-beside, two-batch, token-weave, chunked:D, fsmoe:D"):
         find_schedule(name)

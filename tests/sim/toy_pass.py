@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from moecast.sim.collectives.legs import Leg
 from moecast.sim.program import Compute, Exchange, Kind, StepProgram
 from tests.sim.network_cases import switch_flows
 
@@ -25,6 +26,8 @@ class ToyPass:
     expert_s: float = 0.0
     dispatch_s: float = 0.0
     combine_s: float = 0.0
+    spread_s: float = 0.0
+    gather_s: float = 0.0
     sum_s: float = 0.0
     norm_s: float = 0.0
     phase: str = "prefill"
@@ -73,8 +76,17 @@ class ToyPass:
             yield self._compute("other", moe, self.shared_s)
 
     def dispatch(self, moe: int) -> Iterator[Exchange]:
-        if self.dispatch_s:
+        if self.dispatch_s or self.spread_s or self.gather_s:
             yield self._exchange("dispatch", moe, self.dispatch_s)
+
+    def legs(self, exchange: Exchange) -> tuple[Leg, ...]:
+        """`dispatch_s` between domains, then `spread_s` inside; on the way back `gather_s`, then `combine_s`."""
+        between = Leg(exchange=exchange, between=True)
+        inside_s = {"dispatch": self.spread_s, "combine": self.gather_s}.get(exchange.kind)
+        if inside_s is None or not self.spread_s + self.gather_s:
+            return (between,)
+        inside = Leg(exchange=self._exchange(exchange.kind, exchange.layer, inside_s, inside=True), between=False)
+        return (between, inside) if exchange.kind == "dispatch" else (inside, between)
 
     def experts(self, moe: int) -> Compute:
         return self._compute("expert", moe, self.expert_s)
@@ -86,17 +98,20 @@ class ToyPass:
         yield from ()
 
     def program(self, tasks: Any) -> StepProgram:
-        links = 2 * self.ranks
+        links = 4 * self.ranks  # a port out and one in between domains, the same inside them
         names = tuple(f"link {j}" for j in range(links))
         return StepProgram(tasks=tuple(tasks), n_ranks=self.ranks, capacity_J=np.ones(links), link_names_J=names)
 
     def _compute(self, kind: Kind, layer: int, seconds: float) -> Compute:
         return Compute(kind=kind, layer=layer, seconds_R=np.full(self.ranks, seconds))
 
-    def _exchange(self, kind: Kind, layer: int, seconds: float) -> Exchange:
+    def _exchange(self, kind: Kind, layer: int, seconds: float, *, inside: bool = False) -> Exchange:
         sends_SD = np.full((self.ranks, self.ranks), seconds / (self.ranks - 1))
         np.fill_diagonal(sends_SD, 0.0)
+        flows = switch_flows(sends_SD, latency=0.0)
+        if inside:
+            flows = replace(flows, link_X=flows.link_X + 2 * self.ranks)
         return Exchange(
-            kind=kind, layer=layer, flows=switch_flows(sends_SD, latency=0.0), setup_s=0.0, barrier=False,
+            kind=kind, layer=layer, flows=flows, setup_s=0.0, barrier=False,
             group_R=np.zeros(self.ranks, np.int32),
         )  # fmt: skip
