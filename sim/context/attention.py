@@ -19,9 +19,8 @@ import numpy.typing as npt
 
 from moecast.sim import attention, compute
 from moecast.sim.attention_shape import AttentionShape
-from moecast.sim.collectives.choice import pick
-from moecast.sim.collectives.groups import numbers_of_groups
 from moecast.sim.context import order, sizes
+from moecast.sim.context.sends import ContextSends
 from moecast.sim.context.shared import SharedContext
 from moecast.sim.cost import costs_of
 from moecast.sim.program import COMPUTE, Compute, Exchange, Task
@@ -71,7 +70,8 @@ class ContextAttention:
         if self.step.kernels == "decode":
             yield from self._decode()
         elif self.placed.plan.context_exchange == "all-gather":
-            yield self.gather(sizes.cached_bytes(self.placed.model, self.shape, tp=self._tp))
+            held_C = self._cut.keys().held_RC.sum(axis=0)
+            yield self._sends.gather(held_C, sizes.cached_bytes(self.placed.model, self.shape, tp=self._tp))
             yield self._compute(self._whole_seconds())
         elif self.placed.plan.context_exchange == "token-ring":
             yield from self._token_ring()
@@ -95,7 +95,7 @@ class ContextAttention:
                 seconds_G = seconds_G + self._expand(shared.rings.of_sources(new_RC, step).sum(axis=0))
                 seconds_G = seconds_G + self._merge(tokens_C)
             blocks.append(self._compute(seconds_G))
-        sends = [self.send(shared.rings.passed_on(held_RC, step) * unit) for step in range(steps - 1)]
+        sends = [self._sends.by_share(shared.rings.passed_on(held_RC, step) * unit) for step in range(steps - 1)]
         yield from order.ring(blocks, sends)
 
     def _token_ring(self) -> Iterator[Task]:
@@ -113,7 +113,7 @@ class ContextAttention:
                 sent_CN += rings.passed_on(new_RC, step) * queries
             if step > 1:
                 sent_CN += rings.given_back(new_RC, step - 1) * outputs
-            sends.append(self.send(sent_CN) if sent_CN.any() else None)
+            sends.append(self._sends.by_share(sent_CN) if sent_CN.any() else None)
         tokens_G = np.asarray(self.tokens_G, np.float64)
         yield from order.token_ring(blocks, sends, self._compute(self._merged(tokens_G, steps - 1)))
 
@@ -125,39 +125,13 @@ class ContextAttention:
             for size in (sizes.query_bytes, sizes.output_bytes, sizes.merge_bytes)
         )
         peers_GN = layout.peers_of_ranks("cp")
-        yield self._sent(np.broadcast_to(tokens_G[:, None], peers_GN.shape) * queries)
+        yield self._sends.by_rank(np.broadcast_to(tokens_G[:, None], peers_GN.shape) * queries)
         keys_G, scored_G = (of_G[peers_GN].sum(axis=1) / plan.cp for of_G in (self.keys_G, self.scored_G))
         everyone_G = tokens_G[peers_GN].sum(axis=1)
         yield self._compute(self._core_G(everyone_G, keys_G) + self._index(everyone_G, scored_G))
-        yield self._sent(tokens_G[peers_GN] * outputs)
+        yield self._sends.by_rank(tokens_G[peers_GN] * outputs)
         rows_G = tokens_G * np.float64(plan.cp - 1)
         yield self._compute(costs_of(self._hardware).elementwise_seconds(rows_G, row_bytes=merged))
-
-    def gather(self, unit_bytes: float) -> Exchange:
-        """Bring all that ranks which share sequences have, equal parts of it, to each of them."""
-        layout, placed = self.placed.plan.layout, self.placed
-        groups_XN = layout.peers("cp")
-        held_G = layout.by_share(self._cut.keys().held_RC.sum(axis=0))
-        bytes_X = np.ceil(held_G[groups_XN].max(axis=1) * layout.cp * unit_bytes).astype(np.int64)
-        choice = pick(list(placed.gather_choices), placed.sites, bytes_X)
-        return Exchange(
-            kind="other", layer=self.moe, flows=choice.template.counted(bytes_X), setup_s=choice.setup_s(placed.sites),
-            barrier=True, group_R=numbers_of_groups(placed.sites, groups_XN),
-        )  # fmt: skip
-
-    def send(self, bytes_CN: Float) -> Exchange:
-        """Send from each share to each place, on every rank of the share."""
-        return self._sent(self.placed.plan.layout.by_share(bytes_CN))
-
-    def _sent(self, bytes_GN: npt.NDArray[np.generic]) -> Exchange:
-        placed = self.placed
-        assert placed.context_pairs is not None
-        counts_C = np.ceil(np.asarray(bytes_GN, np.float64)).astype(np.int64).ravel()
-        return Exchange(
-            kind="other", layer=self.moe, flows=placed.context_pairs.counted(counts_C),
-            setup_s=self._hardware.collective_launch_s, barrier=False,
-            group_R=numbers_of_groups(placed.sites, placed.plan.layout.peers("cp")),
-        )  # fmt: skip
 
     def _whole_seconds(self) -> Float:
         """All keys at once, those of other ranks expanded first."""
@@ -212,6 +186,10 @@ class ContextAttention:
     def _compute(self, seconds_G: Float) -> Compute:
         seconds_R = np.ascontiguousarray(seconds_G, np.float64)
         return Compute(kind="attention", layer=self.moe, seconds_R=seconds_R, stream=COMPUTE)
+
+    @property
+    def _sends(self) -> ContextSends:
+        return ContextSends(placed=self.placed, moe=self.moe)
 
     @property
     def _layout(self) -> Layout:

@@ -31,13 +31,15 @@ def training_memory(
     kept: Kept | None = None,
     zero: int = 1,
     pipeline: bool = False,
+    travelling_bytes: float = 0.0,
 ) -> dict[str, int]:
     """Bytes of a rank by part: `parameters`, `gradients`, `optimizer`, `activations`, `logits`, `buffers`.
 
     Parameters
     ----------
     tokens, sequence
-        Tokens of a microbatch that the rank's tensor parallel group shares; length of their sequences.
+        Tokens of a microbatch that the rank's tensor parallel group shares, of whole sequences or its part of them; the
+        length of these.
     in_flight
         Microbatches whose activations stand at the peak, of all the rank's layers; the schedule knows it.
     rows_L
@@ -46,6 +48,8 @@ def training_memory(
         How layers keep activations; None: with FlashAttention and without dropout.
     pipeline
         Whether microbatches come from one pipeline stage and go to another, through a buffer each.
+    travelling_bytes
+        Keys and values of one layer that come from ranks that share sequences, with gradients.
 
     Raises
     ------
@@ -63,7 +67,9 @@ def training_memory(
     again = max((sum(part.values()) - size for part, size in zip(parts, each, strict=True)), default=0.0)
     model = shard.model
     rows = max(rows_L, default=0.0)
-    buffers = 2 * PASSED_BYTES * (rows * model.expert_width + (2 * own * model.hidden if pipeline else 0.0))
+    buffers = travelling_bytes + 2 * PASSED_BYTES * (
+        rows * model.expert_width + (2 * own * model.hidden if pipeline else 0.0)
+    )
     found = {
         "parameters": _parameter_bytes(shard, precision, zero),
         "gradients": _gradient_bytes(shard, precision, zero),

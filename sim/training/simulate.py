@@ -25,6 +25,7 @@ from moecast.sim.memory import MEMORY_FRACTION, usable_bytes
 from moecast.sim.network import Rung, find_rung
 from moecast.sim.schedules.pipeline import Pipeline, PipelineOrder, find_pipeline_schedule, make_order
 from moecast.sim.timeline import program_timeline, write_timeline
+from moecast.sim.training.context import travelling_bytes
 from moecast.sim.training.flop import model_tflops_per_gpu
 from moecast.sim.training.memory import training_memory
 from moecast.sim.training.prediction import TrainingPrediction
@@ -265,13 +266,14 @@ def training_memory_of(
             training_memory(
                 shard_of(model, plan, stage),
                 recipe.precision,
-                tokens=recipe.tokens_of_microbatch,
+                tokens=-(-recipe.tokens_of_microbatch // plan.layout.cp),
                 sequence=recipe.sequence,
                 in_flight=in_flight,
                 optimizer=recipe.optimizer,
                 recompute=recipe.recompute,
                 zero=recipe.zero,
                 pipeline=plan.layout.pp > 1,
+                travelling_bytes=travelling_bytes(model, plan, recipe.tokens_of_microbatch),
             )
             for stage in own
         ]

@@ -20,9 +20,11 @@ import numpy.typing as npt
 from moecast.errors import MoecastError
 from moecast.sim.attention_shape import AttentionShape
 from moecast.sim.collectives.template import no_flows
+from moecast.sim.context.rules import check_context
 from moecast.sim.forward import OUTSIDE, ForwardPass
 from moecast.sim.program import Compute, Exchange, Kind, Task
 from moecast.sim.training import modules
+from moecast.sim.training.context import ContextCore
 from moecast.sim.training.passes import Passes
 from moecast.sim.training.precision import BF16, Precision
 from moecast.sim.training.recompute import NONE, Recompute
@@ -64,8 +66,7 @@ class TrainingPass:
         """Refuse what is not trained."""
         if self.step.placed.mode.stay:
             raise MoecastError("cannot be trained: tokens must return home", field="dispatch", value="stay")
-        if self.step.placed.plan.cp > 1:
-            raise MoecastError("ranks that share sequences are not trained yet: use 1", field="cp", value=2)
+        check_context(self.step.placed.plan, self.model, "train")
 
     def beside(self) -> TrainingPass:
         """The same work beside the communication of another microbatch, with fewer SMs and slower links."""
@@ -163,8 +164,44 @@ class TrainingPass:
         for module in ("core_attn", "layernorm", "mla_up_proj"):
             seconds_G = seconds_G + self._again(layer, module, which)
         yield from self.step.gather(layer)
-        yield self._compute("attention", OUTSIDE if moe is None else moe, seconds_G)
+        around = self._compute("attention", OUTSIDE if moe is None else moe, seconds_G)
+        yield from self._with_shared(layer, around, which)
         yield from self.step.scatter(layer)
+
+    def _with_shared(self, layer: int, around: Compute, which: str) -> Iterator[Task]:
+        """What a layer's attention computes on each rank, with what ranks that share sequences send for it.
+
+        `around`: all of it but the core where that goes round a ring.
+        """
+        core = self._shared_core(layer)
+        if core is None or which == "weight":
+            yield around
+        elif core.gathers:
+            yield core.gather()
+            yield around
+            if which != "forward":
+                yield core.scatter_sums()
+        else:
+            yield around
+            if which == "forward" or self.recompute.runs_again("core_attn"):
+                yield from core.forward()
+            if which != "forward":
+                yield from core.backward()
+
+    def _shared_core(self, layer: int) -> ContextCore | None:
+        """The core of a layer where ranks share sequences; None elsewhere."""
+        mixer = self.model.mixer_of(layer)
+        if self.step.shared is None or not isinstance(mixer, AttentionShape):
+            return None
+        moe = self._moe(layer)
+        return ContextCore(
+            placed=self.step.placed, shared=self.step.shared, shape=mixer, reads=mixer.reads_of(layer),
+            moe=OUTSIDE if moe is None else moe,
+        )  # fmt: skip
+
+    def _goes_round(self, layer: int) -> bool:
+        core = self._shared_core(layer)
+        return core is not None and not core.gathers
 
     def _dense(self, layer: int, which: str) -> Iterator[Task]:
         if layer in self.model.no_mlp_layers:
@@ -197,7 +234,7 @@ class TrainingPass:
         mixer, width = model.mixer_of(layer), -(-model.dense_intermediate // tp)
         if module == "layernorm":
             return modules.norm_passes(model, hardware, tokens_G).forward_G
-        if module == "core_attn" and isinstance(mixer, AttentionShape):
+        if module == "core_attn" and isinstance(mixer, AttentionShape) and not self._goes_round(layer):
             return modules.core_passes(
                 model, hardware, attended_G, self.step.keys_at(layer)[0], shape=mixer, tp=tp
             ).forward_G
@@ -217,6 +254,14 @@ class TrainingPass:
         return np.zeros(np.shape(tokens_G))
 
     def _attention(self, layer: int) -> Passes:
+        """All of attention with its norms, without the core where that goes round a ring."""
+        norms = modules.norm_passes(self.model, self._hardware, self.step.tokens_at(layer))
+        mixer = self.model.mixer_of(layer)
+        if self._goes_round(layer) and isinstance(mixer, AttentionShape):
+            return norms + modules.projection_passes(
+                self.model, self._hardware, self.step.attended_at(layer), precision=self.precision, shape=mixer,
+                tp=self._tp,
+            )  # fmt: skip
         keys_G, scored_G = self.step.keys_at(layer)
         passes = modules.attention_passes(
             self.model,
@@ -224,11 +269,11 @@ class TrainingPass:
             self.step.attended_at(layer),
             keys_G,
             scored_G=scored_G,
-            mixer=self.model.mixer_of(layer),
+            mixer=mixer,
             precision=self.precision,
             tp=self._tp,
         )
-        return passes + modules.norm_passes(self.model, self._hardware, self.step.tokens_at(layer))
+        return passes + norms
 
     def _experts(self, moe: int) -> Passes:
         load_GP = self.step.traffic.load_LGP[moe].astype(np.int64)

@@ -54,6 +54,18 @@ def test_place_and_validate_with_shared_sequences(run: Run, small: Path, tmp_pat
     assert seen["plan"]["context_exchange"] == "all-gather"
 
 
+@pytest.mark.parametrize("exchange", ["ring", "all-gather"])
+def test_train_with_shared_sequences(run: Run, exchange: str) -> None:
+    job = ("--cluster", "dgx-h100", "--model", "deepseek-v2-lite", "--routing", "uniform", "--batch", 8)
+    asked = ("train", *job, "--sequence", 2048, "--cp", 4, "--context-exchange", exchange, "--json")
+    value = json.loads(run(*asked, check=True).stdout)
+    assert (value["degrees"]["cp"], value["degrees"]["dp"]) == (4, 2)
+    assert value["tokens_per_s"] * value["step_time_s"] == pytest.approx(8 * 2048)
+    refused = run("train", *job, "--sequence", 256, "--cp", 4, "--context-exchange", "token-ring")
+    assert refused.returncode == 2
+    assert "no backward pass here" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("wrong", "line"),
     [
