@@ -23,6 +23,7 @@ from moecast.sim.collectives.template import no_flows
 from moecast.sim.context.attention import ContextAttention, around_core
 from moecast.sim.context.rules import check_step
 from moecast.sim.context.shared import SharedContext
+from moecast.sim.engines import find_engine
 from moecast.sim.model import ModelShape
 from moecast.sim.placed_model import PlacedModel
 from moecast.sim.program import Compute, Exchange, FlowSource, Kind, StepProgram, Task
@@ -314,13 +315,14 @@ class ForwardPass:
                 yield self._share_context(np.sum(shared, axis=0), OUTSIDE)
 
     def logits(self) -> Iterator[Task]:
-        """Run the LM head for the tokens whose logits are wanted."""
+        """Run the LM head for the tokens whose logits are wanted; then what the engine's host adds to every step."""
         ranks, plan = self.placed.sites.n_ranks, self.placed.plan
         last = slice(None) if self.step.last_T is None else self.step.last_T
         tokens_G = np.bincount(self._home_T(self.traffic.layers)[last], minlength=ranks)
         yield from self._gather(OUTSIDE, tokens_G, kept=not self._after_experts(self.model.n_layers))
         shared_G = plan.layout.by_share(plan.layout.sum_by_share(tokens_G))
-        yield self._compute("other", OUTSIDE, compute.head_seconds(self.model, self._hardware, shared_G, tp=plan.tp))
+        seconds_G = compute.head_seconds(self.model, self._hardware, shared_G, tp=plan.tp)
+        yield self._compute("other", OUTSIDE, seconds_G + find_engine(self._hardware.engine).step_s)
 
     def tokens_at(self, layer: int) -> Int:
         """Tokens at home on each rank [G] before a hidden layer."""

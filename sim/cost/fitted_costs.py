@@ -86,12 +86,19 @@ class FittedCosts:
         kind = self._expert_type(block.weight_type)
         if kind is None:
             return self._roofline.expert_seconds(block, load_GP, phase=phase, sms=sms)
+        whole = np.shape(load_GP)[-1] == block.experts
         return grouped.fastest_seconds(
-            self._expert_kernels(kind), self.hardware, block, load_GP, element_type=kind, seen_G=seen_G, sms=sms
+            self._expert_kernels(kind, whole=whole),
+            self.hardware,
+            block,
+            load_GP,
+            element_type=kind,
+            seen_G=seen_G,
+            sms=sms,
         )
 
-    def _expert_kernels(self, kind: str) -> list[grouped.GroupedParameters]:
-        found = grouped.find_parameters(self.hardware, engine=self.engine, element_type=kind)
+    def _expert_kernels(self, kind: str, *, whole: bool = False) -> list[grouped.GroupedParameters]:
+        found = grouped.find_parameters(self.hardware, engine=self.engine, element_type=kind, whole=whole)
         return [entry.parameters for entry in found]
 
     def _expert_type(self, weight_type: str) -> str | None:
@@ -111,7 +118,8 @@ class FittedCosts:
         kind = self._expert_type(block.weight_type)
         if kind is None:
             return self._roofline.expert_floor_seconds(block, rows, hits, phase=phase)
-        kernels = self._expert_kernels(kind)
+        # With few enough slots a plan may have all experts on a rank: a floor is one of all kernels.
+        kernels = [*self._expert_kernels(kind), *self._expert_kernels(kind, whole=True)]
         return grouped.grouped_floor_seconds(kernels, self.hardware, block, rows, hits, element_type=kind)
 
     def core_seconds(
@@ -133,7 +141,8 @@ class FittedCosts:
                     tokens_G, inner=inner, outer=outer, element_type=products.element_type
                 )
         if expand is None:
-            return total + self.elementwise_seconds(tokens_G, row_bytes=products.moved_bytes)
+            kernels = find_engine(self.hardware.engine).attention_kernels
+            return total + self.elementwise_seconds(tokens_G, row_bytes=products.moved_bytes, kernels=kernels)
         if absorbed:
             total = total + self._absorbed_seconds(core, tokens_G)
         kind = _GEMM_TYPES.get(products.element_type, "bf16")

@@ -40,6 +40,7 @@ COLUMNS = 128  # its width where the best height is taken
 SMALL, LARGE = (16, 32), (64, 64)  # Triton's default tiles
 # TensorRT-LLM's own kernel of few tokens, timed where another engine calls it through FlashInfer (Blackwell).
 SHARED, SHARED_KERNEL = {("trtllm", "fp8_block"): "sglang"}, "flashinfer_trtllm"
+WHOLE = "/whole"  # a kernel that an engine takes where a rank has all experts, whole or by width, and only there
 LOW_LATENCY = "/low latency"  # a second kernel that an engine has for few tokens, beside its usual one of the type
 VALUE_BYTES = 2  # what the kernels between the products read and write is bf16
 
@@ -348,12 +349,14 @@ def load_parameters() -> Mapping[tuple[str, str, str], Entry[GroupedParameters]]
 
 
 @lru_cache(maxsize=1024)
-def _find(gpu: str, engine: str, element_type: str) -> tuple[Entry[GroupedParameters], ...]:
+def _find(gpu: str, engine: str, element_type: str, whole: bool) -> tuple[Entry[GroupedParameters], ...]:
     entries = load_parameters()
     found = find_entry(entries, gpu, engine, element_type)
     if found is None:
-        others = _find(gpu, engine, "bf16")
+        others = _find(gpu, engine, "bf16", whole)
         return tuple(replace(other, transferred=f"type bf16 for {element_type}") for other in others)
+    if whole and (own := entries.get((found.gpu, found.engine, element_type + WHOLE))) is not None:
+        return (replace(own, transferred=found.transferred),)
     beside = entries.get((found.gpu, found.engine, element_type + LOW_LATENCY))
     if beside is None and (found.engine, element_type) in SHARED:
         other = entries.get((found.gpu, SHARED[found.engine, element_type], element_type))
@@ -361,8 +364,12 @@ def _find(gpu: str, engine: str, element_type: str) -> tuple[Entry[GroupedParame
     return (found,) if beside is None else (found, replace(beside, transferred=found.transferred))
 
 
-def find_parameters(hardware: Hardware, *, engine: str, element_type: str) -> tuple[Entry[GroupedParameters], ...]:
+def find_parameters(
+    hardware: Hardware, *, engine: str, element_type: str, whole: bool = False
+) -> tuple[Entry[GroupedParameters], ...]:
     """The kernels that an engine chooses among; `transferred` says what they stand in for.
+
+    `whole`: for ranks that have all experts, of which vLLM has a kernel of its own on Hopper.
 
     The engine's own on the nearest GPU, else the neutral ones; a type that no table has takes those of bf16.
 
@@ -373,4 +380,4 @@ def find_parameters(hardware: Hardware, *, engine: str, element_type: str) -> tu
     """
     if element_type not in TYPES:
         raise ValueError(f"element type {element_type!r}: one of {', '.join(TYPES)}")
-    return _find(gpu_key(hardware), engine, element_type)
+    return _find(gpu_key(hardware), engine, element_type, whole)

@@ -20,6 +20,9 @@ class Engine:
     measured_moe
         Whether those of routed experts, dispatch and combine do, too; else the roofline prices experts, and the links
         and the hardware table's fixed costs the exchanges.
+    attention_kernels
+        Kernels beside the products and the core of grouped-query attention, of which no whole module was measured:
+        rotation and filling the cache, and norms of queries and keys where these are kernels of their own.
     step_s
         Seconds of the host in each step that nothing hides: scheduling, sampling, the reply.
     step_source
@@ -30,6 +33,7 @@ class Engine:
     version: str
     kernels: str
     measured_moe: bool = True
+    attention_kernels: int = 4
     step_s: float = 0.0
     step_source: str = ""
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from moecast.sim.cost.entries import NEUTRAL, Entry
 from moecast.sim.cost.gpus import GPUS
-from moecast.sim.cost.grouped import LOW_LATENCY, GroupedParameters, GroupedWork, seconds_of_work
+from moecast.sim.cost.grouped import LOW_LATENCY, WHOLE, GroupedParameters, GroupedWork, seconds_of_work
 from moecast.sim.cost.shapes import ExpertBlock
 from moecast.sim.cost.tables.moe import MoeTable
 from moecast.validate.fitting.descent import Range, descend
@@ -94,6 +94,10 @@ def fit_grouped(tables: Sequence[MoeTable], *, seed: int = 0) -> Iterator[Entry[
     for table in usual:
         yield _fitted([table], seed=seed, note=f"kernel: {table.kernel}")
     for table in tables:
+        if (table.ep_R == 1).all() and table.seconds_R.size >= LEAST_ROWS and table.engine == "vllm":
+            newest = [one for one in usual if (one.gpu, one.engine) == (table.gpu, table.engine)]
+            if any(one.element_type == table.element_type and one.version == table.version for one in newest):
+                yield replace(_whole(table, seed), kind=table.element_type + WHOLE)
         if "min_latency" in table.kernel and table.seconds_R.size >= LEAST_ROWS:
             entry = _fitted([table], seed=seed, note=f"kernel: {table.kernel}")
             yield replace(entry, kind=entry.kind + LOW_LATENCY)
@@ -101,6 +105,11 @@ def fit_grouped(tables: Sequence[MoeTable], *, seed: int = 0) -> Iterator[Entry[
         pool = [table for table in usual if (table.gpu, table.element_type) == (gpu, element_type)]
         note = "pooled: " + ", ".join(f"{table.engine} {table.version}" for table in pool)
         yield _fitted(pool, seed=seed, note=note, engine=NEUTRAL)
+
+
+def _whole(table: MoeTable, seed: int) -> Entry[GroupedParameters]:
+    """A kernel that was timed with all experts on a rank only."""
+    return _fitted([table], seed=seed, note=f"kernel: {table.kernel}")
 
 
 def _fitted(
