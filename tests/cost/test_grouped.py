@@ -17,6 +17,7 @@ from moecast.errors import MoecastError
 from moecast.sim.cost.gpus import GPUS, H20
 from moecast.sim.cost.grouped import (
     LOW_LATENCY,
+    WHOLE,
     GroupedParameters,
     fastest_seconds,
     find_parameters,
@@ -45,6 +46,11 @@ def fitted() -> list[tuple[str, str, str]]:
     return sorted(load_parameters())
 
 
+def type_of(kind: str) -> str:
+    """The element type of an entry's kind, which may name one of an engine's further kernels."""
+    return kind.removesuffix(LOW_LATENCY).removesuffix(WHOLE)
+
+
 @settings(deadline=None, max_examples=200)
 @given(load=loads, place=st.integers(0, 31), more=st.integers(1, 2000), key=st.sampled_from(fitted()), data=st.data())
 def test_more_rows_never_take_less_time(
@@ -54,7 +60,7 @@ def test_more_rows_never_take_less_time(
     grown[place % len(load)] += more
     seen = data.draw(st.integers(0, 10_000))
     pair = np.array([load, grown])
-    kind = key[2].removesuffix(LOW_LATENCY)
+    kind = type_of(key[2])
     seconds = grouped_seconds(entry.parameters, GPUS[key[0]], V3, pair, element_type=kind, seen_G=pair.sum(-1) + seen)
     assert seconds[1] >= seconds[0] * (1 - 1e-12)
     assert seconds[0] >= entry.parameters.launch_s
@@ -63,15 +69,20 @@ def test_more_rows_never_take_less_time(
 @settings(deadline=None, max_examples=200)
 @given(load=loads, key=st.sampled_from(fitted()))
 def test_the_floor_is_below_and_convex(load: list[int], key: tuple[str, str, str]) -> None:
-    gpu, kind = GPUS[key[0]], key[2].removesuffix(LOW_LATENCY)
-    kernels = [entry.parameters for entry in find_parameters(gpu, engine=key[1], element_type=kind)]
+    gpu, kind = GPUS[key[0]], type_of(key[2])
+    taken = [
+        [entry.parameters for entry in find_parameters(gpu, engine=key[1], element_type=kind, whole=whole)]
+        for whole in (False, True)
+    ]
+    kernels = [*taken[0], *taken[1]]  # a rank may come to have all experts, so a floor is one of both
     rows, hits = float(sum(load)), float(np.count_nonzero(load))
 
     def floor(rows: float, hits: float) -> float:
         return grouped_floor_seconds(kernels, gpu, V3, rows, hits, element_type=kind)
 
-    [seconds] = fastest_seconds(kernels, gpu, V3, np.array([load]), element_type=kind)
-    assert floor(rows, hits) <= seconds * (1 + 1e-12)
+    for each in taken:
+        [seconds] = fastest_seconds(each, gpu, V3, np.array([load]), element_type=kind)
+        assert floor(rows, hits) <= seconds * (1 + 1e-12)
     assert floor(rows / 2, hits / 2) <= (floor(rows, hits) + floor(0, 0)) / 2 * (1 + 1e-12)
     assert floor(rows, hits) >= floor(rows / 2, hits / 2)
 
@@ -124,6 +135,16 @@ def test_what_has_no_table_takes_the_nearest_and_says_so() -> None:
     assert "neutral" in find_parameters(H200, engine="megatron", element_type="bf16")[0].transferred
     with pytest.raises(ValueError, match="element type 'fp7'"):
         find_parameters(H200, engine="vllm", element_type="fp7")
+
+
+def test_ranks_that_have_all_experts_take_the_kernel_of_those() -> None:
+    [own] = find_parameters(H200, engine="vllm", element_type="fp8_block", whole=True)
+    [usual] = find_parameters(H200, engine="vllm", element_type="fp8_block")
+    assert own.parameters != usual.parameters
+    assert own.kind == "fp8_block" + WHOLE
+    assert find_parameters(H200, engine="trtllm", element_type="bf16", whole=True) == find_parameters(
+        H200, engine="trtllm", element_type="bf16"
+    )
 
 
 @settings(deadline=None, max_examples=50)
