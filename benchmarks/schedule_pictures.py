@@ -21,6 +21,7 @@ from moecast.traces import RoutingTrace, TraceMeta
 NODES, LAYERS, TOKENS = 2, (10, 11), {"prefill": 4096, "decode": 128}
 FORWARDS = (("sequential", "prefill"), ("shared-beside", "prefill"), ("chunked:2", "prefill"), ("fsmoe:2", "prefill"),
             ("two-batch", "prefill"), ("two-batch", "decode"), ("token-weave", "prefill"))  # fmt: skip
+SHARED, EXCHANGES = 4, ("ring", "token-ring")  # ranks that share sequences, and how
 SIZES = [Pipeline(pp=4, virtual=virtual, microbatches=count) for virtual, count in ((1, 10), (2, 8))]
 EVEN = CellSeconds(forward_s=1.0, inputs_s=1.0, weights_s=1.0)
 
@@ -29,6 +30,8 @@ def pictures() -> Iterator[tuple[str, str]]:
     """Yield each picture with the name of its file."""
     for schedule, phase in FORWARDS:
         yield f"{schedule.replace(':', '-')}-{phase}.svg", two_layers(schedule, phase)
+    for exchange in EXCHANGES:
+        yield f"{exchange}-prefill.svg", two_layers("sequential", "prefill", cp=SHARED, exchange=exchange)
     for pipeline in PIPELINE_SCHEDULES:
         sizes = next(size for size in SIZES if pipeline.supports(size) is None)
         order = make_order(pipeline, sizes)
@@ -36,11 +39,14 @@ def pictures() -> Iterator[tuple[str, str]]:
         yield f"{pipeline.name}.svg", draw_order(timed, title=f"{pipeline.name}: {sizes}")
 
 
-def two_layers(schedule: str, phase: str) -> str:
-    """Two MoE layers of DeepSeek-V3 on two nodes of eight H200s, experts chosen evenly at random, by fluid."""
+def two_layers(schedule: str, phase: str, *, cp: int = 1, exchange: str = "ring") -> str:
+    """Two MoE layers of DeepSeek-V3 on two nodes of eight H200s, experts chosen evenly at random, by fluid.
+
+    Prompts are as long as `cp` ranks have tokens.
+    """
     model = load_model("deepseek-v3").of_layers(LAYERS)
     cluster = load_cluster("dgx-h200", nodes=NODES)
-    plan = Plan.contiguous(model, cluster).with_(schedule=schedule)
+    plan = Plan.contiguous(model, cluster).with_(schedule=schedule, cp=cp, context_exchange=exchange)
     if schedule == "token-weave":
         plan = plan.with_(tp=8, sequence_parallel=False)
     tokens = TOKENS[phase] * plan.ranks
@@ -57,11 +63,11 @@ def two_layers(schedule: str, phase: str) -> str:
     step = Step(
         token_T=np.arange(tokens) % 4096,
         source_T=np.arange(tokens, dtype=np.int32) // (tokens // plan.dp),
-        context_T=np.arange(tokens) % 4096 + 1 if phase == "prefill" else np.full(tokens, 4096),
+        context_T=np.arange(tokens) % (4096 * cp) + 1 if phase == "prefill" else np.full(tokens, 4096),
         phase=phase,
     )
     program = program_of(ForwardPass.of(PlacedModel.of(cluster, model, plan, phase=phase), trace, step))
-    return draw_program(program, Fluid().run(program), title=f"{schedule}, {phase}")
+    return draw_program(program, Fluid().run(program), title=f"{schedule if cp == 1 else exchange}, {phase}")
 
 
 if __name__ == "__main__":

@@ -89,8 +89,10 @@ class ContextAttention:
         steps, unit = shared.rings.steps(held_RC), sizes.cached_bytes(self.placed.model, self.shape, tp=self._tp)
         blocks = []
         for step in range(steps):
-            tokens_C = shared.rings.read_at(keys.queries_RCN, step)
-            seconds_G = self._core(tokens_C, shared.rings.read_at(keys.keys_RCN, step))
+            tokens_C, keys_C = (
+                shared.rings.read_at(values, step).sum(axis=0) for values in (keys.queries_RCN, keys.keys_RCN)
+            )
+            seconds_G = self._core(tokens_C, keys_C)
             if step:
                 seconds_G = seconds_G + self._expand(shared.rings.of_sources(new_RC, step).sum(axis=0))
                 seconds_G = seconds_G + self._merge(tokens_C)
@@ -102,20 +104,22 @@ class ContextAttention:
         shared, keys, rings = self._cut, self._cut.keys(self.reads), self._cut.rings
         new_RC, steps = shared.new_RC, rings.steps(shared.keys().held_RC)
         queries, outputs = (size(self.shape, tp=self._tp) for size in (sizes.query_bytes, sizes.output_bytes))
+        found_SRC = [rings.read_at(keys.queries_RCN, step, by="queries") for step in range(steps)]
         blocks = []
-        for step in range(steps):
-            tokens_C, keys_C = (rings.read_at(v, step, by="queries") for v in (keys.queries_RCN, keys.keys_RCN))
-            blocks.append(self._compute(self._core(tokens_C, keys_C)))
+        for step, found_RC in enumerate(found_SRC):
+            keys_C = rings.read_at(keys.keys_RCN, step, by="queries").sum(axis=0)
+            blocks.append(self._compute(self._core(found_RC.sum(axis=0), keys_C)))
         sends: list[Exchange | None] = []
         for step in range(steps + 1):
             sent_CN = np.zeros((shared.layout.shares, rings.cp))
             if step < steps - 1:
                 sent_CN += rings.passed_on(new_RC, step) * queries
-            if step > 1:
-                sent_CN += rings.given_back(new_RC, step - 1) * outputs
+            if step > 1:  # of queries that read nothing there, nothing comes back
+                sent_CN += rings.given_back(found_SRC[step - 1], step - 1) * outputs
             sends.append(self._sends.by_share(sent_CN) if sent_CN.any() else None)
-        tokens_G = np.asarray(self.tokens_G, np.float64)
-        yield from order.token_ring(blocks, sends, self._compute(self._merged(tokens_G, steps - 1)))
+        back_CN = keys.queries_RCN.sum(axis=0)
+        merged = [self._merge(back_CN[np.arange(len(back_CN)), rings.others(step)]) for step in range(1, steps)]
+        yield from order.token_ring(blocks, sends, self._compute(np.sum(merged, axis=0)))
 
     def _decode(self) -> Iterator[Task]:
         plan, latent = self.placed.plan, self.shape.kind == "mla"
@@ -176,12 +180,9 @@ class ContextAttention:
         )  # fmt: skip
 
     def _merge(self, tokens_C: Float) -> Float:
-        return self._merged(self._layout.by_share(tokens_C), 1)
-
-    def _merged(self, tokens_G: Float, times: int) -> Float:
         """Add what was attended to in a block to the sum of those before."""
         moved = sizes.merge_bytes(self.shape, tp=self._tp)
-        return times * costs_of(self._hardware).elementwise_seconds(tokens_G, row_bytes=moved)
+        return costs_of(self._hardware).elementwise_seconds(self._layout.by_share(tokens_C), row_bytes=moved)
 
     def _compute(self, seconds_G: Float) -> Compute:
         seconds_R = np.ascontiguousarray(seconds_G, np.float64)

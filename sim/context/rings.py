@@ -57,6 +57,10 @@ class Rings:
         """Ranks that share a sequence."""
         return self.source_RSC.shape[1]
 
+    def others(self, step: int) -> Int:
+        """[C]: the place that stands so many behind each share's own."""
+        return (self.place_C + step) % self.cp
+
     def steps(self, held_RC: Float) -> int:
         """How many blocks there are at most, where shares bring so much into the rings."""
         used_R = held_RC.sum(axis=1) > 0
@@ -70,7 +74,7 @@ class Rings:
         return np.where(source_RC >= 0, found_RC, 0.0)
 
     def read_at(self, values_RCN: Float, step: int, *, by: str = "keys") -> Float:
-        """[C]: what each share has to do at a step, of values by (ring, share of the queries, place of the keys).
+        """[R, C]: what each share has to do at a step, of values by (ring, share of the queries, place of the keys).
 
         `by`: `keys` where these travel; `queries` where queries do, in the same order.
         """
@@ -81,7 +85,7 @@ class Rings:
             found_RC = values_RCN[ring_R1, shares, there_RC]
         else:
             found_RC = values_RCN[ring_R1, shares - self.place_C + there_RC, self.place_C]
-        return np.asarray(np.where(source_RC >= 0, found_RC, 0.0).sum(axis=0), np.float64)
+        return np.asarray(np.where(source_RC >= 0, found_RC, 0.0), np.float64)
 
     def passed_on(self, held_RC: Float, step: int, *, back: bool = False) -> Float:
         """[C, N]: what each share sends to each place, of what it has at a step, so that the next has it one step on.
@@ -98,10 +102,9 @@ class Rings:
             np.add.at(sent_CN, (shares, to_C), sizes_C)
         return sent_CN
 
-    def given_back(self, held_RC: Float, step: int) -> Float:
-        """[C, N]: what each share sends to those whose queries it had at a step, in the size of what they had."""
-        sent_CN = np.zeros((len(self.place_C), self.cp))
-        source_RC, sizes_RC = self.source_RSC[:, step], self.of_sources(held_RC, step)
+    def given_back(self, sizes_RC: Float, step: int) -> Float:
+        """[C, N]: what each share sends to those whose queries it had at a step, of these sizes by ring."""
+        sent_CN, source_RC = np.zeros((len(self.place_C), self.cp)), self.source_RSC[:, step]
         for ring in range(RINGS):
             known = np.flatnonzero(source_RC[ring] >= 0)
             np.add.at(sent_CN, (known, source_RC[ring, known]), sizes_RC[ring, known])

@@ -105,7 +105,8 @@ class ContextCore:
         """The tokens that read some of a block, and what they take."""
         keys, layout = self._keys, self.placed.plan.layout
         tokens_G, keys_G = (
-            layout.by_share(self.shared.rings.read_at(values, step)) for values in (keys.queries_RCN, keys.keys_RCN)
+            layout.by_share(self.shared.rings.read_at(values, step).sum(axis=0))
+            for values in (keys.queries_RCN, keys.keys_RCN)
         )
         hardware = self.placed.sites.cluster.hardware
         return tokens_G, modules.core_passes(

@@ -326,8 +326,10 @@ def test_what_is_sent_for_a_layers_attention(cp: int) -> None:
     keys_too = around.rings.passed_on(around.keys().held_RC, 0) * kv
     np.testing.assert_allclose(to_next, keys_too / 2)
     token_ring = forward_of(plan.with_(context_exchange="token-ring"), step)
-    each = sizes.query_bytes(MODEL.attention) + sizes.output_bytes(MODEL.attention)
-    np.testing.assert_allclose(bytes_out(parts_of(token_ring)), (cp - 1) * own * each, rtol=1e-9)
+    queries, outputs = sizes.query_bytes(MODEL.attention), sizes.output_bytes(MODEL.attention)
+    before = np.tile(np.arange(cp), 16 // cp)
+    back = own * ((cp - 1 - before) + before / 2)  # all queries of ranks behind, half of those of ranks before
+    np.testing.assert_allclose(bytes_out(parts_of(token_ring)), (cp - 1) * own * queries + back * outputs, rtol=1e-9)
 
 
 def test_decode_gathers_queries_and_reads_a_part_of_each_cache() -> None:
@@ -385,7 +387,7 @@ def test_uneven_sequences_in_rings_of_two_sizes() -> None:
     assert set(shared.split.level_T.tolist()) == {WHOLE, NEAR, ALL}
     keys, rings = shared.keys(), shared.rings
     steps = rings.steps(keys.held_RC)
-    read = sum(rings.read_at(keys.keys_RCN, step) for step in range(steps))
+    read = sum(rings.read_at(keys.keys_RCN, step).sum(axis=0) for step in range(steps))
     assert read.sum() == pytest.approx(sum(n * (n + 1) / 2 for n in lengths), rel=1e-12)
     unit = sizes.cached_bytes(MODEL, MODEL.attention)
     sent = bytes_out(parts_of(forward)).sum()
