@@ -58,8 +58,8 @@ class Rings:
         return self.source_RSC.shape[1]
 
     def others(self, step: int) -> Int:
-        """[C]: the place that stands so many behind each share's own."""
-        return (self.place_C + step) % self.cp
+        """[C]: the place that stands so many before each share's own among all that share its sequences."""
+        return np.asarray(self.source_RSC[-1, step], np.int64)
 
     def steps(self, held_RC: Float) -> int:
         """How many blocks there are at most, where shares bring so much into the rings."""
