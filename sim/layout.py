@@ -243,10 +243,6 @@ class Layout:
         """A rank for each number, round robin: where sequences without a recorded home are taken to stand."""
         return (ids_T % self.ranks).astype(np.int32)
 
-    def by_rank(self, values_D: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """[G] of [D]: what each data-parallel rank has, at each of its ranks."""
-        return np.asarray(values_D)[self.dp_G]
-
     @property
     def share_G(self) -> Int32:
         """Which tokens each rank attends for: `cp_G` + cp x `dp_G`. Ranks of tensor parallelism have the same."""
@@ -274,10 +270,6 @@ class Layout:
         """[C] of [C]: sums over all shares of a data-parallel rank, at each of them."""
         summed_D = np.asarray(values_C).reshape(self.dp, self.cp).sum(axis=1)
         return np.repeat(summed_D, self.cp)
-
-    def sum_by_dp(self, values_G: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """[D] of [G]: sums over the ranks of each data-parallel rank; of one pipeline stage."""
-        return np.asarray(values_G).reshape(self.dp, -1).sum(axis=1)
 
     def sum_by_group(self, values_D: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Sums of [D] over the data-parallel ranks whose first rank stands in each EP group of a stage."""

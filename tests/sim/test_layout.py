@@ -99,10 +99,13 @@ def test_a_folded_pipeline_comes_back_the_way_it_went() -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(layout=layouts(), seed=st.integers(0, 99))
-def test_values_of_data_parallel_ranks_stand_on_each_of_their_ranks(layout: Layout, seed: int) -> None:
-    values_D = np.random.default_rng(seed).integers(0, 100, layout.dp)
-    one = layout.of_stage(0)
-    assert (one.sum_by_dp(one.by_rank(values_D)) == values_D * layout.tp * layout.cp).all()
+def test_values_of_shares_stand_on_each_of_their_ranks(layout: Layout, seed: int) -> None:
+    rng, one = np.random.default_rng(seed), layout.of_stage(0)
+    values_D, values_C = rng.integers(0, 100, layout.dp), rng.integers(0, 100, one.shares)
+    assert (one.sum_by_share(one.by_share(values_C)) == values_C * layout.tp).all()
+    assert (one.of_all_shares(values_C)[one.share_G] == [values_C[one.share_G[one.dp_G == d][:: layout.tp]].sum()
+                                                         for d in one.dp_G]).all()  # fmt: skip
+    assert (one.share_G[one.first_DN.ravel()] == np.arange(one.shares)).all()
     assert one.sum_by_group(values_D).sum() == values_D.sum()
     assert (one.dp_G[one.holders_D()] == np.arange(layout.dp)).all()
 
