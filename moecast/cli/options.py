@@ -177,8 +177,8 @@ TokensPerRank = Annotated[
     typer.Option(
         "--tokens-per-rank",
         min=0,
-        help="Tokens (prefill) or sequences (decode, mixed) that each rank has in flight; with --tp, each group of "
-        "ranks that shares them.",
+        help="Tokens (prefill) or sequences (decode, mixed) that each rank has in flight; with --tp or --cp, each "
+        "group of ranks that shares them.",
         show_default="512 in prefill, 32 in decode and mixed",
     ),
 ]
