@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from moecast.sim.cost import attention, gemm, grouped, linear_attention, mla_bmm, mla_module, quantise
+from moecast.sim.cost import (
+    attention,
+    gemm,
+    grouped,
+    grouped_parameters,
+    linear_attention,
+    mla_bmm,
+    mla_module,
+    quantise,
+)
 from moecast.sim.cost.roofline_costs import Roofline
 from moecast.sim.engines import find_engine
 
@@ -97,8 +106,8 @@ class FittedCosts:
             sms=sms,
         )
 
-    def _expert_kernels(self, kind: str, *, whole: bool = False) -> list[grouped.GroupedParameters]:
-        found = grouped.find_parameters(self.hardware, engine=self.engine, element_type=kind, whole=whole)
+    def _expert_kernels(self, kind: str, *, whole: bool = False) -> list[grouped_parameters.GroupedParameters]:
+        found = grouped_parameters.find_parameters(self.hardware, engine=self.engine, element_type=kind, whole=whole)
         return [entry.parameters for entry in found]
 
     def _expert_type(self, weight_type: str) -> str | None:
@@ -111,7 +120,7 @@ class FittedCosts:
         if weight_type == "mxfp4":
             return "mxfp4" if "fp4" in self.hardware.peak_flop_per_s else "mxfp4_bf16"
         kind = _GEMM_TYPES.get(weight_type)
-        return kind if kind in grouped.TYPES else None
+        return kind if kind in grouped_parameters.TYPES else None
 
     def expert_floor_seconds(self, block: ExpertBlock, rows: float, hits: float, *, phase: str) -> float:
         """As of `KernelCosts`."""

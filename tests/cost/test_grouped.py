@@ -15,14 +15,12 @@ from hypothesis import strategies as st
 
 from moecast.errors import MoecastError
 from moecast.sim.cost.gpus import GPUS, H20
-from moecast.sim.cost.grouped import (
+from moecast.sim.cost.grouped import fastest_seconds, grouped_floor_seconds, grouped_seconds
+from moecast.sim.cost.grouped_parameters import (
     LOW_LATENCY,
     WHOLE,
     GroupedParameters,
-    fastest_seconds,
     find_parameters,
-    grouped_floor_seconds,
-    grouped_seconds,
     load_parameters,
 )
 from moecast.sim.cost.shapes import ExpertBlock
@@ -119,7 +117,7 @@ def test_tokens_that_are_only_shown_cost_what_the_kernel_does_for_them() -> None
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"tiles": "round"}, "tiles = 'round': best or default"),
+        ({"tiles": "round"}, "tiles = 'round': best, default or padded"),
         ({"softness": 0.5}, "softness = 0.5 must be at least 1"),
         ({"launch_s": -1.0}, "launch_s = -1.0 must be at least 0"),
         ({"operand_Bps": 0.0}, "operand_Bps = 0.0 must be positive"),

@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from moecast.sim.cost.entries import NEUTRAL, Entry
 from moecast.sim.cost.gpus import GPUS
-from moecast.sim.cost.grouped import LOW_LATENCY, WHOLE, GroupedParameters, GroupedWork, seconds_of_work
+from moecast.sim.cost.grouped import GroupedWork, seconds_of_work
+from moecast.sim.cost.grouped_parameters import LOW_LATENCY, WHOLE, GroupedParameters
 from moecast.sim.cost.shapes import ExpertBlock
 from moecast.sim.cost.tables.moe import MoeTable
 from moecast.validate.fitting.descent import Range, descend

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from moecast.sim.cost.entries import NEUTRAL, Entry
 from moecast.sim.cost.expert_roofline import expert_seconds
 from moecast.sim.cost.gpus import GPUS, nearest
-from moecast.sim.cost.grouped import GroupedParameters, load_parameters
+from moecast.sim.cost.grouped_parameters import GroupedParameters, load_parameters
 from moecast.sim.cost.shapes import ExpertBlock
 from moecast.sim.cost.tables.moe import MoeTable
 from moecast.validate.fitting.grouped import MoeRows, judged_rows
