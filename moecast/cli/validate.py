@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from moecast.cli import options
 from moecast.cli.asked import Asked
 from moecast.cli.question_options import takes_question
+from moecast.cli.validate_published import published_command
 
 if TYPE_CHECKING:
     from moecast.sim import Question
@@ -19,6 +21,22 @@ if TYPE_CHECKING:
 
 RUN = ("load", "network", "fluid_steps", "memory_fraction", "gains")
 """Fields of a question that the ladder has no use for: it runs every rung there is."""
+
+
+BESIDE = {"published": published_command}
+"""Commands whose name may stand where a question file stands: what is checked is not a plan of the user's."""
+
+
+class ValidateCommand(TyperCommand):
+    """`moecast validate`, which leaves its arguments to the command that the first of them names."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Parse the arguments, as this command or as the one that is named."""
+        if not args or args[0] not in BESIDE:
+            return super().make_context(info_name, args, parent, **extra)
+        beside = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+        beside.command()(BESIDE[args[0]])
+        return typer.main.get_command(beside).make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
 
 
 @takes_question(without=RUN, steps=1)
@@ -44,6 +62,8 @@ def validate_command(
     has a GPU and with gloo elsewhere, and checks every byte that arrives. One process stands for one rank:
 
     $ torchrun --no-python --nproc-per-node 8 moecast validate --plan plan.json --cluster dgx-h200 --trace t.parquet
+
+    What others measured: moecast validate published --help
 
     Example: moecast validate --plan plan.json --cluster dgx-h200 --model deepseek-v2-lite --trace t.parquet
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -23,12 +23,16 @@ def draw_rows(rows: int, *, seed: int, most: int = 700) -> Bool:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Errors:
-    """Relative errors over rows: median and 90th percentile of their size, and the median with its sign."""
+    """Relative errors over rows: median and 90th percentile of their size, and the median with its sign.
+
+    `error_R`: each row's own, to be pooled with others.
+    """
 
     rows: int
     median: float
     p90: float
     bias: float
+    error_R: Float = field(default_factory=lambda: np.zeros(0), compare=False, repr=False)
 
     @classmethod
     def of(cls, forecast_R: Float, measured_R: Float) -> Errors:
@@ -42,6 +46,7 @@ class Errors:
             median=float(np.median(size_R)),
             p90=float(np.quantile(size_R, 0.9)),
             bias=float(np.median(error_R)),
+            error_R=error_R,
         )
 
     def __str__(self) -> str:

@@ -1,0 +1,102 @@
+"""Rows of measured training steps: every one with a layout is asked, and like is compared with like."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moecast.sim import load_model
+from moecast.validate.published import training
+from moecast.validate.published.row_files import SHIPPED, Fields, read_rows
+
+ROOT = Path(__file__).resolve().parents[2]
+ROWS = read_rows(SHIPPED / "training.csv").rows
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> Any:
+    spec = importlib.util.spec_from_file_location("training_benchmark", ROOT / "benchmarks" / "training.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def row(**changes: str) -> Fields:
+    """The smallest row that ships, changed."""
+    (found,) = (row for row in ROWS if row["id"] == "simumax-deepseek-v2-ep8pp1-m4")
+    return {**found, **changes}
+
+
+def test_every_row_with_a_layout_can_be_asked() -> None:
+    asked = [row for row in ROWS if not training.unasked(row)]
+    assert len(asked) == len(ROWS) - 2
+    for found in asked:
+        model, cluster = training.model_of(found), training.cluster_of(found)
+        assert len(training.gpus_of(cluster, int(found["gpus"]))) == int(found["gpus"]) <= cluster.n_gpus
+        assert model.experts % int(found["ep"]) == 0
+        assert training.measured_seconds(found) > 0
+
+
+def test_small_rows_are_answered_and_steps_grow_with_their_microbatches() -> None:
+    found = [training.answer_training(row) for row in ROWS if row["id"].startswith("simumax-deepseek-v2")]
+    times = [answer.predicted_s for answer in found]
+    assert [answer.use for answer in found] == ["fit", "check", "check"]
+    assert None not in times
+    assert times == sorted(times)  # type: ignore[type-var]
+    assert times[2] / times[1] == pytest.approx(4, rel=0.1)  # type: ignore[operator]
+
+
+def test_a_rate_and_its_time_are_one_answer() -> None:
+    by_time = training.answer_training(row())
+    tokens = 4096 * 32
+    rate = tokens / (0.3666 * 8)
+    by_rate = training.answer_training(row(value=str(rate), unit="tokens/s/GPU"))
+    assert by_rate.error == pytest.approx(by_time.error)
+    assert by_rate.predicted == pytest.approx(rate * by_time.published_s / by_time.predicted_s)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"tp": "", "pp": "", "ep": ""}, "no layout"),
+        ({"seq": ""}, "seq: empty"),
+        ({"gpu": "tpu"}, "gpu = 'tpu'"),
+        ({"pp": "half"}, "pp = 'half': a whole number from 1"),
+        ({"gpus": "12"}, "gpus = 12: not a multiple"),
+        ({"unit": "parsecs"}, "unit = 'parsecs'"),
+        ({"value": ""}, "value = ''"),
+        ({"model": "nothing"}, "no such file and no such preset"),
+    ],
+)
+def test_what_cannot_be_asked_says_why(changes: dict[str, str], why: str) -> None:
+    answer = training.answer_training(row(**changes))
+    assert why in answer.why
+    assert answer.predicted is None
+    assert answer.error is None
+
+
+def test_routing_is_exactly_even() -> None:
+    model = load_model("deepseek-v3")
+    trace, step = training.even_routing(model, dp=4, tokens=4096, sequence=4096)
+    chosen = trace.experts_TLK[step.token_T, 0]
+    counts = [int((chosen == expert).sum()) for expert in range(model.experts)]
+    assert min(counts) == max(counts) == 4 * 4096 * model.choices // model.experts
+
+
+def test_ratios_are_of_rows_that_differ_in_one_thing(benchmark: Any) -> None:
+    made = [
+        benchmark.Answer(row=row, measured_s=1.0, predicted_s=1.0, assumed="", cpu_s=0.0)
+        for row in ROWS
+        if not training.unasked(row)
+    ]
+    found = [(what, one.row["id"], other.row["id"]) for what, one, other in benchmark.pairs(made)]
+    assert len(found) == len(set(found)) >= 8
+    for _, one, other in found:
+        assert one.replace("-off", "-on") == other or one.replace("-mb1", "-mb4") == other

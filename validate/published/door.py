@@ -1,0 +1,129 @@
+"""Everything that others measured, asked at once: shipped rows, rows of files, and folders of kernel tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moecast.errors import MoecastError
+from moecast.validate.published import SOURCES
+from moecast.validate.published.answers import FamilyErrors, RowAnswer, families, sources
+from moecast.validate.published.decode import answer_serving
+from moecast.validate.published.references import answer_reference
+from moecast.validate.published.row_files import SHIPPED, RowFile, read_rows
+from moecast.validate.published.training import answer_training
+
+Progress = Callable[[int, int], None]
+Ask = Callable[[], RowAnswer]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """Rows with their forecasts, and the errors of families and of the sources in them.
+
+    Parameters
+    ----------
+    rows
+        Of files; the rows of kernel tables are too many to list.
+    kernels
+        Families of kernel tables, each with its lines: one of a GPU, engine, version and element type.
+    """
+
+    rows: tuple[RowAnswer, ...]
+    kernels: tuple[tuple[FamilyErrors, tuple[FamilyErrors, ...]], ...] = ()
+
+    @property
+    def families(self) -> list[FamilyErrors]:
+        """Errors of each family."""
+        return [*families(self.rows), *(family for family, _ in self.kernels)]
+
+    @property
+    def parts(self) -> list[tuple[str, FamilyErrors]]:
+        """Errors of each source in a family, and of each line of kernel tables: (family, errors)."""
+        return [*sources(self.rows), *((family.name, line) for family, lines in self.kernels for line in lines)]
+
+    def to_json(self) -> dict[str, Any]:
+        """Give families, their parts and all rows as plain JSON values."""
+        return {
+            "families": {family.name: family.to_json() for family in self.families},
+            "parts": [{"family": family, "name": part.name, **part.to_json()} for family, part in self.parts],
+            "rows": [row.to_json() for row in self.rows],
+        }
+
+
+def ask_published(
+    files: Sequence[Path] | None = None,
+    *,
+    tables: Path | None = None,
+    only: str = "",
+    network: str = "bound",
+    progress: Progress | None = None,
+) -> Published:
+    """Forecast every row.
+
+    Parameters
+    ----------
+    files
+        In the columns of those that ship; None: the shipped ones, and the published sources.
+    tables
+        A folder of measured kernels, `<gpu>/<family>/<engine>/<version>/*.parquet`.
+    only
+        Part of the id of the rows to ask.
+
+    Raises
+    ------
+    MoecastError
+        A file that holds no such rows, or no row of such an id.
+    """
+    asks = [ask for name, ask in _asks(files, network) if only in name]
+    if not asks:
+        raise MoecastError("no row has this in its id", field="only", value=only)
+    rows = []
+    for done, ask in enumerate(asks, 1):
+        rows.append(ask())
+        if progress is not None:
+            progress(done, len(asks))
+    return Published(rows=tuple(rows), kernels=() if tables is None else tuple(kernel_families(tables)))
+
+
+def _asks(files: Sequence[Path] | None, network: str) -> Iterator[tuple[str, Ask]]:
+    """Every row's id, and how to ask it."""
+    read = [read_rows(file) for file in (files or (SHIPPED / "serving.csv", SHIPPED / "training.csv"))]
+    for file in read:
+        yield from _of_file(file, network)
+    if files is None:
+        for source in SOURCES:
+            for row in source.rows:
+                yield f"{source.name}: {row.name}", partial(answer_reference, source, row)
+
+
+def _of_file(file: RowFile, network: str) -> Iterator[tuple[str, Ask]]:
+    for row in file.rows:
+        if file.kind == "serving":
+            yield row["id"], partial(answer_serving, row, network=network)
+        else:
+            yield row["id"], partial(answer_training, row, network=network)
+
+
+def kernel_families(tables: Path) -> Iterator[tuple[FamilyErrors, tuple[FamilyErrors, ...]]]:
+    """Errors of each family of kernels of which the folder holds rows, on rows that nothing was fitted on."""
+    from moecast.validate.fitting.lines import FAMILIES
+
+    for name, lines_of in FAMILIES.items():
+        lines = list(lines_of(tables))
+        if lines:
+            parts = tuple(
+                FamilyErrors.of_errors(
+                    " ".join(line.label), line.model.error_R, asked=line.model.rows, answered=line.model.rows, fitted=0
+                )
+                for line in lines
+            )
+            pooled_R = np.concatenate([line.model.error_R for line in lines])
+            rows = int(pooled_R.size)
+            whole = FamilyErrors.of_errors(f"kernels: {name}", pooled_R, asked=rows, answered=rows, fitted=0)
+            yield whole, parts

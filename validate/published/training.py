@@ -1,0 +1,271 @@
+"""Training steps that others measured: rows of `training.csv`, asked as questions.
+
+Routing is exactly even, as these runs force it, so one microbatch of one layer stands for all. What a row leaves to its
+recipe is assumed, and said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from moecast.errors import MoecastError
+from moecast.sim import ModelShape, Plan, Step, load_model
+from moecast.sim.training import BF16, FP8, Recipe, time_training
+from moecast.topology import Cluster, list_presets, load_cluster
+from moecast.traces import RoutingTrace, TraceMeta
+from moecast.validate.published.answers import RowAnswer
+from moecast.validate.published.row import Use
+
+Fields = Mapping[str, str]
+
+FAMILY = "training steps"
+CLUSTERS = {
+    "b300 (16 EFA per node of 8)": "p6-b300", "b300": "dgx-b300", "gb300": "gb300-nvl72", "gb200": "gb200-nvl72",
+    "h100": "dgx-h100", "h200": "dgx-h200", "h800": "h800-node", "b200": "dgx-b200",
+}  # fmt: skip
+IN_RACK = 64  # GPUs of a 72-GPU domain that jobs of 64, 128, 256 … use
+SIMUMAX = {f"{name}, 4 layers (1 dense, 3 MoE)": name for name in ("deepseek-v2", "deepseek-v3")}
+DEEPSEEK_V2 = {
+    "architectures": ["DeepseekV2ForCausalLM"], "model_type": "deepseek_v2", "hidden_size": 5120,
+    "intermediate_size": 12288, "moe_intermediate_size": 1536, "num_hidden_layers": 60, "num_attention_heads": 128,
+    "num_key_value_heads": 128, "q_lora_rank": 1536, "kv_lora_rank": 512, "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64, "v_head_dim": 128, "n_routed_experts": 160, "n_shared_experts": 2,
+    "num_experts_per_tok": 6, "first_k_dense_replace": 1, "moe_layer_freq": 1, "vocab_size": 102400, "n_group": 8,
+    "topk_group": 3, "hidden_act": "silu", "tie_word_embeddings": False, "torch_dtype": "bfloat16",
+}  # fmt: skip
+DEEPSEEK_V3 = DEEPSEEK_V2 | {
+    "architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3", "hidden_size": 7168,
+    "intermediate_size": 18432, "moe_intermediate_size": 2048, "num_attention_heads": 128, "q_lora_rank": 1536,
+    "n_routed_experts": 256, "n_shared_experts": 1, "num_experts_per_tok": 8, "vocab_size": 129280,
+    "topk_group": 4, "num_key_value_heads": 128, "first_k_dense_replace": 1,
+}  # fmt: skip
+
+HOST_S = {"AWS": 0.011, "SimuMax": 0.0078}
+"""Seconds that a rank of a source's jobs waits for its host in each direction of an MoE layer.
+
+Fitted on rows marked fit. AWS: its four by themselves ask for 11.7 and 19.9 (DeepSeek-V3, DeepEP and NCCL), 10.4 and
+7.0 ms (Qwen3-235B, DeepEP, and NCCL overlapped). SimuMax: its two ask for 7.1 and 9.4. Other sources: 0.
+"""
+
+
+def answer_training(row: Fields, *, network: str = "bound", host_s: float | None = None) -> RowAnswer:
+    """Forecast a row, or say why not; `host_s` None: the fitted one."""
+    use: Use = "fit" if row.get("use") == "fit" else "check"
+    names = ("source", "model", "gpu", "gpus", "tp", "pp", "cp", "ep")
+    about = {
+        "id": row["id"], "family": FAMILY, "source": row.get("source") or "unknown", "use": use,
+        "configuration": " ".join(row.get(name) or "-" for name in names), "unit": row.get("unit") or "s/iteration",
+    }  # fmt: skip
+    value = None
+    try:
+        value = positive(row, "value")
+        check_asked(row)
+        published_s = measured_seconds(row)
+        predicted_s = predict_seconds(row, network=network, host_s=host_s)
+    except (MoecastError, ValueError) as error:
+        return RowAnswer(why=str(error), published=value, **about)  # type: ignore[arg-type]
+    predicted = value * (published_s / predicted_s if is_rate(row) else predicted_s / published_s)
+    return RowAnswer(
+        published=value, published_s=published_s, predicted_s=predicted_s, predicted=predicted, note=assumed_of(row),
+        **about,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def check_asked(row: Fields) -> None:
+    """Refuse a row that cannot be asked.
+
+    Raises
+    ------
+    ValueError
+        It has no layout, or leaves out how much is computed.
+    """
+    if why := unasked(row):
+        raise ValueError(why)
+
+
+def unasked(row: Fields) -> str:
+    """Why a row cannot be asked; empty where it can."""
+    if not any(row.get(name) for name in ("tp", "pp", "ep")):
+        return "no layout: tp, pp and ep are empty"
+    missing = [name for name in ("seq", "gbs", "gpus") if not row.get(name)]
+    return f"{' and '.join(missing)}: empty" if missing else ""
+
+
+def predict_seconds(row: Fields, *, network: str = "bound", host_s: float | None = None) -> float:
+    """Seconds of a step; `host_s` None: the fitted wait.
+
+    Raises
+    ------
+    MoecastError
+        A layout that does not fit the model or its cluster.
+    ValueError
+        A number that is none.
+    """
+    cluster, model = cluster_of(row), model_of(row)
+    gpus, tp, pp, cp = (whole(row, name) for name in ("gpus", "tp", "pp", "cp"))
+    virtual, ep = whole(row, "vp"), whole(row, "ep")
+    if gpus % (pp * ep):
+        raise ValueError(f"gpus = {gpus}: not a multiple of pp {pp} x ep {ep}")
+    plan = Plan.contiguous(model, ep=ep, groups=gpus // (pp * ep)).with_(
+        tp=tp, pp=pp, cp=cp, virtual=virtual, dp=0, gpu_of_rank=gpus_of(cluster, gpus), dispatch=dispatch_of(row)
+    )
+    recipe = replace(recipe_of(row), host_s=host_seconds(row) if host_s is None else host_s)
+    trace, step = even_routing(model, dp=plan.dp, tokens=recipe.tokens_of_microbatch, sequence=recipe.sequence)
+    schedule = schedule_of(row, virtual)
+    timed = time_training(cluster, model, plan, trace, recipe, schedule=schedule, steps=[step], network=network)
+    return timed.times.step_time_s
+
+
+def whole(row: Fields, name: str, default: int = 1) -> int:
+    """A number of the row, or what it is where it is empty.
+
+    Raises
+    ------
+    ValueError
+        No whole number from 1.
+    """
+    text = row.get(name) or ""
+    if not text:
+        return default
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise ValueError(f"{name} = {text!r}: a whole number from 1")
+    return int(text)
+
+
+def positive(row: Fields, name: str) -> float:
+    """A number of the row.
+
+    Raises
+    ------
+    ValueError
+        None, or not above 0.
+    """
+    try:
+        value = float(row.get(name) or "")
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name} = {row.get(name)!r}: a positive number")
+    return value
+
+
+def cluster_of(row: Fields) -> Cluster:
+    """As many nodes or racks as the row's GPUs fill.
+
+    Raises
+    ------
+    ValueError
+        A GPU that nothing is known of.
+    """
+    presets = [preset.name for preset in list_presets()]
+    name = CLUSTERS.get(row["gpu"], row["gpu"])
+    if name not in presets:
+        raise ValueError(f"gpu = {row['gpu']!r}: one of {', '.join([*CLUSTERS, *presets])}")
+    per_node = IN_RACK if "nvl72" in name else 8
+    return load_cluster(name, nodes=-(-whole(row, "gpus") // per_node))
+
+
+def model_of(row: Fields) -> ModelShape:
+    """The row's model; of SimuMax's four layers, one dense."""
+    if row["model"] in SIMUMAX:
+        name = SIMUMAX[row["model"]]
+        config = DEEPSEEK_V2 if name == "deepseek-v2" else DEEPSEEK_V3
+        return ModelShape.from_config({**config, "num_hidden_layers": 4}, name=f"{name}, 4 layers")
+    return load_model(row["model"])
+
+
+def host_seconds(row: Fields) -> float:
+    """The fitted wait of the system that the row was measured on."""
+    return HOST_S.get(row.get("source") or "", 0.0)
+
+
+def gpus_of(cluster: Cluster, gpus: int) -> tuple[int, ...]:
+    """The first GPUs of each node; of a rack as many as jobs use."""
+    if "nvl72" not in cluster.name:
+        return tuple(range(gpus))
+    per_rack = cluster.n_gpus // cluster.n_domains
+    return tuple(rack * per_rack + gpu for rack in range(cluster.n_domains) for gpu in range(IN_RACK))[:gpus]
+
+
+def dispatch_of(row: Fields) -> str:
+    """NCCL's all-to-all where the row says so, else kernels that send a copy to each domain once."""
+    return "nccl" if (row.get("dispatcher") or "").startswith("nccl") else "per_domain"
+
+
+def schedule_of(row: Fields, virtual: int) -> str:
+    """1F1B, interleaved where a rank holds several chunks; overlapped where the row says so."""
+    if "all-to-all" in (row.get("overlap") or ""):
+        return "1f1b_overlapped"
+    return "1f1b" if virtual == 1 else "interleaved_1f1b"
+
+
+def recipe_of(row: Fields) -> Recipe:
+    """Sequence, batch, microbatch and precision of the row; Megatron's distributed optimizer."""
+    precision = FP8 if "fp8" in (row.get("precision") or "") else BF16
+    return Recipe(
+        sequence=whole(row, "seq"), batch=whole(row, "gbs"), microbatch=whole(row, "mbs"), precision=precision, zero=1
+    )
+
+
+def assumed_of(row: Fields) -> str:
+    """What the row leaves open."""
+    parts = []
+    if row.get("dispatcher") in ("as the recipe", "", None):
+        parts.append("a copy per domain")
+    if row.get("overlap") in ("as the recipe", "", None):
+        parts.append("no overlap")
+    if row.get("precision") == "mxfp8":
+        parts.append("FP8 by blocks")
+    return ", ".join(parts)
+
+
+def is_rate(row: Fields) -> bool:
+    """Whether more is faster."""
+    return row.get("unit") == "tokens/s/GPU"
+
+
+def measured_seconds(row: Fields) -> float:
+    """Seconds of a step, from whatever unit the row has.
+
+    Raises
+    ------
+    ValueError
+        A unit that is none of those of such rows.
+    """
+    value, unit = positive(row, "value"), row.get("unit") or "s/iteration"
+    if unit == "tokens/s/GPU":
+        recipe = recipe_of(row)
+        return recipe.batch * recipe.sequence / (value * whole(row, "gpus"))
+    scale = {"ms/iteration": 1e-3, "s/iteration": 1.0}
+    if unit not in scale:
+        raise ValueError(f"unit = {unit!r}: s/iteration, ms/iteration or tokens/s/GPU")
+    return value * scale[unit]
+
+
+def even_routing(model: ModelShape, *, dp: int, tokens: int, sequence: int) -> tuple[RoutingTrace, Step]:
+    """One layer in which successive tokens take successive experts, and a microbatch of it on every rank."""
+    experts, choices = model.experts, model.choices
+    n = int(np.lcm(experts, choices)) // choices * 8
+    # Far enough apart that a token's choices are of different ranks, as a balanced router's are.
+    stride = max(experts // choices, 1)
+    first_T = np.arange(n) % experts
+    chosen_TK = (first_T[:, None] + stride * np.arange(choices)[None, :]) % experts
+    trace = RoutingTrace(
+        meta=TraceMeta(model="even", layers=1, experts=experts, choices=choices),
+        experts_TLK=chosen_TK[:, None, :].astype(np.uint16),
+        sequence_T=np.zeros(n, np.uint32),
+        position_T=np.arange(n, dtype=np.uint32),
+        phase_T=np.zeros(n, np.uint8),
+        topic_T=np.full(n, -1, np.int16),
+    )
+    total = dp * tokens
+    step = Step(
+        token_T=np.arange(total) % n,
+        source_T=np.repeat(np.arange(dp, dtype=np.int32), tokens),
+        context_T=np.arange(total) % sequence + 1,
+        phase="prefill",
+    )
+    return trace, step
