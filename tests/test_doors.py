@@ -26,6 +26,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "sim/busy.py": NETWORK,
     "sim/collectives/template.py": ("sim/test_hostile_arrays.py::test_counts_of_another_layout_are_not_taken",),
     "sim/context/keys.py": ("sim/test_context_parallel.py::test_keys_of_arrays_that_do_not_fit",),
+    "sim/cost/slot_loop.py": ("cost/test_grouped.py::test_loads_that_are_no_whole_numbers_are_refused",),
     "sim/cost/tile_loop.py": ("cost/test_gemm.py::test_sizes_that_are_none_are_refused",),
     "sim/drawing.py": ("statistics/test_hostile_arrays.py::test_traces",),
     "sim/exposed.py": (*NETWORK, "sim/test_hostile_arrays.py::test_graphs"),

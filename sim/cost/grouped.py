@@ -113,9 +113,11 @@ def grouped_seconds(
     Raises
     ------
     ValueError
-        An unknown type.
+        An unknown type, or loads that are no whole numbers.
     """
     load = np.asarray(load_GP)
+    if load.ndim < 1 or not np.issubdtype(load.dtype, np.integer):
+        raise ValueError(f"load_GP: whole numbers [..., G, P], not {load.dtype} of shape {load.shape}")
     seen_R = None if seen_G is None else np.broadcast_to(seen_G, load.shape[:-1]).ravel()
     work = GroupedWork.of(block, load.reshape(-1, load.shape[-1]), seen_R)
     return seconds_of_work(parameters, hardware, work, element_type=element_type, sms=sms).reshape(load.shape[:-1])

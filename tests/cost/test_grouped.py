@@ -114,6 +114,12 @@ def test_tokens_that_are_only_shown_cost_what_the_kernel_does_for_them() -> None
     assert shown - alone == pytest.approx(7 * load.sum() * values / 4.8e12)
 
 
+@pytest.mark.parametrize("load", [np.array([[0.5, 1.0]]), np.array([["a"]]), np.int64(3)])
+def test_loads_that_are_no_whole_numbers_are_refused(load: object) -> None:
+    with pytest.raises(ValueError, match="load_GP: whole numbers"):
+        grouped_seconds(PLAIN, H200, V3, load, element_type="bf16")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
