@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from moecast.placement import PlacementProblem
 from moecast.placement.cost import LayerCost
-from moecast.sim import Plan, Workload
+from moecast.sim import Plan, Workload, kernels_on
 from moecast.sim.compute import expert_seconds
 
 from .test_invariants import problems, skewed_trace, small_cluster, small_model
@@ -21,7 +21,7 @@ def even_problem(
     mode: str, *, nodes: int, ep: int, phase: str = "prefill", slots: int | None = None
 ) -> PlacementProblem:
     return PlacementProblem(
-        cluster=small_cluster(nodes),
+        cluster=kernels_on(small_cluster(nodes), kernels="roofline"),
         model=small_model(1, 32, 4),
         trace=skewed_trace(0, layers=1, experts=32, choices=4, tokens=8192, phase=phase),
         workload=Workload(phase=phase, tokens_per_rank=64, steps=2),

@@ -12,7 +12,7 @@ from moecast.placement.cost import LayerCost
 from moecast.placement.replicas import HOLE, longest_first, replica_counts
 from moecast.placement.search import LayerSearch, item_candidates
 from moecast.placement.windows import serve
-from moecast.sim import Plan, Workload
+from moecast.sim import Plan, Workload, kernels_on
 from moecast.sim.sites import Sites
 from moecast.sim.traffic import count_traffic
 
@@ -134,7 +134,7 @@ def clustered_problem() -> PlacementProblem:
     trace.experts_TLK[:, :, 3] = (24 + rng.integers(0, 8, (4096, 3))).astype(np.uint16)
     layout = Plan.contiguous(layers=3, experts=32, choices=4, ep=8, slots_per_rank=5)
     return PlacementProblem(
-        cluster=small_cluster(2), model=small_model(3, 32, 4), trace=trace,
+        cluster=kernels_on(small_cluster(2), kernels="roofline"), model=small_model(3, 32, 4), trace=trace,
         workload=Workload(phase="prefill", tokens_per_rank=128, steps=2),
         wanted=layout.with_(gpu_of_rank=(0, 1, 2, 3, 8, 9, 10, 11)),
     )  # fmt: skip

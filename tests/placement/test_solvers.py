@@ -15,8 +15,8 @@ from moecast.placement.eplb import Eplb
 from moecast.placement.joint import Joint
 from moecast.placement.solvers import find_load_solver
 from moecast.sim import ModelShape, Plan, Workload, load_model
-from moecast.topology import load_cluster
 from moecast.traces import RoutingTrace, balance_pooled, fan_out, import_npz, load_LE
+from tests.sim.clusters import by_roofline
 
 from .test_invariants import skewed_trace, small_cluster, small_model
 
@@ -71,7 +71,7 @@ def test_joint_on_a_real_trace(
     halves: tuple[RoutingTrace, RoutingTrace], weight: float, balance: float, copies: float
 ) -> None:
     workload = Workload(phase="prefill", tokens_per_rank=2000, steps=1)
-    cluster, model = load_cluster("dgx-h200", nodes=1), load_model("deepseek-v2-lite")
+    cluster, model = by_roofline("dgx-h200", nodes=1), load_model("deepseek-v2-lite")
     found = place(cluster, model, halves[0], workload, solver="joint", balance_weight=weight)
     seen_balance, seen_copies = measured(halves[1], found.plan.slots_DLGP[0])
     assert seen_balance >= balance
