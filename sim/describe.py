@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from moecast.sim.collectives import Mode
+from moecast.sim.cost.gemm import find_parameters
+from moecast.sim.cost.gpus import GPUS, gpu_key
+from moecast.sim.engines import find_engine
 from moecast.sim.model import ModelShape
 from moecast.sim.plan import Plan
 from moecast.sim.schedules import beside_in
@@ -89,7 +92,15 @@ def labels(model: ModelShape, trace: RoutingTrace, workload: Workload) -> tuple[
 
 
 def transferred(hardware: Hardware) -> tuple[str, ...]:
-    """Say where a GPU's kernels are priced by the efficiencies of another generation."""
+    """Say where a GPU's kernels are priced by what another one reaches."""
+    if hardware.kernels == "fitted":
+        engine = find_engine(hardware.engine).kernels
+        owner = find_parameters(hardware, engine=engine, element_type="bf16").gpu
+        if owner == gpu_key(hardware) and GPUS[owner].name == hardware.name:
+            return ()
+        return (
+            f"{hardware.name}: no kernels of it were measured; a {GPUS[owner].name}'s stand for them, at its peaks",
+        )
     moved = [name for name, source in hardware.sources.items() if source.startswith("estimate: as on Hopper")]
     kernels = [name.removeprefix("efficiency.") for name in moved if name.startswith("efficiency.")]
     if not kernels:

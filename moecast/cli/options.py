@@ -152,8 +152,7 @@ Kernels = Annotated[
     str | None,
     typer.Option(
         "--kernels",
-        help="Who prices kernels: fitted (on measured ones), roofline (the hardware table's efficiencies), or "
-        "tables:FOLDER (measured tables where they have the shape).",
+        help="Who prices kernels: fitted (on measured ones), or roofline (the hardware table's efficiencies).",
         show_default="the cluster's: presets have fitted",
     ),
 ]

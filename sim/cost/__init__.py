@@ -63,6 +63,6 @@ def kernels_on(cluster: Cluster, *, kernels: str | None = None, engine: str | No
         try:
             hardware = replace(hardware, kernels=kernels)
         except ValueError as error:
-            rule = "fitted, roofline or tables:FOLDER"
+            rule = "fitted or roofline"
             raise MoecastError(rule, field="kernels", value=kernels) from error
     return cluster.with_hardware(hardware)
