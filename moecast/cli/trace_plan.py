@@ -36,9 +36,10 @@ def read_plan_for(path: Path, meta: TraceMeta) -> Plan:
             raise MoecastError(f"the trace has {theirs}", file=path, field=name, value=ours)
     plan.check_simulated(file=path)
     plan.check_whole_experts(file=path)
-    if plan.tp > 1 and rank_of_expert_LE(plan) is None:
-        rule = "replicas are counted here for ranks with tokens of their own: use 1"
-        raise MoecastError(rule, file=path, field="tp", value=plan.tp)
+    for name in ("tp", "cp"):
+        if getattr(plan, name) > 1 and rank_of_expert_LE(plan) is None:
+            rule = "replicas are counted here for ranks with tokens of their own: use 1"
+            raise MoecastError(rule, file=path, field=name, value=getattr(plan, name))
     return plan
 
 

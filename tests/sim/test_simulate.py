@@ -220,7 +220,7 @@ def test_model_that_does_not_fit_says_so(cluster: Cluster, trace: RoutingTrace) 
     [
         ({"pp": 2, "gpu_of_rank": tuple(range(32))}, "ranks = 32: "),
         ({"etp": 2, "gpu_of_rank": tuple(range(32))}, "ranks = 32: "),
-        ({"cp": 2}, "cp = 2: context parallelism is not simulated yet"),
+        ({"cp": 2, "dispatch": "stay"}, "cp = 2: "),
         ({"microbatches": 2, "schedule": "two-batch"}, "schedule = 'two-batch': stages of a pipeline"),
         ({"tp": 2, "dispatch": "stay"}, "tp = 2: tokens that stay"),
         ({"schedule": "psychic"}, "schedule = 'psychic': one of sequential"),
