@@ -12,14 +12,16 @@ Axes: S task, G rank, R rank of a task, F flow, K EP group, L MoE layer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from moecast.sim.critical_path import critical_path, path_seconds
 from moecast.sim.exposed import exposed_seconds
 from moecast.sim.program import BREAKDOWN_PARTS, Exchange, Float, Flows, Int, StepProgram, StepTimes, Task
+from moecast.sim.waiting import network_seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,11 +36,17 @@ class Waits:
         After each rank's last task.
     end_fabric_S
         After each rank's last task, too, but for an exchange that holds up the last rank: by that exchange [R].
+    peer_S
+        In each exchange, which of its ranks each of them [R] waits for last: itself where none enters later.
+    held_up_s
+        Mean over ranks of waiting for peers, in one sequence, that an exchange holds up: in the exchanges' parts.
     """
 
     idle_S: Sequence[Float]
     end_idle_G: Float
     end_fabric_S: Sequence[Float]
+    peer_S: Sequence[Int | None]
+    held_up_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,18 +61,26 @@ class Breakdown:
         The same of the MoE layers in it. What ranks wait for the last one at the end is no layer's.
     overlapped_s
         Communication while the same rank computes.
+    held_up_s
+        Of the parts of exchanges, what is only waiting for a peer that one of them holds up: waiting for the network.
+        What is waiting for a peer that computes is the part "idle".
+    path_s
+        By part: what the step's critical path goes through (`moecast.sim.critical_path`); adds up to its time, too.
     """
 
     step: dict[str, float]
     layers: dict[str, float]
     overlapped_s: float = 0.0
+    held_up_s: float = 0.0
+    path_s: Mapping[str, float] = field(default_factory=dict)
 
 
 def breakdown(program: StepProgram, times: StepTimes, used_L: npt.NDArray[np.bool_] | None = None) -> Breakdown:
     """Read where the time of a step went, of the MoE layers only those that `used_L` says; None: all."""
-    if not program.is_sequence:
-        return _of_streams(program, times, used_L)
     waits = waits_for_peers(program, times)
+    path_s = path_seconds(program, critical_path(program, times, waits.peer_S))
+    if not program.is_sequence:
+        return _of_streams(program, times, used_L, waits, path_s)
     step, layers = dict.fromkeys(BREAKDOWN_PARTS, 0.0), dict.fromkeys(BREAKDOWN_PARTS, 0.0)
     idle_S = np.mean(waits.idle_S, axis=1)
     spent_S = (times.leave_SG - times.enter_SG + np.stack(waits.end_fabric_S)).mean(axis=1) - idle_S
@@ -73,66 +89,92 @@ def breakdown(program: StepProgram, times: StepTimes, used_L: npt.NDArray[np.boo
             parts[task.kind] += spent
             parts["idle"] += idle
     step["idle"] += float(waits.end_idle_G.mean())
-    return Breakdown(step=step, layers=layers)
+    return Breakdown(step=step, layers=layers, held_up_s=waits.held_up_s, path_s=path_s)
 
 
 def _counts(task: Task, used_L: npt.NDArray[np.bool_] | None) -> bool:
     return task.layer >= 0 and (used_L is None or bool(used_L[task.layer]))
 
 
-def _of_streams(program: StepProgram, times: StepTimes, used_L: npt.NDArray[np.bool_] | None) -> Breakdown:
-    """Where tasks run beside each other: compute first, then communication that it does not hide; the rest is idle."""
-    waits = waits_for_peers(program, times)
+def _of_streams(
+    program: StepProgram,
+    times: StepTimes,
+    used_L: npt.NDArray[np.bool_] | None,
+    waits: Waits,
+    path_s: Mapping[str, float],
+) -> Breakdown:
+    """Where tasks run beside each other: compute first, then communication that it does not hide, then waiting."""
     spent_S, overlapped_s = exposed_seconds(program, times, waits.idle_S)
+    network_S = network_seconds(program, times, waits.idle_S, waits.peer_S)
     step, layers = dict.fromkeys(BREAKDOWN_PARTS, 0.0), dict.fromkeys(BREAKDOWN_PARTS, 0.0)
-    for task, spent in zip(program.tasks, (spent_S / program.n_ranks).tolist(), strict=True):
+    for task, spent in zip(program.tasks, ((spent_S + network_S) / program.n_ranks).tolist(), strict=True):
         for parts in (step, layers) if _counts(task, used_L) else (step,):
             parts[task.kind] += spent
     step["idle"] = max(0.0, times.step_time_s - sum(step.values()))
-    return Breakdown(step=step, layers=layers, overlapped_s=overlapped_s / program.n_ranks)
+    return Breakdown(
+        step=step,
+        layers=layers,
+        overlapped_s=overlapped_s / program.n_ranks,
+        held_up_s=float(network_S.sum()) / program.n_ranks,
+        path_s=path_s,
+    )
 
 
 def waits_for_peers(program: StepProgram, times: StepTimes) -> Waits:
     """Find what of a step's time each rank waits for peers.
 
-    Where tasks run on several streams, what holds a peer up is not asked: all time until it enters is waiting for it.
+    Where tasks run on several streams, it is all time until they enter; what holds them up then says
+    `moecast.sim.waiting`.
     """
     if not program.is_sequence:
         return _waits_of_streams(program, times)
     idle_SG, end_fabric_SG = np.zeros_like(times.enter_SG), np.zeros_like(times.enter_SG)
     tasks = {index: task for index, task in enumerate(program.tasks) if isinstance(task, Exchange)}
     exchanges, all_enter_SG, all_leave_SG = list(tasks), times.enter_SG, times.leave_SG
+    peer_S: list[Int | None] = [None] * len(program.tasks)
+    held_up_s = 0.0
     for place, index in enumerate(exchanges):
         enter_G, leave_G = all_enter_SG[index], all_leave_SG[index]
-        peer_G = last_peer(tasks[index], enter_G)
+        peer_S[index] = peer_G = last_peer(tasks[index], enter_G)
         until_G = np.minimum(enter_G[peer_G], leave_G)
         held_up_G = np.zeros_like(enter_G)
         for _, seconds_G in _held_up(exchanges[:place], times, idle_SG, peer_G, enter_G, until_G):
             held_up_G += seconds_G
         unused_G = leave_G - enter_G - times.busy_S[index]
         idle_SG[index] = np.clip(np.minimum(unused_G, until_G - enter_G - held_up_G), 0.0, None)
+        waited_G = np.clip(np.minimum(unused_G, until_G - enter_G), 0.0, None)
+        held_up_s += float((waited_G - idle_SG[index]).mean())
     done_G = all_leave_SG[-1]
     last_G = np.full(len(done_G), done_G.argmax())
     end_idle_G = done_G.max() - done_G
     for index, seconds_G in _held_up(exchanges, times, idle_SG, last_G, done_G, done_G[last_G]):
         end_fabric_SG[index] += seconds_G
         end_idle_G = end_idle_G - seconds_G
+    held_up_s += float(end_fabric_SG.sum(axis=0).mean())
     end_fabric_SG[exchanges] += _of_no_rank(exchanges, times)[:, None]
-    return Waits(idle_S=list(idle_SG), end_idle_G=np.clip(end_idle_G, 0.0, None), end_fabric_S=list(end_fabric_SG))
+    return Waits(
+        idle_S=list(idle_SG),
+        end_idle_G=np.clip(end_idle_G, 0.0, None),
+        end_fabric_S=list(end_fabric_SG),
+        peer_S=peer_S,
+        held_up_s=held_up_s,
+    )
 
 
 def _waits_of_streams(program: StepProgram, times: StepTimes) -> Waits:
-    idle_S = []
+    idle_S, peer_S = [], []
     for index, task in enumerate(program.tasks):
         enter_R, leave_R = times.enter_S[index], times.leave_S[index]
-        until_R = enter_R[last_peer(task, enter_R)] if isinstance(task, Exchange) else enter_R
+        peer_R = last_peer(task, enter_R) if isinstance(task, Exchange) else None
+        until_R = enter_R if peer_R is None else enter_R[peer_R]
+        peer_S.append(peer_R)
         unused_R = leave_R - enter_R - times.busy_S[index]
         idle_S.append(np.clip(np.minimum(unused_R, until_R - enter_R), 0.0, None))
     done_G = np.zeros(program.n_ranks)
     for task, leave_R in zip(program.tasks, times.leave_S, strict=True):
         np.maximum.at(done_G, program.ranks_of(task), leave_R)
     nothing_S = [np.zeros_like(idle_R) for idle_R in idle_S]
-    return Waits(idle_S=idle_S, end_idle_G=times.step_time_s - done_G, end_fabric_S=nothing_S)
+    return Waits(idle_S=idle_S, end_idle_G=times.step_time_s - done_G, end_fabric_S=nothing_S, peer_S=peer_S)
 
 
 def last_peer(exchange: Exchange, enter_G: Float) -> Int:

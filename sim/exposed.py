@@ -21,8 +21,8 @@ def exposed_seconds(program: StepProgram, times: StepTimes, idle_S: Sequence[Flo
     """
     computes = [index for index, task in enumerate(program.tasks) if isinstance(task, Compute)]
     exchanges = [index for index, task in enumerate(program.tasks) if not isinstance(task, Compute)]
-    work = _stays(program, times, idle_S, computes)
-    moving = _stays(program, times, idle_S, exchanges)
+    work = stays(program, times, idle_S, computes)[:4]
+    moving = stays(program, times, idle_S, exchanges)[:4]
     spent_S = np.zeros(len(program.tasks))
     _sweep_compute(*work, spent_S)
     overlapped: float = _sweep_exchanges(*work[:3], *moving, spent_S)
@@ -31,24 +31,27 @@ def exposed_seconds(program: StepProgram, times: StepTimes, idle_S: Sequence[Flo
 
 def seconds_of_ranks(program: StepProgram, times: StepTimes, idle_S: Sequence[Float]) -> Float:
     """Seconds in which each rank [G] computes or communicates, each moment once; waiting for peers is neither."""
-    rank_X, start_X, end_X, _ = _stays(program, times, idle_S, list(range(len(program.tasks))))
+    rank_X, start_X, end_X, _, _ = stays(program, times, idle_S, list(range(len(program.tasks))))
     spent_G = np.zeros(program.n_ranks)
     _sweep_ranks(rank_X, start_X, end_X, spent_G)
     return spent_G
 
 
-def _stays(
+def stays(
     program: StepProgram, times: StepTimes, idle_S: Sequence[Float], indices: list[int]
-) -> tuple[Int, Float, Float, Int]:
-    """Rank, start, end and task of each stay."""
+) -> tuple[Int, Float, Float, Int, Int]:
+    """Rank, start, end and task of each stay [X] in some tasks, waiting for peers apart; and where it stood before.
+
+    Sorted by rank and start; the last array is the order, of all ranks of the first task and so on.
+    """
     if not indices:
-        return np.zeros(0, np.int64), np.zeros(0), np.zeros(0), np.zeros(0, np.int64)
+        return np.zeros(0, np.int64), np.zeros(0), np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int64)
     rank_X = np.concatenate([program.ranks_of(program.tasks[i]) for i in indices]).astype(np.int64)
     start_X = np.concatenate([times.enter_S[i] + idle_S[i] for i in indices])
     end_X = np.concatenate([times.leave_S[i] for i in indices])
     task_X = np.repeat(np.array(indices, np.int64), [program.tasks[i].n_ranks for i in indices])
     order = np.lexsort((task_X, start_X, rank_X))
-    return rank_X[order], start_X[order], end_X[order], task_X[order]
+    return rank_X[order], start_X[order], end_X[order], task_X[order], order
 
 
 @entry

@@ -19,7 +19,7 @@ from moecast.sim.quantities import quantities_of, title_of
 from moecast.sim.shown import ShownAsTable
 from moecast.sim.typed_json import read_fields
 
-SCHEMA = 2
+SCHEMA = 3
 
 _OTHERS = {
     frozenset(("recipe", "in_flight_P")): "a forecast of `moecast train`",
@@ -73,6 +73,7 @@ class Prediction(PredictionValues, ShownAsTable):
             )
         read = read_fields(cls, value, beside=("schema",), file=file)
         _check_keys(read["breakdown_s"], BREAKDOWN_PARTS, "breakdown_s", file)
+        _check_keys(read["critical_path"], BREAKDOWN_PARTS, "critical_path", file)
         if read["memory_bytes"] is not None:
             _check_keys(read["memory_bytes"], MEMORY_PARTS, "memory_bytes", file)
         try:

@@ -43,6 +43,11 @@ class PredictionValues:
         where that is null, to `layer_time_s`.
     overlapped_s
         Mean over steps and ranks of communication that ran under compute.
+    held_up_s
+        Of the parts of exchanges in `breakdown_s`, per step, what is waiting for a peer that an exchange holds up:
+        waiting for the network. Waiting for a peer that computes is the part "idle".
+    critical_path
+        By part, the share of the timed steps that their critical paths go through; adds up to 1.
     tokens_per_s, tokens_per_s_per_gpu
         * Of the whole cluster; per rank of the plan. In decode accepted tokens, in mixed steps those of prompts, too.
     latency_s, latency_kind
@@ -103,6 +108,8 @@ class PredictionValues:
     step_times_s: tuple[float, ...] | None
     breakdown_s: Mapping[str, float]
     overlapped_s: float
+    held_up_s: float
+    critical_path: Mapping[str, float]
     tokens_per_s: float | None
     tokens_per_s_per_gpu: float | None
     latency_s: float | None

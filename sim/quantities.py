@@ -60,6 +60,16 @@ def _fit(prediction: PredictionValues) -> str | None:
 UNDER_COMPUTE = "communication under compute"
 """Beside the parts of a step, which are what is exposed of it: shown where a schedule overlaps anything."""
 
+HELD_UP = "waiting for the network"
+"""Within the parts of exchanges, as idle is waiting for peers that compute."""
+
+
+def path_text(share: Mapping[str, float]) -> str:
+    """The parts of a critical path that take `LEAST` of it, the longest first."""
+    parts = sorted(share.items(), key=lambda item: -item[1])
+    return ", ".join(f"{part} {format_percent(value)}" for part, value in parts if value >= LEAST) or "–"
+
+
 QUANTITIES: tuple[Quantity, ...] = (
     Quantity(group="Question", name="layers × experts × choices", value=lambda p: p.routing_shape, text=_times),
     Quantity(group="Question", name="of a model of", value=lambda p: p.model_shape, text=_times),
@@ -67,6 +77,8 @@ QUANTITIES: tuple[Quantity, ...] = (
     Quantity(group="Time", name="step time", value=lambda p: p.step_time_s, text=format_s, better="low"),
     *(Quantity(group="Time", name=f"  {part}", value=_part(part), text=format_s) for part in BREAKDOWN_PARTS),
     Quantity(group="Time", name=UNDER_COMPUTE, value=lambda p: p.overlapped_s, text=format_s),
+    Quantity(group="Time", name=HELD_UP, value=lambda p: p.held_up_s, text=format_s),
+    Quantity(group="Time", name="critical path", value=lambda p: p.critical_path, text=path_text),
     Quantity(
         group="Time", name="tokens/s per GPU", value=lambda p: p.tokens_per_s_per_gpu, text=format_count, better="high"
     ),

@@ -3,9 +3,10 @@
 One track per rank, or per rank and stream where there are several, with a span per task it goes through, a span "idle"
 inside it for the part of an exchange in which it waits for peers, and counters: how many ranks compute, communicate and
 wait, and the mean rate on each kind of link while an exchange is under way. What is idle is what the breakdown says
-(`moecast.sim.breakdown`); how much is exact, and it is drawn at the exchange's beginning. Of tasks on one stream every
-track ends with the step: with waiting for the last rank, or for an exchange of which `bound` does not know whose time
-it is. Times are in microseconds, as the format wants them.
+(`moecast.sim.breakdown`), where tasks stand on one stream, else all time until the last peer enters; how much is exact,
+and it is drawn at the exchange's beginning. Of tasks on one stream every track ends with the step: with waiting for the
+last rank, or for an exchange of which `bound` does not know whose time it is. A process of its own has the critical
+path. Times are in microseconds, as the format wants them.
 
 Format: "Trace Event Format", Chromium project. Axes: S task, G rank, R rank of a task, J link.
 """
@@ -13,7 +14,7 @@ Format: "Trace Event Format", Chromium project. Axes: S task, G rank, R rank of 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ import numpy as np
 from moecast.files import write_text
 from moecast.sim.breakdown import Waits, waits_for_peers
 from moecast.sim.collectives.links import link_kinds
+from moecast.sim.critical_path import NO_RANK, PathPart, critical_path
 from moecast.sim.gains import link_load
 from moecast.sim.network import Rung, find_rung
 from moecast.sim.program import Compute, Exchange, Float, StepProgram, StepTimes, Task
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 
 Event = dict[str, Any]
 
-PROCESS = 0
+PROCESS, PATH_PROCESS = 0, 1
 _MICRO = 1e6
 _DOING = ("compute", "exchange", "idle")
 
@@ -87,6 +89,7 @@ def program_timeline(
     names = rank_names or [f"rank {rank}" for rank in range(program.n_ranks)]
     waits = waits_for_peers(program, times)
     events = [*_names(program, names, about or {}), *_spans(program, times, waits), *_activity(program, times, waits)]
+    events += _path(program, critical_path(program, times, waits.peer_S), names)
     if link_kind_J is not None:
         events += _link_rates(program, times, link_kind_J)
     return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": dict(about or {})}
@@ -132,6 +135,20 @@ def _spans(program: StepProgram, times: StepTimes, waits: Waits) -> Iterator[Eve
             yield from _span(track, "idle", "idle", enter, enter + idle, {})
     if program.is_sequence:
         yield from _ends(program, times, waits)
+
+
+def _path(program: StepProgram, path: Sequence[PathPart], rank_names: list[str]) -> Iterator[Event]:
+    """Draw the critical path: what it goes through, and on which rank."""
+    for name in ("process_name", "thread_name"):
+        yield {"ph": "M", "pid": PATH_PROCESS, "tid": 0, "name": name, "args": {"name": "critical path"}}
+    for part in path:
+        task = program.tasks[part.task]
+        args: dict[str, Any] = {"on": "no rank that is known" if part.rank == NO_RANK else rank_names[part.rank]}
+        if task.microbatch >= 0:
+            args["microbatch"] = task.microbatch
+        category = "compute" if isinstance(task, Compute) else "exchange"
+        for span in _span(0, task.kind, category, part.begin_s, part.end_s, args):
+            yield span | {"pid": PATH_PROCESS}
 
 
 def _ends(program: StepProgram, times: StepTimes, waits: Waits) -> Iterator[Event]:

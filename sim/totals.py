@@ -6,6 +6,7 @@ Axes: G rank, S source rank, M member of its EP group, L MoE layer, D EP group, 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -116,6 +117,12 @@ def balance(load_LG: npt.NDArray[np.int64], groups: int) -> Float:
     return np.asarray(load_DG.mean(axis=1)[most_D > 0] / most_D[most_D > 0])
 
 
+def shares_of(seconds: Mapping[str, float]) -> dict[str, float]:
+    """Each part of the whole; of nothing, nothing."""
+    whole = sum(seconds.values())
+    return {part: value / whole if whole else 0.0 for part, value in seconds.items()}
+
+
 class TimeTotals:
     """Step times, breakdown, link use and traffic between ranks, over the steps that a network rung timed."""
 
@@ -128,7 +135,8 @@ class TimeTotals:
         self._bytes_J = np.zeros(len(placed.capacity_J))
         self._parts = dict.fromkeys(BREAKDOWN_PARTS, 0.0)
         self._layer_parts = dict.fromkeys(BREAKDOWN_PARTS, 0.0)
-        self._overlapped_s = 0.0
+        self._path_s = dict.fromkeys(BREAKDOWN_PARTS, 0.0)
+        self._overlapped_s = self._held_up_s = 0.0
         self.step_times_s: list[float] = []
 
     def add(self, program: StepProgram, times: StepTimes, load_LG: npt.NDArray[np.int64]) -> None:
@@ -139,7 +147,9 @@ class TimeTotals:
         for part in BREAKDOWN_PARTS:
             self._parts[part] += where.step[part]
             self._layer_parts[part] += where.layers[part] / int(used_L.sum())
+            self._path_s[part] += where.path_s[part]
         self._overlapped_s += where.overlapped_s
+        self._held_up_s += where.held_up_s
         self._units_J += times.link_bytes_J
         bytes_J = np.zeros_like(self._bytes_J)
         for stage in program.tasks:
@@ -157,6 +167,8 @@ class TimeTotals:
             "step_times_s": tuple(self.step_times_s),
             "breakdown_s": {part: seconds / steps for part, seconds in parts.items()},
             "overlapped_s": self._overlapped_s / steps,
+            "held_up_s": self._held_up_s / steps,
+            "critical_path": shares_of(self._path_s),
             "link_utilisation": self._busiest_links(),
         }
 

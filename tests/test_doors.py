@@ -46,6 +46,7 @@ DOORS: dict[str, tuple[str, ...]] = {
         "sim/test_hostile_arrays.py::test_steps",
         "sim/test_hostile_arrays.py::test_serving_ranks",
     ),
+    "sim/waiting.py": (*NETWORK, "sim/test_hostile_arrays.py::test_graphs"),
     "traces/checks.py": ("statistics/test_hostile_arrays.py::test_choices_of_another_type_are_not_looked_at",),
     "traces/statistics/_cache.py": STATISTICS,
     "traces/statistics/counting.py": (*STATISTICS, "statistics/test_hostile_arrays.py::test_ranks_of_experts"),

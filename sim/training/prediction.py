@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from moecast.files import write_text
+from moecast.sim.quantities import HELD_UP, path_text
 from moecast.sim.shown import ShownAsTable
 from moecast.units import format_bytes, format_percent, format_s
 
@@ -29,6 +30,9 @@ class TrainingPrediction(ShownAsTable):
         As Megatron counts them: of the model, without what is computed again (`moecast.sim.training.flop`).
     breakdown_s, overlapped_s
         Mean over ranks of exposed seconds by part, and of communication under compute.
+    held_up_s, critical_path
+        Of the exchanges' seconds what is waiting for peers that one holds up; and by part the share of the step that
+        its critical path goes through.
     waiting_P
         Of each pipeline rank, the part of the step in which it does nothing: the bubble, and waiting for peers.
     in_flight_P
@@ -56,6 +60,8 @@ class TrainingPrediction(ShownAsTable):
     model_tflops_per_gpu: float
     breakdown_s: Mapping[str, float]
     overlapped_s: float
+    held_up_s: float
+    critical_path: Mapping[str, float]
     waiting_P: tuple[float, ...]
     in_flight_P: tuple[int, ...]
     memory_bytes: Mapping[str, int]
@@ -81,6 +87,8 @@ class TrainingPrediction(ShownAsTable):
             ("step time", format_s(self.step_time_s)),
             *((f"  {part}", format_s(seconds)) for part, seconds in self.breakdown_s.items()),
             ("communication under compute", format_s(self.overlapped_s)),
+            (HELD_UP, format_s(self.held_up_s)),
+            ("critical path", path_text(self.critical_path)),
             ("tokens/s", f"{self.tokens_per_s:,.0f}"),
             ("tokens/s per GPU", f"{self.tokens_per_s_per_gpu:,.0f}"),
             ("model TFLOP/s per GPU", f"{self.model_tflops_per_gpu:,.0f}"),

@@ -25,6 +25,7 @@ from moecast.sim.memory import MEMORY_FRACTION, usable_bytes
 from moecast.sim.network import Rung, find_rung
 from moecast.sim.schedules.pipeline import Pipeline, PipelineOrder, find_pipeline_schedule, make_order
 from moecast.sim.timeline import program_timeline, write_timeline
+from moecast.sim.totals import shares_of
 from moecast.sim.training.context import travelling_bytes
 from moecast.sim.training.flop import model_tflops_per_gpu
 from moecast.sim.training.memory import training_memory
@@ -127,6 +128,8 @@ def simulate_training(
         model_tflops_per_gpu=model_tflops_per_gpu(model, sequence=recipe.sequence, tokens_per_s_per_gpu=rate),
         breakdown_s=where.step,
         overlapped_s=where.overlapped_s,
+        held_up_s=where.held_up_s,
+        critical_path=shares_of(where.path_s),
         waiting_P=waiting_of_pipeline(timed, plan),
         in_flight_P=tuple(timed.order.peak_in_flight(rank) for rank in range(plan.layout.pp)),
         memory_bytes=memory,

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moecast.sim import RUNGS, Exchange, Plan, StepProgram, StepTimes, Workload, draw_steps, simulate_step
-from moecast.sim.breakdown import Breakdown, breakdown
+from moecast.sim.breakdown import breakdown
 from moecast.sim.network import Bound, Fluid, Rung
 from moecast.sim.program import Compute
 from moecast.topology import load_cluster
@@ -41,7 +41,9 @@ def test_the_parts_are_the_whole_step(rung: Rung, program: StepProgram) -> None:
         part: step[part] for part in step if part != "idle"
     }  # every stage of these programs is of a layer
     outside = replace(program, tasks=tuple(replace(stage, layer=-1) for stage in program.tasks))
-    assert breakdown(outside, times) == Breakdown(step=step, layers=dict.fromkeys(step, 0.0))
+    assert breakdown(outside, times) == replace(where, layers=dict.fromkeys(step, 0.0))
+    assert sum(where.path_s.values()) == pytest.approx(times.step_time_s, rel=1e-9)
+    assert -slack <= where.held_up_s <= sum(step.values()) - step["idle"] + slack
 
 
 @each_rung

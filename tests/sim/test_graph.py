@@ -12,7 +12,7 @@ from moecast.errors import MoecastError
 from moecast.sim.breakdown import breakdown
 from moecast.sim.network import Bound, Fluid
 from moecast.sim.program import COMMUNICATION, Compute, StepProgram
-from moecast.sim.timeline import program_timeline
+from moecast.sim.timeline import PROCESS, program_timeline
 from tests.sim.network_cases import SlowStep, compute, exchange, make_flows, make_program
 from tests.strategies_program import graphs, programs
 
@@ -113,6 +113,7 @@ def test_every_stream_of_a_rank_is_a_track() -> None:
     beside = replace(exchange(flows, 2), stream=COMMUNICATION, microbatch=3)
     program = make_program(compute(2.0, 2.0), beside, capacity=[2.0], ranks=2)
     events = program_timeline(program, Fluid().run(program))["traceEvents"]
+    events = [event for event in events if event["pid"] == PROCESS]
     names = {e["tid"]: e["args"]["name"] for e in events if e["name"] == "thread_name"}
     assert sorted(names.values()) == [
         "rank 0, communication", "rank 0, compute", "rank 1, communication", "rank 1, compute",

@@ -24,7 +24,7 @@ from moecast.sim import (
 from moecast.sim.breakdown import breakdown
 from moecast.sim.network import Rung
 from moecast.sim.program import BREAKDOWN_PARTS
-from moecast.sim.timeline import PROCESS
+from moecast.sim.timeline import PATH_PROCESS, PROCESS
 from tests.sim.plan_cases import Question, questions
 from tests.strategies_program import programs
 
@@ -53,6 +53,26 @@ def check_format(events: list[dict[str, object]]) -> None:
             assert all(value >= 0 for value in event["args"].values())
 
 
+def of_ranks(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What is drawn of ranks: all but the critical path."""
+    return [event for event in events if event["pid"] == PROCESS]
+
+
+@pytest.mark.parametrize("rung", RUNGS, ids=lambda rung: rung.name)
+@settings(max_examples=40, deadline=None)
+@given(program=programs(most_ranks=8, most_stages=8))
+def test_the_critical_path_is_drawn_from_end_to_end(rung: Rung, program: StepProgram) -> None:
+    times = rung.run(program)
+    events = program_timeline(program, times)["traceEvents"]
+    drawn = [event for event in events if event["pid"] == PATH_PROCESS and event["ph"] == SPAN]
+    clock = 0.0
+    for event in drawn:
+        assert event["ts"] == pytest.approx(clock, rel=1e-9, abs=1e-6)
+        assert event["args"]["on"] in {"no rank that is known", *(f"rank {rank}" for rank in range(program.n_ranks))}
+        clock = event["ts"] + event["dur"]
+    assert clock == pytest.approx(times.step_time_s * 1e6, rel=1e-9, abs=1e-6)
+
+
 @settings(max_examples=25, deadline=None)
 @given(questions(modes=(None, "per_choice", "per_domain", "nccl", "stay")))
 @pytest.mark.parametrize("network", ["bound", "fluid"])
@@ -62,6 +82,7 @@ def test_timeline_is_valid_and_tells_the_times(network: str, question: Question)
     program, times = simulate_step(*args, network=network)
     events = json.loads(json.dumps(timeline, allow_nan=False))["traceEvents"]
     check_format(events)
+    events = of_ranks(events)
     spans, idle = defaultdict(list), defaultdict(list)
     for event in events:
         if event["ph"] == SPAN:
@@ -114,7 +135,7 @@ def test_the_slices_add_up_to_the_breakdown(rung: Rung, program: StepProgram) ->
     """What a reader of the timeline adds up by name, idle taken from the exchange around it, is the breakdown."""
     times = rung.run(program)
     parts = dict.fromkeys(BREAKDOWN_PARTS, 0.0)
-    for event in program_timeline(program, times)["traceEvents"]:
+    for event in of_ranks(program_timeline(program, times)["traceEvents"]):
         if event["ph"] == SPAN:
             seconds = event["dur"] * 1e-6 / program.n_ranks
             parts[event["name"]] += seconds
@@ -174,6 +195,6 @@ def test_a_timeline_walks_its_tasks_for_their_streams_once_and_not_for_each_span
         for task in range(n_tasks)
     )
     program = StepProgram(tasks=tasks, n_ranks=n_ranks, capacity_J=np.ones(1), link_names_J=("link",))
-    events = program_timeline(program, RUNGS[0].run(program))["traceEvents"]
+    events = of_ranks(program_timeline(program, RUNGS[0].run(program))["traceEvents"])
     assert sum(event["ph"] == SPAN for event in events) == n_ranks * n_tasks
     assert len(walks) < 5
