@@ -10,14 +10,14 @@ from typing import Literal
 
 import numpy as np
 
-from moecast.sim import Exchange, ModelShape, Plan, Step, load_model, step_program
+from moecast.sim import Exchange, ModelShape, Plan, Step, kernels_on, load_model, step_program
 from moecast.sim.collectives import CollectiveTime, bus_factor, time_collective
 from moecast.sim.collectives import even_all_to_all as _all_to_all
 from moecast.sim.network import Rung, usual_rung
 from moecast.topology import Cluster, find_preset, load_cluster
 from moecast.topology.builders import build_cluster
 from moecast.traces import RoutingTrace
-from moecast.validate.published.routing import even_trace, uniform_trace
+from moecast.validate.published.routing import even_trace, skewed_trace, uniform_trace
 
 ExchangeName = Literal["dispatch", "combine"]
 
@@ -191,7 +191,9 @@ class WholeStep:
     ----------
     routing
         "uniform": all experts alike, in the 4 of 8 groups that the model's router allows a token; "even": dealt so
-        that every expert of a layer serves the same number of tokens.
+        that every expert of a layer serves the same number of tokens; "skewed": as unlike as the shipped trace's.
+    engine, schedule
+        Whose kernels run, and how the tasks of a step are laid.
     tokens
         Prefill: tokens of each rank. Decode: sequences of each rank.
     prompt, context
@@ -207,13 +209,15 @@ class WholeStep:
     prompt: int = 0
     context: int = 0
     slots_per_rank: int | None = None
-    routing: Literal["uniform", "even"] = "uniform"
+    routing: Literal["uniform", "even", "skewed"] = "uniform"
+    engine: str = "neutral"
+    schedule: str = "sequential"
     rung: str = "bound"
 
     def predict(self, rung: Rung) -> float:
         """Answer, in tokens/s per node."""
-        cluster, model = load_cluster(self.cluster, nodes=self.nodes), load_model("deepseek-v3")
-        ranks = cluster.n_gpus
+        cluster = kernels_on(load_cluster(self.cluster, nodes=self.nodes), engine=self.engine)
+        model, ranks = load_model("deepseek-v3"), cluster.n_gpus
         tokens = ranks * self.tokens
         trace = self._routing(min(tokens, MOST_ROWS), model)
         in_prompt_T = np.arange(tokens) % self.prompt + 1 if self.prompt else np.full(tokens, self.context)
@@ -224,7 +228,7 @@ class WholeStep:
             phase=self.phase,
             last_T=in_prompt_T == self.prompt if self.prompt else None,
         )
-        plan = _contiguous(model, ranks, self.slots_per_rank)
+        plan = _contiguous(model, ranks, self.slots_per_rank).with_(schedule=self.schedule)
         taken_s = rung.run(step_program(cluster, model, plan, trace, step)).step_time_s
         return tokens / taken_s / self.nodes
 
@@ -232,6 +236,8 @@ class WholeStep:
         sizes = {"experts": model.experts, "choices": model.choices, "layers": model.layers}
         if self.routing == "even":
             return even_trace(tokens=rows, groups=8, groups_per_token=4, **sizes)
+        if self.routing == "skewed":
+            return skewed_trace(**sizes)
         return uniform_trace(tokens=rows, groups=8, groups_per_token=4, best=2, **sizes)
 
     def seconds_of(self, value: float) -> float:

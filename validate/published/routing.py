@@ -5,10 +5,12 @@ Axes: T token, L MoE layer, E expert, K choice, C group of experts.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import numpy.typing as npt
 
-from moecast.traces import RoutingTrace, TraceMeta
+from moecast.traces import RoutingTrace, TraceMeta, concatenate, fit_trace, read_trace, shipped_trace_path, synthesise
 
 Float32 = npt.NDArray[np.float32]
 
@@ -76,6 +78,13 @@ def even_trace(
         chosen = group_VC[..., None] * in_group + hand_CVK[group_VC, np.arange(visits)[:, None]]
         experts_TLK[:, layer] = chosen.reshape(visits * turns, choices)
     return _trace("even", experts_TLK[:tokens], experts)
+
+
+@lru_cache(maxsize=1)
+def skewed_trace(*, experts: int, choices: int, layers: int, tokens: int = 4096) -> RoutingTrace:
+    """Make routing whose experts are as unlike each other as those of the shipped trace, at another shape."""
+    like = fit_trace(read_trace(shipped_trace_path()), phase="prefill")
+    return concatenate(list(synthesise(like, shape=f"{layers}x{experts}x{choices}", tokens=tokens)))
 
 
 def _inside_best_groups(score_TE: Float32, groups: int, groups_per_token: int, best: int) -> Float32:
