@@ -52,6 +52,14 @@ README = (
         rows=("NCCL all-to-all, 8 GPUs, 8 MiB", "NCCL all-to-all, 8 GPUs, 256 MiB"),
     ),
     ReadmeLine(
+        what="NCCL all-to-all over EFA, about 60 MiB / peak, 64 ranks (AWS)",
+        hardware="8×8 B300",
+        source="AWS",
+        rows=tuple(
+            f"B300, 16 EFA per node: NCCL all-to-all {size}, 64 ranks" for size in ("of about 60 MiB", "at its peak")
+        ),
+    ),
+    ReadmeLine(
         what="NCCL all-to-all, one token per rank, 128 ranks (pplx)",
         hardware="H100",
         source="pplx-kernels",

@@ -385,10 +385,16 @@ class ForwardPass:
         return Compute(kind=kind, layer=layer, seconds_R=np.ascontiguousarray(seconds_G, np.float64))
 
     def _exchange(self, kind: Kind, layer: int, flows: FlowSource, barrier: bool = False) -> Exchange:
-        setup_s = self._hardware.collective_launch_s + (self._hardware.barrier_s if barrier else 0.0)
+        setup_s = self._hardware.collective_launch_s + (self._nccl_start_s if barrier else 0.0)
         return Exchange(
             kind=kind, layer=layer, flows=flows, setup_s=setup_s, barrier=barrier, group_R=self.placed.sites.group_G
         )
+
+    @property
+    def _nccl_start_s(self) -> float:
+        """A barrier, and what NCCL's proxies add where an EP group is larger than a domain."""
+        far_s = self._hardware.network_launch_s if self.placed.sites.groups_leave_domains else 0.0
+        return self._hardware.barrier_s + far_s
 
     def _moe_layers_before(self, layer: int) -> int:
         return int(np.searchsorted(self.model.moe_layer_ids, layer))

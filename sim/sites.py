@@ -80,6 +80,11 @@ class Sites:
             checked = whole_numbers(name, array, least=least, most=highest, shape=shape, dtype=np.int32)
             object.__setattr__(self, name, checked)
 
+    @property
+    def groups_leave_domains(self) -> bool:
+        """Whether an EP group stands in more than one domain."""
+        return self.relay_SA.shape[1] > 1
+
     @classmethod
     def of(cls, cluster: Cluster, plan: Plan, *, seed: int = 0) -> Sites:
         """Lay the ranks of a plan out.

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field, fields
 ELEMENT_TYPES = ("bf16", "fp8", "fp4")
 KERNELS = ("roofline", "fitted")
 NO_NUMBERS = ("name", "kernels", "engine", "copy_cost", "sources")
+FIXED_COSTS = (
+    "kernel_launch_s", "message_s", "collective_launch_s", "count_exchange_s", "barrier_s", "network_launch_s"
+)  # fmt: skip
 EFFICIENCIES = ("gemm", "grouped_gemm", "attention", "memory")
 
 
@@ -43,6 +46,9 @@ class Hardware:
         Exchange of token counts before a normal dispatch.
     barrier_s
         A barrier over the ranks of a group.
+    network_launch_s
+        What NCCL adds before the first byte of a collective that leaves its domain: the hosts' proxies and what drives
+        the cards. 0 where nobody measured it.
     in_switch_efficiency
         Part of the NVLink rate at which the domain's switches add up and multicast; 0 where they cannot.
     kernels
@@ -75,6 +81,7 @@ class Hardware:
     collective_launch_s: float
     count_exchange_s: float
     barrier_s: float
+    network_launch_s: float = 0.0
     in_switch_efficiency: float = 0.0
     kernels: str = "roofline"
     engine: str = "neutral"
@@ -84,7 +91,7 @@ class Hardware:
     def __post_init__(self) -> None:
         for name in ("sms", "memory_bytes", "memory_Bps", "gemm_tile_rows"):
             _check(name, getattr(self, name), 0 < getattr(self, name) < float("inf"), "must be positive")
-        for name in ("kernel_launch_s", "message_s", "collective_launch_s", "count_exchange_s", "barrier_s"):
+        for name in FIXED_COSTS:
             _check(name, getattr(self, name), 0 <= getattr(self, name) < float("inf"), "must not be negative")
         _check("in_switch_efficiency", self.in_switch_efficiency, 0 <= self.in_switch_efficiency <= 1, "must be 0 to 1")
         _check("copy_cost", self.copy_cost, 0 <= self.copy_cost < float("inf"), "must not be negative")

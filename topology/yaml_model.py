@@ -88,6 +88,7 @@ class HardwareSection(_Section):
     collective_launch_s: Time | None = Field(default=None, alias="collective_launch")
     count_exchange_s: Time | None = Field(default=None, alias="count_exchange")
     barrier_s: Time | None = Field(default=None, alias="barrier")
+    network_launch_s: Time | None = Field(default=None, alias="network_launch")
     in_switch_efficiency: float | None = None
     kernels: Name | None = None
     engine: Name | None = None

@@ -31,7 +31,13 @@ NCCL = "nccl"
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Choice:
-    """A collective laid out, with what carries it."""
+    """A collective laid out, with what carries it.
+
+    Parameters
+    ----------
+    by_network
+        Whether NCCL's proxies send some of it to other domains.
+    """
 
     kind: Kind
     protocol: Protocol
@@ -42,11 +48,14 @@ class Choice:
         """Such as ``ring/LL128``."""
         return self.kind.name if self.protocol is PLAIN else f"{self.kind.name}/{self.protocol.name}"
 
+    by_network: bool = False
+
     def setup_s(self, sites: Sites) -> float:
         """Before the first byte moves."""
         hardware = sites.cluster.hardware
         launch_s = hardware.collective_launch_s + hardware.barrier_s
-        return launch_s if self.protocol.start_s is None else self.protocol.start_s
+        network_s = hardware.network_launch_s if self.by_network else 0.0
+        return network_s + (launch_s if self.protocol.start_s is None else self.protocol.start_s)
 
     def estimate_s(self, sites: Sites, bytes_D: npt.ArrayLike) -> float:
         """Setup, the fullest link, and the longest latency: what the choice is made by, not what a rung says."""
@@ -62,10 +71,13 @@ def candidates(
     sites: Sites, groups_DM: npt.ArrayLike, *, operation: str, kind: str = NCCL, unit_bytes: float = 1.0
 ) -> list[Choice]:
     """Lay out all that may be chosen: NCCL's pairs of algorithm and protocol, or one kind over the links alone."""
+    by_network = False
     if kind != NCCL:
         pairs = [(find_kind(operation, kind), PLAIN)]
     else:
-        pairs = list(_nccl_pairs(operation, list(groups_of(sites, groups_DM))))
+        groups = list(groups_of(sites, groups_DM))
+        pairs = list(_nccl_pairs(operation, groups))
+        by_network = not all(group.in_one_domain for group in groups)
     return [
         Choice(
             kind=found,
@@ -73,6 +85,7 @@ def candidates(
             template=collective_template(
                 sites, groups_DM, operation=operation, kind=found, protocol=protocol, unit_bytes=unit_bytes
             ),
+            by_network=by_network,
         )
         for found, protocol in pairs
     ]

@@ -14,6 +14,8 @@ from moecast.topology.presets import (
     gb300_nvl72,
     h800_node,
     hgx_h100_roce,
+    p5,
+    p5en,
     p6_b300,
 )
 from moecast.topology.presets.preset import Preset
@@ -25,6 +27,8 @@ PRESETS: tuple[Preset, ...] = (
     hgx_h100_roce.PRESET,
     dgx_b200.PRESET,
     dgx_b300.PRESET,
+    p5.PRESET,
+    p5en.PRESET,
     p6_b300.PRESET,
     gb200_nvl72.PRESET,
     gb300_nvl72.PRESET,

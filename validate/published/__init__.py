@@ -5,6 +5,7 @@ To add one: a file with a `SOURCE`, and a place for it in `SOURCES`.
 
 from moecast.validate.published import (
     aiconfigurator,
+    aws,
     collectives,
     deepep,
     nccl_ep,
@@ -24,6 +25,7 @@ SOURCES: tuple[Source, ...] = (
     aiconfigurator.SOURCE,
     nvswitch.SOURCE,
     *collectives.SOURCES,
+    aws.SOURCE,
     sglang.SOURCE,
     token_weave.SOURCE,
     *unpredicted.SOURCES,

@@ -120,6 +120,8 @@ class AllToAll:
 
     Parameters
     ----------
+    cluster, nodes
+        A preset and how many of it; its first `ranks` GPUs take part.
     unit
         "us", or "GB/s" of bus bandwidth: bytes · (n-1) / n over time.
     """
@@ -127,12 +129,13 @@ class AllToAll:
     cluster: str
     ranks: int
     bytes_per_rank: float
+    nodes: int | None = None
     unit: Literal["us", "GB/s"] = "us"
     rung: str = "fluid"
 
     def predict(self, rung: Rung) -> float:
         """Answer, in `unit`."""
-        cluster = load_cluster(self.cluster)
+        cluster = load_cluster(self.cluster, nodes=self.nodes)
         taken_s = rung.run(_all_to_all(cluster, self.ranks, self.bytes_per_rank / self.ranks)).step_time_s
         return 1e6 * taken_s if self.unit == "us" else 1e-9 * self._moved_bytes() / taken_s
 

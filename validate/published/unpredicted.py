@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from moecast.validate.published.row import Row, Source, Use
 
-_EFA = "no preset has Elastic Fabric Adapters"
 _TRAINING = "training is not simulated"
 _NO_SHAPE = "no preset of its GPU or model"
 _NO_TRACE = "the routing of its model was not published"
@@ -13,27 +12,6 @@ _NO_TRACE = "the routing of its model was not published"
 def _rows(unit: str, why_not: str, *rows: tuple[str, float, Use]) -> tuple[Row, ...]:
     return tuple(Row(name=name, value=value, unit=unit, use=use, why_not=why_not) for name, value, use in rows)
 
-
-AWS = Source(
-    name="AWS",
-    where="awsome-distributed-ai, micro-benchmarks/expert-parallelism (MIT-0)",
-    conditions="4096 tokens, hidden 7168, top-8 of 256, bf16, GB/s of the RDMA leg; a repeat agrees within about 1 %",
-    rows=_rows(
-        "GB/s", _EFA,
-        ("B300, 16 EFA per node: DeepEP dispatch, 16 ranks", 126.6, "fit"),
-        ("B300, 16 EFA per node: DeepEP combine, 16 ranks", 106.4, "fit"),
-        ("B300, 16 EFA per node: DeepEP dispatch, 64 ranks", 84.2, "check"),
-        ("B300, 16 EFA per node: DeepEP combine, 64 ranks", 73.1, "check"),
-        ("B300, 16 EFA per node: NCCL all-to-all of about 60 MiB, 16 ranks", 104.9, "fit"),
-        ("B300, 16 EFA per node: NCCL all-to-all at its peak, 16 ranks", 179.6, "fit"),
-        ("B300, 16 EFA per node: NCCL all-to-all of about 60 MiB, 64 ranks", 74.0, "check"),
-        ("B300, 16 EFA per node: NCCL all-to-all at its peak, 64 ranks", 103.2, "check"),
-        ("p5 (H100), 32 EFA per node: DeepEP dispatch, 32 ranks", 43.7, "fit"),
-        ("p5 (H100), 32 EFA per node: DeepEP combine, 32 ranks", 46.1, "fit"),
-        ("p5 (H100), 32 EFA per node: NCCL all-to-all of about 60 MiB, 32 ranks", 45.1, "fit"),
-        ("p5 (H100), 32 EFA per node: NCCL all-to-all at its peak, 32 ranks", 53.9, "fit"),
-    ),
-)  # fmt: skip
 
 GLM = Source(
     name="GLM-5.2 decode step",
@@ -103,4 +81,4 @@ MEGATRON = Source(
     ),
 )  # fmt: skip
 
-SOURCES = (AWS, GLM, EPLB_MEASURED, MOETUNER, PROFILE, MEGATRON)
+SOURCES = (GLM, EPLB_MEASURED, MOETUNER, PROFILE, MEGATRON)
