@@ -35,7 +35,6 @@ README = (
         "DeepEP",
         "low-latency {}, 8 ranks, NICs only",
     ),
-    _pair("the same, 64 ranks", "H800, RDMA", "DeepEP", "low-latency {}, 64 ranks, NICs only"),
     _pair(
         "the same, 64 ranks, NVLink inside the node",
         "H800",
