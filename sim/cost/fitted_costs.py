@@ -44,6 +44,24 @@ _GEMM_TYPES = {
 }
 
 
+def gemm_kind(element_type: str) -> str | None:
+    """The tables' name of products with weights of a type; None: of none that was measured."""
+    return _GEMM_TYPES.get(element_type)
+
+
+def expert_kind(hardware: Hardware, weight_type: str) -> str | None:
+    """The tables' name of a type of experts; MXFP4 meets FP8 rows where the GPU has FP4 tensor cores, else bf16.
+
+    None where the roofline prices them.
+    """
+    if not find_engine(hardware.engine).measured_moe:
+        return None
+    if weight_type == "mxfp4":
+        return "mxfp4" if "fp4" in hardware.peak_flop_per_s else "mxfp4_bf16"
+    kind = _GEMM_TYPES.get(weight_type)
+    return kind if kind in grouped_parameters.TYPES else None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FittedCosts:
     """Every kernel by its family's parameters for this GPU and engine, or its nearest relative's."""
@@ -59,9 +77,9 @@ class FittedCosts:
         self, rows_G: npt.ArrayLike, *, inner: int, outer: int, element_type: str, quantised: bool = False
     ) -> Float:
         """As of `KernelCosts`."""
-        if element_type not in _GEMM_TYPES:
+        kind = gemm_kind(element_type)
+        if kind is None:
             return self._roofline.gemm_seconds(rows_G, inner=inner, outer=outer, element_type=element_type)
-        kind = _GEMM_TYPES[element_type]
         parameters = self._gemm_parameters(kind, quantised=quantised)
         rows_G = np.asarray(rows_G, np.float64)
         # Most ranks have the same number of rows, or one of a few.
@@ -92,7 +110,7 @@ class FittedCosts:
         seen_G: npt.ArrayLike | None = None,
     ) -> Float:
         """As of `KernelCosts`."""
-        kind = self._expert_type(block.weight_type)
+        kind = expert_kind(self.hardware, block.weight_type)
         if kind is None:
             return self._roofline.expert_seconds(block, load_GP, phase=phase, sms=sms)
         whole = np.shape(load_GP)[-1] == block.experts
@@ -110,21 +128,9 @@ class FittedCosts:
         found = grouped_parameters.find_parameters(self.hardware, engine=self.engine, element_type=kind, whole=whole)
         return [entry.parameters for entry in found]
 
-    def _expert_type(self, weight_type: str) -> str | None:
-        """The tables' name of a type of experts; MXFP4 meets FP8 rows where the GPU has FP4 tensor cores, else bf16.
-
-        None where the roofline prices them.
-        """
-        if not find_engine(self.hardware.engine).measured_moe:
-            return None
-        if weight_type == "mxfp4":
-            return "mxfp4" if "fp4" in self.hardware.peak_flop_per_s else "mxfp4_bf16"
-        kind = _GEMM_TYPES.get(weight_type)
-        return kind if kind in grouped_parameters.TYPES else None
-
     def expert_floor_seconds(self, block: ExpertBlock, rows: float, hits: float, *, phase: str) -> float:
         """As of `KernelCosts`."""
-        kind = self._expert_type(block.weight_type)
+        kind = expert_kind(self.hardware, block.weight_type)
         if kind is None:
             return self._roofline.expert_floor_seconds(block, rows, hits, phase=phase)
         # With few enough slots a plan may have all experts on a rank: a floor is one of all kernels.

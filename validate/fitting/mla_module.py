@@ -15,9 +15,10 @@ import numpy.typing as npt
 from moecast.sim.cost.entries import NEUTRAL, Entry
 from moecast.sim.cost.gpus import GPUS
 from moecast.sim.cost.mla_module import MlaModuleParameters, MlaParts, mla_parts, module_seconds
+from moecast.sim.cost.tables.columns import rows_of
 from moecast.sim.cost.tables.mla_module import MlaModuleTable
 from moecast.validate.fitting.descent import Range, descend
-from moecast.validate.fitting.draw import Bool, drawn_rows, rows_of
+from moecast.validate.fitting.draw import Bool, drawn_rows
 from moecast.validate.fitting.rows import Errors
 
 Float = npt.NDArray[np.float64]
