@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from moecast.sim.cost.fitted_costs import FittedCosts, gemm_kind
-from moecast.sim.cost.table_ratios import core_ratio, expert_ratio, expert_ratios, gemm_ratio
+from moecast.sim.cost.fitted_costs import FittedCosts, expert_kind, gemm_kind
+from moecast.sim.cost.grouped import grouped_seconds
+from moecast.sim.cost.table_ratios import core_ratio, expert_kernels, gemm_ratio, least_expert_ratio
 from moecast.sim.cost.tables.installed import InstalledTables
 
 if TYPE_CHECKING:
@@ -72,15 +73,22 @@ class TableCosts(FittedCosts):
         seen_G: npt.ArrayLike | None = None,
     ) -> Float:
         """As of `KernelCosts`."""
-        seconds_G = FittedCosts.expert_seconds(self, block, load_GP, phase=phase, sms=sms, seen_G=seen_G)
-        load = np.asarray(load_GP)
-        ratio = expert_ratio(self.tables, block, load.shape[-1])
-        return seconds_G if ratio is None else seconds_G * ratio.at(load.sum(axis=-1))
+        kind, load = expert_kind(self.hardware, block.weight_type), np.asarray(load_GP)
+        if kind is None:
+            return FittedCosts.expert_seconds(self, block, load, phase=phase, sms=sms, seen_G=seen_G)
+        rows_G, each = load.sum(axis=-1), []
+        for one in expert_kernels(self.tables, block, load.shape[-1]):
+            seconds_G = grouped_seconds(
+                one.parameters, self.hardware, block, load, element_type=kind, seen_G=seen_G, sms=sms
+            )  # fmt: skip
+            each.append(seconds_G if one.ratio is None else seconds_G * one.ratio.at(rows_G))
+        return np.asarray(np.min(each, axis=0), np.float64)
 
     def expert_floor_seconds(self, block: ExpertBlock, rows: float, hits: float, *, phase: str) -> float:
-        """As of `KernelCosts`: the model's floor, by the least ratio of all, or 1 for ranks that no table covers."""
-        least = min([1.0, *(ratio.least for _, ratio in expert_ratios(self.tables, block))])
-        return least * FittedCosts.expert_floor_seconds(self, block, rows, hits, phase=phase)
+        """As of `KernelCosts`: the model's floor of all kernels, by the least ratio of any."""
+        floor = FittedCosts.expert_floor_seconds(self, block, rows, hits, phase=phase)
+        covered = expert_kind(self.hardware, block.weight_type) is not None
+        return floor * least_expert_ratio(self.tables, block) if covered else floor
 
     def covers_gemm(self, *, inner: int, outer: int, element_type: str) -> bool:
         """Whether a product lies between measured ones."""
@@ -91,8 +99,9 @@ class TableCosts(FittedCosts):
         return core_ratio(self.tables, core, phase) is not None
 
     def covers_experts(self, block: ExpertBlock, slots: int) -> bool:
-        """Whether routed experts were measured on a rank with about so many slots."""
-        return expert_ratio(self.tables, block, slots) is not None
+        """Whether the engine's usual kernel of routed experts was measured on a rank with about so many slots."""
+        known = expert_kind(self.hardware, block.weight_type) is not None
+        return known and expert_kernels(self.tables, block, slots)[0].ratio is not None
 
     def _gemm_ratio(self, inner: int, outer: int, element_type: str) -> MeasuredRatio | None:
         kind = gemm_kind(element_type)

@@ -6,8 +6,7 @@ what is forecast. None: the tables do not cover the kernel.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -17,8 +16,10 @@ from moecast.sim.cost import attention, gemm
 from moecast.sim.cost.attention_benchmark import benchmark_seconds
 from moecast.sim.cost.attention_kinds import kernel_class, type_names
 from moecast.sim.cost.entries import NEUTRAL
-from moecast.sim.cost.fitted_costs import FittedCosts, expert_kind
+from moecast.sim.cost.fitted_costs import expert_kind
 from moecast.sim.cost.gpus import GPUS
+from moecast.sim.cost.grouped import grouped_seconds
+from moecast.sim.cost.grouped_parameters import LOW_LATENCY, GroupedParameters, find_parameters
 from moecast.sim.cost.shapes import AttentionCore, ExpertBlock
 from moecast.sim.cost.tables.attention import AttentionTable
 from moecast.sim.cost.tables.columns import rows_of
@@ -30,8 +31,9 @@ from moecast.topology import Hardware
 
 Bool = npt.NDArray[np.bool_]
 
-SPECIAL = ("min_latency", "situ")
-"""Words in the names of experts' kernels that an engine takes for some models or sizes only."""
+FEW_TOKENS, SPECIAL = ("min_latency",), ("situ",)
+"""Words in the names of experts' kernels: of the second one that an engine has for few tokens, and of those for some
+models only."""
 MOST_SLOTS = 1.5
 """Times as many slots as a measured rank has: with more redundant ones it is another rank."""
 DEEPSEEK = (512, 64, 192, 128)
@@ -106,33 +108,75 @@ def _same_core(table: AttentionTable, core: AttentionCore) -> Bool:
     return same if core.latent else same & (table.kv_heads_R == core.kv_heads) & (table.head_dim_R == core.head_dim)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExpertKernel:
+    """One of the kernels of routed experts that an engine chooses among; `ratio` None: no table has it."""
+
+    parameters: GroupedParameters
+    ratio: MeasuredRatio | None
+
+
 @lru_cache(maxsize=256)
-def expert_ratio(tables: InstalledTables, block: ExpertBlock, slots: int) -> MeasuredRatio | None:
-    """Of a layer's routed experts on a rank with some slots, over the rows that the rank serves, at even loads."""
-    for ep, ratio in expert_ratios(tables, block):
-        whole = block.experts // ep
-        if whole <= slots <= MOST_SLOTS * whole:
-            return ratio
-    return None
+def expert_kernels(tables: InstalledTables, block: ExpertBlock, slots: int) -> tuple[ExpertKernel, ...]:
+    """An engine's kernels for a rank with some slots, its usual one first.
+
+    Their ratios are over the rows that a rank serves, measured at even loads on ranks with about as many slots. A
+    kernel that the engine has from elsewhere is in none of its own tables.
+
+    Raises
+    ------
+    ValueError
+        Experts of a type that no kernel was measured for.
+    """
+    hardware = modelled_on(tables)
+    kind = expert_kind(hardware, block.weight_type)
+    if kind is None:
+        raise ValueError(f"experts in {block.weight_type}: none was measured")
+    found = []
+    for entry in find_parameters(hardware, engine=tables.engine, element_type=kind, whole=slots == block.experts):
+        few_tokens = entry.kind.endswith(LOW_LATENCY)
+        own = few_tokens or not found
+        measured = _even_seconds(tables, block, kind, slots, few_tokens=few_tokens) if own else None
+        ratio = None if measured is None else _even_ratio(entry.parameters, hardware, block, kind, *measured)
+        found.append(ExpertKernel(parameters=entry.parameters, ratio=ratio))
+    return tuple(found)
 
 
 @lru_cache(maxsize=64)
-def expert_ratios(tables: InstalledTables, block: ExpertBlock) -> tuple[tuple[int, MeasuredRatio], ...]:
-    """The ratios of a block's experts by the ranks that share them, fewest first."""
-    hardware = modelled_on(tables)
-    kind = expert_kind(hardware, block.weight_type)
+def least_expert_ratio(tables: InstalledTables, block: ExpertBlock) -> float:
+    """The smallest of all ratios of a block's kernels, and 1 for ranks that no table covers."""
+    ranks = np.unique(np.concatenate([table.ep_R[_same_block(table, block)] for table in tables.moe] or [[]]))
+    kernels = [one for ep in ranks.tolist() for one in expert_kernels(tables, block, block.experts // int(ep))]
+    return min([1.0, *(one.ratio.least for one in kernels if one.ratio is not None)])
+
+
+def _even_seconds(
+    tables: InstalledTables, block: ExpertBlock, kind: str, slots: int, *, few_tokens: bool
+) -> tuple[int, dict[int, float]] | None:
+    """Ranks that shared the experts, and seconds by tokens of all of them.
+
+    Of the newest version that has the block at so many slots; of several kernels the fastest. `few_tokens`: of the
+    kernel that an engine has for these, else of all others.
+    """
     newest: dict[int, list[MoeTable]] = {}
     for table in tables.moe:
-        if table.element_type != kind or any(word in table.kernel for word in SPECIAL):
+        named = any(word in table.kernel for word in FEW_TOKENS)
+        if table.element_type != kind or named != few_tokens or any(word in table.kernel for word in SPECIAL):
             continue
         rows = rows_of(table, _same_block(table, block))
         for ep in np.unique(rows.ep_R).tolist():
-            held = newest.setdefault(ep, [])
-            if held and held[0].version != table.version:
-                held.clear()
-            held.append(rows_of(rows, rows.ep_R == ep))
-    costs = FittedCosts(hardware=hardware)
-    return tuple((ep, _even_ratio(costs, block, ep, newest[ep])) for ep in sorted(newest))
+            if block.experts // ep <= slots <= MOST_SLOTS * (block.experts // ep):
+                held = newest.setdefault(ep, [])
+                if held and held[0].version != table.version:
+                    held.clear()
+                held.append(rows_of(rows, rows.ep_R == ep))
+    if not newest:
+        return None
+    measured: dict[int, float] = {}
+    for table in newest[min(newest)]:
+        for tokens, seconds in zip(table.tokens_R.tolist(), table.seconds_R.tolist(), strict=True):
+            measured[tokens] = min(seconds, measured.get(tokens, np.inf))
+    return min(newest), measured
 
 
 def _same_block(table: MoeTable, block: ExpertBlock) -> Bool:
@@ -140,18 +184,19 @@ def _same_block(table: MoeTable, block: ExpertBlock) -> Bool:
     return same & (table.choices_R == block.choices) & (table.law_R == "balanced") & (table.gated == (block.ups == 2))
 
 
-def _even_ratio(costs: FittedCosts, block: ExpertBlock, ep: int, tables: Sequence[MoeTable]) -> MeasuredRatio:
-    """Of several kernels of a version the fastest for each number of tokens."""
-    measured: dict[int, float] = {}
-    for table in tables:
-        for tokens, seconds in zip(table.tokens_R.tolist(), table.seconds_R.tolist(), strict=True):
-            measured[tokens] = min(seconds, measured.get(tokens, np.inf))
-    modelled = [float(seconds) for seconds in _even_seconds(costs, block, ep, list(measured))]
+def _even_ratio(
+    parameters: GroupedParameters,
+    hardware: Hardware,
+    block: ExpertBlock,
+    kind: str,
+    ep: int,
+    measured: dict[int, float],
+) -> MeasuredRatio:
+    modelled = []
+    for tokens in measured:
+        load_P = even_loads(tokens=tokens, choices=block.choices, experts=block.experts, parts=ep)
+        seen = [tokens * block.choices]
+        seconds = grouped_seconds(parameters, hardware, block, load_P[None], element_type=kind, seen_G=seen)
+        modelled.append(float(seconds[0]))
     rows = [tokens * block.choices / ep for tokens in measured]
     return MeasuredRatio.of((rows,), list(measured.values()), modelled)
-
-
-def _even_seconds(costs: FittedCosts, block: ExpertBlock, ep: int, tokens: Sequence[int]) -> Iterator[float]:
-    for some in tokens:
-        load_P = even_loads(tokens=some, choices=block.choices, experts=block.experts, parts=ep)
-        yield costs.expert_seconds(block, load_P[None], phase="decode", seen_G=[some * block.choices])[0]

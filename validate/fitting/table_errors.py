@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from moecast.sim.cost import attention, gemm
 from moecast.sim.cost.attention_benchmark import benchmark_seconds
-from moecast.sim.cost.fitted_costs import FittedCosts
+from moecast.sim.cost.grouped import grouped_seconds
 from moecast.sim.cost.shapes import AttentionCore, ExpertBlock
-from moecast.sim.cost.table_ratios import core_ratio, expert_ratio, gemm_ratio, modelled_on
+from moecast.sim.cost.table_ratios import FEW_TOKENS, SPECIAL, core_ratio, expert_kernels, gemm_ratio, modelled_on
 from moecast.sim.cost.tables.attention import AttentionTable
 from moecast.sim.cost.tables.columns import rows_of
 from moecast.sim.cost.tables.gemm import GemmTable
@@ -131,7 +131,8 @@ def _core_errors(
 
 def _expert_lines(tables: InstalledTables, kind: str, seed: int) -> Iterator[TableLine]:
     """Even loads at numbers of tokens that were left out; then all uneven ones, by even ones alone."""
-    some = [table for table in tables.moe if table.element_type == kind]
+    apart = (*FEW_TOKENS, *SPECIAL)
+    some = [one for one in tables.moe if one.element_type == kind and not any(word in one.kernel for word in apart)]
     shapes = sorted({shape for table in some for shape in _shapes(table)})
     drawn = np.random.default_rng(seed).permutation(len(shapes))[:MOST_SHAPES]
     found: dict[bool, list[tuple[Float, Float, Float, Float]]] = {True: [], False: []}
@@ -167,18 +168,20 @@ def _expert_errors(
     out = left_out((rows.tokens_R.astype(np.float64),), seed=seed, one_in=4)
     balanced = rows.law_R == BALANCED
     kept, asked = rows_of(rows, ~out if even else balanced), rows_of(rows, out & balanced if even else ~balanced)
-    ratio = expert_ratio(replace(tables, moe=(kept,)), block, experts // ep)
-    if ratio is None or not asked.seconds_R.size:
+    usual = expert_kernels(replace(tables, moe=(kept,)), block, experts // ep)[0]
+    if usual.ratio is None or not asked.seconds_R.size:
         return []
-    costs, random = FittedCosts(hardware=modelled_on(tables)), np.random.default_rng(seed)
+    random = np.random.default_rng(seed)
     loads = [
         loads_of_rank(tokens=tokens, choices=choices, experts=experts, parts=ep, law=law, random=random)
         for tokens, law in zip(asked.tokens_R.tolist(), asked.law_R.tolist(), strict=True)
     ]
-    load_RP = np.stack(loads)
-    modelled = costs.expert_seconds(block, load_RP, phase="decode", seen_G=asked.tokens_R * choices)
+    load_RP, seen_R = np.stack(loads), asked.tokens_R * choices
+    modelled = grouped_seconds(
+        usual.parameters, modelled_on(tables), block, load_RP, element_type=kind, seen_G=seen_R
+    )  # fmt: skip
     straight, _ = interpolate_log((kept.tokens_R,), kept.seconds_R, (asked.tokens_R,))
-    return [(asked.seconds_R, straight, modelled, ratio.at(load_RP.sum(axis=1)))]
+    return [(asked.seconds_R, straight, modelled, usual.ratio.at(load_RP.sum(axis=1)))]
 
 
 def _line(
