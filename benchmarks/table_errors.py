@@ -25,11 +25,11 @@ def main() -> None:
     parser.add_argument("--gpu")
     parser.add_argument("--engine", choices=SERVING)
     asked = parser.parse_args()
-    print(f"{'':56} {'rows':>6}   {'straight lines':^23}   {'tables':^23}   {'fitted':^23}")
+    print(f"{'':58} {'rows':>6}   {'straight lines':^23}   {'tables':^23}   {'fitted':^23}")
     for gpu in sorted(path.name for path in asked.tables.iterdir() if asked.gpu in (None, path.name)):
         for engine in SERVING if asked.engine is None else (asked.engine,):
             for line in table_lines(open_tables(str(asked.tables), gpu, engine)):
-                label = f"{gpu:9} {engine:7} {line.part:22} {line.kind:16}"
+                label = f"{gpu:9} {engine:7} {line.part:22} {line.kind:18}"
                 print(f"{label} {line.tables.rows:6}   {line.straight}   {line.tables}   {line.fitted}", flush=True)
 
 
