@@ -25,6 +25,7 @@ from moecast.sim.cost.roofline_costs import Roofline
 from moecast.sim.engines import find_engine
 
 if TYPE_CHECKING:
+    from moecast.sim.cost.entries import Entry
     from moecast.sim.cost.shapes import AttentionCore, AttentionProducts, ExpertBlock, RecurrentState
     from moecast.topology import Hardware
 
@@ -140,9 +141,21 @@ class FittedCosts:
     def core_seconds(
         self, core: AttentionCore, *, phase: str, tokens_G: npt.ArrayLike, keys_G: npt.ArrayLike, queries: float = 1.0
     ) -> Float:
-        """As of `KernelCosts`."""
-        return attention.core_seconds(
+        """As of `KernelCosts`: of latent attention what the kernel takes inside a measured module of these types."""
+        seconds_G = attention.core_seconds(
             core, self.hardware, engine=self.engine, phase=phase, tokens_G=tokens_G, keys_G=keys_G, queries=queries
+        )
+        if not core.module_type:
+            return seconds_G
+        module = self._module(core, core.module_type, phase)
+        return seconds_G if module.other_types else seconds_G * module.parameters.core_part
+
+    def _module(self, core: AttentionCore, element_type: str, phase: str) -> Entry[mla_module.MlaModuleParameters]:
+        """The measured module of latent attention that is likest."""
+        kind = gemm_kind(element_type) or "bf16"
+        cache_type = "fp8" if core.kv_type == "fp8" else "bf16"
+        return mla_module.find_parameters(
+            self.hardware, engine=self.engine, phase=phase, gemm_type=kind, cache_type=cache_type
         )
 
     def projection_seconds(self, products: AttentionProducts, tokens_G: npt.ArrayLike, *, phase: str) -> Float:
@@ -160,11 +173,7 @@ class FittedCosts:
             return total + self.elementwise_seconds(tokens_G, row_bytes=products.moved_bytes, kernels=kernels)
         if absorbed:
             total = total + self._absorbed_seconds(core, tokens_G)
-        kind = _GEMM_TYPES.get(products.element_type, "bf16")
-        cache_type = "fp8" if core.kv_type == "fp8" else "bf16"
-        module = mla_module.find_parameters(
-            self.hardware, engine=self.engine, phase=phase, gemm_type=kind, cache_type=cache_type
-        ).parameters
+        module = self._module(core, products.element_type, phase).parameters
         beside = mla_module.beside_seconds(module, self.hardware, tokens_G, heads=core.heads)
         return module.gemm_part * total + beside
 
