@@ -20,8 +20,9 @@ from moecast.sim.cost.gemm import TYPES, GemmParameters, find_parameters, gemm_s
 from moecast.sim.cost.gpus import A100, GPUS, H20, gpu_key, nearest
 from moecast.sim.cost.tables.folder import version_key
 from moecast.sim.cost.tables.gemm import interpolate, read_gemm
+from moecast.validate.fitting.draw import draw_rows
+from moecast.validate.fitting.errors import Errors
 from moecast.validate.fitting.gemm import kernel_rows
-from moecast.validate.fitting.rows import Errors, draw_rows
 from tests.conftest import ROOT
 
 TABLES = Path(os.environ.get("MOECAST_SHARED", ROOT.parent / "shared")) / "measured" / "kernels"

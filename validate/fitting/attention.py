@@ -22,8 +22,9 @@ from moecast.sim.cost.gpus import GPUS
 from moecast.sim.cost.tables.attention import AttentionTable
 from moecast.sim.cost.tables.columns import rows_of
 from moecast.validate.fitting.descent import Range, descend
-from moecast.validate.fitting.draw import Bool, drawn_rows
-from moecast.validate.fitting.rows import MOST_SHARE, Errors
+from moecast.validate.fitting.draw import MOST_SHARE, Bool, drawn_rows
+from moecast.validate.fitting.entry import entry_of
+from moecast.validate.fitting.errors import Errors
 
 Float = npt.NDArray[np.float64]
 Parameters = PrefillParameters | DecodeParameters
@@ -209,16 +210,12 @@ def _entry(tables: Sequence[AttentionTable], parameters: Parameters, *, seed: in
         fitted += int(drawn.sum())
     errors = Errors.of(np.concatenate(said), np.concatenate(measured))
     first = tables[0]
-    return Entry(
-        gpu=first.gpu,
-        engine=first.engine,
-        version=first.version,
+    return entry_of(
+        first,
+        parameters,
+        errors,
         kind=first.kind,
-        parameters=parameters,
         fitted=fitted,
         rows=sum(table.seconds_R.size for table in tables),
         seed=seed,
-        median=round(errors.median, 4),
-        p90=round(errors.p90, 4),
-        bias=round(errors.bias, 4),
     )

@@ -19,7 +19,7 @@ from moecast.sim.cost.tables.mla_module import MlaModuleTable
 from moecast.validate.fitting import attention as attention_fit
 from moecast.validate.fitting import linear_attention as linear_fit
 from moecast.validate.fitting import mla_module as module_fit
-from moecast.validate.fitting.rows import Errors
+from moecast.validate.fitting.errors import Errors
 
 Float = npt.NDArray[np.float64]
 Compared = tuple[Errors, Errors, Errors]

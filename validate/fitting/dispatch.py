@@ -32,8 +32,8 @@ from moecast.sim.cost.nvlink import GENERATIONS, NOMINAL_Bps
 from moecast.sim.cost.tables.columns import rows_of
 from moecast.sim.cost.tables.dispatch import DispatchTable, read_tables
 from moecast.validate.fitting.draw import drawn_rows, unseen_rows
+from moecast.validate.fitting.errors import Errors
 from moecast.validate.fitting.pool import Rows, fit_pool, with_errors
-from moecast.validate.fitting.rows import Errors
 
 Float = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]

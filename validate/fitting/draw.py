@@ -14,11 +14,20 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import least_squares
 
-from moecast.validate.fitting.rows import MOST_SHARE
-
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
+
+
+MOST_SHARE = 0.02  # of a table's rows
+
+
+def draw_rows(rows: int, *, seed: int, most: int = 700) -> Bool:
+    """Mark rows at random: 2 % of them, at most `most`; the same ones for the same seed."""
+    marked = np.zeros(rows, bool)
+    drawn = np.random.default_rng(seed).choice(rows, min(most, int(rows * MOST_SHARE)), replace=False)
+    marked[drawn] = True
+    return marked
 
 
 def drawn_rows(keys: Sequence[npt.ArrayLike], *, name: str, seed: int, count: int | None = None) -> Int:

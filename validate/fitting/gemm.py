@@ -14,7 +14,9 @@ from moecast.sim.cost.gemm import TILE_SETS, GemmParameters, gemm_seconds
 from moecast.sim.cost.gpus import GPUS
 from moecast.sim.cost.tables.gemm import GemmTable
 from moecast.validate.fitting.descent import Range, descend
-from moecast.validate.fitting.rows import Bool, Errors, draw_rows
+from moecast.validate.fitting.draw import Bool, draw_rows
+from moecast.validate.fitting.entry import entry_of
+from moecast.validate.fitting.errors import Errors
 
 Float = npt.NDArray[np.float64]
 
@@ -92,19 +94,16 @@ def _fitted(
     drawn = draw_rows(rows.seconds_R.size, seed=seed)
     parameters = _fit(rows, drawn, seed=seed)
     errors = Errors.of(rows.forecast(parameters, ~drawn), rows.seconds_R[~drawn])
-    return Entry(
-        gpu=table.gpu,
-        engine=engine or table.engine,
-        version=table.version if engine is None else "",
+    return entry_of(
+        table,
+        parameters,
+        errors,
         kind=table.element_type,
-        parameters=parameters,
         fitted=int(drawn.sum()),
         rows=rows.seconds_R.size,
         seed=seed,
-        median=round(errors.median, 4),
-        p90=round(errors.p90, 4),
-        bias=round(errors.bias, 4),
         note=note,
+        engine=engine,
     )
 
 

@@ -10,8 +10,9 @@ from moecast.sim.cost.entries import NEUTRAL, Entry
 from moecast.sim.cost.gemm import GemmParameters, all_parameters, gemm_seconds, load_parameters
 from moecast.sim.cost.gpus import GPUS, nearest
 from moecast.sim.cost.tables.gemm import GemmTable
+from moecast.validate.fitting.draw import draw_rows
+from moecast.validate.fitting.errors import Errors
 from moecast.validate.fitting.gemm import kernel_rows
-from moecast.validate.fitting.rows import Errors, draw_rows
 
 Float = npt.NDArray[np.float64]
 

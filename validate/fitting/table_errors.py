@@ -24,8 +24,8 @@ from moecast.sim.cost.tables.gemm import GemmTable
 from moecast.sim.cost.tables.grid import interpolate_log
 from moecast.sim.cost.tables.installed import InstalledTables
 from moecast.sim.cost.tables.moe import MoeTable
+from moecast.validate.fitting.errors import Errors
 from moecast.validate.fitting.moe_loads import BALANCED, loads_of_rank
-from moecast.validate.fitting.rows import Errors
 
 Float = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
