@@ -17,6 +17,7 @@ from moecast.sim.checks import check_question
 from moecast.sim.drawn_steps import draw_steps
 from moecast.sim.forward import ForwardPass
 from moecast.sim.gains import bottleneck_of, marginal_gains, programs_with_more
+from moecast.sim.kernel_grounds import kernel_grounds
 from moecast.sim.memory import memory_by_part, usable_bytes
 from moecast.sim.network import Rung, find_rung
 from moecast.sim.placed_model import PlacedModel
@@ -101,7 +102,12 @@ def simulate_question(asked: Question, *, progress: Callable[[int, int], None] |
         steps_simulated=timed,
         bottleneck=bottleneck_of(saved),
         gains=saved,
-        labels=describe.labels(model, trace, workload),
+        labels=(
+            *describe.labels(model, trace, workload),
+            *kernel_grounds(
+                asked.cluster.hardware, model, plan, phase=workload.phase, summed=placed.experts_are_summed
+            ),
+        ),
         warnings=(
             *asked.notes,
             *describe.transferred(asked.cluster.hardware),

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, fields
 
 ELEMENT_TYPES = ("bf16", "fp8", "fp4")
 KERNELS = ("roofline", "fitted")
+TABLES = "tables:"
+"""Before the folder of measured tables that prices kernels."""
 NO_NUMBERS = ("name", "kernels", "engine", "copy_cost", "sources")
 FIXED_COSTS = (
     "kernel_launch_s", "message_s", "collective_launch_s", "count_exchange_s", "barrier_s", "network_launch_s"
@@ -52,8 +54,8 @@ class Hardware:
     in_switch_efficiency
         Part of the NVLink rate at which the domain's switches add up and multicast; 0 where they cannot.
     kernels
-        Who prices kernels: `roofline` (the `efficiency` of this table), or `fitted` (parameters per kind of kernel that
-        were fitted on measured ones).
+        Who prices kernels: `roofline` (the `efficiency` of this table), `fitted` (parameters per kind of kernel that
+        were fitted on measured ones), or `tables:DIR` (measured tables in a folder, fitted parameters beside).
     engine
         Whose kernels run, by the name of a serving engine; `neutral`: none in particular.
     copy_cost
@@ -95,7 +97,10 @@ class Hardware:
             _check(name, getattr(self, name), 0 <= getattr(self, name) < float("inf"), "must not be negative")
         _check("in_switch_efficiency", self.in_switch_efficiency, 0 <= self.in_switch_efficiency <= 1, "must be 0 to 1")
         _check("copy_cost", self.copy_cost, 0 <= self.copy_cost < float("inf"), "must not be negative")
-        _check("kernels", self.kernels, self.kernels in KERNELS, f"is not one of {', '.join(KERNELS)}")
+        own = self.kernels.startswith(TABLES) and self.kernels != TABLES
+        _check(
+            "kernels", self.kernels, own or self.kernels in KERNELS, f"is not one of {', '.join(KERNELS)}, tables:DIR"
+        )
         _check("communication_sms", self.communication_sms, 0 <= self.communication_sms < self.sms, "must be below sms")
         for key, value in self.peak_flop_per_s.items():
             _check(f"peak_flop_per_s.{key}", value, key in ELEMENT_TYPES, f"is not one of {', '.join(ELEMENT_TYPES)}")

@@ -152,7 +152,8 @@ Kernels = Annotated[
     str | None,
     typer.Option(
         "--kernels",
-        help="Who prices kernels: fitted (on measured ones), or roofline (the hardware table's efficiencies).",
+        help="Who prices kernels: fitted (on measured ones), roofline (the hardware table's efficiencies), or "
+        "tables:DIR (your own measured tables, fitted for what they lack).",
         show_default="the cluster's: presets have fitted",
     ),
 ]

@@ -17,13 +17,14 @@ from moecast.sim.collectives.links import with_senders_links
 from moecast.sim.collectives.template import FlowTemplate, Legs
 from moecast.sim.cost.dispatch import (
     SEVERAL_HOSTS,
+    SOFT,
     NormalParameters,
     distinct_ranks,
     find_parameters,
     sm_seconds_of_copy,
-    soft_maximum,
     working_sms,
 )
+from moecast.sim.cost.formulas import soft_maximum
 from moecast.sim.cost.gpus import gpu_key
 from moecast.sim.cost.nvlink import NOMINAL_Bps
 from moecast.sim.engines import find_engine
@@ -162,7 +163,7 @@ class Carried:
     def _soft(self, each_s: float, size: float, part: float) -> float:
         """How much longer than the longer of SMs and links the fit is: it has a soft maximum, the network none."""
         sent_s = size / (part * NOMINAL_Bps[gpu_key(self.hardware)])
-        return float(soft_maximum(np.array(each_s), np.array(sent_s))) / max(each_s, sent_s)
+        return float(soft_maximum(np.array(each_s), np.array(sent_s), SOFT)) / max(each_s, sent_s)
 
     def _copy_seconds(self, near: NormalParameters, phase: str, size: float) -> tuple[float, float]:
         """What a copy costs all SMs that carry copies, and how much a soft maximum adds to that and to the links."""

@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING
 
 from moecast.errors import MoecastError
 from moecast.sim.cost.fitted_costs import FittedCosts
+from moecast.sim.cost.gpus import gpu_key
 from moecast.sim.cost.kernel_costs import KernelCosts
 from moecast.sim.cost.roofline_costs import Roofline
 from moecast.sim.cost.shapes import AttentionCore, AttentionProducts, ExpertBlock, RecurrentState
+from moecast.sim.cost.table_costs import TableCosts
+from moecast.sim.cost.tables.installed import open_tables
 from moecast.sim.engines import find_engine
+from moecast.topology.hardware import TABLES
 
 if TYPE_CHECKING:
     from moecast.topology import Cluster, Hardware
@@ -28,6 +32,7 @@ __all__ = [
     "KernelCosts",
     "RecurrentState",
     "Roofline",
+    "TableCosts",
     "costs_of",
     "kernels_on",
 ]
@@ -40,10 +45,15 @@ def costs_of(hardware: Hardware) -> KernelCosts:
     Raises
     ------
     MoecastError
-        Its engine is not known.
+        Its engine is not known, or its tables cannot be read or hold nothing of its GPU.
     """
-    find_engine(hardware.engine)
-    return Roofline(hardware=hardware) if hardware.kernels == "roofline" else FittedCosts(hardware=hardware)
+    engine = find_engine(hardware.engine)
+    if hardware.kernels == "roofline":
+        return Roofline(hardware=hardware)
+    if not hardware.kernels.startswith(TABLES):
+        return FittedCosts(hardware=hardware)
+    tables = open_tables(hardware.kernels.removeprefix(TABLES), gpu_key(hardware), engine.name)
+    return TableCosts(hardware=replace(hardware, engine=tables.engine), tables=tables)
 
 
 def kernels_on(cluster: Cluster, *, kernels: str | None = None, engine: str | None = None) -> Cluster:
@@ -52,7 +62,7 @@ def kernels_on(cluster: Cluster, *, kernels: str | None = None, engine: str | No
     Raises
     ------
     MoecastError
-        There is no such model of kernels, or no such engine.
+        There is no such model of kernels, or no such engine, or tables cannot be read.
     """
     if kernels is None and engine is None:
         return cluster
@@ -63,6 +73,7 @@ def kernels_on(cluster: Cluster, *, kernels: str | None = None, engine: str | No
         try:
             hardware = replace(hardware, kernels=kernels)
         except ValueError as error:
-            rule = "fitted or roofline"
+            rule = "fitted, roofline or tables:DIR"
             raise MoecastError(rule, field="kernels", value=kernels) from error
+        costs_of(hardware)  # whether tables can be read is said before anything is forecast
     return cluster.with_hardware(hardware)

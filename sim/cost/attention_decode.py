@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.sim.cost.attention_prefill import ELEMENT_BYTES, checked, products_s
-from moecast.sim.cost.gemm import norm
+from moecast.sim.cost.formulas import check_positive, soft_maximum
 from moecast.sim.cost.gpus import L2_BYTES, gpu_key
-from moecast.sim.cost.memory import check_positive, moving_seconds
+from moecast.sim.cost.memory import moving_seconds
 
 if TYPE_CHECKING:
     from moecast.topology import Hardware
@@ -166,7 +166,7 @@ def decode_seconds(
         l2_bytes=L2_BYTES[gpu_key(hardware)],
     )
     moved = batch_R * queries_R * heads_R * width_R * ELEMENT_BYTES * p.moves
-    seconds = p.launch_s + norm(work_s, traffic_s, p.traffic_softness) + moved / hardware.memory_Bps
+    seconds = p.launch_s + soft_maximum(work_s, traffic_s, p.traffic_softness) + moved / hardware.memory_Bps
     return np.where(batch_R * queries_R * heads_R > 0, seconds, 0.0)
 
 
@@ -185,11 +185,11 @@ def _work_seconds(
     tiles = np.ceil(rows / p.tile_rows) if p.tile_rows else rows
     padded = np.minimum(np.ceil(rows / ROW_STEP) * ROW_STEP, p.tile_rows) if p.tile_rows else np.ones(rows.shape)
     products = padded * products_s(hardware, p.rate, p.peak_part, width)
-    key_s = odd * norm(key_bytes / p.sm_Bps, products, OVERLAP)
+    key_s = odd * soft_maximum(key_bytes / p.sm_Bps, products, OVERLAP)
     item_s = odd * (p.item_s + p.element_s * width)
     best = np.full(items.shape, np.inf)
     for cuts in CUTS:
         total = items * tiles * (cuts * item_s + keys * key_s) / hardware.sms
         longest = keys / cuts * key_s + (p.cut_s if cuts > 1 else 0.0)
-        best = np.minimum(best, norm(total, longest, p.softness))
+        best = np.minimum(best, soft_maximum(total, longest, p.softness))
     return best

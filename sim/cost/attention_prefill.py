@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from moecast.sim.cost.gemm import norm
-from moecast.sim.cost.memory import check_positive
+from moecast.sim.cost.formulas import check_positive, soft_maximum
 
 if TYPE_CHECKING:
     from moecast.topology import Hardware
@@ -150,7 +149,7 @@ def prefill_seconds(
     total_s = batch_R * heads_R / group_R * (keys_R * row_s + tiles_R * p.tile_s) / hardware.sms
     moves = heads_R * p.query_moves + kv_heads_R * p.key_moves
     moved = batch_R * length_R * (head_dim_R + value_dim_R) * moves * ELEMENT_BYTES
-    seconds = p.launch_s + norm(total_s, longest_R * row_s * p.chain, p.softness) + moved / hardware.memory_Bps
+    seconds = p.launch_s + soft_maximum(total_s, longest_R * row_s * p.chain, p.softness) + moved / hardware.memory_Bps
     return np.where(batch_R * length_R * heads_R > 0, seconds, 0.0)
 
 

@@ -16,13 +16,14 @@ CUDA graph the host takes at least `host_s`, and x bytes are copied into the reg
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 
 from moecast.sim.cost.fitted_parameters import Fitted, Found, find_fitted, read_fitted
+from moecast.sim.cost.formulas import check_positive
 
 Float = npt.NDArray[np.float64]
 
@@ -32,20 +33,6 @@ MEASURED_OPERATIONS = (*RINGS, "all-to-all")
 # What a rank's own bytes cost beside a peer's: kernels on 2, 4 and 8 GPUs then reach the same part of a link.
 OWN_OF_ONE = 0.5
 OWN_OF_TWO = 1.0
-
-
-def check_positive(value: object) -> None:
-    """See that every number of a dataclass of parameters is above 0 and finite.
-
-    Raises
-    ------
-    ValueError
-        One is not.
-    """
-    for item in fields(value):  # type: ignore[arg-type]
-        number = getattr(value, item.name)
-        if not 0 < number < float("inf"):
-            raise ValueError(f"{item.name} = {number}: must be above 0 and finite")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

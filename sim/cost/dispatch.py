@@ -22,13 +22,13 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from moecast.sim.cost.collectives import check_positive
 from moecast.sim.cost.fitted_parameters import Fitted, Found, find_fitted, read_fitted
+from moecast.sim.cost.formulas import check_positive, soft_maximum
 
 Float = npt.NDArray[np.float64]
 
 SOFT = 4.0
-"""How sharp soft maxima are."""
+"""How sharp the soft maxima of dispatch are."""
 SEVERAL_HOSTS = 4
 """GPUs of a host of an NVL72: more ranks stand in several."""
 
@@ -201,14 +201,6 @@ def working_sms(experts: npt.ArrayLike, sms: int) -> Float:
     return working
 
 
-def soft_maximum(first: Float, second: Float, sharpness: float = SOFT) -> Float:
-    """The larger of two times, or a little more where they are alike."""
-    larger = np.maximum(first, second)
-    least = np.minimum(first, second) / np.where(larger > 0, larger, 1.0)
-    both: Float = larger * (1 + least**sharpness) ** (1 / sharpness)
-    return both
-
-
 def low_latency_seconds(
     parameters: LowLatencyParameters,
     *,
@@ -267,7 +259,7 @@ def normal_seconds(
     each_s = p.token_s + copies * (p.copy_s + each_bytes * p.byte_s)
     carried = t / np.asarray(communication_sms, np.float64) * each_s
     sent = t * copies * (n - 1) / n * each_bytes / (p.part * link_Bps)
-    return p.start_s + each_bytes * p.wide_s + soft_maximum(carried, sent)
+    return p.start_s + each_bytes * p.wide_s + soft_maximum(carried, sent, SOFT)
 
 
 def symmetric_seconds(
@@ -283,13 +275,13 @@ def symmetric_seconds(
     p, t, n = parameters, np.asarray(tokens, np.float64), np.asarray(ranks, np.float64)
     part = np.where(n > SEVERAL_HOSTS, p.far_part, p.near_part)
     sent = t * distinct_ranks(n, choices) * np.asarray(copy_bytes, np.float64) / (part * link_Bps)
-    return p.start_s + n * p.rank_s + soft_maximum(t * p.token_s, sent)
+    return p.start_s + n * p.rank_s + soft_maximum(t * p.token_s, sent, SOFT)
 
 
 def hosted_seconds(parameters: HostedParameters, kernel_s: npt.ArrayLike) -> Float:
     """Seconds of a phase whose kernel alone takes `kernel_s`, launched from the host."""
     scaled = parameters.scale * np.asarray(kernel_s, np.float64)
-    return soft_maximum(np.full_like(scaled, parameters.host_s), scaled)
+    return soft_maximum(np.full_like(scaled, parameters.host_s), scaled, SOFT)
 
 
 @cache

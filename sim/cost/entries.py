@@ -33,6 +33,11 @@ class Entry(Generic[P]):
     note: str = ""
     transferred: str = ""  # from which GPU, engine or kind, where they are not its own
 
+    @property
+    def other_types(self) -> bool:
+        """Whether they were fitted for other element types than were asked for."""
+        return "types " in self.transferred
+
     def as_json(self) -> dict[str, Any]:
         """The entry as it stands in its family's file."""
         item = {part.name: getattr(self, part.name) for part in fields(self) if part.name != "transferred"}

@@ -25,6 +25,7 @@ from moecast.sim.cost.roofline_costs import Roofline
 from moecast.sim.engines import find_engine
 
 if TYPE_CHECKING:
+    from moecast.sim.cost.entries import Entry
     from moecast.sim.cost.shapes import AttentionCore, AttentionProducts, ExpertBlock, RecurrentState
     from moecast.topology import Hardware
 
@@ -44,6 +45,24 @@ _GEMM_TYPES = {
 }
 
 
+def gemm_kind(element_type: str) -> str | None:
+    """The tables' name of products with weights of a type; None: of none that was measured."""
+    return _GEMM_TYPES.get(element_type)
+
+
+def expert_kind(hardware: Hardware, weight_type: str) -> str | None:
+    """The tables' name of a type of experts; MXFP4 meets FP8 rows where the GPU has FP4 tensor cores, else bf16.
+
+    None where the roofline prices them.
+    """
+    if not find_engine(hardware.engine).measured_moe:
+        return None
+    if weight_type == "mxfp4":
+        return "mxfp4" if "fp4" in hardware.peak_flop_per_s else "mxfp4_bf16"
+    kind = _GEMM_TYPES.get(weight_type)
+    return kind if kind in grouped_parameters.TYPES else None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FittedCosts:
     """Every kernel by its family's parameters for this GPU and engine, or its nearest relative's."""
@@ -59,9 +78,9 @@ class FittedCosts:
         self, rows_G: npt.ArrayLike, *, inner: int, outer: int, element_type: str, quantised: bool = False
     ) -> Float:
         """As of `KernelCosts`."""
-        if element_type not in _GEMM_TYPES:
+        kind = gemm_kind(element_type)
+        if kind is None:
             return self._roofline.gemm_seconds(rows_G, inner=inner, outer=outer, element_type=element_type)
-        kind = _GEMM_TYPES[element_type]
         parameters = self._gemm_parameters(kind, quantised=quantised)
         rows_G = np.asarray(rows_G, np.float64)
         # Most ranks have the same number of rows, or one of a few.
@@ -92,7 +111,7 @@ class FittedCosts:
         seen_G: npt.ArrayLike | None = None,
     ) -> Float:
         """As of `KernelCosts`."""
-        kind = self._expert_type(block.weight_type)
+        kind = expert_kind(self.hardware, block.weight_type)
         if kind is None:
             return self._roofline.expert_seconds(block, load_GP, phase=phase, sms=sms)
         whole = np.shape(load_GP)[-1] == block.experts
@@ -110,21 +129,9 @@ class FittedCosts:
         found = grouped_parameters.find_parameters(self.hardware, engine=self.engine, element_type=kind, whole=whole)
         return [entry.parameters for entry in found]
 
-    def _expert_type(self, weight_type: str) -> str | None:
-        """The tables' name of a type of experts; MXFP4 meets FP8 rows where the GPU has FP4 tensor cores, else bf16.
-
-        None where the roofline prices them.
-        """
-        if not find_engine(self.hardware.engine).measured_moe:
-            return None
-        if weight_type == "mxfp4":
-            return "mxfp4" if "fp4" in self.hardware.peak_flop_per_s else "mxfp4_bf16"
-        kind = _GEMM_TYPES.get(weight_type)
-        return kind if kind in grouped_parameters.TYPES else None
-
     def expert_floor_seconds(self, block: ExpertBlock, rows: float, hits: float, *, phase: str) -> float:
         """As of `KernelCosts`."""
-        kind = self._expert_type(block.weight_type)
+        kind = expert_kind(self.hardware, block.weight_type)
         if kind is None:
             return self._roofline.expert_floor_seconds(block, rows, hits, phase=phase)
         # With few enough slots a plan may have all experts on a rank: a floor is one of all kernels.
@@ -134,9 +141,21 @@ class FittedCosts:
     def core_seconds(
         self, core: AttentionCore, *, phase: str, tokens_G: npt.ArrayLike, keys_G: npt.ArrayLike, queries: float = 1.0
     ) -> Float:
-        """As of `KernelCosts`."""
-        return attention.core_seconds(
+        """As of `KernelCosts`: of latent attention what the kernel takes inside a measured module of these types."""
+        seconds_G = attention.core_seconds(
             core, self.hardware, engine=self.engine, phase=phase, tokens_G=tokens_G, keys_G=keys_G, queries=queries
+        )
+        if not core.module_type:
+            return seconds_G
+        module = self._module(core, core.module_type, phase)
+        return seconds_G if module.other_types else seconds_G * module.parameters.core_part
+
+    def _module(self, core: AttentionCore, element_type: str, phase: str) -> Entry[mla_module.MlaModuleParameters]:
+        """The measured module of latent attention that is likest."""
+        kind = gemm_kind(element_type) or "bf16"
+        cache_type = "fp8" if core.kv_type == "fp8" else "bf16"
+        return mla_module.find_parameters(
+            self.hardware, engine=self.engine, phase=phase, gemm_type=kind, cache_type=cache_type
         )
 
     def projection_seconds(self, products: AttentionProducts, tokens_G: npt.ArrayLike, *, phase: str) -> Float:
@@ -154,11 +173,7 @@ class FittedCosts:
             return total + self.elementwise_seconds(tokens_G, row_bytes=products.moved_bytes, kernels=kernels)
         if absorbed:
             total = total + self._absorbed_seconds(core, tokens_G)
-        kind = _GEMM_TYPES.get(products.element_type, "bf16")
-        cache_type = "fp8" if core.kv_type == "fp8" else "bf16"
-        module = mla_module.find_parameters(
-            self.hardware, engine=self.engine, phase=phase, gemm_type=kind, cache_type=cache_type
-        ).parameters
+        module = self._module(core, products.element_type, phase).parameters
         beside = mla_module.beside_seconds(module, self.hardware, tokens_G, heads=core.heads)
         return module.gemm_part * total + beside
 

@@ -96,11 +96,6 @@ def read_fitted(family: str, kinds: Mapping[str, type]) -> tuple[Fitted, ...]:
         raise MoecastError(f"fitted parameters, not {wrong}", file=str(path)) from None
 
 
-def _fitted(entry: Mapping[str, Any], kinds: Mapping[str, type]) -> Fitted:
-    values = entry["parameters"]
-    return Fitted(**{**_without_kind(entry), "parameters": kinds[values["kind"]](**_without_kind(values))})
-
-
 def _without_kind(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name != "kind"}
 

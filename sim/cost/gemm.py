@@ -10,7 +10,7 @@ Sources: NVIDIA, "Matrix Multiplication Background User's Guide" (tiles and wave
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from itertools import product
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.sim.cost.entries import Entry, find_entry, load_entries, newest
+from moecast.sim.cost.formulas import check_positive, soft_maximum
 from moecast.sim.cost.gpus import gpu_key
 from moecast.sim.cost.tile_loop import TileCost, cheapest_tiles
 
@@ -29,6 +30,8 @@ Float = npt.NDArray[np.float64]
 
 OUTPUT_BYTES = 2.0
 QUANTISE_BYTES = 3.0  # bf16 in, a byte out
+_MAY_BE_ZERO = ("launch_s", "inner_s", "wave_s", "split_s")
+_MAY_BE_ZERO += ("quantise_row_s", "quantise_element_s", "quantise_inner_s")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,13 +138,9 @@ class GemmParameters:
     def __post_init__(self) -> None:
         if self.tiles not in TILE_SETS:
             raise ValueError(f"tiles = {self.tiles!r}: one of {', '.join(TILE_SETS)}")
-        for item in fields(self)[1:]:
-            value, zero = getattr(self, item.name), item.name.endswith("_s") or item.name.startswith("quantise")
-            if not (0 < value < float("inf") or (zero and value == 0)):
-                raise ValueError(f"{item.name} = {value!r} must be {'at least 0' if zero else 'positive'} and finite")
-        for name, least in (("softness", 1.0),):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} = {getattr(self, name)!r} must be at least {least:g}")
+        check_positive(self, may_be_zero=_MAY_BE_ZERO)
+        if self.softness < 1:
+            raise ValueError(f"softness = {self.softness!r} must be at least 1")
 
 
 def gemm_seconds(
@@ -185,7 +184,7 @@ def gemm_seconds(
         + m_R * k_R * kind.input_bytes
         + parameters.write_weight * OUTPUT_BYTES * m_R * n_R
     )
-    joined = norm(tiled, moved / _memory_rate(parameters, hardware), parameters.softness)
+    joined = soft_maximum(tiled, moved / _memory_rate(parameters, hardware), parameters.softness)
     seconds = parameters.launch_s + joined + _quantise_seconds(parameters, hardware, m_R * batch_R, k_R)
     return np.where(m_R * n_R * k_R * batch_R > 0, seconds, 0.0)
 
@@ -253,14 +252,6 @@ def _quantise_seconds(parameters: GemmParameters, hardware: Hardware, m: Float, 
     work_s = m * (parameters.quantise_row_s + k * parameters.quantise_element_s) / hardware.sms
     moved_s = m * k * QUANTISE_BYTES / _memory_rate(parameters, hardware)
     return np.maximum(k * parameters.quantise_inner_s, np.maximum(work_s, moved_s))
-
-
-def norm(a: Float, b: Float, p: float) -> Float:
-    """(a^p + b^p)^(1/p) without overflow or underflow."""
-    larger, smaller = np.maximum(a, b), np.minimum(a, b)
-    ratio = np.divide(smaller, larger, out=np.zeros_like(larger), where=larger > 0)
-    joined: Float = larger * (1 + ratio**p) ** (1 / p)
-    return joined
 
 
 @cache

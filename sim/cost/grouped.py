@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from moecast.sim.cost.formulas import soft_maximum
 from moecast.sim.cost.grouped_parameters import TYPES, ExpertType, GroupedParameters
 from moecast.sim.cost.slot_loop import count_tiles
 
@@ -169,10 +170,12 @@ def _product_seconds(
 
     if parameters.tiles != "default":
         best_R = np.min([tiles(height, columns) for height, columns in _shapes(parameters)], axis=0)
-        return _norm(best_R, traffic_R, parameters.softness)
-    large_R = _norm(tiles(*LARGE), traffic_R * (parameters.memory_part / parameters.large_part), parameters.softness)
+        return soft_maximum(best_R, traffic_R, parameters.softness)
+    large_R = soft_maximum(
+        tiles(*LARGE), traffic_R * (parameters.memory_part / parameters.large_part), parameters.softness
+    )
     # The smaller of both, not the small tiles alone: what a kernel switches to never makes more work take less.
-    small_R = np.minimum(_norm(tiles(*SMALL), traffic_R, parameters.softness), large_R)
+    small_R = np.minimum(soft_maximum(tiles(*SMALL), traffic_R, parameters.softness), large_R)
     return np.where(work.seen_R <= work.choices * work.slots, small_R, large_R)
 
 
@@ -184,14 +187,6 @@ def _tile_seconds(
     sm_rate = next(peaks[rate] for rate in kind.rates if rate in peaks) * parameters.peak_part / hardware.sms
     operands = (height * kind.input_bytes + columns * kind.weight_bytes) / parameters.operand_Bps
     return np.asarray(inner * max(2.0 * height * columns / sm_rate, operands) + parameters.wave_s)
-
-
-def _norm(a: Float, b: Float, p: float) -> Float:
-    """(a^p + b^p)^(1/p) without overflow or underflow."""
-    larger, smaller = np.maximum(a, b), np.minimum(a, b)
-    ratio = np.divide(smaller, larger, out=np.zeros_like(larger), where=larger > 0)
-    norm: Float = larger * (1 + ratio**p) ** (1 / p)
-    return norm
 
 
 def fastest_seconds(
@@ -242,7 +237,7 @@ def grouped_floor_seconds(
         moved_bytes = hits * inner * outer * kind.weight_bytes
         moved_bytes += rows * (inner * kind.input_bytes + VALUE_BYTES * outer)
         traffic_s = moved_bytes / (hardware.memory_Bps * best.memory_part)
-        seconds += float(_norm(np.array(rows * row_s), np.array(traffic_s), best.softness))
+        seconds += float(soft_maximum(np.array(rows * row_s), np.array(traffic_s), best.softness))
     return seconds
 
 

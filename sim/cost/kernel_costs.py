@@ -19,7 +19,7 @@ Float = npt.NDArray[np.float64]
 class KernelCosts(Protocol):
     """Seconds of kernels on one kind of GPU, launches included; 0 where there is nothing to do.
 
-    None of them falls when work is added.
+    None of them falls when work is added, but those of a user's tables where measured times do.
     """
 
     def gemm_seconds(

@@ -21,9 +21,9 @@ import numpy.typing as npt
 
 from moecast.sim.cost.attention_prefill import checked
 from moecast.sim.cost.entries import Entry, find_entry, newest, read_entries
-from moecast.sim.cost.gemm import norm
+from moecast.sim.cost.formulas import check_positive, soft_maximum
 from moecast.sim.cost.gpus import L2_BYTES, gpu_key
-from moecast.sim.cost.memory import check_positive, moving_seconds
+from moecast.sim.cost.memory import moving_seconds
 
 if TYPE_CHECKING:
     from moecast.topology import Hardware
@@ -133,7 +133,7 @@ def conv_seconds(
         l2_bytes=L2_BYTES[gpu_key(hardware)],
     )
     starts_s = b * c / 128 * parameters.sequence_s / hardware.sms
-    return np.where(b * t * c > 0, parameters.launch_s + norm(moved_s, starts_s, parameters.softness), 0.0)
+    return np.where(b * t * c > 0, parameters.launch_s + soft_maximum(moved_s, starts_s, parameters.softness), 0.0)
 
 
 def state_seconds(
@@ -165,7 +165,7 @@ def state_seconds(
     if phase == "prefill":
         chunks = np.ceil(t / CHUNK)
         work_s = b * h * units * (chunks * p.chunk_s + p.sequence_s) / hardware.sms
-        joined = norm(work_s, chunks * units * p.chain_s, p.softness)
+        joined = soft_maximum(work_s, chunks * units * p.chain_s, p.softness)
     else:
         states_s = moving_seconds(
             2 * STATE_BYTES * b * h * k * v,
@@ -173,7 +173,7 @@ def state_seconds(
             cache_ratio=p.cache_ratio if warm else 1.0,
             l2_bytes=L2_BYTES[gpu_key(hardware)],
         )
-        joined = norm(b * h * units * p.sequence_s / hardware.sms, states_s, p.softness)
+        joined = soft_maximum(b * h * units * p.sequence_s / hardware.sms, states_s, p.softness)
     return np.where(b * t * h * units > 0, p.launch_s + joined, 0.0)
 
 

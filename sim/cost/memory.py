@@ -6,8 +6,6 @@ writes the next one reads, so that activations are warm as well; weights are not
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 import numpy as np
 import numpy.typing as npt
 
@@ -16,17 +14,6 @@ Float = npt.NDArray[np.float64]
 WARM_PART = (
     0.5  # of L2, in which everything that moves still hits; at all of L2 nothing does (a loop over a full cache)
 )
-
-
-def check_positive(parameters: object, *, may_be_zero: tuple[str, ...] = ()) -> None:
-    """Raise ValueError unless every number of a dataclass is positive (or 0 where it may be) and finite."""
-    for item in fields(parameters):  # type: ignore[arg-type]
-        value = getattr(parameters, item.name)
-        if isinstance(value, str):
-            continue
-        zero = item.name in may_be_zero
-        if not (0 < value < float("inf") or (zero and value == 0)):
-            raise ValueError(f"{item.name} = {value!r} must be {'at least 0' if zero else 'positive'} and finite")
 
 
 def moving_seconds(moved_bytes: npt.ArrayLike, *, memory_Bps: float, cache_ratio: float, l2_bytes: float) -> Float:

@@ -20,8 +20,9 @@ import numpy.typing as npt
 
 from moecast.sim.cost import gemm
 from moecast.sim.cost.entries import Entry, find_entry, load_entries, newest
+from moecast.sim.cost.formulas import check_positive, soft_maximum
 from moecast.sim.cost.gpus import L2_BYTES, gpu_key
-from moecast.sim.cost.memory import check_positive, moving_seconds
+from moecast.sim.cost.memory import moving_seconds
 
 if TYPE_CHECKING:
     from moecast.topology import Hardware
@@ -98,7 +99,7 @@ def mla_bmm_seconds(
         l2_bytes=L2_BYTES[gpu_key(hardware)],
     )
     beside = t * h * (k * parameters.input_s + n * parameters.output_s) / hardware.sms
-    seconds = parameters.launch_s + gemm.norm(tiled, traffic, tiles.softness) + beside
+    seconds = parameters.launch_s + soft_maximum(tiled, traffic, tiles.softness) + beside
     return np.where(t * h * k * n > 0, seconds, 0.0)
 
 

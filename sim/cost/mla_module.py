@@ -23,8 +23,8 @@ from moecast.sim.cost import attention, gemm, mla_bmm
 from moecast.sim.cost.attention_decode import decode_seconds
 from moecast.sim.cost.attention_prefill import ELEMENT_BYTES, checked, prefill_seconds
 from moecast.sim.cost.entries import NEUTRAL, Entry, find_entry, load_entries, newest
+from moecast.sim.cost.formulas import check_positive
 from moecast.sim.cost.gpus import gpu_key
-from moecast.sim.cost.memory import check_positive
 
 if TYPE_CHECKING:
     from moecast.topology import Hardware

@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.sim.cost.entries import NEUTRAL, Entry, find_entry, load_entries, newest
+from moecast.sim.cost.formulas import check_positive
 from moecast.sim.cost.gpus import L2_BYTES, gpu_key
-from moecast.sim.cost.memory import check_positive, moving_seconds
+from moecast.sim.cost.memory import moving_seconds
 
 if TYPE_CHECKING:
     from moecast.topology import Hardware

@@ -82,6 +82,8 @@ class AttentionCore:
         Element type of the cache.
     window
         Keys that a token looks back on; None: all.
+    module_type
+        MLA: element type of the products around it, by which whole modules were measured; empty: none around it.
     """
 
     latent: bool
@@ -94,6 +96,7 @@ class AttentionCore:
     rope_dim: int = 0
     kv_type: str = "bf16"
     window: int | None = None
+    module_type: str = ""
 
     @classmethod
     def of(cls, model: ModelShape, shape: AttentionShape, *, tp: int = 1, window: int | None = None) -> AttentionCore:
@@ -111,6 +114,7 @@ class AttentionCore:
             rope_dim=shape.rope_dim,
             kv_type=model.kv_type,
             window=window,
+            module_type=model.mixer_type if latent else "",
         )
 
     def absorbed(self, phase: str) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from moecast.sim.models.deepseek import DEEPSEEK_V2_LITE, DEEPSEEK_V3
 from moecast.sim.models.gpt_oss import GPT_OSS_120B
+from moecast.sim.models.kimi import KIMI_K2
 from moecast.sim.models.minimax import MINIMAX_M2_5
 from moecast.sim.models.mixtral import MIXTRAL_8X7B, MIXTRAL_8X22B
 from moecast.sim.models.olmoe import OLMOE_1B_7B
@@ -21,6 +22,7 @@ PRESETS: Mapping[str, ModelPreset] = {
     "olmoe-1b-7b": OLMOE_1B_7B,
     "gpt-oss-120b": GPT_OSS_120B,
     "minimax-m2.5": MINIMAX_M2_5,
+    "kimi-k2": KIMI_K2,
     "qwen3.5-397b-a17b": QWEN3_5_397B_A17B,
 }
 

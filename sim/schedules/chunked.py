@@ -15,14 +15,8 @@ MOST_DEGREE = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Chunked:
-    """Attention for all tokens, then the MoE layer in `degree` chunks, whose copies travel beside experts (Tutel).
-
-    On even work without fixed costs, chunks that send s and compute e seconds each take s + d max(s, e) + e at least
-    and, when dispatch and combine share the communication stream, 2 s + max(d e, 2 (d - 1) s) at most; degree 1 is the
-    sequential order. Each chunk pays its launches again, and experts read their weights once a chunk.
-
-    Source: Tutel, arXiv 2206.03382, 4.3 (adaptive pipelining); FasterMoE, PPoPP 2022.
+class InChunks:
+    """What schedules of MoE layers in `degree` chunks of tokens have in common.
 
     Raises
     ------
@@ -35,6 +29,18 @@ class Chunked:
     def __post_init__(self) -> None:
         if not 1 <= self.degree <= MOST_DEGREE:
             raise ValueError(f"degree = {self.degree}: must be from 1 to {MOST_DEGREE}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunked(InChunks):
+    """Attention for all tokens, then the MoE layer in `degree` chunks, whose copies travel beside experts (Tutel).
+
+    On even work without fixed costs, chunks that send s and compute e seconds each take s + d max(s, e) + e at least
+    and, when dispatch and combine share the communication stream, 2 s + max(d e, 2 (d - 1) s) at most; degree 1 is the
+    sequential order. Each chunk pays its launches again, and experts read their weights once a chunk.
+
+    Source: Tutel, arXiv 2206.03382, 4.3 (adaptive pipelining); FasterMoE, PPoPP 2022.
+    """
 
     @property
     def name(self) -> str:

@@ -8,7 +8,7 @@ from itertools import zip_longest
 
 from moecast.sim.forward import ForwardPass
 from moecast.sim.program import Exchange, Task
-from moecast.sim.schedules.chunked import MOST_DEGREE
+from moecast.sim.schedules.chunked import InChunks
 from moecast.sim.schedules.lay import Chain, TaskList
 from moecast.sim.schedules.layers import layers_of
 
@@ -17,7 +17,7 @@ BETWEEN, INSIDE = "between domains", "inside domains"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FsMoe:
+class FsMoe(InChunks):
     """The MoE layer in `degree` chunks; what a chunk sends between domains runs beside what another sends inside them.
 
     A chunk goes between domains to its relay (or, experts cut by width, to one of the ranks that hold its expert), is
@@ -33,18 +33,7 @@ class FsMoe:
     A relay passes a chunk on when it has all of it, where the one exchange of other schedules pipelines both legs.
 
     Source: FSMoE, arXiv 2501.10714 (co-scheduling of intra- and inter-node communication).
-
-    Raises
-    ------
-    ValueError
-        A degree that is not from 1 to 64.
     """
-
-    degree: int
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.degree <= MOST_DEGREE:
-            raise ValueError(f"degree = {self.degree}: must be from 1 to {MOST_DEGREE}")
 
     @property
     def name(self) -> str:

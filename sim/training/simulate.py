@@ -21,6 +21,7 @@ from moecast.sim.describe import describe_trace, element_types, labels, transfer
 from moecast.sim.drawn_steps import draw_steps
 from moecast.sim.engines import MEGATRON, NEUTRAL
 from moecast.sim.exposed import seconds_of_ranks
+from moecast.sim.kernel_grounds import kernel_grounds
 from moecast.sim.memory import MEMORY_FRACTION, usable_bytes
 from moecast.sim.network import Rung, find_rung
 from moecast.sim.schedules.pipeline import Pipeline, PipelineOrder, find_pipeline_schedule, make_order
@@ -134,7 +135,10 @@ def simulate_training(
         in_flight_P=tuple(timed.order.peak_in_flight(rank) for rank in range(plan.layout.pp)),
         memory_bytes=memory,
         fits=memory["total"] <= memory["usable"],
-        labels=labels_of(model, trace, drawn_of),
+        labels=(
+            *labels_of(model, trace, drawn_of),
+            *kernel_grounds(cluster.hardware, recipe.precision.of(model), plan, phase="train"),
+        ),
         warnings=(*notes, *warnings_of(cluster, plan, recipe, find_rung(network), memory)),
     )
 

@@ -15,7 +15,6 @@ import numpy.typing as npt
 from moecast.sim.collectives.choice import candidates, pick
 from moecast.sim.collectives.groups import numbers_of_groups
 from moecast.sim.collectives.links import link_capacity, link_names
-from moecast.sim.forward import OUTSIDE
 from moecast.sim.layout import Layout
 from moecast.sim.program import Compute, Exchange, StepProgram, Task
 from moecast.sim.schedules.pipeline.cells import Pipeline
@@ -23,6 +22,7 @@ from moecast.sim.schedules.pipeline.lower import lower, on_narrowest
 from moecast.sim.schedules.pipeline.order import PipelineSchedule, make_order
 from moecast.sim.schedules.pipeline.sends import HiddenSends
 from moecast.sim.sites import Sites
+from moecast.sim.stage_tasks import OUTSIDE
 from moecast.sim.training.gradients import Group, Reduction, reductions
 from moecast.sim.training.recipe import Recipe
 from moecast.sim.training.stage import StageWork, stage_work

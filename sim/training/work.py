@@ -21,8 +21,9 @@ from moecast.errors import MoecastError
 from moecast.sim.attention_shape import AttentionShape
 from moecast.sim.collectives.template import no_flows
 from moecast.sim.context.rules import check_context
-from moecast.sim.forward import OUTSIDE, ForwardPass
+from moecast.sim.forward import ForwardPass
 from moecast.sim.program import Compute, Exchange, Kind, Task
+from moecast.sim.stage_tasks import OUTSIDE
 from moecast.sim.training import modules
 from moecast.sim.training.context import ContextCore
 from moecast.sim.training.passes import Passes

@@ -14,13 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moecast.errors import MoecastError
-from moecast.sim.cost import attention, mla_module
+from moecast.sim.attention import attention_seconds
+from moecast.sim.cost import FittedCosts, attention, mla_module
 from moecast.sim.cost.attention_decode import DecodeParameters, decode_seconds
 from moecast.sim.cost.attention_prefill import PrefillParameters, prefill_seconds
 from moecast.sim.cost.gpus import GPUS, H20
 from moecast.sim.cost.shapes import AttentionCore
 from moecast.sim.cost.tables import attention as tables
 from moecast.sim.cost.tables import mla_module as module_tables
+from moecast.sim.load_model import load_model
 from moecast.validate.fitting import attention as fitting
 from moecast.validate.fitting import mla_module as module_fitting
 from moecast.validate.fitting.attention_errors import compare_attention, compare_module
@@ -244,6 +246,35 @@ def test_modules_hold_more_than_their_parts() -> None:
     assert (np.diff(seconds) > 0).all()
     assert (seconds > entry.parameters.constant_s).all()
     assert mla_module.beside_seconds(entry.parameters, H200, [0, 1], heads=16)[0] == 0
+
+
+@pytest.mark.parametrize("engine", ["vllm", "trtllm"])
+def test_a_step_puts_whole_modules_together(engine: str) -> None:
+    model = load_model("deepseek-v3").with_types(kv_type="fp8")
+    hardware = replace(H200, kernels="fitted", engine=engine)
+    tokens, keys = np.array([1.0, 64.0, 512.0]), np.array([100.0, 4096.0, 2048.0])
+    types = {"engine": engine, "phase": "decode", "gemm_type": "fp8_block", "cache_type": "fp8"}
+    parts = mla_module.mla_parts(hardware, **types, batch=tokens, tokens=1, keys=keys, heads=128)
+    module = mla_module.find_parameters(hardware, **types).parameters
+    whole = mla_module.module_seconds(module, hardware, parts, batch=tokens, tokens=1, heads=128)
+    step = attention_seconds(model, hardware, phase="decode", tokens_G=tokens, context_sum_G=tokens * keys)
+    np.testing.assert_allclose(step, whole)
+
+
+def test_a_core_is_the_modules_only_where_these_types_were_measured() -> None:
+    asked = {"phase": "prefill", "tokens_G": [8192.0], "keys_G": [8192.0 * 2048]}
+    costs = FittedCosts(hardware=replace(H200, kernels="fitted", engine="vllm"))
+    core = AttentionCore.of(model := load_model("deepseek-v3"), model.attention)
+    bare = costs.core_seconds(replace(core, module_type=""), **asked)
+    types = {"engine": "vllm", "phase": "prefill", "gemm_type": "fp8_block", "cache_type": "bf16"}
+    part = mla_module.find_parameters(costs.hardware, **types).parameters.core_part
+    assert part < 0.95
+    np.testing.assert_allclose(costs.core_seconds(core, **asked), part * bare)
+    sglang = FittedCosts(hardware=replace(H200, kernels="fitted", engine="sglang"))  # its modules have FP8 caches only
+    decode = {**asked, "phase": "decode"}
+    np.testing.assert_allclose(
+        sglang.core_seconds(core, **decode), sglang.core_seconds(replace(core, module_type=""), **decode)
+    )
 
 
 def test_a_hundred_thousand_shapes_are_quick() -> None:

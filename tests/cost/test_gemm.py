@@ -20,8 +20,9 @@ from moecast.sim.cost.gemm import TYPES, GemmParameters, find_parameters, gemm_s
 from moecast.sim.cost.gpus import A100, GPUS, H20, gpu_key, nearest
 from moecast.sim.cost.tables.folder import version_key
 from moecast.sim.cost.tables.gemm import interpolate, read_gemm
-from moecast.validate.fitting.gemm import is_host_timed, kernel_rows
-from moecast.validate.fitting.rows import Errors, draw_rows
+from moecast.validate.fitting.draw import draw_rows
+from moecast.validate.fitting.errors import Errors
+from moecast.validate.fitting.gemm import kernel_rows
 from tests.conftest import ROOT
 
 TABLES = Path(os.environ.get("MOECAST_SHARED", ROOT.parent / "shared")) / "measured" / "kernels"
@@ -222,7 +223,7 @@ def test_measured_rows_that_nobody_fitted_are_met(gpu: str) -> None:
         pytest.skip(f"no shared data at {TABLES} (MOECAST_SHARED)")
     for table in read_gemm(TABLES):
         entry = load_parameters().get((table.gpu, table.engine, table.element_type))
-        if table.gpu != gpu or is_host_timed(table) or entry is None or entry.version != table.version:
+        if table.gpu != gpu or table.host_timed or entry is None or entry.version != table.version:
             continue
         unseen = kernel_rows(table) & ~draw_rows(table.seconds_R.size, seed=entry.seed)
         shape = (table.m_R[unseen], table.n_R[unseen], table.k_R[unseen])

@@ -30,6 +30,7 @@ def test_a_preset_has_the_published_parameter_counts(name):
         ("qwen3-235b-a22b", (4096, 1536, 128, 8, 94, 94)),
         ("olmoe-1b-7b", (2048, 1024, 64, 8, 16, 16)),
         ("gpt-oss-120b", (2880, 2880, 128, 4, 36, 36)),
+        ("kimi-k2", (7168, 2048, 384, 8, 60, 61)),
     ],
 )
 def test_a_preset_has_the_published_shape(name, shape):

@@ -131,3 +131,9 @@ def test_a_question_file_may_still_stand_there(tmp_path: Path) -> None:
 
 def test_uses_of_rows_that_ship() -> None:
     assert Counter(row["use"] for row in SERVING) == {"check": 327, "fit": 40}
+
+
+def test_models_are_asked_by_their_own_shapes():
+    row = {**SERVING[0], "model": "moonshotai/Kimi-K2-FP8", "precision": "fp8"}
+    shape = ServingRow.of(row).shape()
+    assert (shape.name, shape.shape_LEK, shape.attention.heads) == ("kimi-k2", (60, 384, 8), 64)

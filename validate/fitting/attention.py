@@ -14,15 +14,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from moecast.sim.cost.attention import LATENT, key_bytes
-from moecast.sim.cost.attention_decode import DecodeParameters, decode_seconds
-from moecast.sim.cost.attention_prefill import PrefillParameters, prefill_seconds
+from moecast.sim.cost.attention_benchmark import benchmark_seconds
+from moecast.sim.cost.attention_decode import DecodeParameters
+from moecast.sim.cost.attention_prefill import PrefillParameters
 from moecast.sim.cost.entries import NEUTRAL, Entry
 from moecast.sim.cost.gpus import GPUS
 from moecast.sim.cost.tables.attention import AttentionTable
+from moecast.sim.cost.tables.columns import rows_of
 from moecast.validate.fitting.descent import Range, descend
-from moecast.validate.fitting.draw import Bool, drawn_rows, rows_of
-from moecast.validate.fitting.rows import MOST_SHARE, Errors
+from moecast.validate.fitting.draw import MOST_SHARE, Bool, drawn_rows
+from moecast.validate.fitting.entry import entry_of
+from moecast.validate.fitting.errors import Errors
 
 Float = npt.NDArray[np.float64]
 Parameters = PrefillParameters | DecodeParameters
@@ -65,36 +67,7 @@ _DECODE: dict[str, Range] = {
 
 def forecast(parameters: Parameters, gpu: str, table: AttentionTable) -> Float:
     """The model's times of a table's rows on a GPU, its caches warm as a benchmark's are."""
-    if isinstance(parameters, PrefillParameters):
-        absorbed = parameters.absorbed
-        return prefill_seconds(
-            parameters,
-            GPUS[gpu],
-            table.batch_R,
-            table.tokens_R,
-            heads=table.heads_R,
-            kv_heads=np.where(absorbed, 1.0, table.kv_heads_R),
-            head_dim=np.where(absorbed, 576.0, table.head_dim_R),
-            value_dim=np.where(absorbed, 512.0, np.where(table.latent, 128.0, table.head_dim_R)),
-            context=table.keys_R,
-            window=table.window_R,
-        )
-    windowed_R = (table.window_R > 0) & (table.window_R < table.keys_R)
-    value_dim = np.where(table.latent, float(LATENT), table.head_dim_R)
-    width = np.where(table.latent, table.head_dim_R, 2 * table.head_dim_R)
-    return decode_seconds(
-        parameters,
-        GPUS[gpu],
-        table.batch_R,
-        np.where(windowed_R, table.window_R, table.keys_R),
-        heads=table.heads_R,
-        kv_heads=table.kv_heads_R,
-        head_dim=table.head_dim_R,
-        value_dim=value_dim,
-        key_bytes=width * key_bytes(table.types),
-        windowed=windowed_R,
-        warm=True,
-    )
+    return benchmark_seconds(parameters, GPUS[gpu], table)
 
 
 def draw(table: AttentionTable, *, seed: int = SEED) -> Bool:
@@ -237,16 +210,12 @@ def _entry(tables: Sequence[AttentionTable], parameters: Parameters, *, seed: in
         fitted += int(drawn.sum())
     errors = Errors.of(np.concatenate(said), np.concatenate(measured))
     first = tables[0]
-    return Entry(
-        gpu=first.gpu,
-        engine=first.engine,
-        version=first.version,
+    return entry_of(
+        first,
+        parameters,
+        errors,
         kind=first.kind,
-        parameters=parameters,
         fitted=fitted,
         rows=sum(table.seconds_R.size for table in tables),
         seed=seed,
-        median=round(errors.median, 4),
-        p90=round(errors.p90, 4),
-        bias=round(errors.bias, 4),
     )

@@ -13,13 +13,13 @@ from moecast.sim.cost.entries import NEUTRAL, Entry
 from moecast.sim.cost.gpus import GPUS, nearest
 from moecast.sim.cost.shapes import AttentionCore
 from moecast.sim.cost.tables.attention import AttentionTable
+from moecast.sim.cost.tables.columns import rows_of
 from moecast.sim.cost.tables.linear_attention import LinearTable
 from moecast.sim.cost.tables.mla_module import MlaModuleTable
 from moecast.validate.fitting import attention as attention_fit
 from moecast.validate.fitting import linear_attention as linear_fit
 from moecast.validate.fitting import mla_module as module_fit
-from moecast.validate.fitting.draw import rows_of
-from moecast.validate.fitting.rows import Errors
+from moecast.validate.fitting.errors import Errors
 
 Float = npt.NDArray[np.float64]
 Compared = tuple[Errors, Errors, Errors]

@@ -23,11 +23,11 @@ from moecast.sim.cost.dispatch import (
     sm_seconds_of_copy,
 )
 from moecast.sim.cost.fitted_parameters import Fitted, find_fitted
+from moecast.sim.cost.tables.columns import rows_of
 from moecast.sim.cost.tables.dispatch import DispatchTable, read_tables
 from moecast.validate.fitting.dispatch import SEED, drawn_sources
-from moecast.validate.fitting.draw import rows_of
+from moecast.validate.fitting.errors import Errors
 from moecast.validate.fitting.pool import Rows, fit_pool, with_errors
-from moecast.validate.fitting.rows import Errors
 
 Float = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]

@@ -17,7 +17,7 @@ from moecast.sim.plan import Plan
 from moecast.sim.sites import Sites
 from moecast.topology import load_cluster
 from moecast.validate.fitting.collectives import Cut, fit, predict, read_cuts
-from moecast.validate.fitting.rows import Errors
+from moecast.validate.fitting.errors import Errors
 
 Float = npt.NDArray[np.float64]
 

@@ -29,10 +29,11 @@ from moecast.sim.cost.dispatch import (
 from moecast.sim.cost.fitted_parameters import Fitted, find_fitted
 from moecast.sim.cost.gpus import GPUS
 from moecast.sim.cost.nvlink import GENERATIONS, NOMINAL_Bps
+from moecast.sim.cost.tables.columns import rows_of
 from moecast.sim.cost.tables.dispatch import DispatchTable, read_tables
-from moecast.validate.fitting.draw import drawn_rows, rows_of, unseen_rows
+from moecast.validate.fitting.draw import drawn_rows, unseen_rows
+from moecast.validate.fitting.errors import Errors
 from moecast.validate.fitting.pool import Rows, fit_pool, with_errors
-from moecast.validate.fitting.rows import Errors
 
 Float = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]

@@ -16,7 +16,7 @@ from moecast.sim.cost.dispatch import distinct_ranks
 from moecast.sim.cost.gpus import GPUS
 from moecast.sim.cost.nvlink import NOMINAL_Bps
 from moecast.validate.fitting.dispatch import BELOW, LOW_LATENCY, Cut, fit, predict, read_cuts
-from moecast.validate.fitting.rows import Errors
+from moecast.validate.fitting.errors import Errors
 
 Float = npt.NDArray[np.float64]
 

@@ -9,20 +9,25 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
-from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import least_squares
 
-from moecast.validate.fitting.rows import MOST_SHARE
-
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 
-Table = TypeVar("Table")
+
+MOST_SHARE = 0.02  # of a table's rows
+
+
+def draw_rows(rows: int, *, seed: int, most: int = 700) -> Bool:
+    """Mark rows at random: 2 % of them, at most `most`; the same ones for the same seed."""
+    marked = np.zeros(rows, bool)
+    drawn = np.random.default_rng(seed).choice(rows, min(most, int(rows * MOST_SHARE)), replace=False)
+    marked[drawn] = True
+    return marked
 
 
 def drawn_rows(keys: Sequence[npt.ArrayLike], *, name: str, seed: int, count: int | None = None) -> Int:
@@ -37,14 +42,6 @@ def drawn_rows(keys: Sequence[npt.ArrayLike], *, name: str, seed: int, count: in
     places = (np.arange(count) + random.random()) * len(order) / max(count, 1)
     drawn: Int = order[places.astype(np.int64)]
     return np.sort(drawn)
-
-
-def rows_of(table: Table, rows_R: npt.ArrayLike) -> Table:
-    """Cut a dataclass of columns, whose names end in ``_R``, down to some rows."""
-    value: Any = table
-    names = [item.name for item in fields(value) if item.name.endswith("_R")]
-    cut: Table = replace(value, **{name: getattr(value, name)[rows_R] for name in names})
-    return cut
 
 
 def unseen_rows(shapes_R: Sequence[object], drawn_R: Int) -> Bool:

@@ -14,7 +14,9 @@ from moecast.sim.cost.gemm import TILE_SETS, GemmParameters, gemm_seconds
 from moecast.sim.cost.gpus import GPUS
 from moecast.sim.cost.tables.gemm import GemmTable
 from moecast.validate.fitting.descent import Range, descend
-from moecast.validate.fitting.rows import Bool, Errors, draw_rows
+from moecast.validate.fitting.draw import Bool, draw_rows
+from moecast.validate.fitting.entry import entry_of
+from moecast.validate.fitting.errors import Errors
 
 Float = npt.NDArray[np.float64]
 
@@ -38,7 +40,6 @@ _QUANTISE: dict[str, Range] = {
     "quantise_inner_s": (4e-10, 1e-13, 1e-8),
 }
 INNER_STARTS_S = (2e-9, 1e-10)  # least squares ends in one of two valleys of this parameter
-HOST_TIMED_S = 30e-6  # no GPU takes this long to launch: a smallest time above it is the host's
 SHAKES = 3  # more descents from near the best
 
 
@@ -58,17 +59,12 @@ class _Rows:
         return gemm_seconds(parameters, GPUS[self.gpu], *shape, element_type=self.element_type)
 
 
-def is_host_timed(table: GemmTable) -> bool:
-    """Whether the smallest products took the time of the host that launched them, not of a kernel."""
-    return float(np.quantile(table.seconds_R, 0.01)) > HOST_TIMED_S
-
-
 def kernel_rows(table: GemmTable) -> Bool:
     """The rows whose time is a kernel's: all, or of a host-timed table those well above the host's time.
 
     The host's time is taken from the rows of least work; what takes three times as long hides it.
     """
-    if not is_host_timed(table):
+    if not table.host_timed:
         return np.ones(table.seconds_R.size, bool)
     work_R = table.m_R * table.n_R * table.k_R
     least = work_R <= np.quantile(work_R, 0.2)
@@ -78,9 +74,9 @@ def kernel_rows(table: GemmTable) -> Bool:
 def fit_gemm(tables: Sequence[GemmTable], *, seed: int = 0) -> Iterator[Entry[GemmParameters]]:
     """One entry for each table, and one for each GPU and type over all engines' newest versions (`neutral`)."""
     for table in tables:
-        if not is_host_timed(table):
+        if not table.host_timed:
             yield _fitted(table, [table], seed=seed, note=f"kernels: {', '.join(table.kernels)}")
-    newest = {(table.gpu, table.element_type, table.engine): table for table in tables if not is_host_timed(table)}
+    newest = {(table.gpu, table.element_type, table.engine): table for table in tables if not table.host_timed}
     for gpu, element_type in dict.fromkeys(key[:2] for key in newest):
         pool = [table for key, table in newest.items() if key[:2] == (gpu, element_type)]
         note = "pooled: " + ", ".join(f"{table.engine} {table.version}" for table in pool)
@@ -98,19 +94,16 @@ def _fitted(
     drawn = draw_rows(rows.seconds_R.size, seed=seed)
     parameters = _fit(rows, drawn, seed=seed)
     errors = Errors.of(rows.forecast(parameters, ~drawn), rows.seconds_R[~drawn])
-    return Entry(
-        gpu=table.gpu,
-        engine=engine or table.engine,
-        version=table.version if engine is None else "",
+    return entry_of(
+        table,
+        parameters,
+        errors,
         kind=table.element_type,
-        parameters=parameters,
         fitted=int(drawn.sum()),
         rows=rows.seconds_R.size,
         seed=seed,
-        median=round(errors.median, 4),
-        p90=round(errors.p90, 4),
-        bias=round(errors.bias, 4),
         note=note,
+        engine=engine,
     )
 
 

@@ -10,8 +10,9 @@ from moecast.sim.cost.entries import NEUTRAL, Entry
 from moecast.sim.cost.gemm import GemmParameters, all_parameters, gemm_seconds, load_parameters
 from moecast.sim.cost.gpus import GPUS, nearest
 from moecast.sim.cost.tables.gemm import GemmTable
-from moecast.validate.fitting.gemm import is_host_timed, kernel_rows
-from moecast.validate.fitting.rows import Errors, draw_rows
+from moecast.validate.fitting.draw import draw_rows
+from moecast.validate.fitting.errors import Errors
+from moecast.validate.fitting.gemm import kernel_rows
 
 Float = npt.NDArray[np.float64]
 
@@ -28,7 +29,7 @@ def compare(table: GemmTable) -> tuple[Errors, Errors, Errors, str]:
     """
     entry = _entry(table.gpu, table)
     counted = kernel_rows(table)
-    if entry is not None and not is_host_timed(table):
+    if entry is not None and not table.host_timed:
         counted &= ~draw_rows(table.seconds_R.size, seed=entry.seed)
     measured = table.seconds_R[counted]
     elsewhere = {gpu for gpu in GPUS if gpu != table.gpu and _entry(gpu, table) is not None}
@@ -36,7 +37,7 @@ def compare(table: GemmTable) -> tuple[Errors, Errors, Errors, str]:
         other = _entry(nearest_other(table.gpu, elsewhere), table)
     except ValueError:
         other = None
-    note = f"host-timed: {measured.size} of {table.seconds_R.size} rows" if is_host_timed(table) else ""
+    note = f"host-timed: {measured.size} of {table.seconds_R.size} rows" if table.host_timed else ""
     return (
         Errors.of(_roofline(table, counted), measured),
         _errors(entry, table, counted),

@@ -15,8 +15,10 @@ from moecast.sim.cost.grouped_parameters import LOW_LATENCY, WHOLE, GroupedParam
 from moecast.sim.cost.shapes import ExpertBlock
 from moecast.sim.cost.tables.moe import MoeTable
 from moecast.validate.fitting.descent import Range, descend
+from moecast.validate.fitting.draw import draw_rows
+from moecast.validate.fitting.entry import entry_of
+from moecast.validate.fitting.errors import Errors
 from moecast.validate.fitting.moe_loads import loads_of_rank
-from moecast.validate.fitting.rows import Errors, draw_rows
 
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
@@ -121,19 +123,16 @@ def _fitted(
     unseen = [table.where(judged_rows(~which, seed)) for table, which in zip(pool, drawn, strict=True)]
     judged = MoeRows.of(unseen, seed=seed + 1)
     errors = Errors.of(judged.forecast(parameters), judged.seconds_R)
-    return Entry(
-        gpu=pool[0].gpu,
-        engine=engine or pool[0].engine,
-        version=pool[0].version if engine is None else "",
+    return entry_of(
+        pool[0],
+        parameters,
+        errors,
         kind=pool[0].element_type,
-        parameters=parameters,
         fitted=sum(int(which.sum()) for which in drawn),
         rows=sum(table.seconds_R.size for table in pool),
         seed=seed,
-        median=round(errors.median, 4),
-        p90=round(errors.p90, 4),
-        bias=round(errors.bias, 4),
         note=note,
+        engine=engine,
     )
 
 

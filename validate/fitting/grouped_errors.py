@@ -11,9 +11,10 @@ from moecast.sim.cost.gpus import GPUS, nearest
 from moecast.sim.cost.grouped_parameters import GroupedParameters, load_parameters
 from moecast.sim.cost.shapes import ExpertBlock
 from moecast.sim.cost.tables.moe import MoeTable
+from moecast.validate.fitting.draw import draw_rows
+from moecast.validate.fitting.errors import Errors
 from moecast.validate.fitting.grouped import MoeRows, judged_rows
 from moecast.validate.fitting.moe_loads import loads_of_rank
-from moecast.validate.fitting.rows import Errors, draw_rows
 
 Float = npt.NDArray[np.float64]
 

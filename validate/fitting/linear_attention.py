@@ -12,10 +12,12 @@ import numpy.typing as npt
 from moecast.sim.cost.entries import NEUTRAL, Entry
 from moecast.sim.cost.gpus import GPUS
 from moecast.sim.cost.linear_attention import ConvParameters, StateParameters, conv_seconds, state_seconds
+from moecast.sim.cost.tables.columns import rows_of
 from moecast.sim.cost.tables.linear_attention import LinearTable
 from moecast.validate.fitting.descent import Range, descend
-from moecast.validate.fitting.draw import Bool, drawn_rows, rows_of
-from moecast.validate.fitting.rows import Errors
+from moecast.validate.fitting.draw import Bool, drawn_rows
+from moecast.validate.fitting.entry import entry_of
+from moecast.validate.fitting.errors import Errors
 
 Float = npt.NDArray[np.float64]
 Parameters = ConvParameters | StateParameters
@@ -88,16 +90,6 @@ def _fitted(table: LinearTable, *, seed: int) -> Entry[Any]:
     _, values = descend(said, rows.seconds_R, _CONV if kind is ConvParameters else _STATE, spread=SPREAD)
     rest = rows_of(table, ~drawn)
     errors = Errors.of(forecast(kind(**values), table.gpu, rest), rest.seconds_R)
-    return Entry(
-        gpu=table.gpu,
-        engine=table.engine,
-        version=table.version,
-        kind=table.kind,
-        parameters=kind(**values),
-        fitted=int(drawn.sum()),
-        rows=table.seconds_R.size,
-        seed=seed,
-        median=round(errors.median, 4),
-        p90=round(errors.p90, 4),
-        bias=round(errors.bias, 4),
+    return entry_of(
+        table, kind(**values), errors, kind=table.kind, fitted=int(drawn.sum()), rows=table.seconds_R.size, seed=seed
     )

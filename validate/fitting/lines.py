@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moecast.validate.fitting.rows import Errors
+from moecast.validate.fitting.errors import Errors
 
 if TYPE_CHECKING:
     from moecast.sim.cost.tables.attention import AttentionTable

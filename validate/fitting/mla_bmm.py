@@ -14,7 +14,9 @@ from moecast.sim.cost.gpus import GPUS
 from moecast.sim.cost.mla_bmm import MlaBmmParameters, mla_bmm_seconds
 from moecast.sim.cost.tables.mla_bmm import MlaBmmTable
 from moecast.validate.fitting.descent import Range, descend
-from moecast.validate.fitting.rows import MOST_SHARE, Bool, Errors
+from moecast.validate.fitting.draw import MOST_SHARE, Bool
+from moecast.validate.fitting.entry import entry_of
+from moecast.validate.fitting.errors import Errors
 
 Float = npt.NDArray[np.float64]
 
@@ -72,17 +74,13 @@ def _fitted(table: MlaBmmTable, *, seed: int) -> Entry[MlaBmmParameters]:
     _, best = descend(of, table.seconds_R[drawn], ranges)
     parameters = MlaBmmParameters(multiplies=multiplies, **best)
     errors = Errors.of(forecast(parameters, table.gpu, table.engine, table, ~drawn), table.seconds_R[~drawn])
-    return Entry(
-        gpu=table.gpu,
-        engine=table.engine,
-        version=table.version,
+    return entry_of(
+        table,
+        parameters,
+        errors,
         kind=table.element_type,
-        parameters=parameters,
         fitted=int(drawn.sum()),
         rows=table.seconds_R.size,
         seed=seed,
-        median=round(errors.median, 4),
-        p90=round(errors.p90, 4),
-        bias=round(errors.bias, 4),
         note=f"kernels: {', '.join(table.kernels)}",
     )

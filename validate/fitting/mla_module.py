@@ -15,10 +15,12 @@ import numpy.typing as npt
 from moecast.sim.cost.entries import NEUTRAL, Entry
 from moecast.sim.cost.gpus import GPUS
 from moecast.sim.cost.mla_module import MlaModuleParameters, MlaParts, mla_parts, module_seconds
+from moecast.sim.cost.tables.columns import rows_of
 from moecast.sim.cost.tables.mla_module import MlaModuleTable
 from moecast.validate.fitting.descent import Range, descend
-from moecast.validate.fitting.draw import Bool, drawn_rows, rows_of
-from moecast.validate.fitting.rows import Errors
+from moecast.validate.fitting.draw import Bool, drawn_rows
+from moecast.validate.fitting.entry import entry_of
+from moecast.validate.fitting.errors import Errors
 
 Float = npt.NDArray[np.float64]
 
@@ -104,17 +106,13 @@ def _fitted(table: MlaModuleTable, drawn: Bool, *, seed: int) -> Entry[Any]:
     rest = rows_of(table, counted)
     errors = Errors.of(forecast(parameters, table.gpu, rest), rest.seconds_R)
     note = f"host-timed: {counted.sum()} of {counted.size} rows" if is_host_timed(table) else ""
-    return Entry(
-        gpu=table.gpu,
-        engine=table.engine,
-        version=table.version,
+    return entry_of(
+        table,
+        parameters,
+        errors,
         kind=table.kind,
-        parameters=parameters,
         fitted=int(drawn.sum()),
         rows=table.seconds_R.size,
         seed=seed,
-        median=round(errors.median, 4),
-        p90=round(errors.p90, 4),
-        bias=round(errors.bias, 4),
         note=note,
     )

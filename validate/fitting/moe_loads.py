@@ -11,6 +11,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from moecast.sim.cost.tables.moe import even_loads
+
 Int = npt.NDArray[np.int64]
 
 BALANCED = "balanced"
@@ -30,9 +32,7 @@ def loads_of_rank(
     """
     pairs = tokens * choices
     if law == BALANCED:
-        # What does not divide goes one to each rank by turns, so that the first has its share of it first.
-        turn_P = np.arange(experts // parts) * parts
-        return np.asarray(pairs // experts + (turn_P < pairs % experts), np.int64)
+        return even_loads(tokens=tokens, choices=choices, experts=experts, parts=parts)
     if not law.startswith("power_law_"):
         raise ValueError(f"law {law!r}: balanced or power_law_A")
     load_E = _power_law(tokens, pairs, experts, float(law.removeprefix("power_law_")), random)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from moecast.sim.cost.fitted_parameters import Fitted
 from moecast.validate.fitting.draw import fit_logarithms
-from moecast.validate.fitting.rows import Errors
+from moecast.validate.fitting.errors import Errors
 
 Float = npt.NDArray[np.float64]
 Parameters = TypeVar("Parameters")

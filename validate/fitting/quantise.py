@@ -14,7 +14,9 @@ from moecast.sim.cost.gpus import GPUS
 from moecast.sim.cost.quantise import QuantiseParameters, quantise_seconds
 from moecast.sim.cost.tables.quantise import QuantiseTable
 from moecast.validate.fitting.descent import Range, descend
-from moecast.validate.fitting.rows import Errors, draw_rows
+from moecast.validate.fitting.draw import draw_rows
+from moecast.validate.fitting.entry import entry_of
+from moecast.validate.fitting.errors import Errors
 
 Float = npt.NDArray[np.float64]
 
@@ -61,17 +63,13 @@ def _fitted(table: QuantiseTable, *, seed: int) -> Entry[QuantiseParameters]:
     parameters = QuantiseParameters(**best)
     unseen = ~drawn
     errors = Errors.of(quantise_seconds(parameters, GPUS[gpu], m[unseen], k[unseen]), seconds[unseen])
-    return Entry(
-        gpu=gpu,
-        engine=table.engine,
-        version=table.version,
+    return entry_of(
+        table,
+        parameters,
+        errors,
         kind=kind,
-        parameters=parameters,
         fitted=int(drawn.sum()),
         rows=seconds.size,
         seed=seed,
-        median=round(errors.median, 4),
-        p90=round(errors.p90, 4),
-        bias=round(errors.bias, 4),
         note=f"kernels: {', '.join(table.kernels)}",
     )

@@ -12,8 +12,9 @@ from moecast.sim.cost.entries import NEUTRAL, Entry, newest
 from moecast.sim.cost.gpus import GPUS, nearest
 from moecast.sim.cost.tables.mla_bmm import MlaBmmTable
 from moecast.sim.cost.tables.quantise import QuantiseTable
+from moecast.validate.fitting.draw import draw_rows
+from moecast.validate.fitting.errors import Errors
 from moecast.validate.fitting.mla_bmm import draw_spread, forecast
-from moecast.validate.fitting.rows import Errors, draw_rows
 
 Float = npt.NDArray[np.float64]
 P = TypeVar("P")

@@ -29,7 +29,7 @@ MODELS = {
     "deepseek-v3": "deepseek-v3", "deepseek-r1": "deepseek-v3", "minimax-m2.5": "minimax-m2.5",
     "qwen3.5-397b-a17b": "qwen3.5-397b-a17b", "qwen3-235b-a22b": "qwen3-235b-a22b", "gpt-oss-120b": "gpt-oss-120b",
     "qwen3-30b-a3b": "qwen3-30b-a3b", "mixtral-8x7b": "mixtral-8x7b", "mixtral-8x22b": "mixtral-8x22b",
-    "kimi-k2": "deepseek-v3",
+    "kimi-k2": "kimi-k2",
 }  # fmt: skip
 MEAN_LENGTH = 0.9
 """Real lengths are uniform between 0.8 and 1 of the nominal ones."""

@@ -13,11 +13,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from moecast.errors import MoecastError
 from moecast.sim.cost.attention_kinds import kernel_class
-from moecast.sim.cost.tables.folder import TableFile, table_files
+from moecast.sim.cost.tables.folder import ANY, Owner, TableFile, read_rows, table_files
 from moecast.sim.cost.tables.grid import interpolate_log
 
 Float = npt.NDArray[np.float64]
@@ -72,7 +71,7 @@ class AttentionTable:
         return f"{self.phase} {self.types} {self.kernel}".strip()
 
 
-def read_attention(root: Path) -> Iterator[AttentionTable]:
+def read_attention(root: Path, *, owner: Owner = ANY) -> Iterator[AttentionTable]:
     """Tables of multi-head and grouped-query attention under `root`.
 
     Raises
@@ -80,18 +79,18 @@ def read_attention(root: Path) -> Iterator[AttentionTable]:
     MoecastError
         A file without one of the columns, or with a type or a number that is none.
     """
-    yield from _read(root, "attention", "_attention_perf", ("num_key_value_heads", "head_dim"))
+    yield from _read(root, owner, "attention", "_attention_perf", ("num_key_value_heads", "head_dim"))
 
 
-def read_mla(root: Path) -> Iterator[AttentionTable]:
+def read_mla(root: Path, *, owner: Owner = ANY) -> Iterator[AttentionTable]:
     """Tables of multi-head latent attention's kernels under `root`; as `read_attention`."""
-    yield from _read(root, "mla", "_mla_perf", ())
+    yield from _read(root, owner, "mla", "_mla_perf", ())
 
 
-def _read(root: Path, family: str, ending: str, more: tuple[str, ...]) -> Iterator[AttentionTable]:
+def _read(root: Path, owner: Owner, family: str, ending: str, more: tuple[str, ...]) -> Iterator[AttentionTable]:
     for word, phase in PHASES.items():
-        for file in table_files(root, family, f"{word}{ending}.parquet"):
-            rows = pq.read_table(file.path)
+        for file in table_files(root, family, f"{word}{ending}.parquet", owner=owner):
+            rows = read_rows(file.path)
             wanted = (*_COLUMNS, *more, "kernel_source", "kv_cache_dtype")
             if missing := [name for name in wanted if name not in rows.column_names]:
                 raise MoecastError(f"{file.path}: no column {', '.join(missing)}")

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 
 from moecast.errors import MoecastError
-from moecast.sim.cost.tables.folder import TableFile, table_files
+from moecast.sim.cost.tables.folder import TableFile, read_rows, table_files
 from moecast.sim.cost.tables.grid import interpolate_log
 
 Float = npt.NDArray[np.float64]
@@ -88,7 +87,7 @@ def read_tables(root: Path) -> tuple[CollectiveTable, ...]:
 
 def _read(file: TableFile) -> CollectiveTable:
     path, engine, version = file.path, file.engine, file.version
-    table = pq.read_table(path)
+    table = read_rows(path)
     columns = {name: table[name].to_pylist() for name in table.column_names}
     nccl = path.name == FILES[0]
     type_column = "nccl_dtype" if nccl else "allreduce_dtype"

@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 
 from moecast.errors import MoecastError
-from moecast.sim.cost.tables.folder import TableFile, table_files
+from moecast.sim.cost.tables.folder import TableFile, read_rows, table_files
 from moecast.sim.cost.tables.grid import interpolate_log
 
 Float = npt.NDArray[np.float64]
@@ -122,7 +121,7 @@ def copy_bytes(hidden: int, element_type: str) -> float:
 def _read(file: TableFile) -> DispatchTable:
     path, lines_of = file.path, _LINES[FILES[file.path.name]]
     try:
-        rows = enumerate(pq.read_table(path).to_pylist())
+        rows = enumerate(read_rows(path).to_pylist())
         lines = [line for source, row in rows for line in lines_of(file.gpu, source, row)]
     except KeyError as missing:
         raise MoecastError("a column that the table must have", file=path, field=str(missing.args[0])) from None

@@ -7,6 +7,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from moecast.errors import MoecastError
+
+MOST_ROWS = 5_000_000
+"""Of a file: the largest known one has 200,000."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Owner:
+    """Whose tables are wanted: a GPU's and an engine's, by the names of their folders; `*`: all."""
+
+    gpu: str = "*"
+    engine: str = "*"
+
+
+ANY = Owner()
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TableFile:
@@ -23,10 +42,29 @@ def version_key(version: str) -> tuple[tuple[int, str], ...]:
     return tuple((int(digits or 0), word) for digits, word in re.findall(r"(\d+)|([a-z]+)", version))
 
 
-def table_files(root: Path, family: str, pattern: str = "*.parquet") -> Iterator[TableFile]:
+def table_files(root: Path, family: str, pattern: str = "*.parquet", *, owner: Owner = ANY) -> Iterator[TableFile]:
     """The files of a family, by GPU, engine and version, oldest version first; none where the folder has none."""
     found = []
-    for path in root.glob(f"*/{family}/*/*/{pattern}"):
+    for path in root.glob(f"{owner.gpu}/{family}/{owner.engine}/*/{pattern}"):
         gpu, _, engine, version = path.relative_to(root).parts[:4]
         found.append(TableFile(path=path, gpu=gpu, engine=engine, version=version))
     yield from sorted(found, key=lambda file: (file.gpu, file.engine, version_key(file.version), file.path.name))
+
+
+def read_rows(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """The rows of a Parquet file; `columns`: those that it must have; None: all.
+
+    Raises
+    ------
+    MoecastError
+        No such file, no Parquet file, one without a column, or one of too many rows.
+    """
+    try:
+        found = pq.ParquetFile(path)
+        if found.metadata.num_rows > MOST_ROWS:
+            raise MoecastError(f"at most {MOST_ROWS:,} rows", file=path, value=found.metadata.num_rows)
+        if missing := [name for name in columns or () if name not in found.schema_arrow.names]:
+            raise MoecastError(f"{path}: no column {', '.join(missing)}")
+        return found.read(columns=columns)
+    except (OSError, pa.ArrowException) as error:
+        raise MoecastError("a Parquet file of measured times", file=path, value=str(error).splitlines()[0]) from None

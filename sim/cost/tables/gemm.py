@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from moecast.errors import MoecastError
-from moecast.sim.cost.tables.folder import table_files
+from moecast.sim.cost.tables.folder import ANY, Owner, read_rows, table_files
 from moecast.sim.cost.tables.grid import interpolate_log
 
 Float = npt.NDArray[np.float64]
@@ -27,6 +26,7 @@ TYPE_NAMES = {
     "int4_wo": "int4_wo",
     "sq": "w8a8_int8",
 }
+HOST_TIMED_S = 30e-6  # no GPU takes this long to launch: a smallest time above it is the host's
 _COLUMNS = ("gemm_dtype", "kernel_source", "m", "n", "k", "latency")
 
 
@@ -47,6 +47,11 @@ class GemmTable:
     seconds_R: Float
     kernels: tuple[str, ...]  # every kernel that the rows name
 
+    @property
+    def host_timed(self) -> bool:
+        """Whether the smallest products took the time of the host that launched them, not of a kernel."""
+        return float(np.quantile(self.seconds_R, 0.01)) > HOST_TIMED_S
+
     def __post_init__(self) -> None:
         for name in ("m_R", "n_R", "k_R", "seconds_R"):
             values = getattr(self, name)
@@ -54,7 +59,7 @@ class GemmTable:
                 raise ValueError(f"{name}: one positive number a row")
 
 
-def read_gemm(root: Path) -> Iterator[GemmTable]:
+def read_gemm(root: Path, *, owner: Owner = ANY) -> Iterator[GemmTable]:
     """The tables under `root` (`<gpu>/gemm/<engine>/<version>/*.parquet`, milliseconds), one for each element type.
 
     Raises
@@ -62,11 +67,8 @@ def read_gemm(root: Path) -> Iterator[GemmTable]:
     MoecastError
         A file without one of the columns, or with a type or a number that is none.
     """
-    for file in table_files(root, "gemm"):
-        names = set(pq.read_schema(file.path).names)
-        if missing := [name for name in _COLUMNS if name not in names]:
-            raise MoecastError(f"{file.path}: no column {', '.join(missing)}")
-        rows = pq.read_table(file.path, columns=list(_COLUMNS))
+    for file in table_files(root, "gemm", owner=owner):
+        rows = read_rows(file.path, list(_COLUMNS))
         for name in sorted(pc.unique(rows["gemm_dtype"]).to_pylist()):
             if name not in TYPE_NAMES:
                 raise MoecastError(f"{file.path}: gemm_dtype {name!r}: one of {', '.join(TYPE_NAMES)}")

@@ -14,11 +14,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from moecast.errors import MoecastError
 from moecast.sim.cost.tables.attention import numbers
-from moecast.sim.cost.tables.folder import TableFile, table_files
+from moecast.sim.cost.tables.folder import TableFile, read_rows, table_files
 from moecast.sim.cost.tables.grid import interpolate_log
 
 Float = npt.NDArray[np.float64]
@@ -74,7 +73,7 @@ def read_linear(root: Path) -> Iterator[LinearTable]:
     """
     for operator, widths in _WIDTHS.items():
         for file in table_files(root, "linear_attention", f"{operator}_perf.parquet"):
-            rows = pq.read_table(file.path)
+            rows = read_rows(file.path)
             if missing := [name for name in (*_COLUMNS, *widths) if name not in rows.column_names]:
                 raise MoecastError(f"{file.path}: no column {', '.join(missing)}")
             kernels = rows["kernel_source"].to_pylist()

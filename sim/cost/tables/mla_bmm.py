@@ -11,10 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 
 from moecast.errors import MoecastError
-from moecast.sim.cost.tables.folder import table_files
+from moecast.sim.cost.tables.folder import read_rows, table_files
 from moecast.sim.cost.tables.grid import interpolate_log
 
 Float = npt.NDArray[np.float64]
@@ -55,7 +54,7 @@ def read_mla_bmm(root: Path) -> Iterator[MlaBmmTable]:
         A file without one of the columns, or with an operation, a type or a number that is none.
     """
     for file in table_files(root, "mla_bmm"):
-        rows = pq.read_table(file.path)
+        rows = read_rows(file.path)
         if missing := [name for name in _COLUMNS if name not in rows.column_names]:
             raise MoecastError(f"{file.path}: no column {', '.join(missing)}")
         operations, types, kernels = (np.array(rows[name].to_pylist(), str) for name in _COLUMNS[:3])

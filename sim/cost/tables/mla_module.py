@@ -13,11 +13,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from moecast.errors import MoecastError
 from moecast.sim.cost.tables.attention import PHASES, numbers, types_of
-from moecast.sim.cost.tables.folder import TableFile, table_files
+from moecast.sim.cost.tables.folder import TableFile, read_rows, table_files
 from moecast.sim.cost.tables.grid import interpolate_log
 
 Float = npt.NDArray[np.float64]
@@ -75,7 +74,7 @@ def read_mla_modules(root: Path) -> Iterator[MlaModuleTable]:
     for pattern in _PATTERNS:
         for word, phase in PHASES.items():
             for file in table_files(root, "mla", pattern.format(word)):
-                rows = pq.read_table(file.path)
+                rows = read_rows(file.path)
                 wanted = ("batch_size", "isl", "step", "num_heads", "latency", "kernel_source", "kv_cache_dtype")
                 if missing := [name for name in (*wanted, "mla_dtype") if name not in rows.column_names]:
                     raise MoecastError(f"{file.path}: no column {', '.join(missing)}")

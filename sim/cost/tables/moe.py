@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from moecast.errors import MoecastError
-from moecast.sim.cost.tables.folder import table_files
+from moecast.sim.cost.tables.folder import ANY, Owner, read_rows, table_files
 
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
@@ -72,7 +71,7 @@ class MoeTable:
         return MoeTable(**rest, **arrays)
 
 
-def read_moe(root: Path) -> Iterator[MoeTable]:
+def read_moe(root: Path, *, owner: Owner = ANY) -> Iterator[MoeTable]:
     """The tables under `root` (`<gpu>/moe/<engine>/<version>/moe_perf.parquet`, milliseconds), one a kernel and type.
 
     Rows whose experts do not divide by their ranks are left out.
@@ -82,11 +81,8 @@ def read_moe(root: Path) -> Iterator[MoeTable]:
     MoecastError
         A file without one of the columns, or with a type or a number that is none.
     """
-    for file in table_files(root, "moe", "moe_perf.parquet"):
-        names = set(pq.read_schema(file.path).names)
-        if missing := [name for name in _COLUMNS if name not in names]:
-            raise MoecastError(f"{file.path}: no column {', '.join(missing)}")
-        rows = pq.read_table(file.path, columns=list(_COLUMNS))
+    for file in table_files(root, "moe", "moe_perf.parquet", owner=owner):
+        rows = read_rows(file.path, list(_COLUMNS))
         pairs = rows.group_by(["kernel_source", "moe_dtype"], use_threads=False).aggregate([]).to_pylist()
         for kernel, name in sorted((pair["kernel_source"], pair["moe_dtype"]) for pair in pairs):
             if name not in TYPE_NAMES:
@@ -110,3 +106,11 @@ def read_moe(root: Path) -> Iterator[MoeTable]:
                 )  # fmt: skip
             except ValueError as error:
                 raise MoecastError(f"{file.path}: {kernel}, {name}: {error}") from None
+
+
+def even_loads(*, tokens: int, choices: int, experts: int, parts: int) -> Int:
+    """Choices that each slot of the first of `parts` ranks serves where every expert serves as many as any other."""
+    pairs = tokens * choices
+    # What does not divide goes one to each rank by turns, so that the first has its share of it first.
+    turn_P = np.arange(experts // parts) * parts
+    return np.asarray(pairs // experts + (turn_P < pairs % experts), np.int64)

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 
 from moecast.errors import MoecastError
-from moecast.sim.cost.tables.folder import table_files
+from moecast.sim.cost.tables.folder import read_rows, table_files
 from moecast.sim.cost.tables.grid import interpolate_log
 
 Float = npt.NDArray[np.float64]
@@ -50,7 +49,7 @@ def read_quantise(root: Path) -> Iterator[QuantiseTable]:
         A file without one of the columns, or with an operation or a number that is none.
     """
     for file in table_files(root, "quantize"):
-        rows = pq.read_table(file.path)
+        rows = read_rows(file.path)
         if missing := [name for name in _COLUMNS if name not in rows.column_names]:
             raise MoecastError(f"{file.path}: no column {', '.join(missing)}")
         (operation,) = set(rows["op_name"].to_pylist()) or {""}

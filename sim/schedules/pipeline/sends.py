@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.sim.collectives.template import FlowTemplate, Legs
-from moecast.sim.forward import OUTSIDE, ForwardPass
+from moecast.sim.forward import ForwardPass
 from moecast.sim.program import Exchange
 from moecast.sim.sites import Sites
+from moecast.sim.stage_tasks import OUTSIDE
 
 Int32 = npt.NDArray[np.int32]
 

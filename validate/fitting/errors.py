@@ -1,4 +1,4 @@
-"""Which rows a fit may use, and how far off it is on all others."""
+"""How far off forecasts of rows are."""
 
 from __future__ import annotations
 
@@ -8,17 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 Float = npt.NDArray[np.float64]
-Bool = npt.NDArray[np.bool_]
-
-MOST_SHARE = 0.02  # of a table's rows
-
-
-def draw_rows(rows: int, *, seed: int, most: int = 700) -> Bool:
-    """Mark the rows that a fit may use: 2 % of them, at most `most`; the same ones for the same seed."""
-    marked = np.zeros(rows, bool)
-    drawn = np.random.default_rng(seed).choice(rows, min(most, int(rows * MOST_SHARE)), replace=False)
-    marked[drawn] = True
-    return marked
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,0 +1,28 @@
+"""Tasks of a stage of the forward pass. Axes: G, R rank."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from moecast.sim.placed_model import PlacedModel
+from moecast.sim.program import Compute, Exchange, FlowSource, Kind
+
+Float = npt.NDArray[np.float64]
+
+OUTSIDE = -1
+"""The layer of stages outside the MoE layers."""
+
+
+def compute_of(kind: Kind, layer: int, seconds_G: Float) -> Compute:
+    """Work of all ranks."""
+    return Compute(kind=kind, layer=layer, seconds_R=np.ascontiguousarray(seconds_G, np.float64))
+
+
+def exchange_of(placed: PlacedModel, kind: Kind, layer: int, flows: FlowSource, *, barrier: bool = False) -> Exchange:
+    """An exchange of the ranks of each EP group, with what the hardware table has it cost to launch."""
+    hardware = placed.sites.cluster.hardware
+    setup_s = hardware.collective_launch_s
+    if barrier:  # NCCL's, whose proxies send what leaves a domain
+        setup_s += hardware.barrier_s + (hardware.network_launch_s if placed.sites.groups_leave_domains else 0.0)
+    return Exchange(kind=kind, layer=layer, flows=flows, setup_s=setup_s, barrier=barrier, group_R=placed.sites.group_G)
