@@ -21,7 +21,9 @@ LEAST_MOVED = 0.01
 """The part of made routing's load that is said to go elsewhere."""
 
 
-def describe_plan(plan: Plan, model: ModelShape, mode: Mode, *, summed: bool = False) -> dict[str, Any]:
+def describe_plan(
+    plan: Plan, model: ModelShape, mode: Mode, *, dispatch_type: str, summed: bool = False
+) -> dict[str, Any]:
     """Give the layout and the rules of a plan, defaults filled in, without its slots.
 
     `summed`: nothing is dispatched, as of `PlacedModel.experts_are_summed`.
@@ -37,7 +39,7 @@ def describe_plan(plan: Plan, model: ModelShape, mode: Mode, *, summed: bool = F
         "wasted_slots": plan.wasted_slots(),
         "replica_rule": plan.replica_rule,
         "dispatch": "none" if summed else mode.name,
-        "dispatch_type": plan.dispatch_type or model.dispatch_type,
+        "dispatch_type": dispatch_type,
         "combine_type": plan.combine_type or "bf16",
         "schedule": plan.schedule, "microbatches": plan.microbatches,
         "made_by": dataclasses.asdict(plan.made_by),

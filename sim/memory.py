@@ -15,6 +15,7 @@ import numpy.typing as npt
 from moecast.sim import element_types
 from moecast.sim.attention_shape import AttentionShape, LinearAttention
 from moecast.sim.context import sizes
+from moecast.sim.dispatch_type import dispatch_type_of
 
 if TYPE_CHECKING:
     from moecast.sim.model import ModelShape
@@ -174,7 +175,7 @@ def _activations(
     logits = -(-wanted // plan.tp) * 2 * 4 * model.vocab
     rows = own * model.choices if expert_rows is None else expert_rows
     low_latency = plan.dispatch == LOW_LATENCY or (plan.dispatch is None and workload.kernels == "decode")
-    buffers = _buffer_bytes(model, plan, own) if low_latency else 0
+    buffers = _buffer_bytes(model, plan, hardware, own) if low_latency else 0
     moe = _expert_rows_bytes(model, plan, hardware, rows)
     return round(tokens * 2 * 2 * model.hidden + max(attention, dense, logits, moe) + buffers)
 
@@ -193,7 +194,7 @@ def _expert_rows_bytes(model: ModelShape, plan: Plan, hardware: Hardware, rows: 
     kind = element_types.multiply_type(model.weight_type, hardware.peak_flop_per_s)
     inner = -(-model.expert_intermediate // plan.etp)
     per_row = (
-        model.copy_bytes(plan.dispatch_type or model.dispatch_type)
+        model.copy_bytes(dispatch_type_of(plan, model, hardware))
         + element_types.row_bytes(kind, model.expert_width)
         + 2 * 2 * inner
         + element_types.row_bytes(kind, inner)
@@ -202,14 +203,14 @@ def _expert_rows_bytes(model: ModelShape, plan: Plan, hardware: Hardware, rows: 
     return rows * per_row
 
 
-def _buffer_bytes(model: ModelShape, plan: Plan, tokens: int) -> int:
+def _buffer_bytes(model: ModelShape, plan: Plan, hardware: Hardware, tokens: int) -> int:
     """Size the low-latency kernels' buffers: room for every token of every rank at every slot, twice.
 
     Source: DeepEP's low-latency layout: a message per (token, expert); a send buffer that holds a rank's tokens for
     dispatch or all slots' rows for combine, a receive buffer for either; doubled so that two calls may overlap.
     """
     slots = plan.ep * _slots(plan)
-    dispatch = model.copy_bytes(plan.dispatch_type or model.dispatch_type)
+    dispatch = model.copy_bytes(dispatch_type_of(plan, model, hardware))
     combine = model.copy_bytes(plan.combine_type or "bf16")
     send = max(tokens * dispatch, slots * tokens * combine)
     receive = slots * tokens * max(dispatch, combine)

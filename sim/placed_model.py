@@ -20,6 +20,7 @@ from moecast.sim.collectives.links import link_capacity, link_names
 from moecast.sim.collectives.tensor_parallel import hidden_template, sum_choices
 from moecast.sim.context.choices import context_choices
 from moecast.sim.context.rules import check_context
+from moecast.sim.dispatch_type import dispatch_type_of
 from moecast.sim.model import ModelShape
 from moecast.sim.network.links import Paths, narrowest_links
 from moecast.sim.overlap import FUSED_SMS, beside_compute, with_fewer_sms
@@ -118,7 +119,7 @@ class PlacedModel:
             sites = sites.on(with_fewer_sms(cluster.hardware, FUSED_SMS if fused else None))
         mode = mode_of(plan.dispatch, phase)
         collective = collective_for(mode, sites)
-        copy_bytes = [model.copy_bytes(plan.dispatch_type or model.dispatch_type)]
+        copy_bytes = [model.copy_bytes(dispatch_type_of(plan, model, cluster.hardware))]
         copy_bytes += [model.copy_bytes(plan.combine_type or "bf16")]
         carried = Carried(
             hardware=cluster.hardware,  # what is beside compute leaves it fewer SMs, and has its own

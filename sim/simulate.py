@@ -14,6 +14,7 @@ import numpy as np
 from moecast.errors import MoecastError
 from moecast.sim import describe
 from moecast.sim.checks import check_question
+from moecast.sim.dispatch_type import dispatch_type_of
 from moecast.sim.drawn_steps import draw_steps
 from moecast.sim.forward import ForwardPass
 from moecast.sim.gains import bottleneck_of, marginal_gains, programs_with_more
@@ -92,7 +93,13 @@ def simulate_question(asked: Question, *, progress: Callable[[int, int], None] |
         model=model.name,
         network=rung.name,
         phase=workload.phase,
-        plan=describe.describe_plan(plan, model, placed.mode, summed=placed.experts_are_summed),
+        plan=describe.describe_plan(
+            plan,
+            model,
+            placed.mode,
+            dispatch_type=dispatch_type_of(plan, model, asked.cluster.hardware),
+            summed=placed.experts_are_summed,
+        ),
         workload={**describe.describe_workload(workload), "element_types": describe.element_types(model)},
         trace=describe.describe_trace(trace),
         seed=asked.seed,
