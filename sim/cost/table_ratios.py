@@ -181,7 +181,7 @@ def _even_seconds(
 
 def _same_block(table: MoeTable, block: ExpertBlock) -> Bool:
     same: Bool = (table.width_R == block.width) & (table.inner_R == block.inner) & (table.experts_R == block.experts)
-    return same & (table.choices_R == block.choices) & (table.law_R == "balanced") & (table.gated == (block.ups == 2))
+    return same & (table.choices_R == block.choices) & (table.law_R == "balanced") & (table.gated_R == (block.ups == 2))
 
 
 def _even_ratio(

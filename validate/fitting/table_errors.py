@@ -147,8 +147,8 @@ def _expert_lines(tables: InstalledTables, kind: str, seed: int) -> Iterator[Tab
 
 
 def _shapes(table: MoeTable) -> set[tuple[int, ...]]:
-    columns = (table.width_R, table.inner_R, table.choices_R, table.experts_R, table.ep_R)
-    return set(zip(*(column.tolist() for column in columns), [table.gated] * table.seconds_R.size, strict=True))
+    columns = (table.width_R, table.inner_R, table.choices_R, table.experts_R, table.ep_R, table.gated_R)
+    return set(zip(*(column.tolist() for column in columns), strict=True))
 
 
 def _expert_errors(
