@@ -132,7 +132,7 @@ def expert_kernels(tables: InstalledTables, block: ExpertBlock, slots: int) -> t
     kind = expert_kind(hardware, block.weight_type)
     if kind is None:
         raise ValueError(f"experts in {block.weight_type}: none was measured")
-    found = []
+    found: list[ExpertKernel] = []
     for entry in find_parameters(hardware, engine=tables.engine, element_type=kind, whole=slots == block.experts):
         few_tokens = entry.kind.endswith(LOW_LATENCY)
         own = few_tokens or not found
@@ -145,8 +145,8 @@ def expert_kernels(tables: InstalledTables, block: ExpertBlock, slots: int) -> t
 @lru_cache(maxsize=64)
 def least_expert_ratio(tables: InstalledTables, block: ExpertBlock) -> float:
     """The smallest of all ratios of a block's kernels, and 1 for ranks that no table covers."""
-    ranks = np.unique(np.concatenate([table.ep_R[_same_block(table, block)] for table in tables.moe] or [[]]))
-    kernels = [one for ep in ranks.tolist() for one in expert_kernels(tables, block, block.experts // int(ep))]
+    ranks = {ep for table in tables.moe for ep in table.ep_R[_same_block(table, block)].tolist()}
+    kernels = [one for ep in sorted(ranks) for one in expert_kernels(tables, block, block.experts // ep)]
     return min([1.0, *(one.ratio.least for one in kernels if one.ratio is not None)])
 
 
@@ -181,7 +181,7 @@ def _even_seconds(
 
 def _same_block(table: MoeTable, block: ExpertBlock) -> Bool:
     same: Bool = (table.width_R == block.width) & (table.inner_R == block.inner) & (table.experts_R == block.experts)
-    return same & (table.choices_R == block.choices) & (table.law_R == "balanced") & (table.gated == (block.ups == 2))
+    return same & (table.choices_R == block.choices) & (table.law_R == "balanced") & (table.gated_R == (block.ups == 2))
 
 
 def _even_ratio(

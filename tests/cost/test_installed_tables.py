@@ -12,7 +12,7 @@ from moecast.sim import Plan, Workload, kernels_on, simulate
 from moecast.sim.cost import AttentionCore, ExpertBlock, FittedCosts, TableCosts, costs_of, gemm
 from moecast.sim.cost.attention import find_parameters
 from moecast.sim.cost.attention_decode import decode_seconds
-from moecast.sim.cost.tables.moe import even_loads
+from moecast.sim.cost.tables.moe import even_loads, read_moe
 from moecast.sim.cost.tables.ratio import MeasuredRatio
 from moecast.sim.load_model import load_model
 from moecast.sim.made_routing import parse_law, routing_by_law
@@ -201,3 +201,18 @@ def test_other_gpus_files_that_are_none_and_missing_folders_are_refused(tmp_path
     broken.write_text("no table")
     with pytest.raises(MoecastError, match=r"gemm_perf\.parquet: .*a Parquet file"):
         kernels_on(CLUSTER, kernels=f"tables:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("engine", "version", "gates"), [("vllm", "0.24.0", 1), ("vllm", "0.19.0", 2), ("trtllm", "9", 2)]
+)
+def test_experts_without_a_gate_are_read_as_such(tmp_path, engine, version, gates):
+    folder = tmp_path / "h200_sxm" / "moe" / engine / version
+    folder.mkdir(parents=True)
+    numbers = {"num_tokens": 8, "hidden_size": 1024, "inter_size": 2688, "moe_tp_size": 1, "moe_ep_size": 1}
+    rows = [{"topk": 22, "num_experts": 512}, {"topk": 8, "num_experts": 512}]
+    named = {"kernel_source": "some", "moe_dtype": "bfloat16", "distribution": "balanced", "latency": 1.0}
+    pq.write_table(pa.Table.from_pylist([numbers | named | row for row in rows]), folder / "moe_perf.parquet")
+    (table,) = read_moe(tmp_path)
+    assert table.gated_R.sum() == gates
+    assert table.gated_R[table.choices_R == 8].all()

@@ -69,11 +69,11 @@ class MoeRows:
 def _counted(table: MoeTable, random: np.random.Generator) -> Iterator[GroupedWork]:
     """Each row's loads, drawn by their law."""
     numbers = (table.tokens_R, table.width_R, table.inner_R, table.choices_R, table.experts_R, table.ep_R)
-    rows = zip(*(values.tolist() for values in numbers), table.law_R.tolist(), strict=True)
-    for tokens, width, inner, choices, experts, ep, law in rows:
+    rows = zip(*(values.tolist() for values in numbers), table.law_R.tolist(), table.gated_R.tolist(), strict=True)
+    for tokens, width, inner, choices, experts, ep, law, gated in rows:
         load_P = loads_of_rank(tokens=tokens, choices=choices, experts=experts, parts=ep, law=law, random=random)
         block = ExpertBlock(
-            width=width, inner=inner, ups=2 if table.gated else 1, weight_type="bf16", choices=choices, experts=experts
+            width=width, inner=inner, ups=1 + gated, weight_type="bf16", choices=choices, experts=experts
         )
         yield GroupedWork.of(block, load_P[None], np.array([tokens * choices]))
 

@@ -109,11 +109,10 @@ def _core_errors(
     out = left_out((rows.batch_R, getattr(rows, along)), seed=seed, one_in=4)
     kept, asked = rows_of(rows, ~out), rows_of(rows, out)
     cache, (heads, kv_heads, head_dim) = rows.types.split("/")[-1], (int(size) for size in shape)
-    latent = {"kv_rank": 512, "rope_dim": 64} if rows.latent else {}
     core = AttentionCore(
         latent=rows.latent, heads=heads, kv_heads=heads if rows.latent else kv_heads,
         head_dim=192 if rows.latent else head_dim, value_dim=128 if rows.latent else head_dim,
-        cached_width=2 * head_dim, kv_type=cache, **latent,
+        cached_width=2 * head_dim, kv_type=cache, kv_rank=512 if rows.latent else 0, rope_dim=64 if rows.latent else 0,
     )  # fmt: skip
     hardware, alone = modelled_on(tables), replace(tables, attention=(kept,))
     if not kept.seconds_R.size or not asked.seconds_R.size or (ratio := core_ratio(alone, core, rows.phase)) is None:
@@ -147,8 +146,8 @@ def _expert_lines(tables: InstalledTables, kind: str, seed: int) -> Iterator[Tab
 
 
 def _shapes(table: MoeTable) -> set[tuple[int, ...]]:
-    columns = (table.width_R, table.inner_R, table.choices_R, table.experts_R, table.ep_R)
-    return set(zip(*(column.tolist() for column in columns), [table.gated] * table.seconds_R.size, strict=True))
+    columns = (table.width_R, table.inner_R, table.choices_R, table.experts_R, table.ep_R, table.gated_R)
+    return set(zip(*(column.tolist() for column in columns), strict=True))
 
 
 def _expert_errors(

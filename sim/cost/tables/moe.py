@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 
 from moecast.errors import MoecastError
-from moecast.sim.cost.tables.folder import ANY, Owner, read_rows, table_files
+from moecast.sim.cost.tables.folder import ANY, Owner, TableFile, read_rows, table_files, version_key
 
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
@@ -25,6 +25,10 @@ TYPE_NAMES = {
     "w4a16_mxfp4": "mxfp4_bf16",
     "int4_wo": "int4_wo",
 }
+UNGATED = (22, 512)
+"""Choices and experts of Nemotron-3's larger models, whose experts square a ReLU and have no gate."""
+UNGATED_FROM = "0.24"
+"""The version of vLLM from which they were timed so."""
 _NUMBERS = ("num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size", "moe_ep_size")
 _COLUMNS = ("kernel_source", "moe_dtype", *_NUMBERS, "distribution", "latency")
 
@@ -48,6 +52,7 @@ class MoeTable:
     experts_R: Int
     ep_R: Int
     law_R: npt.NDArray[np.str_]  # balanced, or power_law_A
+    gated_R: npt.NDArray[np.bool_]  # whether the kernel multiplies a gate, too
     seconds_R: Float
 
     def __post_init__(self) -> None:
@@ -58,11 +63,6 @@ class MoeTable:
                 raise ValueError(f"{name}: at least 1")
         if (self.experts_R % self.ep_R).any():
             raise ValueError("moe_ep_size: must divide num_experts")
-
-    @property
-    def gated(self) -> bool:
-        """Whether the kernel multiplies a gate, too."""
-        return "nongated" not in self.kernel
 
     def where(self, which_R: npt.NDArray[np.bool_]) -> MoeTable:
         """The same table with some of its rows."""
@@ -103,9 +103,20 @@ def read_moe(root: Path, *, owner: Owner = ANY) -> Iterator[MoeTable]:
                     inner_R=-(-numbers["inter_size"] // np.maximum(numbers["moe_tp_size"], 1)),
                     choices_R=numbers["topk"], experts_R=numbers["num_experts"], ep_R=numbers["moe_ep_size"],
                     law_R=law[order], seconds_R=seconds[order],
+                    gated_R=_gated(file, kernel, numbers["topk"], numbers["num_experts"]),
                 )  # fmt: skip
             except ValueError as error:
                 raise MoecastError(f"{file.path}: {kernel}, {name}: {error}") from None
+
+
+def _gated(file: TableFile, kernel: str, choices_R: Int, experts_R: Int) -> npt.NDArray[np.bool_]:
+    """Whether rows have a gate: TensorRT-LLM's kernels say it by name, vLLM's do not, where the model's shape does.
+
+    Older versions of vLLM were timed with a gate at these shapes, too: their times are those of three matrices.
+    """
+    bare_R = (choices_R == UNGATED[0]) & (experts_R == UNGATED[1])
+    told = file.engine == "vllm" and version_key(file.version) >= version_key(UNGATED_FROM)
+    return np.full(choices_R.shape, "nongated" not in kernel) & ~(bare_R & told)
 
 
 def even_loads(*, tokens: int, choices: int, experts: int, parts: int) -> Int:
