@@ -1,0 +1,1 @@
+"""From steps to requests: engines that batch as real ones do, and what their users see."""

@@ -1,0 +1,24 @@
+"""How engines batch requests, one file each."""
+
+from __future__ import annotations
+
+from moecast.errors import MoecastError
+from moecast.sim.serving.batchers.batcher import Batcher, Limits, Policy, Scheduled
+
+BATCHERS: tuple[Policy, ...] = ()
+
+__all__ = ["BATCHERS", "Batcher", "Limits", "Policy", "Scheduled", "find_batcher"]
+
+
+def find_batcher(name: str) -> Policy:
+    """The policy of an engine's name.
+
+    Raises
+    ------
+    MoecastError
+        There is none.
+    """
+    for policy in BATCHERS:
+        if policy.name == name:
+            return policy
+    raise MoecastError(f"one of {', '.join(policy.name for policy in BATCHERS)}", field="batcher", value=name)
