@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from moecast.errors import MoecastError
 from moecast.sim.serving.batchers.batcher import Batcher, Limits, Policy, Scheduled
+from moecast.sim.serving.batchers.mixed import Mixed
+from moecast.sim.serving.batchers.sglang import Sglang
+from moecast.sim.serving.batchers.static import Static
+from moecast.sim.serving.batchers.trtllm import Trtllm
 
-BATCHERS: tuple[Policy, ...] = ()
+BATCHERS: tuple[Policy, ...] = (Mixed(), Mixed(name="vllm", ahead=True), Sglang(), Trtllm(), Static())
 
 __all__ = ["BATCHERS", "Batcher", "Limits", "Policy", "Scheduled", "find_batcher"]
 

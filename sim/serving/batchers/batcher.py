@@ -52,6 +52,9 @@ class Scheduled:
         Ids of running requests that gave up their blocks in this call.
     swapped_blocks
         KV blocks that are copied between the GPU and its host before the iteration, either way.
+    wasted, wasted_context
+        Tokens that are computed for nobody, since their requests were found to be at an end too late (overlapped
+        scheduling), and their contexts in all.
     """
 
     request: Int = field(default_factory=_ints)
@@ -61,6 +64,8 @@ class Scheduled:
     samples: Bool = field(default_factory=_bools)
     preempted: tuple[int, ...] = ()
     swapped_blocks: int = 0
+    wasted: int = 0
+    wasted_context: int = 0
 
     def __len__(self) -> int:
         """Requests in the iteration; with none of them the rank idles."""
@@ -184,17 +189,16 @@ class Batcher(Protocol):
 
 
 class Policy(Protocol):
-    """How an engine batches, with its options: what `BATCHERS` lists.
-
-    Parameters
-    ----------
-    name
-        The engine's, as `--engine` says it, or the policy's own.
-    """
+    """How an engine batches, with its options: what `BATCHERS` lists."""
 
     @property
     def name(self) -> str:
         """The engine's name, as `--engine` says it, or the policy's own."""
+        ...
+
+    @property
+    def ahead(self) -> bool:
+        """Whether an iteration is decided while the one before runs: who comes meanwhile waits for one more."""
         ...
 
     def limits(self, *, kv_blocks: int, block_tokens: int | None = None) -> Limits:
