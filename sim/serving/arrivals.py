@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from moecast.errors import MoecastError
 from moecast.sim.serving.request import Request
-from moecast.units import parse_quantity
 
 Float = npt.NDArray[np.float64]
 

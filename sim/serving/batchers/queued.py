@@ -110,6 +110,12 @@ class QueuedBatcher(ABC):
         # The first in the queue still stands in the way of all others, if there was one.
         self._blocked = self._blocked and len(self._waiting) > 1
 
+    def add_prefilled(self, request: Request) -> None:
+        """Let a request come whose prompt another engine computed: its keys and its first token come with it."""
+        self.add(request)
+        job = self._waiting[-1]
+        job.given, job.swapped = 1, request.prompt_tokens
+
     @abstractmethod
     def _choose(self) -> Chosen:
         """Choose the next iteration and take the blocks for it."""
