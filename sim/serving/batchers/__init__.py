@@ -8,8 +8,9 @@ from moecast.sim.serving.batchers.mixed import Mixed
 from moecast.sim.serving.batchers.sglang import Sglang
 from moecast.sim.serving.batchers.static import Static
 from moecast.sim.serving.batchers.trtllm import Trtllm
+from moecast.sim.serving.batchers.vllm import VLLM_0_19, Vllm
 
-BATCHERS: tuple[Policy, ...] = (Mixed(), Mixed(name="vllm", ahead=True), Sglang(), Trtllm(), Static())
+BATCHERS: tuple[Policy, ...] = (Mixed(), Vllm(), VLLM_0_19, Sglang(), Trtllm(), Static())
 
 __all__ = ["BATCHERS", "Batcher", "Limits", "Policy", "Scheduled", "find_batcher"]
 
