@@ -1,10 +1,9 @@
-"""A rank's KV blocks as vLLM keeps them: a list of free blocks in the order in which they are taken, whose content stays
-findable until they are.
+"""A rank's KV blocks as vLLM keeps them: free ones queue up to be taken, and until then their content is found.
 
 A full block is found by what it holds and by all that comes before it. What two requests have in common is a group's
 prefix (`Request.prefix_group`), so a block is *shared* where it lies within that, and only its own request's otherwise;
-a request finds its own again when it was preempted. Blocks are freed from a request's last to its first, so that what is
-left of it when some have been taken is a beginning. After vLLM's `BlockPool` and `FullAttentionManager`.
+a request finds its own again when it was preempted. Blocks are freed from a request's last to its first, so that what
+is left of it when some have been taken is a beginning. After vLLM's `BlockPool` and `FullAttentionManager`.
 """
 
 from __future__ import annotations
@@ -137,7 +136,7 @@ class BlockPool:
             del self._own_place[idle.request]
 
     def keep(self, request: Request, shared: list[int], tokens: int) -> None:
-        """Make a running request's full shared blocks findable, of its first so many tokens; they are put in `shared`."""
+        """Make a running request's full shared blocks findable, of so many tokens; they are put in `shared`."""
         full = min(self.shareable(request), tokens // self.block_tokens)
         for index in range(len(shared), full):
             block = self._tickets = self._tickets + 1

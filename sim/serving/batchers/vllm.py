@@ -92,12 +92,22 @@ VLLM_0_19 = Vllm(name="vllm-0.19", cuts_alone=True, blanks_first=False)
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """A request that is not at an end; `known`: tokens that it waits with, `loaded`: of these, keys that come with it."""
+    """A request that is not at an end; `known`: tokens that it waits with, `loaded`: keys that come with it."""
 
     request: Request
     known: int
     loaded: int = 0
     shared: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Leaver:
+    """A request at an end that keeps its seat and blocks for one more iteration, behind so many who go on."""
+
+    number: int
+    blocks: int
+    computed: int
+    behind: int
 
 
 class VllmBatcher:
@@ -112,7 +122,7 @@ class VllmBatcher:
         self._jobs: dict[int, _Job] = {}
         self._waiting: deque[_Job] = deque()
         self._table_R: Int = np.empty((6, 0), np.int64)
-        self._leaving: list[tuple[int, int, int]] = []
+        self._leaving: list[_Leaver] = []
         self._blocked = False  # the first who waits found no room, with as many running as now
 
     @property
@@ -142,7 +152,9 @@ class VllmBatcher:
         limits, request = self._limits, job.request
         limits.check_holds(request)
         if not limits.chunked and request.tokens - 1 > limits.max_batched_tokens:
-            rule = f"without chunks an iteration must take request {request.id} whole, up to {request.tokens - 1} tokens"
+            rule = (
+                f"without chunks an iteration must take request {request.id} whole, up to {request.tokens - 1} tokens"
+            )
             raise MoecastError(rule, field="max_batched_tokens", value=limits.max_batched_tokens)
         self._jobs[request.id] = job
         self._blocked = self._blocked and bool(self._waiting)
@@ -150,12 +162,11 @@ class VllmBatcher:
 
     def schedule(self) -> Scheduled:
         """Decide the next iteration."""
-        counts_R, preempted = self._of_running()
-        if not preempted:
-            counts_R = self._admit(counts_R)
-        if not len(counts_R) and self._leaving:  # an iteration without work takes no time
+        counts_R, preempted = self._decide()
+        if not len(counts_R) and self._leaving:  # an iteration without work takes no time: the next one
             self._release_leaving()
-            return self.schedule()
+            counts_R, more = self._decide()
+            preempted += more
         table_R = self._table_R[:, : len(counts_R)]
         samples = table_R[COMPUTED] + counts_R == table_R[KNOWN]
         return Scheduled(
@@ -166,6 +177,10 @@ class VllmBatcher:
             samples=samples,
             preempted=preempted,
         )
+
+    def _decide(self) -> tuple[Int, tuple[int, ...]]:
+        counts_R, preempted = self._of_running()
+        return (counts_R if preempted else self._admit(counts_R)), preempted
 
     def _of_running(self) -> tuple[Int, tuple[int, ...]]:
         """Tokens of the first who run, as many of them as the budget is for, and who was preempted."""
@@ -203,10 +218,16 @@ class VllmBatcher:
 
     def _preempt_last(self) -> int:
         """Let the last who runs wait in front of all others, with all its tokens to compute again."""
-        number, known, _, computed, _, blocks = self._table_R[:, -1].tolist()
+        if self._leaving and self._leaving[-1].behind >= self._table_R.shape[1]:
+            leaver = self._leaving.pop()  # vLLM does not yet know that it is at an end
+            self._release(leaver)
+            return leaver.number
+        number, known, prefill, computed, _, blocks = self._table_R[:, -1].tolist()
         self._table_R = self._table_R[:, :-1]
         job = self._jobs[number]
-        self._pool.release(job.request, blocks, job.shared, computed, ends=False)
+        # a block whose last token is on its way has no content to be found by
+        findable = computed - (self._policy.ahead and computed > prefill)
+        self._pool.release(job.request, blocks, job.shared, findable, ends=False)
         job.known, job.loaded, job.shared = known, 0, []
         self._waiting.appendleft(job)
         return int(number)
@@ -267,19 +288,28 @@ class VllmBatcher:
         ended_R = table_R[KNOWN] == table_R[TOTAL]
         if not ended_R.any():
             return ()
-        ended = table_R[:, ended_R]
-        self._table_R = np.delete(self._table_R, np.flatnonzero(ended_R), axis=1)
-        self._leaving = list(zip(ended[ID].tolist(), ended[BLOCKS].tolist(), ended[COMPUTED].tolist(), strict=True))
+        places = np.flatnonzero(ended_R)
+        self._leaving = [
+            _Leaver(number, blocks, computed, place - gone)
+            for gone, (place, (number, _, _, computed, _, blocks)) in enumerate(
+                zip(places.tolist(), table_R[:, places].T.tolist(), strict=True)
+            )
+        ]
+        self._table_R = np.delete(self._table_R, places, axis=1)
+        ended = tuple(leaver.number for leaver in self._leaving)
         if not self._policy.ahead:
             self._release_leaving()
-        return tuple(ended[ID].tolist())
+        return ended
 
     def _release_leaving(self) -> None:
-        for number, blocks, computed in self._leaving:
-            job = self._jobs.pop(number)
-            self._pool.release(job.request, blocks, job.shared, computed, ends=True)
-            self._blocked = False
+        for leaver in self._leaving:
+            self._release(leaver)
         self._leaving = []
+
+    def _release(self, leaver: _Leaver) -> None:
+        job = self._jobs.pop(leaver.number)
+        self._pool.release(job.request, leaver.blocks, job.shared, leaver.computed, ends=True)
+        self._blocked = False
 
     def quiet_steps(self) -> int:
         """How many of the next iterations just decode whoever runs."""
