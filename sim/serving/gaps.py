@@ -18,7 +18,7 @@ class Gaps:
 
     def __init__(self) -> None:
         self._counts = np.zeros(int(math.log(MOST_S / LEAST_S) * PER_E) + 2, np.int64)
-        self._sum_s = 0.0
+        self._sum_s = self._squares = 0.0
 
     @property
     def count(self) -> int:
@@ -37,6 +37,12 @@ class Gaps:
         classes = (np.log(np.clip(gaps_s, LEAST_S, MOST_S) / LEAST_S) * PER_E).astype(np.int64)
         np.add.at(self._counts, classes, weights)
         self._sum_s += float(np.sum(gaps_s * weights))
+        self._squares += float(np.sum(gaps_s**2 * weights))
+
+    @property
+    def std_s(self) -> float:
+        """Standard deviation; of none, 0."""
+        return math.sqrt(max(0.0, self._squares / self.count - self.mean_s**2)) if self.count else 0.0
 
     def quantile_s(self, part: float) -> float:
         """The gap that this part of all is below; of none, 0."""

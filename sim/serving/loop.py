@@ -124,9 +124,7 @@ class EventLoop:
         """Note when an instance's planned iterations end; what was noted before is void."""
         key = (index, number)
         self._version[key] = self._version.get(key, 0) + 1
-        heapq.heappush(
-            self._ends, (self._pools[index].instances[number].end_s, index, number, self._version[key])
-        )
+        heapq.heappush(self._ends, (self._pools[index].instances[number].end_s, index, number, self._version[key]))
 
     def _next_end_s(self) -> float:
         while self._ends:
