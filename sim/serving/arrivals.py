@@ -186,5 +186,6 @@ class ClosedSource:
 
     def ended(self, request_id: int, now_s: float) -> None:
         """Let the user send the next one."""
+        del request_id
         heapq.heappush(self._due, (now_s + self._think_s, self._order))
         self._order += 1

@@ -132,7 +132,7 @@ class Instance:
         if self._asked:
             self._ends_W = np.array([now_s + self._cost.seconds(load)])
         else:
-            steps = min(min(rank.quiet for rank in self._ranks), MOST_AHEAD)
+            steps = min(MOST_AHEAD, *(rank.quiet for rank in self._ranks))
             self._ends_W = now_s + np.cumsum(self._cost.ahead(load, steps))
         return True
 

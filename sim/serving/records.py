@@ -39,7 +39,7 @@ class PoolTimes:
     iterations
         How many.
     kv_wait_s, seat_wait_s, prompt_wait_s
-        Seconds during which someone waited to be admitted, by what was in the way: blocks, sequences, or prompts before.
+        Seconds during which someone waited to be admitted, by what was in the way: blocks, sequences, earlier prompts.
     prompt_tokens, output_tokens, decode_tokens
         Computed and given in all.
     preemptions, swapped_blocks

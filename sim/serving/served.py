@@ -67,6 +67,12 @@ class SurrogateError:
     bias: float
     simulated: int
 
+    @property
+    def shown(self) -> str:
+        """In a line."""
+        errors = f"median error {self.median:.2%}, at most {self.worst:.2%}, bias {self.bias:+.2%}"
+        return f"{errors} on {self.iterations} iterations it had not seen; {self.simulated} steps simulated to build it"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served(ShownAsTable):
@@ -148,35 +154,29 @@ class Served(ShownAsTable):
     def table_rows(self) -> list[tuple[str, str]]:
         """What `moecast serve` prints."""
         rows = [("requests", f"{self.requests:,}, {self.counted:,} of them counted")]
-        for name, words in MEASURES.items():
-            found = self.latency[name]
-            shown = ", ".join(
-                f"{label} {format_s(value)}"
-                for label, value in (("p50", found.p50_s), ("p90", found.p90_s), ("p99", found.p99_s))
-            )
-            rows.append((f"{words} ({name.upper()})", f"{format_s(found.mean_s)} mean; {shown}"))
+        rows += [(f"{words} ({name.upper()})", _shown(self.latency[name])) for name, words in MEASURES.items()]
+        per_gpu = format_count(self.output_tokens_per_s_per_gpu)
         rows += [
-            ("output tokens/s", f"{format_count(self.output_tokens_per_s)}, "
-             f"{format_count(self.output_tokens_per_s_per_gpu)} per GPU"),
+            ("output tokens/s", f"{format_count(self.output_tokens_per_s)}, {per_gpu} per GPU"),
             ("input tokens/s", format_count(self.input_tokens_per_s)),
             ("requests/s", f"{self.requests_per_s:.3g}"),
-        ]  # fmt: skip
+        ]
         if self.output_tokens_per_dollar is not None:
             rows.append(("output tokens per $", format_count(self.output_tokens_per_dollar)))
         if self.goodput_per_s is not None and self.kept is not None:
             rows.append(("goodput", f"{self.goodput_per_s:.3g} requests/s, {format_percent(self.kept)} of them"))
         rows.append(("in the system", f"{self.concurrency:.4g} requests in the mean"))
-        rows.append(("KV cache", f"{int(self.kv['blocks']):,} blocks of {int(self.kv['block_tokens'])} tokens a rank, "
-                     f"at most {format_percent(self.kv['peak'])} used, {int(self.kv['preemptions']):,} preemptions"))  # fmt: skip
+        rows.append(("KV cache", self._shown_kv()))
         rows.append(("limited by", self.limited_by))
         rows += [(f"  {name}", format_percent(part)) for name, part in self.limits.items()]
         if self.error is not None:
-            found_ = self.error
-            rows.append((
-                "surrogate", f"median error {found_.median:.2%}, at most {found_.worst:.2%}, bias {found_.bias:+.2%} on "
-                f"{found_.iterations} iterations it had not seen; {found_.simulated} steps simulated to build it",
-            ))  # fmt: skip
+            rows.append(("surrogate", self.error.shown))
         return rows
+
+    def _shown_kv(self) -> str:
+        blocks, size, preemptions = (int(self.kv[name]) for name in ("blocks", "block_tokens", "preemptions"))
+        used = format_percent(self.kv["peak"])
+        return f"{blocks:,} blocks of {size} tokens a rank, at most {used} used, {preemptions:,} preemptions"
 
     def table_notes(self) -> list[str]:
         """What is to be read with it."""
@@ -208,6 +208,11 @@ class Served(ShownAsTable):
                      ("p99", found.p99_s))  # fmt: skip
             bench |= {f"{part}_{key}_ms": seconds * 1e3 for part, seconds in parts}
         return bench
+
+
+def _shown(latency: Latency) -> str:
+    named = (("p50", latency.p50_s), ("p90", latency.p90_s), ("p99", latency.p99_s))
+    return f"{format_s(latency.mean_s)} mean; " + ", ".join(f"{name} {format_s(value)}" for name, value in named)
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""How requests are served, beside the question's plan: the batcher and its limits, dispatch, and what iterations cost."""
+"""How requests are served, beside the question's plan: the batcher and its limits, dispatch, and iterations' cost."""
 
 from __future__ import annotations
 

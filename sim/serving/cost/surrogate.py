@@ -1,8 +1,8 @@
 """A surrogate of an iteration's cost: a rank's own work from tables, and what ranks do together from simulated steps.
 
-What ranks do together is dispatch, experts, combine, sums over tensor-parallel ranks, and what one waits for in another:
-it depends on which part's kernels run, the tokens of all ranks, and how uneven these are. It is simulated at the points
-of a grid over the two numbers, when an iteration first comes near one, with tokens that route as the trace's do; several
+What ranks do together is dispatch, experts, combine, sums over tensor-parallel ranks, and waiting for each other. It
+depends on which part's kernels run, the tokens of all ranks, and how uneven these are. It is simulated at the points of
+a grid over the two numbers, when an iteration first comes near one, with tokens that route as the trace's do; several
 draws of a point stand for how steps of one size differ. In between it is a line.
 
 How far off it is, is measured on iterations of the run itself, which it has not seen: every so often one is simulated
