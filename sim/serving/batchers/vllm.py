@@ -230,6 +230,7 @@ class VllmBatcher:
         self._pool.release(job.request, blocks, job.shared, findable, ends=False)
         job.known, job.loaded, job.shared = known, 0, []
         self._waiting.appendleft(job)
+        self._blocked = False
         return int(number)
 
     def _keep(self, at: int, count: int) -> None:
