@@ -120,8 +120,10 @@ class Instance:
         swapped = self._schedule(now_s)
         numbers_NG = self._numbers_NG
         if not numbers_NG[[0, 3]].any():
-            self._check_stuck()
             self.busy = False
+            if self._inbox:  # nothing runs that could have been decided before these came
+                return self.start(now_s)
+            self._check_stuck()
             return False
         load = StepLoad(
             prompt_tokens_G=numbers_NG[0], prompt_keys_G=numbers_NG[1], prompts_G=numbers_NG[2],
@@ -132,7 +134,9 @@ class Instance:
         if self._asked:
             self._ends_W = np.array([now_s + self._cost.seconds(load)])
         else:
-            steps = min(MOST_AHEAD, *(rank.quiet for rank in self._ranks))
+            # who has come too late for this iteration is in the next one
+            most = 1 if self._inbox else MOST_AHEAD
+            steps = min(most, *(rank.quiet for rank in self._ranks))
             self._ends_W = now_s + np.cumsum(self._cost.ahead(load, steps))
         return True
 
