@@ -38,15 +38,19 @@ class Measures:
     counted_Q: Bool
 
     @classmethod
-    def of(cls, records: Records, requests: Sequence[Request], *, concurrency: int | None) -> Measures:
-        """Measure every request."""
+    def of(
+        cls, records: Records, requests: Sequence[Request], *, concurrency: int | None, request_s: float = 0.0
+    ) -> Measures:
+        """Measure every request; each takes `request_s` beside what the engine does."""
         outputs_Q = np.array([request.output_tokens for request in requests])
-        ttft_Q = records.first_Q - records.arrival_Q
+        ttft_Q = records.first_Q - records.arrival_Q + request_s
         tpot_Q = (records.end_Q - records.first_Q) / np.maximum(outputs_Q - 1, 1)
         counted_Q = np.ones(len(requests), bool)
         if concurrency is not None and len(requests) > 2 * concurrency:
             counted_Q[:concurrency] = counted_Q[-concurrency:] = False
-        return cls(ttft_Q=ttft_Q, tpot_Q=tpot_Q, e2e_Q=records.end_Q - records.arrival_Q, counted_Q=counted_Q)
+        return cls(
+            ttft_Q=ttft_Q, tpot_Q=tpot_Q, e2e_Q=records.end_Q - records.arrival_Q + request_s, counted_Q=counted_Q
+        )
 
     def counted(self) -> dict[str, Float]:
         """Measures of the requests that count; a time per token only where there are two."""

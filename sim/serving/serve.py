@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moecast.errors import MoecastError
+from moecast.sim.engines import find_engine
 from moecast.sim.serving.arrivals import ArrivalLaw, ClosedSource, OpenSource, Source
 from moecast.sim.serving.cost.step_cost import StepCost
 from moecast.sim.serving.cost.surrogate import SurrogateCost
@@ -74,7 +75,8 @@ def serve(
         workers.limits.check_holds(request)
     if arrivals is not None and closed is None and not how.overload:
         check_drains(workers, requests, arrivals)
-    source: Source = OpenSource(requests) if closed is None else ClosedSource(requests, closed, how.think_s)
+    beside_s = find_engine(question.cluster.hardware.engine).request_s
+    source: Source = OpenSource(requests) if closed is None else ClosedSource(requests, closed, how.think_s + beside_s)
     loop = EventLoop(source, [workers.pool], records, progress=progress)
     duration_s = loop.run()
     return summary(
@@ -105,7 +107,8 @@ def summary(
 ) -> Served:
     """Sum up a run: of pools by name, the last of which answers."""
     closed = arrivals.concurrency if arrivals is not None and arrivals.name == "closed" else None
-    measures = Measures.of(records, requests, concurrency=closed)
+    beside_s = find_engine(question.cluster.hardware.engine).request_s
+    measures = Measures.of(records, requests, concurrency=closed, request_s=beside_s)
     last = list(workers.values())[-1]
     gpus = sum(of.gpus for of in workers.values())
     steady_s, steady_tokens = records.steady_s[1], records.steady_tokens[1]
@@ -167,6 +170,7 @@ def summary(
         samples=tuple(last.pool.times.samples),
         notes=(*question.notes, *said),
         seed=question.seed,
+        first_round_ttft_s=None if closed is None else float(measures.ttft_Q[:closed].mean()),
     )  # fmt: skip
 
 

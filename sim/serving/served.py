@@ -111,6 +111,9 @@ class Served(ShownAsTable):
         State over time.
     notes
         What is to be read with it.
+    first_round_ttft_s
+        Closed loop: mean time to first token of the requests that all come at once at its start, which no latency
+        counts. Runs that were measured from an idle engine on have it in their means.
     """
 
     cluster: str
@@ -145,6 +148,7 @@ class Served(ShownAsTable):
     samples: tuple[Sample, ...]
     notes: tuple[str, ...] = ()
     seed: int = 0
+    first_round_ttft_s: float | None = None
 
     @property
     def table_title(self) -> str:

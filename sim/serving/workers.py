@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moecast.errors import MoecastError
+from moecast.sim.engines import find_engine
 from moecast.sim.plan import Plan
 from moecast.sim.serving.batchers import Limits, Policy
 from moecast.sim.serving.capacity import KvCapacity, kv_capacity
@@ -122,7 +123,8 @@ def workers_of(
         engine = EngineStep(
             question.cluster, question.model, dict(parts), question.trace, question.rung, seed=question.seed
         )  # fmt: skip
-        cost = _cost(engine, serving, topic_Q, capacity, limits)
+        beside_s = find_engine(hardware.engine).prompt_step_s
+        cost = _cost(engine, serving, topic_Q, capacity, limits, beside_s)
     times = PoolTimes()
     made = tuple(
         Instance(
@@ -149,9 +151,13 @@ def _check(question: Question) -> None:
         raise MoecastError("tokens that stay need every rank's cache: not served by request", field="dispatch")
 
 
-def _cost(engine: EngineStep, serving: Serving, topic_Q: Int, capacity: KvCapacity | None, limits: Limits) -> StepCost:
+def _cost(
+    engine: EngineStep, serving: Serving, topic_Q: Int, capacity: KvCapacity | None, limits: Limits, beside_s: float
+) -> StepCost:
     token_bytes = capacity.token_bytes if capacity is not None else 0.0
     swap_block_s = token_bytes * limits.block_tokens / engine.host_Bps
     if serving.cost == "exact":
-        return ExactCost(engine, topic_Q, swap_block_s=swap_block_s)
-    return SurrogateCost(engine, topic_Q, draws=serving.draws, swap_block_s=swap_block_s, tries=serving.tries)
+        return ExactCost(engine, topic_Q, swap_block_s=swap_block_s, prompt_step_s=beside_s)
+    return SurrogateCost(
+        engine, topic_Q, draws=serving.draws, swap_block_s=swap_block_s, tries=serving.tries, prompt_step_s=beside_s
+    )  # fmt: skip

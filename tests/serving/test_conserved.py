@@ -103,7 +103,8 @@ def test_preempted_requests_compute_again_or_swap():
     requests = [Request(id=number, arrival_s=0.0, prompt_tokens=40, output_tokens=60) for number in range(8)]
     again = run(requests, policy=Mixed(), kv_blocks=60, block_tokens=4)
     swapped = run(requests, policy=Mixed(swaps=True), kv_blocks=60, block_tokens=4)
-    assert again.times.preemptions and swapped.times.preemptions
+    assert again.times.preemptions
+    assert swapped.times.preemptions
     assert again.times.prompt_tokens > 8 * 40
     assert swapped.times.prompt_tokens == 8 * 40
     assert swapped.times.swapped_blocks

@@ -1,4 +1,4 @@
-"""Waiting in closed form through the same engine: M/D/1, M/M/1 and M/G/1 (Pollaczek–Khinchine), and first in, first out."""
+"""Waiting in closed form through the same engine: M/D/1, M/M/1 and M/G/1 (Pollaczek–Khinchine); first in, first out."""
 
 from __future__ import annotations
 
