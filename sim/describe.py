@@ -21,9 +21,7 @@ LEAST_MOVED = 0.01
 """The part of made routing's load that is said to go elsewhere."""
 
 
-def describe_plan(
-    plan: Plan, model: ModelShape, mode: Mode, *, dispatch_type: str, summed: bool = False
-) -> dict[str, Any]:
+def describe_plan(plan: Plan, mode: Mode, *, dispatch_type: str, summed: bool = False) -> dict[str, Any]:
     """Give the layout and the rules of a plan, defaults filled in, without its slots.
 
     `summed`: nothing is dispatched, as of `PlacedModel.experts_are_summed`.

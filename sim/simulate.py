@@ -95,7 +95,6 @@ def simulate_question(asked: Question, *, progress: Callable[[int, int], None] |
         phase=workload.phase,
         plan=describe.describe_plan(
             plan,
-            model,
             placed.mode,
             dispatch_type=dispatch_type_of(plan, model, asked.cluster.hardware),
             summed=placed.experts_are_summed,

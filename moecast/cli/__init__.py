@@ -16,6 +16,7 @@ from moecast.cli import (
     model,
     place,
     report,
+    serve,
     simulate,
     sweep,
     topology,
@@ -39,6 +40,7 @@ app.add_typer(model.app, name="model")
 app.add_typer(trace.app, name="trace")
 app.add_typer(capture.app, name="capture")
 app.command("simulate")(simulate.simulate_command)
+app.command("serve")(serve.serve_command)
 app.command("sweep")(sweep.sweep_command)
 app.command("train")(train.train_command)
 app.command("place")(place.place_command)

@@ -34,6 +34,9 @@ def published_command(
     ] = None,
     only: Annotated[str, typer.Option("--only", help="Rows whose id holds this text.")] = "",
     network: Annotated[str, typer.Option("--network", help="The rung of serving and training rows.")] = "bound",
+    requests: Annotated[
+        bool, typer.Option("--requests", help="Run serving rows request by request, too; minutes for all that ship.")
+    ] = False,
     every_row: Annotated[bool, typer.Option("--every-row", help="Print each row, too.")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="Write families and rows here, as JSON.")] = None,
     seed: options.Seed = 0,  # noqa: ARG001  as of every command; the rows' routing is made with a seed of its own
@@ -55,7 +58,7 @@ def published_command(
     named = {f"row file {number}": file for number, file in enumerate(files or (), 1)}
     check_outputs({"--out": out}, dict(named))
     with render.progress("asking", quiet=json) as advance:
-        found = ask_published(files, tables=tables, only=only, network=network, progress=advance)
+        found = ask_published(files, tables=tables, only=only, network=network, requests=requests, progress=advance)
     if out is not None:
         write_text(out, json_module.dumps(found.to_json(), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
     if json:

@@ -29,6 +29,14 @@ class Engine:
         Seconds of the host in each step that nothing hides: scheduling, sampling, the reply.
     step_source
         Where `step_s` comes from.
+    prompt_step_s
+        Seconds that an iteration with tokens of prompts takes beside its kernels, where requests are served
+        (`moecast.sim.serving`): such iterations run without CUDA graphs, and what they are made of is put together.
+    request_s
+        Seconds of a request's way outside the engine's iterations, to its first token: the server, tokens of its text,
+        and back.
+    request_source
+        Where `prompt_step_s` and `request_s` come from.
     """
 
     name: str
@@ -39,8 +47,14 @@ class Engine:
     sends_bf16_for: tuple[str, ...] = ()
     step_s: float = 0.0
     step_source: str = ""
+    prompt_step_s: float = 0.0
+    request_s: float = 0.0
+    request_source: str = ""
 
     def __post_init__(self) -> None:
         """Check ranges."""
         if not 0 <= self.step_s < 1:
             raise ValueError(f"step_s = {self.step_s}: seconds of a host in one step, from 0 to less than 1")
+        for name in ("prompt_step_s", "request_s"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: seconds of a host, from 0 to less than 1")

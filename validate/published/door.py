@@ -15,6 +15,7 @@ from moecast.validate.published import SOURCES
 from moecast.validate.published.answers import FamilyErrors, RowAnswer, families, sources
 from moecast.validate.published.decode import answer_serving
 from moecast.validate.published.references import answer_reference
+from moecast.validate.published.request_runs import FAMILIES, answer_requests
 from moecast.validate.published.row_files import SHIPPED, RowFile, read_rows
 from moecast.validate.published.training import answer_training
 
@@ -62,6 +63,7 @@ def ask_published(
     tables: Path | None = None,
     only: str = "",
     network: str = "bound",
+    requests: bool = False,
     progress: Progress | None = None,
 ) -> Published:
     """Forecast every row.
@@ -74,13 +76,15 @@ def ask_published(
         A folder of measured kernels, `<gpu>/<family>/<engine>/<version>/*.parquet`.
     only
         Part of the id of the rows to ask.
+    requests
+        Run serving rows request by request, too: TTFT, TPOT and throughput; takes seconds a row.
 
     Raises
     ------
     MoecastError
         A file that holds no such rows, or no row of such an id.
     """
-    asks = [ask for name, ask in _asks(files, network) if only in name]
+    asks = [ask for name, ask in _asks(files, network, requests) if only in name]
     if not asks:
         raise MoecastError("no row has this in its id", field="only", value=only)
     rows = []
@@ -91,30 +95,32 @@ def ask_published(
     return Published(rows=tuple(rows), kernels=() if tables is None else tuple(kernel_families(tables)))
 
 
-def _asks(files: Sequence[Path] | None, network: str) -> Iterator[tuple[str, Ask]]:
+def _asks(files: Sequence[Path] | None, network: str, requests: bool) -> Iterator[tuple[str, Ask]]:
     """Every row's id, and how to ask it."""
     read = [read_rows(file) for file in (files or (SHIPPED / "serving.csv", SHIPPED / "training.csv"))]
     for file in read:
-        yield from _of_file(file, network)
+        yield from _of_file(file, network, requests)
     if files is None:
         for source in SOURCES:
             for row in source.rows:
                 yield f"{source.name}: {row.name}", partial(answer_reference, source, row)
 
 
-def _of_file(file: RowFile, network: str) -> Iterator[tuple[str, Ask]]:
+def _of_file(file: RowFile, network: str, requests: bool) -> Iterator[tuple[str, Ask]]:
     for row in file.rows:
         if file.kind == "serving":
             yield row["id"], partial(answer_serving, row, network=network)
+            for measure in FAMILIES if requests else ():
+                yield f"{row['id']}: {measure}", partial(answer_requests, row, measure, network=network)
         else:
             yield row["id"], partial(answer_training, row, network=network)
 
 
 def kernel_families(tables: Path) -> Iterator[tuple[FamilyErrors, tuple[FamilyErrors, ...]]]:
     """Errors of each family of kernels of which the folder holds rows, on rows that nothing was fitted on."""
-    from moecast.validate.fitting.lines import FAMILIES
+    from moecast.validate.fitting.lines import FAMILIES as KERNEL_FAMILIES
 
-    for name, lines_of in FAMILIES.items():
+    for name, lines_of in KERNEL_FAMILIES.items():
         lines = list(lines_of(tables))
         if lines:
             parts = tuple(

@@ -185,7 +185,7 @@ class ServingRow:
         cluster, model = self.cluster(), self.shape()
         plan = self.plan(model)
         work = Workload(phase="decode", tokens_per_rank=batch, steps=1, context=self.context, seed=SEED, reuse=True)
-        trace = _routing(replace(model, name="even"), batch * plan.dp)
+        trace = routing_of(replace(model, name="even"), batch * plan.dp)
         found = simulate(cluster, model, plan, trace, work, network=network, gains=False)
         assert found.step_time_s is not None
         return found.step_time_s * 1e3
@@ -212,7 +212,7 @@ def _cluster(gpu: str, engine: str, ranks: int) -> Cluster:
 
 
 @lru_cache(maxsize=16)
-def _routing(model: ModelShape, tokens: int) -> RoutingTrace:
+def routing_of(model: ModelShape, tokens: int) -> RoutingTrace:
     """Even routing of a step's tokens; prompts of random tokens, whose skew nobody recorded."""
     return routing_by_law(
         parse_law("uniform"), model, tokens=tokens, sequence=1, phase="decode", position=0, seed=SEED

@@ -1,0 +1,223 @@
+"""What batchers have in common: a queue in order of arrival, running requests, and their blocks.
+
+What an iteration is made of is each batcher's own `_choose`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+from moecast.sim.serving.batchers.batcher import MOST, Limits, Scheduled
+from moecast.sim.serving.kv_cache import KvCache
+from moecast.sim.serving.request import Request
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A request on its way.
+
+    Parameters
+    ----------
+    computed
+        Tokens whose keys are in the cache.
+    given
+        Output tokens that it has.
+    shared
+        Blocks that it holds of its prefix group's chain.
+    swapped
+        Tokens whose keys wait in the host's memory.
+    """
+
+    request: Request
+    computed: int = 0
+    given: int = 0
+    shared: int = 0
+    swapped: int = 0
+
+    @property
+    def left(self) -> int:
+        """Tokens to be computed before it gets its next one: 1 in decode."""
+        return self.request.prompt_tokens + self.given - self.computed
+
+    @property
+    def decodes(self) -> bool:
+        """Whether it is past its prefill."""
+        return self.given > 0 and self.left == 1
+
+    @property
+    def to_give(self) -> int:
+        """Output tokens that it has not got."""
+        return self.request.output_tokens - self.given
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """An iteration as a batcher chooses it: jobs and how many tokens of each."""
+
+    parts: list[tuple[Job, int]]
+    preempted: tuple[int, ...] = ()
+    swapped_blocks: int = 0
+
+
+class QueuedBatcher(ABC):
+    """A batcher over a queue; subclasses choose.
+
+    Parameters
+    ----------
+    limits
+        Tokens, sequences and blocks.
+    late
+        Requests leave one iteration after their last token, since the next one had been decided by then.
+    swaps
+        Who is preempted keeps its keys in the host's memory, instead of computing them again.
+    """
+
+    def __init__(self, limits: Limits, *, late: bool = False, swaps: bool = False) -> None:
+        self._limits = limits
+        self._late, self._swaps = late, swaps
+        self._cache = KvCache(limits)
+        self._waiting: deque[Job] = deque()
+        self._running: list[Job] = []
+        self._leaving: list[Job] = []
+        self._blocked = False  # nobody who waits can enter before someone leaves
+        self._jobs: dict[int, Job] = {}
+
+    @property
+    def waiting(self) -> int:
+        """Requests that hold no blocks."""
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        """Requests that hold blocks."""
+        return len(self._running) + len(self._leaving)
+
+    @property
+    def kv_blocks_used(self) -> int:
+        """Blocks of running requests."""
+        return self._cache.used
+
+    def add(self, request: Request) -> None:
+        """Let a request come, last in the queue."""
+        self._limits.check_holds(request)
+        job = Job(request)
+        self._jobs[request.id] = job
+        self._waiting.append(job)
+        # The first in the queue still stands in the way of all others, if there was one.
+        self._blocked = self._blocked and len(self._waiting) > 1
+
+    def add_prefilled(self, request: Request) -> None:
+        """Let a request come whose prompt another engine computed: its keys and its first token come with it."""
+        self.add(request)
+        job = self._waiting[-1]
+        job.given, job.swapped = 1, request.prompt_tokens
+
+    @abstractmethod
+    def _choose(self) -> Chosen:
+        """Choose the next iteration and take the blocks for it."""
+
+    def schedule(self) -> Scheduled:
+        """Decide the next iteration."""
+        chosen = self._choose()
+        parts = chosen.parts
+        if not parts and not self._leaving:
+            return Scheduled(preempted=chosen.preempted, swapped_blocks=chosen.swapped_blocks)
+        jobs, counts = [job for job, _ in parts], [count for _, count in parts]
+        samples = [job.left == count for job, count in parts]
+        decodes = [job.decodes for job in jobs]
+        wasted = self._leaving if any(decodes) or not parts else []
+        return Scheduled(
+            request=np.array([job.request.id for job in jobs], np.int64),
+            tokens=np.array(counts, np.int64),
+            context=np.array([job.computed for job in jobs], np.int64),
+            finishes_prompt=np.array([s and not d for s, d in zip(samples, decodes, strict=True)], np.bool_),
+            samples=np.array(samples, np.bool_),
+            preempted=chosen.preempted,
+            swapped_blocks=chosen.swapped_blocks,
+            wasted=len(wasted),
+            wasted_context=sum(job.computed for job in wasted),
+        )
+
+    def done(self, scheduled: Scheduled) -> tuple[int, ...]:
+        """End an iteration."""
+        self._release(self._leaving)
+        ended = []
+        jobs = self._jobs
+        for id_, tokens, samples in zip(
+            scheduled.request.tolist(), scheduled.tokens.tolist(), scheduled.samples.tolist(), strict=True
+        ):
+            job = jobs[id_]
+            job.computed += tokens
+            if tokens > 1 and self._limits.prefix_cache:
+                job.shared = self._cache.keep(job.request, job.computed)
+            if samples:
+                job.given += 1
+                if job.given == job.request.output_tokens:
+                    ended.append(job)
+        if ended:
+            gone = {job.request.id for job in ended}
+            self._running = [job for job in self._running if job.request.id not in gone]
+            if self._late:
+                self._leaving = ended
+            else:
+                self._release(ended)
+        return tuple(job.request.id for job in ended)
+
+    def _release(self, jobs: list[Job]) -> None:
+        for job in jobs:
+            self._cache.leave(job.request)
+            del self._jobs[job.request.id]
+            self._blocked = False
+        self._leaving = []
+
+    def _enter(self, job: Job, tokens: int, *, found: int = 0) -> None:
+        """Let a job run, holding so many tokens, `found` of which were kept for its prefix."""
+        self._cache.enter(job.request, tokens, found=found)
+        job.computed = max(found, job.swapped)
+        job.swapped = 0
+        job.shared = found // self._limits.block_tokens
+        self._running.append(job)
+
+    def _grow(self, job: Job, tokens: int) -> bool:
+        return self._cache.grow(job.request, tokens, shared=job.shared)
+
+    def _preempt(self, job: Job) -> int:
+        """Take a running job's blocks; it waits in front of all others. The blocks that are swapped out, if any."""
+        self._running.remove(job)
+        self._cache.leave(job.request)
+        job.swapped = job.computed if self._swaps else 0
+        job.computed = job.shared = 0
+        self._waiting.appendleft(job)
+        return self._limits.blocks_of(job.swapped)
+
+    def _found(self, job: Job) -> int:
+        """Tokens of a waiting job that need no computing."""
+        return 0 if job.swapped else self._cache.found(job.request)
+
+    def _has_free(self, job: Job, tokens: int, found: int, *, leave: float = 0.0) -> bool:
+        """Whether blocks for so many of its tokens are free, and `leave` blocks beside."""
+        return self._cache.needed(job.request, tokens, found=found) + leave <= self._cache.free
+
+    def quiet_steps(self) -> int:
+        """How many of the next iterations just decode whoever runs."""
+        if self._leaving or not self._running or (self._waiting and not self._blocked):
+            return 0
+        if len(self._running) > self._limits.max_batched_tokens or not all(job.decodes for job in self._running):
+            return 0
+        last = min(job.to_give for job in self._running) - 1
+        # Each running request opens a block every `block_tokens` iterations, and the first one perhaps at once.
+        rounds = self._cache.free // len(self._running)
+        room = (rounds - 1) * self._limits.block_tokens if rounds else 0
+        return max(0, min(last, room, MOST))
+
+    def advance(self, steps: int) -> None:
+        """Take that many iterations at once."""
+        for job in self._running:
+            if not self._grow(job, job.computed + steps):
+                raise RuntimeError("more iterations at once than there are blocks for")
+            job.computed += steps
+            job.given += steps

@@ -1,0 +1,100 @@
+"""From what a run wrote down to what it shows.
+
+Axes: Q request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from moecast.sim.serving.records import PoolTimes, Records
+from moecast.sim.serving.request import Request
+from moecast.sim.serving.served import Latency
+
+Float = npt.NDArray[np.float64]
+Bool = npt.NDArray[np.bool_]
+
+MUCH = 0.1
+"""Part of the time from which a wait is called what limits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Measures:
+    """Measures of each request [Q], and which of them count.
+
+    Parameters
+    ----------
+    counted_Q
+        Of a closed loop not the first round nor the last, which meet more or fewer others than the rest.
+    """
+
+    ttft_Q: Float
+    tpot_Q: Float
+    e2e_Q: Float
+    counted_Q: Bool
+
+    @classmethod
+    def of(
+        cls, records: Records, requests: Sequence[Request], *, concurrency: int | None, request_s: float = 0.0
+    ) -> Measures:
+        """Measure every request; each takes `request_s` beside what the engine does."""
+        outputs_Q = np.array([request.output_tokens for request in requests])
+        ttft_Q = records.first_Q - records.arrival_Q + request_s
+        tpot_Q = (records.end_Q - records.first_Q) / np.maximum(outputs_Q - 1, 1)
+        counted_Q = np.ones(len(requests), bool)
+        if concurrency is not None and len(requests) > 2 * concurrency:
+            counted_Q[:concurrency] = counted_Q[-concurrency:] = False
+        return cls(
+            ttft_Q=ttft_Q, tpot_Q=tpot_Q, e2e_Q=records.end_Q - records.arrival_Q + request_s, counted_Q=counted_Q
+        )
+
+    def counted(self) -> dict[str, Float]:
+        """Measures of the requests that count; a time per token only where there are two."""
+        return {name: getattr(self, f"{name}_Q")[self.counted_Q] for name in ("ttft", "tpot", "e2e")}
+
+
+def latencies(measures: Measures, records: Records) -> dict[str, Latency]:
+    """Summaries by measure."""
+    found = {name: Latency.of(seconds_Q) for name, seconds_Q in measures.counted().items()}
+    gaps = records.gaps
+    found["itl"] = Latency(
+        mean_s=gaps.mean_s, p50_s=gaps.quantile_s(0.5), p90_s=gaps.quantile_s(0.9), p99_s=gaps.quantile_s(0.99),
+        std_s=gaps.std_s,
+    )  # fmt: skip
+    return found
+
+
+def shares_of_time(times: Mapping[str, PoolTimes], duration_s: float, instances: Mapping[str, int]) -> dict[str, float]:
+    """Parts of the time: with prompts, decode alone, idle; and while requests wait for blocks or for a seat."""
+    shares: dict[str, float] = {}
+    for pool, of in times.items():
+        whole_s = max(duration_s * instances[pool], 1e-300)
+        prefix = f"{pool}: " if len(times) > 1 else ""
+        shares[f"{prefix}iterations with prompts"] = of.prompt_s / whole_s
+        shares[f"{prefix}decode alone"] = of.decode_s / whole_s
+        shares[f"{prefix}idle"] = max(0.0, 1 - (of.prompt_s + of.decode_s) / whole_s)
+        shares[f"{prefix}requests wait for KV blocks"] = of.kv_wait_s / whole_s
+        shares[f"{prefix}requests wait for a sequence's place"] = of.seat_wait_s / whole_s
+        shares[f"{prefix}requests wait for prompts before theirs"] = of.prompt_wait_s / whole_s
+    return shares
+
+
+def limited_by(shares: Mapping[str, float], network: float | None) -> str:
+    """In a word what limits throughput."""
+
+    def most(text: str) -> float:
+        return max((part for name, part in shares.items() if name.endswith(text)), default=0.0)
+
+    if most("wait for KV blocks") > MUCH:
+        return "KV cache"
+    if most("wait for a sequence's place") > MUCH:
+        return "sequences that may run"
+    if min((part for name, part in shares.items() if name.endswith("idle")), default=0.0) > 0.5:
+        return "arrivals: the engine idles most of the time"
+    if network is not None and network > 0.5:
+        return "network"
+    return "prefill" if most("with prompts") > most("decode alone") else "decode"

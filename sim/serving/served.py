@@ -1,0 +1,232 @@
+"""What users of a served model see: latencies, throughput, goodput, what limits; as a table and as JSON.
+
+Axes: Q request.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from moecast.files import write_text
+from moecast.sim.serving.records import Sample
+from moecast.sim.shown import ShownAsTable
+from moecast.units import format_count, format_percent, format_s
+
+Float = npt.NDArray[np.float64]
+
+SCHEMA = 1
+MEASURES = {"ttft": "time to first token", "tpot": "time per output token", "itl": "inter-token latency",
+            "e2e": "end to end"}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latency:
+    """Seconds of one measure over requests (of ITL: over gaps between tokens)."""
+
+    mean_s: float
+    p50_s: float
+    p90_s: float
+    p99_s: float
+    std_s: float
+
+    @classmethod
+    def of(cls, seconds_Q: Float) -> Latency:
+        """Summarise; of nothing, zeros."""
+        if not len(seconds_Q):
+            return cls(mean_s=0.0, p50_s=0.0, p90_s=0.0, p99_s=0.0, std_s=0.0)
+        p50_s, p90_s, p99_s = np.percentile(seconds_Q, [50, 90, 99]).tolist()
+        return cls(
+            mean_s=float(seconds_Q.mean()), p50_s=p50_s, p90_s=p90_s, p99_s=p99_s, std_s=float(seconds_Q.std())
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SurrogateError:
+    """How far off the surrogate was on iterations that it had not seen, which were simulated, too.
+
+    Parameters
+    ----------
+    iterations
+        How many were tried.
+    median, worst, bias
+        Relative errors: of their size the median and the largest, and the mean with its sign.
+    simulated
+        Steps that were simulated to build it.
+    """
+
+    iterations: int
+    median: float
+    worst: float
+    bias: float
+    simulated: int
+
+    @property
+    def shown(self) -> str:
+        """In a line."""
+        errors = f"median error {self.median:.2%}, at most {self.worst:.2%}, bias {self.bias:+.2%}"
+        return f"{errors} on {self.iterations} iterations it had not seen; {self.simulated} steps simulated to build it"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served(ShownAsTable):
+    """A run of requests through an engine.
+
+    Parameters
+    ----------
+    cluster, model, engine, batcher, network, arrivals
+        What was asked.
+    gpus, instances, ranks
+        GPUs in all; instances that step by themselves; attention-DP ranks of each.
+    requests, counted
+        Requests in all, and those that latencies are of: without ramp and drain, where the loop is closed.
+    duration_s
+        Until the last token of the last request.
+    latency
+        By measure.
+    input_tokens, output_tokens
+        Of all requests.
+    output_tokens_per_s, input_tokens_per_s, requests_per_s
+        Of the cluster; in a closed loop while neither ramp nor drain.
+    output_tokens_per_s_per_gpu, output_tokens_per_dollar
+        The latter where a price is given.
+    goodput_per_s, kept, shortfalls
+        With an SLO: requests per second that keep it, their part of those counted, and by measure how many times what
+        is promised the best request took.
+    concurrency
+        Requests in the system, mean over time.
+    limits, limited_by
+        Parts of the time (several at once may hold), and in a word what throughput is limited by.
+    kv
+        Blocks of a rank's cache, tokens of each, the most that were used, and how often a request was preempted.
+    error
+        Of the surrogate; None where every iteration was simulated or none was tried.
+    samples
+        State over time.
+    notes
+        What is to be read with it.
+    first_round_ttft_s
+        Closed loop: mean time to first token of the requests that all come at once at its start, which no latency
+        counts. Runs that were measured from an idle engine on have it in their means.
+    """
+
+    cluster: str
+    model: str
+    engine: str
+    batcher: str
+    network: str
+    arrivals: str
+    gpus: int
+    instances: int
+    ranks: int
+    requests: int
+    counted: int
+    duration_s: float
+    latency: Mapping[str, Latency]
+    input_tokens: int
+    output_tokens: int
+    output_tokens_per_s: float
+    input_tokens_per_s: float
+    requests_per_s: float
+    output_tokens_per_s_per_gpu: float
+    output_tokens_per_dollar: float | None
+    goodput_per_s: float | None
+    kept: float | None
+    shortfalls: Mapping[str, float]
+    concurrency: float
+    limits: Mapping[str, float]
+    limited_by: str
+    kv: Mapping[str, float]
+    iterations: int
+    error: SurrogateError | None
+    samples: tuple[Sample, ...]
+    notes: tuple[str, ...] = ()
+    seed: int = 0
+    first_round_ttft_s: float | None = None
+
+    @property
+    def table_title(self) -> str:
+        """Model, cluster, engine and arrivals."""
+        return f"{self.model}: {self.arrivals} on {self.gpus} GPUs of {self.cluster}, batched as {self.batcher} does"
+
+    def table_rows(self) -> list[tuple[str, str]]:
+        """What `moecast serve` prints."""
+        rows = [("requests", f"{self.requests:,}, {self.counted:,} of them counted")]
+        rows += [(f"{words} ({name.upper()})", _shown(self.latency[name])) for name, words in MEASURES.items()]
+        per_gpu = format_count(self.output_tokens_per_s_per_gpu)
+        rows += [
+            ("output tokens/s", f"{format_count(self.output_tokens_per_s)}, {per_gpu} per GPU"),
+            ("input tokens/s", format_count(self.input_tokens_per_s)),
+            ("requests/s", f"{self.requests_per_s:.3g}"),
+        ]
+        if self.output_tokens_per_dollar is not None:
+            rows.append(("output tokens per $", format_count(self.output_tokens_per_dollar)))
+        if self.goodput_per_s is not None and self.kept is not None:
+            rows.append(("goodput", f"{self.goodput_per_s:.3g} requests/s, {format_percent(self.kept)} of them"))
+        rows.append(("in the system", f"{self.concurrency:.4g} requests in the mean"))
+        rows.append(("KV cache", self._shown_kv()))
+        rows.append(("limited by", self.limited_by))
+        rows += [(f"  {name}", format_percent(part)) for name, part in self.limits.items()]
+        if self.error is not None:
+            rows.append(("surrogate", self.error.shown))
+        return rows
+
+    def _shown_kv(self) -> str:
+        blocks, size, preemptions = (int(self.kv[name]) for name in ("blocks", "block_tokens", "preemptions"))
+        used = format_percent(self.kv["peak"])
+        return f"{blocks:,} blocks of {size} tokens a rank, at most {used} used, {preemptions:,} preemptions"
+
+    def table_notes(self) -> list[str]:
+        """What is to be read with it."""
+        return list(self.notes)
+
+    def to_json(self) -> dict[str, Any]:
+        """Give it as plain JSON values: the keys of `vllm bench serve`, and ours under `moecast`."""
+        own = {name: _plain(value) for name, value in asdict(self).items()}
+        return {**self.as_bench(), "moecast": {"schema": SCHEMA, **own}}
+
+    def as_bench(self) -> dict[str, Any]:
+        """The fields of a result of `vllm bench serve`, in its units."""
+        bench: dict[str, Any] = {
+            "backend": self.engine,
+            "model_id": self.model,
+            "num_prompts": self.requests,
+            "duration": self.duration_s,
+            "completed": self.requests,
+            "total_input_tokens": self.input_tokens,
+            "total_output_tokens": self.output_tokens,
+            "request_throughput": self.requests_per_s,
+            "request_goodput": self.goodput_per_s,
+            "output_throughput": self.output_tokens_per_s,
+            "total_token_throughput": self.output_tokens_per_s + self.input_tokens_per_s,
+        }
+        for name, key in (("ttft", "ttft"), ("tpot", "tpot"), ("itl", "itl"), ("e2e", "e2el")):
+            found = self.latency[name]
+            parts = (("mean", found.mean_s), ("median", found.p50_s), ("std", found.std_s), ("p90", found.p90_s),
+                     ("p99", found.p99_s))  # fmt: skip
+            bench |= {f"{part}_{key}_ms": seconds * 1e3 for part, seconds in parts}
+        return bench
+
+
+def _shown(latency: Latency) -> str:
+    named = (("p50", latency.p50_s), ("p90", latency.p90_s), ("p99", latency.p99_s))
+    return f"{format_s(latency.mean_s)} mean; " + ", ".join(f"{name} {format_s(value)}" for name, value in named)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def write_served(served: Served, path: str | Path) -> None:
+    """Write a run as JSON, whole or not at all."""
+    write_text(path, json.dumps(served.to_json(), indent=1, allow_nan=False, ensure_ascii=False) + "\n")

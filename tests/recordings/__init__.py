@@ -1,0 +1,1 @@
+"""What other programs did when they were given the same input, recorded; and the scripts that recorded it."""

@@ -1,0 +1,145 @@
+"""Serving runs that others measured, asked request by request: rows of `serving.csv` as closed loops.
+
+A row of one kind of worker is a closed loop at its concurrency through the batcher of its engine, with prompts and
+answers of .8 to 1 of the nominal lengths. Public runs send ten requests for each that is in flight, all first ones at
+once: their mean TTFT has these in it, a tenth; times per token are of the steady part.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+
+from moecast.errors import MoecastError
+from moecast.sim import Question, Workload
+from moecast.sim.engines import ENGINES, NEUTRAL
+from moecast.sim.serving import Lengths, Served, Serving, make_requests, parse_arrivals, serve
+from moecast.sim.serving.cost.step_cost import StepCost
+from moecast.sim.serving.records import Records
+from moecast.sim.serving.workers import workers_of
+from moecast.validate.published.answers import RowAnswer
+from moecast.validate.published.decode import configuration_of
+from moecast.validate.published.row import Use
+from moecast.validate.published.serving import SEED, Fields, ServingRow, routing_of
+
+ROUNDS, PUBLIC_ROUNDS = 4, 10
+LEAST_REQUESTS = 40
+LEAST_LENGTH = 0.8
+TRACE_TOKENS = 4096
+FAMILIES = {"ttft": "serving TTFT", "tpot": "serving TPOT", "throughput": "serving throughput"}
+POOLS = "prefill on other GPUs is not run request by request yet"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunForecast:
+    """What a row's run is forecast to show: milliseconds, and seconds of an output token on a GPU."""
+
+    ttft_ms: float
+    tpot_ms: float
+    gpu_s_per_token: float
+
+    def seconds(self, measure: str) -> float:
+        """Of a measure, the time that it stands for."""
+        return {"ttft": self.ttft_ms / 1e3, "tpot": self.tpot_ms / 1e3, "throughput": self.gpu_s_per_token}[measure]
+
+
+def answer_requests(fields: Fields, measure: str, *, network: str = "bound") -> RowAnswer:
+    """Forecast a measure of a row's run (`ttft`, `tpot` or `throughput`), or say why not."""
+    try:
+        row = ServingRow.of(fields)
+        published = published_of(row, measure)
+    except ValueError as error:
+        return RowAnswer(
+            id=f"{fields['id']}: {measure}", family=FAMILIES[measure], source=fields.get("engine") or "unknown",
+            configuration=fields["id"], use="check", unit="ms", published=None, why=str(error),
+        )  # fmt: skip
+    use: Use = "fit" if row.use == "fit" else "check"
+    about = {
+        "id": f"{row.id}: {measure}", "family": FAMILIES[measure], "source": f"{row.engine} on {row.gpu}", "use": use,
+        "configuration": configuration_of(row), "unit": "tokens/s per GPU" if measure == "throughput" else "ms",
+        "published": 1 / published if measure == "throughput" else published * 1e3,
+    }  # fmt: skip
+    if row.mode == "disagg":
+        return RowAnswer(why=POOLS, **about)  # type: ignore[arg-type]
+    known = row.engine in {engine.name for engine in ENGINES}
+    try:
+        found = forecast(row if known else replace(row, engine=NEUTRAL.name), network)
+    except (MoecastError, ValueError) as error:
+        return RowAnswer(why=str(error), **about)  # type: ignore[arg-type]
+    predicted_s = found.seconds(measure)
+    predicted = 1 / predicted_s if measure == "throughput" else predicted_s * 1e3
+    return RowAnswer(published_s=published, predicted_s=predicted_s, predicted=predicted, **about)  # type: ignore[arg-type]
+
+
+def published_of(row: ServingRow, measure: str) -> float:
+    """Seconds that were measured; of throughput, what TTFT, TPOT and concurrency say of a closed loop.
+
+    Raises
+    ------
+    ValueError
+        The row does not say it.
+    """
+    for name, value in (("tpot_mean_ms", row.tpot_ms), ("ttft_mean_ms", row.ttft_ms), ("osl", row.osl)):
+        if not value > 0:
+            raise ValueError(f"{name} = {value:g}: a positive number")
+    if measure == "throughput":
+        outputs = (1 + LEAST_LENGTH) / 2 * row.osl
+        stay_s = (row.ttft_ms + (outputs - 1) * row.tpot_ms) / 1e3
+        return stay_s * row.ranks / (row.concurrency * outputs)
+    return (row.ttft_ms if measure == "ttft" else row.tpot_ms) / 1e3
+
+
+@lru_cache(maxsize=512)
+def forecast(row: ServingRow, network: str) -> RunForecast:
+    """Run a row's requests.
+
+    Raises
+    ------
+    MoecastError
+        The question has no answer.
+    """
+    served = run_of(row, network)
+    first = served.first_round_ttft_s or 0.0
+    mean_s = first / PUBLIC_ROUNDS + (1 - 1 / PUBLIC_ROUNDS) * served.latency["ttft"].mean_s
+    tpot_s = served.latency["tpot"].mean_s
+    outputs = (1 + LEAST_LENGTH) / 2 * row.osl
+    stay_s = mean_s + (outputs - 1) * tpot_s
+    return RunForecast(
+        ttft_ms=mean_s * 1e3, tpot_ms=tpot_s * 1e3, gpu_s_per_token=stay_s * row.ranks / (row.concurrency * outputs)
+    )  # fmt: skip
+
+
+def run_of(row: ServingRow, network: str) -> Served:
+    """Run a row's requests through its engine."""
+    users = max(1, round(row.concurrency))
+    lengths = Lengths(prompt=row.isl, output=row.osl, least_part=LEAST_LENGTH)
+    arrivals = parse_arrivals(f"closed:{users}")
+    requests = make_requests(arrivals, lengths, max(ROUNDS * users, LEAST_REQUESTS), seed=SEED)
+    question = question_of(row, network)
+    # Rows that differ in lengths and concurrency alone have iterations of one engine: built once.
+    cost = _cost_of(replace(row, id="", isl=1024, osl=1024, batch=1, stated=1, concurrency=1, ttft_ms=1, tpot_ms=1,
+                            use="check"), network)  # fmt: skip
+    return serve(question, requests, arrivals=arrivals, serving=Serving(tries=0), cost=cost)
+
+
+def question_of(row: ServingRow, network: str) -> Question:
+    """Ask about a row's workers."""
+    model = row.shape()
+    if row.engine == "vllm" and row.precision == "fp4":
+        # Checkpoints of NVFP4 carry scales for an FP8 cache; in bf16 the cache of a row marked fit (MiniMax-M2.5 on one
+        # B200, 8,192 tokens, 32 in flight) would not hold what was in flight.
+        model = model.with_types(kv_type="fp8")
+    work = Workload(phase="decode", tokens_per_rank=1)
+    return Question(
+        cluster=row.cluster(), model=model, plan=row.plan(model),
+        trace=routing_of(replace(model, name="even"), TRACE_TOKENS), workload=work,
+        network=network, gains=False,
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=64)
+def _cost_of(row: ServingRow, network: str) -> StepCost:
+    nobody = np.full(1, -1)
+    return workers_of(question_of(row, network), Serving(tries=0), Records(1), topic_Q=nobody, tokens=2048).cost
