@@ -122,7 +122,9 @@ class FittedCosts:
         kind = _GEMM_TYPES.get(weight_type)
         return kind if kind in grouped_parameters.TYPES else None
 
-    def expert_floor_seconds(self, block: ExpertBlock, rows: float, hits: float, *, phase: str) -> float:
+    def expert_floor_seconds(
+        self, block: ExpertBlock, rows: npt.ArrayLike, hits: npt.ArrayLike, *, phase: str
+    ) -> Float:
         """As of `KernelCosts`."""
         kind = self._expert_type(block.weight_type)
         if kind is None:
