@@ -12,6 +12,7 @@ leaves open is in the certificate, which is made of the floors alone.
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -35,10 +36,13 @@ if TYPE_CHECKING:
     from moecast.sim.plan import Plan
 
 Float = npt.NDArray[np.float64]
+Bool = npt.NDArray[np.bool_]
 Progress = Callable[[str, int, int], None]
 
 AT_ONCE = 16
 """Layouts that are scored before the rest are put in order again."""
+OF_A_KIND = 2
+"""Of those at most so many of a kind, whose times say much of each other."""
 FOR_THE_FRONT = 0.25
 """The part of the scores that goes to layouts for other limits than the asked one."""
 LIMITS_OF_FRONT_S = (0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2)
@@ -174,8 +178,9 @@ class _Search:
         self.floors = self._floors()
         self.bound = StepScores(question=question, network="bound")
         self.found: dict[tuple[str, int], Steady | None] = {}
-        self.over: dict[object, float] = {}
-        """By kind of layout, how far above its floor the last one was: what orders those that have not been timed."""
+        self.kinds = [_kinds_of(layout) for layout in self.layouts]
+        self.over: dict[tuple[str, object], list[float]] = defaultdict(list)
+        """By kind of layout, how far above their floors those were that were timed: what orders the others."""
         self.prompts: tuple[ServingLayout, float] | None = None
 
     def _floors(self) -> Floors:
@@ -206,21 +211,47 @@ class _Search:
         within_Y = promised.within_Y(limit)
         while budget > 0:
             best = max((one.tokens_per_s_per_gpu for one in self.found.values() if one and one.meets(limit)), default=0)
-            open_ = np.flatnonzero(within_Y & (promised.rate_Y > best)).tolist()
-            open_ = [y for y in open_ if (promised.mode, y) not in self.found]
-            if not open_:
+            open_Y = within_Y & (promised.rate_Y > best)
+            open_Y[[y for mode, y in self.found if mode == promised.mode]] = False
+            chosen = self._most_promising(promised, limit, open_Y)[: min(AT_ONCE, budget)]
+            if not chosen:
                 return
-            open_.sort(key=lambda y: -promised.rate_Y[y] / self.over.get(self._kind(y), 1.0))
-            chosen = open_[: min(AT_ONCE, budget)]
             for y in chosen:
-                self.found[promised.mode, y] = self._time(promised.mode, y)
+                one = self.found[promised.mode, y] = self._time(promised.mode, y)
+                for kind in self.kinds[y] if one is not None else ():
+                    self.over[promised.mode, kind].append(max(one.tpot_s / promised.tpot_Y[y], 1.0))
             budget -= len(chosen)
             self.tell("timing layouts", len(self.found), len(self.found) + budget)
+
+    def _most_promising(self, promised: Promises, limit: Slo, open_Y: Bool) -> list[int]:
+        """Order open layouts by what they would serve if they are as far above their floors as those of their kind.
+
+        Those that would then be within the limit come first.
+        """
+        over_Y = self._over_Y(promised.mode)
+        rate_Y = promised.rate_Y / over_Y
+        if promised.mode == "disagg":
+            rate_Y = self.floors.split_with(*self._best_for_prompts(), self.floors.decode_Y * over_Y)
+        meets_Y = promised.tpot_Y * over_Y <= limit.tpot_s
+        order = np.lexsort((-rate_Y, ~meets_Y, ~open_Y))
+        taken: Counter[object] = Counter()
+        chosen = []
+        for y in order[: int(open_Y.sum())].tolist():
+            taken[self.kinds[y][1]] += 1
+            if rate_Y[y] > 0 and taken[self.kinds[y][1]] <= OF_A_KIND:
+                chosen.append(y)
+            if len(chosen) == AT_ONCE:
+                break
+        return chosen
+
+    def _over_Y(self, mode: str) -> Float:
+        """How far above its promise each layout's time per token is taken to be."""
+        over = {kind: float(np.median(of)) for (of_mode, kind), of in self.over.items() if of_mode == mode}
+        return np.array([over.get(fine, over.get(rough, 1.0)) for fine, rough in self.kinds])
 
     def _time(self, mode: str, y: int) -> Steady | None:
         decode = self.layouts[y]
         decode_s = self.bound.step_s(decode, "decode")
-        self.over[self._kind(y)] = max(decode_s / self.floors.decode_Y[y], 1.0)
         if mode == "disagg":
             prefill, prefill_s = self._best_for_prompts()
         else:
@@ -235,10 +266,6 @@ class _Search:
         serve = together if mode == "agg" else apart
         lengths = (self.gpus, self.question.isl, self.question.osl)
         return serve(decode, prefill, decode_s, prefill_s, gpus=lengths[0], isl=lengths[1], osl=lengths[2])
-
-    def _kind(self, y: int) -> object:
-        one = self.layouts[y]
-        return (one.gpus, one.tp, one.cp, one.pp, one.etp > 1, one.dispatch, one.schedule, one.sequence_parallel)
 
     def _best_for_prompts(self) -> tuple[ServingLayout, float]:
         """Whoever runs most prompts for a GPU within the limit, of the most promising that are timed."""
@@ -313,6 +340,12 @@ class _Search:
 
 PROMPTS_TIMED = 12
 """Layouts for prompts alone that are timed."""
+
+
+def _kinds_of(one: ServingLayout) -> tuple[object, object]:
+    """What layouts have in common that are about as far above their floors: finely, and roughly."""
+    ways = (one.dispatch, one.schedule, one.sequence_parallel, one.cp, one.pp, one.etp > 1)
+    return (*ways, one.gpus, one.tp), (*ways,)
 
 
 def _silent(_what: str, _done: int, _of: int) -> None:

@@ -92,6 +92,16 @@ class Floors:
             ttft_Y=np.full(len(self.layouts), ttft_P.min(initial=np.inf)),
         )  # fmt: skip
 
+    def split_with(self, prompts: ServingLayout, prefill_s: float, decode_Y: Float) -> Float:
+        """Tokens/s of a GPU where decode takes so long and prompts have whole instances of one layout; no bound."""
+        each, used_Y = prompts.sequences / prefill_s / self.isl, self._of("gpus")
+        requests_Y = self._of("sequences") / decode_Y / self.osl
+        best_Y = np.zeros(len(self.layouts))
+        for ones in range(1, self.gpus // prompts.gpus + 1):
+            left = self.gpus - ones * prompts.gpus
+            best_Y = np.maximum(best_Y, np.minimum(ones * each, (left // used_Y) * requests_Y))
+        return best_Y * self.osl / self.gpus
+
     def ttft_P(self) -> Float:
         """Seconds of a prompt's own steps."""
         return self.prefill_P * np.array([-(-self.isl // one.batch) for one in self.prompts])
