@@ -177,13 +177,12 @@ def _launch(found: FoundServing, question: ServingQuestion, files: dict[str, str
 
     steady, experts = found.winner, question.model.experts
     usable = files if steady.decode.ep > 1 and steady.decode.etp == 1 and steady.decode.pp == 1 else {}
-    told = []
-    for role, layout in (
-        (("decode", steady.decode), ("prefill", steady.prefill)) if steady.split else (("", steady.decode),)
-    ):
-        for one in launches(layout, experts=experts, role=role, placement=usable if role != "prefill" else None):
-            told.append({"role": role} | {name: getattr(one, name) for name in one.__dataclass_fields__})
-    return told
+    roles = (("decode", steady.decode), ("prefill", steady.prefill)) if steady.split else (("", steady.decode),)
+    return [
+        {"role": role} | {name: getattr(one, name) for name in one.__dataclass_fields__}
+        for role, layout in roles
+        for one in launches(layout, experts=experts, role=role, placement=usable if role != "prefill" else None)
+    ]
 
 
 def write_winner(found: FoundServing, question: ServingQuestion, path: Path) -> None:

@@ -41,7 +41,9 @@ Progress = Callable[[str, int, int], None]
 
 AT_ONCE = 16
 """Layouts that are scored before the rest are put in order again."""
-OF_A_KIND = 2
+NEARLY = 0.03
+"""What layouts are expected to miss a limit by is told apart in steps of this: it is not exact."""
+OF_A_KIND = 1
 """Of those at most so many of a kind, whose times say much of each other."""
 FOR_THE_FRONT = 0.25
 """The part of the scores that goes to layouts for other limits than the asked one."""
@@ -200,7 +202,17 @@ class _Search:
         return self.floors.together() if mode == "agg" else self.floors.apart(self.slo)
 
     def time_best(self, modes: Sequence[str], most: int) -> None:
-        """Time layouts by ``bound``, the most promising first, until none of the rest could be better."""
+        """Time layouts by ``bound``, the most promising first, until none of the rest could be better.
+
+        Raises
+        ------
+        MoecastError
+            No layout can meet the limits, by its floors alone.
+        """
+        if not any(bool(self.promises(mode).within_Y(self.slo).any()) for mode in modes):
+            decode, first = self.floors.decode_Y.min(), self.floors.ttft_P().min(initial=np.inf)
+            rule = f"no layout can meet it: the least possible are tpot {decode * 1e3:.3g} ms and ttft {first:.3g} s"
+            raise MoecastError(rule, field="--slo")
         limits = [self.slo, *(Slo(ttft_s=self.slo.ttft_s, tpot_s=limit) for limit in LIMITS_OF_FRONT_S)]
         for i, limit in enumerate(limits):
             part = FOR_THE_FRONT / len(LIMITS_OF_FRONT_S) if i else 1 - FOR_THE_FRONT
@@ -226,19 +238,19 @@ class _Search:
     def _most_promising(self, promised: Promises, limit: Slo, open_Y: Bool) -> list[int]:
         """Order open layouts by what they would serve if they are as far above their floors as those of their kind.
 
-        Those that would then be within the limit come first.
+        Those that would then be within the limit come first, then those that would miss it by little.
         """
         over_Y = self._over_Y(promised.mode)
         rate_Y = promised.rate_Y / over_Y
         if promised.mode == "disagg":
             rate_Y = self.floors.split_with(*self._best_for_prompts(), self.floors.decode_Y * over_Y)
-        meets_Y = promised.tpot_Y * over_Y <= limit.tpot_s
-        order = np.lexsort((-rate_Y, ~meets_Y, ~open_Y))
+        misses_Y = np.ceil(np.maximum(promised.tpot_Y * over_Y / limit.tpot_s - 1, 0) / NEARLY)
+        order = np.lexsort((-rate_Y, misses_Y, ~open_Y))
         taken: Counter[object] = Counter()
         chosen = []
         for y in order[: int(open_Y.sum())].tolist():
-            taken[self.kinds[y][1]] += 1
-            if rate_Y[y] > 0 and taken[self.kinds[y][1]] <= OF_A_KIND:
+            taken[self.kinds[y][0]] += 1
+            if rate_Y[y] > 0 and taken[self.kinds[y][0]] <= OF_A_KIND:
                 chosen.append(y)
             if len(chosen) == AT_ONCE:
                 break
@@ -246,7 +258,7 @@ class _Search:
 
     def _over_Y(self, mode: str) -> Float:
         """How far above its promise each layout's time per token is taken to be."""
-        over = {kind: float(np.median(of)) for (of_mode, kind), of in self.over.items() if of_mode == mode}
+        over = {kind: min(of) for (of_mode, kind), of in self.over.items() if of_mode == mode}
         return np.array([over.get(fine, over.get(rough, 1.0)) for fine, rough in self.kinds])
 
     def _time(self, mode: str, y: int) -> Steady | None:
@@ -326,12 +338,7 @@ class _Search:
         return again, plan
 
     def _nothing_meets(self, scored: Collection[Steady]) -> str:
-        fast = min(
-            scored, key=lambda one: max(one.tpot_s / self.slo.tpot_s, one.ttft_s / self.slo.ttft_s), default=None
-        )
-        if fast is None:
-            decode, first = self.floors.decode_Y.min(), self.floors.ttft_P().min(initial=np.inf)
-            return f"no layout can meet it: the least possible are tpot {decode * 1e3:.3g} ms, ttft {first:.3g} s"
+        fast = min(scored, key=lambda one: max(one.tpot_s / self.slo.tpot_s, one.ttft_s / self.slo.ttft_s))
         return (
             f"no layout that was timed meets it; the nearest has tpot {fast.tpot_s * 1e3:.3g} ms and ttft "
             f"{fast.ttft_s:.3g} s: {fast.name()}"
