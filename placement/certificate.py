@@ -163,7 +163,7 @@ def _relaxed_layer(problem: PlacementProblem, placed: PlacedModel, step: Step, l
 def _expert_floor(problem: PlacementProblem, rows: float, hits: float) -> float:
     """At least so long a rank's experts take for `rows` choices of `hits` experts; convex and rising in both."""
     costs, block = costs_of(problem.cluster.hardware), ExpertBlock.of(problem.model)
-    return costs.expert_floor_seconds(block, rows, hits, phase=problem.workload.kernels)
+    return float(costs.expert_floor_seconds(block, rows, hits, phase=problem.workload.kernels))
 
 
 def _copy_floor(

@@ -15,6 +15,7 @@ from moecast.cli import (
     demo,
     model,
     place,
+    plan,
     report,
     serve,
     simulate,
@@ -44,6 +45,7 @@ app.command("serve")(serve.serve_command)
 app.command("sweep")(sweep.sweep_command)
 app.command("train")(train.train_command)
 app.command("place")(place.place_command)
+app.command("plan")(plan.plan_command)
 app.command("validate", cls=validate.ValidateCommand)(validate.validate_command)
 app.command("collective")(collective.collective_command)
 app.command("report")(report.report_command)

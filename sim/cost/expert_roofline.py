@@ -54,20 +54,23 @@ def expert_seconds(
     return total
 
 
-def expert_floor_seconds(block: ExpertBlock, hardware: Hardware, rows: float, hits: float, *, phase: str) -> float:
+def expert_floor_seconds(
+    block: ExpertBlock, hardware: Hardware, rows: npt.ArrayLike, hits: npt.ArrayLike, *, phase: str
+) -> Float:
     """`expert_seconds` without the loss of tiles and waves: launches, and linear pieces priced per row and hit."""
     tile = tile_rows(hardware, phase)
-    seconds = 3 * hardware.kernel_launch_s
+    rows, hits = np.asarray(rows, np.float64), np.asarray(hits, np.float64)
+    seconds = np.full(np.broadcast_shapes(rows.shape, hits.shape), 3 * hardware.kernel_launch_s)
     for inner, outer in block.matrices:
         flop_s = 2.0 * rows * inner * outer / roofline.flop_rate(hardware, block.weight_type, "grouped_gemm")
         weights = hits * block.matrix_bytes(inner, outer)
-        seconds += max(flop_s, float(roofline.memory_seconds(hardware, weights + rows * 2 * outer)))
+        seconds = seconds + np.maximum(flop_s, roofline.memory_seconds(hardware, weights + rows * 2 * outer))
     if phase == "prefill":
         # Rows that move are at least the rows that come: a whole tile's price by the row.
         for moved in (permute_seconds, unpermute_seconds):
             per_tile = float(moved(block, hardware, np.array([tile]))[0]) - hardware.kernel_launch_s
-            seconds += rows / tile * per_tile + hardware.kernel_launch_s
-    return seconds
+            seconds = seconds + rows / tile * per_tile + hardware.kernel_launch_s
+    return np.asarray(seconds)
 
 
 def permute_seconds(block: ExpertBlock, hardware: Hardware, rows_G: npt.ArrayLike) -> Float:

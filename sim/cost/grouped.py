@@ -211,11 +211,11 @@ def grouped_floor_seconds(
     kernels: Sequence[GroupedParameters],
     hardware: Hardware,
     block: ExpertBlock,
-    rows: float,
-    hits: float,
+    rows: npt.ArrayLike,
+    hits: npt.ArrayLike,
     *,
     element_type: str,
-) -> float:
+) -> Float:
     """At most what `fastest_seconds` says of any loads with so many rows on so many slots; convex and rising in both.
 
     Proof: `rows` rows fill at least rows / height tiles, and those take at least tiles / SMs waves, so each height's
@@ -225,6 +225,7 @@ def grouped_floor_seconds(
     and of pairs that other ranks serve are left out.
     """
     kind, best = TYPES[element_type], _least(kernels)
+    rows, hits = np.asarray(rows, np.float64), np.asarray(hits, np.float64)
     value_bytes = VALUE_BYTES * (2 * block.width + (block.ups + 1) * block.inner)
     seconds = best.launch_s + rows * (best.row_traffic + best.seen_traffic) * value_bytes / hardware.memory_Bps
     for inner, outer in block.matrices:
@@ -237,8 +238,13 @@ def grouped_floor_seconds(
         moved_bytes = hits * inner * outer * kind.weight_bytes
         moved_bytes += rows * (inner * kind.input_bytes + VALUE_BYTES * outer)
         traffic_s = moved_bytes / (hardware.memory_Bps * best.memory_part)
+<<<<<<< HEAD
         seconds += float(soft_maximum(np.array(rows * row_s), np.array(traffic_s), best.softness))
     return seconds
+=======
+        seconds = seconds + _norm(np.asarray(rows * row_s), np.asarray(traffic_s), best.softness)
+    return np.asarray(seconds)
+>>>>>>> h-plan
 
 
 def _shapes(parameters: GroupedParameters) -> list[tuple[int, int]]:

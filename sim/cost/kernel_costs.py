@@ -51,7 +51,9 @@ class KernelCosts(Protocol):
         """
         ...
 
-    def expert_floor_seconds(self, block: ExpertBlock, rows: float, hits: float, *, phase: str) -> float:
+    def expert_floor_seconds(
+        self, block: ExpertBlock, rows: npt.ArrayLike, hits: npt.ArrayLike, *, phase: str
+    ) -> Float:
         """At most what `expert_seconds` says of any loads with so many rows on so many experts.
 
         Convex and rising in both, so that its value at a mean is below the mean of its values (Jensen).

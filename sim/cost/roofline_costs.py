@@ -56,7 +56,9 @@ class Roofline:
         """As of `KernelCosts`."""
         return expert_roofline.expert_seconds(block, self.hardware, load_GP, phase=phase, sms=sms)
 
-    def expert_floor_seconds(self, block: ExpertBlock, rows: float, hits: float, *, phase: str) -> float:
+    def expert_floor_seconds(
+        self, block: ExpertBlock, rows: npt.ArrayLike, hits: npt.ArrayLike, *, phase: str
+    ) -> Float:
         """As of `KernelCosts`."""
         return expert_roofline.expert_floor_seconds(block, self.hardware, rows, hits, phase=phase)
 

@@ -76,7 +76,7 @@ def test_the_floor_is_below_and_convex(load: list[int], key: tuple[str, str, str
     rows, hits = float(sum(load)), float(np.count_nonzero(load))
 
     def floor(rows: float, hits: float) -> float:
-        return grouped_floor_seconds(kernels, gpu, V3, rows, hits, element_type=kind)
+        return float(grouped_floor_seconds(kernels, gpu, V3, rows, hits, element_type=kind))
 
     for each in taken:
         [seconds] = fastest_seconds(each, gpu, V3, np.array([load]), element_type=kind)

@@ -22,7 +22,7 @@ from moecast.sim.serving.workers import workers_of
 from moecast.validate.published.answers import RowAnswer
 from moecast.validate.published.decode import configuration_of
 from moecast.validate.published.row import Use
-from moecast.validate.published.serving import SEED, Fields, ServingRow, routing_of
+from moecast.validate.published.serving import SEED, Fields, ServingRow, even_routing
 
 ROUNDS, PUBLIC_ROUNDS = 4, 10
 LEAST_REQUESTS = 40
@@ -134,7 +134,7 @@ def question_of(row: ServingRow, network: str) -> Question:
     work = Workload(phase="decode", tokens_per_rank=1)
     return Question(
         cluster=row.cluster(), model=model, plan=row.plan(model),
-        trace=routing_of(replace(model, name="even"), TRACE_TOKENS), workload=work,
+        trace=even_routing(model, TRACE_TOKENS), workload=work,
         network=network, gains=False,
     )  # fmt: skip
 

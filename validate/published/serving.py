@@ -185,7 +185,7 @@ class ServingRow:
         cluster, model = self.cluster(), self.shape()
         plan = self.plan(model)
         work = Workload(phase="decode", tokens_per_rank=batch, steps=1, context=self.context, seed=SEED, reuse=True)
-        trace = routing_of(replace(model, name="even"), batch * plan.dp)
+        trace = even_routing(model, batch * plan.dp)
         found = simulate(cluster, model, plan, trace, work, network=network, gains=False)
         assert found.step_time_s is not None
         return found.step_time_s * 1e3
@@ -211,9 +211,13 @@ def _cluster(gpu: str, engine: str, ranks: int) -> Cluster:
     return kernels_on(built, engine=engine)
 
 
-@lru_cache(maxsize=16)
-def routing_of(model: ModelShape, tokens: int) -> RoutingTrace:
+def even_routing(model: ModelShape, tokens: int) -> RoutingTrace:
     """Even routing of a step's tokens; prompts of random tokens, whose skew nobody recorded."""
+    return _routing(replace(model, name="even"), tokens)
+
+
+@lru_cache(maxsize=16)
+def _routing(model: ModelShape, tokens: int) -> RoutingTrace:
     return routing_by_law(
         parse_law("uniform"), model, tokens=tokens, sequence=1, phase="decode", position=0, seed=SEED
     )  # fmt: skip

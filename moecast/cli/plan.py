@@ -1,0 +1,85 @@
+"""``moecast plan``: which layout to run, what it serves, and how far from the best possible it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moecast.cli import options
+from moecast.cli.asked import Asked
+from moecast.cli.question_options import takes_question
+
+OF_ONE_PLAN = (
+    "plan", "ep", "tp", "cp", "dp", "pp", "vpp", "etp", "sequence_parallel", "context_exchange", "context_split",
+    "slots_per_rank", "dispatch", "replica_rule", "schedule", "microbatches", "phase", "tokens_per_rank", "steps",
+    "context", "prefill_tokens", "speculate", "acceptance", "topics", "one_topic_per_step", "recorded_steps",
+    "fluid_steps", "gains", "reuse", "load",
+)  # fmt: skip
+"""Fields of a question that a search decides itself."""
+
+
+@takes_question(without=OF_ONE_PLAN, network="fluid:1%")
+def plan_command(
+    *,
+    asked: Asked,
+    slo: Annotated[
+        str, typer.Option("--slo", help="Limits that a user takes: ttft=2s,tpot=30ms. Either may be left out.")
+    ] = "",
+    gpus: Annotated[
+        int | None, typer.Option("--gpus", min=1, help="GPUs to use.", show_default="all of the cluster")
+    ] = None,
+    osl: Annotated[int, typer.Option("--osl", min=1, help="Tokens decoded behind each prompt.")] = 1024,
+    serving: Annotated[
+        str, typer.Option("--serve", help="agg (instances that do both), disagg (some for prompts), or both.")
+    ] = "both",
+    scored: Annotated[int, typer.Option("--scored", min=1, help="Layouts timed by the rung bound.")] = 200,
+    placed: Annotated[
+        int, typer.Option("--placed", min=1, help="Of these, timed by --network with their own placement.")
+    ] = 10,
+    price: Annotated[
+        list[str] | None,
+        typer.Option("--price", help="What an hour of a GPU costs: h100=2.5/h, or 2.5/h. For $ per million tokens."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write all that was found as JSON here.")] = None,
+    write: Annotated[
+        Path | None, typer.Option("--write-plan", help="Write the winner's plan here, and the engine's file beside.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option("--report", help="Write a page with the front here.")] = None,
+    json: options.Json = False,
+) -> None:
+    """Find the layout that serves most tokens per GPU within limits on latency, and say what to run.
+
+    Numbers are of steps without a queue: every batch full, prompts as many as are decoded.
+
+    Example: moecast plan --cluster dgx-h200 --nodes 2 --model deepseek-v3 --routing uniform --slo ttft=2s,tpot=40ms
+    """
+    from moecast.cli import planning, render
+    from moecast.files import check_outputs, write_text
+    from moecast.placement.layouts import find_serving
+
+    check_outputs({"--out": out, "--write-plan": write, "--report": report}, asked.files)
+    limits, cost = planning.parse_slo(slo), planning.parse_prices(price or [])
+    modes = planning.parse_modes(serving)
+    question = planning.read_serving_question(asked, osl=osl, quiet=json)
+    n_gpus = question.cluster.n_gpus if gpus is None else gpus
+    hourly = cost.of(question.cluster.hardware.name)
+    with render.progress("searching", quiet=json) as advance:
+        found = find_serving(
+            question, n_gpus, limits, modes=modes, scored=scored, placed=placed, network=str(asked.network),
+            progress=planning.told(advance),
+        )  # fmt: skip
+        answer = planning.answer(found, question, asked, hourly=hourly, plan_file=write)
+    if write is not None:
+        planning.write_winner(found, question, write)
+    if out is not None:
+        write_text(out, planning.to_text(answer))
+    if report is not None:
+        from moecast.report.plan_page import write_plan_page
+
+        write_plan_page(answer, report)
+    if json:
+        render.echo_json(answer)
+    else:
+        planning.show(answer)

@@ -1,0 +1,266 @@
+"""What `moecast plan` reads and prints around the search itself."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moecast.errors import MoecastError
+
+if TYPE_CHECKING:
+    from moecast.cli.asked import Asked
+    from moecast.cli.render import Advance
+    from moecast.placement.layouts import FoundServing, ServingQuestion, Slo
+
+MADE_TOKENS, MADE_SEQUENCE = 8192, 64
+"""Different tokens that made routing holds; a step that needs more uses them again."""
+MODES = {"agg": ("agg",), "disagg": ("disagg",), "both": ("agg", "disagg")}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prices:
+    """What an hour of a GPU costs, in dollars: by a part of its name, or of any."""
+
+    of_name: dict[str, float]
+
+    def of(self, gpu: str) -> float | None:
+        """The price of a GPU; None where nobody gave one.
+
+        Raises
+        ------
+        MoecastError
+            There are prices, and none is of this GPU.
+        """
+        if not self.of_name:
+            return None
+        for name, price in self.of_name.items():
+            if name.lower() in gpu.lower():
+                return price
+        rule = f"none is of the cluster's GPU, {gpu}"
+        raise MoecastError(rule, field="--price", value=", ".join(self.of_name))
+
+
+def parse_prices(texts: Sequence[str]) -> Prices:
+    """Read ``h100=2.5/h`` and ``2.5/h``.
+
+    Raises
+    ------
+    MoecastError
+        Not a price of an hour.
+    """
+    found = {}
+    for text in texts:
+        match = re.fullmatch(r"\s*(?:([\w .-]+)=)?\s*\$?([0-9]+(?:\.[0-9]+)?)\s*/\s*h\s*", text)
+        if match is None or float(match[2]) <= 0:
+            raise MoecastError("a GPU and dollars an hour, as in h100=2.5/h", field="--price", value=text)
+        found[(match[1] or "").strip()] = float(match[2])
+    return Prices(of_name=found)
+
+
+def parse_slo(text: str) -> Slo:
+    """Read ``ttft=2s,tpot=30ms``; what is left out has no limit.
+
+    Raises
+    ------
+    MoecastError
+        Another name, the same one twice, or no time.
+    """
+    from moecast.placement.layouts import Slo
+    from moecast.units import parse
+
+    found: dict[str, float] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, value = part.partition("=")
+        if not equals or name.strip() not in ("ttft", "tpot") or f"{name.strip()}_s" in found:
+            raise MoecastError("ttft and tpot, each once: ttft=2s,tpot=30ms", field="--slo", value=part)
+        seconds = parse(re.sub(r"(?<=[0-9.])(?=[a-zA-Zµμ])", " ", value.strip()), "time", field=f"--slo {name.strip()}")
+        if seconds <= 0:
+            raise MoecastError("a limit is more than nothing", field=f"--slo {name.strip()}", value=value)
+        found[f"{name.strip()}_s"] = seconds
+    return Slo(**found)
+
+
+def parse_modes(text: str) -> tuple[str, ...]:
+    """Read what is served by what.
+
+    Raises
+    ------
+    MoecastError
+        None of them.
+    """
+    if text not in MODES:
+        raise MoecastError(f"one of {', '.join(MODES)}", field="--serve", value=text)
+    return MODES[text]
+
+
+def read_serving_question(asked: Asked, *, osl: int, quiet: bool) -> ServingQuestion:
+    """Read cluster, model and routing; even routing is made where none is named.
+
+    Raises
+    ------
+    MoecastError
+        As of `read_inputs`.
+    """
+    from moecast.cli import made
+    from moecast.cli.inputs import read_inputs
+    from moecast.placement.layouts import ServingQuestion
+    from moecast.sim import kernels_on
+    from moecast.sim.made_routing import parse_law, routing_by_law
+    from moecast.topology import load_cluster
+
+    isl = asked.isl or made.DEFAULT_ISL
+    if asked.trace is not None or asked.routing == "trace":
+        # Prompts' length is the question's; a recorded trace has its own.
+        without = {"isl": None} if asked.routing is None else {}
+        inputs = read_inputs(
+            asked.with_(phase="prefill", tokens_per_rank=1, steps=1, reuse=True, **without), quiet=quiet
+        )
+        cluster, model, trace = inputs.cluster, inputs.model, inputs.trace
+    else:
+        if asked.cluster is None:
+            raise MoecastError("name a preset (`moecast topology list`) or a YAML file", field="--cluster")
+        built = load_cluster(asked.cluster, nodes=asked.nodes, fabric=asked.fabric)
+        cluster = kernels_on(built, kernels=asked.kernels, engine=asked.engine)
+        model = made.model_of(asked.model, asked.dims, asked.types)
+        trace = routing_by_law(
+            parse_law(asked.routing or "uniform"), model, tokens=MADE_TOKENS, sequence=MADE_SEQUENCE, phase="prefill",
+            position=0, seed=asked.seed,
+        )  # fmt: skip
+    return ServingQuestion(
+        cluster=cluster, model=model, trace=trace, isl=isl, osl=osl, from_phase=asked.from_phase,
+        memory_fraction=asked.memory_fraction, seed=asked.seed,
+    )  # fmt: skip
+
+
+def told(advance: Advance | None) -> Callable[[str, int, int], None] | None:
+    """Tell a progress bar, which has one name for all parts."""
+    return None if advance is None else lambda _what, done, of: advance(done, max(of, done, 1))
+
+
+def answer(
+    found: FoundServing, question: ServingQuestion, asked: Asked, *, hourly: float | None, plan_file: Path | None
+) -> dict[str, Any]:
+    """All that is said, as plain JSON values."""
+    from moecast.placement.layouts.why import why_it_wins
+    from moecast.sim.describe import describe_trace, element_types
+
+    files = {} if plan_file is None else {name: str(path) for name, path in engine_files(plan_file).items()}
+    value = found.to_json()
+    value["question"] = {
+        "cluster": question.cluster.name, "model": question.model.name, "isl": question.isl, "osl": question.osl,
+        "element_types": element_types(question.model), "engine": question.cluster.hardware.engine,
+        "trace": describe_trace(question.trace), "seed": question.seed,
+    }  # fmt: skip
+    value["why"] = why_it_wins(question, found)
+    value["launch"] = _launch(found, question, files)
+    if hourly is not None:
+        for one in (value["winner"], *value["front"], *value["placed"]):
+            one["dollars_per_million_tokens"] = hourly / 3600 / one["tokens_per_s_per_gpu"] * 1e6
+        value["price_per_gpu_hour"] = hourly
+    value["notes"] = [*question.cluster.notes, *(f"override: {override}" for override in asked.overrides)]
+    return value
+
+
+def engine_files(plan_file: Path) -> dict[str, Path]:
+    """Where the placement of a plan is written for each engine."""
+    from moecast.placement.engines import engine_path
+
+    return {name: engine_path(plan_file, name) for name in ("sglang", "trtllm", "vllm")}
+
+
+def _launch(found: FoundServing, question: ServingQuestion, files: dict[str, str]) -> list[dict[str, Any]]:
+    from moecast.placement.layouts.launch import launches
+
+    steady, experts = found.winner, question.model.experts
+    usable = files if steady.decode.ep > 1 and steady.decode.etp == 1 and steady.decode.pp == 1 else {}
+    roles = (("decode", steady.decode), ("prefill", steady.prefill)) if steady.split else (("", steady.decode),)
+    return [
+        {"role": role} | {name: getattr(one, name) for name in one.__dataclass_fields__}
+        for role, layout in roles
+        for one in launches(layout, experts=experts, role=role, placement=usable if role != "prefill" else None)
+    ]
+
+
+def write_winner(found: FoundServing, question: ServingQuestion, path: Path) -> None:
+    """Write the winner's plan, and its placement for each engine that can hold it."""
+    from moecast.placement.engines import write_engine_file
+    from moecast.sim import write_plan
+
+    write_plan(found.plan, path)
+    for name, file in engine_files(path).items():
+        try:
+            write_engine_file(replace(found.plan), file, engine=name, model=question.model)
+        except MoecastError:  # an engine that cannot hold the plan gets no file
+            continue
+
+
+def to_text(value: dict[str, Any]) -> str:
+    """The JSON file's text."""
+    return json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def show(value: dict[str, Any]) -> None:
+    """Print what was found: the winner and why, the front, what to run."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from moecast.cli import render
+
+    out, asked = render.console(), value["question"]
+    title = f"{asked['model']} on {value['gpus']} GPUs of {asked['cluster']}, {asked['isl']} in, {asked['osl']} out"
+    render.show_rows(f"{title} ({value['model']})", _winner_rows(value), _notes(value))
+    table = Table(title=Text("front"), title_justify="left", title_style="bold")
+    for name in ("tpot", "ttft", "tokens/s per GPU", "layout"):
+        table.add_column(name, justify="left" if name == "layout" else "right", overflow="fold")
+    for one in value["front"]:
+        table.add_row(*map(Text, (*_numbers(one), one["name"])))
+    out.print(table)
+    for one in value["launch"]:
+        role = f" ({one['role']})" if one["role"] else ""
+        out.print(f"[bold]{one['engine']}{role}[/bold]", highlight=False)
+        out.print(one["command"], markup=False, soft_wrap=True, highlight=False)
+        if one["config"]:
+            out.print(one["config"].rstrip(), markup=False, highlight=False)
+        if one["cannot"]:
+            out.print(f"has no option for: {one['cannot']}", markup=False, highlight=False)
+
+
+def _numbers(one: dict[str, Any]) -> tuple[str, str, str]:
+    from moecast.units import format_s
+
+    return format_s(one["tpot_s"]), format_s(one["ttft_s"]), f"{one['tokens_per_s_per_gpu']:,.0f}"
+
+
+def _winner_rows(value: dict[str, Any]) -> list[tuple[str, str]]:
+    from moecast.units import format_percent
+
+    winner, searched, other = value["winner"], value["searched"], value["runner_up"]
+    tpot, ttft, rate = _numbers(winner)
+    rows = [("winner", winner["name"]), ("tokens/s per GPU", rate), ("tpot, ttft", f"{tpot}, {ttft}")]
+    if "dollars_per_million_tokens" in winner:
+        rows.append(("$ per million output tokens", f"{winner['dollars_per_million_tokens']:.3g}"))
+    gap = format_percent(value["certificate"]["gap"])
+    rows.append(("certificate", f"no layout of the searched space beats this by more than {gap}"))
+    rows += [("why: " + line["what"], line["told"]) for line in value["why"]]
+    if other is not None:
+        wins = format_percent(other["faster_step"])
+        told = f"{format_percent(other['behind'])} behind; wins if its steps were {wins} shorter"
+        rows.append(("runner-up", f"{other['name']}: {told}"))
+    counts = f"{searched['legal']:,} layouts, {searched['fit']:,} fit, {searched['within']:,} could meet the limits"
+    timed = f"{searched['scored']:,} timed by bound, {len(value['placed'])} by {value['network']}"
+    rows.append(("searched", f"{counts}, {timed}"))
+    for gpus, near in searched["nearest_that_do_not_fit"].items():
+        rows.append(
+            (f"does not fit on {gpus}", f"{near['missing_bytes'] / 2**30:.1f} GiB too little: {near['layout']}")
+        )
+    return rows
+
+
+def _notes(value: dict[str, Any]) -> list[str]:
+    missed = [name for name, most in value["slo"].items() if most is not None and value["winner"][name] > most]
+    over = [f"warning: by {value['network']} the winner misses the limit on {name[:-2]}" for name in missed]
+    return [*value["notes"], *over]

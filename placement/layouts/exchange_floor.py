@@ -1,0 +1,177 @@
+"""Lower bounds on what an MoE layer's experts and exchanges take, for any placement of the experts.
+
+Two chains through a layer, each a bound by itself; a whole step is the larger of their sums, never a mixture.
+
+*By the mean rank.* A rank leaves an exchange no sooner than it entered and its setup; so the mean over ranks of what
+they do one after the other is at most the step. Experts' time is convex in rows and hits: its mean is at least its
+value at the mean load. Where ranks wait for each other at a barrier in every layer, the slowest counts: at least the
+mean, at least the hottest expert; and behind a barrier what comes in over a port takes its time.
+
+*By choices*, for copies of choices without barriers. Let every home rank r stand for its part of the tokens, and every
+serving rank s for its part of the rows, n_rs of which come from r. Rank s leaves no sooner than any r that sends to it
+began, so no sooner than their mean by n_rs; and of copies that begin at different times and share a port of w seconds
+of work, the last is there no sooner than the mean of their beginnings and w / 2 (for every q, those after the q-th part
+begin no sooner than its quantile and then take (1 - q) w: the mean over q of both). Summed over s by rows, the mean of
+beginnings is again that of home ranks by tokens, so that layers add up. What a rank serves of its own domain's tokens
+is at most what its slots' experts are chosen there (`PooledLoads.near_part_L`), and by rows the mean work of a port is
+at least its plain mean (Cauchy). Weighted by rows, ranks hit P slots but for those without any rows, and these have at
+most the rows of the heaviest experts.
+
+Axes: L MoE layer, B batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from moecast.sim.collectives import mode_of
+from moecast.sim.cost import ExpertBlock, costs_of
+
+if TYPE_CHECKING:
+    from moecast.placement.layouts.links_of_groups import LinksOfGroup
+    from moecast.placement.layouts.pooled_loads import PooledLoads
+    from moecast.placement.layouts.serving_layout import ServingLayout
+    from moecast.placement.layouts.serving_question import ServingQuestion
+    from moecast.sim.collectives import Mode
+
+Float = npt.NDArray[np.float64]
+Int = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerFloor:
+    """Least seconds of each MoE layer.
+
+    Parameters
+    ----------
+    expert_LB, exchange_LB
+        Experts, dispatch and combine by the mean rank.
+    by_choice_LB
+        All of it by choices; zero where that says nothing.
+    """
+
+    expert_LB: Float
+    exchange_LB: Float
+    by_choice_LB: Float
+
+
+def layer_floor(
+    question: ServingQuestion,
+    layout: ServingLayout,
+    loads_B: Sequence[PooledLoads],
+    tokens_B: Int,
+    links: LinksOfGroup | None,
+    phase: str,
+) -> LayerFloor:
+    """Bound the MoE layers of a layout for loads of several batches; `tokens_B` of an EP group."""
+    return _Floor(question, layout, loads_B, tokens_B, links, phase).layers()
+
+
+class _Floor:
+    def __init__(
+        self,
+        question: ServingQuestion,
+        layout: ServingLayout,
+        loads_B: Sequence[PooledLoads],
+        tokens_B: Int,
+        links: LinksOfGroup | None,
+        phase: str,
+    ) -> None:
+        self.layout, self.loads_B, self.tokens_B, self.links = layout, loads_B, tokens_B, links
+        self.model, self.hardware, self.phase = question.model, question.cluster.hardware, phase
+        self.rows_LB = np.stack([loads.rows_L for loads in loads_B], axis=1)
+        self.hits_LB = np.stack([loads.hits_L for loads in loads_B], axis=1)
+        self.slots = layout.slots_per_rank(self.model.experts)
+        self.sends = layout.ep > 1 and not layout.experts_are_summed
+        self.mode = mode_of(layout.dispatch, phase) if self.sends else None
+
+    def layers(self) -> LayerFloor:
+        """All of it."""
+        expert_LB = self._seconds(self.rows_LB / self.layout.ep, self.hits_LB / self.layout.ep)
+        if self.layout.experts_are_summed or (self.mode and (self.mode.barrier or self.mode.counts_first)):
+            expert_LB = np.maximum(expert_LB, self._hottest())
+        exchange_LB = np.zeros_like(expert_LB) + self._setups_s()
+        by_choice_LB = np.zeros_like(expert_LB)
+        if self.mode is not None:
+            assert self.links is not None
+            if self.mode.barrier or self.mode.counts_first:
+                exchange_LB = exchange_LB + self._behind_barriers(self.mode, self.links)
+            elif self.mode.per_choice and all(loads.every_choice for loads in self.loads_B):
+                by_choice_LB = self._by_choice(self.links)
+        return LayerFloor(expert_LB=expert_LB, exchange_LB=exchange_LB, by_choice_LB=by_choice_LB)
+
+    def _seconds(self, rows_LB: Float, hits_LB: Float) -> Float:
+        block = ExpertBlock.of(self.model, etp=self.layout.etp)
+        return costs_of(self.hardware).expert_floor_seconds(block, rows_LB, hits_LB, phase=self.phase)
+
+    def _hottest(self) -> Float:
+        """The rank that serves the most of the hottest expert, its replicas as many as there may be."""
+        most = min(self.layout.ep, self.layout.ep * self.slots - self.model.experts + 1)
+        hottest_LB = np.stack([loads.hottest_L for loads in self.loads_B], axis=1)
+        rows_LB = np.ceil(hottest_LB / most)
+        return self._seconds(rows_LB, np.minimum(rows_LB, 1.0))
+
+    def _setups_s(self) -> float:
+        """Fixed costs of a layer's exchanges."""
+        hardware = self.hardware
+        shared = 0.0 if self.layout.etp == 1 or self.layout.experts_are_summed else 2 * hardware.collective_launch_s
+        if self.mode is None:
+            return shared
+        counts = hardware.count_exchange_s if self.mode.counts_first else 0.0
+        barriers = 2 * hardware.barrier_s if self.mode.barrier else 0.0
+        return shared + counts + barriers + 2 * hardware.collective_launch_s
+
+    def _behind_barriers(self, mode: Mode, links: LinksOfGroup) -> Float:
+        """Mean seconds for which copies come in behind a barrier: dispatch, and combine where it has one."""
+        both_Bps = self._into_gpu_Bps(links)
+        ranks = self.layout.ranks_of_stage
+        if mode.gathers:
+            copies_B = self.tokens_B * (1 - 1 / self.layout.ep)
+            return np.asarray(copies_B * (links.dispatch_bytes + links.combine_bytes) / both_Bps / self.layout.etp)
+        if mode.per_choice:
+            apart_LB, far_LB = self._parts_that_leave()
+            port_s = np.maximum(far_LB / (links.far_Bps or np.inf), apart_LB / both_Bps)
+            return np.asarray(port_s * self.rows_LB / ranks * (links.dispatch_bytes + links.combine_bytes))
+        reached = max(-(-self.model.choices // self.slots) - 1, 0)
+        if not all(loads.every_choice for loads in self.loads_B):
+            reached = 0
+        return np.asarray(self.tokens_B * reached * links.dispatch_bytes / ranks / both_Bps)
+
+    def _into_gpu_Bps(self, links: LinksOfGroup) -> float:
+        """Bytes/s that the links into a GPU carry together: of groups inside a domain, those of the domain."""
+        inside = links.domain_ranks >= self.layout.ranks_of_stage
+        return (links.near_Bps if inside else links.near_Bps + links.far_Bps) or np.inf
+
+    def _parts_that_leave(self) -> tuple[Float, Float]:
+        """The part of all choices that leave their rank, and that leave their domain, at the least."""
+        assert self.links is not None
+        ranks, domain = self.layout.ranks_of_stage, self.links.domain_ranks
+        width = self.layout.etp  # ranks of one member hold the same slots
+        apart_LB = 1 - np.stack([loads.near_part_L(1, self.slots) for loads in self.loads_B], axis=1)
+        if domain >= ranks or ranks % domain:
+            return apart_LB, np.zeros_like(apart_LB)
+        held = self.slots * -(-domain // width)
+        far_LB = 1 - np.stack([loads.near_part_L(domain, held) for loads in self.loads_B], axis=1)
+        return apart_LB, far_LB
+
+    def _by_choice(self, links: LinksOfGroup) -> Float:
+        """A layer by choices: setups, latencies, half of what comes in, and experts weighted by rows."""
+        apart_LB, far_LB = self._parts_that_leave()
+        mean_LB = self.rows_LB / self.layout.ranks_of_stage
+        total_LB = self._seconds(self.rows_LB / self.layout.ep, self._hits_by_rows()) + self._setups_s()
+        both_Bps = self._into_gpu_Bps(links)
+        for size, latency_s in zip((links.dispatch_bytes, links.combine_bytes), links.latency_s, strict=True):
+            port_s = [far_LB**2 / (links.far_Bps or np.inf), apart_LB**2 / both_Bps]
+            total_LB = total_LB + np.max(port_s, axis=0) * mean_LB * size / 2 + apart_LB * latency_s
+        return np.asarray(total_LB)
+
+    def _hits_by_rows(self) -> Float:
+        """Slots that are hit, mean over ranks weighted by their rows."""
+        unhit_LB = np.ceil(self.layout.ep * self.slots - self.hits_LB).astype(np.int64)
+        parts = [loads.top_part_L(unhit_LB[:, i]) for i, loads in enumerate(self.loads_B)]
+        return np.maximum(self.slots - (self.slots - 1) * np.stack(parts, axis=1), 1.0)

@@ -1,0 +1,154 @@
+"""What to run: the options with which engines are started in a layout.
+
+Sources: SGLang's server arguments and "Expert Parallelism" (docs.sglang.io), vLLM's "Expert Parallel Deployment" and
+`vllm.config.parallel`, TensorRT-LLM's "Parallelism in TensorRT LLM" and `trtllm-serve`; read on 2026-11-28. None of
+these commands was run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from moecast.placement.layouts.serving_layout import ServingLayout
+
+
+Options = dict[str, str | int | bool]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """How one engine is started in a layout.
+
+    Parameters
+    ----------
+    engine
+        Its name.
+    command
+        What starts it, options included; MODEL stands for the checkpoint.
+    config
+        The YAML file that goes with it (`config.yaml`); empty where there is none.
+    cannot
+        What of the layout no option of the engine says; empty where it says all.
+    """
+
+    engine: str
+    command: str
+    config: str = ""
+    cannot: str = ""
+
+
+def launches(
+    layout: ServingLayout, *, experts: int, role: str = "", placement: Mapping[str, str] | None = None
+) -> tuple[Launch, ...]:
+    """Start an instance in a layout with each serving engine.
+
+    Parameters
+    ----------
+    experts
+        Of a layer, which redundant ones are counted beside.
+    role
+        `prefill` or `decode` where these stand on instances of their own.
+    placement
+        Files that hold the experts' placement, by engine.
+    """
+    files = placement or {}
+    return tuple(start(layout, experts, role, files) for start in (_sglang, _vllm, _trtllm))
+
+
+def _sglang(layout: ServingLayout, experts: int, role: str, files: Mapping[str, str]) -> Launch:
+    redundant = layout.slots_per_rank(experts) * layout.ep - experts
+    options: Options = {"--tp-size": layout.ranks_of_stage, "--pp-size": layout.pp}
+    if layout.dp > 1:
+        options |= {"--dp-size": layout.dp, "--enable-dp-attention": True}
+    if layout.ep > 1:
+        options["--ep-size"] = layout.ep
+    if layout.dispatch in ("per_choice", "per_domain"):
+        mode = "low_latency" if layout.dispatch == "per_choice" else "normal"
+        options |= {"--moe-a2a-backend": "deepep", "--deepep-mode": mode if role else "auto"}
+    if redundant:
+        options["--ep-num-redundant-experts"] = redundant
+    if "sglang" in files:
+        options["--init-expert-location"] = files["sglang"]
+    options["--enable-two-batch-overlap"] = layout.schedule == "two-batch"
+    if role != "prefill":
+        options["--max-running-requests"] = layout.sequences
+    if role:
+        options["--disaggregation-mode"] = role
+    return Launch(
+        engine="sglang", command=_line("python -m sglang.launch_server --model-path MODEL", options),
+        cannot=_missing(layout, cp=True, etp=True),
+    )  # fmt: skip
+
+
+def _vllm(layout: ServingLayout, experts: int, role: str, files: Mapping[str, str]) -> Launch:
+    options: Options = {
+        "--tensor-parallel-size": layout.tp, "--data-parallel-size": layout.dp,
+        "--pipeline-parallel-size": layout.pp, "--enable-expert-parallel": layout.ep > 1,
+    }  # fmt: skip
+    if layout.cp > 1:
+        options["--decode-context-parallel-size"] = layout.cp
+    backends = {
+        "per_choice": "deepep_low_latency", "per_domain": "deepep_high_throughput", "per_rank": "flashinfer_all2allv",
+        "all_gather": "allgather_reducescatter",
+    }  # fmt: skip
+    if layout.dispatch in backends:
+        options["--all2all-backend"] = backends[layout.dispatch]
+    redundant = layout.slots_per_rank(experts) * layout.ep - experts
+    if redundant or "vllm" in files:
+        options |= {"--enable-eplb": True, "--eplb-config": json.dumps({"num_redundant_experts": redundant})}
+    if layout.schedule == "two-batch":
+        options["--enable-dbo"] = True
+    if role != "prefill":
+        options["--max-num-seqs"] = layout.batch
+    cannot = _missing(layout, cp=False, etp=layout.ep > 1)
+    if role:
+        cannot = "; ".join(filter(None, (cannot, "prefill apart: name a connector with --kv-transfer-config")))
+    return Launch(engine="vllm", command=_line("vllm serve MODEL", options), cannot=cannot)
+
+
+def _trtllm(layout: ServingLayout, experts: int, role: str, files: Mapping[str, str]) -> Launch:
+    del experts
+    options: Options = {
+        "--tp_size": layout.ranks_of_stage, "--ep_size": layout.ep, "--pp_size": layout.pp,
+        "--max_batch_size": layout.batch, "--config": "config.yaml",
+    }  # fmt: skip
+    lines = [f"enable_attention_dp: {str(layout.dp > 1).lower()}", f"moe_expert_parallel_size: {layout.ep}"]
+    lines += [f"moe_tensor_parallel_size: {layout.etp}"]
+    if "trtllm" in files:
+        lines += ["moe_config:", f"  load_balancer: {files['trtllm']}"]
+    cannot = _missing(layout, cp=True, etp=False)
+    if layout.tp > 1 and layout.dp > 1:
+        cannot = "; ".join(filter(None, (cannot, "attention by TP and DP at once")))
+    if role:
+        cannot = "; ".join(filter(None, (cannot, "prefill apart: start both with `trtllm-serve disaggregated`")))
+    return Launch(
+        engine="trtllm", command=_line("trtllm-serve MODEL", options), config="\n".join(lines) + "\n", cannot=cannot
+    )
+
+
+def _missing(layout: ServingLayout, *, cp: bool, etp: bool) -> str:
+    """What of a layout an engine has no option for."""
+    parts = [f"CP{layout.cp}"] if cp and layout.cp > 1 else []
+    if etp and layout.etp > 1 and layout.ep > 1:
+        parts.append(f"experts by EP{layout.ep} and ETP{layout.etp} at once")
+    if layout.schedule == "shared-beside":
+        parts.append("shared experts beside dispatch: engines do so by themselves or not")
+    return "; ".join(parts)
+
+
+def _line(start: str, options: Options) -> str:
+    said = []
+    for name, value in options.items():
+        if value is False or (value == 1 and value is not True and name.endswith("size")):
+            continue
+        said.append(name if value is True else f"{name} {_quoted(str(value))}")
+    first, _, comment = start.partition("  # ")
+    return " ".join([first, *said]) + (f"  # {comment}" if comment else "")
+
+
+def _quoted(text: str) -> str:
+    return f"'{text}'" if set(text) & set(' {}"') else text

@@ -1,0 +1,147 @@
+"""What a step's loads come to when they are pooled over the ranks of an EP group: all that holds for any placement.
+
+Axes: T token, L MoE layer, E expert, K choice, G rank that holds tokens, M microbatch, X set of ranks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from moecast.sim.layout import Layout
+from moecast.traces import NO_CHOICE
+
+if TYPE_CHECKING:
+    from moecast.placement.layouts.serving_layout import ServingLayout
+    from moecast.placement.layouts.serving_question import ServingQuestion
+    from moecast.sim.step import Step
+
+Float = npt.NDArray[np.float64]
+Int = npt.NDArray[np.integer]
+Int32 = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PooledLoads:
+    """Loads of one step, or the least of any of its microbatches, by MoE layer.
+
+    Parameters
+    ----------
+    rows_L, hits_L, hottest_L
+        Choices; experts with any; choices of the expert that has most.
+    load_MLE
+        Choices of each expert.
+    of_rank_MLGE
+        Choices of each expert by the tokens of each rank; None: where tokens are at home is left open.
+    every_choice
+        Whether every token makes all K choices, so that ranks' parts of the rows are those of the tokens.
+    """
+
+    rows_L: Float
+    hits_L: Float
+    hottest_L: Float
+    every_choice: bool
+    load_MLE: Int = field(repr=False)
+    of_rank_MLGE: Int | None = field(repr=False)
+    _near: dict[tuple[int, int], Float] = field(default_factory=dict, repr=False)
+    _sets: dict[int, Int] = field(default_factory=dict, repr=False)
+    _top: list[Float] = field(default_factory=list, repr=False)
+
+    @classmethod
+    def of(cls, parts: list[Int], tokens_M: list[int], choices: int, *, at_home: bool) -> PooledLoads:
+        """Pool counts [L, G, E] of microbatches of so many tokens."""
+        of_rank_MLGE = np.stack(parts)
+        load_MLE = of_rank_MLGE.sum(axis=2)
+        rows_ML = load_MLE.sum(axis=2)
+        return cls(
+            rows_L=rows_ML.min(axis=0).astype(np.float64),
+            hits_L=(load_MLE > 0).sum(axis=2).min(axis=0).astype(np.float64),
+            hottest_L=load_MLE.max(axis=2).min(axis=0).astype(np.float64),
+            every_choice=bool((rows_ML == np.array(tokens_M)[:, None] * choices).all()),
+            load_MLE=load_MLE,
+            of_rank_MLGE=of_rank_MLGE if at_home else None,
+        )
+
+    def top_part_L(self, n_L: Int) -> Float:
+        """The part of all choices that the n experts with most take together, at the most of any microbatch."""
+        if not self._top:
+            sorted_MLE = -np.sort(-self.load_MLE, axis=2)
+            sums_MLE = np.concatenate([np.zeros((*sorted_MLE.shape[:2], 1)), np.cumsum(sorted_MLE, axis=2)], axis=2)
+            self._top.append(np.asarray((sums_MLE / np.maximum(sums_MLE[:, :, -1:], 1)).max(axis=0)))
+        part_LE = self._top[0]
+        taken = np.clip(n_L, 0, part_LE.shape[1] - 1)[:, None]
+        return np.asarray(np.take_along_axis(part_LE, taken, axis=1)[:, 0])
+
+    def near_part_L(self, ranks: int, slots: int) -> Float:
+        """The part of all choices that stay among successive `ranks` that hold `slots` together, at the most.
+
+        Those of the experts that the ranks' own tokens choose most, whatever placement.
+        """
+        if self.of_rank_MLGE is None:
+            return np.ones(len(self.rows_L))
+        key = ranks, min(slots, self.of_rank_MLGE.shape[3])
+        if key not in self._near:
+            of_set_MLXE = self._of_sets(ranks)
+            first = of_set_MLXE.shape[3] - key[1]
+            # Of all experts there is nothing to sort.
+            most_MLXE = np.partition(of_set_MLXE, first, axis=3)[..., first:] if first else of_set_MLXE
+            total_ML = np.maximum(self.load_MLE.sum(axis=2), 1)
+            self._near[key] = np.asarray((most_MLXE.sum(axis=(2, 3)) / total_ML).max(axis=0))
+        return self._near[key]
+
+    def _of_sets(self, ranks: int) -> Int:
+        """Choices of each expert by the tokens of each `ranks` successive ranks: [M, L, X, E]."""
+        assert self.of_rank_MLGE is not None
+        if ranks == 1:
+            return self.of_rank_MLGE
+        if ranks not in self._sets:
+            first_X = np.arange(0, self.of_rank_MLGE.shape[2], ranks)
+            self._sets[ranks] = np.add.reduceat(self.of_rank_MLGE, first_X, axis=2)
+        return self._sets[ranks]
+
+
+class LoadsOfSteps:
+    """Pooled loads of a question's steps, each counted once however many layouts share it."""
+
+    def __init__(self, question: ServingQuestion, phase: str) -> None:
+        self._question, self._phase = question, phase
+        self._known: dict[tuple[int, int], PooledLoads] = {}
+        self._ranks = (0, 0, 0)
+
+    def of(self, layout: ServingLayout) -> PooledLoads:
+        """Those of a layout's step."""
+        ranks = (layout.dp, layout.tp, layout.cp)
+        if ranks != self._ranks:  # counts are large: whoever asks for the layouts of some ranks together finds them
+            self._ranks = ranks
+            self._known.clear()
+        key = (layout.microbatches, layout.batch)
+        if key not in self._known:
+            self._known[key] = self._count(layout)
+        return self._known[key]
+
+    def _count(self, layout: ServingLayout) -> PooledLoads:
+        question = self._question
+        step = question.step(layout.dp, layout.batch, self._phase)
+        parts = step.split(layout.microbatches) if layout.microbatches > 1 else [step]
+        at_home = layout.cp == 1 or self._phase == "decode"
+        ranks = Layout(ep=layout.ranks_of_stage, tp=layout.tp, cp=layout.cp)
+        return PooledLoads.of(
+            [_count_LGE(question, part, ranks) for part in parts], [part.n_tokens for part in parts],
+            question.model.choices, at_home=at_home,
+        )  # fmt: skip
+
+
+def _count_LGE(question: ServingQuestion, step: Step, ranks: Layout) -> Int:
+    """Choices of each expert by the tokens of each rank, layer by layer."""
+    experts_TLK = question.trace.experts_TLK
+    experts, home_T = question.model.experts, ranks.homes_T(step.source_T).astype(np.int64)
+    counted = np.zeros((experts_TLK.shape[1], ranks.ranks, experts), np.int32)
+    for layer in range(experts_TLK.shape[1]):
+        chosen_TK = experts_TLK[step.token_T, layer]
+        there_TK = chosen_TK != NO_CHOICE
+        place = (home_T[:, None] * experts + np.where(there_TK, chosen_TK, 0))[there_TK]
+        counted[layer] = np.bincount(place, minlength=ranks.ranks * experts).reshape(ranks.ranks, experts)
+    return counted

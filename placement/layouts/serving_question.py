@@ -1,0 +1,89 @@
+"""What a layout of a serving instance is asked: the model, the cluster, the routing, and the lengths of requests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from moecast.errors import MoecastError
+from moecast.sim.drawn_steps import draw_steps
+from moecast.sim.memory import MEMORY_FRACTION
+from moecast.sim.workload import Workload
+from moecast.traces import PHASES
+
+if TYPE_CHECKING:
+    from moecast.sim.model import ModelShape
+    from moecast.sim.step import Step
+    from moecast.topology import Cluster
+    from moecast.traces import RoutingTrace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ServingQuestion:
+    """Whose steps are timed: everything but the layout.
+
+    Parameters
+    ----------
+    trace
+        How tokens choose. Where a step needs more tokens than it has, they are used again.
+    isl, osl
+        Tokens of a prompt, and tokens that are decoded behind it.
+    from_phase
+        Of the trace's rows that steps draw from; None: of the step's own where the trace has some.
+    memory_fraction
+        The part of a GPU's memory that an engine takes.
+
+    Raises
+    ------
+    MoecastError
+        A length below 1.
+    """
+
+    cluster: Cluster
+    model: ModelShape
+    trace: RoutingTrace
+    isl: int
+    osl: int
+    from_phase: str | None = None
+    memory_fraction: float = MEMORY_FRACTION
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("isl", "osl"):
+            if getattr(self, name) < 1:
+                raise MoecastError("at least 1 token", field=name, value=getattr(self, name))
+
+    @property
+    def context(self) -> int:
+        """Keys that a decoded token reads in the mean: the prompt and half of what is decoded."""
+        return max(1, self.isl + self.osl // 2)
+
+    def step(self, dp: int, batch: int, phase: str) -> Step:
+        """Draw one step of so many data-parallel ranks; equal for all layouts that have as many.
+
+        Prefill: of a prompt that is longer than the batch, a chunk in its middle, so that a prompt takes as many times
+        as long as it has chunks.
+        """
+        step = draw_steps(self.trace, self.workload(batch, phase), ranks=dp)[0]
+        if phase == "decode":
+            return step
+        length = min(batch, self.isl)
+        place_T = np.tile(np.arange(batch) % length + 1, dp) + (self.isl - length) // 2
+        return replace(step, context_T=place_T, last_T=np.tile(np.arange(batch) % length == length - 1, dp))
+
+    def workload(self, batch: int, phase: str) -> Workload:
+        """Which tokens are in flight together in one step: `batch` sequences or tokens of each data-parallel rank."""
+        context = self.context if phase == "decode" else None
+        return Workload(
+            phase=phase, tokens_per_rank=batch, steps=1, context=context, reuse=True, seed=self.seed,
+            from_phase=self._rows_of(phase),
+        )  # fmt: skip
+
+    def _rows_of(self, phase: str) -> str | None:
+        """Whose rows a step draws: those of its phase where the trace has some, else what there is."""
+        if self.from_phase is not None:
+            return self.from_phase
+        held = [name for i, name in enumerate(PHASES) if bool((self.trace.phase_T == i).any())]
+        return None if phase in held or not held else held[0]
