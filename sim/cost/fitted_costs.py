@@ -129,25 +129,9 @@ class FittedCosts:
         found = grouped_parameters.find_parameters(self.hardware, engine=self.engine, element_type=kind, whole=whole)
         return [entry.parameters for entry in found]
 
-<<<<<<< HEAD
-    def expert_floor_seconds(self, block: ExpertBlock, rows: float, hits: float, *, phase: str) -> float:
-=======
-    def _expert_type(self, weight_type: str) -> str | None:
-        """The tables' name of a type of experts; MXFP4 meets FP8 rows where the GPU has FP4 tensor cores, else bf16.
-
-        None where the roofline prices them.
-        """
-        if not find_engine(self.hardware.engine).measured_moe:
-            return None
-        if weight_type == "mxfp4":
-            return "mxfp4" if "fp4" in self.hardware.peak_flop_per_s else "mxfp4_bf16"
-        kind = _GEMM_TYPES.get(weight_type)
-        return kind if kind in grouped_parameters.TYPES else None
-
     def expert_floor_seconds(
         self, block: ExpertBlock, rows: npt.ArrayLike, hits: npt.ArrayLike, *, phase: str
     ) -> Float:
->>>>>>> h-plan
         """As of `KernelCosts`."""
         kind = expert_kind(self.hardware, block.weight_type)
         if kind is None:
