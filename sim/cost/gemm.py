@@ -30,7 +30,7 @@ Float = npt.NDArray[np.float64]
 
 OUTPUT_BYTES = 2.0
 QUANTISE_BYTES = 3.0  # bf16 in, a byte out
-_MAY_BE_ZERO = ("launch_s", "inner_s", "wave_s", "split_s")
+_MAY_BE_ZERO: tuple[str, ...] = ("launch_s", "inner_s", "wave_s", "split_s")
 _MAY_BE_ZERO += ("quantise_row_s", "quantise_element_s", "quantise_inner_s")
 
 

@@ -145,8 +145,10 @@ def expert_kernels(tables: InstalledTables, block: ExpertBlock, slots: int) -> t
 @lru_cache(maxsize=64)
 def least_expert_ratio(tables: InstalledTables, block: ExpertBlock) -> float:
     """The smallest of all ratios of a block's kernels, and 1 for ranks that no table covers."""
-    ranks = {ep for table in tables.moe for ep in table.ep_R[_same_block(table, block)].tolist()}
-    kernels = [one for ep in sorted(ranks) for one in expert_kernels(tables, block, block.experts // ep)]
+    ranks = {parts for table in tables.moe for parts in table.ep_R[_same_block(table, block)].tolist()}
+    # With a redundant slot a rank that holds all experts has another kernel.
+    slots = [block.experts // parts + more for parts in sorted(ranks) for more in (0, 1)]
+    kernels = [one for count in slots for one in expert_kernels(tables, block, count)]
     return min([1.0, *(one.ratio.least for one in kernels if one.ratio is not None)])
 
 
@@ -164,12 +166,12 @@ def _even_seconds(
         if table.element_type != kind or named != few_tokens or any(word in table.kernel for word in SPECIAL):
             continue
         rows = rows_of(table, _same_block(table, block))
-        for ep in np.unique(rows.ep_R).tolist():
-            if block.experts // ep <= slots <= MOST_SLOTS * (block.experts // ep):
-                held = newest.setdefault(ep, [])
+        for parts in np.unique(rows.ep_R).tolist():
+            if block.experts // parts <= slots <= MOST_SLOTS * (block.experts // parts):
+                held = newest.setdefault(parts, [])
                 if held and held[0].version != table.version:
                     held.clear()
-                held.append(rows_of(rows, rows.ep_R == ep))
+                held.append(rows_of(rows, rows.ep_R == parts))
     if not newest:
         return None
     measured: dict[int, float] = {}
@@ -189,14 +191,14 @@ def _even_ratio(
     hardware: Hardware,
     block: ExpertBlock,
     kind: str,
-    ep: int,
+    parts: int,
     measured: dict[int, float],
 ) -> MeasuredRatio:
     modelled = []
     for tokens in measured:
-        load_P = even_loads(tokens=tokens, choices=block.choices, experts=block.experts, parts=ep)
+        load_P = even_loads(tokens=tokens, choices=block.choices, experts=block.experts, parts=parts)
         seen = [tokens * block.choices]
         seconds = grouped_seconds(parameters, hardware, block, load_P[None], element_type=kind, seen_G=seen)
         modelled.append(float(seconds[0]))
-    rows = [tokens * block.choices / ep for tokens in measured]
+    rows = [tokens * block.choices / parts for tokens in measured]
     return MeasuredRatio.of((rows,), list(measured.values()), modelled)

@@ -153,7 +153,7 @@ def _shapes(table: MoeTable) -> set[tuple[int, ...]]:
 def _expert_errors(
     tables: InstalledTables, some: Sequence[MoeTable], kind: str, shape: tuple[int, ...], *, even: bool, seed: int
 ) -> list[tuple[Float, Float, Float, Float]]:
-    width, inner, choices, experts, ep, gated = shape
+    width, inner, choices, experts, parts, gated = shape
     block = ExpertBlock(
         width=width, inner=inner, ups=1 + gated, weight_type=WEIGHT_TYPES[kind], choices=choices, experts=experts
     )
@@ -167,12 +167,12 @@ def _expert_errors(
     out = left_out((rows.tokens_R.astype(np.float64),), seed=seed, one_in=4)
     balanced = rows.law_R == BALANCED
     kept, asked = rows_of(rows, ~out if even else balanced), rows_of(rows, out & balanced if even else ~balanced)
-    usual = expert_kernels(replace(tables, moe=(kept,)), block, experts // ep)[0]
+    usual = expert_kernels(replace(tables, moe=(kept,)), block, experts // parts)[0]
     if usual.ratio is None or not asked.seconds_R.size:
         return []
     random = np.random.default_rng(seed)
     loads = [
-        loads_of_rank(tokens=tokens, choices=choices, experts=experts, parts=ep, law=law, random=random)
+        loads_of_rank(tokens=tokens, choices=choices, experts=experts, parts=parts, law=law, random=random)
         for tokens, law in zip(asked.tokens_R.tolist(), asked.law_R.tolist(), strict=True)
     ]
     load_RP, seen_R = np.stack(loads), asked.tokens_R * choices
