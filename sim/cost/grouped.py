@@ -238,13 +238,8 @@ def grouped_floor_seconds(
         moved_bytes = hits * inner * outer * kind.weight_bytes
         moved_bytes += rows * (inner * kind.input_bytes + VALUE_BYTES * outer)
         traffic_s = moved_bytes / (hardware.memory_Bps * best.memory_part)
-<<<<<<< HEAD
-        seconds += float(soft_maximum(np.array(rows * row_s), np.array(traffic_s), best.softness))
-    return seconds
-=======
-        seconds = seconds + _norm(np.asarray(rows * row_s), np.asarray(traffic_s), best.softness)
+        seconds = seconds + soft_maximum(np.asarray(rows * row_s), np.asarray(traffic_s), best.softness)
     return np.asarray(seconds)
->>>>>>> h-plan
 
 
 def _shapes(parameters: GroupedParameters) -> list[tuple[int, int]]:

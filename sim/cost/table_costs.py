@@ -84,7 +84,9 @@ class TableCosts(FittedCosts):
             each.append(seconds_G if one.ratio is None else seconds_G * one.ratio.at(rows_G))
         return np.asarray(np.min(each, axis=0), np.float64)
 
-    def expert_floor_seconds(self, block: ExpertBlock, rows: float, hits: float, *, phase: str) -> float:
+    def expert_floor_seconds(
+        self, block: ExpertBlock, rows: npt.ArrayLike, hits: npt.ArrayLike, *, phase: str
+    ) -> Float:
         """As of `KernelCosts`: the model's floor of all kernels, by the least ratio of any."""
         floor = FittedCosts.expert_floor_seconds(self, block, rows, hits, phase=phase)
         covered = expert_kind(self.hardware, block.weight_type) is not None
