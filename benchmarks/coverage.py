@@ -57,8 +57,8 @@ def dumped(known: KnownErrors) -> str:
 def table(known: KnownErrors) -> str:
     """Coverage of each family and of all rows, then of pairs."""
     lines = [
-        "| family | rows | configurations | sources | median | p90 | bias | inside, a configuration left out "
-        "| inside, a source left out | width |",
+        "| family | rows | configurations | sources | median | p90 | bias | without its configuration "
+        + "| without its source | width |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     sums = {"configuration": [0, 0], "source": [0, 0]}
