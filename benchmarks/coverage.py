@@ -3,20 +3,21 @@
     python benchmarks/coverage.py [--write] [--tables DIR]
 
 Without options: from the known errors that ship, in a second. `--write` asks every published row anew (some four CPU
-minutes) and writes `sim/accuracy/known_errors.json`; `--tables` also a folder of measured kernels, whose lines it else
-keeps as they are.
+minutes) and writes `sim/accuracy/known_errors.json`; `--tables` judges a folder of measured kernels anew (two more) and
+writes their lines there. What is not asked stays as it is.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from moecast.files import write_text
-from moecast.sim.accuracy import KnownErrors, known_errors
-from moecast.validate.published.door import ask_published
-from moecast.validate.published.known import coverage, errors_of
+from moecast.sim.accuracy import KnownErrors, KnownFamily, known_errors
+from moecast.validate.published.door import ask_published, kernel_families
+from moecast.validate.published.known import coverage, errors_of, known_line
 
 FILE = Path(__file__).resolve().parent.parent / "sim" / "accuracy" / "known_errors.json"
 NETWORK = "bound"
@@ -28,18 +29,23 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="ask all rows and write the known errors")
     parser.add_argument("--tables", type=Path, help="measured kernels: GPU/family/engine/version/*.parquet")
     asked = parser.parse_args()
-    known = ask(asked.tables) if asked.write else known_errors()
-    if asked.write:
+    known = ask() if asked.write else known_errors()
+    if asked.tables is not None:
+        known = replace(known, kernels=judged_tables(asked.tables))
+    if asked.write or asked.tables is not None:
         write_text(FILE, dumped(known))
     print(table(known))
 
 
-def ask(tables: Path | None) -> KnownErrors:
-    """Ask every published row, and what tables there are."""
-    found = ask_published(tables=tables, network=NETWORK)
-    kernels = known_errors().kernels if tables is None else found.kernel_lines
-    families = [family for family in found.families if not family.name.startswith("kernels: ")]
-    return errors_of(found.rows, families, network=NETWORK, kernels=kernels)
+def ask() -> KnownErrors:
+    """Ask every published row."""
+    found = ask_published(network=NETWORK)
+    return errors_of(found.rows, found.families, network=NETWORK, kernels=known_errors().kernels)
+
+
+def judged_tables(tables: Path) -> tuple[KnownFamily, ...]:
+    """Judge every line of a folder of measured kernels."""
+    return tuple(known_line(family.name, *line) for family, lines in kernel_families(tables) for line in lines)
 
 
 def dumped(known: KnownErrors) -> str:
@@ -57,8 +63,7 @@ def dumped(known: KnownErrors) -> str:
 def table(known: KnownErrors) -> str:
     """Coverage of each family and of all rows, then of pairs."""
     lines = [
-        "| family | rows | configurations | sources | median | p90 | bias | without its configuration "
-        + "| without its source | width |",
+        "| family | rows | setups | sources | median | p90 | bias | without its setup | without its source | width |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     sums = {"configuration": [0, 0], "source": [0, 0]}

@@ -12,12 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.errors import MoecastError
-from moecast.sim.accuracy import KnownFamily
 from moecast.sim.cost.tables.folder import unknown_gpus
 from moecast.validate.published import SOURCES
 from moecast.validate.published.answers import FamilyErrors, RowAnswer, families, sources
 from moecast.validate.published.decode import answer_serving
-from moecast.validate.published.known import known_line, with_intervals
+from moecast.validate.published.known import with_intervals
 from moecast.validate.published.references import answer_reference
 from moecast.validate.published.row_files import SHIPPED, RowFile, read_rows
 from moecast.validate.published.training import answer_training
@@ -37,15 +36,12 @@ class Published:
         Of files; the rows of kernel tables are too many to list.
     kernels
         Families of kernel tables, each with its lines: one of a GPU, engine, version and element type.
-    kernel_lines
-        The same lines with the quantiles of their errors.
     unknown_gpus
         GPUs of the folder that nothing is known of: their tables are not judged.
     """
 
     rows: tuple[RowAnswer, ...]
     kernels: tuple[tuple[FamilyErrors, tuple[FamilyErrors, ...]], ...] = ()
-    kernel_lines: tuple[KnownFamily, ...] = ()
     unknown_gpus: tuple[str, ...] = ()
 
     @property
@@ -104,7 +100,6 @@ def ask_published(
         rows=tuple(with_intervals(rows)),
         kernels=tuple((family, tuple(line for line, _ in lines)) for family, lines in kernels),
         unknown_gpus=() if tables is None else unknown_gpus(tables),
-        kernel_lines=tuple(known_line(family.name, *line) for family, lines in kernels for line in lines),
     )
 
 
