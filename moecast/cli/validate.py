@@ -24,7 +24,7 @@ RUN = ("load", "network", "fluid_steps", "memory_fraction", "gains")
 """Fields of a question that the ladder has no use for: it runs every rung there is."""
 
 
-BESIDE = {"published": published_command, "check": check_command}
+BESIDE: dict[str, Callable[..., None]] = {"published": published_command, "check": check_command}
 """Commands whose name may stand where a question file stands: what is checked is not a plan of the user's."""
 
 

@@ -63,7 +63,8 @@ def check_command(
     from moecast.validate.results.nccl_tests import is_nccl_tests
 
     if is_nccl_tests(read_text(result)):
-        found, notes = _collectives(result, preset, nodes, ranks, operation), []
+        found = _collectives(result, preset, nodes, ranks, operation)
+        notes: list[str] = []
     else:
         found, notes = _serving(result, question, set_ or [], batch, json=json)
     if json:

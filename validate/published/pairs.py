@@ -89,5 +89,6 @@ def line_of(pairs: Sequence[Pair]) -> tuple[float, float]:
     cost = np.concatenate([[0.0, 0.0], LEVEL * weight_R, (1 - LEVEL) * weight_R])
     equal = np.hstack([np.ones((rows, 1)), ratio_R[:, None], np.eye(rows), -np.eye(rows)])
     found = linprog(cost, A_eq=equal, b_eq=error_R, bounds=(0, None), method="highs")
+    assert found.x is not None  # errors as slack: there is always a line
     floor, slope = (max(0.0, float(value)) for value in found.x[:2])
     return floor, slope
