@@ -13,13 +13,14 @@ from typing import Any
 
 from moecast.errors import MoecastError
 from moecast.files import read_json, write_text
+from moecast.sim.accuracy.grounds import check_rests_on, grounds_text
 from moecast.sim.prediction_values import PredictionValues
 from moecast.sim.program import BREAKDOWN_PARTS
 from moecast.sim.quantities import quantities_of, title_of
 from moecast.sim.shown import ShownAsTable
 from moecast.sim.typed_json import read_fields
 
-SCHEMA = 3
+SCHEMA = 4
 
 _OTHERS = {
     frozenset(("recipe", "in_flight_P")): "a forecast of `moecast train`",
@@ -46,8 +47,9 @@ class Prediction(PredictionValues, ShownAsTable):
         return [(quantity.name, quantity.shown(self)) for quantity in quantities_of([self])]
 
     def table_notes(self) -> list[str]:
-        """The labels, and the warnings."""
-        return [*self.labels, *(f"warning: {warning}" for warning in self.warnings)]
+        """What the step time rests on, the labels, and the warnings."""
+        grounds = grounds_text(self.rests_on)
+        return [*([grounds] if grounds else []), *self.labels, *(f"warning: {warning}" for warning in self.warnings)]
 
     def to_json(self) -> dict[str, Any]:
         """Give the prediction as plain JSON values, in the order of the fields."""
@@ -77,6 +79,7 @@ class Prediction(PredictionValues, ShownAsTable):
         if read["memory_bytes"] is not None:
             _check_keys(read["memory_bytes"], MEMORY_PARTS, "memory_bytes", file)
         try:
+            check_rests_on(read["rests_on"])
             return cls(**read)
         except ValueError as error:
             raise MoecastError(str(error), file=file) from error

@@ -80,6 +80,12 @@ class PredictionValues:
         The busiest links of each kind: name, kind, bytes per step, and bytes / (capacity x step time).
     rank_load, rank_load_LG
         Choices served per step on each rank, over all layers; and by layer.
+    interval_s
+        * 80 % interval of the mean step time, low and high, from how far off forecasts of measured rows of this kind
+        were (`moecast.sim.accuracy`); null where none was measured.
+    rests_on
+        The family of those errors (`errors`, empty where there is none: `why_not` says why), its rows, configurations,
+        sources, median, p90 and bias; how many are of this engine and GPU; whose kernels, which version, which routing.
     labels
         What every output that shows these numbers must say with them.
     warnings
@@ -131,6 +137,8 @@ class PredictionValues:
     link_utilisation: tuple[Mapping[str, Any], ...]
     rank_load: tuple[float, ...]
     rank_load_LG: tuple[tuple[float, ...], ...]
+    interval_s: tuple[float, ...] | None = None
+    rests_on: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     labels: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -143,6 +151,8 @@ class PredictionValues:
             raise ValueError("traffic_SD: as many destinations as sources")
         if not self.rank_load_LG or any(len(row) != len(self.rank_load) or not row for row in self.rank_load_LG):
             raise ValueError(f"rank_load_LG: for each layer one number for each of the {len(self.rank_load)} ranks")
+        if self.interval_s is not None and (len(self.interval_s) != 2 or self.interval_s[0] > self.interval_s[1]):
+            raise ValueError("interval_s: two numbers, low and high")
         for link in self.link_utilisation:
             named = all(isinstance(link.get(name), str) for name in ("name", "kind"))
             if not named or not _is_number(link.get("utilisation")):

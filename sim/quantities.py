@@ -57,6 +57,14 @@ def _fit(prediction: PredictionValues) -> str | None:
     return f"yes, within {share}" if prediction.fits else f"NO, over {share}"
 
 
+INTERVAL = "80 % interval"
+"""Of the step time, by how far off forecasts of measured steps were."""
+
+
+def _between(interval_s: Sequence[float]) -> str:
+    return " to ".join(map(format_s, interval_s))
+
+
 UNDER_COMPUTE = "communication under compute"
 """Beside the parts of a step, which are what is exposed of it: shown where a schedule overlaps anything."""
 
@@ -75,6 +83,7 @@ QUANTITIES: tuple[Quantity, ...] = (
     Quantity(group="Question", name="of a model of", value=lambda p: p.model_shape, text=_times),
     Quantity(group="Time", name="time per MoE layer", value=lambda p: p.layer_time_s, text=format_s, better="low"),
     Quantity(group="Time", name="step time", value=lambda p: p.step_time_s, text=format_s, better="low"),
+    Quantity(group="Time", name=INTERVAL, value=lambda p: p.interval_s, text=_between),
     *(Quantity(group="Time", name=f"  {part}", value=_part(part), text=format_s) for part in BREAKDOWN_PARTS),
     Quantity(group="Time", name=UNDER_COMPUTE, value=lambda p: p.overlapped_s, text=format_s),
     Quantity(group="Time", name=HELD_UP, value=lambda p: p.held_up_s, text=format_s),

@@ -13,6 +13,7 @@ import numpy as np
 
 from moecast.errors import MoecastError
 from moecast.sim import describe
+from moecast.sim.accuracy import grounds_of
 from moecast.sim.checks import check_question
 from moecast.sim.dispatch_type import dispatch_type_of
 from moecast.sim.drawn_steps import draw_steps
@@ -88,6 +89,8 @@ def simulate_question(asked: Question, *, progress: Callable[[int, int], None] |
     placed = PlacedModel.of(asked.cluster, model, counted, phase=workload.kernels, seed=asked.seed)
     routing, timing, saved = _run(placed, pipeline, trace, steps, timed, rung, asked.gains, progress)
     memory = _memory(placed, plan, workload, steps, routing, asked.memory_fraction)
+    speed = _speed(timing, [steps[index] for index in timed], plan.ranks, workload)
+    grounds = grounds_of(asked)
     return Prediction(
         cluster=asked.cluster.name,
         model=model.name,
@@ -108,6 +111,8 @@ def simulate_question(asked: Question, *, progress: Callable[[int, int], None] |
         steps_simulated=timed,
         bottleneck=bottleneck_of(saved),
         gains=saved,
+        interval_s=grounds.interval_s(speed["step_time_s"]) if model.is_whole else None,
+        rests_on=grounds.to_json(),
         labels=(
             *describe.labels(model, trace, workload),
             *kernel_grounds(
@@ -124,7 +129,7 @@ def simulate_question(asked: Question, *, progress: Callable[[int, int], None] |
         **routing.fields(),
         **_whole_step(
             model,
-            _speed(timing, [steps[index] for index in timed], plan.ranks, workload),
+            speed,
             {"memory_bytes": memory, "fits": memory["total"] <= memory["usable"]},
         ),
     )

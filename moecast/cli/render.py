@@ -153,12 +153,16 @@ def show_prediction(prediction: Prediction, *, name: str = "prediction") -> None
     from rich.markup import escape
 
     from moecast.report import Entry
+    from moecast.sim.accuracy.grounds import grounds_text
     from moecast.sim.quantities import title_of
 
     out = console()
     for label in prediction.labels:
         out.print(f"[yellow]{escape(label)}[/yellow]")
+    grounds = grounds_text(prediction.rests_on)
     title = prediction.table_title if prediction.whole else title_of(prediction)  # else the labels have told the model
     comparison_table(title, [Entry(plan=name, prediction=prediction)])
+    if grounds:
+        out.print(grounds, markup=False)
     for warning in prediction.warnings:
         out.print(f"[yellow]warning:[/yellow] {escape(warning)}")

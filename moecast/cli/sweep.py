@@ -65,8 +65,10 @@ class Point:
         found = self.prediction
         numbers = {name: None if found is None else getattr(found, name) for name in NUMBERS}
         memory = None if found is None or found.memory_bytes is None else found.memory_bytes["total"]
+        low_s, high_s = (None, None) if found is None or found.interval_s is None else found.interval_s
+        interval = {"step_low_s": low_s, "step_high_s": high_s}
         labels = "" if found is None else "; ".join(found.labels)
-        return {**self.values, **numbers, "memory_bytes": memory, "labels": labels, "refused": self.refused}
+        return {**self.values, **numbers, **interval, "memory_bytes": memory, "labels": labels, "refused": self.refused}
 
 
 @takes_question()
@@ -171,19 +173,22 @@ def _show(points: Sequence[Point], varied: Collection[str]) -> None:
     from rich.text import Text
 
     from moecast.cli import render
+    from moecast.sim.accuracy.grounds import grounds_text
 
     found = [point.prediction for point in points if point.prediction is not None]
     out = render.console()
     for label in _counted([prediction.labels for prediction in found]):
         out.print(f"[yellow]{escape(label)}[/yellow]")
     table = Table(title=Text(_title(found)), title_justify="left", title_style="bold")
-    for name in (*points[0].values, "step", "tokens/s per GPU", "balance", "fits", "limited by"):
+    for name in (*points[0].values, "step", "80 %", "tokens/s per GPU", "balance", "fits", "limited by"):
         table.add_column(Text(name), justify="right", overflow="fold")
     for point in points:
         values = ["-" if value is None else str(value) for value in point.values.values()]
         table.add_row(*map(Text, (*values, *_answers(point))))
     out.print(table)
     told = tuple(f"override: {option(name)} " for name in varied)  # its column says it
+    for grounds in _counted([[grounds_text(prediction.rests_on)] for prediction in found]):
+        out.print(grounds, markup=False)
     said = [[line for line in prediction.warnings if not line.startswith(told)] for prediction in found]
     for warning in _counted(said):
         out.print(f"[yellow]warning:[/yellow] {escape(warning)}")
@@ -195,11 +200,12 @@ def _answers(point: Point) -> list[str]:
 
     found = point.prediction
     if found is None:
-        return ["-", "-", "-", "-", f"refused: {point.refused}"]
+        return ["-", "-", "-", "-", "-", f"refused: {point.refused}"]
     time_s = found.layer_time_s if found.step_time_s is None else found.step_time_s
     rate = "-" if found.tokens_per_s_per_gpu is None else f"{found.tokens_per_s_per_gpu:,.0f}"
     fits = "-" if found.fits is None else "yes" if found.fits else "no"
-    return [format_s(time_s), rate, f"{found.balance:.2f}", fits, found.bottleneck or "-"]
+    between = "-" if found.interval_s is None else " to ".join(map(format_s, found.interval_s))
+    return [format_s(time_s), between, rate, f"{found.balance:.2f}", fits, found.bottleneck or "-"]
 
 
 def _title(predictions: Sequence[Prediction]) -> str:

@@ -12,6 +12,7 @@ from typer.core import TyperCommand
 from moecast.cli import options
 from moecast.cli.asked import Asked
 from moecast.cli.question_options import takes_question
+from moecast.cli.validate_check import check_command
 from moecast.cli.validate_published import published_command
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ RUN = ("load", "network", "fluid_steps", "memory_fraction", "gains")
 """Fields of a question that the ladder has no use for: it runs every rung there is."""
 
 
-BESIDE = {"published": published_command}
+BESIDE: dict[str, Callable[..., None]] = {"published": published_command, "check": check_command}
 """Commands whose name may stand where a question file stands: what is checked is not a plan of the user's."""
 
 
@@ -63,7 +64,7 @@ def validate_command(
 
     $ torchrun --no-python --nproc-per-node 8 moecast validate --plan plan.json --cluster dgx-h200 --trace t.parquet
 
-    What others measured: moecast validate published --help
+    What others measured: moecast validate published --help. A benchmark's own file: moecast validate check --help
 
     Example: moecast validate --plan plan.json --cluster dgx-h200 --model deepseek-v2-lite --trace t.parquet
     """

@@ -77,6 +77,8 @@ def _show(found: Published, *, every_row: bool) -> None:
         out.print(_row_table(found.rows))
     out.print(_family_table(found))
     out.print("median, p90: of the size of the relative error of the time, rows that may have set parameters left out")
+    for gpu in found.unknown_gpus:
+        out.print(f"not judged: tables of {escape(gpu)}, a GPU whose peaks nobody here knows")
     reasons: dict[str, list[str]] = {}
     for row in found.rows:
         if row.why:

@@ -16,6 +16,8 @@ from moecast.report.comparison import Comparison, differences
 from moecast.report.html import Picture, render_page
 from moecast.report.rows import Row, table_rows
 from moecast.sim import Prediction
+from moecast.sim.accuracy import difference_of
+from moecast.sim.accuracy.grounds import grounds_text
 from moecast.sim.collectives.links import ISSUE_KIND
 from moecast.sim.gains import EXPLAINED, ISSUE
 from moecast.units import format_s
@@ -73,7 +75,14 @@ def headline(comparison: Comparison, phase: str) -> str:
         return f"{what[0].upper()}{what[1:]} takes {format_s(times[base])}."
     if best == base:
         return f"No plan tried beats {base}: {what} takes {unit}."
-    return f"{best} is fastest: {what} takes {unit}, {times[base] / times[best]:.2f}× faster than {base}."
+    difference = difference_of(predictions[best], predictions[base])
+    if difference.shown is False:
+        return (
+            f"No difference shown: {best} is {difference.ratio:.3f}× as fast as {base} by the forecast, inside the "
+            f"80 % interval of their difference ({difference.low:.3f} to {difference.high:.3f}×); {what} takes {unit}."
+        )
+    between = f" (80 %: {difference.text})" if difference.shown else ""
+    return f"{best} is fastest: {what} takes {unit}, {times[base] / times[best]:.2f}× faster than {base}{between}."
 
 
 def _section(comparison: Comparison, phase: str) -> _Section:
@@ -107,7 +116,14 @@ def _notes(comparison: Comparison) -> list[str]:
 
 
 def _warnings(predictions: figures.Predictions) -> list[str]:
-    told = [(plan, text) for plan, prediction in predictions.items() for text in prediction.warnings]
+    """What times and their differences rest on, then what each prediction warns of."""
+    told = [(plan, grounds_text(prediction.rests_on)) for plan, prediction in predictions.items()]
+    told = [(plan, text) for plan, text in told if text]
+    base, *others = predictions
+    if others and not differences(list(predictions.values())):
+        found = {plan: difference_of(predictions[plan], predictions[base]) for plan in others}
+        told += [(plan, f"speed-up over {base}: {difference.why}") for plan, difference in found.items()]
+    told += [(plan, text) for plan, prediction in predictions.items() for text in prediction.warnings]
     return _once(told, set(predictions))
 
 

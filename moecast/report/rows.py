@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from moecast.report.comparison import Entry, differences
+from moecast.sim import Prediction
+from moecast.sim.accuracy import difference_of
 from moecast.sim.quantities import quantities_of
 from moecast.units import format_percent, format_s
 
@@ -41,14 +43,22 @@ def table_rows(columns: Sequence[Entry]) -> list[Row]:
         best = frozenset(i for rung in dict.fromkeys(rungs) for i in _best(values, texts, rungs, rung, better))
         rows.append(Row(group=quantity.group, name=quantity.name, texts=texts, best=best))
         if quantity.name == "step time" and len(values) > 1 and not differing:
-            rows.append(_speedup([prediction.compared_s for prediction in predictions], rungs))
+            rows += _speedup(predictions, rungs)
     return rows + _solver_rows(columns)
 
 
-def _speedup(times: list[float], rungs: list[str]) -> Row:
+def _speedup(predictions: Sequence[Prediction], rungs: list[str]) -> list[Row]:
+    """What each plan gains over the first of its rung, and the 80 % interval of that difference."""
     firsts = [rungs.index(rung) for rung in rungs]
-    texts = tuple("1" if i == first else f"{times[first] / times[i]:.3f}×" for i, first in enumerate(firsts))
-    return Row(group="Time", name="  speed-up", texts=texts)
+    found = [
+        difference_of(prediction, predictions[first]) for prediction, first in zip(predictions, firsts, strict=True)
+    ]
+    gains = tuple("1" if i == first else f"{found[i].ratio:.3f}×" for i, first in enumerate(firsts))
+    spread = tuple("–" if i == first else found[i].text for i, first in enumerate(firsts))
+    return [
+        Row(group="Time", name="  speed-up", texts=gains),
+        Row(group="Time", name="  80 % of speed-up", texts=spread),
+    ]
 
 
 def _best(values: list[Any], texts: tuple[str, ...], rungs: list[str], rung: str, better: str) -> list[int]:

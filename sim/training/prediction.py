@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from moecast.files import write_text
-from moecast.sim.quantities import HELD_UP, path_text
+from moecast.sim.accuracy.grounds import grounds_text
+from moecast.sim.quantities import HELD_UP, INTERVAL, path_text
 from moecast.sim.shown import ShownAsTable
 from moecast.units import format_bytes, format_percent, format_s
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,8 @@ class TrainingPrediction(ShownAsTable):
         The most microbatches whose activations it keeps (chunks, where it holds several).
     memory_bytes
         By part, on the pipeline rank that holds most.
+    interval_s, rests_on
+        80 % interval of the step time and what it rests on, as of `moecast.sim.Prediction`.
     labels
         Whose routing it is, and whether it was recorded: every output says so.
     """
@@ -66,6 +69,8 @@ class TrainingPrediction(ShownAsTable):
     in_flight_P: tuple[int, ...]
     memory_bytes: Mapping[str, int]
     fits: bool
+    interval_s: tuple[float, ...] | None = None
+    rests_on: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     labels: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -85,6 +90,7 @@ class TrainingPrediction(ShownAsTable):
             ("wait for hosts", f"{format_s(self.recipe['host_s'])} in each direction of an MoE layer"),
             ("microbatches", f"{self.microbatches} of each data-parallel rank, routing of {self.microbatches_drawn}"),
             ("step time", format_s(self.step_time_s)),
+            (INTERVAL, "–" if self.interval_s is None else " to ".join(map(format_s, self.interval_s))),
             *((f"  {part}", format_s(seconds)) for part, seconds in self.breakdown_s.items()),
             ("communication under compute", format_s(self.overlapped_s)),
             (HELD_UP, format_s(self.held_up_s)),
@@ -100,8 +106,9 @@ class TrainingPrediction(ShownAsTable):
         ]
 
     def table_notes(self) -> list[str]:
-        """The labels, and the warnings."""
-        return [*self.labels, *(f"warning: {warning}" for warning in self.warnings)]
+        """What the step time rests on, the labels, and the warnings."""
+        grounds = grounds_text(self.rests_on)
+        return [*([grounds] if grounds else []), *self.labels, *(f"warning: {warning}" for warning in self.warnings)]
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moecast.errors import MoecastError
+from moecast.sim.accuracy import training_grounds
 from moecast.sim.breakdown import breakdown, waits_for_peers
 from moecast.sim.checks import check_question
 from moecast.sim.collectives.links import link_kinds
@@ -111,6 +112,7 @@ def simulate_training(
     where = breakdown(timed.program, timed.times)
     rate = tokens / step_s / plan.ranks
     memory = training_memory_of(model, plan, recipe, timed.order, cluster.hardware, fraction=memory_fraction)
+    grounds = training_grounds(cluster.hardware, plan, recipe, trace)
     return TrainingPrediction(
         cluster=cluster.name,
         model=model.name,
@@ -135,6 +137,8 @@ def simulate_training(
         in_flight_P=tuple(timed.order.peak_in_flight(rank) for rank in range(plan.layout.pp)),
         memory_bytes=memory,
         fits=memory["total"] <= memory["usable"],
+        interval_s=grounds.interval_s(step_s) if model.is_whole else None,
+        rests_on=grounds.to_json(),
         labels=(
             *labels_of(model, trace, drawn_of),
             *kernel_grounds(cluster.hardware, recipe.precision.of(model), plan, phase="train"),

@@ -95,7 +95,7 @@ def test_keys_that_others_call(prediction: Prediction) -> None:
         ("breakdown_s", {"attention": 1.0}, "breakdown_s: has exactly the parts attention"),
         ("rank_load_LG", [["x"]], "rank_load_LG = 'x'"),
         ("step_times_s", 3, "must be an object or list"),
-        ("schema", 99, "schema = 99: this moecast reads prediction schema 3"),
+        ("schema", 99, "schema = 99: this moecast reads prediction schema 4"),
         ("colour", "red", "colour: unknown field"),
         ("balance", 10**400, "must be a finite number"),
         ("routing_shape", [2, 8], "routing_shape: three numbers"),

@@ -5,14 +5,17 @@ Axes: R row.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from moecast.errors import MoecastError
 from moecast.sim.collectives.choice import Choice, candidates, pick
+from moecast.sim.cost.collectives import load_parameters
+from moecast.sim.cost.fitted_parameters import Fitted
 from moecast.sim.plan import Plan
 from moecast.sim.sites import Sites
 from moecast.topology import load_cluster
@@ -31,19 +34,30 @@ PRESETS = {
 
 
 def compare(root: Path) -> Iterator[tuple[tuple[str, str, str, str], Errors, Errors, Errors]]:
-    """Give GPU, engine, version and what was run, and the errors of the three, table by table."""
+    """Give GPU, engine, version and what was run, and the errors of the three, table by table.
+
+    The model is judged with the parameters that ship; a relative's are fitted on the other GPUs' drawn rows.
+    """
     cuts = read_cuts(root)
-    entries = fit(cuts)
+    entries = load_parameters()
     for gpu in sorted({cut.table.gpu for cut in cuts}):
         others = fit(cuts, without=gpu)
         for cut in (cut for cut in cuts if cut.table.gpu == gpu):
-            forecasts = simulated_rows(cut), predict(entries, cut.table), predict(others, cut.table)
+            forecasts = simulated_rows(cut), predict(entries, cut.table), _by_relatives(others, cut)
             what_R = _what(cut)
             for what in np.unique(what_R).tolist():
                 rows = cut.unseen_R & (what_R == what)
                 measured_R = cut.table.seconds_R[rows]
                 first, second, third = (Errors.of(forecast_R[rows], measured_R) for forecast_R in forecasts)
                 yield (gpu, cut.table.engine, cut.table.version, what), first, second, third
+
+
+def _by_relatives(others: Sequence[Fitted], cut: Cut) -> Float:
+    """Predict by what was fitted on other GPUs; nan where there are none [R]."""
+    try:
+        return predict(others, cut.table)
+    except (MoecastError, ValueError):
+        return np.full(len(cut.table.seconds_R), np.nan)
 
 
 def _what(cut: Cut) -> npt.NDArray[np.str_]:

@@ -23,6 +23,20 @@ class Line:
     left_out: Errors
     note: str = ""
 
+    @property
+    def judged(self) -> Errors:
+        """The model's errors; by the nearest GPU's parameters where its own has none."""
+        return self.model if self.model.rows else self.left_out
+
+    @property
+    def name(self) -> str:
+        """GPU, engine, version and type, and whose parameters judged them where they are another GPU's."""
+        moved = self.note == ANOTHERS or (not self.model.rows and self.left_out.rows)
+        return " ".join(self.label) + (f" ({ANOTHERS})" if moved else "")
+
+
+ANOTHERS = "another GPU's parameters"
+
 
 def gemm_lines(tables: Path) -> Iterator[Line]:
     """Dense matrix products."""
@@ -123,18 +137,24 @@ def linear_attention_lines(tables: Path) -> Iterator[Line]:
 
 def collective_lines(tables: Path) -> Iterator[Line]:
     """NCCL by operation, engines' all-reduces by how they are launched; first what the simulator says."""
+    from moecast.sim.cost.collectives import load_parameters
     from moecast.validate.fitting.collective_errors import compare
 
+    owners = {entry.gpu for entry in load_parameters()}
     for label, simulated, model, left_out in compare(tables):
-        yield Line(label=label, roofline=simulated, model=model, left_out=left_out)
+        note = "" if label[0] in owners else ANOTHERS
+        yield Line(label=label, roofline=simulated, model=model, left_out=left_out, note=note)
 
 
 def dispatch_lines(tables: Path) -> Iterator[Line]:
     """Dispatch and combine; first what links alone and the hardware table's fixed costs say."""
+    from moecast.sim.cost.dispatch import load_parameters
     from moecast.validate.fitting.dispatch_errors import compare
 
+    owners = {entry.gpu for entry in load_parameters()}
     for label, simulated, model, left_out in compare(tables):
-        yield Line(label=label, roofline=simulated, model=model, left_out=left_out)
+        note = "" if label[0] in owners else ANOTHERS
+        yield Line(label=label, roofline=simulated, model=model, left_out=left_out, note=note)
 
 
 # To add a family: a function that yields its lines, and a line here.

@@ -24,6 +24,8 @@ class RowAnswer:
         Its name, and what it is judged with.
     source, configuration
         Who measured it, and the setup that it shares with rows that are no witnesses of their own.
+    setting
+        What it shares with rows that differ in layout or batch alone; empty where it is compared with none.
     unit, published
         As it was published; None where the row has no number.
     published_s
@@ -57,6 +59,7 @@ class RowAnswer:
     high: float | None = None
     why: str = ""
     note: str = ""
+    setting: str = ""
 
     def __post_init__(self) -> None:
         """Check that there is a forecast or a reason."""
@@ -75,6 +78,11 @@ class RowAnswer:
         if self.predicted_s is None or self.published_s is None:
             return None
         return self.predicted_s / self.published_s - 1
+
+    @property
+    def is_rate(self) -> bool:
+        """Whether more of its unit is faster."""
+        return "/s" in self.unit
 
     @property
     def judges(self) -> bool:

@@ -27,7 +27,7 @@ def answer_serving(fields: Fields, *, network: str = "bound") -> RowAnswer:
     use: Use = "fit" if row.use == "fit" else "check"
     about = {
         "id": row.id, "family": row.family, "source": f"{row.engine} on {row.gpu}", "use": use,
-        "configuration": configuration_of(row), "unit": "ms", "published": row.tpot_ms,
+        "configuration": configuration_of(row), "setting": setting_of(row), "unit": "ms", "published": row.tpot_ms,
     }  # fmt: skip
     known = row.engine in {engine.name for engine in ENGINES}
     try:
@@ -43,9 +43,13 @@ def answer_serving(fields: Fields, *, network: str = "bound") -> RowAnswer:
 
 def configuration_of(row: ServingRow) -> str:
     """What rows share that differ in concurrency alone."""
-    layout = f"tp{row.tp} dp{row.dp} ep{row.ep} etp{row.etp}"
+    return f"{setting_of(row)} tp{row.tp} dp{row.dp} ep{row.ep} etp{row.etp}"
+
+
+def setting_of(row: ServingRow) -> str:
+    """What rows share that differ in layout and concurrency alone."""
     model = row.model.rsplit("/", 1)[-1]
-    return f"{model} {row.gpu} {row.engine} {row.precision} {row.mode} {row.isl}/{row.osl} {layout}"
+    return f"{model} {row.gpu} {row.engine} {row.precision} {row.mode} {row.isl}/{row.osl}"
 
 
 def note_of(row: ServingRow) -> str:

@@ -9,17 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from moecast.errors import MoecastError
+from moecast.sim.cost.tables.folder import unknown_gpus
 from moecast.validate.published import SOURCES
 from moecast.validate.published.answers import FamilyErrors, RowAnswer, families, sources
 from moecast.validate.published.decode import answer_serving
+from moecast.validate.published.known import with_intervals
 from moecast.validate.published.references import answer_reference
 from moecast.validate.published.request_runs import FAMILIES, answer_requests
 from moecast.validate.published.row_files import SHIPPED, RowFile, read_rows
 from moecast.validate.published.training import answer_training
 
 Progress = Callable[[int, int], None]
+Float = npt.NDArray[np.float64]
 Ask = Callable[[], RowAnswer]
 
 
@@ -33,10 +37,13 @@ class Published:
         Of files; the rows of kernel tables are too many to list.
     kernels
         Families of kernel tables, each with its lines: one of a GPU, engine, version and element type.
+    unknown_gpus
+        GPUs of the folder that nothing is known of: their tables are not judged.
     """
 
     rows: tuple[RowAnswer, ...]
     kernels: tuple[tuple[FamilyErrors, tuple[FamilyErrors, ...]], ...] = ()
+    unknown_gpus: tuple[str, ...] = ()
 
     @property
     def families(self) -> list[FamilyErrors]:
@@ -92,7 +99,12 @@ def ask_published(
         rows.append(ask())
         if progress is not None:
             progress(done, len(asks))
-    return Published(rows=tuple(rows), kernels=() if tables is None else tuple(kernel_families(tables)))
+    kernels = () if tables is None else tuple(kernel_families(tables))
+    return Published(
+        rows=tuple(with_intervals(rows)),
+        kernels=tuple((family, tuple(line for line, _ in lines)) for family, lines in kernels),
+        unknown_gpus=() if tables is None else unknown_gpus(tables),
+    )
 
 
 def _asks(files: Sequence[Path] | None, network: str, requests: bool) -> Iterator[tuple[str, Ask]]:
@@ -116,20 +128,22 @@ def _of_file(file: RowFile, network: str, requests: bool) -> Iterator[tuple[str,
             yield row["id"], partial(answer_training, row, network=network)
 
 
-def kernel_families(tables: Path) -> Iterator[tuple[FamilyErrors, tuple[FamilyErrors, ...]]]:
-    """Errors of each family of kernels of which the folder holds rows, on rows that nothing was fitted on."""
+def kernel_families(tables: Path) -> Iterator[tuple[FamilyErrors, tuple[tuple[FamilyErrors, Float], ...]]]:
+    """Errors of each family of kernels of which the folder holds rows, on rows that nothing was fitted on.
+
+    Each family comes with its lines, and these with the errors of their rows.
+    """
     from moecast.validate.fitting.lines import FAMILIES as KERNEL_FAMILIES
 
     for name, lines_of in KERNEL_FAMILIES.items():
         lines = list(lines_of(tables))
         if lines:
             parts = tuple(
-                FamilyErrors.of_errors(
-                    " ".join(line.label), line.model.error_R, asked=line.model.rows, answered=line.model.rows, fitted=0
-                )
+                (FamilyErrors.of_errors(line.name, error_R, asked=rows, answered=rows, fitted=0), error_R)
                 for line in lines
+                for error_R, rows in [(line.judged.error_R, line.judged.rows)]
             )
-            pooled_R = np.concatenate([line.model.error_R for line in lines])
+            pooled_R = np.concatenate([error_R for _, error_R in parts])
             rows = int(pooled_R.size)
             whole = FamilyErrors.of_errors(f"kernels: {name}", pooled_R, asked=rows, answered=rows, fitted=0)
             yield whole, parts

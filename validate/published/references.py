@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from moecast.topology import load_cluster
 from moecast.validate.published.answers import RowAnswer
-from moecast.validate.published.questions import AllToAll, GroupCollective, TokenExchange
+from moecast.validate.published.questions import AllToAll, GroupCollective, SharedTokensStep, TokenExchange
 from moecast.validate.published.row import Row, Source
 from moecast.validate.published.table import outcome_of
 
@@ -35,7 +35,8 @@ def family_of(row: Row) -> str:
         what = "dispatch and combine" if isinstance(asked, TokenExchange) else "collectives"
         alone = asked.ranks <= load_cluster(asked.cluster).n_gpus and not getattr(asked, "only_nics", False)
         return f"{what} inside a node" if alone else f"{what} between nodes"
-    return "whole steps of sources"
+    prefill = isinstance(asked, SharedTokensStep) or getattr(asked, "phase", "") == "prefill"
+    return "prefill steps" if prefill else "decode steps of sources"
 
 
 def configuration_of(source: Source, row: Row) -> str:

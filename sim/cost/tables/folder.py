@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from moecast.errors import MoecastError
+from moecast.sim.cost.gpus import GPUS
 
 MOST_ROWS = 5_000_000
 """Of a file: the largest known one has 200,000."""
@@ -43,11 +44,15 @@ def version_key(version: str) -> tuple[tuple[int, str], ...]:
 
 
 def table_files(root: Path, family: str, pattern: str = "*.parquet", *, owner: Owner = ANY) -> Iterator[TableFile]:
-    """The files of a family, by GPU, engine and version, oldest version first; none where the folder has none."""
+    """The files of a family, by GPU, engine and version, oldest version first; none where the folder has none.
+
+    Folders of GPUs whose peaks nobody knows are passed by; `unknown_gpus` names them.
+    """
     found = []
     for path in root.glob(f"{owner.gpu}/{family}/{owner.engine}/*/{pattern}"):
         gpu, _, engine, version = path.relative_to(root).parts[:4]
-        found.append(TableFile(path=path, gpu=gpu, engine=engine, version=version))
+        if gpu in GPUS:
+            found.append(TableFile(path=path, gpu=gpu, engine=engine, version=version))
     yield from sorted(found, key=lambda file: (file.gpu, file.engine, version_key(file.version), file.path.name))
 
 
@@ -68,3 +73,8 @@ def read_rows(path: Path, columns: list[str] | None = None) -> pa.Table:
         return found.read(columns=columns)
     except (OSError, pa.ArrowException) as error:
         raise MoecastError("a Parquet file of measured times", file=path, value=str(error).splitlines()[0]) from None
+
+
+def unknown_gpus(root: Path) -> tuple[str, ...]:
+    """The GPUs that have tables under a root and of which no peaks are known."""
+    return tuple(sorted({path.relative_to(root).parts[0] for path in root.glob("*/*/*/*/*.parquet")} - set(GPUS)))

@@ -1,0 +1,67 @@
+"""The known errors that ship are what the published rows give today, and their intervals hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from moecast.sim.accuracy import known_errors
+from moecast.validate.published.door import ask_published
+from moecast.validate.published.known import coverage, judged_rows
+from moecast.validate.published.pairs import Pair, line_of
+
+CLOSE = 0.002
+"""In ln: what another machine's rounding may change of a forecast."""
+
+
+def compare(only: str) -> None:
+    shipped = {row.id: row for row in known_errors().rows}
+    rows = judged_rows(ask_published(only=only).rows)
+    assert rows
+    for row in rows:
+        known = shipped[row.id]
+        assert (known.family, known.source, known.configuration) == (row.family, row.source, row.configuration)
+        assert known.error == pytest.approx(row.error, abs=CLOSE), "python benchmarks/coverage.py --write"
+
+
+@pytest.mark.parametrize("only", ["h200_trtllm_fp8_disagg_8192x1024", "NCCL all-", "simumax-deepseek-v3"])
+def test_known_errors_are_todays(only: str) -> None:
+    compare(only)
+
+
+@pytest.mark.slow
+def test_all_known_errors_are_todays() -> None:
+    compare("")
+
+
+def test_they_are_small() -> None:
+    import moecast.sim.accuracy as package
+
+    assert Path(package.__file__).with_name("known_errors.json").stat().st_size < 100_000
+
+
+@pytest.mark.parametrize("leave_out", ["configuration", "source"])
+def test_intervals_cover_what_they_say(leave_out: str) -> None:
+    """75 to 85 % of rows lie in the interval that others give."""
+    known = known_errors()
+    counts = [coverage(known.of(family.name), leave_out=leave_out)[:2] for family in known.families]
+    inside, asked = (sum(column) for column in zip(*counts, strict=True))
+    assert 0.75 <= inside / asked <= 0.85
+
+
+def test_a_row_gets_its_interval_from_others() -> None:
+    (row,) = ask_published(only="dsr1_h200_trtllm_fp8_disagg_8192x1024").rows[:1]
+    assert row.predicted is not None
+    assert row.low is not None
+    assert row.high is not None
+    assert row.low < row.predicted * 1.1
+    assert row.high > row.predicted
+
+
+def test_the_line_of_pairs_is_a_quantile() -> None:
+    pairs = [Pair(setting=str(at), ratio=at / 10, error=0.05 + 0.2 * at / 10) for at in range(10)]
+    assert line_of(pairs) == (pytest.approx(0.05), pytest.approx(0.2))
+    outlying = [Pair(setting=f"x{at}", ratio=0.5, error=9.0) for at in range(1)]
+    floor, slope = line_of(pairs + outlying)
+    assert floor + 0.5 * slope < 1
