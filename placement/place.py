@@ -117,7 +117,7 @@ def place(
     trace: RoutingTrace,
     workload: Workload,
     *,
-    solver: str | Solver = "joint",
+    solver: str | Solver = "local-search",
     ep: int | None = None,
     tp: int = 1,
     degrees: Degrees | None = None,
@@ -129,6 +129,7 @@ def place(
     replica_rule: ReplicaRule = "round_robin",
     schedule: str = "sequential",
     balance_weight: float | None = None,
+    robust: str | None = None,
     time_limit_s: float | None = None,
     work_limit: int | None = None,
     fill: bool = False,
@@ -158,7 +159,9 @@ def place(
     schedule
         How tasks overlap (`moecast.sim.schedules`). A certificate there is for ``sequential`` only.
     balance_weight
-        ``joint`` only: how much a choice counts against a copy; None: what both cost in seconds.
+        ``local-search`` only: how much a choice counts against a copy; None: what both cost in seconds.
+    robust
+        ``topic``: the plan must do well in steps of any one topic, so that ``local-search`` looks at the worst.
     time_limit_s, work_limit
         When to stop with the best so far: on the clock, or after so many moves judged. Only a work limit gives the same
         plan again.
@@ -187,7 +190,14 @@ def place(
     )  # fmt: skip
     wanted = shape.contiguous(model.shape_LEK, model.moe_layer_ids, ranks=cluster.n_gpus)
     problem = PlacementProblem(
-        cluster=cluster, model=model, trace=trace, workload=workload, wanted=wanted, seed=seed, trace_part=trace_part
+        cluster=cluster,
+        model=model,
+        trace=trace,
+        workload=workload,
+        wanted=wanted,
+        seed=seed,
+        trace_part=trace_part,
+        robust=robust,
     )
     check_taken(chosen.name, chosen.supports(problem))
     budget, objective = Budget(limit, _thousandths(progress)), Objective(problem)

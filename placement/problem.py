@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.errors import MoecastError
+from moecast.placement.scenarios import SCENARIOS, by_topic, topic_steps
 from moecast.placement.windows import Windows, draw_more
 from moecast.sim.checks import check_question
 from moecast.sim.drawn_steps import draw_steps
@@ -52,12 +53,15 @@ class PlacementProblem:
         Of the hash that picks paths.
     trace_part
         Which part of the trace this is, for the plan's record.
+    robust
+        ``topic``: plans must do well in steps of any one topic, so that searches look at the worst; None: in the
+        Workload's steps.
     steps
         The planning steps.
     windows
         The tokens of steps like them, and of more, that searches fit plans to.
     held_out
-        Steps drawn anew, to compare plans on.
+        Steps drawn anew, to compare plans on; for a robust plan, one of each topic.
     slots_G, domain_G
         Slots and domain of each member of an EP group; domains that the group is not in are not counted.
 
@@ -75,6 +79,7 @@ class PlacementProblem:
     network: str | Rung = ""
     seed: int = 0
     trace_part: str | None = None
+    robust: str | None = None
     steps: tuple[Step, ...] = field(init=False, repr=False)
     held_out: tuple[Step, ...] = field(init=False, repr=False)
     windows: Windows = field(init=False, repr=False)
@@ -107,8 +112,14 @@ class PlacementProblem:
         object.__setattr__(self, "domain_G", counted_from_0(domains_G[: wanted.ep]))
         object.__setattr__(self, "steps", tuple(draw_steps(self.trace, self.workload, ranks=self.sources)))
         more_steps, held_out = draw_more(self.trace, self.workload, self.steps, ranks=self.sources)
+        windows = Windows.of(self.trace, more_steps, wanted, domain_G=domains_G)
+        if self.robust is not None:
+            if self.robust not in SCENARIOS:
+                raise MoecastError(f"one of {', '.join(SCENARIOS)}", field="robust", value=self.robust)
+            windows = by_topic(windows, self.trace, wanted.experts)
+            held_out = topic_steps(self.trace, self.workload, ranks=self.sources)
         object.__setattr__(self, "held_out", held_out)
-        object.__setattr__(self, "windows", Windows.of(self.trace, more_steps, wanted, domain_G=domains_G))
+        object.__setattr__(self, "windows", windows)
         self._check_memory()
 
     @property

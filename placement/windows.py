@@ -63,6 +63,8 @@ class Windows:
         Choices of each expert in each window, at each layer.
     topic_W
         A number for the topic of each window's steps; 0 where they are mixed.
+    scenario_W
+        The scenario of each window: a search looks at the worst one. All 0: there is one, the mean over windows.
     """
 
     row_T: Int
@@ -75,6 +77,7 @@ class Windows:
     n_steps: int
     load_LWE: Int
     topic_W: Int32
+    scenario_W: Int32
 
     @property
     def n(self) -> int:
@@ -110,6 +113,7 @@ class Windows:
             n_steps=len(topics),
             load_LWE=count_loads(trace.experts_TLK, row_T, window_T, n, wanted.experts),
             topic_W=topic_W,
+            scenario_W=np.zeros(n, np.int32),
         )
 
     def pooled(self) -> Windows:
@@ -127,7 +131,14 @@ class Windows:
             step_share_W=np.bincount(self.topic_W, self.step_share_W, n).astype(np.float64),
             load_LWE=load_LWE,
             topic_W=np.arange(n, dtype=np.int32),
+            scenario_W=np.arange(n, dtype=np.int32) if self.scenario_W.any() else np.zeros(n, np.int32),
         )
+
+    @property
+    def weight_W(self) -> npt.NDArray[np.float64]:
+        """What a window's sums count for, so that the mean over each scenario's steps comes out: 1 / their number."""
+        share_C = np.bincount(self.scenario_W, self.step_share_W)
+        return np.asarray(1.0 / (self.n_steps * share_C[self.scenario_W]))
 
 
 def draw_more(

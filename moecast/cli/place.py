@@ -32,6 +32,7 @@ OF_STEPS = (
     "time_limit",
     "work_limit",
     "balance_weight",
+    "robust",
     "plan_on",
     "phase",
     "tokens_per_rank",
@@ -57,8 +58,8 @@ def place_command(
         str | None,
         typer.Option(
             "--solver",
-            help="contiguous, round-robin, eplb, balance, joint or exact; the first four with --load.",
-            show_default="joint; balance with --load",
+            help="contiguous, round-robin, eplb, balance, local-search or exact; the first four with --load.",
+            show_default="local-search; balance with --load",
         ),
     ] = None,
     time_limit: Annotated[
@@ -73,7 +74,16 @@ def place_command(
     balance_weight: Annotated[
         float | None,
         typer.Option(
-            "--balance-weight", min=0.0, help="joint: weigh balance against fan-out by hand.", show_default="by seconds"
+            "--balance-weight",
+            min=0.0,
+            help="local-search: weigh balance against fan-out by hand.",
+            show_default="by seconds",
+        ),
+    ] = None,
+    robust: Annotated[
+        str | None,
+        typer.Option(
+            "--robust", help="topic: do well in steps of any one topic, so that the worst counts.", show_default="no"
         ),
     ] = None,
     expert_groups: Annotated[
@@ -107,7 +117,12 @@ def place_command(
     rule = options.replica_rule(asked.replica_rule, made=True)
     rule = rule or ("round_robin" if export is None else find_engine(export).replica_rule)
     if asked.load is not None:
-        searched = {"time_limit": time_limit, "work_limit": work_limit, "balance_weight": balance_weight}
+        searched = {
+            "time_limit": time_limit,
+            "work_limit": work_limit,
+            "balance_weight": balance_weight,
+            "robust": robust,
+        }
         _refuse_steps({*asked.given, *(name for name, value in searched.items() if value is not None)})
         by_load, shape, notes = _place_by_load(
             asked, solver=solver or "balance", replica_rule=rule, export=export, expert_groups=expert_groups
@@ -121,7 +136,7 @@ def place_command(
         else:
             _show_by_load(by_load, notes, out, exported)
         return
-    solver, limit_s = solver or "joint", parse_time_limit(time_limit)
+    solver, limit_s = solver or "local-search", parse_time_limit(time_limit)
     inputs = read_inputs(asked.with_(part="planning"), quiet=json)
     with render.progress(f"placing by {solver}", quiet=json) as advance:
         placement = place(
@@ -143,6 +158,7 @@ def place_command(
             time_limit_s=limit_s,
             work_limit=work_limit,
             balance_weight=balance_weight,
+            robust=robust,
             fill=export is not None,
             expert_groups=expert_groups,
             trace_part=options.planning_part(asked.plan_on),
