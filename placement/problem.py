@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from moecast.errors import MoecastError
 from moecast.placement.scenarios import SCENARIOS, by_topic, topic_steps
-from moecast.placement.windows import Windows, draw_more
+from moecast.placement.windows import Windows, draw_more, most_windows
 from moecast.sim.checks import check_question
 from moecast.sim.drawn_steps import draw_steps
 from moecast.sim.made_by import MadeBy
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 Int32 = npt.NDArray[np.int32]
 
+MOST_PAIRS = 120_000  # of ranks, over all layers, for which plans are judged by the rung fluid
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PlacementProblem:
@@ -48,7 +50,8 @@ class PlacementProblem:
     wanted
         Any plan with the wanted ranks, slots, dispatch mode and replica rule; the experts in its slots do not count.
     network
-        The rung that judges plans, or its name; empty: the usual one for so many ranks (`usual_rung`).
+        The rung that judges plans, or its name; empty: ``fluid`` where it takes seconds, else ``bound``
+        (`judging_rung`).
     seed
         Of the hash that picks paths.
     trace_part
@@ -89,7 +92,7 @@ class PlacementProblem:
     def __post_init__(self) -> None:
         wanted = self.wanted
         wanted.check_whole_experts()
-        rung = find_rung(self.network) if self.network else usual_rung(wanted.ranks)
+        rung = find_rung(self.network) if self.network else judging_rung(wanted)
         object.__setattr__(self, "network", rung)
         slots_G = np.full(wanted.ep, wanted.max_slots, np.int32)
         if wanted.slots_per_rank is not None:
@@ -112,7 +115,8 @@ class PlacementProblem:
         object.__setattr__(self, "domain_G", counted_from_0(domains_G[: wanted.ep]))
         object.__setattr__(self, "steps", tuple(draw_steps(self.trace, self.workload, ranks=self.sources)))
         more_steps, held_out = draw_more(self.trace, self.workload, self.steps, ranks=self.sources)
-        windows = Windows.of(self.trace, more_steps, wanted, domain_G=domains_G)
+        most = most_windows(int(slots_G.sum()), wanted.ep)
+        windows = Windows.of(self.trace, more_steps, wanted, domain_G=domains_G, most=most)
         if self.robust is not None:
             if self.robust not in SCENARIOS:
                 raise MoecastError(f"one of {', '.join(SCENARIOS)}", field="robust", value=self.robust)
@@ -181,6 +185,16 @@ class PlacementProblem:
                 field="slots_per_rank",
                 value=self.wanted.max_slots,
             )
+
+
+def judging_rung(wanted: Plan) -> Rung:
+    """Take ``fluid`` where it times a step in a second or two, else ``bound``.
+
+    The time of ``fluid`` grows with the pairs of ranks that exchange tokens, layer by layer: 26 layers on 32 ranks take
+    .5 s of a core, 58 on 64 take 5 s, many times what a solver by load needs.
+    """
+    pairs = wanted.layers * wanted.ranks * wanted.ep
+    return find_rung("bound") if pairs > MOST_PAIRS else usual_rung(wanted.ranks)
 
 
 def counted_from_0(place_G: npt.NDArray[np.int32]) -> Int32:
