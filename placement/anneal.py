@@ -177,16 +177,17 @@ def gain(layer: Any, a: int, b: int) -> float:
         seconds_a = state.own_WG[w, rank_a] + prices.copy_W[w] * copies_a + load
         seconds_b = state.own_WG[w, rank_b] + prices.copy_W[w] * copies_b - load
         shared += prices.mean_W[w] * (copies_a + copies_b)
+        entering_s = (0.0, 0.0)
         if domain_a != domain_b:  # within a domain the copies to domains stay as they are
             entering_a = swaps.added_copies(domains, a, b, domain_a, w)
             entering_b = swaps.added_copies(domains, b, a, domain_b, w)
             shared += prices.domain_mean_W[w] * (entering_a + entering_b)
             price = prices.domain_copy_W[w]
-            slowest = slowest_but(
-                state, w, rank_a, rank_b, seconds_a, seconds_b, price * entering_a, price * entering_b
-            )
-        else:
-            slowest = slowest_but(state, w, rank_a, rank_b, seconds_a, seconds_b, 0.0, 0.0)
+            entering_s = (price * entering_a, price * entering_b)
+        slowest = slowest_but(
+            state.own_WG[w], state.entry_WN[w], state.top_WNR[w], state.order_WR[w],
+            (rank_a, rank_b, domain_a, domain_b), (seconds_a, seconds_b), entering_s,
+        )  # fmt: skip
         state.change_C[state.scenario_W[w]] += slowest - state.slowest_W[w]
     worst = most = state.scenario_s[0] + state.change_C[0]
     before = state.scenario_s[0]

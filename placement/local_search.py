@@ -41,6 +41,7 @@ Int32 = npt.NDArray[np.int32]
 BALANCE_WEIGHTS = (1.0, 4.0)
 PROPOSALS_PER_SLOT = 250  # and layer and candidate, without a work limit
 ROUNDS = 16  # of a layer, between which the clock is looked at; the last one only descends
+MOST_PROPOSALS = 6_000_000  # of all layers and candidates, without a work limit
 BY_HAND_LONGER = 8  # times that, for the one search of a weight given by hand
 LONGEST = 64  # times the first search, as long as there is time
 DOUBT = 0.04  # plans whose estimates differ by less are timed; the estimate is within 0.03 of fluid
@@ -150,7 +151,7 @@ def search(
         On the clock, after which it stops with the best so far.
     """
     cost, windows, hot = _weighed(problem, candidate)
-    layers, proposals = problem.wanted.layers, PROPOSALS_PER_SLOT * int(problem.slots_G.sum()) * longer
+    layers, proposals = problem.wanted.layers, _default_proposals(problem) * longer
     if budget.limit.work is not None:
         proposals = max(1, budget.limit.work // (parts * layers))
     begin_s, for_s, threads = budget.seconds, min(seconds, budget.seconds_left), thread_count()
@@ -201,8 +202,13 @@ def _searched(one: LayerSearch, proposals: int, budget: Budget, stop_s: float) -
 
 def _default_work(problem: PlacementProblem) -> int:
     """Proposals of all candidates together, without limits."""
-    per_candidate = PROPOSALS_PER_SLOT * int(problem.slots_G.sum()) * problem.wanted.layers
-    return per_candidate * len(_candidates(problem))
+    return _default_proposals(problem) * problem.wanted.layers * len(_candidates(problem))
+
+
+def _default_proposals(problem: PlacementProblem) -> int:
+    """Proposals of a layer and candidate, without limits."""
+    searches = problem.wanted.layers * len(_candidates(problem))
+    return max(1, min(PROPOSALS_PER_SLOT * int(problem.slots_G.sum()), MOST_PROPOSALS // searches))
 
 
 def _candidates(problem: PlacementProblem) -> list[Candidate]:

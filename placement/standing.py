@@ -173,30 +173,46 @@ def settle_scenarios(state: Any) -> float:
 
 @njit(cache=True, nogil=True)
 def slowest_but(
-    state: Any, w: int, a: int, b: int, seconds_a: float, seconds_b: float, entry_a: float, entry_b: float
+    own_G: Any,
+    entry_N: Any,
+    top_NR: Any,
+    order_R: Any,
+    at: tuple[int, int, int, int],
+    seconds: tuple[float, float],
+    entry: tuple[float, float],
 ) -> float:
-    """What the slowest rank pays when ranks `a` and `b` pay so much for their own, and their domains so much more."""
-    domain_a, domain_b = state.domain_G[a], state.domain_G[b]
-    slowest = max(seconds_a, _unchanged(state, w, domain_a, a, b)) + state.entry_WN[w, domain_a] + entry_a
+    """What a window's slowest rank pays when two ranks pay so much for their own, and their domains so much more.
+
+    It takes the window's rows and not the state: a tuple of two dozen arrays is copied at every call.
+
+    Parameters
+    ----------
+    at
+        The two ranks, and their domains.
+    seconds, entry
+        What they pay for their own then, and how much more enters their domains.
+    """
+    a, b, domain_a, domain_b = at
+    slowest = max(seconds[0], _unchanged(own_G, top_NR[domain_a], a, b)) + entry_N[domain_a] + entry[0]
     if domain_a == domain_b:
-        slowest = max(slowest, seconds_b + state.entry_WN[w, domain_b])
+        slowest = max(slowest, seconds[1] + entry_N[domain_b])
     else:
-        own = max(seconds_b, _unchanged(state, w, domain_b, a, b))
-        slowest = max(slowest, own + state.entry_WN[w, domain_b] + entry_b)
+        own = max(seconds[1], _unchanged(own_G, top_NR[domain_b], a, b))
+        slowest = max(slowest, own + entry_N[domain_b] + entry[1])
     for r in range(3):
-        n = state.order_WR[w, r]
+        n = order_R[r]
         if n >= 0 and n != domain_a and n != domain_b:
-            return float(max(slowest, _slowest_of(state, w, n)))
+            return float(max(slowest, own_G[top_NR[n, 0]] + entry_N[n]))
     return float(slowest)
 
 
 @njit(cache=True, nogil=True)
-def _unchanged(state, w, n, a, b):  # type: ignore[no-untyped-def]
+def _unchanged(own_G, top_R, a, b):  # type: ignore[no-untyped-def]
     """What the slowest rank of a domain, other than `a` and `b`, pays for its own; -inf where there is none."""
     for r in range(3):
-        g = state.top_WNR[w, n, r]
+        g = top_R[r]
         if g >= 0 and g != a and g != b:
-            return state.own_WG[w, g]
+            return own_G[g]
     return -np.inf
 
 
