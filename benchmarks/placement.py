@@ -21,7 +21,7 @@ from moecast.traces import RoutingTrace, balance_pooled, fan_out, import_npz
 
 SHARED = Path(os.environ.get("MOECAST_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 PUBLISHED = {"contiguous": "0.795 / 4.552", "eplb": "0.967 / 4.616"}
-SOLVERS = ("contiguous", "round-robin", "eplb", "balance", "joint")
+SOLVERS = ("contiguous", "round-robin", "eplb", "balance", "local-search")
 
 
 def ranks_LE(plan: Plan) -> np.ndarray:
@@ -38,8 +38,8 @@ def pooled(planning: RoutingTrace, measuring: RoutingTrace, model: ModelShape) -
     workload = Workload(phase="prefill", tokens_per_rank=2000, steps=1)
     print("| solver | balance_pooled / fan-out | published | solver's seconds |\n|---|---|---|---:|")
     runs: list[tuple[str, float | None]] = [(solver, None) for solver in SOLVERS]
-    place(cluster, model, planning, workload, solver="joint", balance_weight=1.0, work_limit=1000)  # compiles
-    for solver, weight in [*runs, ("joint", 0.08), ("joint", 0.25)]:
+    place(cluster, model, planning, workload, solver="local-search", balance_weight=1.0, work_limit=1000)  # compiles
+    for solver, weight in [*runs, ("local-search", 0.08), ("local-search", 0.25)]:
         found = place(cluster, model, planning, workload, solver=solver, balance_weight=weight, time_limit_s=10.0)
         table = ranks_LE(found.plan)
         numbers = f"{balance_pooled(measuring, table, n_ranks=8):.3f} / {fan_out(measuring, table):.3f}"

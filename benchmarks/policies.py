@@ -60,7 +60,7 @@ def main() -> None:
         found = {name: read_trace(path, phase=phase) for name, path in files.items()}
         if arguments.seconds:
             write_rows(
-                ["policy", "contiguous", "balance", "dispatch", "expert", "idle", "eplb", "joint"],
+                ["policy", "contiguous", "balance", "dispatch", "expert", "idle", "eplb", "local-search"],
                 ([name, *seconds_row(trace, phase)] for name, trace in found.items()),
             )
             continue
@@ -160,7 +160,7 @@ def seconds_row(trace: RoutingTrace, phase: str) -> list[str]:
     tokens = {"prefill": 512, "decode": 16}[phase]
     workload = Workload(phase=phase, tokens_per_rank=tokens, steps={"prefill": 2, "decode": 3}[phase])
     predictions = {}
-    for solver in ("contiguous", "eplb", "joint"):
+    for solver in ("contiguous", "eplb", "local-search"):
         plan = place(cluster, model, planning, workload, solver=solver, slots_per_rank=3).plan
         predictions[solver] = simulate(cluster, model, plan, measuring, workload, network="fluid", gains=False)
     base = predictions.pop("contiguous")

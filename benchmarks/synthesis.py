@@ -46,7 +46,7 @@ SHARED = Path(os.environ.get("MOECAST_SHARED", Path(__file__).resolve().parents[
 DEEPSEEK = SHARED / "traces" / "deepseek-v2-lite.npz"
 TRACES = ("deepseek", "prefill", "decode")
 PARTS = ("statistics", "halves", "placement", "twice", "lift", "speed", "command")
-SOLVERS = ("eplb", "joint")
+SOLVERS = ("eplb", "local-search")
 ALL_CHOICES = 1 << 40
 LENGTHS = (2, 8, 16)
 

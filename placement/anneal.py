@@ -1,9 +1,11 @@
 """Simulated annealing of one layer: swaps of items between ranks, judged by the seconds of the slowest rank.
 
-The cost of a window is that of its slowest rank, plus a share of the mean (see `moecast.placement.cost`); the layer's
-cost is the sum over windows. Every proposal is judged exactly, from counts; only accepted ones touch the tokens.
+The cost of a window is that of its slowest rank, plus a share of the mean (see `moecast.placement.cost`). Windows
+belong to *scenarios*, of which there is one unless the search is robust: the layer's cost is that of the worst
+scenario's slowest ranks, plus the shares of all. Every proposal is judged exactly, from counts; only accepted ones
+touch the tokens.
 
-Axes: V item, G rank, N domain, W window, E expert.
+Axes: V item, G rank, P slot of a rank, N domain, W window, C scenario, E expert, R place in an order (the first three).
 """
 
 from __future__ import annotations
@@ -15,11 +17,14 @@ import numpy.typing as npt
 
 from moecast.compiled import njit
 from moecast.placement import swaps
+from moecast.placement.standing import State, follow_swap, rank_slowest, settle_scenarios, slowest_but
 
 Float = npt.NDArray[np.float64]
-Int32 = npt.NDArray[np.int32]
 
 LEAST_GAIN = 1e-9  # of a layer's cost, or of the mean load: smaller gains are rounding
+FEW_RANKS = 16  # with more, too few random swaps concern a slowest rank; with so few, aiming at them costs fan-out
+AIMED = np.uint64(4)  # one proposal in so many takes its first item from a slowest rank
+SAME_TEMPERATURE = 64  # proposals; powers cost as much as a proposal of few windows
 
 
 class Prices(NamedTuple):
@@ -40,42 +45,6 @@ class Prices(NamedTuple):
     domain_copy_W: Float
     mean_W: Float
     domain_mean_W: Float
-
-
-class State(NamedTuple):
-    """Where the items stand, and what is kept up to date with them.
-
-    Parameters
-    ----------
-    rank_V, domain_V, best_V
-        Rank and domain of each item; the ranks in the best state seen.
-    expert_V
-        Its expert, -1 for a hole.
-    pinned_V
-        Whether it must stay in its domain.
-    domain_G
-        Domain of each rank.
-    holds_EG
-        Replicas of an expert on a rank, 0 or 1.
-    seconds_WG, slowest_W
-        What each rank pays, and the largest of them.
-    total
-        [current cost, best cost].
-    random
-        [state of the random numbers].
-    """
-
-    rank_V: Int32
-    domain_V: Int32
-    best_V: Int32
-    expert_V: Int32
-    pinned_V: npt.NDArray[np.bool_]
-    domain_G: Int32
-    holds_EG: npt.NDArray[np.int8]
-    seconds_WG: Float
-    slowest_W: Float
-    total: Float
-    random: npt.NDArray[np.uint64]
 
 
 class Layer(NamedTuple):
@@ -103,45 +72,80 @@ class Layer(NamedTuple):
     @classmethod
     def of(cls, tokens: swaps.Tokens, domain_tokens: swaps.Tokens, prices: Prices, state: State) -> Layer:
         """Count the tokens as the items stand."""
-        windows, n_ranks = state.seconds_WG.shape
+        windows, n_ranks = state.own_WG.shape
         ranks = swaps.count(tokens, state.rank_V, n_ranks, windows)
-        domains = swaps.count(domain_tokens, state.domain_V, int(state.domain_G.max()) + 1, windows)
+        domains = swaps.count(domain_tokens, state.domain_V, state.entry_WN.shape[1], windows)
         layer = cls(tokens, domain_tokens, prices, ranks, domains, state)
         settle(layer)
+        keep_best(state)
         return layer
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def settle(layer: Any) -> None:
-    """Work out what the ranks pay from the counts, afresh; the best state becomes this one where it is better."""
-    prices, ranks, domains, state = layer.prices, layer.ranks, layer.domains, layer.state
-    # Afresh, not by differences: roundings would add up over millions of swaps, and few proposals come this far.
-    n_windows, n_ranks = state.seconds_WG.shape  # loops, not slices: they compile in a third of the time
-    total = 0.0
+    """Work out what all ranks pay from the counts, afresh."""
+    n_windows, n_ranks = layer.state.own_WG.shape
     for w in range(n_windows):
         for g in range(n_ranks):
-            state.seconds_WG[w, g] = prices.copy_W[w] * ranks.copies_WB[w, g]
-            state.seconds_WG[w, g] += prices.domain_copy_W[w] * domains.copies_WB[w, state.domain_G[g]]
-            total += prices.mean_W[w] * ranks.copies_WB[w, g]
+            settle_rank(layer, w, g)
+        for n in range(layer.state.entry_WN.shape[1]):
+            settle_domain(layer, w, n)
+        rank_slowest(layer.state, w)
+    settle_total(layer)
+
+
+@njit(cache=True, nogil=True)
+def settle_rank(layer: Any, w: int, g: int) -> None:
+    """Work out what a rank pays for its own items and copies."""
+    state, prices = layer.state, layer.prices
+    # Afresh, not by differences: roundings would add up over millions of swaps.
+    seconds = prices.copy_W[w] * layer.ranks.copies_WB[w, g]
+    for p in range(state.slots_G[g]):
+        seconds += prices.load_VW[state.item_GP[g, p], w]
+    state.own_WG[w, g] = seconds
+
+
+@njit(cache=True, nogil=True)
+def settle_domain(layer: Any, w: int, n: int) -> None:
+    """Work out what each rank of a domain pays for the copies that enter it, and who pays most there."""
+    state = layer.state
+    state.entry_WN[w, n] = layer.prices.domain_copy_W[w] * layer.domains.copies_WB[w, n]
+    for r in range(3):
+        state.top_WNR[w, n, r] = -1
+    for x in range(state.first_N1[n], state.first_N1[n + 1]):
+        g = state.member_X[x]
+        for r in range(3):
+            other = state.top_WNR[w, n, r]
+            if other < 0:
+                state.top_WNR[w, n, r] = g
+                break
+            if state.own_WG[w, g] > state.own_WG[w, other]:
+                state.top_WNR[w, n, r], g = g, other
+
+
+@njit(cache=True, nogil=True)
+def settle_total(layer: Any) -> None:
+    """Add up the scenarios, and what all ranks share."""
+    prices, ranks, domains = layer.prices, layer.ranks, layer.domains
+    shared = 0.0
+    for w in range(len(prices.mean_W)):
+        for g in range(ranks.copies_WB.shape[1]):
+            shared += prices.mean_W[w] * ranks.copies_WB[w, g]
         for n in range(domains.copies_WB.shape[1]):
-            total += prices.domain_mean_W[w] * domains.copies_WB[w, n]
-    for v in range(len(state.rank_V)):
-        for w in range(n_windows):
-            state.seconds_WG[w, state.rank_V[v]] += prices.load_VW[v, w]
-    for w in range(n_windows):
-        state.slowest_W[w] = 0.0
-        for g in range(n_ranks):
-            state.slowest_W[w] = max(state.slowest_W[w], state.seconds_WG[w, g])
-        total += state.slowest_W[w]
-    state.total[0] = total
-    # Annealing ends in some state, seldom in the best that it passed through.
-    if total < state.total[1]:
-        state.total[1] = total
-        for v in range(len(state.rank_V)):
-            state.best_V[v] = state.rank_V[v]
+            shared += prices.domain_mean_W[w] * domains.copies_WB[w, n]
+    layer.state.total[0] = shared + settle_scenarios(layer.state)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
+def keep_best(state: Any) -> None:
+    """Keep the state if it is the best one so far: annealing ends in some state, seldom in the best."""
+    if state.total[0] < state.total[1]:
+        state.total[1] = state.total[0]
+        state.best_rank_V[:] = state.rank_V
+        state.best_expert_V[:] = state.expert_V
+
+
+@njit(cache=True, nogil=True)
 def allowed(state: Any, a: int, b: int) -> bool:
     """Whether two items may change places: different ranks, no expert twice on a rank, pinned items stay at home."""
     rank_a, rank_b = state.rank_V[a], state.rank_V[b]
@@ -155,94 +159,105 @@ def allowed(state: Any, a: int, b: int) -> bool:
     return not (expert_b >= 0 and state.holds_EG[expert_b, rank_a])
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def gain(layer: Any, a: int, b: int) -> float:
     """Change of the cost when items `a` and `b` change places."""
     prices, ranks, domains, state = layer.prices, layer.ranks, layer.domains, layer.state
     rank_a, rank_b = state.rank_V[a], state.rank_V[b]
     domain_a, domain_b = state.domain_V[a], state.domain_V[b]
-    n_windows, n_ranks = state.seconds_WG.shape
-    change = 0.0
+    n_windows, n_scenarios = len(state.slowest_W), len(state.scenario_s)
+    for c in range(n_scenarios):
+        state.change_C[c] = 0.0
+    shared = 0.0
     for w in range(n_windows):
         # From counts, without touching the state: nearly all proposals are turned down.
         copies_a = swaps.added_copies(ranks, a, b, rank_a, w)
         copies_b = swaps.added_copies(ranks, b, a, rank_b, w)
         load = prices.load_VW[b, w] - prices.load_VW[a, w]
-        add_a = prices.copy_W[w] * copies_a + load
-        add_b = prices.copy_W[w] * copies_b - load
-        change += prices.mean_W[w] * (copies_a + copies_b)
-        slowest = 0.0
-        # Within a domain the copies to domains stay as they are, which halves the work.
-        if domain_a == domain_b:
-            # All ranks: who was slowest may be so no longer, and then the next one counts.
-            for g in range(n_ranks):
-                seconds = state.seconds_WG[w, g]
-                if g == rank_a:
-                    seconds += add_a
-                elif g == rank_b:
-                    seconds += add_b
-                slowest = max(slowest, seconds)
-        else:
+        seconds_a = state.own_WG[w, rank_a] + prices.copy_W[w] * copies_a + load
+        seconds_b = state.own_WG[w, rank_b] + prices.copy_W[w] * copies_b - load
+        shared += prices.mean_W[w] * (copies_a + copies_b)
+        entering_s = (0.0, 0.0)
+        if domain_a != domain_b:  # within a domain the copies to domains stay as they are
             entering_a = swaps.added_copies(domains, a, b, domain_a, w)
             entering_b = swaps.added_copies(domains, b, a, domain_b, w)
-            change += prices.domain_mean_W[w] * (entering_a + entering_b)
-            for g in range(n_ranks):
-                seconds = state.seconds_WG[w, g]
-                if g == rank_a:
-                    seconds += add_a
-                elif g == rank_b:
-                    seconds += add_b
-                if state.domain_G[g] == domain_a:
-                    seconds += prices.domain_copy_W[w] * entering_a
-                elif state.domain_G[g] == domain_b:
-                    seconds += prices.domain_copy_W[w] * entering_b
-                slowest = max(slowest, seconds)
-        change += slowest - state.slowest_W[w]
-    return change
+            shared += prices.domain_mean_W[w] * (entering_a + entering_b)
+            price = prices.domain_copy_W[w]
+            entering_s = (price * entering_a, price * entering_b)
+        slowest = slowest_but(
+            state.own_WG[w], state.entry_WN[w], state.top_WNR[w], state.order_WR[w],
+            (rank_a, rank_b, domain_a, domain_b), (seconds_a, seconds_b), entering_s,
+        )  # fmt: skip
+        state.change_C[state.scenario_W[w]] += slowest - state.slowest_W[w]
+    worst = most = state.scenario_s[0] + state.change_C[0]
+    before = state.scenario_s[0]
+    for c in range(1, n_scenarios):
+        most = state.scenario_s[c] + state.change_C[c]
+        worst, before = max(worst, most), max(before, state.scenario_s[c])
+    return shared + worst - before
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def apply(layer: Any, a: int, b: int) -> None:
     """Let items `a` and `b` change places."""
     state = layer.state
     rank_a, rank_b = state.rank_V[a], state.rank_V[b]
-    if state.expert_V[a] >= 0:
-        state.holds_EG[state.expert_V[a], rank_a] -= 1
-        state.holds_EG[state.expert_V[a], rank_b] += 1
-    if state.expert_V[b] >= 0:
-        state.holds_EG[state.expert_V[b], rank_b] -= 1
-        state.holds_EG[state.expert_V[b], rank_a] += 1
+    domain_a, domain_b = state.domain_V[a], state.domain_V[b]
+    follow_swap(state, a, b)
     swaps.swap(layer.tokens, layer.ranks, state.rank_V, a, b)
-    if state.domain_V[a] != state.domain_V[b]:
+    if domain_a != domain_b:
         swaps.swap(layer.domain_tokens, layer.domains, state.domain_V, a, b)
-    settle(layer)
+    for w in range(len(state.slowest_W)):
+        settle_rank(layer, w, rank_a)
+        settle_rank(layer, w, rank_b)
+        settle_domain(layer, w, domain_a)
+        if domain_a != domain_b:
+            settle_domain(layer, w, domain_b)
+        rank_slowest(state, w)
+    settle_total(layer)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def anneal(layer: Any, proposals: int, hot: float, cold: float) -> None:
     """Judge `proposals` random swaps at temperatures (in seconds) that fall from `hot` to `cold`."""
     state = layer.state
     items = np.uint64(len(state.rank_V))
+    temperature = hot
     for i in range(proposals):
-        a, b = np.int64(_random(state) % items), np.int64(_random(state) % items)
+        if i % SAME_TEMPERATURE == 0 and hot > 0:
+            # Down by equal factors: as many proposals for changes of each size.
+            temperature = hot * (cold / hot) ** (i / proposals)
+        a, b = first_item(state), np.int64(random_bits(state) % items)
         if not allowed(state, a, b):
             continue
         change = gain(layer, a, b)
-        # Down by equal factors: as many proposals for changes of each size.
-        temperature = hot * (cold / hot) ** (i / proposals) if hot > 0 else 0.0
-        chance = (_random(state) >> np.uint64(11)) * (1.0 / 9007199254740992.0)  # 53 bits, 0 to below 1
-        if change < 0 or (temperature > 0 and chance < np.exp(-change / temperature)):
+        if change < 0 or (temperature > 0 and chance(state) < np.exp(-change / temperature)):
             apply(layer, a, b)
+    keep_best(state)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
+def first_item(state: Any) -> np.int64:
+    """Any item, or one of the slowest rank of some window: only its swaps can make that window faster."""
+    bits = random_bits(state)
+    if len(state.slots_G) <= FEW_RANKS or bits % AIMED:
+        return np.int64(random_bits(state) % np.uint64(len(state.rank_V)))
+    w = np.int64((bits >> np.uint64(8)) % np.uint64(len(state.slowest_W)))
+    slowest = state.top_WNR[w, state.order_WR[w, 0], 0]
+    slots = np.uint64(state.slots_G[slowest])
+    if slots == 0:
+        return np.int64(random_bits(state) % np.uint64(len(state.rank_V)))
+    return np.int64(state.item_GP[slowest, np.int64(random_bits(state) % slots)])
+
+
+@njit(cache=True, nogil=True)
 def descend(layer: Any, proposals: int, least: float) -> int:
     """Take every swap that gains more than `least` seconds, pair by pair, until none does; returns those judged."""
     items = len(layer.state.rank_V)
     # A whole round of pairs without a gain ends it, wherever in the order the last gain was.
     used, since = 0, 0
     pairs = items * (items - 1) // 2
-    while since < pairs:
+    while since < pairs and used < proposals:
         for a in range(items):
             for b in range(a):
                 used += 1
@@ -251,26 +266,35 @@ def descend(layer: Any, proposals: int, least: float) -> int:
                     apply(layer, a, b)
                     since = 0
                 if since >= pairs or used >= proposals:
-                    return used
+                    break
+            if since >= pairs or used >= proposals:
+                break
+    keep_best(layer.state)
     return used
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def typical_change(layer: Any, samples: int) -> float:
     """Mean absolute change of the cost over random swaps: the scale of temperatures."""
     state = layer.state
     items = np.uint64(len(state.rank_V))
     total, n = 0.0, 0
     for _ in range(samples):
-        a, b = np.int64(_random(state) % items), np.int64(_random(state) % items)
+        a, b = np.int64(random_bits(state) % items), np.int64(random_bits(state) % items)
         if allowed(state, a, b):
             total += abs(gain(layer, a, b))
             n += 1
     return total / max(n, 1)
 
 
-@njit(cache=True)
-def _random(state):  # type: ignore[no-untyped-def]
+@njit(cache=True, nogil=True)
+def chance(state: Any) -> float:
+    """A number from 0 to below 1."""
+    return (random_bits(state) >> np.uint64(11)) * (1.0 / 9007199254740992.0)  # 53 bits
+
+
+@njit(cache=True, nogil=True)
+def random_bits(state):  # type: ignore[no-untyped-def]
     """SplitMix64 (Steele, Lea, Flood, 2014): 64 random bits."""
     # In an array of one, since the fields of a tuple cannot be assigned.
     state.random[0] += np.uint64(0x9E3779B97F4A7C15)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moecast.placement.cost import LayerCost
+from moecast.placement.layer_search import LayerSearch
 from moecast.placement.load_search import balance_layer
-from moecast.placement.search import LayerSearch
 from moecast.placement.solver import Solved
 
 if TYPE_CHECKING:

@@ -64,7 +64,9 @@ class LoadProblem:
     slots_G: Int32 = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "slots_G", np.full(self.wanted.ep, self.wanted.max_slots, np.int32))
+        wanted = self.wanted
+        counts = [wanted.max_slots] * wanted.ep if wanted.slots_per_rank is None else wanted.slots_per_rank
+        object.__setattr__(self, "slots_G", np.array(counts, np.int32))
 
     @property
     def n_domains(self) -> int:
@@ -148,6 +150,7 @@ def place_by_load(
     solver: str | LoadSolver = "balance",
     ep: int | None = None,
     slots_per_rank: int | None = None,
+    slots: int | None = None,
     dispatch: DispatchMode | None = None,
     replica_rule: ReplicaRule = "round_robin",
     fill: bool = False,
@@ -169,6 +172,8 @@ def place_by_load(
         `moecast.placement.LoadSolver`.
     ep, slots_per_rank
         Ranks of an EP group (None: all GPUs) and slots of each rank (None: as few as hold the experts).
+    slots
+        Instead of `slots_per_rank`: slots of an EP group in each layer, dealt evenly.
     fill
         Fill slots that the solver leaves empty, since serving engines have none.
     expert_groups
@@ -182,7 +187,7 @@ def place_by_load(
     """
     check_seed(seed)
     chosen = find_load_solver(solver, {"expert_groups": expert_groups})
-    shape = PlanShape(ep=ep, slots_per_rank=slots_per_rank, dispatch=dispatch, replica_rule=replica_rule)
+    shape = PlanShape(ep=ep, slots_per_rank=slots_per_rank, slots=slots, dispatch=dispatch, replica_rule=replica_rule)
     problem = _problem(table, cluster, model, shape)
     check_taken(chosen.name, chosen.supports(problem))
     start = time.monotonic()

@@ -3,8 +3,8 @@
 An estimate, not a bound: it lies within 3 % of ``fluid`` on the clusters tried, and puts plans in its order, where the
 ``bound`` rung does not: what that leaves out grows with the unevenness of a plan. It adds up over layers.
 
-Axes: L MoE layer, G rank, P slot of a rank, J link, C count of copies (source, destination), F flow, X (flow, link)
-pair.
+Axes: L MoE layer, G rank, P slot of a rank, J link, W step, C count of copies (source, destination), F flow, X (flow,
+link) pair.
 """
 
 from __future__ import annotations
@@ -63,17 +63,22 @@ class Estimator:
         Of any plan of the layout.
     trace, steps
         What is in flight.
+    worst
+        Estimate the worst step, each layer's and the sum, instead of the mean.
     """
 
-    def __init__(self, placed: PlacedModel, trace: RoutingTrace, steps: Sequence[Step]) -> None:
-        self._trace, self._steps = trace, tuple(steps)
+    def __init__(self, placed: PlacedModel, trace: RoutingTrace, steps: Sequence[Step], *, worst: bool = False) -> None:
+        self._trace, self._steps, self._worst = trace, tuple(steps), worst
         self._fixed_s = [_fixed_seconds(ForwardPass.of(placed, trace, step)) for step in self._steps]
         self._links = [_LinkSeconds(flows, placed) for flows in (placed.dispatch_flows, placed.combine_flows)]
 
     def estimate(self, placed: PlacedModel) -> Estimate:
         """Estimate the placed's plan."""
-        layer_s_L = np.mean([self._layers(ForwardPass.of(placed, self._trace, step)) for step in self._steps], axis=0)
-        step_s = float(np.mean(self._fixed_s) + layer_s_L.sum())
+        layer_s_WL = np.array([self._layers(ForwardPass.of(placed, self._trace, step)) for step in self._steps])
+        step_s_W = np.array(self._fixed_s) + layer_s_WL.sum(axis=1)
+        layer_s_L, step_s = layer_s_WL.mean(axis=0), float(step_s_W.mean())
+        if self._worst:
+            layer_s_L, step_s = layer_s_WL.max(axis=0), float(step_s_W.max())
         return Estimate(slots_LGP=placed.plan.slots_DLGP[0], layer_s_L=layer_s_L, step_s=step_s)
 
     def _layers(self, forward: ForwardPass) -> Float:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from moecast.errors import MoecastError
@@ -69,7 +72,10 @@ class Budget:
         self._progress = progress
         self._start = time.monotonic()
         self._told = 0.0
+        self._kept_s = 0.0
         self.used = 0
+        self.stopped = False
+        """Whether somebody asked for the best so far, now."""
 
     @property
     def seconds(self) -> float:
@@ -78,8 +84,10 @@ class Budget:
 
     @property
     def seconds_left(self) -> float:
-        """Seconds until the time limit; endless without one."""
-        return float("inf") if self.limit.time_s is None else self.limit.time_s - self.seconds
+        """Seconds until the time limit; endless without one, none once it is stopped."""
+        if self.stopped:
+            return 0.0
+        return float("inf") if self.limit.time_s is None else self.limit.time_s - self._kept_s - self.seconds
 
     @property
     def over(self) -> bool:
@@ -95,6 +103,10 @@ class Budget:
         left = self.seconds_left
         return Budget(None if left == float("inf") else Limit(time_s=max(left, 1e-9)))
 
+    def keep(self, seconds: float) -> None:
+        """Keep time for what comes after the search, at most half of what is left."""
+        self._kept_s = min(seconds, max(self.seconds_left, 0.0) / 2)
+
     def spend(self, work: int) -> None:
         """Count work as done."""
         self.used += work
@@ -106,3 +118,25 @@ class Budget:
                 part = max(part, self.seconds / self.limit.time_s)
             self._told = max(self._told, min(part, 1.0))
             self._progress(what, self._told)
+
+
+@contextmanager
+def stops_on_interrupt(budget: Budget) -> Iterator[None]:
+    """Let the first Ctrl-C end a search with the best plan so far; the second one ends the program, as ever.
+
+    Only the main thread is told of signals: elsewhere nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def stop(*_: object) -> None:
+        budget.stopped = True
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from moecast.placement import anneal, swaps
 from moecast.placement.replicas import HOLE, Items, longest_first, replica_counts
+from moecast.placement.standing import State
 
 Int32 = npt.NDArray[np.int32]
 
@@ -30,35 +31,20 @@ def balance_layer(load_E: npt.NDArray[np.int64], slots_G: Int32, domain_G: Int32
     mean = float(load_E.sum()) / ranks
     if mean == 0:
         return items.slots_GP(items.rank_V, ranks=ranks, slots=most_slots)
-    state, prices = _state(items, load_E, domain_G, ranks)
+    state, prices = _state(items, load_E, domain_G)
     nobody = swaps.Tokens.of(np.zeros((0, 1), np.int16), np.zeros(0, np.int32), len(items.rank_V))
     layer = anneal.Layer.of(nobody, nobody, prices, state)
     anneal.descend(layer, proposals, anneal.LEAST_GAIN * mean)
-    return items.slots_GP(state.best_V, ranks=ranks, slots=most_slots)
+    return items.slots_GP(state.best_rank_V, ranks=ranks, slots=most_slots)
 
 
-def _state(
-    items: Items, load_E: npt.NDArray[np.int64], domain_G: Int32, ranks: int
-) -> tuple[anneal.State, anneal.Prices]:
+def _state(items: Items, load_E: npt.NDArray[np.int64], domain_G: Int32) -> tuple[State, anneal.Prices]:
     """Where the items stand, and what each weighs; copies cost nothing."""
-    rank_V, held_V = items.rank_V.copy(), items.expert_V != HOLE
-    replicas_E = np.diff(items.first_E1)
-    load_V1 = np.zeros((len(rank_V), 1))
+    held_V, replicas_E = items.expert_V != HOLE, np.diff(items.first_E1)
+    load_V1 = np.zeros((len(items.rank_V), 1))
     load_V1[held_V, 0] = (load_E / np.maximum(replicas_E, 1))[items.expert_V[held_V]]
-    holds_EG = np.zeros((len(load_E), ranks), np.int8)
-    holds_EG[items.expert_V[held_V], rank_V[held_V]] = 1
     nothing = np.zeros(1)
-    state = anneal.State(
-        rank_V=rank_V,
-        domain_V=domain_G[rank_V],
-        best_V=rank_V.copy(),
-        expert_V=items.expert_V,
-        pinned_V=np.zeros(len(rank_V), bool),
-        domain_G=domain_G,
-        holds_EG=holds_EG,
-        seconds_WG=np.zeros((1, ranks)),
-        slowest_W=np.zeros(1),
-        total=np.array([np.inf, np.inf]),
-        random=np.zeros(1, np.uint64),
+    state = State.of(
+        items.rank_V, items.expert_V, domain_G=domain_G, experts=len(load_E), scenario_W=np.zeros(1, np.int32)
     )
     return state, anneal.Prices(load_V1, nothing, nothing, nothing, nothing)

@@ -8,6 +8,7 @@ Axes: L MoE layer, G rank, P slot of a rank.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,10 +48,17 @@ class Objective:
         self._placed = PlacedModel.of(
             problem.cluster, problem.model, problem.any_plan(), phase=problem.workload.kernels, seed=problem.seed
         )
-        self._on_more = Estimator(self._placed, problem.trace, problem.held_out[:ESTIMATED_STEPS])
-        self._on_judged = Estimator(self._placed, problem.trace, self.judged)
         self._estimates: dict[bytes, Estimate] = {}
         self._step_s: dict[tuple[bytes, int], float] = {}
+
+    @cached_property
+    def _on_more(self) -> Estimator:
+        steps, worst = self.problem.held_out, self.problem.robust is not None
+        return Estimator(self._placed, self.problem.trace, steps if worst else steps[:ESTIMATED_STEPS], worst=worst)
+
+    @cached_property
+    def _on_judged(self) -> Estimator:
+        return Estimator(self._placed, self.problem.trace, self.judged)
 
     def estimate(self, slots_LGP: Int32) -> Estimate:
         """Estimate a placement on steps that no search fits plans to, where the trace has them."""
@@ -73,7 +81,7 @@ class Objective:
         return self._step_s[key]
 
     def expected_s(self, slots_LGP: Int32) -> float:
-        """Mean step time by the rung on the judged steps, carried over to the estimated ones."""
+        """Mean step time by the rung on the judged steps, carried over to the estimated ones (robust: to the worst)."""
         on_judged = self._on_judged.estimate(self._with(slots_LGP))
         return self.step_s(slots_LGP) * self.estimate(slots_LGP).step_s / on_judged.step_s
 

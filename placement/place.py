@@ -6,7 +6,7 @@ Axes: L MoE layer, E expert, G rank, P slot.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from moecast.placement.certificate import certificate_s
 from moecast.placement.finish import check_taken, finished
-from moecast.placement.limit import Budget, Limit, check_seed
+from moecast.placement.limit import Budget, Limit, check_seed, stops_on_interrupt
 from moecast.placement.notes import with_note
 from moecast.placement.objective import Objective
 from moecast.placement.plan_shape import PlanShape
@@ -34,12 +34,15 @@ from moecast.units import format_percent, format_s
 if TYPE_CHECKING:
     from moecast.placement.solver import Solver
     from moecast.sim.model import ModelShape
+    from moecast.sim.network import Rung
     from moecast.sim.plan import DispatchMode, ReplicaRule
     from moecast.sim.workload import Workload
     from moecast.topology import Cluster
     from moecast.traces import RoutingTrace
 
 Int32 = npt.NDArray[np.int32]
+
+WRITING_S = 0.3  # for the plan and what is printed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -51,9 +54,9 @@ class Placement(ShownAsTable):
     plan
         The legal plan.
     objective_s, bound_s, gap
-        Mean time of the judged planning steps by the rung ``fluid`` (``bound`` beyond 64 ranks, where timing steps
-        event by event takes longer than a search should); the certificate, which no legal plan with these slots can
-        beat; (objective - certificate) / objective.
+        Mean time of the judged planning steps by the rung ``fluid`` (``bound`` where timing steps event by event takes
+        longer than a search should: many layers on 64 ranks, or more ranks); the certificate, which no legal plan with
+        these slots can beat; (objective - certificate) / objective.
     solver, seconds
         Who found it, and how long that took on the clock.
     balance_pooled, fan_out, fan_out_domains
@@ -117,7 +120,7 @@ def place(
     trace: RoutingTrace,
     workload: Workload,
     *,
-    solver: str | Solver = "joint",
+    solver: str | Solver = "local-search",
     ep: int | None = None,
     tp: int = 1,
     degrees: Degrees | None = None,
@@ -125,10 +128,13 @@ def place(
     context_exchange: str = "ring",
     context_split: str = "zig-zag",
     slots_per_rank: int | None = None,
+    slots: int | None = None,
+    network: str | Rung = "",
     dispatch: DispatchMode | None = None,
     replica_rule: ReplicaRule = "round_robin",
     schedule: str = "sequential",
     balance_weight: float | None = None,
+    robust: str | None = None,
     time_limit_s: float | None = None,
     work_limit: int | None = None,
     fill: bool = False,
@@ -147,6 +153,10 @@ def place(
         A name of `moecast.placement.SOLVERS`, or an object of your own that satisfies `moecast.placement.Solver`.
     ep, slots_per_rank
         Ranks of an EP group (None: all GPUs) and slots of each rank (None: as few as hold the experts).
+    slots
+        Instead of `slots_per_rank`: slots of an EP group in each layer, dealt evenly (`PlanShape`).
+    network
+        The rung that judges plans; empty: ``fluid`` where that takes seconds, else ``bound``.
     tp
         Consecutive ranks that share their tokens and split attention, dense layers and the vocabulary.
     degrees
@@ -158,7 +168,9 @@ def place(
     schedule
         How tasks overlap (`moecast.sim.schedules`). A certificate there is for ``sequential`` only.
     balance_weight
-        ``joint`` only: how much a choice counts against a copy; None: what both cost in seconds.
+        ``local-search`` only: how much a choice counts against a copy; None: what both cost in seconds.
+    robust
+        ``topic``: the plan must do well in steps of any one topic, so that ``local-search`` looks at the worst.
     time_limit_s, work_limit
         When to stop with the best so far: on the clock, or after so many moves judged. Only a work limit gives the same
         plan again.
@@ -179,36 +191,76 @@ def place(
     if fill and takes(chosen, "full"):
         chosen = find_solver(chosen, {"full": True})
     check_seed(seed)
-    limit = Limit(time_s=time_limit_s, work=work_limit)
+    budget = Budget(Limit(time_s=time_limit_s, work=work_limit), _thousandths(progress))
     shape = PlanShape(
-        ep=ep, tp=tp, degrees=degrees or Degrees(), slots_per_rank=slots_per_rank, dispatch=dispatch,
+        ep=ep, tp=tp, degrees=degrees or Degrees(), slots_per_rank=slots_per_rank, slots=slots, dispatch=dispatch,
         replica_rule=replica_rule, schedule=schedule, sequence_parallel=sequence_parallel,
         context_exchange=context_exchange, context_split=context_split,
     )  # fmt: skip
     wanted = shape.contiguous(model.shape_LEK, model.moe_layer_ids, ranks=cluster.n_gpus)
     problem = PlacementProblem(
-        cluster=cluster, model=model, trace=trace, workload=workload, wanted=wanted, seed=seed, trace_part=trace_part
+        cluster=cluster,
+        model=model,
+        trace=trace,
+        workload=workload,
+        wanted=wanted,
+        seed=seed,
+        trace_part=trace_part,
+        robust=robust,
+        network=network,
     )
     check_taken(chosen.name, chosen.supports(problem))
-    budget, objective = Budget(limit, _thousandths(progress)), Objective(problem)
-    solved = chosen.solve(problem, objective, budget, seed=seed)
+    objective = Objective(problem)
+    known = _known_before(problem, objective, budget)
+    with stops_on_interrupt(budget):
+        solved = chosen.solve(problem, objective, budget, seed=seed)
+    if budget.stopped:
+        solved = replace(solved, note=with_note(solved.note, "stopped by Ctrl-C with the best so far"))
     by_choice = mode_of(wanted.dispatch, workload.kernels).per_choice
     slots_LGP, note = finished(solved, problem, chosen.name, by_choice=by_choice, fill=fill)
     problem.plan(slots_LGP).check_legal()  # before it is judged: loops rely on it
     seconds = budget.seconds
     budget.tell("done", 1.0)
-    return _judged(problem, objective, slots_LGP, solver=chosen.name, seconds=seconds, note=note)
+    return _judged(problem, objective, slots_LGP, known, solver=chosen.name, seconds=seconds, note=note)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Known:
+    """What is true of every plan: the certificate, or why there is none."""
+
+    bound_s: float | None
+    note: str = ""
+
+
+def _known_before(problem: PlacementProblem, objective: Objective, budget: Budget) -> _Known:
+    """Bound what any plan could take, before the search: so that a time limit knows what is still to be done after it.
+
+    After it come the plan's routing, which is counted once here to see how long that takes, and writing the plan.
+    """
+    beside = beside_in(problem.wanted, problem.workload.kernels)
+    known = _Known(bound_s=None, note=f"no certificate: it holds for tasks on one stream, not for {beside}")
+    if beside is None:
+        known = _Known(bound_s=certificate_s(problem, objective.judged))
+    if budget.limit.time_s is not None:
+        begin_s = budget.seconds
+        _routing(problem, problem.any_plan())
+        budget.keep(1.5 * (budget.seconds - begin_s) + WRITING_S)
+    return known
 
 
 def _judged(
-    problem: PlacementProblem, objective: Objective, slots_LGP: Int32, *, solver: str, seconds: float, note: str
+    problem: PlacementProblem,
+    objective: Objective,
+    slots_LGP: Int32,
+    known: _Known,
+    *,
+    solver: str,
+    seconds: float,
+    note: str,
 ) -> Placement:
-    """Time the slots that were found, bound what any could take, and write both into the plan."""
+    """Time the slots that were found, and write that and the certificate into the plan."""
     objective_s = objective.step_s(slots_LGP)
-    beside = beside_in(problem.wanted, problem.workload.kernels)
-    bound_s = certificate_s(problem, objective.judged) if beside is None else None
-    if bound_s is None:
-        note = with_note(note, f"no certificate: it holds for tasks on one stream, not for {beside}")
+    bound_s, note = known.bound_s, with_note(note, known.note)
     made_by = MadeBy(
         solver=solver,
         seed=problem.seed,

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.errors import MoecastError
-from moecast.placement.windows import Windows, draw_more
+from moecast.placement.scenarios import SCENARIOS, by_topic, topic_steps
+from moecast.placement.windows import Windows, draw_more, most_windows
 from moecast.sim.checks import check_question
 from moecast.sim.drawn_steps import draw_steps
 from moecast.sim.made_by import MadeBy
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 Int32 = npt.NDArray[np.int32]
 
+MOST_PAIRS = 120_000  # of ranks, over all layers, for which plans are judged by the rung fluid
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PlacementProblem:
@@ -47,17 +50,21 @@ class PlacementProblem:
     wanted
         Any plan with the wanted ranks, slots, dispatch mode and replica rule; the experts in its slots do not count.
     network
-        The rung that judges plans, or its name; empty: the usual one for so many ranks (`usual_rung`).
+        The rung that judges plans, or its name; empty: ``fluid`` where it takes seconds, else ``bound``
+        (`judging_rung`).
     seed
         Of the hash that picks paths.
     trace_part
         Which part of the trace this is, for the plan's record.
+    robust
+        ``topic``: plans must do well in steps of any one topic, so that searches look at the worst; None: in the
+        Workload's steps.
     steps
         The planning steps.
     windows
         The tokens of steps like them, and of more, that searches fit plans to.
     held_out
-        Steps drawn anew, to compare plans on.
+        Steps drawn anew, to compare plans on; for a robust plan, one of each topic.
     slots_G, domain_G
         Slots and domain of each member of an EP group; domains that the group is not in are not counted.
 
@@ -75,6 +82,7 @@ class PlacementProblem:
     network: str | Rung = ""
     seed: int = 0
     trace_part: str | None = None
+    robust: str | None = None
     steps: tuple[Step, ...] = field(init=False, repr=False)
     held_out: tuple[Step, ...] = field(init=False, repr=False)
     windows: Windows = field(init=False, repr=False)
@@ -84,7 +92,7 @@ class PlacementProblem:
     def __post_init__(self) -> None:
         wanted = self.wanted
         wanted.check_whole_experts()
-        rung = find_rung(self.network) if self.network else usual_rung(wanted.ranks)
+        rung = find_rung(self.network) if self.network else judging_rung(wanted)
         object.__setattr__(self, "network", rung)
         slots_G = np.full(wanted.ep, wanted.max_slots, np.int32)
         if wanted.slots_per_rank is not None:
@@ -107,8 +115,15 @@ class PlacementProblem:
         object.__setattr__(self, "domain_G", counted_from_0(domains_G[: wanted.ep]))
         object.__setattr__(self, "steps", tuple(draw_steps(self.trace, self.workload, ranks=self.sources)))
         more_steps, held_out = draw_more(self.trace, self.workload, self.steps, ranks=self.sources)
+        most = most_windows(int(slots_G.sum()), wanted.ep)
+        windows = Windows.of(self.trace, more_steps, wanted, domain_G=domains_G, most=most)
+        if self.robust is not None:
+            if self.robust not in SCENARIOS:
+                raise MoecastError(f"one of {', '.join(SCENARIOS)}", field="robust", value=self.robust)
+            windows = by_topic(windows, self.trace, wanted.experts)
+            held_out = topic_steps(self.trace, self.workload, ranks=self.sources)
         object.__setattr__(self, "held_out", held_out)
-        object.__setattr__(self, "windows", Windows.of(self.trace, more_steps, wanted, domain_G=domains_G))
+        object.__setattr__(self, "windows", windows)
         self._check_memory()
 
     @property
@@ -170,6 +185,16 @@ class PlacementProblem:
                 field="slots_per_rank",
                 value=self.wanted.max_slots,
             )
+
+
+def judging_rung(wanted: Plan) -> Rung:
+    """Take ``fluid`` where it times a step in a second or two, else ``bound``.
+
+    The time of ``fluid`` grows with the pairs of ranks that exchange tokens, layer by layer: 26 layers on 32 ranks take
+    .5 s of a core, 58 on 64 take 5 s, many times what a solver by load needs.
+    """
+    pairs = wanted.layers * wanted.ranks * wanted.ep
+    return find_rung("bound") if pairs > MOST_PAIRS else usual_rung(wanted.ranks)
 
 
 def counted_from_0(place_G: npt.NDArray[np.int32]) -> Int32:

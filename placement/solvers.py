@@ -14,12 +14,15 @@ from moecast.placement.balance import Balance
 from moecast.placement.contiguous import Contiguous
 from moecast.placement.eplb import Eplb
 from moecast.placement.exact import Exact
-from moecast.placement.joint import Joint
+from moecast.placement.local_search import LocalSearch
+from moecast.placement.random_places import RandomPlaces
 from moecast.placement.round_robin import RoundRobin
 from moecast.placement.solver import LoadSolver, Solved, Solver
 
 LOAD_SOLVERS: tuple[LoadSolver, ...] = (Contiguous(), RoundRobin(), Eplb(), Balance())
-SOLVERS: tuple[Solver, ...] = (Contiguous(), RoundRobin(), Eplb(), Balance(), Joint(), Exact())
+SOLVERS: tuple[Solver, ...] = (
+    Contiguous(), RoundRobin(), RandomPlaces(), Eplb(), Balance(), LocalSearch(), Exact(),
+)  # fmt: skip
 
 
 S = TypeVar("S", Solver, LoadSolver)

@@ -73,7 +73,7 @@ class Counts(NamedTuple):
     copies_WB: Int
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def count(tokens: Any, bucket_V: Any, buckets: int, windows: int) -> Counts:
     """Count from nothing, for items that stand in buckets `bucket_V`."""
     n_tokens, choices = tokens.item_TK.shape
@@ -103,14 +103,14 @@ def count(tokens: Any, bucket_V: Any, buckets: int, windows: int) -> Counts:
     return counts
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def added_copies(counts: Any, a: int, b: int, bucket_a: int, w: int) -> int:
     """Copies that bucket `bucket_a` gains in window `w` when `a` leaves it for the place of `b`; below 0: saves."""
     # A token with both items keeps its copy: b comes where a, alone, goes. It saves nothing and adds nothing.
     return int(counts.enter_VBW[b, bucket_a, w]) - counts.leave_VW[a, w] + counts.both_VVW[a, b, w]
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def swap(tokens: Any, counts: Any, bucket_V: Any, a: int, b: int) -> None:
     """Let items `a` and `b`, which stand in different buckets, change places."""
     bucket_a, bucket_b = bucket_V[a], bucket_V[b]
@@ -119,7 +119,7 @@ def swap(tokens: Any, counts: Any, bucket_V: Any, a: int, b: int) -> None:
     _move(tokens, counts, bucket_V, b, bucket_a)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _move(tokens, counts, bucket_V, v, to):  # type: ignore[no-untyped-def]
     origin = bucket_V[v]
     # Only tokens that have the item: the others' copies do not know of it.
@@ -147,7 +147,7 @@ def _move(tokens, counts, bucket_V, v, to):  # type: ignore[no-untyped-def]
     bucket_V[v] = to
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _alone(tokens, counts, t, v, sign):  # type: ignore[no-untyped-def]
     """Item v of token t becomes (or, with sign -1, ceases to be) alone in its bucket."""
     w = tokens.window_T[t]
@@ -158,7 +158,7 @@ def _alone(tokens, counts, t, v, sign):  # type: ignore[no-untyped-def]
             counts.both_VVW[v, u, w] += sign
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _enterable(tokens, counts, t, bucket, sign):  # type: ignore[no-untyped-def]
     w = tokens.window_T[t]
     for k in range(tokens.item_TK.shape[1]):
@@ -167,7 +167,7 @@ def _enterable(tokens, counts, t, bucket, sign):  # type: ignore[no-untyped-def]
             counts.enter_VBW[u, bucket, w] += sign
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _other(tokens, bucket_V, t, v, bucket):  # type: ignore[no-untyped-def]
     """Find the item of token t, other than v, that stands in the bucket."""
     for k in range(tokens.item_TK.shape[1]):

@@ -36,6 +36,7 @@ MAX_WINDOWS = 16
 ENOUGH_TOKENS = 1 << 14  # drawn for a search, where the trace has them
 MOST_DRAWINGS = 4
 DRAWN_TOKENS = 1 << 16  # of all drawings together, but at least one is made
+MOST_COUNTS = 1 << 26  # numbers that a layer's search keeps of pairs of slots, and of slots and ranks
 MAX_TOKENS = 1 << 14  # whose copies are counted; loads are of all
 
 
@@ -63,6 +64,8 @@ class Windows:
         Choices of each expert in each window, at each layer.
     topic_W
         A number for the topic of each window's steps; 0 where they are mixed.
+    scenario_W
+        The scenario of each window: a search looks at the worst one. All 0: there is one, the mean over windows.
     """
 
     row_T: Int
@@ -75,6 +78,7 @@ class Windows:
     n_steps: int
     load_LWE: Int
     topic_W: Int32
+    scenario_W: Int32
 
     @property
     def n(self) -> int:
@@ -82,8 +86,16 @@ class Windows:
         return len(self.counted_share_W)
 
     @classmethod
-    def of(cls, trace: RoutingTrace, steps: Sequence[Step], wanted: Plan, *, domain_G: Int32 | None = None) -> Windows:
-        """Sort the tokens of steps into windows, for the EP groups of a plan.
+    def of(
+        cls,
+        trace: RoutingTrace,
+        steps: Sequence[Step],
+        wanted: Plan,
+        *,
+        domain_G: Int32 | None = None,
+        most: int = MAX_WINDOWS,
+    ) -> Windows:
+        """Sort the tokens of steps into at most `most` windows, for the EP groups of a plan.
 
         `domain_G`: the domain of each rank; None: they are all of one.
         """
@@ -93,7 +105,7 @@ class Windows:
         key_T = step_T * wanted.groups + ranks.group_G[home_T]
         order = np.lexsort((home_T, step_T))
         topics = [step.topic or "" for step in steps for _ in range(wanted.groups)]
-        window_of_key, topic_W = _merged(topics)
+        window_of_key, topic_W = _merged(topics, most)
         window_T = window_of_key[key_T[order]]
         n = int(window_of_key.max()) + 1
         counted_T = _spread(len(order), MAX_TOKENS)
@@ -110,6 +122,7 @@ class Windows:
             n_steps=len(topics),
             load_LWE=count_loads(trace.experts_TLK, row_T, window_T, n, wanted.experts),
             topic_W=topic_W,
+            scenario_W=np.zeros(n, np.int32),
         )
 
     def pooled(self) -> Windows:
@@ -127,7 +140,19 @@ class Windows:
             step_share_W=np.bincount(self.topic_W, self.step_share_W, n).astype(np.float64),
             load_LWE=load_LWE,
             topic_W=np.arange(n, dtype=np.int32),
+            scenario_W=np.arange(n, dtype=np.int32) if self.scenario_W.any() else np.zeros(n, np.int32),
         )
+
+    @property
+    def weight_W(self) -> npt.NDArray[np.float64]:
+        """What a window's sums count for, so that the mean over each scenario's steps comes out: 1 / their number."""
+        share_C = np.bincount(self.scenario_W, self.step_share_W)
+        return np.asarray(1.0 / (self.n_steps * share_C[self.scenario_W]))
+
+
+def most_windows(slots: int, ranks: int) -> int:
+    """Say how many windows a search can keep apart within its memory: fewer where slots are many."""
+    return max(1, min(MAX_WINDOWS, MOST_COUNTS // (slots * (slots + ranks))))
 
 
 def draw_more(
@@ -177,13 +202,13 @@ def _draw(trace: RoutingTrace, workload: Workload, ranks: int) -> Sequence[Step]
         return None
 
 
-def _merged(topics: list[str]) -> tuple[Int32, Int32]:
+def _merged(topics: list[str], most: int) -> tuple[Int32, Int32]:
     """Find the window of each step, and the topic of each window.
 
-    Steps of one topic share windows where there would be more than `MAX_WINDOWS`.
+    Steps of one topic share windows where there would be more than `most`.
     """
     names = sorted(set(topics))
-    per_topic = max(1, MAX_WINDOWS // len(names))
+    per_topic = max(1, most // len(names))
     window_of = np.empty(len(topics), np.int32)
     topic_W: list[int] = []
     for number, name in enumerate(names):

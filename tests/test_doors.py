@@ -21,6 +21,7 @@ PLACEMENT = ("placement/test_invariants.py::test_an_expert_chosen_twice_is_no_pr
 # Every file with compiled loops, and the tests that hand hostile arrays to the public functions and types before them.
 DOORS: dict[str, tuple[str, ...]] = {
     "placement/anneal.py": PLACEMENT,
+    "placement/standing.py": PLACEMENT,
     "placement/swaps.py": PLACEMENT,
     "placement/windows.py": PLACEMENT,
     "sim/busy.py": NETWORK,

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 CLUSTER, NODES, FABRIC = "dgx-h200", 4, "leaf-spine:2"
 MODEL = "deepseek-v2-lite"
 SLOTS_PER_RANK = 3
-SOLVERS = ("contiguous", "eplb", "joint")
+SOLVERS = ("contiguous", "eplb", "local-search")
 RUNGS = ("bound", "fluid")
 TOKENS_PER_RANK = {"prefill": 512, "decode": 24}
 STEPS = {"prefill": 3, "decode": 8}
 PLAN_ON = 0.5
 MOST_OF_A_SEQUENCE = 24  # tokens of a recorded decode sequence: a batch holds one of each at a time
-WORK_LIMIT = 1_000_000  # of `joint`, in moves tried: the same plan on every machine
+WORK_LIMIT = 1_000_000  # of `local-search`, in moves tried: the same plan on every machine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from moecast.sim.plan import ReplicaRule
     from moecast.traces import TraceMeta
 
+STARTED = time.monotonic()
+"""When the command began: a time limit is for all of it, reading and writing too."""
+
 # What says which tokens are in flight together: a load table has no tokens.
 OF_STEPS = (
     "dims",
@@ -32,6 +36,7 @@ OF_STEPS = (
     "time_limit",
     "work_limit",
     "balance_weight",
+    "robust",
     "plan_on",
     "phase",
     "tokens_per_rank",
@@ -44,7 +49,7 @@ OF_STEPS = (
 )
 
 
-UNUSED = ("part", "plan", "network", "fluid_steps", "memory_fraction", "gains")
+UNUSED = ("part", "plan", "fluid_steps", "memory_fraction", "gains")
 """Fields of a question that a search for its plan has no use for."""
 
 
@@ -57,9 +62,13 @@ def place_command(
         str | None,
         typer.Option(
             "--solver",
-            help="contiguous, round-robin, eplb, balance, joint or exact; the first four with --load.",
-            show_default="joint; balance with --load",
+            help="contiguous, round-robin, eplb, balance, random, local-search or exact; the first four with --load.",
+            show_default="local-search; balance with --load",
         ),
+    ] = None,
+    slots: Annotated[
+        int | None,
+        typer.Option("--slots", min=1, help="Slots of an EP group in each layer, dealt evenly: 288 on 64 ranks."),
     ] = None,
     time_limit: Annotated[
         str | None,
@@ -73,7 +82,16 @@ def place_command(
     balance_weight: Annotated[
         float | None,
         typer.Option(
-            "--balance-weight", min=0.0, help="joint: weigh balance against fan-out by hand.", show_default="by seconds"
+            "--balance-weight",
+            min=0.0,
+            help="local-search: weigh balance against fan-out by hand.",
+            show_default="by seconds",
+        ),
+    ] = None,
+    robust: Annotated[
+        str | None,
+        typer.Option(
+            "--robust", help="topic: do well in steps of any one topic, so that the worst counts.", show_default="no"
         ),
     ] = None,
     expert_groups: Annotated[
@@ -90,8 +108,8 @@ def place_command(
 ) -> None:
     """Find an expert placement, with a certificate of what no plan can beat.
 
-    The objective is the mean step time on the planning part of the trace, under the rung fluid (bound beyond 64 ranks);
-    with --load, the load of the fullest rank.
+    The objective is the mean step time on the planning part of the trace, under the rung fluid (bound where that is
+    slow); with --load, the load of the fullest rank.
 
     Example: moecast place --cluster dgx-h200 --nodes 4 --model deepseek-v2-lite --trace t.parquet --out plan.json
     """
@@ -107,10 +125,20 @@ def place_command(
     rule = options.replica_rule(asked.replica_rule, made=True)
     rule = rule or ("round_robin" if export is None else find_engine(export).replica_rule)
     if asked.load is not None:
-        searched = {"time_limit": time_limit, "work_limit": work_limit, "balance_weight": balance_weight}
+        searched = {
+            "time_limit": time_limit,
+            "work_limit": work_limit,
+            "balance_weight": balance_weight,
+            "robust": robust,
+        }
         _refuse_steps({*asked.given, *(name for name, value in searched.items() if value is not None)})
         by_load, shape, notes = _place_by_load(
-            asked, solver=solver or "balance", replica_rule=rule, export=export, expert_groups=expert_groups
+            asked,
+            solver=solver or "balance",
+            slots=slots,
+            replica_rule=rule,
+            export=export,
+            expert_groups=expert_groups,
         )
         write_plan(by_load.plan, out)
         if export is not None and exported is not None and shape is not None:
@@ -121,7 +149,7 @@ def place_command(
         else:
             _show_by_load(by_load, notes, out, exported)
         return
-    solver, limit_s = solver or "joint", parse_time_limit(time_limit)
+    solver, limit_s = solver or "local-search", parse_time_limit(time_limit)
     inputs = read_inputs(asked.with_(part="planning"), quiet=json)
     with render.progress(f"placing by {solver}", quiet=json) as advance:
         placement = place(
@@ -137,12 +165,15 @@ def place_command(
             context_exchange=asked.context_exchange or "ring",
             context_split=asked.context_split or "zig-zag",
             slots_per_rank=asked.slots_per_rank,
+            slots=slots,
+            network=asked.network if "network" in asked.given else "",
             dispatch=options.dispatch_mode(asked.dispatch),
             replica_rule=rule,
             schedule=asked.schedule or "sequential",
-            time_limit_s=limit_s,
+            time_limit_s=limit_s and max(limit_s - (time.monotonic() - STARTED), 0.1),
             work_limit=work_limit,
             balance_weight=balance_weight,
+            robust=robust,
             fill=export is not None,
             expert_groups=expert_groups,
             trace_part=options.planning_part(asked.plan_on),
@@ -170,7 +201,13 @@ def _refuse_steps(given: Container[str]) -> None:
 
 
 def _place_by_load(
-    asked: Asked, *, solver: str, replica_rule: ReplicaRule, export: str | None, expert_groups: int | None
+    asked: Asked,
+    *,
+    solver: str,
+    slots: int | None,
+    replica_rule: ReplicaRule,
+    export: str | None,
+    expert_groups: int | None,
 ) -> tuple[LoadPlacement, ModelShape | None, tuple[str, ...]]:
     """Read the counts and place by them; what was assumed of the cluster comes along."""
     from moecast.errors import MoecastError
@@ -194,6 +231,7 @@ def _place_by_load(
         solver=solver,
         ep=asked.ep,
         slots_per_rank=asked.slots_per_rank,
+        slots=slots,
         dispatch=options.dispatch_mode(asked.dispatch),
         replica_rule=replica_rule,
         fill=export is not None,

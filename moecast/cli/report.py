@@ -26,7 +26,7 @@ def report_command(
 
     The page asks the network for nothing.
 
-    Example: moecast report contiguous.json joint.json --out report.html
+    Example: moecast report contiguous.json best.json --out report.html
     """
     from rich.markup import escape
 

@@ -242,7 +242,7 @@ def test_place_with_tp_makes_a_plan_that_says_so(run: Run, small: Path, tmp_path
 def test_place_then_simulate_then_report(run: Run, small: Path, tmp_path: Path) -> None:
     """The main job on a user's own input, in the plan's own format and in the engine's."""
     inputs = (*CLUSTER, "--trace", small / "t.parquet", *WORK)
-    placed = run("place", *inputs, "--solver", "joint", "--slots-per-rank", 3, "--work-limit", 5000,
+    placed = run("place", *inputs, "--solver", "local-search", "--slots-per-rank", 3, "--work-limit", 5000,
                  "--out", "plan.json", "--export", "sglang", "--json", check=True)  # fmt: skip
     value = json.loads(placed.stdout)
     assert value.keys() >= PLACEMENT_KEYS

@@ -176,10 +176,10 @@ def test_same_work_limit_same_plan(solver: str) -> None:
     assert first == second
 
 
-def test_joint_is_never_slower_than_the_simple_solvers_on_the_planning_part() -> None:
-    joint = small_place("joint").objective_s
+def test_local_search_is_never_slower_than_the_simple_solvers_on_the_planning_part() -> None:
+    found = small_place("local-search").objective_s
     for solver in ("contiguous", "round-robin", "eplb", "balance"):
-        assert joint <= small_place(solver).objective_s * (1 + 1e-12)
+        assert found <= small_place(solver).objective_s * (1 + 1e-12)
 
 
 def test_an_expert_chosen_twice_is_no_problem_to_search() -> None:

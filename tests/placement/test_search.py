@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from moecast.placement import Budget, Limit, Objective, PlacementProblem, anneal, find_solver, place, swaps
 from moecast.placement.cost import LayerCost
+from moecast.placement.layer_search import LayerSearch, item_candidates
 from moecast.placement.replicas import HOLE, longest_first, replica_counts
-from moecast.placement.search import LayerSearch, item_candidates
 from moecast.placement.windows import serve
 from moecast.sim import Plan, Workload, kernels_on
 from moecast.sim.sites import Sites
@@ -140,12 +140,13 @@ def clustered_problem() -> PlacementProblem:
     )  # fmt: skip
 
 
-def test_joint_is_no_slower_than_the_simpler_solvers_and_repeats_itself() -> None:
+def test_local_search_is_no_slower_than_the_simpler_solvers_and_repeats_itself() -> None:
     problem = clustered_problem()
     objective = Objective(problem)
     limit = Limit(work=60_000)
     slots, again = (
-        find_solver("joint").solve(problem, Objective(problem), Budget(limit), seed=1).slots_LGP for _ in range(2)
+        find_solver("local-search").solve(problem, Objective(problem), Budget(limit), seed=1).slots_LGP
+        for _ in range(2)
     )
     np.testing.assert_array_equal(slots, again)
     for name in ("contiguous", "eplb", "balance"):

@@ -12,7 +12,7 @@ import pytest
 from moecast.errors import MoecastError
 from moecast.placement import Budget, Objective, Placement, PlacementProblem, Solved, find_solver, place, rebalance
 from moecast.placement.eplb import Eplb
-from moecast.placement.joint import Joint
+from moecast.placement.local_search import LocalSearch
 from moecast.placement.solvers import find_load_solver
 from moecast.sim import ModelShape, Plan, Workload, load_model
 from moecast.traces import RoutingTrace, balance_pooled, fan_out, import_npz, load_LE
@@ -67,12 +67,12 @@ def test_eplb_on_a_real_trace(halves: tuple[RoutingTrace, RoutingTrace]) -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("weight", "balance", "copies"), [(0.08, 0.86, 3.47), (0.25, 0.94, 3.58)])
-def test_joint_on_a_real_trace(
+def test_local_search_on_a_real_trace(
     halves: tuple[RoutingTrace, RoutingTrace], weight: float, balance: float, copies: float
 ) -> None:
     workload = Workload(phase="prefill", tokens_per_rank=2000, steps=1)
     cluster, model = by_roofline("dgx-h200", nodes=1), load_model("deepseek-v2-lite")
-    found = place(cluster, model, halves[0], workload, solver="joint", balance_weight=weight)
+    found = place(cluster, model, halves[0], workload, solver="local-search", balance_weight=weight)
     seen_balance, seen_copies = measured(halves[1], found.plan.slots_DLGP[0])
     assert seen_balance >= balance
     assert seen_copies <= copies
@@ -83,7 +83,7 @@ def test_joint_on_a_real_trace(
     [
         ({"solver": "exact", "slots_per_rank": 3}, "8 slots would be left"),
         ({"solver": "best"}, "contiguous"),
-        ({"solver": "eplb", "balance_weight": 2.0}, "joint"),
+        ({"solver": "eplb", "balance_weight": 2.0}, "local-search"),
         ({"slots_per_rank": 1}, "cannot hold"),
         ({"time_limit_s": 0.0}, "time_limit"),
         ({"work_limit": 0}, "work_limit"),
@@ -116,7 +116,7 @@ def test_a_time_limit_gives_a_legal_plan_and_an_honest_gap() -> None:
 def test_full_plans_leave_no_slot_empty() -> None:
     trace = skewed_trace(5, layers=2, experts=16, choices=2, tokens=1024, phase="decode")
     workload = Workload(phase="decode", tokens_per_rank=4, steps=2)
-    for solver in ("contiguous", "round-robin", "joint"):
+    for solver in ("contiguous", "round-robin", "local-search"):
         found = place(
             small_cluster(1), small_model(2, 16, 2), trace, workload, solver=solver, slots_per_rank=3, fill=True,
             work_limit=5000,
@@ -237,11 +237,13 @@ class Shifted(Reversed):
 
 
 def test_options_are_fields_of_solvers() -> None:
-    assert find_solver("joint", {"balance_weight": 2.0, "full": True}) == Joint(balance_weight=2.0, full=True)
-    assert find_solver(Joint(full=True), {"balance_weight": None}) == Joint(full=True)
+    assert find_solver("local-search", {"balance_weight": 2.0, "full": True}) == LocalSearch(
+        balance_weight=2.0, full=True
+    )
+    assert find_solver(LocalSearch(full=True), {"balance_weight": None}) == LocalSearch(full=True)
     assert find_solver(Shifted(), {"by": 3}) == Shifted(by=3)
     assert find_load_solver("eplb", {"expert_groups": 4}) == Eplb(expert_groups=4)
-    for solver, option in (("balance", "by"), ("joint", "name"), (Reversed(), "balance_weight")):
+    for solver, option in (("balance", "by"), ("local-search", "name"), (Reversed(), "balance_weight")):
         with pytest.raises(MoecastError, match="does not"):
             find_solver(solver, {option: 1})
 
@@ -252,8 +254,8 @@ def test_options_are_fields_of_solvers() -> None:
         lambda: Eplb(expert_groups=0),
         lambda: Eplb(expert_groups=True),
         lambda: Eplb(expert_groups=1.5),  # type: ignore[arg-type]
-        lambda: Joint(balance_weight=-1.0),
-        lambda: Joint(balance_weight=float("nan")),
+        lambda: LocalSearch(balance_weight=-1.0),
+        lambda: LocalSearch(balance_weight=float("nan")),
     ],
 )
 def test_solvers_check_their_options_when_they_are_made(make: Any) -> None:

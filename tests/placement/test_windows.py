@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moecast.placement import PlacementProblem
+from moecast.placement.layer_search import item_candidates
 from moecast.placement.replicas import longest_first, replica_counts
-from moecast.placement.search import item_candidates
 from moecast.placement.windows import MAX_WINDOWS, Windows, draw_more, serve
 from moecast.sim import Plan, Workload, draw_steps
 from moecast.traces import NO_CHOICE, PHASES, RoutingTrace

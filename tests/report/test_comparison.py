@@ -44,7 +44,7 @@ def plans(trace: RoutingTrace) -> dict[str, Plan]:
     cluster, model = load_cluster("dgx-h200", nodes=2), heavy_model(trace)
     placed = [
         place(cluster, model, trace, WORKLOAD, solver=solver, slots_per_rank=2, work_limit=2000).plan
-        for solver in ("contiguous", "joint")
+        for solver in ("contiguous", "local-search")
     ]
     return dict(zip(("before", "after"), placed, strict=True))
 

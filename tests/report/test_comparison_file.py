@@ -19,7 +19,7 @@ from tests.sim.test_prediction import predictions
 @given(prediction=predictions())
 def test_there_and_back(tmp_path_factory: pytest.TempPathFactory, prediction: Prediction) -> None:
     path = tmp_path_factory.getbasetemp() / "comparison.json"
-    entry = Entry(plan="joint", prediction=prediction, placement={"bound_s": 1.0, "note": "x"})
+    entry = Entry(plan="local-search", prediction=prediction, placement={"bound_s": 1.0, "note": "x"})
     comparison = Comparison(title="t", entries=(entry,), notes=("n",), trace={"load": [[1, 2]], "tokens": 3})
     write_comparison(comparison, path)
     assert read_comparison([path]) == comparison
@@ -46,7 +46,7 @@ def test_wrong_values_are_named(
     tmp_path_factory: pytest.TempPathFactory, prediction: Prediction, change: dict[str, Any], words: str
 ) -> None:
     path: Path = tmp_path_factory.getbasetemp() / "bad.json"
-    value = Comparison(title="t", entries=(Entry(plan="joint", prediction=prediction),)).to_json()
+    value = Comparison(title="t", entries=(Entry(plan="local-search", prediction=prediction),)).to_json()
     if "placement" in change:
         value["entries"][0] |= change
     else:

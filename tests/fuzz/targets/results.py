@@ -38,7 +38,7 @@ def _read_prediction(path: Path) -> object:
 def _comparisons() -> st.SearchStrategy[Any]:
     entry = st.builds(
         lambda plan, prediction: Entry(plan=plan, prediction=prediction, placement={"bound_s": 1.0}),
-        st.sampled_from(["contiguous", "joint"]),
+        st.sampled_from(["contiguous", "local-search"]),
         predictions(),
     )
     made = st.builds(

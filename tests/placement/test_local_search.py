@@ -1,4 +1,4 @@
-"""The joint search: what it weighs, what it may use, and how it ends when work or time is short."""
+"""Local search: what it weighs, what it may use, and how it ends when work or time is short."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from moecast.placement import Budget, Limit, Objective, PlacementProblem, find_solver
-from moecast.placement.joint import Candidate, Joint, search
+from moecast.placement.local_search import Candidate, LocalSearch, search
 from moecast.sim import Plan, Workload
 from moecast.sim.slots import EMPTY
 
 from .test_invariants import skewed_trace, small_cluster, small_model
 
 
-def joint_problem(
+def search_problem(
     *, slots: int = 5, phase: str = "prefill", mode: str = "per_rank", layers: int = 2
 ) -> PlacementProblem:
     """Sixteen experts on four ranks, with slots to spare."""
@@ -64,7 +64,7 @@ def test_a_weight_by_hand_trades_balance_for_fan_out() -> None:
     problem = circles_of_unlike_size()
     objective = Objective(problem)
     found = [
-        measured(problem, Joint(balance_weight=weight).solve(problem, objective, Budget()).slots_LGP)
+        measured(problem, LocalSearch(balance_weight=weight).solve(problem, objective, Budget()).slots_LGP)
         for weight in (0.0, 1e3)
     ]
     (uneven, near), (even, far) = found
@@ -75,7 +75,7 @@ def test_a_weight_by_hand_trades_balance_for_fan_out() -> None:
 
 @pytest.mark.parametrize("replicas", [16, 18, 20])
 def test_a_candidate_uses_as_many_replicas_as_it_says(replicas: int) -> None:
-    problem = joint_problem()
+    problem = search_problem()
     slots_LGP = search(problem, Candidate(balance_weight=1.0, replicas=replicas), Budget(Limit(work=500)), seed=1)
     problem.plan(slots_LGP).check_legal()
     assert ((slots_LGP != EMPTY).sum(axis=(1, 2)) == replicas).all()
@@ -84,19 +84,19 @@ def test_a_candidate_uses_as_many_replicas_as_it_says(replicas: int) -> None:
 
 @pytest.mark.parametrize("mode", ["per_rank", "per_choice"])
 def test_full_plans_use_every_slot_and_others_may_not(mode: str) -> None:
-    problem = joint_problem(phase="decode", mode=mode, layers=1)
+    problem = search_problem(phase="decode", mode=mode, layers=1)
     objective = Objective(problem)
-    full = Joint(full=True).solve(problem, objective, Budget(Limit(work=5000))).slots_LGP
+    full = LocalSearch(full=True).solve(problem, objective, Budget(Limit(work=5000))).slots_LGP
     assert (full != EMPTY).all()
-    free = Joint().solve(problem, objective, Budget(Limit(work=5000))).slots_LGP
+    free = LocalSearch().solve(problem, objective, Budget(Limit(work=5000))).slots_LGP
     assert objective.step_s(free) <= objective.step_s(full) * (1 + 1e-12)
 
 
 @pytest.mark.parametrize("limit", [Limit(work=1), Limit(time_s=1e-6), Limit(time_s=0.3)])
 def test_stopped_early_the_plan_is_legal_and_no_slower_than_the_simple_ones(limit: Limit) -> None:
-    problem = joint_problem(layers=1)
+    problem = search_problem(layers=1)
     objective = Objective(problem)
-    slots_LGP = find_solver("joint").solve(problem, objective, Budget(limit), seed=2).slots_LGP
+    slots_LGP = find_solver("local-search").solve(problem, objective, Budget(limit), seed=2).slots_LGP
     problem.plan(slots_LGP).check_legal()
     assert problem.plan(slots_LGP).wasted_slots() == 0
     balanced = find_solver("balance").solve(problem, objective, Budget()).slots_LGP
@@ -106,7 +106,7 @@ def test_stopped_early_the_plan_is_legal_and_no_slower_than_the_simple_ones(limi
 
 
 def test_work_is_what_was_judged_and_no_more() -> None:
-    problem = joint_problem()
+    problem = search_problem()
     budget = Budget(Limit(work=4000))
-    find_solver("joint").solve(problem, Objective(problem), budget)
+    find_solver("local-search").solve(problem, Objective(problem), budget)
     assert 0 < budget.used <= 4000 + problem.wanted.layers * 4

@@ -1,4 +1,4 @@
-"""The joint search: load and fan-out together, for the least seconds under the Workload.
+"""Local search: load and fan-out together, for the least seconds under the Workload.
 
 For several weights of balance against copies, and for several numbers of replicas (they spread load, but where a step
 is bound by reading weights each of them costs), every layer is annealed under the linear layer cost. What is found,
@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,23 +22,26 @@ import numpy.typing as npt
 from moecast.errors import MoecastError
 from moecast.placement.balance import Balance
 from moecast.placement.contiguous import Contiguous
-from moecast.placement.cost import MEAN_SHARE, LayerCost
+from moecast.placement.cost import LayerCost
 from moecast.placement.eplb import Eplb
-from moecast.placement.search import HOT, LayerSearch
+from moecast.placement.layer_search import HOT, LayerSearch
 from moecast.placement.solver import Solved, Solver
 from moecast.sim.slots import EMPTY
+from moecast.threads import in_order, thread_count
 
 if TYPE_CHECKING:
     from moecast.placement.estimate import Estimate
     from moecast.placement.limit import Budget
     from moecast.placement.objective import Objective
     from moecast.placement.problem import PlacementProblem
+    from moecast.placement.windows import Windows
 
 Int32 = npt.NDArray[np.int32]
 
 BALANCE_WEIGHTS = (1.0, 4.0)
-PROPOSALS_PER_SLOT = 120  # and layer and candidate, without a work limit
-ROUNDS = 8  # of all layers, so that none is far behind when the time is over; the last one only descends
+PROPOSALS_PER_SLOT = 250  # and layer and candidate, without a work limit
+ROUNDS = 16  # of a layer, between which the clock is looked at; the last one only descends
+MOST_PROPOSALS = 6_000_000  # of all layers and candidates, without a work limit
 BY_HAND_LONGER = 8  # times that, for the one search of a weight given by hand
 LONGEST = 64  # times the first search, as long as there is time
 DOUBT = 0.04  # plans whose estimates differ by less are timed; the estimate is within 0.03 of fluid
@@ -67,8 +71,8 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Joint:
-    """The joint search as a solver.
+class LocalSearch:
+    """Annealed swaps of replicas, layer by layer, judged exactly in every window of tokens.
 
     Parameters
     ----------
@@ -85,7 +89,7 @@ class Joint:
         A weight that is negative or not finite.
     """
 
-    name: str = "joint"
+    name: str = "local-search"
     balance_weight: float | None = None
     full: bool = False
 
@@ -146,35 +150,65 @@ def search(
     seconds
         On the clock, after which it stops with the best so far.
     """
-    layers, slots = problem.wanted.layers, int(problem.slots_G.sum())
-    by_hand = candidate.by_hand
-    cost = LayerCost.of(problem).weighted(candidate.balance_weight, mean_share=1.0 if by_hand else MEAN_SHARE)
-    windows, hot = (problem.windows.pooled(), 2 * HOT) if by_hand else (problem.windows, HOT)
-    proposals = PROPOSALS_PER_SLOT * slots * longer
+    cost, windows, hot = _weighed(problem, candidate)
+    layers, proposals = problem.wanted.layers, _default_proposals(problem) * longer
     if budget.limit.work is not None:
         proposals = max(1, budget.limit.work // (parts * layers))
-    stop = budget.seconds + min(seconds, budget.seconds_left)
-    searches = [
-        LayerSearch(problem, layer, cost=cost, replicas=candidate.replicas, seed=seed + layer, windows=windows, hot=hot)
-        for layer in range(layers)
-    ]
-    for number in range(ROUNDS):
-        share = proposals // ROUNDS + (number < proposals % ROUNDS)
-        for one in searches:
-            if budget.seconds >= stop:
-                break
-            last = number == ROUNDS - 1
-            begin, end = number / (ROUNDS - 1), (number + 1) / (ROUNDS - 1)
-            budget.spend(one.descend(share) if last else one.anneal(share, begin=begin, end=end))
+    begin_s, for_s, threads = budget.seconds, min(seconds, budget.seconds_left), thread_count()
+
+    def one_layer(layer: int) -> tuple[Int32, int]:
+        # Layers take turns, so each must be done when its part of the time is over.
+        stop_s = begin_s + for_s * min(1.0, (layer // threads + 1) * threads / layers)
+        one = LayerSearch(
+            problem, layer, cost=cost, replicas=candidate.replicas, seed=seed + layer, windows=windows, hot=hot
+        )
+        return _searched(one, proposals, budget, stop_s)
+
+    slots = []
+    for slots_GP, used in in_order((partial(one_layer, layer) for layer in range(layers)), threads):
+        slots.append(slots_GP)
+        budget.spend(used)
         part = budget.used / (budget.limit.work or _default_work(problem))
         budget.tell(f"annealing, balance weight {candidate.balance_weight:g}", ANNEALING * part)
-    return np.stack([one.slots_GP() for one in searches])
+    return np.stack(slots)
+
+
+def _weighed(problem: PlacementProblem, candidate: Candidate) -> tuple[LayerCost, Windows, float]:
+    """The prices, the windows and the first temperature of a candidate."""
+    cost = LayerCost.of(problem)
+    if not candidate.by_hand:
+        return cost.weighted(candidate.balance_weight), problem.windows, HOT
+    windows = problem.windows if problem.robust else problem.windows.pooled()
+    return cost.weighted(candidate.balance_weight, mean_share=1.0), windows, 2 * HOT
+
+
+def _searched(one: LayerSearch, proposals: int, budget: Budget, stop_s: float) -> tuple[Int32, int]:
+    """Anneal a layer in rounds, fewer proposals in each where the clock is short; returns its slots and the work."""
+    used = 0
+    for number in range(ROUNDS):
+        left_s = min(stop_s - budget.seconds, budget.seconds_left)
+        if left_s <= 0:
+            break
+        share, round_s = proposals // ROUNDS + (number < proposals % ROUNDS), budget.seconds
+        if number == ROUNDS - 1:
+            used += one.descend(share)
+            break
+        used += one.anneal(share, begin=number / (ROUNDS - 1), end=(number + 1) / (ROUNDS - 1))
+        per_round_s = budget.seconds - round_s
+        if per_round_s * (ROUNDS - 1 - number) > left_s:  # so that it cools down in time, rather than stop hot
+            proposals = max(1, int(proposals * left_s / (per_round_s * (ROUNDS - number))))
+    return one.slots_GP(), used
 
 
 def _default_work(problem: PlacementProblem) -> int:
     """Proposals of all candidates together, without limits."""
-    per_candidate = PROPOSALS_PER_SLOT * int(problem.slots_G.sum()) * problem.wanted.layers
-    return per_candidate * len(_candidates(problem))
+    return _default_proposals(problem) * problem.wanted.layers * len(_candidates(problem))
+
+
+def _default_proposals(problem: PlacementProblem) -> int:
+    """Proposals of a layer and candidate, without limits."""
+    searches = problem.wanted.layers * len(_candidates(problem))
+    return max(1, min(PROPOSALS_PER_SLOT * int(problem.slots_G.sum()), MOST_PROPOSALS // searches))
 
 
 def _candidates(problem: PlacementProblem) -> list[Candidate]:
@@ -246,5 +280,7 @@ def _fastest(found: Sequence[Estimate], simple: Sequence[Estimate], objective: O
             break
     best = min(timed, key=lambda estimate: objective.expected_s(estimate.slots_LGP))
     plain = {estimate.slots_LGP.tobytes() for estimate in simple}
+    if objective.problem.robust:
+        return best.slots_LGP
     faster = [estimate for estimate in timed if estimate is best or estimate.slots_LGP.tobytes() in plain]
     return min(faster, key=lambda estimate: objective.step_s(estimate.slots_LGP)).slots_LGP

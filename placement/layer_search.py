@@ -14,6 +14,7 @@ from moecast.placement import anneal, swaps
 from moecast.placement.anneal import Layer
 from moecast.placement.cost import LayerCost
 from moecast.placement.replicas import HOLE, Items, longest_first, replica_counts
+from moecast.placement.standing import State
 from moecast.placement.windows import serve
 from moecast.sim.replicas import Candidates, candidates
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 Int32 = npt.NDArray[np.int32]
 
-HOT, COLD = 0.05, 0.01
+HOT, COLD = 0.05, 0.02
 """First and last temperature, in typical changes of the cost by a random swap."""
 SAMPLES = 256  # random swaps that say what is typical
 
@@ -86,7 +87,7 @@ class LayerSearch:
     def slots_GP(self) -> Int32:
         """Lay the best state out as a table of slots."""
         wanted = self._problem.wanted
-        rank_V = self.items.rank_V if self._found is None else self._found.state.best_V
+        rank_V = self.items.rank_V if self._found is None else self._found.state.best_rank_V
         return self.items.slots_GP(rank_V, ranks=wanted.ep, slots=wanted.max_slots)
 
     def prepared(self) -> Layer:
@@ -111,7 +112,7 @@ def _prepare(
     prices = _prices(problem, windows, item_TK, items.expert_V, cost)
     tokens = _counted(windows, item_TK, len(items.rank_V), cost.copy_s > 0)
     domain_tokens = _counted(windows, item_TK, len(items.rank_V), cost.domain_copy_s > 0)
-    return Layer.of(tokens, domain_tokens, prices, _state(problem, items, windows.n, seed))
+    return Layer.of(tokens, domain_tokens, prices, _state(problem, items, windows, seed))
 
 
 def item_candidates(problem: PlacementProblem, items: Items) -> Candidates:
@@ -147,15 +148,17 @@ def _prices(
     load_VW = np.bincount(
         item_TK[served].astype(np.int64) * windows.n + window_TK[served], minlength=items * windows.n
     ).reshape(items, windows.n)
-    copy_W = cost.copy_s / windows.n_steps / np.maximum(windows.counted_share_W, 1e-9)
-    domain_copy_W = cost.domain_copy_s / windows.n_steps / np.maximum(windows.counted_share_W, 1e-9)
+    # every scenario's slowest ranks in full; of what all ranks share, the mean over scenarios
+    counted_W = windows.weight_W / np.maximum(windows.counted_share_W, 1e-9)
+    scenarios = int(windows.scenario_W.max()) + 1
     held_V = expert_V != HOLE
+    steps_W = windows.step_share_W * windows.n_steps
     return anneal.Prices(
-        load_VW=load_VW * (cost.choice_s / windows.n_steps) + held_V[:, None] * cost.replica_s * windows.step_share_W,
-        copy_W=copy_W * (1 - cost.mean_share),
-        domain_copy_W=domain_copy_W * (1 - cost.mean_share),
-        mean_W=copy_W * (cost.mean_share / problem.wanted.ep),
-        domain_mean_W=domain_copy_W * (cost.mean_share / problem.n_domains),
+        load_VW=(load_VW * cost.choice_s + held_V[:, None] * (cost.replica_s * steps_W)) * windows.weight_W,
+        copy_W=counted_W * (cost.copy_s * (1 - cost.mean_share)),
+        domain_copy_W=counted_W * (cost.domain_copy_s * (1 - cost.mean_share)),
+        mean_W=counted_W * (cost.copy_s * cost.mean_share / problem.wanted.ep / scenarios),
+        domain_mean_W=counted_W * (cost.domain_copy_s * cost.mean_share / problem.n_domains / scenarios),
     )
 
 
@@ -165,26 +168,19 @@ def _counted(windows: Windows, item_TK: npt.NDArray[np.int16], items: int, wante
     return swaps.Tokens.of(item_TK[mask_T], windows.window_T[mask_T], items)
 
 
-def _state(problem: PlacementProblem, items: Items, windows: int, seed: int) -> anneal.State:
-    rank_V, expert_V = items.rank_V.copy(), items.expert_V
-    holds_EG = np.zeros((problem.wanted.experts, problem.wanted.ep), np.int8)
-    held = expert_V != HOLE
-    holds_EG[expert_V[held], rank_V[held]] = 1
+def _state(problem: PlacementProblem, items: Items, windows: Windows, seed: int) -> State:
+    held = items.expert_V != HOLE
     replicas_E = np.diff(items.first_E1)
-    pinned_V = np.zeros(len(rank_V), bool)
+    pinned_V = np.zeros(len(items.rank_V), bool)
     # which replica serves a choice depends on the domains they stand in, or on their hosts, which domains are made of
     if problem.wanted.replica_rule in ("nearest", "fixed"):
-        pinned_V[held] = replicas_E[expert_V[held]] > 1
-    return anneal.State(
-        rank_V=rank_V,
-        domain_V=problem.domain_G[rank_V],
-        best_V=rank_V.copy(),
-        expert_V=expert_V,
-        pinned_V=pinned_V,
+        pinned_V[held] = replicas_E[items.expert_V[held]] > 1
+    return State.of(
+        items.rank_V,
+        items.expert_V,
         domain_G=problem.domain_G,
-        holds_EG=holds_EG,
-        seconds_WG=np.zeros((windows, problem.wanted.ep)),
-        slowest_W=np.zeros(windows),
-        total=np.array([np.inf, np.inf]),
-        random=np.array([seed], np.uint64),
+        experts=problem.wanted.experts,
+        scenario_W=windows.scenario_W,
+        pinned_V=pinned_V,
+        seed=seed,
     )
