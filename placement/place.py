@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from moecast.placement.certificate import certificate_s
+from moecast.placement.certificates import certificate_s
 from moecast.placement.finish import check_taken, finished
 from moecast.placement.limit import Budget, Limit, check_seed
 from moecast.placement.notes import with_note
