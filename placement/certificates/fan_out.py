@@ -103,6 +103,7 @@ def fan_out_bound(
     seed: int = 0,
     most_nodes: int = MOST_NODES,
     time_limit_s: float = float("inf"),
+    proposals_per_pair: int = PROPOSALS_PER_PAIR,
 ) -> FanOutBound:
     """Bound the copies of a layer's tokens from below, own rank included.
 
@@ -120,6 +121,8 @@ def fan_out_bound(
         Sets, whole or in part, that exact pricing looks at: with the same number, the same bound.
     time_limit_s
         CPU seconds after which it stops with the bound that it has.
+    proposals_per_pair
+        Of experts, that each of the first partitions is annealed for: they make the plan, and hardly the bound.
 
     Raises
     ------
@@ -137,7 +140,7 @@ def fan_out_bound(
         raise MoecastError("must be at least 1, the mean", field="most_load", value=most_load)
     limit = NO_LIMIT if most_load is None else most_load * tokens.load_E.sum() / len(sizes_G)
     until_s = time.process_time() + time_limit_s
-    program = _Program.of(tokens, sizes_G, limit, seed)
+    program = _Program.of(tokens, sizes_G, limit, seed, proposals_per_pair)
     best = None
     for _ in range(MOST_PROOFS):
         program.search(until_s)
@@ -168,9 +171,9 @@ class _Program:
     learnt: bool = False  # whether exact pricing has found sets that local search had not
 
     @classmethod
-    def of(cls, tokens: LayerTokens, size_G: Int, most_load: float, seed: int) -> _Program:
+    def of(cls, tokens: LayerTokens, size_G: Int, most_load: float, seed: int, proposals: int) -> _Program:
         """Begin with the sets of a few partitions."""
-        proposals = PROPOSALS_PER_PAIR * tokens.experts**2
+        proposals *= tokens.experts**2
         found = [partition(tokens, size_G, most_load, proposals, seed + number) for number in range(PARTITIONS)]
         best, rank_E = min(found, key=lambda pair: float(pair[0]))
         size_Z, count_Z = np.unique(size_G, return_counts=True)

@@ -36,6 +36,7 @@ Int = npt.NDArray[np.int64]
 
 SLACK = 0.01  # of a set's copies below the cheapest known that pricing need not look for
 STARTS = 24
+FEW_PROPOSALS = 8  # for each pair of experts: only prices are wanted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +109,7 @@ class Homes:
         least = int(np.maximum(-(-self.tokens.choices_T // int(self.size_G.max())) - 1, 0).sum())
         known = fan_out_bound(
             _as_choices(self.tokens), self.tokens.experts, self.size_G, most_nodes=most_nodes, seed=seed,
-            time_limit_s=time_limit_s,
+            time_limit_s=time_limit_s, proposals_per_pair=FEW_PROPOSALS,
         )  # fmt: skip
         chosen = self.tokens.choices_T > 0
         if not chosen.any():
