@@ -6,12 +6,13 @@ Axes: L MoE layer, E expert, G rank, P slot.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from moecast.placement.advice import Advice
 from moecast.placement.certificates import certificate_s
 from moecast.placement.finish import check_taken, finished
 from moecast.placement.limit import Budget, Limit, check_seed
@@ -62,6 +63,8 @@ class Placement(ShownAsTable):
         Checked, not assumed; slots that repeat an expert of their own rank.
     note
         What a reader should know of how it was found.
+    advice
+        What to do about it, in words; None where none was asked for.
     """
 
     plan: Plan
@@ -76,6 +79,7 @@ class Placement(ShownAsTable):
     legal: bool
     wasted_slots: int
     note: str = ""
+    advice: Advice | None = None
 
     @property
     def table_title(self) -> str:
@@ -104,11 +108,13 @@ class Placement(ShownAsTable):
 
     def table_notes(self) -> list[str]:
         """How it was found."""
-        return [f"note: {self.note}"] if self.note else []
+        words = [word for word in self.advice.words() if word not in self.note] if self.advice else []
+        return [*words, *([f"note: {self.note}"] if self.note else [])]
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the plan, as plain JSON values."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "plan"}
+        plain = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in {"plan", "advice"}}
+        return plain if self.advice is None else plain | {"advice": self.advice.to_json()}
 
 
 def place(
@@ -135,6 +141,8 @@ def place(
     expert_groups: int | None = None,
     trace_part: str | None = None,
     seed: int = 0,
+    advise: bool = False,
+    prove_nodes: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Placement:
     """Find which expert stands on which rank, for the least mean step time under a Workload.
@@ -155,6 +163,10 @@ def place(
         With `tp`: whether each rank keeps its part of the tokens only (`moecast.sim.Plan`).
     context_exchange, context_split
         With `cp` in `degrees`: how ranks see all keys of the sequences that they share, and how these are cut.
+    advise
+        Also say in words what to do about it (`moecast.placement.advice.Advice`): times twice as many steps.
+    prove_nodes
+        For each layer's copies, sets that the certificate looks at (`certificate_s`); 0: copies are counted only.
     schedule
         How tasks overlap (`moecast.sim.schedules`). A certificate there is for ``sequential`` only.
     balance_weight
@@ -197,16 +209,28 @@ def place(
     problem.plan(slots_LGP).check_legal()  # before it is judged: loops rely on it
     seconds = budget.seconds
     budget.tell("done", 1.0)
-    return _judged(problem, objective, slots_LGP, solver=chosen.name, seconds=seconds, note=note)
+    found = _judged(
+        problem, objective, slots_LGP, solver=chosen.name, seconds=seconds, note=note, prove_nodes=prove_nodes
+    )
+    return replace(found, advice=Advice.of(problem, objective, slots_LGP)) if advise else found
 
 
 def _judged(
-    problem: PlacementProblem, objective: Objective, slots_LGP: Int32, *, solver: str, seconds: float, note: str
+    problem: PlacementProblem,
+    objective: Objective,
+    slots_LGP: Int32,
+    *,
+    solver: str,
+    seconds: float,
+    note: str,
+    prove_nodes: int,
 ) -> Placement:
     """Time the slots that were found, bound what any could take, and write both into the plan."""
     objective_s = objective.step_s(slots_LGP)
     beside = beside_in(problem.wanted, problem.workload.kernels)
-    bound_s = certificate_s(problem, objective.judged) if beside is None else None
+    bound_s = None
+    if beside is None:
+        bound_s = certificate_s(problem, objective.judged, prove_nodes=prove_nodes)
     if bound_s is None:
         note = with_note(note, f"no certificate: it holds for tasks on one stream, not for {beside}")
     made_by = MadeBy(

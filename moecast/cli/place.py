@@ -32,6 +32,8 @@ OF_STEPS = (
     "time_limit",
     "work_limit",
     "balance_weight",
+    "advise",
+    "prove",
     "plan_on",
     "phase",
     "tokens_per_rank",
@@ -86,6 +88,19 @@ def place_command(
         str | None,
         typer.Option("--export", help="Also write the plan for sglang, trtllm, vllm or vllm-ascend, beside --out."),
     ] = None,
+    advise: Annotated[
+        bool,
+        typer.Option("--advise", help="Also say in words: is balance the bottleneck, what is a plan worth, rebalance?"),
+    ] = False,
+    prove: Annotated[
+        int | None,
+        typer.Option(
+            "--prove",
+            min=1,
+            help="Prove each layer's copies by set partitioning, with so many sets: minutes.",
+            show_default="count them",
+        ),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Find an expert placement, with a certificate of what no plan can beat.
@@ -108,6 +123,7 @@ def place_command(
     rule = rule or ("round_robin" if export is None else find_engine(export).replica_rule)
     if asked.load is not None:
         searched = {"time_limit": time_limit, "work_limit": work_limit, "balance_weight": balance_weight}
+        searched |= {"advise": advise or None, "prove": prove}
         _refuse_steps({*asked.given, *(name for name, value in searched.items() if value is not None)})
         by_load, shape, notes = _place_by_load(
             asked, solver=solver or "balance", replica_rule=rule, export=export, expert_groups=expert_groups
@@ -147,6 +163,8 @@ def place_command(
             expert_groups=expert_groups,
             trace_part=options.planning_part(asked.plan_on),
             seed=asked.seed,
+            advise=advise,
+            prove_nodes=prove or 0,
             progress=advance,
         )
     write_plan(placement.plan, out)

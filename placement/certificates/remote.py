@@ -84,9 +84,7 @@ class Homes:
         slot, expert = linear_sum_assignment(of_slots, maximize=True)
         return int(chosen_GE.sum() - of_slots[slot, expert].sum())
 
-    def fan_out(
-        self, *, most_nodes: int = MOST_NODES, time_limit_s: float = float("inf"), seed: int = 0
-    ) -> float:
+    def fan_out(self, *, most_nodes: int = MOST_NODES, time_limit_s: float = float("inf"), seed: int = 0) -> float:
         """Copies with those to the own rank, at the least."""
         return fan_out_bound(
             _as_choices(self.tokens), self.tokens.experts, self.size_G, most_nodes=most_nodes, seed=seed,

@@ -31,9 +31,7 @@ def group_and_member(placed: PlacedModel, step: Step) -> tuple[Int32, Int32]:
     return np.asarray(layout.group_G[home_T]), np.asarray(layout.member_G[home_T])
 
 
-def homes_of(
-    problem: PlacementProblem, placed: PlacedModel, steps: Sequence[Step], layer: int, group: int
-) -> Homes:
+def homes_of(problem: PlacementProblem, placed: PlacedModel, steps: Sequence[Step], layer: int, group: int) -> Homes:
     """One layer's tokens of one EP group, over some steps."""
     parts = []
     for step in steps:

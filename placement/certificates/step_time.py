@@ -49,7 +49,11 @@ INCOMING = ("nvlink-in", "nic-in")
 
 
 def certificate_s(
-    problem: PlacementProblem, steps: Sequence[Step] | None = None, *, prove_nodes: int = 0, time_limit_s: float = np.inf
+    problem: PlacementProblem,
+    steps: Sequence[Step] | None = None,
+    *,
+    prove_nodes: int = 0,
+    time_limit_s: float = np.inf,
 ) -> float:
     """Mean over steps (None: all planning steps) of a lower bound on each, in seconds.
 
@@ -213,7 +217,10 @@ def _segments(
     group_G = forward.placed.sites.group_G
     parts = _between_barriers(tasks, group_G)
     return [
-        [_segment(forward, part, relaxed, ports, group, group_G == group, index > 0) for index, part in enumerate(parts)]
+        [
+            _segment(forward, part, relaxed, ports, group, group_G == group, index > 0)
+            for index, part in enumerate(parts)
+        ]
         for group in range(forward.placed.plan.groups)
     ]
 
@@ -287,9 +294,7 @@ def _between_barriers(stages: Sequence[Task], group_G: npt.NDArray[np.int32]) ->
     return parts
 
 
-def _relaxed_layer(
-    problem: PlacementProblem, placed: PlacedModel, ports: _Ports, step: Step, layer: int
-) -> _Relaxed:
+def _relaxed_layer(problem: PlacementProblem, placed: PlacedModel, ports: _Ports, step: Step, layer: int) -> _Relaxed:
     """Relax one layer: even loads, the hottest expert, the fewest copies."""
     wanted = problem.wanted
     group_T, _ = group_and_member(placed, step)

@@ -284,7 +284,9 @@ def partition_floor_seconds(
         moved_E = (np.asarray(load_E) > 0) * (inner * outer * kind.weight_bytes)
         moved_E = moved_E + load_E * (inner * kind.input_bytes + VALUE_BYTES * outer)
         tile_sums, traffic_sums = sums(np.min(each_E, axis=0)), sums(moved_E / (hardware.memory_Bps * best.memory_part))
-        joined = [float(_norm(np.array(a), np.array(b), best.softness)) for a, b in zip(tile_sums, traffic_sums, strict=True)]
+        joined = [
+            float(_norm(np.array(a), np.array(b), best.softness)) for a, b in zip(tile_sums, traffic_sums, strict=True)
+        ]
         mean_s, least_s = mean_s + joined[0], least_s + joined[1]
     return mean_s, least_s
 
