@@ -22,7 +22,7 @@ from moecast.sim.collectives import mode_of
 from moecast.sim.forward import ForwardPass
 from moecast.sim.network import find_rung
 from moecast.sim.placed_model import PlacedModel
-from moecast.sim.program import Compute, Exchange
+from moecast.sim.program import Compute
 from moecast.sim.schedules import program_of
 from moecast.units import format_percent, format_s
 
@@ -73,7 +73,7 @@ class Advice:
         )
 
     @property
-    def reached(self) -> float | None:
+    def reached(self) -> float:
         """Part of the oracle's speed that the plan has, 1 being all."""
         return float(self.oracle_S.mean() / self.plan_S.mean())
 
@@ -87,12 +87,12 @@ class Advice:
         """One answer a line."""
         gain, gain_text = _gain(self.contiguous_S, self.plan_S)
         more, more_text = _gain(self.plan_S, self.oracle_S)
+        even = f"with perfectly even experts in every step, this plan's steps: {more_text}"
+        reached = f"the static plan reaches {format_percent(self.reached)} of the per-step oracle's speed"
         words = [
-            f"is balance your bottleneck? {'yes' if more >= LITTLE else 'no'}: with perfectly even experts in every "
-            f"step, this plan's steps: {more_text}",
+            f"is balance your bottleneck? {'yes' if more >= LITTLE else 'no'}: {even}",
             f"this static plan against experts in order: {gain_text}",
-            f"the static plan reaches {format_percent(self.reached or 0.0)} of the per-step oracle's speed "
-            "(loads of every step even, its copies unchanged)",
+            f"{reached} (loads of every step even, its copies unchanged)",
             _rebalance(more, float(self.plan_S.mean() - self.oracle_S.mean())),
         ]
         if gain < LITTLE and more < LITTLE:
@@ -134,7 +134,7 @@ def _oracle_S(problem: PlacementProblem, objective: Objective, slots_LGP: Int32)
     return np.array(seconds)
 
 
-def _even(task: Compute, group_G: Int32) -> Compute | Exchange:
+def _even(task: Compute, group_G: Int32) -> Compute:
     """Experts take their EP group's mean."""
     if task.kind != "expert" or task.n_ranks != len(group_G):
         return task

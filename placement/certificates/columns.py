@@ -42,7 +42,7 @@ def partition(tokens: Any, size_G: Int, most_load: float, proposals: int, seed: 
     -------
     Its copies, infinite where none within the most load was met, and the rank of each expert.
     """
-    np.random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  numba's own generator, of this thread's compiled code
     experts, choices = tokens.pairs_EE.shape[0], tokens.expert_TK.shape[1]
     load_E = np.diff(tokens.offsets_E1).astype(np.float64)
     rank_E = _first_ranks(load_E, size_G, most_load < load_E.sum())
@@ -60,7 +60,7 @@ def partition(tokens: Any, size_G: Int, most_load: float, proposals: int, seed: 
     best, best_E = copies if over <= 0 else np.inf, rank_E.copy()
     for step in range(proposals):
         warmth = HOT_COPIES * (COLD_COPIES / HOT_COPIES) ** (step / proposals)
-        u, v = np.random.randint(experts), np.random.randint(experts)
+        u, v = np.random.randint(experts), np.random.randint(experts)  # noqa: NPY002
         a, b = rank_E[u], rank_E[v]
         if a == b:
             continue
@@ -72,7 +72,7 @@ def partition(tokens: Any, size_G: Int, most_load: float, proposals: int, seed: 
         if worse > 20 * warmth:
             continue
         added = _added(tokens, held_TG, u, v, a, b) + _added(tokens, held_TG, v, u, b, a)
-        if added + worse <= 0 or np.random.random() < np.exp(-(added + worse) / warmth):
+        if added + worse <= 0 or np.random.random() < np.exp(-(added + worse) / warmth):  # noqa: NPY002
             copies, over = copies + added, new_over
             load_G[a] += more
             load_G[b] -= more
@@ -144,7 +144,7 @@ def cheap_sets(tokens: Any, price_E: Float, starts_NP: Int, most_load: float) ->
 
 
 @njit(cache=True)
-def _descend(tokens, price_E, load_E, set_P, most_load):  # type: ignore[no-untyped-def]
+def _descend(tokens, price_E, load_E, set_P, most_load):  # type: ignore[no-untyped-def]  # noqa: C901
     experts, choices = len(price_E), tokens.expert_TK.shape[1]
     inside_E, held_T, load = np.zeros(experts, np.bool_), np.zeros(tokens.expert_TK.shape[0], np.int64), 0.0
     for expert in set_P:

@@ -1,7 +1,7 @@
 """The least fan-out that any placement of a layer without replicas can have, by set partitioning.
 
-A rank is a set of experts; a set S costs c(S), the tokens with a choice in it. A placement is a partition of the experts
-into sets of the ranks' sizes, and its copies (fan-out times tokens) are the sum of its sets' costs.
+A rank is a set of experts; a set S costs c(S), the tokens with a choice in it. A placement is a partition of the
+experts into sets of the ranks' sizes, and its copies (fan-out times tokens) are the sum of its sets' costs.
 
 Proof of the bound. For any prices π of experts, a partition S₁ … S_G costs
 
@@ -23,7 +23,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,9 +33,6 @@ from moecast.errors import MoecastError
 from moecast.placement.certificates.columns import cheap_sets, copies_of, partition
 from moecast.placement.certificates.pricing import NO_LIMIT, cheapest_set
 from moecast.placement.certificates.tokens import LayerTokens
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
@@ -200,7 +197,7 @@ class _Program:
         for _ in range(MOST_ROUNDS):
             optimum, dual_E = self._solve()
             prices_E = mixed * self.best_E + (1 - mixed) * dual_E
-            new = self._price(prices_E, dual_E)
+            new = self._price(prices_E)
             if new:
                 mixed = MIXED
             elif mixed > 0:
@@ -210,7 +207,7 @@ class _Program:
             if optimum - self.value < CLOSE * abs(optimum) or time.process_time() >= until_s:
                 break
 
-    def _price(self, prices_E: Float, dual_E: Float) -> int:
+    def _price(self, prices_E: Float) -> int:
         """Find cheap sets of each size under prices; how many are new and of use to the program."""
         new, value, least_Z = 0, float(prices_E.sum()), np.zeros(len(self.size_Z))
         for z, size in enumerate(self.size_Z):
@@ -279,7 +276,8 @@ class _Program:
             nodes += priced.nodes
             ended = ended and priced.least >= priced.best - room
             copies += float(self.count_Z[z]) * (priced.least - room)
-            self.learnt = any([self.put(set_P) for set_P in priced.experts_NP]) or self.learnt
+            new = [self.put(set_P) for set_P in priced.experts_NP]
+            self.learnt = self.learnt or any(new)
         if self.learnt:  # the value that these prices seemed to have was too high
             self.value = copies
         trivial = int((self.tokens.choices_T > 0).sum())  # each token that chooses anything has a copy somewhere

@@ -10,12 +10,12 @@ since the right side less 1 is −(x − m) (x − m − 1) / (m (m + 1)), never
 are 0 at x = 0. Summed over tokens: copies ≥ 2 S₁ / (m + 1) − 2 S₂ / (m (m + 1)), with S₁ the choices of the set's
 experts and S₂ the tokens of its pairs of experts (Dawson and Sankoff, 1967).
 
-*Residue.* With the experts A chosen, those that follow add copies only of tokens that A does not have yet: S₁ and S₂ are
-counted over these alone. Of r experts to come, each is in r − 1 of their pairs, so that half of its r − 1 largest pair
+*Residue.* With the experts A chosen, those that follow add copies only of tokens that A does not have yet: S₁ and S₂
+are counted over these alone. Of r experts to come, each is in r − 1 of their pairs, so that half of its r − 1 largest pair
 counts is at least its part of S₂. The sum of the r least of these scores bounds whatever follows.
 
-A limit to the load of a set is priced by a multiplier μ ≥ 0: scores with μ · load added, less μ · what load is left, are
-a bound too, for any μ (Lagrange); a few are tried.
+A limit to the load of a set is priced by a multiplier μ ≥ 0: scores with μ · load added, less μ · what load is left,
+are a bound too, for any μ (Lagrange); a few are tried.
 
 Axes: T token, K choice, E expert, P place in the set, C candidate, X (expert, token) pair.
 """
@@ -103,7 +103,9 @@ def cheapest_set(
 
 
 @njit(cache=True)
-def _branch(tokens, order_E, first, price_E, load_E, size, best, most_load, most_nodes):  # type: ignore[no-untyped-def]
+def _branch(  # type: ignore[no-untyped-def]  # noqa: C901  one loop over a stack: its parts share all of its state
+    tokens, order_E, first, price_E, load_E, size, best, most_load, most_nodes
+):
     """Sets that hold the expert `order_E[first]` and none before it; the best, a bound on all, and nodes."""
     experts = tokens.pairs_EE.shape[0]
     pairs_DEE = np.zeros((size + 1, experts, experts), np.int32)
