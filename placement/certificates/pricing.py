@@ -11,8 +11,8 @@ are 0 at x = 0. Summed over tokens: copies ≥ 2 S₁ / (m + 1) − 2 S₂ / (m 
 experts and S₂ the tokens of its pairs of experts (Dawson and Sankoff, 1967).
 
 *Residue.* With the experts A chosen, those that follow add copies only of tokens that A does not have yet: S₁ and S₂
-are counted over these alone. Of r experts to come, each is in r − 1 of their pairs, so that half of its r − 1 largest pair
-counts is at least its part of S₂. The sum of the r least of these scores bounds whatever follows.
+are counted over these alone. Of r experts to come, each is in r − 1 of their pairs, so that half of its r − 1 largest
+pair counts is at least its part of S₂. The sum of the r least of these scores bounds whatever follows.
 
 A limit to the load of a set is priced by a multiplier μ ≥ 0: scores with μ · load added, less μ · what load is left,
 are a bound too, for any μ (Lagrange); a few are tried.

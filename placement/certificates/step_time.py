@@ -17,16 +17,17 @@ rank needs between two barriers: at least the mean, and at least the least of th
 Where copies go straight from rank to rank, two more lemmas price them. Neither adds mean expert time to the floor of a
 link that ranks share: that is no bound, since one rank's experts run while another's copies travel.
 
-- *Chain.* Behind a barrier that all pass at b, rank r begins its experts no sooner than b, the setup and all copies into
-  it have crossed its own port; it sends back what it received no sooner than its experts are done; and whoever waits for
-  the last of that leaves the combine no sooner. So the next barrier, for which all wait, comes no sooner than b +
-  setups + in_r + experts_r + out_r + the least of the fixed parts behind, for every r, and so for their mean. The
-  copies of in_r and out_r are the same, and their mean over ranks is what `Homes` proves.
-- *Round trip.* Without a barrier, rank r leaves the combine when all of its tokens are back. Its copies leave through its
-  own port, which takes out_r; the last of them then has its latency, the experts of whoever serves it, and the way back:
-  setups + out_r + latencies + the least time of any rank's experts. Or: all results come in through its port, none
-  before one copy went there and was served; the same with in_r. Per layer the mean rank needs the most of this and of
-  its own experts with the setups. It holds where every rank's tokens need another rank, whatever the placement.
+- *Chain.* Behind a barrier that all pass at b, rank r begins its experts no sooner than b, the setup and all copies
+  into it have crossed its own port; it sends back what it received no sooner than its experts are done; and whoever
+  waits for the last of that leaves the combine no sooner. So the next barrier, for which all wait, comes no sooner
+  than b + setups + in_r + experts_r + out_r + the least of the fixed parts behind, for every r, and so for their
+  mean. The copies of in_r and out_r are the same, and their mean over ranks is what `Homes` proves.
+- *Round trip.* Without a barrier, rank r leaves the combine when all of its tokens are back. Its copies leave through
+  its own port, which takes out_r; the last of them then has its latency, the experts of whoever serves it, and the
+  way back: setups + out_r + latencies + the least time of any rank's experts. Or: all results come in through its
+  port, none before one copy went there and was served; the same with in_r. Per layer the mean rank needs the most of
+  this and of its own experts with the setups. It holds where every rank's tokens need another rank, whatever the
+  placement.
 
 Valid for schedules whose tasks stand on one stream, refused for others. Proved copies are of all steps together: a mean
 over steps of maxima is at least the maximum of their means.
