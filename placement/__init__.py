@@ -1,7 +1,7 @@
 """Placement: solvers that make Plans, certificates of what no plan can beat, and engines' placement files."""
 
 from moecast.placement.by_load import LoadPlacement, LoadProblem, place_by_load
-from moecast.placement.certificate import certificate_s
+from moecast.placement.certificates import certificate_s
 from moecast.placement.eplb import rebalance
 from moecast.placement.limit import Budget, Limit
 from moecast.placement.objective import Objective

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.errors import MoecastError
+from moecast.placement.certificates.fullest_rank import fullest_rank_bound_L, rank_load_LG
 from moecast.placement.finish import check_taken, finished
 from moecast.placement.limit import check_seed
-from moecast.placement.load_bound import fullest_rank_bound_L, rank_load_LG
 from moecast.placement.plan_shape import PlanShape
 from moecast.placement.problem import counted_from_0
 from moecast.placement.solvers import find_load_solver

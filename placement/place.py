@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from moecast.placement.certificate import certificate_s
+from moecast.placement.advice import Advice
+from moecast.placement.certificates import certificate_s
 from moecast.placement.finish import check_taken, finished
 from moecast.placement.limit import Budget, Limit, check_seed, stops_on_interrupt
 from moecast.placement.notes import with_note
@@ -65,6 +66,8 @@ class Placement(ShownAsTable):
         Checked, not assumed; slots that repeat an expert of their own rank.
     note
         What a reader should know of how it was found.
+    advice
+        What to do about it, in words; None where none was asked for.
     """
 
     plan: Plan
@@ -79,6 +82,7 @@ class Placement(ShownAsTable):
     legal: bool
     wasted_slots: int
     note: str = ""
+    advice: Advice | None = None
 
     @property
     def table_title(self) -> str:
@@ -107,11 +111,13 @@ class Placement(ShownAsTable):
 
     def table_notes(self) -> list[str]:
         """How it was found."""
-        return [f"note: {self.note}"] if self.note else []
+        words = [word for word in self.advice.words() if word not in self.note] if self.advice else []
+        return [*words, *([f"note: {self.note}"] if self.note else [])]
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the plan, as plain JSON values."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "plan"}
+        plain = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in {"plan", "advice"}}
+        return plain if self.advice is None else plain | {"advice": self.advice.to_json()}
 
 
 def place(
@@ -141,6 +147,8 @@ def place(
     expert_groups: int | None = None,
     trace_part: str | None = None,
     seed: int = 0,
+    advise: bool = False,
+    prove_nodes: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Placement:
     """Find which expert stands on which rank, for the least mean step time under a Workload.
@@ -165,6 +173,10 @@ def place(
         With `tp`: whether each rank keeps its part of the tokens only (`moecast.sim.Plan`).
     context_exchange, context_split
         With `cp` in `degrees`: how ranks see all keys of the sequences that they share, and how these are cut.
+    advise
+        Also say in words what to do about it (`moecast.placement.advice.Advice`): times twice as many steps.
+    prove_nodes
+        For each layer's copies, sets that the certificate looks at (`certificate_s`); 0: copies are counted only.
     schedule
         How tasks overlap (`moecast.sim.schedules`). A certificate there is for ``sequential`` only.
     balance_weight
@@ -211,7 +223,7 @@ def place(
     )
     check_taken(chosen.name, chosen.supports(problem))
     objective = Objective(problem)
-    known = _known_before(problem, objective, budget)
+    known = _known_before(problem, objective, budget, prove_nodes)
     with stops_on_interrupt(budget):
         solved = chosen.solve(problem, objective, budget, seed=seed)
     if budget.stopped:
@@ -221,7 +233,8 @@ def place(
     problem.plan(slots_LGP).check_legal()  # before it is judged: loops rely on it
     seconds = budget.seconds
     budget.tell("done", 1.0)
-    return _judged(problem, objective, slots_LGP, known, solver=chosen.name, seconds=seconds, note=note)
+    found = _judged(problem, objective, slots_LGP, known, solver=chosen.name, seconds=seconds, note=note)
+    return replace(found, advice=Advice.of(problem, objective, slots_LGP)) if advise else found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,7 +245,7 @@ class _Known:
     note: str = ""
 
 
-def _known_before(problem: PlacementProblem, objective: Objective, budget: Budget) -> _Known:
+def _known_before(problem: PlacementProblem, objective: Objective, budget: Budget, prove_nodes: int) -> _Known:
     """Bound what any plan could take, before the search: so that a time limit knows what is still to be done after it.
 
     After it come the plan's routing, which is counted once here to see how long that takes, and writing the plan.
@@ -240,7 +253,7 @@ def _known_before(problem: PlacementProblem, objective: Objective, budget: Budge
     beside = beside_in(problem.wanted, problem.workload.kernels)
     known = _Known(bound_s=None, note=f"no certificate: it holds for tasks on one stream, not for {beside}")
     if beside is None:
-        known = _Known(bound_s=certificate_s(problem, objective.judged))
+        known = _Known(bound_s=certificate_s(problem, objective.judged, prove_nodes=prove_nodes))
     if budget.limit.time_s is not None:
         begin_s = budget.seconds
         _routing(problem, problem.any_plan())

@@ -37,6 +37,8 @@ OF_STEPS = (
     "work_limit",
     "balance_weight",
     "robust",
+    "advise",
+    "prove",
     "plan_on",
     "phase",
     "tokens_per_rank",
@@ -104,6 +106,19 @@ def place_command(
         str | None,
         typer.Option("--export", help="Also write the plan for sglang, trtllm, vllm or vllm-ascend, beside --out."),
     ] = None,
+    advise: Annotated[
+        bool,
+        typer.Option("--advise", help="Also say in words: is balance the bottleneck, what is a plan worth, rebalance?"),
+    ] = False,
+    prove: Annotated[
+        int | None,
+        typer.Option(
+            "--prove",
+            min=1,
+            help="Prove each layer's copies by set partitioning, with so many sets: minutes.",
+            show_default="count them",
+        ),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Find an expert placement, with a certificate of what no plan can beat.
@@ -130,6 +145,8 @@ def place_command(
             "work_limit": work_limit,
             "balance_weight": balance_weight,
             "robust": robust,
+            "advise": advise or None,
+            "prove": prove,
         }
         _refuse_steps({*asked.given, *(name for name, value in searched.items() if value is not None)})
         by_load, shape, notes = _place_by_load(
@@ -178,6 +195,8 @@ def place_command(
             expert_groups=expert_groups,
             trace_part=options.planning_part(asked.plan_on),
             seed=asked.seed,
+            advise=advise,
+            prove_nodes=prove or 0,
             progress=advance,
         )
     write_plan(placement.plan, out)

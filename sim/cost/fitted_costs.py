@@ -140,6 +140,18 @@ class FittedCosts:
         kernels = [*self._expert_kernels(kind), *self._expert_kernels(kind, whole=True)]
         return grouped.grouped_floor_seconds(kernels, self.hardware, block, rows, hits, element_type=kind)
 
+    def partition_floor_seconds(
+        self, block: ExpertBlock, load_E: npt.NDArray[np.int64], *, ranks: int, slots: int, phase: str
+    ) -> tuple[float, float]:
+        """As of `KernelCosts`."""
+        kind = self._expert_type(block.weight_type)
+        if kind is None:
+            return self._roofline.partition_floor_seconds(block, load_E, ranks=ranks, slots=slots, phase=phase)
+        kernels = self._expert_kernels(kind, whole=slots == block.experts)
+        return grouped.partition_floor_seconds(
+            kernels, self.hardware, block, load_E, ranks=ranks, slots=slots, element_type=kind
+        )
+
     def core_seconds(
         self, core: AttentionCore, *, phase: str, tokens_G: npt.ArrayLike, keys_G: npt.ArrayLike, queries: float = 1.0
     ) -> Float:

@@ -242,6 +242,52 @@ def grouped_floor_seconds(
     return np.asarray(seconds)
 
 
+def partition_floor_seconds(
+    kernels: Sequence[GroupedParameters],
+    hardware: Hardware,
+    block: ExpertBlock,
+    load_E: Int,
+    *,
+    ranks: int,
+    slots: int,
+    element_type: str,
+) -> tuple[float, float]:
+    """At most the mean over ranks that each hold some of the experts, and at most any one that holds `slots` of them.
+
+    Each expert stands on one rank, with all its rows. Proof: the tiles of an expert are known, so each expert adds at
+    least the least, over kernels and heights, of its tiles' part of a wave to its rank, and its own traffic; a rank's
+    norm of both sums is convex and rises with both, so that the mean over ranks is at least its value at the mean
+    sums, and a rank with `slots` experts takes at least its value at the sums of the `slots` least. Launches, slots and
+    the price of rows are the least of all kernels.
+    """
+    kind, best = TYPES[element_type], _least(kernels)
+    value_bytes = VALUE_BYTES * (2 * block.width + (block.ups + 1) * block.inner)
+    tiles_EB = -(-np.asarray(load_E, np.int64)[:, None] // ROWS_B)
+    row_E = load_E * ((best.row_traffic + best.seen_traffic) * value_bytes / hardware.memory_Bps)
+
+    def sums(part_E: Float) -> tuple[float, float]:
+        return float(part_E.sum()) / ranks, float(np.sort(part_E)[:slots].sum())
+
+    fixed_s = best.launch_s + min(one.slot_s for one in kernels) * slots
+    mean_s, least_s = (fixed_s + part for part in sums(row_E))
+    for inner, outer in block.matrices:
+        each_E = [
+            tiles_EB[:, int(np.searchsorted(ROWS_B, height))]
+            * float(-(-outer // columns) / hardware.sms * _tile_seconds(one, hardware, kind, inner, height, columns))
+            for one in kernels
+            for height, columns in _shapes(one)
+        ]
+        moved_E = (np.asarray(load_E) > 0) * (inner * outer * kind.weight_bytes)
+        moved_E = moved_E + load_E * (inner * kind.input_bytes + VALUE_BYTES * outer)
+        tile_sums, traffic_sums = sums(np.min(each_E, axis=0)), sums(moved_E / (hardware.memory_Bps * best.memory_part))
+        joined = [
+            float(soft_maximum(np.array(a), np.array(b), best.softness))
+            for a, b in zip(tile_sums, traffic_sums, strict=True)
+        ]
+        mean_s, least_s = mean_s + joined[0], least_s + joined[1]
+    return mean_s, least_s
+
+
 def _shapes(parameters: GroupedParameters) -> list[tuple[int, int]]:
     """(height, columns) of the tiles that a kernel has."""
     if parameters.tiles == "default":

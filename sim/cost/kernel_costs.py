@@ -60,6 +60,12 @@ class KernelCosts(Protocol):
         """
         ...
 
+    def partition_floor_seconds(
+        self, block: ExpertBlock, load_E: npt.NDArray[np.int64], *, ranks: int, slots: int, phase: str
+    ) -> tuple[float, float]:
+        """At most the mean over ranks that hold each expert once, and at most any rank that holds `slots` of them."""
+        ...
+
     def projection_seconds(self, products: AttentionProducts, tokens_G: npt.ArrayLike, *, phase: str) -> Float:
         """The products around an attention core, and the kernels beside them: rotation, norms, filling the cache."""
         ...

@@ -62,6 +62,18 @@ class Roofline:
         """As of `KernelCosts`."""
         return expert_roofline.expert_floor_seconds(block, self.hardware, rows, hits, phase=phase)
 
+    def partition_floor_seconds(
+        self, block: ExpertBlock, load_E: npt.NDArray[np.int64], *, ranks: int, slots: int, phase: str
+    ) -> tuple[float, float]:
+        """As of `KernelCosts`: the floor at the mean of rows and of experts hit, and at the least `slots` of them."""
+        hit_E = load_E > 0
+        sums = (
+            (float(load_E.sum()) / ranks, float(hit_E.sum()) / ranks),
+            (float(np.sort(load_E)[:slots].sum()), float(np.sort(hit_E)[:slots].sum())),
+        )
+        mean_s, least_s = (self.expert_floor_seconds(block, rows, hits, phase=phase) for rows, hits in sums)
+        return mean_s, least_s
+
     def core_seconds(
         self, core: AttentionCore, *, phase: str, tokens_G: npt.ArrayLike, keys_G: npt.ArrayLike, queries: float = 1.0
     ) -> Float:

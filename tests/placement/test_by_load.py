@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from moecast.cli import app
 from moecast.errors import MoecastError
 from moecast.placement import LOAD_SOLVERS, SOLVERS, place_by_load
-from moecast.placement.load_bound import fullest_rank_bound_L, rank_load_LG
+from moecast.placement.certificates.fullest_rank import fullest_rank_bound_L, rank_load_LG
 from moecast.placement.solver import SlotProblem, Solved
 from moecast.sim import load_model, read_plan
 from moecast.topology import load_cluster

@@ -122,3 +122,49 @@ def test_ranks_that_share_tokens_wait_for_each_other_only() -> None:
         experts_LG = np.array([np.roll(np.arange(8), first), np.roll(np.arange(8), second - 1)], np.int32)
         placed.append(objective.step_s(experts_LG[:, :, None]))
     assert 0 < certificate_s(problem, objective.judged) <= min(placed)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+@pytest.mark.parametrize("seed", range(3))
+def test_no_plan_without_replicas_is_below_the_proved_certificate(mode: str, phase: str, seed: int) -> None:
+    """Every way to put six experts on three ranks, two layers of them at once; stopped early or not."""
+    layout = Plan.contiguous(layers=1, experts=6, choices=3, ep=3, slots_per_rank=2)
+    problem = PlacementProblem(
+        cluster=small_cluster(1),
+        model=small_model(1, 6, 3),
+        trace=skewed_trace(seed, layers=1, experts=6, choices=3, tokens=480, phase=phase),
+        workload=Workload(phase=phase, tokens_per_rank=8, steps=2),
+        wanted=layout.with_(dispatch=mode),
+    )
+    objective = Objective(problem)
+    orders = (np.array(order, np.int32).reshape(1, 3, 2) for order in itertools.permutations(range(6)))
+    plans = [order for order in orders if (order[0, :, 0] < order[0, :, 1]).all()]
+    assert len(plans) == 90
+    fastest = min(objective.step_s(slots_LGP) for slots_LGP in plans)
+    counted = certificate_s(problem, objective.judged)
+    for nodes in (1, 10**6):
+        proved = certificate_s(problem, objective.judged, prove_nodes=nodes)
+        assert counted <= proved <= fastest
+
+
+@pytest.mark.parametrize("mode", ["per_rank", "nccl", "per_choice", "stay"])
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_floors_of_several_layers_hold_where_links_are_slow(mode: str, phase: str) -> None:
+    """Copies that take most of a step: experts and links overlap between ranks, and no floor may add what overlaps."""
+    cluster = small_cluster(1)
+    slow = replace(cluster, links=tuple(replace(link, capacity_Bps=link.capacity_Bps / 50) for link in cluster.links))
+    layout = Plan.contiguous(layers=3, experts=8, choices=2, ep=4, slots_per_rank=2)
+    for seed in range(3):
+        problem = PlacementProblem(
+            cluster=slow,
+            model=small_model(3, 8, 2),
+            trace=skewed_trace(seed, layers=3, experts=8, choices=2, tokens=1200, phase=phase),
+            workload=Workload(phase=phase, tokens_per_rank=32, steps=2),
+            wanted=layout.with_(dispatch=mode),
+        )
+        objective = Objective(problem)
+        proved = certificate_s(problem, objective.judged, prove_nodes=10**6)
+        rng = np.random.default_rng(seed)
+        plans = [np.stack([rng.permutation(8).reshape(4, 2) for _ in range(3)]).astype(np.int32) for _ in range(25)]
+        assert 0 < proved <= min(objective.step_s(slots_LGP) for slots_LGP in plans)

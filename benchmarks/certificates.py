@@ -1,0 +1,93 @@
+"""How far certificates are from plans on a real trace: fan-out layer by layer, and the step time.
+
+Planning tokens of DeepSeek-V2-Lite's trace (the first half of each topic), 8 ranks of 8 experts, no replicas.
+
+Run: python benchmarks/certificates.py [--trace FILE.npz] [--first LAYER] [--last LAYER] [--step prefill|decode|stay]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+
+from moecast.placement import Objective, PlacementProblem, certificate_s, place
+from moecast.placement.certificates import fan_out_bound
+from moecast.sim import Plan, Workload, load_model
+from moecast.topology import load_cluster
+from moecast.traces import RoutingTrace, import_npz
+
+SHARED = Path(os.environ.get("MOECAST_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+TOKENS, RANKS, NODES = 4096, 8, 20_000_000
+PROVE_NODES = 300_000  # of each layer's copies in a step time
+STEPS = {
+    "prefill": ({"phase": "prefill", "tokens_per_rank": 500, "steps": 1}, None),
+    "stay": ({"phase": "prefill", "tokens_per_rank": 500, "steps": 1}, "stay"),
+    "decode": ({"phase": "decode", "tokens_per_rank": 64, "steps": 1, "from_phase": "prefill"}, None),
+}
+
+
+def fan_outs(planning: RoutingTrace, first: int, last: int) -> None:
+    """Each layer: what is proved, the best plan met, and the gap; without a limit to loads, and with one."""
+    rows = np.linspace(0, planning.n_tokens - 1, TOKENS).astype(int)
+    _, experts, _ = planning.meta.shape_LEK
+    print("| layer | fan-out ≥ | plan | gap | CPU s | loads ≤ 1.05: ≥ | plan | gap | CPU s |")
+    print("|---:|---:|---:|---:|---:|---:|---:|---:|---:|", flush=True)
+    for layer in range(first, last):
+        cells = []
+        for most_load in (None, 1.05):
+            begin = time.process_time()
+            found = fan_out_bound(
+                planning.experts_TLK[rows, layer], experts, [experts // RANKS] * RANKS, most_load=most_load,
+                most_nodes=NODES,
+            )  # fmt: skip
+            plan, seconds = found.plan_copies / found.tokens, time.process_time() - begin
+            cells.append(f"{found.fan_out:.3f} | {plan:.3f} | {100 * found.gap:.1f} % | {seconds:.1f}")
+        print(f"| {layer} | {' | '.join(cells)} |", flush=True)
+
+
+def step_time(planning: RoutingTrace, kind: str) -> None:
+    """The gap of the best plan that the joint search finds, by counting choices alone and with copies proved."""
+    cluster, model = load_cluster("dgx-h200", nodes=1), load_model("deepseek-v2-lite")
+    options, dispatch = STEPS[kind]
+    workload = Workload(reuse=True, **options)
+    layers, experts, choices = planning.meta.shape_LEK
+    wanted = Plan.contiguous(
+        layers=layers, experts=experts, choices=choices, ep=RANKS, slots_per_rank=experts // RANKS
+    ).with_(dispatch=dispatch)
+    problem = PlacementProblem(cluster=cluster, model=model, trace=planning, workload=workload, wanted=wanted)
+    objective = Objective(problem)
+    found = place(
+        cluster, model, planning, workload, solver="joint", dispatch=dispatch, work_limit=4_000_000
+    ).plan.slots_DLGP[0]
+    step_s, begin = objective.step_s(found), time.process_time()
+    counted_s = certificate_s(problem, objective.judged)
+    proved_s = certificate_s(problem, objective.judged, prove_nodes=PROVE_NODES)
+    print("| step | plan, ms | counted, ms | gap | proved, ms | gap | CPU s |\n|---|---:|---:|---:|---:|---:|---:|")
+    gaps = [f"{1e3 * bound_s:.2f} | {100 * (1 - bound_s / step_s):.1f} %" for bound_s in (counted_s, proved_s)]
+    print(f"| {kind} | {1e3 * step_s:.2f} | {' | '.join(gaps)} | {time.process_time() - begin:.0f} |")
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--trace", type=Path, default=SHARED / "traces" / "deepseek-v2-lite.npz")
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--last", type=int, default=26)
+    parser.add_argument("--step", choices=STEPS)
+    arguments = parser.parse_args()
+    if not arguments.trace.exists():
+        print(f"skipped: {arguments.trace} is absent (set MOECAST_SHARED)")
+        return
+    planning, _ = import_npz(arguments.trace).split(0.5)
+    if arguments.step:
+        step_time(planning, arguments.step)
+    else:
+        fan_outs(planning, arguments.first, arguments.last)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""Advice in words: is balance what limits this workload, what is the found plan worth, and what would more be worth.
+
+The *per-step oracle* rearranges experts before every step and layer, for nothing. It is relaxed: every rank's experts
+take their EP group's mean, as if slots were shared out perfectly, and copies stay those of the found plan. Timed by the
+same rung on the same steps, so that differences are of pairs.
+
+Axes: S step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from moecast.placement.contiguous import Contiguous
+from moecast.placement.limit import Budget, Limit
+from moecast.placement.notes import copies_note
+from moecast.sim.collectives import mode_of
+from moecast.sim.forward import ForwardPass
+from moecast.sim.network import find_rung
+from moecast.sim.placed_model import PlacedModel
+from moecast.sim.program import Compute
+from moecast.sim.schedules import program_of
+from moecast.units import format_percent, format_s
+
+if TYPE_CHECKING:
+    from moecast.placement.objective import Objective
+    from moecast.placement.problem import PlacementProblem
+
+Float = npt.NDArray[np.float64]
+Int32 = npt.NDArray[np.int32]
+
+NORMAL_80 = 1.2816  # an 80 % interval of a normal distribution
+FEW_STEPS = {1: 3.078, 2: 1.886, 3: 1.638, 4: 1.533, 5: 1.476, 6: 1.440, 7: 1.415}  # Student's, by degrees of freedom
+LITTLE = (
+    0.03  # of the step: the estimate lies within so much of fluid, and uneven experts that cost less are no bottleneck
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advice:
+    """What to do about a placement.
+
+    Parameters
+    ----------
+    contiguous_S, plan_S, oracle_S
+        Seconds of each judged step: experts in order, the found plan, and the relaxed per-step oracle on its copies.
+    copies
+        What a placement can change of what is sent, in words; empty where it changes copies.
+    """
+
+    contiguous_S: Float
+    plan_S: Float
+    oracle_S: Float
+    copies: str
+
+    @classmethod
+    def of(cls, problem: PlacementProblem, objective: Objective, slots_LGP: Int32) -> Advice:
+        """Time the found plan, experts in order, and the oracle on the judged steps."""
+        first = slots_LGP
+        if Contiguous().supports(problem) is None:
+            first = Contiguous().solve(problem, objective, Budget(Limit(time_s=None, work=None), None)).slots_LGP
+        steps = range(len(objective.judged))
+        by_choice = mode_of(problem.wanted.dispatch, problem.workload.kernels).per_choice
+        return cls(
+            contiguous_S=np.array([objective.one_step_s(first, step) for step in steps]),
+            plan_S=np.array([objective.one_step_s(slots_LGP, step) for step in steps]),
+            oracle_S=_oracle_S(problem, objective, slots_LGP),
+            copies=copies_note(problem.wanted.replica_rule) if by_choice else "",
+        )
+
+    @property
+    def reached(self) -> float:
+        """Part of the oracle's speed that the plan has, 1 being all."""
+        return float(self.oracle_S.mean() / self.plan_S.mean())
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values: the means, and the words."""
+        means = {name: float(getattr(self, f"{name}_S").mean()) for name in ("contiguous", "plan", "oracle")}
+        seconds = {f"{name}_s": value for name, value in means.items()}
+        return {**seconds, "reached": self.reached, "words": self.words()}
+
+    def words(self) -> list[str]:
+        """One answer a line."""
+        gain, gain_text = _gain(self.contiguous_S, self.plan_S)
+        more, more_text = _gain(self.plan_S, self.oracle_S)
+        even = f"with perfectly even experts in every step, this plan's steps: {more_text}"
+        reached = f"the static plan reaches {format_percent(self.reached)} of the per-step oracle's speed"
+        words = [
+            f"is balance your bottleneck? {'yes' if more >= LITTLE else 'no'}: {even}",
+            f"this static plan against experts in order: {gain_text}",
+            f"{reached} (loads of every step even, its copies unchanged)",
+            _rebalance(more, float(self.plan_S.mean() - self.oracle_S.mean())),
+        ]
+        if gain < LITTLE and more < LITTLE:
+            words.append("leave it: neither this plan nor any rebalancing shows a difference")
+        return [*words, *([self.copies] if self.copies else [])]
+
+
+def _rebalance(more: float, saved_s: float) -> str:
+    """When moving experts at run time could pay."""
+    if more < LITTLE or saved_s <= 0:
+        return "rebalance: never, on this traffic: there is no more to gain than the forecast's error"
+    return (
+        f"rebalance: only where that costs less than {format_s(saved_s)} a step, all in all: no rebalancing saves more"
+    )
+
+
+def _gain(before_S: Float, after_S: Float) -> tuple[float, str]:
+    """Part of the step that is saved, and it in words with an 80 % interval over the pairs of steps."""
+    gain_S = 1 - after_S / before_S
+    gain, n = float(gain_S.mean()), len(gain_S)
+    if abs(gain) < 1e-12:
+        return gain, "no difference"
+    half = 0.0 if n < 2 else FEW_STEPS.get(n - 1, NORMAL_80) * float(gain_S.std(ddof=1)) / n**0.5
+    if abs(gain) <= max(half, LITTLE):
+        return gain, f"no difference shown ({format_percent(gain)} shorter, inside the forecast's error)"
+    between = f" ({format_percent(gain - half)} to {format_percent(gain + half)})" if n > 1 else " (one step only)"
+    return gain, f"{format_percent(abs(gain))} {'shorter' if gain > 0 else 'longer'}{between}"
+
+
+def _oracle_S(problem: PlacementProblem, objective: Objective, slots_LGP: Int32) -> Float:
+    plan = problem.plan(slots_LGP)
+    placed = PlacedModel.of(problem.cluster, problem.model, plan, phase=problem.workload.kernels, seed=problem.seed)
+    seconds = []
+    for step in objective.judged:
+        program = program_of(ForwardPass.of(placed, problem.trace, step))
+        group_G = placed.sites.group_G
+        even = [_even(task, group_G) if isinstance(task, Compute) else task for task in program.tasks]
+        seconds.append(find_rung(problem.network).run(replace(program, tasks=tuple(even))).step_time_s)
+    return np.array(seconds)
+
+
+def _even(task: Compute, group_G: Int32) -> Compute:
+    """Experts take their EP group's mean."""
+    if task.kind != "expert" or task.n_ranks != len(group_G):
+        return task
+    mean_D = np.bincount(group_G, task.seconds_R) / np.bincount(group_G)
+    return replace(task, seconds_R=np.ascontiguousarray(mean_D[group_G]))
