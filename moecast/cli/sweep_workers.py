@@ -57,7 +57,7 @@ def _begin(asked: Asked, parent: int | None) -> None:
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_DIES_WITH_PARENT, signal.SIGKILL)
         if os.getppid() != parent:  # it died before it was asked
-            os._exit(1)
+            raise SystemExit(1)
 
 
 def _answer(point: tuple[int, Mapping[str, Any]]) -> tuple[int, dict[str, Any]]:
