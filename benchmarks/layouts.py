@@ -2,12 +2,12 @@
 
     python benchmarks/layouts.py [FOLDER] [--stated]
 
-Reads FOLDER/measured/serving.csv (default: MOECAST_SHARED). Rows of one model, GPU, engine, element type, way of serving
-and lengths are compared, `check` rows only. At every limit on the time per output token, a layout is worth the most
+Reads FOLDER/measured/serving.csv (default: MOECAST_SHARED). Rows of one model, GPU, engine, element type, mode and
+lengths are compared, `check` rows only. At every limit on the time per output token, a layout is worth the most
 tokens/s of a GPU that it reaches within the limit. Of each pair of layouts whose measured worth differs by more than
 10 %: is the better one named? In groups of five layouts and more: is the best measured one among our first three?
-Predicted are steps without a queue: a decode step at the batch that was in flight, and in agg its share of prefill. What
-was in flight was measured, and says part of the answer: with --stated the batch is the one that was configured.
+Predicted are steps without a queue: a decode step at the batch that was in flight, and in agg its share of prefill.
+What was in flight was measured, and says part of the answer: with --stated the batch is the one that was configured.
 """
 
 from __future__ import annotations

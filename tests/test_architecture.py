@@ -206,6 +206,8 @@ KNOWS_RANKS = {
     "placement/load_bound.py",
     "placement/round_robin.py",
     "placement/engines/slots.py",  # slots of a rank in an engine's file
+    "placement/layouts/serving_layout.py",  # degrees of an instance, before there is a plan
+    "placement/layouts/space.py",  # all products of degrees
     "moecast/report/trace_figures.py",
     "traces/statistics/_parts.py",
 }

@@ -78,7 +78,7 @@ def plan_command(
     if report is not None:
         from moecast.report.plan_page import write_plan_page
 
-        write_plan_page(answer, report)
+        write_plan_page(answer, planning.winner_rows(answer), report)
     if json:
         render.echo_json(answer)
     else:

@@ -212,7 +212,7 @@ def show(value: dict[str, Any]) -> None:
 
     out, asked = render.console(), value["question"]
     title = f"{asked['model']} on {value['gpus']} GPUs of {asked['cluster']}, {asked['isl']} in, {asked['osl']} out"
-    render.show_rows(f"{title} ({value['model']})", _winner_rows(value), _notes(value))
+    render.show_rows(f"{title} ({value['model']})", winner_rows(value), _notes(value))
     table = Table(title=Text("front"), title_justify="left", title_style="bold")
     for name in ("tpot", "ttft", "tokens/s per GPU", "layout"):
         table.add_column(name, justify="left" if name == "layout" else "right", overflow="fold")
@@ -235,7 +235,8 @@ def _numbers(one: dict[str, Any]) -> tuple[str, str, str]:
     return format_s(one["tpot_s"]), format_s(one["ttft_s"]), f"{one['tokens_per_s_per_gpu']:,.0f}"
 
 
-def _winner_rows(value: dict[str, Any]) -> list[tuple[str, str]]:
+def winner_rows(value: dict[str, Any]) -> list[tuple[str, str]]:
+    """The winner, why it wins, how far from the best it is, and what lies behind it, in words."""
     from moecast.units import format_percent
 
     winner, searched, other = value["winner"], value["searched"], value["runner_up"]

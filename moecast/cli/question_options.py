@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -40,8 +41,15 @@ Save = Annotated[Path | None, typer.Option("--save-question", help="Write the qu
 
 Vary = Annotated[
     list[str] | None,
-    typer.Option("--vary", help="A field and its values: workload.tokens_per_rank=64,128. Any number of times."),
+    typer.Option(
+        "--vary",
+        "--over",
+        help="A field and its values: workload.tokens_per_rank=64,128, or a row of them: 16:512:x2 (or 16:64:+16). Any "
+        "number of times.",
+    ),
 ]
+
+MOST_OF_A_ROW = 10_000
 
 Command = Callable[..., None]
 
@@ -202,8 +210,35 @@ def parse_vary(text: str) -> tuple[str, list[Any]]:
     if not equals or not listed.strip():
         raise MoecastError("takes field=value,value, as in plan.tp=1,2", field="--vary", value=text)
     name = find_field(field.strip())
-    parts = listed.split(";" if ";" in listed else ",")
+    parts = [
+        value
+        for part in listed.split(";" if ";" in listed else ",")
+        for value in row_of_values(part.strip(), field=f"--vary {dotted(name)}")
+    ]
     return name, [parse_text(name, part.strip(), field=f"--vary {dotted(name)}") for part in parts]
+
+
+def row_of_values(text: str, *, field: str) -> list[str]:
+    """``16:512:x2`` is 16, 32 … 512, ``16:64:+16`` is 16, 32, 48, 64; any other text is itself.
+
+    Raises
+    ------
+    MoecastError
+        A row that does not rise, or has no end.
+    """
+    match = re.fullmatch(r"(\d{1,12}):(\d{1,12}):([x+])(\d{1,12})", text)
+    if match is None:
+        return [text]
+    value, last, step = int(match[1]), int(match[2]), int(match[4])
+    if value > last or step < (2 if match[3] == "x" else 1) or (match[3] == "x" and value < 1):
+        raise MoecastError(
+            "a row rises from its first value to its last: 16:512:x2, 16:64:+16", field=field, value=text
+        )
+    values: list[str] = []
+    while value <= last and len(values) < MOST_OF_A_ROW:
+        values.append(str(value))
+        value = value * step if match[3] == "x" else value + step
+    return values
 
 
 def refuse_varied(file: Path | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,15 +17,9 @@ from moecast.cli.question_file import dotted
 from moecast.cli.question_options import takes_question
 
 if TYPE_CHECKING:
-    from moecast.cli.inputs import Inputs
     from moecast.sim import Prediction
 
 MOST_POINTS = 10_000
-OF_THE_PLAN = (
-    "plan", "ep", "sequence_parallel", "context_exchange", "context_split", "slots_per_rank", "dispatch",
-    "replica_rule", "schedule", "microbatches", "network", "fluid_steps", "memory_fraction", "gains",
-)  # fmt: skip
-"""Fields that no input depends on: points that differ in these only share what was read."""
 NUMBERS = (
     "step_time_s", "layer_time_s", "tokens_per_s", "tokens_per_s_per_gpu", "balance", "fan_out", "dispatch_bytes",
     "bottleneck", "fits",
@@ -78,13 +72,19 @@ def sweep_command(
     varied: dict[str, list[Any]],
     out: Annotated[Path | None, typer.Option("--out", help="Write all predictions as JSON here.")] = None,
     csv: Annotated[Path | None, typer.Option("--csv", help="Write the table as CSV here.")] = None,
+    parquet: Annotated[Path | None, typer.Option("--parquet", help="Write the table as Parquet here.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", min=1, help="Processes.", show_default="one for each core")
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Forecast a question once for every combination of the fields that vary; points without an answer say why.
 
     The fields are those of `moecast simulate`, from a question file, `--set` or the options.
 
-    Example: moecast sweep q.yaml --vary workload.tokens_per_rank=64,128,256 --vary plan.tp=1,2
+    With an output, finished points are kept beside it: after a kill the same command goes on where it was.
+
+    Example: moecast sweep q.yaml --over workload.tokens_per_rank=64:512:x2 --over plan.tp=1,2 --csv t.csv
     """
     import json as json_module
 
@@ -92,17 +92,22 @@ def sweep_command(
     from moecast.errors import MoecastError
     from moecast.files import check_outputs, write_text
 
-    check_outputs({"--out": out, "--csv": csv}, asked.files)
+    check_outputs({"--out": out, "--csv": csv, "--parquet": parquet}, asked.files)
     if not varied:
         raise MoecastError("names what varies: --vary workload.tokens_per_rank=64,128,256", field="--vary")
+    journal = journal_of(out, csv, parquet)
     with render.progress("sweeping", quiet=json) as advance:
-        points = list(answer_points(asked, varied, advance=advance))
+        points = answer_points(asked, varied, journal=journal, jobs=jobs, advance=advance)
     answer = {"varied": {dotted(name): list(map(_plain, values)) for name, values in varied.items()},
               "points": [point.to_json() for point in points]}  # fmt: skip
     if out is not None:
         write_text(out, json_module.dumps(answer, indent=1, allow_nan=False) + "\n")
     if csv is not None:
         write_text(csv, to_csv(points))
+    if parquet is not None:
+        _write_parquet(points, parquet)
+    if journal is not None:
+        journal.unlink(missing_ok=True)
     if json:
         render.echo_json(answer)
     else:
@@ -111,43 +116,61 @@ def sweep_command(
         raise typer.Exit(2)
 
 
-def answer_points(asked: Asked, varied: Mapping[str, Sequence[Any]], *, advance: Any = None) -> Iterator[Point]:
+def answer_points(
+    asked: Asked,
+    varied: Mapping[str, Sequence[Any]],
+    *,
+    journal: Path | None = None,
+    jobs: int | None = None,
+    advance: Any = None,
+) -> list[Point]:
     """Answer the question at every combination, the last field varying fastest.
+
+    Parameters
+    ----------
+    journal
+        Where finished points are kept until `drop_journal`; those that stand there are not answered again.
+    jobs
+        Processes; None: one for each core, where there are points enough.
 
     Raises
     ------
     MoecastError
-        More points than `MOST_POINTS`.
+        More points than `MOST_POINTS`, or a journal of another sweep.
     """
     import math
 
+    from moecast.cli.sweep_journal import Journal, name_of_sweep
+    from moecast.cli.sweep_workers import answered, jobs_for
     from moecast.errors import MoecastError
+    from moecast.sim import Prediction
 
     count = math.prod(map(len, varied.values()))
     if count > MOST_POINTS:
         raise MoecastError(f"{count} points, more than {MOST_POINTS}", field="--vary")
-    read: dict[Asked, Inputs] = {}
-    for done, values in enumerate(itertools.product(*varied.values()), 1):
-        changed = dict(zip(varied, values, strict=True))
-        found = {dotted(name): value for name, value in changed.items()}
-        try:
-            yield Point(values=found, prediction=_answer(asked.with_(**changed), read))
-        except MoecastError as error:
-            yield Point(values=found, refused=str(error))
-        if advance is not None:
-            advance(done, count)
+    points = [dict(zip(varied, values, strict=True)) for values in itertools.product(*varied.values())]
+    with Journal(journal, name_of_sweep(asked, varied)) as kept:
+        left = [(number, changed) for number, changed in enumerate(points) if number not in kept.finished]
+        for number, answer in answered(asked, left, jobs=jobs_for(len(left), jobs)):
+            kept.add(number, answer)
+            if advance is not None:
+                advance(len(kept.finished), count)
+    found = []
+    for number, changed in enumerate(points):
+        answer = kept.finished[number]
+        value = answer["prediction"]
+        prediction = None if value is None else Prediction.from_json(value)
+        named = {dotted(name): value for name, value in changed.items()}
+        found.append(Point(values=named, prediction=prediction, refused=answer["refused"] or ""))
+    return found
 
 
-def _answer(asked: Asked, read: dict[Asked, Inputs]) -> Prediction:
-    """Answer one point; `read` keeps the last inputs, which the next points may share."""
-    from moecast.cli.inputs import read_inputs, read_question
-    from moecast.sim import simulate_question
+def journal_of(*outputs: Path | None) -> Path | None:
+    """Where a sweep with these outputs keeps finished points: beside the first of them."""
+    from moecast.cli.sweep_journal import SUFFIX
 
-    key = asked.with_(**dict.fromkeys(OF_THE_PLAN))
-    if key not in read:
-        read.clear()
-        read[key] = read_inputs(asked, quiet=True)
-    return simulate_question(read_question(asked, read[key]))
+    first = next((path for path in outputs if path is not None), None)
+    return None if first is None else first.with_name(first.name + SUFFIX)
 
 
 def to_csv(points: Sequence[Point]) -> str:
@@ -161,6 +184,25 @@ def to_csv(points: Sequence[Point]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def _write_parquet(points: Sequence[Point], path: Path) -> None:
+    """Write the table as Parquet, whole or not at all; a field whose values are of several kinds as text."""
+    import polars as pl
+
+    from moecast.files import atomic_path
+
+    rows = [point.row() for point in points]
+    columns = {}
+    for name in rows[0]:
+        values = [_plain(row[name]) for row in rows]
+        kinds = {type(value) for value in values if value is not None}
+        mixed = len(kinds) > 1 and not kinds <= {int, float}
+        columns[name] = pl.Series(
+            name, [None if value is None else str(value) for value in values] if mixed else values, strict=False
+        )
+    with atomic_path(path) as part:
+        pl.DataFrame(list(columns.values())).write_parquet(part)
 
 
 def _plain(value: Any) -> Any:

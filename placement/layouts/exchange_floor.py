@@ -153,7 +153,8 @@ class _Floor:
         ranks, domain = self.layout.ranks_of_stage, self.links.domain_ranks
         width = self.layout.etp  # ranks of one member hold the same slots
         apart_LB = 1 - np.stack([loads.near_part_L(1, self.slots) for loads in self.loads_B], axis=1)
-        if domain >= ranks or ranks % domain:
+        whole_domains = domain * round(ranks / domain) == ranks
+        if domain >= ranks or not whole_domains:
             return apart_LB, np.zeros_like(apart_LB)
         held = self.slots * -(-domain // width)
         far_LB = 1 - np.stack([loads.near_part_L(domain, held) for loads in self.loads_B], axis=1)

@@ -230,8 +230,10 @@ class _Search:
                 return
             for y in chosen:
                 one = self.found[promised.mode, y] = self._time(promised.mode, y)
-                for kind in self.kinds[y] if one is not None else ():
-                    self.over[promised.mode, kind].append(max(one.tpot_s / promised.tpot_Y[y], 1.0))
+                if one is not None:
+                    over = max(one.tpot_s / float(promised.tpot_Y[y]), 1.0)
+                    for kind in self.kinds[y]:
+                        self.over[promised.mode, kind].append(over)
             budget -= len(chosen)
             self.tell("timing layouts", len(self.found), len(self.found) + budget)
 

@@ -108,7 +108,7 @@ def _even_step(question: ServingQuestion, layout: ServingLayout, phase: str) -> 
         last_T = None
     else:
         length = min(layout.batch, question.isl)
-        place_T = np.tile(np.arange(layout.batch) % length, layout.dp)
+        place_T = np.arange(tokens) % layout.batch % length
         context_T, last_T = place_T + 1 + question.isl - length, place_T == length - 1
     return Step(
         token_T=np.zeros(tokens, np.int64), source_T=np.repeat(np.arange(layout.dp, dtype=np.int32), layout.batch),

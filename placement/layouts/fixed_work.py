@@ -89,7 +89,7 @@ class _Layers:
         self.model, self.hardware = question.model, question.cluster.hardware
         self.layout, self.phase, self.question = layout, phase, question
         self.shared_B = np.asarray(batch_B, np.int64)  # tokens of a data-parallel rank
-        self.attended_B = self.shared_B // layout.cp
+        self.attended_B = np.floor_divide(self.shared_B, layout.cp)
         self.own_B = self.shared_B // (layout.tp * layout.cp)
         self.kept_B = self.own_B if layout.sequence_parallel else self.attended_B
         self.sum_B = self._all_reduce_s()

@@ -59,7 +59,7 @@ class StepScores:
 def prefill_of(decode: ServingLayout, isl: int) -> ServingLayout:
     """How an instance that decodes in a layout runs prompts: the same degrees, prompts cut into chunks."""
     dispatch = PREFILL_MODES.get(decode.dispatch or "", decode.dispatch)
-    batch = max(min(isl, PREFILL_TOKENS // decode.dp), 1)
+    batch = max(min(isl, -(-PREFILL_TOKENS // decode.dp)), 1)
     microbatches = decode.pp if batch >= decode.pp * decode.cp else 1
     return replace(decode, dispatch=dispatch, batch=batch, microbatches=microbatches)  # type: ignore[arg-type]
 

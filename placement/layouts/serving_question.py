@@ -70,8 +70,8 @@ class ServingQuestion:
         if phase == "decode":
             return step
         length = min(batch, self.isl)
-        place_T = np.tile(np.arange(batch) % length + 1, dp) + (self.isl - length) // 2
-        return replace(step, context_T=place_T, last_T=np.tile(np.arange(batch) % length == length - 1, dp))
+        place_T = np.arange(step.n_tokens) % batch % length  # every rank holds as many
+        return replace(step, context_T=place_T + 1 + (self.isl - length) // 2, last_T=place_T == length - 1)
 
     def workload(self, batch: int, phase: str) -> Workload:
         """Which tokens are in flight together in one step: `batch` sequences or tokens of each data-parallel rank."""

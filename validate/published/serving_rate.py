@@ -46,7 +46,7 @@ def tokens_per_s_per_gpu(row: ServingRow, fields: Mapping[str, str], tpot_ms: fl
 def prompt_ms(row: ServingRow, *, network: str = "bound") -> float:
     """Milliseconds that the instance takes for one prompt on each of its data-parallel ranks."""
     tokens = max(1, round(MEAN_LENGTH * row.isl))
-    chunk = max(1, min(tokens, CHUNK // row.dp))
+    chunk = max(1, min(tokens, -(-CHUNK // row.dp)))
     # What a prompt's step does not depend on is left out, so that runs of one layout share it.
     same = replace(row, id="", use="", batch=0.0, stated=0.0, concurrency=0.0, tpot_ms=0.0, ttft_ms=0.0, osl=1)
     return tokens / chunk * _prefill_ms(same, chunk, tokens, network)
@@ -61,6 +61,6 @@ def _prefill_ms(row: ServingRow, chunk: int, tokens: int, network: str) -> float
     trace = even_routing(model, chunk * plan.dp)
     work = Workload(phase="prefill", tokens_per_rank=chunk, steps=1, seed=SEED, reuse=True, from_phase="decode")
     [step] = draw_steps(trace, work, ranks=plan.dp)
-    context_T = np.tile(np.arange(chunk), plan.dp) + 1 + (tokens - chunk) // 2
-    step = replace(step, context_T=context_T, last_T=np.tile(np.arange(chunk) == chunk - 1, plan.dp))
+    place_T = np.arange(step.n_tokens) % chunk
+    step = replace(step, context_T=place_T + 1 + (tokens - chunk) // 2, last_T=place_T == chunk - 1)
     return simulate_step(cluster, model, plan, trace, step, network=network)[1].step_time_s * 1e3

@@ -1,0 +1,78 @@
+"""Points of a sweep on several cores: processes that end when the one that started them does, however it ends."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from moecast.cli.asked import Asked
+
+FEW_POINTS = 8
+"""A process takes some seconds to start: fewer points than this are answered by one."""
+OF_THE_PLAN = (
+    "plan", "ep", "sequence_parallel", "context_exchange", "context_split", "slots_per_rank", "dispatch",
+    "replica_rule", "schedule", "microbatches", "network", "fluid_steps", "memory_fraction", "gains",
+)  # fmt: skip
+"""Fields that no input depends on: points that differ in these only share what was read."""
+_DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG
+
+_asked: list[Asked] = []
+_read: dict[Any, Any] = {}
+
+
+def jobs_for(points: int, asked: int | None) -> int:
+    """How many processes answer so many points; `asked` None: one for each core, where that pays."""
+    if asked is not None:
+        return max(1, min(asked, points))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, points) if points >= FEW_POINTS else 1
+
+
+def answered(
+    asked: Asked, points: Sequence[tuple[int, Mapping[str, Any]]], *, jobs: int
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Answer points, each as soon as it is done: its number, and its prediction or why there is none, as JSON."""
+    if jobs == 1:
+        _begin(asked, None)
+        yield from map(_answer, points)
+        return
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(jobs, initializer=_begin, initargs=(asked, os.getpid())) as pool:
+        yield from pool.imap_unordered(_answer, points)
+
+
+def _begin(asked: Asked, parent: int | None) -> None:
+    """Prepare a process: whose points it answers, and that it ends with its parent."""
+    _asked[:] = [asked]
+    _read.clear()
+    if parent is None:
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, who ends its workers
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_DIES_WITH_PARENT, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before it was asked
+            raise SystemExit(1)
+
+
+def _answer(point: tuple[int, Mapping[str, Any]]) -> tuple[int, dict[str, Any]]:
+    from moecast.cli.inputs import read_inputs, read_question
+    from moecast.errors import MoecastError
+    from moecast.sim import simulate_question
+
+    number, changed = point
+    try:
+        asked = _asked[0].with_(**changed)
+        key = asked.with_(**dict.fromkeys(OF_THE_PLAN))
+        if key not in _read:  # the last inputs, which the next points may share
+            _read.clear()
+            _read[key] = read_inputs(asked, quiet=True)
+        found = simulate_question(read_question(asked, _read[key]))
+    except MoecastError as error:
+        return number, {"prediction": None, "refused": str(error)}
+    return number, {"prediction": found.to_json(), "refused": None}

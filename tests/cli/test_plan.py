@@ -1,0 +1,58 @@
+"""`moecast plan` in a process of its own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from moecast.cli.planning import parse_prices, parse_slo
+from moecast.errors import MoecastError
+from tests.cli.conftest import Run
+
+ASKED = ("--cluster", "dgx-h100", "--model", "config.json", "--gpus", "2", "--isl", "64", "--osl", "32")
+QUICK = ("--scored", "12", "--placed", "2", "--network", "bound")
+
+
+def test_a_question_comes_in_and_a_layout_to_run_goes_out(run: Run, small: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text((small / "config.json").read_text())
+    more = ("--slo", "ttft=1s,tpot=20ms", "--price", "h100=2.5/h", "--write-plan", "w.json", "--report", "r.html")
+    done = run("plan", *ASKED, *QUICK, *more, "--out", "o.json", check=True)
+    said = " ".join(done.stdout.split())
+    assert "no layout of the searched space beats this by more than" in said
+    assert "steps, no queue" in said
+    assert "python -m sglang.launch_server" in said
+    found = json.loads((tmp_path / "o.json").read_text())
+    winner = found["winner"]
+    assert winner["tpot_s"] <= 0.02
+    assert winner["dollars_per_million_tokens"] == pytest.approx(2.5 / 3600 / winner["tokens_per_s_per_gpu"] * 1e6)
+    assert found["certificate"]["most_tokens_per_s_per_gpu"] >= winner["tokens_per_s_per_gpu"]
+    plan = json.loads((tmp_path / "w.json").read_text())
+    assert plan["tp"] == winner["decode"]["tp"]
+    assert "Throughput against latency" in (tmp_path / "r.html").read_text()
+
+
+def test_limits_that_none_can_meet_are_one_line_and_leave_nothing(run: Run, small: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text((small / "config.json").read_text())
+    done = run("plan", *ASKED, *QUICK, "--slo", "tpot=1ns", "--out", "o.json")
+    assert done.returncode == 2
+    assert done.stderr.startswith("moecast: --slo: no layout can meet it")
+    assert not (tmp_path / "o.json").exists()
+
+
+@pytest.mark.parametrize("text", ["tpot", "tpot=3", "tpt=3ms", "tpot=0 s", "ttft=1s,ttft=2s"])
+def test_limits_that_are_none(text: str) -> None:
+    with pytest.raises(MoecastError, match="--slo"):
+        parse_slo(text)
+
+
+def test_prices() -> None:
+    assert parse_prices(["h100=2.5/h"]).of("H100 SXM5") == 2.5
+    assert parse_prices(["3/h"]).of("anything") == 3
+    assert parse_prices([]).of("H100") is None
+    with pytest.raises(MoecastError, match="none is of the cluster's GPU"):
+        parse_prices(["b200=5/h"]).of("H100 SXM5")
+    for wrong in ("h100", "h100=0/h", "h100=2.5", "h100=-1/h"):
+        with pytest.raises(MoecastError, match="--price"):
+            parse_prices([wrong])
