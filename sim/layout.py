@@ -215,6 +215,11 @@ class Layout:
         """Ranks of an EP group."""
         return self.ep * self.etp
 
+    @property
+    def groups_stand_alone(self) -> bool:
+        """Whether nothing but experts ties ranks together: no ranks that share tokens are of two EP groups."""
+        return self.stages == 1 and self.cp == 1 and self.group_size % self.tp == 0
+
     def ranks_of_group(self, group: int) -> Int32:
         """Ranks of one EP group, member by member."""
         size = self.ep * self.etp

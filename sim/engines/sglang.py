@@ -11,6 +11,6 @@ SGLANG = Engine(
     prompt_step_s=24e-3,
     request_s=127e-3,
     request_source="fit: the mean TTFT of five rows marked fit of serving.csv with 4 requests in flight is above the "
-    "forecast without them by 151 ms in the median (119 to 181); an iteration takes what it takes in vLLM of these, since the "
-    "rows do not tell the two apart",
+    "forecast without them by 151 ms in the median (119 to 181); of these an iteration takes what it takes in vLLM, "
+    "since the rows do not tell the two apart",
 )

@@ -15,6 +15,6 @@ TRTLLM = Engine(
     prompt_step_s=24e-3,
     request_s=137e-3,
     request_source="fit: the mean TTFT of two rows marked fit of serving.csv with 4 requests in flight is above the "
-    "forecast without them by 161 ms in the mean (132 and 191); an iteration takes what it takes in vLLM of these, since the "
-    "rows do not tell the two apart",
+    "forecast without them by 161 ms in the mean (132 and 191); of these an iteration takes what it takes in vLLM, "
+    "since the rows do not tell the two apart",
 )

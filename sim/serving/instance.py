@@ -128,7 +128,7 @@ class Instance:
         load = StepLoad(
             prompt_tokens_G=numbers_NG[0], prompt_keys_G=numbers_NG[1], prompts_G=numbers_NG[2],
             decodes_G=numbers_NG[3], decode_keys_G=numbers_NG[4], swapped_blocks=swapped,
-            scheduled_G=tuple(rank.scheduled or _NOTHING for rank in self._ranks),
+            scheduled_G=tuple(rank.scheduled if rank.scheduled is not None else _NOTHING for rank in self._ranks),
         )  # fmt: skip
         self._start_s, self.busy = now_s, True
         if self._asked:

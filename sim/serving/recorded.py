@@ -101,7 +101,9 @@ def parse_columns(text: str) -> Columns:
         raise MoecastError("units of the arrival time in a second", field="--columns per_s", value=text) from error
     if not (math.isfinite(per_s) and per_s > 0):
         raise MoecastError("units of the arrival time in a second", field="--columns per_s", value=per_s)
-    return Columns(name="own columns", per_s=per_s, **given)
+    return Columns(
+        name="own columns", per_s=per_s, arrival=given["arrival"], prompt=given["prompt"], output=given["output"]
+    )
 
 
 def read_requests(path: Path, *, columns: Columns | None = None, most: int | None = None) -> Recorded:

@@ -64,7 +64,7 @@ def plans_of_instances(plan: Plan) -> tuple[Plan, int]:
 
     Groups whose experts stand differently would be different instances: they step together, as one.
     """
-    apart = plan.groups > 1 and plan.pp == 1 and plan.cp == 1 and (plan.ep * plan.etp) % plan.tp == 0
+    apart = plan.groups > 1 and plan.layout.groups_stand_alone
     alike = all(np.array_equal(plan.slots_DLGP[0], slots) for slots in plan.slots_DLGP[1:])
     weights = plan.replica_weights_DLGP
     if not (apart and alike) or weights is not None:

@@ -36,7 +36,7 @@ def replace_meta(trace: RoutingTrace, **changes: object) -> RoutingTrace:
 @pytest.mark.parametrize(
     "command",
     [
-        ("simulate",), ("train",), ("place",), ("validate",), ("report",), ("demo",), ("collective",),
+        ("simulate",), ("serve",), ("train",), ("place",), ("validate",), ("report",), ("demo",), ("collective",),
         ("model", "list"), ("model", "show"),
         ("topology", "list"), ("topology", "show"), ("topology", "import"),
         ("trace", "info"), ("trace", "import"), ("trace", "stats"), ("trace", "export"), ("capture", "train"),

@@ -28,6 +28,7 @@ ROUNDS, PUBLIC_ROUNDS = 4, 10
 LEAST_REQUESTS = 40
 LEAST_LENGTH = 0.8
 TRACE_TOKENS = 4096
+WHOLE_PROMPT_TOKENS = 8192
 FAMILIES = {"ttft": "serving TTFT", "tpot": "serving TPOT", "throughput": "serving throughput"}
 POOLS = "prefill on other GPUs is not run request by request yet"
 
@@ -121,7 +122,18 @@ def run_of(row: ServingRow, network: str) -> Served:
     # Rows that differ in lengths and concurrency alone have iterations of one engine: built once.
     cost = _cost_of(replace(row, id="", isl=1024, osl=1024, batch=1, stated=1, concurrency=1, ttft_ms=1, tpot_ms=1,
                             use="check"), network)  # fmt: skip
-    return serve(question, requests, arrivals=arrivals, serving=Serving(tries=0), cost=cost)
+    serving = Serving(tries=0, max_batched_tokens=batched_tokens_of(row))
+    return serve(question, requests, arrivals=arrivals, serving=serving, cost=cost)
+
+
+def batched_tokens_of(row: ServingRow) -> int | None:
+    """The budget of an iteration where prompts are not cut: the longest one has to fit beside everybody's token.
+
+    With less, a prompt would wait until nobody is left who decodes. None: the engine's default.
+    """
+    if row.engine != "trtllm":
+        return None
+    return max(WHOLE_PROMPT_TOKENS, row.isl + round(row.concurrency))
 
 
 def question_of(row: ServingRow, network: str) -> Question:

@@ -214,13 +214,17 @@ def _prompts(tokens: int) -> list[int]:
     return [tokens // count + (index < tokens % count) for index in range(count) if tokens]
 
 
-def _spread(tokens: int, ranks: int, uneven: float) -> Int:
+def _spread(tokens: int, sources: int, uneven: float) -> Int:
     """Tokens of each rank: the first one has `uneven` times the mean, the others share the rest."""
-    most = min(tokens, max(1, round(uneven * tokens / ranks)))
-    if ranks == 1 or uneven <= 1:
-        return np.array([tokens // ranks + (rank < tokens % ranks) for rank in range(ranks)])
-    rest = tokens - most
-    return np.array([most, *(rest // (ranks - 1) + (rank < rest % (ranks - 1)) for rank in range(ranks - 1))])
+    if sources == 1 or uneven <= 1:
+        return _evenly(tokens, sources)
+    most = min(tokens, max(1, round(uneven * tokens / sources)))
+    return np.concatenate([[most], _evenly(tokens - most, sources - 1)])
+
+
+def _evenly(tokens: int, parts: int) -> Int:
+    each, more = divmod(tokens, parts)
+    return np.full(parts, each) + (np.arange(parts) < more)
 
 
 def _around_tokens(tokens: int) -> tuple[tuple[int, float], tuple[int, float]]:

@@ -1,0 +1,43 @@
+"""How long a served run takes: 10,000 requests of 1k/1k, 1,024 in flight, on 64 GPUs of DeepSeek-V3, and its memory.
+
+Run: python benchmarks/serving.py [REQUESTS] [IN FLIGHT]
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from dataclasses import replace
+
+from moecast.sim import Question, Workload, kernels_on, load_model
+from moecast.sim.degrees import Degrees
+from moecast.sim.made_routing import parse_law, routing_by_law
+from moecast.sim.serving import Lengths, Serving, make_requests, parse_arrivals, serve
+from moecast.topology import load_cluster
+
+
+def main() -> None:
+    """Print CPU seconds, peak memory and what was served."""
+    count, users = (int(text) for text in (*sys.argv[1:], "10000", "1024")[:2])
+    cluster = kernels_on(load_cluster("dgx-h200", nodes=8), engine="sglang")
+    model = load_model("deepseek-v3")
+    plan = Degrees(ep=64).contiguous(model.shape_LEK, model.moe_layer_ids, ranks=64)
+    trace = routing_by_law(
+        parse_law("zipf:0.4"), replace(model, name="zipf"), tokens=4096, sequence=1, phase="decode", position=0, seed=0
+    )  # fmt: skip
+    question = Question(
+        cluster=cluster, model=model, plan=plan, trace=trace, workload=Workload(phase="decode", tokens_per_rank=1),
+        network="bound", gains=False,
+    )  # fmt: skip
+    arrivals = parse_arrivals(f"closed:{users}")
+    requests = make_requests(arrivals, Lengths(least_part=0.8), count)
+    for tries in (0, 6):
+        start = time.process_time()
+        served = serve(question, requests, arrivals=arrivals, serving=Serving(tries=tries))
+        took_s, peak = time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        print(f"{count:,} requests, {users:,} in flight: {took_s:.1f} CPU s, at most {peak:.2f} GiB, {tries} tries")
+    print(served)
+
+
+main()

@@ -1,0 +1,47 @@
+"""`moecast serve` on the command line: a run for machines, and lines for what cannot be run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import CONFIG, Run
+
+ASKED = ("serve", "--cluster", "dgx-h200", "--routing", "uniform", "--model", "config.json", "--prompt-tokens", 40,
+         "--output-tokens", 8)  # fmt: skip
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> Path:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    return tmp_path
+
+
+def test_a_run_for_machines(run: Run, there: Path) -> None:
+    done = run(*ASKED, "--requests", "closed:4", "--slo", "ttft=10s", "--json", "--out", there / "s.json",
+               check=True)  # fmt: skip
+    value = json.loads(done.stdout)
+    assert value == json.loads((there / "s.json").read_text())
+    assert value["completed"] == 40
+    assert value["total_output_tokens"] == 40 * 8
+    assert value["request_goodput"] > 0
+
+
+@pytest.mark.parametrize(
+    ("more", "rule"),
+    [
+        (("--requests", "often"), "often"),
+        (("--requests", "poisson:100000000/s"), "never drains"),
+        (("--requests", "closed:4", "--kv-blocks", 1), "request 0 alone needs"),
+        (("--requests", "closed:4", "--slo", "tpot=3"), "give a time with its unit"),
+        (("--requests", "bad.csv"), "row 1, GeneratedTokens"),
+    ],
+)
+def test_what_cannot_be_run_is_one_line(run: Run, there: Path, more: tuple[object, ...], rule: str) -> None:
+    (there / "bad.csv").write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n1,2,\n")
+    done = run(*ASKED, *more, "--out", "s.json")
+    assert done.returncode == 2
+    assert rule in done.stderr
+    assert not (there / "s.json").exists()
