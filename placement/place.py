@@ -294,6 +294,7 @@ def _judged(
         legal=True,
         wasted_slots=plan.wasted_slots(),
         note=note,
+        advice=None,
         **_routing(problem, plan),
     )
 

@@ -203,7 +203,7 @@ KNOWS_RANKS = {
     "sim/schedules/pipeline/overlapped.py",
     "sim/training/shard.py",  # experts of a rank, whoever it is
     "placement/eplb.py",  # EPLB's own packing
-    "placement/load_bound.py",
+    "placement/certificates/fullest_rank.py",
     "placement/round_robin.py",
     "placement/engines/slots.py",  # slots of a rank in an engine's file
     "placement/layouts/serving_layout.py",  # degrees of an instance, before there is a plan

@@ -261,7 +261,7 @@ class _Program:
         solved = linprog(cost, A_eq=covered, b_eq=np.concatenate(wanted), method="highs-ds")
         if solved.status != 0:  # sizes that no known sets add up to: prices stay those that are the best yet
             return np.inf, self.best_E
-        return float(solved.fun), np.asarray(solved.eqlin.marginals[:experts], np.float64)
+        return float(solved.fun or 0.0), np.asarray(solved.eqlin.marginals[:experts], np.float64)
 
     def prove(self, most_nodes: int, until_s: float) -> FanOutBound:
         """Price the best prices exactly; sets that turn out to be cheaper are remembered for another search."""

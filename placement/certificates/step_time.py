@@ -267,8 +267,8 @@ def _segment(
     mean_s = setups + copies + expert_mean + float(fixed_G.mean())
     most_s = setups + max(float(fixed_G.min()) + expert_most, float(fixed_G.max()))
     first = stages[0] if stages else None
-    chained = behind_barrier and len(layers) == 1 and isinstance(first, Exchange) and first.kind == "dispatch"
-    if chained and ports.dispatch_in.copy_s > 0:
+    chained = behind_barrier and len(layers) == 1 and ports.dispatch_in.copy_s > 0
+    if chained and isinstance(first, Exchange) and first.kind == "dispatch":
         layer = layers[0]
         latency_s = (ports.dispatch_in.latency_s + ports.combine_out.latency_s) * layer.hears_D[group]
         base_s = setups + expert_mean + latency_s + float(fixed_G.min())

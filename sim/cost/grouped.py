@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -265,7 +265,7 @@ def partition_floor_seconds(
     tiles_EB = -(-np.asarray(load_E, np.int64)[:, None] // ROWS_B)
     row_E = load_E * ((best.row_traffic + best.seen_traffic) * value_bytes / hardware.memory_Bps)
 
-    def sums(part_E: Float) -> tuple[float, float]:
+    def sums(part_E: npt.NDArray[np.floating[Any]]) -> tuple[float, float]:
         return float(part_E.sum()) / ranks, float(np.sort(part_E)[:slots].sum())
 
     fixed_s = best.launch_s + min(one.slot_s for one in kernels) * slots
