@@ -144,7 +144,7 @@ class FittedCosts:
         self, block: ExpertBlock, load_E: npt.NDArray[np.int64], *, ranks: int, slots: int, phase: str
     ) -> tuple[float, float]:
         """As of `KernelCosts`."""
-        kind = self._expert_type(block.weight_type)
+        kind = expert_kind(self.hardware, block.weight_type)
         if kind is None:
             return self._roofline.partition_floor_seconds(block, load_E, ranks=ranks, slots=slots, phase=phase)
         kernels = self._expert_kernels(kind, whole=slots == block.experts)

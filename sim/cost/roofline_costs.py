@@ -71,7 +71,7 @@ class Roofline:
             (float(load_E.sum()) / ranks, float(hit_E.sum()) / ranks),
             (float(np.sort(load_E)[:slots].sum()), float(np.sort(hit_E)[:slots].sum())),
         )
-        mean_s, least_s = (self.expert_floor_seconds(block, rows, hits, phase=phase) for rows, hits in sums)
+        mean_s, least_s = (float(self.expert_floor_seconds(block, rows, hits, phase=phase)) for rows, hits in sums)
         return mean_s, least_s
 
     def core_seconds(

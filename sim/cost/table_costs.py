@@ -92,6 +92,15 @@ class TableCosts(FittedCosts):
         covered = expert_kind(self.hardware, block.weight_type) is not None
         return floor * least_expert_ratio(self.tables, block) if covered else floor
 
+    def partition_floor_seconds(
+        self, block: ExpertBlock, load_E: npt.NDArray[np.int64], *, ranks: int, slots: int, phase: str
+    ) -> tuple[float, float]:
+        """As of `KernelCosts`: the model's floors, by the least ratio of any kernel."""
+        floors = FittedCosts.partition_floor_seconds(self, block, load_E, ranks=ranks, slots=slots, phase=phase)
+        covered = expert_kind(self.hardware, block.weight_type) is not None
+        least = least_expert_ratio(self.tables, block) if covered else 1.0
+        return least * floors[0], least * floors[1]
+
     def covers_gemm(self, *, inner: int, outer: int, element_type: str) -> bool:
         """Whether a product lies between measured ones."""
         return self._gemm_ratio(inner, outer, element_type) is not None
