@@ -15,11 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.sim import compute
-from moecast.sim.attention_shape import AttentionShape
+from moecast.sim.attention_shape import AttentionShape, Mixer
 from moecast.sim.placed_model import PlacedModel
 from moecast.sim.serving.cost.step_load import StepLoad
 
 Float = npt.NDArray[np.float64]
+Kind = tuple[Mixer, tuple[tuple[int | None, int], ...]]
+"""What mixes tokens in a layer, and what it reads: at most so many keys, of every so many."""
 
 DENSE, PER_OCTAVE, MOST_TOKENS, MOST_KEYS = 64, 24, 1 << 20, 1 << 22
 
@@ -75,13 +77,11 @@ class OwnWork:
         kept_N = TOKENS_N if summed else np.ceil(TOKENS_N / tp)
         layers = len(model.moe_layer_ids)
         total_N = compute.embedding_seconds(model, hardware, kept_N)
-        for mixer, count in self._mixers.items():
-            if mixer is None:
-                continue
+        for (mixer, _), count in self._mixers.items():
             total_N = total_N + count * compute.norm_seconds(model, hardware, kept_N)
-            if isinstance(mixer[0], AttentionShape):
+            if isinstance(mixer, AttentionShape):
                 total_N = total_N + count * compute.projection_seconds(
-                    model, hardware, TOKENS_N, shape=mixer[0], tp=tp, phase=placed.phase
+                    model, hardware, TOKENS_N, shape=mixer, tp=tp, phase=placed.phase
                 )
         dense = len(set(model.dense_layer_ids) - set(model.no_mlp_layers))
         total_N = total_N + dense * compute.dense_layer_seconds(model, hardware, TOKENS_N, tp=tp)
@@ -108,14 +108,15 @@ class OwnWork:
         return self._core_NK("prefill")
 
     @property
-    def _mixers(self) -> dict[object, int]:
+    def _mixers(self) -> dict[Kind, int]:
         """Layers of each kind: what mixes tokens, with what it reads."""
         model = self.placed.model
-        counts: dict[object, int] = {}
+        counts: dict[Kind, int] = {}
         for layer in range(model.n_layers):
             mixer = model.mixer_of(layer)
-            key = None if mixer is None else (mixer, mixer.reads_of(layer) if isinstance(mixer, AttentionShape) else ())
-            counts[key] = counts.get(key, 0) + 1
+            if mixer is not None:
+                reads = tuple(mixer.reads_of(layer)) if isinstance(mixer, AttentionShape) else ()
+                counts[mixer, reads] = counts.get((mixer, reads), 0) + 1
         return counts
 
     def _core_NK(self, part: str) -> Float:
@@ -125,12 +126,11 @@ class OwnWork:
         tokens_NK = np.broadcast_to(TOKENS_N[:, None], (len(TOKENS_N), len(KEYS_K)))
         keys_NK = tokens_NK * KEYS_K
         total_NK = np.zeros(keys_NK.shape)
-        for key, count in self._mixers.items():
-            if key is None:
-                continue
-            mixer, reads = key  # type: ignore[misc]
+        for (mixer, reads), count in self._mixers.items():
             windowed = bool(reads) and reads != ((None, 1),)
-            read_NK = sum(tokens_NK * np.minimum(KEYS_K, most or np.inf) / share for most, share in reads)
+            read_NK = np.zeros(keys_NK.shape)
+            for most, share in reads:
+                read_NK = read_NK + tokens_NK * np.minimum(KEYS_K, np.inf if most is None else most) / share
             seconds_NK = compute.attention_seconds(
                 model, hardware, phase=part, tokens_G=tokens_NK, context_sum_G=keys_NK,
                 window_sum_G=read_NK if windowed else None, mixer=mixer, tp=tp,
