@@ -355,14 +355,14 @@ def _partition_floor(problem: PlacementProblem, load_E: npt.NDArray[np.int64]) -
     """At least so long the mean rank's experts take, and any rank's, where each expert has one slot."""
     costs, block = costs_of(problem.cluster.hardware), ExpertBlock.of(problem.model)
     return costs.partition_floor_seconds(
-        block, load_E, ranks=problem.wanted.ep, slots=int(problem.slots_G[0]), phase=problem.workload.kernels
+        block, load_E, ranks=problem.wanted.ep, slots=int(min(problem.slots_G)), phase=problem.workload.kernels
     )
 
 
 def _expert_floor(problem: PlacementProblem, rows: float, hits: float) -> float:
     """At least so long a rank's experts take for `rows` choices of `hits` experts; convex and rising in both."""
     costs, block = costs_of(problem.cluster.hardware), ExpertBlock.of(problem.model)
-    return costs.expert_floor_seconds(block, rows, hits, phase=problem.workload.kernels)
+    return float(costs.expert_floor_seconds(block, rows, hits, phase=problem.workload.kernels))
 
 
 def _copy_floor(
