@@ -119,7 +119,8 @@ def test_static_batches_wait_for_their_longest():
     static = run(requests, policy="static", max_sequences=4)
     mixed = run(requests, policy="neutral", max_sequences=4)
     assert static.duration_s > mixed.duration_s
-    assert static.records.first_Q[4] >= static.records.end_Q[:4].max()
+    # The first to come is a batch of its own: it finds an idle engine.
+    assert static.records.first_Q[5:].min() > static.records.end_Q[1:5].max()
 
 
 def test_an_empty_iteration_says_nothing():
