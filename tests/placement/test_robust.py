@@ -40,7 +40,7 @@ def test_a_robust_plan_balances_every_topic() -> None:
     worst = {
         robust: worst_balance(
             place(
-                small_cluster(1), small_model(1, 8, 2), trace, workload, ep=2, balance_weight=0.5, robust=robust
+                small_cluster(1), small_model(1, 8, 2), trace, workload, ep=2, balance_weight=20.0, robust=robust
             ).plan.slots_DLGP[0, 0],
             trace,
         )
