@@ -157,7 +157,8 @@ class VllmBatcher:
             )
             raise MoecastError(rule, field="max_batched_tokens", value=limits.max_batched_tokens)
         self._jobs[request.id] = job
-        self._blocked = self._blocked and bool(self._waiting)
+        # behind the first, unless more requests mean a smaller chunk of it, which may find room
+        self._blocked = self._blocked and bool(self._waiting) and not self._policy.long_prefill_token_threshold_adaptive
         self._waiting.append(job)
 
     def schedule(self) -> Scheduled:
@@ -248,7 +249,8 @@ class VllmBatcher:
             job = self._waiting[0]
             entered = self._enter(job, min(budget, most), alone=not self.running and not columns, most=most)
             if entered is None:
-                self._blocked = True
+                # without chunks a prompt may have found too little budget, beside another that leaves it next time
+                self._blocked = limits.chunked or (not columns and bool((counts_R == 1).all()))
                 break
             context, count, blocks = entered
             self._waiting.popleft()
