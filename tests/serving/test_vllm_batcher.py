@@ -50,6 +50,7 @@ def cases(draw: st.DrawFn) -> Case:
     policy = Vllm(
         ahead=draw(st.booleans()),
         long_prefill_token_threshold=draw(st.sampled_from((0, 5))) if chunked else 0,
+        long_prefill_token_threshold_adaptive=draw(st.booleans()),
         scheduler_reserve_full_isl=draw(st.booleans()),
         blanks_first=draw(st.booleans()),
     )
