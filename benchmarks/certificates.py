@@ -50,7 +50,7 @@ def fan_outs(planning: RoutingTrace, first: int, last: int) -> None:
 
 
 def step_time(planning: RoutingTrace, kind: str) -> None:
-    """The gap of the best plan that the joint search finds, by counting choices alone and with copies proved."""
+    """The gap of the best plan that local search finds, by counting choices alone and with copies proved."""
     cluster, model = load_cluster("dgx-h200", nodes=1), load_model("deepseek-v2-lite")
     options, dispatch = STEPS[kind]
     workload = Workload(reuse=True, **options)
@@ -61,7 +61,7 @@ def step_time(planning: RoutingTrace, kind: str) -> None:
     problem = PlacementProblem(cluster=cluster, model=model, trace=planning, workload=workload, wanted=wanted)
     objective = Objective(problem)
     found = place(
-        cluster, model, planning, workload, solver="joint", dispatch=dispatch, work_limit=4_000_000
+        cluster, model, planning, workload, solver="local-search", dispatch=dispatch, work_limit=4_000_000
     ).plan.slots_DLGP[0]
     step_s, begin = objective.step_s(found), time.process_time()
     counted_s = certificate_s(problem, objective.judged)
