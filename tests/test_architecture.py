@@ -202,6 +202,7 @@ KNOWS_RANKS = {
     "sim/schedules/pipeline/interleaved.py",  # microbatches in turns of pp
     "sim/schedules/pipeline/overlapped.py",
     "sim/training/shard.py",  # experts of a rank, whoever it is
+    "placement/plan_shape.py",  # slots of a group dealt to its ranks
     "placement/eplb.py",  # EPLB's own packing
     "placement/certificates/fullest_rank.py",
     "placement/round_robin.py",

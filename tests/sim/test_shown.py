@@ -55,7 +55,9 @@ def test_a_prediction_prints_the_rows_of_the_command_line(prediction: Prediction
     shown = [re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in lines[1:]]
     rows = [row for row in table_rows([Entry(plan="p", prediction=prediction)]) if row.group != "Placement"]
     assert shown[: len(rows)] == [[row.name.strip(), row.texts[0]] for row in rows]
-    assert lines[len(rows) + 1 :] == [*prediction.labels, *(f"warning: {text}" for text in prediction.warnings)]
+    grounds, *notes = lines[len(rows) + 1 :]
+    assert grounds.startswith("no measured rows stand behind this: ")
+    assert notes == [*prediction.labels, *(f"warning: {text}" for text in prediction.warnings)]
     assert "bottleneck" in text
     assert prediction.bottleneck in text
     starts = {line.rindex("  ") for line in lines[1 : len(rows) + 1]}
