@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from moecast.errors import MoecastError
 from moecast.sim.serving.batchers import BATCHERS, Batcher, Limits
 from moecast.sim.serving.batchers.vllm import VLLM_0_19, Vllm
+from moecast.sim.serving.batchers.vllm_scheduler import VllmBatcher
 from moecast.sim.serving.request import Request
 from tests.recordings.scheduler_traces import Step
 
@@ -155,7 +156,7 @@ def test_long_decode_is_quiet_to_its_last_token() -> None:
 
 
 def test_a_prompt_computed_elsewhere_decodes_at_once() -> None:
-    batcher = Vllm().start(Limits(max_batched_tokens=64, max_sequences=4, kv_blocks=100, block_tokens=16))
+    batcher = VllmBatcher(Limits(max_batched_tokens=64, max_sequences=4, kv_blocks=100, block_tokens=16), Vllm())
     batcher.add_prefilled(Request(id=3, arrival_s=0.0, prompt_tokens=40, output_tokens=3))
     scheduled = batcher.schedule()
     assert (scheduled.request.tolist(), scheduled.tokens.tolist(), scheduled.context.tolist()) == ([3], [1], [40])

@@ -205,9 +205,8 @@ class VllmBatcher:
 
     def _admit(self, counts_R: Int) -> Int:
         """Let who waits run, in order, until one does not fit; the counts with theirs."""
-        limits = self._limits
+        limits, counts = self._limits, list[int]()
         columns: list[tuple[int, ...]] = []
-        counts: list[int] = []
         budget = limits.max_batched_tokens - int(counts_R.sum())
         most = self._policy.most_of_prompt(limits.max_batched_tokens, self.running + self.waiting)
         self._blocked = False
