@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Sequence
 
     from moecast.cli.inputs import Inputs
-    from moecast.placement import LoadPlacement, Placement
+    from moecast.placement import LoadPlacement, Placement, Replanning
     from moecast.sim import ModelShape
     from moecast.sim.plan import ReplicaRule
     from moecast.traces import TraceMeta
@@ -39,6 +39,7 @@ OF_STEPS = (
     "robust",
     "advise",
     "prove",
+    "replan_every",
     "plan_on",
     "phase",
     "tokens_per_rank",
@@ -119,6 +120,31 @@ def place_command(
             show_default="count them",
         ),
     ] = None,
+    replan_every: Annotated[
+        str | None,
+        typer.Option(
+            "--replan-every",
+            help="Also say whether to make a new plan every so many windows of the planning part: 1,2,4.",
+            show_default="no",
+        ),
+    ] = None,
+    windows: Annotated[
+        int | None, typer.Option("--windows", min=2, help="--replan-every: windows in all.", show_default="8")
+    ] = None,
+    window_steps: Annotated[
+        int | None,
+        typer.Option(
+            "--window-steps", min=1, help="--replan-every: steps that a window lasts.", show_default="--steps"
+        ),
+    ] = None,
+    drift: Annotated[
+        str | None,
+        typer.Option("--drift", help="--replan-every: recorded order, or topic by topic.", show_default="recorded"),
+    ] = None,
+    beside_steps: Annotated[
+        bool,
+        typer.Option("--beside-steps", help="--replan-every: move experts while links are free, not in a pause."),
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Find an expert placement, with a certificate of what no plan can beat.
@@ -147,6 +173,7 @@ def place_command(
             "robust": robust,
             "advise": advise or None,
             "prove": prove,
+            "replan_every": replan_every,
         }
         _refuse_steps({*asked.given, *(name for name, value in searched.items() if value is not None)})
         by_load, shape, notes = _place_by_load(
@@ -166,6 +193,9 @@ def place_command(
         else:
             _show_by_load(by_load, notes, out, exported)
         return
+    replanning = _replanning(
+        replan_every, windows=windows, window_steps=window_steps, order=drift, paused=False if beside_steps else None
+    )
     solver, limit_s = solver or "local-search", parse_time_limit(time_limit)
     inputs = read_inputs(asked.with_(part="planning"), quiet=json)
     with render.progress(f"placing by {solver}", quiet=json) as advance:
@@ -197,6 +227,7 @@ def place_command(
             seed=asked.seed,
             advise=advise,
             prove_nodes=prove or 0,
+            replanning=replanning,
             progress=advance,
         )
     write_plan(placement.plan, out)
@@ -208,6 +239,26 @@ def place_command(
         render.echo_json(placement.to_json() | said | {"plan": str(out), "export": exported and str(exported)})
     else:
         _show(placement, inputs, labels, out, exported)
+
+
+def _replanning(every: str | None, **asked: int | str | bool | None) -> Replanning | None:
+    """Read what is asked of plans made anew over time."""
+    from moecast.errors import MoecastError
+    from moecast.placement import Replanning
+
+    given = {name: value for name, value in asked.items() if value is not None}
+    if every is None:
+        if given:
+            raise MoecastError(
+                "is of plans made anew: say how often, as --replan-every 1,2,4", field=_OPTION[next(iter(given))]
+            )
+        return None
+    if not re.fullmatch(r"[1-9]\d{0,3}(,[1-9]\d{0,3})*", every):
+        raise MoecastError("windows between two plans, as 1,2,4", field="--replan-every", value=every)
+    return Replanning(periods=tuple(int(period) for period in every.split(",")), **given)  # type: ignore[arg-type]
+
+
+_OPTION = {"windows": "--windows", "window_steps": "--window-steps", "order": "--drift", "paused": "--beside-steps"}
 
 
 def _refuse_steps(given: Container[str]) -> None:
