@@ -20,6 +20,7 @@ import numpy.typing as npt
 from moecast.arrays import index
 from moecast.errors import MoecastError
 from moecast.placement.finish import check_taken, finished
+from moecast.placement.keep_ranks import keep_ranks
 from moecast.placement.limit import Budget, Limit
 from moecast.placement.migration import Migration, migration
 from moecast.placement.objective import Objective
@@ -53,6 +54,8 @@ class Replanning:
         Serving stands still while experts move. Else they move beside the steps of the old plan, in the time in which
         no exchange of the busiest rank runs, and the new plan counts from when all have come; what is left at the
         window's end adds to it.
+    keep_ranks
+        Ranks of one domain trade what they hold in a new plan, so that the fewest experts move; engines do not.
     order
         ``recorded``, or ``topic``: one topic after another, the strongest drift that a trace has.
 
@@ -66,6 +69,7 @@ class Replanning:
     window_steps: int | None = None
     periods: tuple[int, ...] = (1, 2, 4, 8)
     paused: bool = True
+    keep_ranks: bool = False
     order: str = "recorded"
 
     def __post_init__(self) -> None:
@@ -104,7 +108,7 @@ def replan(
     """
     window_steps = asked.window_steps or problem.workload.steps
     parts = [replace(problem, trace=part) for part in cut(problem.trace, asked.windows, order=asked.order)]
-    service = _Service(parts, find_solver(solver), window_steps, work_limit=work_limit, paused=asked.paused)
+    service = _Service(parts, find_solver(solver), asked, work_limit=work_limit)
     used = sorted({period for period in asked.periods if period < asked.windows - 1})
     courses = [service.course(period) for period in (NEVER, *used)]
     tokens = float(np.mean([step.n_tokens for part in parts[1:] for step in part.steps]))
@@ -147,23 +151,17 @@ def cut(trace: RoutingTrace, windows: int, *, order: str = "recorded") -> list[R
 
 
 class _Service:
-    """The windows of one service; nothing is planned, timed or moved twice."""
+    """The windows of one service; no window is planned on twice, no plan timed twice in one."""
 
     def __init__(
-        self,
-        parts: list[PlacementProblem],
-        solver: Solver,
-        window_steps: int,
-        *,
-        work_limit: int | None,
-        paused: bool,
+        self, parts: list[PlacementProblem], solver: Solver, asked: Replanning, *, work_limit: int | None
     ) -> None:
         check_taken(solver.name, solver.supports(parts[0]))
-        self._parts, self._solver, self._steps, self._paused = parts, solver, window_steps, paused
+        self._parts, self._solver, self._asked = parts, solver, asked
+        self._steps = asked.window_steps or parts[0].workload.steps
         self._limit = Limit(work=work_limit)
         self._objectives = [Objective(part) for part in parts]
         self._slots: dict[int, Int32] = {}
-        self._migrations: dict[tuple[int, int], Migration] = {}
 
     def contiguous(self) -> Course:
         """Experts in order, as many as fit, in every window."""
@@ -174,29 +172,35 @@ class _Service:
     def course(self, period: int) -> Course:
         """The plan of window 0, made anew every `period` windows (`NEVER`: kept)."""
         step_s_W, migrations, added_s = [], [], 0.0
-        planned = 0
+        slots_LGP = self._planned(0)
         for window in range(1, len(self._parts)):
-            before = planned
             if period != NEVER and window > 1 and (window - 1) % period == 0:
-                planned = window - 1
-                migrations.append(self._migration(before, planned))
-                added_s += self._added_s(before, planned, window)
-            step_s_W.append(self._step_s(planned, window))
+                before_LGP, slots_LGP = slots_LGP, self._anew(window - 1, slots_LGP)
+                moved = self._migration(window, before_LGP, slots_LGP)
+                migrations.append(moved)
+                added_s += self._added_s(window, before_LGP, slots_LGP, moved.seconds)
+            step_s_W.append(self._objectives[window].step_s(slots_LGP))
         return Course(period=period, step_s_W=np.array(step_s_W), migrations=tuple(migrations), added_s=added_s)
 
-    def _added_s(self, before: int, after: int, window: int) -> float:
+    def _added_s(self, window: int, before_LGP: Int32, after_LGP: Int32, seconds: float) -> float:
         """What a migration adds to its window, beyond all of its steps by the new plan."""
-        seconds = self._migration(before, after).seconds
-        if self._paused or not seconds:
+        if self._asked.paused or not seconds:
             return seconds
         objective = self._objectives[window]
-        free_s = objective.free_links_s(self._planned(before))
+        free_s = objective.free_links_s(before_LGP)
         steps = min(seconds / free_s if free_s > 0 else np.inf, float(self._steps))
-        slower_s = self._step_s(before, window) - self._step_s(after, window)
+        slower_s = objective.step_s(before_LGP) - objective.step_s(after_LGP)
         return steps * slower_s + max(0.0, seconds - self._steps * free_s)
 
+    def _anew(self, window: int, before_LGP: Int32) -> Int32:
+        """The plan made on a window, where another one is in place."""
+        part, slots_LGP = self._parts[window], self._planned(window)
+        if not self._asked.keep_ranks:
+            return slots_LGP
+        return keep_ranks(before_LGP, slots_LGP, domain_G=part.domain_G, slots_G=part.slots_G)
+
     def _planned(self, window: int) -> Int32:
-        """The plan made on a window, as slots."""
+        """The plan made on a window, as slots; each is made once."""
         if window not in self._slots:
             part, budget = self._parts[window], Budget(self._limit)
             solved = self._solver.solve(part, self._objectives[window], budget, seed=part.seed)
@@ -204,14 +208,7 @@ class _Service:
             part.plan(self._slots[window]).check_legal()
         return self._slots[window]
 
-    def _step_s(self, planned: int, window: int) -> float:
-        return self._objectives[window].step_s(self._planned(planned))
-
-    def _migration(self, before: int, after: int) -> Migration:
-        if (before, after) not in self._migrations:
-            part = self._parts[after]
-            plans = (part.plan(self._planned(before)), part.plan(self._planned(after)))
-            self._migrations[before, after] = migration(
-                part.cluster, part.model, *plans, network=part.network, seed=part.seed
-            )
-        return self._migrations[before, after]
+    def _migration(self, window: int, before_LGP: Int32, after_LGP: Int32) -> Migration:
+        part = self._parts[window]
+        before, after = part.plan(before_LGP), part.plan(after_LGP)
+        return migration(part.cluster, part.model, before, after, network=part.network, seed=part.seed)

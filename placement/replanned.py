@@ -123,10 +123,13 @@ class Replanned:
             )
         if saved >= LITTLE:
             return [f"rebalance {every}: {format_percent(saved)} less than one plan kept; {earned}"]
-        lost = f"{every} is {format_percent(saved)} less, inside the forecast's error"
+        lost = f"{every} is {format_percent(saved)} less than one plan kept, inside the forecast's error"
         if saved < 0:
             ratio = self.total_s(course) / kept_s
             lost = f"{every}, the best of those tried, takes {ratio:.3g} times as long as one plan kept"
+        gain = self.gain_s(course) / float(self.static.step_s_W.mean())
+        if gain >= LITTLE:
+            return [f"rebalance: not so often: {lost}; steps are {format_percent(gain)} shorter, and {earned}"]
         return [f"rebalance: never, on this traffic: {lost}; {earned}"]
 
     def to_json(self) -> dict[str, Any]:

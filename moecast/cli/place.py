@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -145,6 +145,10 @@ def place_command(
         bool,
         typer.Option("--beside-steps", help="--replan-every: move experts while links are free, not in a pause."),
     ] = False,
+    keep_ranks: Annotated[
+        bool,
+        typer.Option("--keep-ranks", help="--replan-every: let ranks trade what a new plan gives them, to move least."),
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Find an expert placement, with a certificate of what no plan can beat.
@@ -194,7 +198,12 @@ def place_command(
             _show_by_load(by_load, notes, out, exported)
         return
     replanning = _replanning(
-        replan_every, windows=windows, window_steps=window_steps, order=drift, paused=False if beside_steps else None
+        replan_every,
+        windows=windows,
+        window_steps=window_steps,
+        order=drift,
+        paused=False if beside_steps else None,
+        keep_ranks=keep_ranks or None,
     )
     solver, limit_s = solver or "local-search", parse_time_limit(time_limit)
     inputs = read_inputs(asked.with_(part="planning"), quiet=json)
@@ -246,19 +255,23 @@ def _replanning(every: str | None, **asked: int | str | bool | None) -> Replanni
     from moecast.errors import MoecastError
     from moecast.placement import Replanning
 
-    given = {name: value for name, value in asked.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     if every is None:
-        if given:
-            raise MoecastError(
-                "is of plans made anew: say how often, as --replan-every 1,2,4", field=_OPTION[next(iter(given))]
-            )
+        for name in given:
+            raise MoecastError("is of plans made anew: say how often, as --replan-every 1,2,4", field=_OPTIONS[name])
         return None
     if not re.fullmatch(r"[1-9]\d{0,3}(,[1-9]\d{0,3})*", every):
         raise MoecastError("windows between two plans, as 1,2,4", field="--replan-every", value=every)
-    return Replanning(periods=tuple(int(period) for period in every.split(",")), **given)  # type: ignore[arg-type]
+    return Replanning(periods=tuple(int(period) for period in every.split(",")), **given)
 
 
-_OPTION = {"windows": "--windows", "window_steps": "--window-steps", "order": "--drift", "paused": "--beside-steps"}
+_OPTIONS = {
+    "windows": "--windows",
+    "window_steps": "--window-steps",
+    "order": "--drift",
+    "paused": "--beside-steps",
+    "keep_ranks": "--keep-ranks",
+}
 
 
 def _refuse_steps(given: Container[str]) -> None:

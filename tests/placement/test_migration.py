@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moecast.errors import MoecastError
+from moecast.placement.keep_ranks import keep_ranks
 from moecast.placement.migration import migration
 from moecast.sim import Plan
 
@@ -71,6 +74,19 @@ def test_back_moves_what_there_moved(plans: tuple[Plan, Plan]) -> None:
     assert (same.bytes, same.seconds) == (0, 0.0)
     fluid = migration(cluster, model, before, after, network="fluid")
     assert there.seconds <= fluid.seconds * (1 + 1e-9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(pairs_of_plans())
+def test_ranks_that_trade_keep_most(plans: tuple[Plan, Plan]) -> None:
+    before, after = (plan.slots_DLGP[0] for plan in plans)
+    domain_G = np.arange(before.shape[1]) % 2
+    kept = keep_ranks(before, after, domain_G=domain_G, slots_G=np.full(len(domain_G), before.shape[2]))
+    for first_GP, then_GP, kept_GP in zip(before, after, kept, strict=True):
+        orders = [o for o in itertools.permutations(range(len(domain_G))) if (domain_G[list(o)] == domain_G).all()]
+        stay = [sum(len({*a} & {*b}) for a, b in zip(first_GP, then_GP[list(o)], strict=True)) for o in orders]
+        assert sum(len({*a} & {*b}) for a, b in zip(first_GP, kept_GP, strict=True)) == max(stay)
+        assert any((kept_GP == then_GP[list(o)]).all() for o in orders)
 
 
 def test_plans_of_different_layouts_are_refused() -> None:
