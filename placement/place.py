@@ -310,6 +310,7 @@ def _judged(
         wasted_slots=plan.wasted_slots(),
         note=note,
         advice=None,
+        replanned=None,
         **_routing(problem, plan),
     )
 

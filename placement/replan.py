@@ -56,6 +56,8 @@ class Replanning:
         window's end adds to it.
     keep_ranks
         Ranks of one domain trade what they hold in a new plan, so that the fewest experts move; engines do not.
+    engine_s
+        What the engine itself takes for each new plan beside moving experts, during which serving stands still.
     order
         ``recorded``, or ``topic``: one topic after another, the strongest drift that a trace has.
 
@@ -70,6 +72,7 @@ class Replanning:
     periods: tuple[int, ...] = (1, 2, 4, 8)
     paused: bool = True
     keep_ranks: bool = False
+    engine_s: float = 0.0
     order: str = "recorded"
 
     def __post_init__(self) -> None:
@@ -81,6 +84,8 @@ class Replanning:
                 index("periods", period, least=1, most=MOST_WINDOWS)
         except (TypeError, ValueError) as error:
             raise MoecastError(str(error), field="replanning") from error
+        if not 0 <= self.engine_s < float("inf"):
+            raise MoecastError("seconds, not negative", field="engine_s", value=self.engine_s)
         if self.order not in ORDERS:
             raise MoecastError(f"one of {', '.join(ORDERS)}", field="order", value=self.order)
 
@@ -178,7 +183,7 @@ class _Service:
                 before_LGP, slots_LGP = slots_LGP, self._anew(window - 1, slots_LGP)
                 moved = self._migration(window, before_LGP, slots_LGP)
                 migrations.append(moved)
-                added_s += self._added_s(window, before_LGP, slots_LGP, moved.seconds)
+                added_s += self._asked.engine_s + self._added_s(window, before_LGP, slots_LGP, moved.seconds)
             step_s_W.append(self._objectives[window].step_s(slots_LGP))
         return Course(period=period, step_s_W=np.array(step_s_W), migrations=tuple(migrations), added_s=added_s)
 

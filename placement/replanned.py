@@ -113,14 +113,7 @@ class Replanned:
             return ["rebalance: too few windows to tell"]
         saved = 1 - self.total_s(course) / kept_s
         every = f"every {course.period * self.window_steps} steps"
-        even = self.break_even(course)
-        if even is None:
-            earned = "moving experts is never earned: later plans are no faster than the first one"
-        else:
-            earned = (
-                f"moving experts ({format_s(course.added_s / len(course.migrations))} each) is earned after "
-                f"{even['steps']:,.0f} steps, {even['tokens']:,.0f} tokens, {even['minutes']:.2g} minutes"
-            )
+        earned = self._earned(course)
         if saved >= LITTLE:
             return [f"rebalance {every}: {format_percent(saved)} less than one plan kept; {earned}"]
         lost = f"{every} is {format_percent(saved)} less than one plan kept, inside the forecast's error"
@@ -130,7 +123,18 @@ class Replanned:
         gain = self.gain_s(course) / float(self.static.step_s_W.mean())
         if gain >= LITTLE:
             return [f"rebalance: not so often: {lost}; steps are {format_percent(gain)} shorter, and {earned}"]
-        return [f"rebalance: never, on this traffic: {lost}; {earned}"]
+        real = "were the gain real, " if gain > 0 else ""
+        return [f"rebalance: never, on this traffic: {lost}; {real}{earned}"]
+
+    def _earned(self, course: Course) -> str:
+        """When a new plan has paid for its migration, in words."""
+        even = self.break_even(course)
+        if even is None:
+            return "moving experts is never earned: later plans are no faster than the first one"
+        return (
+            f"moving experts ({format_s(course.added_s / len(course.migrations))} each) is earned after "
+            f"{even['steps']:,.0f} steps, {even['tokens']:,.0f} tokens, {even['minutes']:.2g} minutes"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""

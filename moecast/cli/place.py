@@ -149,6 +149,15 @@ def place_command(
         bool,
         typer.Option("--keep-ranks", help="--replan-every: let ranks trade what a new plan gives them, to move least."),
     ] = False,
+    engine_s: Annotated[
+        float | None,
+        typer.Option(
+            "--engine-s",
+            min=0.0,
+            help="--replan-every: seconds that the engine stands still for each new plan, beside the moves.",
+            show_default="0",
+        ),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Find an expert placement, with a certificate of what no plan can beat.
@@ -204,6 +213,7 @@ def place_command(
         order=drift,
         paused=False if beside_steps else None,
         keep_ranks=keep_ranks or None,
+        engine_s=engine_s,
     )
     solver, limit_s = solver or "local-search", parse_time_limit(time_limit)
     inputs = read_inputs(asked.with_(part="planning"), quiet=json)
@@ -250,7 +260,7 @@ def place_command(
         _show(placement, inputs, labels, out, exported)
 
 
-def _replanning(every: str | None, **asked: int | str | bool | None) -> Replanning | None:
+def _replanning(every: str | None, **asked: float | str | None) -> Replanning | None:
     """Read what is asked of plans made anew over time."""
     from moecast.errors import MoecastError
     from moecast.placement import Replanning
@@ -271,6 +281,7 @@ _OPTIONS = {
     "order": "--drift",
     "paused": "--beside-steps",
     "keep_ranks": "--keep-ranks",
+    "engine_s": "--engine-s",
 }
 
 

@@ -98,6 +98,8 @@ def test_24_rearrangements_of_large_weights_between_small_steps_lose_threefold()
     assert ratio == pytest.approx((often.step_s_W.sum() + often.added_s) / found.static.step_s_W.sum())
     assert ratio > 3
     assert found.words()[0].startswith("rebalance: n")
+    slower = replan(question, replace(asked, engine_s=0.25)).replanned[0]
+    assert slower.added_s == pytest.approx(often.added_s + 24 * 0.25)
     beside = replan(question, replace(asked, paused=False))
     assert beside.replanned[0].added_s < often.added_s
 
@@ -113,7 +115,9 @@ def test_a_plan_that_stays_moves_nothing() -> None:
     assert found.words()[0].startswith("rebalance: never")
 
 
-@pytest.mark.parametrize("wrong", [{"windows": 1}, {"periods": (0,)}, {"order": "random"}, {"window_steps": -1}])
+@pytest.mark.parametrize(
+    "wrong", [{"windows": 1}, {"periods": (0,)}, {"order": "random"}, {"engine_s": -1.0}, {"window_steps": -1}]
+)
 def test_what_cannot_be_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(MoecastError, match=next(iter(wrong))):
         Replanning(**wrong)  # type: ignore[arg-type]
