@@ -117,7 +117,7 @@ class Placement(ShownAsTable):
     def table_notes(self) -> list[str]:
         """How it was found."""
         words = [word for word in self.advice.words() if word not in self.note] if self.advice else []
-        words += self.replanned.words() if self.replanned else []
+        words += self.replanned.words() if self.replanned and not self.advice else []
         return [*words, *([f"note: {self.note}"] if self.note else [])]
 
     def to_json(self) -> dict[str, Any]:
@@ -245,11 +245,12 @@ def place(
     seconds = budget.seconds
     budget.tell("done", 1.0)
     found = _judged(problem, objective, slots_LGP, known, solver=chosen.name, seconds=seconds, note=note)
-    return replace(
-        found,
-        advice=Advice.of(problem, objective, slots_LGP) if advise else None,
-        replanned=None if replanning is None else replan(problem, replanning, solver=chosen, work_limit=work_limit),
-    )
+    replanned = None if replanning is None else replan(problem, replanning, solver=chosen, work_limit=work_limit)
+    if not advise:
+        return replace(found, replanned=replanned)
+    rebalance = [] if replanned is None else replanned.words()
+    advice = Advice.of(problem, objective, slots_LGP, rebalance=rebalance)
+    return replace(found, advice=advice, replanned=replanned)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

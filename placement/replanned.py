@@ -112,7 +112,8 @@ class Replanned:
         if course is None:
             return ["rebalance: too few windows to tell"]
         saved = 1 - self.total_s(course) / kept_s
-        every = f"every {course.period * self.window_steps} steps"
+        steps = course.period * self.window_steps
+        every = f"every {steps} steps" if steps > 1 else "every step"
         earned = self._earned(course)
         if saved >= LITTLE:
             return [f"rebalance {every}: {format_percent(saved)} less than one plan kept; {earned}"]
@@ -123,8 +124,9 @@ class Replanned:
         gain = self.gain_s(course) / float(self.static.step_s_W.mean())
         if gain >= LITTLE:
             return [f"rebalance: not so often: {lost}; steps are {format_percent(gain)} shorter, and {earned}"]
-        real = "were the gain real, " if gain > 0 else ""
-        return [f"rebalance: never, on this traffic: {lost}; {real}{earned}"]
+        if gain > 0:
+            earned = f"no gain is shown; by its mean, {earned}"
+        return [f"rebalance: never, on this traffic: {lost}; {earned}"]
 
     def _earned(self, course: Course) -> str:
         """When a new plan has paid for its migration, in words."""
