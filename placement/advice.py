@@ -27,6 +27,8 @@ from moecast.sim.schedules import program_of
 from moecast.units import format_percent, format_s
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from moecast.placement.objective import Objective
     from moecast.placement.problem import PlacementProblem
 
@@ -50,15 +52,21 @@ class Advice:
         Seconds of each judged step: experts in order, the found plan, and the relaxed per-step oracle on its copies.
     copies
         What a placement can change of what is sent, in words; empty where it changes copies.
+    rebalance
+        Whether and how often to make new plans, where that was tried (`moecast.placement.replan`); else the most that
+        rebalancing may cost is said.
     """
 
     contiguous_S: Float
     plan_S: Float
     oracle_S: Float
     copies: str
+    rebalance: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, problem: PlacementProblem, objective: Objective, slots_LGP: Int32) -> Advice:
+    def of(
+        cls, problem: PlacementProblem, objective: Objective, slots_LGP: Int32, *, rebalance: Sequence[str] = ()
+    ) -> Advice:
         """Time the found plan, experts in order, and the oracle on the judged steps."""
         first = slots_LGP
         if Contiguous().supports(problem) is None:
@@ -70,6 +78,7 @@ class Advice:
             plan_S=np.array([objective.one_step_s(slots_LGP, step) for step in steps]),
             oracle_S=_oracle_S(problem, objective, slots_LGP),
             copies=copies_note(problem.wanted.replica_rule) if by_choice else "",
+            rebalance=tuple(rebalance),
         )
 
     @property
@@ -93,9 +102,9 @@ class Advice:
             f"is balance your bottleneck? {'yes' if more >= LITTLE else 'no'}: {even}",
             f"this static plan against experts in order: {gain_text}",
             f"{reached} (loads of every step even, its copies unchanged)",
-            _rebalance(more, float(self.plan_S.mean() - self.oracle_S.mean())),
+            *(self.rebalance or [_rebalance(more, float(self.plan_S.mean() - self.oracle_S.mean()))]),
         ]
-        if gain < LITTLE and more < LITTLE:
+        if gain < LITTLE and more < LITTLE and not any(word.startswith("rebalance every") for word in self.rebalance):
             words.append("leave it: neither this plan nor any rebalancing shows a difference")
         return [*words, *([self.copies] if self.copies else [])]
 

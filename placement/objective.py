@@ -18,11 +18,13 @@ from moecast.placement.estimate import Estimate, Estimator
 from moecast.sim.forward import ForwardPass
 from moecast.sim.network import find_rung
 from moecast.sim.placed_model import PlacedModel
+from moecast.sim.program import Exchange
 from moecast.sim.schedules import program_of
 from moecast.sim.simulate import timed_steps
 
 if TYPE_CHECKING:
     from moecast.placement.problem import PlacementProblem
+    from moecast.sim.program import StepProgram, StepTimes
 
 Int32 = npt.NDArray[np.int32]
 
@@ -75,10 +77,26 @@ class Objective:
         """Time one of the judged steps."""
         key = (np.ascontiguousarray(slots_LGP).tobytes(), index)
         if key not in self._step_s:
-            forward = ForwardPass.of(self._with(slots_LGP), self.problem.trace, self.judged[index])
-            program = program_of(forward)
-            self._step_s[key] = find_rung(self.problem.network).run(program).step_time_s
+            self._step_s[key] = self._times(self._program(slots_LGP, index)).step_time_s
         return self._step_s[key]
+
+    def free_links_s(self, slots_LGP: Int32) -> float:
+        """Seconds of a step in which the rank that exchanges most has no exchange running, mean of the judged steps."""
+        free_s = []
+        for index in range(len(self.judged)):
+            program = self._program(slots_LGP, index)
+            times, busy_G = self._times(program), np.zeros(program.n_ranks)
+            for task, busy_R in zip(program.tasks, times.busy_S, strict=True):
+                if isinstance(task, Exchange):
+                    busy_G[program.ranks_of(task)] += busy_R
+            free_s.append(max(0.0, times.step_time_s - float(busy_G.max())))
+        return float(np.mean(free_s))
+
+    def _program(self, slots_LGP: Int32, index: int) -> StepProgram:
+        return program_of(ForwardPass.of(self._with(slots_LGP), self.problem.trace, self.judged[index]))
+
+    def _times(self, program: StepProgram) -> StepTimes:
+        return find_rung(self.problem.network).run(program)
 
     def expected_s(self, slots_LGP: Int32) -> float:
         """Mean step time by the rung on the judged steps, carried over to the estimated ones (robust: to the worst)."""

@@ -20,6 +20,7 @@ from moecast.placement.notes import with_note
 from moecast.placement.objective import Objective
 from moecast.placement.plan_shape import PlanShape
 from moecast.placement.problem import PlacementProblem
+from moecast.placement.replan import Replanning, replan
 from moecast.placement.solvers import find_solver, takes
 from moecast.sim.collectives import mode_of
 from moecast.sim.degrees import Degrees
@@ -33,6 +34,7 @@ from moecast.sim.totals import RoutingTotals
 from moecast.units import format_percent, format_s
 
 if TYPE_CHECKING:
+    from moecast.placement.replanned import Replanned
     from moecast.placement.solver import Solver
     from moecast.sim.model import ModelShape
     from moecast.sim.network import Rung
@@ -68,6 +70,8 @@ class Placement(ShownAsTable):
         What a reader should know of how it was found.
     advice
         What to do about it, in words; None where none was asked for.
+    replanned
+        Whether to make new plans over time; None where it was not asked for.
     """
 
     plan: Plan
@@ -83,6 +87,7 @@ class Placement(ShownAsTable):
     wasted_slots: int
     note: str = ""
     advice: Advice | None = None
+    replanned: Replanned | None = None
 
     @property
     def table_title(self) -> str:
@@ -112,12 +117,15 @@ class Placement(ShownAsTable):
     def table_notes(self) -> list[str]:
         """How it was found."""
         words = [word for word in self.advice.words() if word not in self.note] if self.advice else []
+        words += self.replanned.words() if self.replanned and not self.advice else []
         return [*words, *([f"note: {self.note}"] if self.note else [])]
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the plan, as plain JSON values."""
-        plain = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in {"plan", "advice"}}
-        return plain if self.advice is None else plain | {"advice": self.advice.to_json()}
+        words = ("advice", "replanned")
+        plain = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in {"plan", *words}}
+        asked = {name: getattr(self, name) for name in words}
+        return plain | {name: value.to_json() for name, value in asked.items() if value is not None}
 
 
 def place(
@@ -149,6 +157,7 @@ def place(
     seed: int = 0,
     advise: bool = False,
     prove_nodes: int = 0,
+    replanning: Replanning | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Placement:
     """Find which expert stands on which rank, for the least mean step time under a Workload.
@@ -177,6 +186,8 @@ def place(
         Also say in words what to do about it (`moecast.placement.advice.Advice`): times twice as many steps.
     prove_nodes
         For each layer's copies, sets that the certificate looks at (`certificate_s`); 0: copies are counted only.
+    replanning
+        Also say whether to make new plans over time, by the same solver, and how often (`replan`).
     schedule
         How tasks overlap (`moecast.sim.schedules`). A certificate there is for ``sequential`` only.
     balance_weight
@@ -234,7 +245,12 @@ def place(
     seconds = budget.seconds
     budget.tell("done", 1.0)
     found = _judged(problem, objective, slots_LGP, known, solver=chosen.name, seconds=seconds, note=note)
-    return replace(found, advice=Advice.of(problem, objective, slots_LGP)) if advise else found
+    replanned = None if replanning is None else replan(problem, replanning, solver=chosen, work_limit=work_limit)
+    if not advise:
+        return replace(found, replanned=replanned)
+    rebalance = [] if replanned is None else replanned.words()
+    advice = Advice.of(problem, objective, slots_LGP, rebalance=rebalance)
+    return replace(found, advice=advice, replanned=replanned)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -295,6 +311,7 @@ def _judged(
         wasted_slots=plan.wasted_slots(),
         note=note,
         advice=None,
+        replanned=None,
         **_routing(problem, plan),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Sequence
 
     from moecast.cli.inputs import Inputs
-    from moecast.placement import LoadPlacement, Placement
+    from moecast.placement import LoadPlacement, Placement, Replanning
     from moecast.sim import ModelShape
     from moecast.sim.plan import ReplicaRule
     from moecast.traces import TraceMeta
@@ -39,6 +39,7 @@ OF_STEPS = (
     "robust",
     "advise",
     "prove",
+    "replan_every",
     "plan_on",
     "phase",
     "tokens_per_rank",
@@ -119,6 +120,44 @@ def place_command(
             show_default="count them",
         ),
     ] = None,
+    replan_every: Annotated[
+        str | None,
+        typer.Option(
+            "--replan-every",
+            help="Also say whether to make a new plan every so many windows of the planning part: 1,2,4.",
+            show_default="no",
+        ),
+    ] = None,
+    windows: Annotated[
+        int | None, typer.Option("--windows", min=2, help="--replan-every: windows in all.", show_default="8")
+    ] = None,
+    window_steps: Annotated[
+        int | None,
+        typer.Option(
+            "--window-steps", min=1, help="--replan-every: steps that a window lasts.", show_default="--steps"
+        ),
+    ] = None,
+    drift: Annotated[
+        str | None,
+        typer.Option("--drift", help="--replan-every: recorded order, or topic by topic.", show_default="recorded"),
+    ] = None,
+    beside_steps: Annotated[
+        bool,
+        typer.Option("--beside-steps", help="--replan-every: move experts while links are free, not in a pause."),
+    ] = False,
+    keep_ranks: Annotated[
+        bool,
+        typer.Option("--keep-ranks", help="--replan-every: let ranks trade what a new plan gives them, to move least."),
+    ] = False,
+    engine_s: Annotated[
+        float | None,
+        typer.Option(
+            "--engine-s",
+            min=0.0,
+            help="--replan-every: seconds that the engine stands still for each new plan, beside the moves.",
+            show_default="0",
+        ),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Find an expert placement, with a certificate of what no plan can beat.
@@ -147,6 +186,7 @@ def place_command(
             "robust": robust,
             "advise": advise or None,
             "prove": prove,
+            "replan_every": replan_every,
         }
         _refuse_steps({*asked.given, *(name for name, value in searched.items() if value is not None)})
         by_load, shape, notes = _place_by_load(
@@ -166,6 +206,15 @@ def place_command(
         else:
             _show_by_load(by_load, notes, out, exported)
         return
+    replanning = _replanning(
+        replan_every,
+        windows=windows,
+        window_steps=window_steps,
+        order=drift,
+        paused=False if beside_steps else None,
+        keep_ranks=keep_ranks or None,
+        engine_s=engine_s,
+    )
     solver, limit_s = solver or "local-search", parse_time_limit(time_limit)
     inputs = read_inputs(asked.with_(part="planning"), quiet=json)
     with render.progress(f"placing by {solver}", quiet=json) as advance:
@@ -197,6 +246,7 @@ def place_command(
             seed=asked.seed,
             advise=advise,
             prove_nodes=prove or 0,
+            replanning=replanning,
             progress=advance,
         )
     write_plan(placement.plan, out)
@@ -208,6 +258,31 @@ def place_command(
         render.echo_json(placement.to_json() | said | {"plan": str(out), "export": exported and str(exported)})
     else:
         _show(placement, inputs, labels, out, exported)
+
+
+def _replanning(every: str | None, **asked: float | str | None) -> Replanning | None:
+    """Read what is asked of plans made anew over time."""
+    from moecast.errors import MoecastError
+    from moecast.placement import Replanning
+
+    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    if every is None:
+        for name in given:
+            raise MoecastError("is of plans made anew: say how often, as --replan-every 1,2,4", field=_OPTIONS[name])
+        return None
+    if not re.fullmatch(r"[1-9]\d{0,3}(,[1-9]\d{0,3})*", every):
+        raise MoecastError("windows between two plans, as 1,2,4", field="--replan-every", value=every)
+    return Replanning(periods=tuple(int(period) for period in every.split(",")), **given)
+
+
+_OPTIONS = {
+    "windows": "--windows",
+    "window_steps": "--window-steps",
+    "order": "--drift",
+    "paused": "--beside-steps",
+    "keep_ranks": "--keep-ranks",
+    "engine_s": "--engine-s",
+}
 
 
 def _refuse_steps(given: Container[str]) -> None:
