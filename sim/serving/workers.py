@@ -43,6 +43,8 @@ class Workers:
         Seconds of their iterations.
     plan, count
         Each one's plan, and how many there are.
+    gpus_R
+        GPUs of each attention-DP rank, over all of them.
     """
 
     pool: Pool
@@ -52,6 +54,7 @@ class Workers:
     cost: StepCost
     plan: Plan
     count: int
+    gpus_R: tuple[tuple[int, ...], ...]
 
     @property
     def gpus(self) -> int:
@@ -136,8 +139,21 @@ def workers_of(
     dispatcher = Dispatcher(serving.dp_dispatch, plan.dp * len(made))
     pool = Pool(instances=made, ranks=plan.dp, dispatcher=dispatcher, times=times)
     return Workers(
-        pool=pool, policy=policy, limits=limits, capacity=capacity, cost=cost, plan=plan, count=len(made)
+        pool=pool, policy=policy, limits=limits, capacity=capacity, cost=cost, plan=plan, count=len(made),
+        gpus_R=_gpus_of_ranks(question.plan, plan, len(made)),
     )  # fmt: skip
+
+
+def _gpus_of_ranks(whole: Plan, one: Plan, count: int) -> tuple[tuple[int, ...], ...]:
+    """GPUs of each attention-DP rank: of the groups of a plan, then of copies of it on the next GPUs."""
+    found: list[tuple[int, ...]] = []
+    dp_G, groups = one.layout.dp_G, max(whole.ranks // one.ranks, 1)
+    for at in range(count):
+        shift = at // groups * whole.ranks
+        ranks = whole.layout.ranks_of_group(at % groups).tolist() if groups > 1 else range(whole.ranks)
+        gpus = [whole.gpu_of_rank[rank] for rank in ranks]
+        found += [tuple(gpus[rank] + shift for rank in np.flatnonzero(dp_G == dp).tolist()) for dp in range(one.dp)]
+    return tuple(found)
 
 
 def _check(question: Question) -> None:
