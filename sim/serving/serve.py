@@ -79,7 +79,8 @@ def serve(
     topic_Q = np.array([request.topic for request in requests], np.int64)
     mean = round(np.mean([request.tokens for request in requests]))
     workers = workers_of(
-        question, how, records, topic_Q=topic_Q, tokens=mean, instances=instances, cost=cost
+        question, how, records, topic_Q=topic_Q, tokens=mean, instances=instances, cost=cost,
+        prefilled=prefill is not None,
     )  # fmt: skip
     first = None if prefill is None else prefill.workers(question, how, requests, topic_Q)
     for request in requests:
@@ -91,7 +92,7 @@ def serve(
         check_drains(workers, requests, arrivals, prefilled=first is not None)
         if first is not None:
             check_drains(first, prompts_of(requests), arrivals)
-    beside_s = find_engine(question.cluster.hardware.engine).request_s
+    beside_s = find_engine(question.cluster.hardware.engine).beside_s(apart=first is not None)
     source: Source = OpenSource(requests) if closed is None else ClosedSource(requests, closed, how.think_s + beside_s)
     pools = {"engine": workers} if first is None else {"prefill": first, "decode": workers}
     loop = EventLoop(source, [of.pool for of in pools.values()], records, moves=moves, progress=progress)
@@ -126,7 +127,7 @@ def summary(
 ) -> Served:
     """Sum up a run: of pools by name, the last of which answers."""
     closed = arrivals.concurrency if arrivals is not None and arrivals.name == "closed" else None
-    beside_s = find_engine(question.cluster.hardware.engine).request_s
+    beside_s = find_engine(question.cluster.hardware.engine).beside_s(apart=moved is not None)
     measures = Measures.of(records, requests, concurrency=closed, request_s=beside_s)
     last = list(workers.values())[-1]
     gpus = sum(of.gpus for of in workers.values())

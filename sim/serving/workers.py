@@ -87,6 +87,7 @@ def workers_of(
     instances: int | None = None,
     plans: Mapping[str, Plan] | None = None,
     cost: StepCost | None = None,
+    prefilled: bool = False,
 ) -> Workers:
     """Set up the instances of a question's plan.
 
@@ -102,6 +103,8 @@ def workers_of(
         By part, `prefill` and `decode`: the question's plan with tokens moved otherwise; None: as it is.
     cost
         What iterations cost; None: as `serving` says.
+    prefilled
+        Prompts are computed elsewhere: iterations have a token of each request at the most, and need room for those.
 
     Raises
     ------
@@ -115,8 +118,9 @@ def workers_of(
     capacity, blocks = None, serving.kv_blocks
     probe = serving.limits(policy, kv_blocks=1)
     if blocks is None:
+        most = min(probe.max_batched_tokens, probe.max_sequences) if prefilled else probe.max_batched_tokens
         capacity = kv_capacity(
-            question.model, plan, hardware, tokens=tokens, batched_tokens=probe.max_batched_tokens,
+            question.model, plan, hardware, tokens=tokens, batched_tokens=most,
             fraction=question.memory_fraction,
         )  # fmt: skip
         blocks = max(1, capacity.blocks(probe.block_tokens))
