@@ -93,7 +93,8 @@ class KvMoved:
         return cls(
             requests=len(moves.times_s), bytes=moves.bytes, token_bytes=moves.token_bytes,
             mean_s=float(np.mean(times_s)), longest_s=max(times_s), held_mean_s=float(np.mean(held_s or [0.0])),
-            for_seats=decode.refused_for_seats > decode.refused_for_blocks, busiest_link=moves.busiest_s() / duration_s if duration_s else 0.0,
+            for_seats=decode.refused_for_seats > decode.refused_for_blocks,
+            busiest_link=moves.busiest_s() / duration_s if duration_s else 0.0,
         )  # fmt: skip
 
     @property

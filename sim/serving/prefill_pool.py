@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from moecast.errors import MoecastError
 from moecast.sim.plan import Plan
@@ -16,10 +17,13 @@ from moecast.sim.serving.kv_moves import KvMoves
 from moecast.sim.serving.records import Records
 from moecast.sim.serving.request import Request
 from moecast.sim.serving.setup import Serving
-from moecast.sim.serving.workers import Int, Workers, workers_of
+from moecast.sim.serving.workers import Workers, workers_of
 
 if TYPE_CHECKING:
     from moecast.sim.question import Question
+
+
+Int = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -85,8 +85,8 @@ def serve(
     first = None if prefill is None else prefill.workers(question, how, requests, topic_Q)
     for request in requests:
         workers.limits.check_holds(request)
-    for request in prompts_of(requests) if first is not None else ():
-        first.limits.check_holds(request)
+    for request in prompts_of(requests):
+        (workers if first is None else first).limits.check_holds(request)
     moves = None if first is None else moves_between(question, first, workers, requests)
     if arrivals is not None and closed is None and not how.overload:
         check_drains(workers, requests, arrivals, prefilled=first is not None)

@@ -2,8 +2,8 @@
 
 A row of one kind of worker is a closed loop at its concurrency through the batcher of its engine, with prompts and
 answers of .8 to 1 of the nominal lengths; of a row with prefill on GPUs of its own, both pools stand on one cluster,
-the one that answers first, each with as many workers as the row says. Public runs send ten requests for each that is in flight, all first ones at
-once: their mean TTFT has these in it, a tenth; times per token are of the steady part.
+the one that answers first, each with as many workers as the row says. Public runs send ten requests for each that is in
+flight, all first ones at once: their mean TTFT has these in it, a tenth; times per token are of the steady part.
 """
 
 from __future__ import annotations
@@ -126,11 +126,11 @@ def run_of(row: ServingRow, network: str) -> Served:
     serving = replace(serving, max_sequences=max(1, round(row.stated)), dp_dispatch=DISPATCH_APART)
     return serve(
         question, requests, arrivals=arrivals, serving=serving, cost=cost, instances=row.workers,
-        prefill=prefill_of(row, question, network),
+        prefill=prefill_of(row, network),
     )  # fmt: skip
 
 
-def prefill_of(row: ServingRow, question: Question, network: str) -> PrefillPool:
+def prefill_of(row: ServingRow, network: str) -> PrefillPool:
     """Workers of a row that compute prompts, on the GPUs after those that answer."""
     assert row.prefill is not None
     worker = prefill_worker(row)
