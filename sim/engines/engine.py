@@ -36,7 +36,7 @@ class Engine:
         Seconds of a request's way outside the engine's iterations, to its first token: the server, tokens of its text,
         and back.
     request_apart_s
-        The same where prompts are computed on GPUs of their own: two servers, who find each other; None: as `request_s`.
+        The same where prompts are computed on GPUs of their own: two servers in a row; None: as `request_s`.
     request_source
         Where `prompt_step_s`, `request_s` and `request_apart_s` come from.
     """

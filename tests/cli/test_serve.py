@@ -47,7 +47,8 @@ def test_what_cannot_be_run_is_one_line(run: Run, there: Path, more: tuple[objec
     assert not (there / "s.json").exists()
 
 
-def test_prompts_on_gpus_of_their_own(run: Run, there: Path) -> None:
+@pytest.mark.usefixtures("there")
+def test_prompts_on_gpus_of_their_own(run: Run) -> None:
     apart = ("--requests", "closed:4", "--prefill-gpus", 4, "--prefill-tp", 2)
     done = run(*ASKED, *apart, "--json", check=True)
     found = json.loads(done.stdout)["moecast"]
