@@ -139,8 +139,8 @@ def read_inputs(asked: Asked, *, quiet: bool = False) -> Inputs:
     return Inputs(cluster=built, model=shape, trace=trace, workload=workload, notes=said)
 
 
-def read_question(asked: Asked, inputs: Inputs) -> Question:
-    """Put the inputs and the plan that is asked for together.
+def read_question(asked: Asked, inputs: Inputs, *, gpus: int | None = None) -> Question:
+    """Put the inputs and the plan that is asked for together; `gpus`: of the cluster's first so many.
 
     Raises
     ------
@@ -152,7 +152,7 @@ def read_question(asked: Asked, inputs: Inputs) -> Question:
     return Question(
         cluster=inputs.cluster,
         model=inputs.model,
-        plan=read_or_make_plan(asked, inputs),
+        plan=read_or_make_plan(asked, inputs, gpus=gpus),
         trace=inputs.trace,
         workload=inputs.workload,
         network=asked.network,
@@ -165,8 +165,10 @@ def read_question(asked: Asked, inputs: Inputs) -> Question:
     )
 
 
-def read_or_make_plan(asked: Asked, inputs: Inputs) -> Plan:
+def read_or_make_plan(asked: Asked, inputs: Inputs, *, gpus: int | None = None) -> Plan:
     """The plan of `--plan`, in any format that can be read, else the contiguous one, and what else is asked put in.
+
+    `gpus`: of the cluster's first so many; None: all of them.
 
     Raises
     ------
@@ -177,7 +179,7 @@ def read_or_make_plan(asked: Asked, inputs: Inputs) -> Plan:
     from moecast.sim.schedules import find_schedule
 
     mode, rule = options.dispatch_mode(asked.dispatch), options.replica_rule(asked.replica_rule)
-    plan = _laid_out(asked, inputs.model, inputs.cluster.n_gpus)
+    plan = _laid_out(asked, inputs.model, inputs.cluster.n_gpus if gpus is None else gpus)
     if rule is not None:
         if rule == "weights" and plan.replica_weights_DLGP is None:
             raise MoecastError("the plan has no replica weights", file=asked.plan, field="--replica-rule", value=rule)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moecast.cli import options
+from moecast.cli import options, prefill_options
 from moecast.cli.asked import Asked
 from moecast.cli.question_options import takes_question
 from moecast.errors import MoecastError
@@ -74,6 +74,11 @@ def serve_command(
     ] = "round_robin",
     cost: Annotated[str, typer.Option("--cost", help="surrogate, or exact: simulate every iteration.")] = "surrogate",
     draws: Annotated[int, typer.Option("--draws", min=1, help="Surrogate: simulated steps at each point.")] = 1,
+    prefill_gpus: prefill_options.PrefillGpus = None,
+    prefill_tp: prefill_options.PrefillTp = None,
+    prefill_ep: prefill_options.PrefillEp = None,
+    prefill_etp: prefill_options.PrefillEtp = None,
+    prefill_max_batched_tokens: prefill_options.PrefillBatched = None,
     slo: Annotated[str | None, typer.Option("--slo", help="For goodput, as in ttft=2s,tpot=30ms.")] = None,
     gpu_hour: Annotated[float | None, typer.Option("--gpu-hour", min=0.0, help="Dollars of a GPU for an hour.")] = None,
     overload: Annotated[bool, typer.Option("--overload", help="Run rates that cannot be served, too.")] = False,
@@ -93,6 +98,10 @@ def serve_command(
 
     check_outputs({"--out": out}, asked.files)
     promised = None if slo is None else parse_slo(slo)
+    apart = prefill_options.PrefillAsked(
+        gpus=prefill_gpus, tp=prefill_tp, ep=prefill_ep, etp=prefill_etp,
+        max_batched_tokens=prefill_max_batched_tokens,
+    )  # fmt: skip
     serving = Serving(
         batcher=batcher, max_batched_tokens=max_batched_tokens, max_sequences=max_sequences, kv_blocks=kv_blocks,
         block_tokens=block_tokens, prefix_cache=prefix_cache, dp_dispatch=dp_dispatch, cost=cost, draws=draws,
@@ -100,14 +109,15 @@ def serve_command(
     )  # fmt: skip
     lengths = Lengths(prompt=prompt_tokens, output=output_tokens, least_part=length_ratio)
     inputs = read_inputs(asked.with_(reuse=True), quiet=json)
-    question = read_question(asked, inputs)
+    question = read_question(asked, inputs, gpus=apart.gpus_left(inputs))
+    prefill = apart.pool(asked, inputs, serving)
     weights = topic_weights(asked.topics, inputs.trace.topics)
     prefixes = (prefix_groups, prefix_tokens)
     arrivals, made = _requests(requests, columns, num_requests, lengths, prefixes, weights, asked.seed)
     with render.progress("serving", quiet=json) as advance:
         served = serve(
             question, made, arrivals=arrivals, serving=serving, slo=promised, dollars_per_gpu_hour=gpu_hour,
-            progress=advance,
+            prefill=prefill, progress=advance,
         )  # fmt: skip
     if out is not None:
         write_served(served, out)

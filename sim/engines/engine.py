@@ -35,8 +35,10 @@ class Engine:
     request_s
         Seconds of a request's way outside the engine's iterations, to its first token: the server, tokens of its text,
         and back.
+    request_apart_s
+        The same where prompts are computed on GPUs of their own: two servers in a row; None: as `request_s`.
     request_source
-        Where `prompt_step_s` and `request_s` come from.
+        Where `prompt_step_s`, `request_s` and `request_apart_s` come from.
     """
 
     name: str
@@ -49,12 +51,18 @@ class Engine:
     step_source: str = ""
     prompt_step_s: float = 0.0
     request_s: float = 0.0
+    request_apart_s: float | None = None
     request_source: str = ""
 
     def __post_init__(self) -> None:
         """Check ranges."""
         if not 0 <= self.step_s < 1:
             raise ValueError(f"step_s = {self.step_s}: seconds of a host in one step, from 0 to less than 1")
-        for name in ("prompt_step_s", "request_s"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}: seconds of a host, from 0 to less than 1")
+        for name in ("prompt_step_s", "request_s", "request_apart_s"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise ValueError(f"{name} = {value}: seconds of a host, from 0 to less than 1")
+
+    def beside_s(self, *, apart: bool) -> float:
+        """Seconds of a request outside iterations; `apart`: its prompt is computed on GPUs of their own."""
+        return self.request_apart_s if apart and self.request_apart_s is not None else self.request_s

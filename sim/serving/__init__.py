@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from moecast.sim.serving.arrivals import ArrivalLaw, parse_arrivals
 from moecast.sim.serving.made_requests import Lengths, Sharing, make_requests
+from moecast.sim.serving.prefill_pool import PrefillPool
 from moecast.sim.serving.recorded import read_requests
 from moecast.sim.serving.request import Request
 from moecast.sim.serving.serve import serve
@@ -14,6 +15,7 @@ from moecast.sim.serving.slo import Slo, parse_slo
 __all__ = [
     "ArrivalLaw",
     "Lengths",
+    "PrefillPool",
     "Request",
     "Served",
     "Serving",

@@ -85,6 +85,12 @@ def kv_capacity(
     return KvCapacity(free_bytes=free, sequence_bytes=max(held["kv"], 1), tokens=tokens)
 
 
+def sequence_bytes(model: ModelShape, plan: Plan, hardware: Hardware, *, tokens: int) -> int:
+    """Bytes that a sequence of so many tokens takes on the GPU of its rank that holds most."""
+    work = Workload(phase="decode", tokens_per_rank=1, reuse=True)
+    return max(1, memory_by_part(model, plan, work, hardware, steps=[_decode_step(plan.dp, tokens)])["kv"])
+
+
 def _decode_step(ranks: int, context: int) -> Step:
     return Step(
         token_T=np.zeros(ranks, np.int64),

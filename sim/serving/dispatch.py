@@ -70,8 +70,9 @@ class Dispatcher:
         self._at[request.id] = rank, request.tokens
         return rank
 
-    def ended(self, request_id: int) -> None:
-        """Take an ended request off its rank."""
+    def ended(self, request_id: int) -> int:
+        """Take an ended request off its rank; which that was."""
         rank, tokens = self._at.pop(request_id)
         self._requests_R[rank] -= 1
         self._tokens_R[rank] -= tokens
+        return rank

@@ -92,6 +92,7 @@ class Instance:
         self._running_G = np.zeros(len(batchers), np.int64)
         self._start_s, self._ends_W = 0.0, np.empty(0)
         self._asked: list[_Rank] = []
+        self._promised_G: list[dict[int, int]] = [{} for _ in batchers]
         self.busy = False
 
     @property
@@ -112,6 +113,24 @@ class Instance:
         if keep >= len(self._ends_W):
             return False
         self._ends_W = self._ends_W[:keep]
+        return True
+
+    def promise(self, rank: int, request: Request) -> bool:
+        """Keep room on a rank for a request whose prompt was computed elsewhere; whether there is any.
+
+        Blocks are those that its scheduler knew of when it last ran. A rank that has nobody takes anybody.
+        """
+        batcher, promised = self._ranks[rank].batcher, self._promised_G[rank]
+        wanted = batcher.blocks_to_enter(request)
+        there = batcher.running + len(promised)
+        taken = batcher.kv_blocks_spoken_for + sum(promised.values())
+        if there >= self._max_sequences:
+            self._times.refused_for_seats += 1
+            return False
+        if there and taken + wanted > self._kv_blocks:
+            self._times.refused_for_blocks += 1
+            return False
+        promised[request.id] = wanted
         return True
 
     def start(self, now_s: float) -> bool:
@@ -152,7 +171,7 @@ class Instance:
             rank = self._ranks[rank_at]
             self._settle(rank, now_s)
             if prefilled:
-                rank.batcher.add_prefilled(request)  # type: ignore[attr-defined]
+                rank.batcher.add_prefilled(request)
             else:
                 rank.batcher.add(request)
             self._waiting_G[rank_at] = rank.batcher.waiting
@@ -219,6 +238,9 @@ class Instance:
         scheduled, batcher = rank.scheduled, rank.batcher
         assert scheduled is not None
         self._times.kv_peak = max(self._times.kv_peak, batcher.kv_blocks_used)
+        if promised := self._promised_G[index]:
+            for request_id in promised.keys() & set(scheduled.request.tolist()):
+                del promised[request_id]
         given = scheduled.request[scheduled.samples]
         self._records.given(given, end_s)
         decodes = int(scheduled.decodes.sum())

@@ -1,13 +1,15 @@
 """The event loop: requests come, iterations end, whoever is at an end makes room.
 
 Pools stand one behind the other: with one, it computes prompts and answers; with two, the first computes prompts and
-the second answers, and a prompt's keys take time from one to the other.
+the second answers. A prompt's keys take time from one to the other, and start on their way when the rank that they go
+to has room for them; who was dealt to a rank first goes first.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,11 +18,9 @@ import numpy as np
 from moecast.sim.serving.arrivals import Source
 from moecast.sim.serving.dispatch import Dispatcher
 from moecast.sim.serving.instance import Instance
+from moecast.sim.serving.kv_moves import Moves
 from moecast.sim.serving.records import PoolTimes, Records
 from moecast.sim.serving.request import Request
-
-Transfer = Callable[[Request, float], float]
-"""From a request and the time when its prompt is done to the time when its keys are where it decodes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +54,8 @@ class EventLoop:
         Which requests come, and when.
     pools
         One, or one for prompts and one for answers.
-    transfer
-        With two: when keys arrive.
+    moves
+        With two: keys under way.
     progress
         Called with (requests at an end, requests in all).
     """
@@ -66,15 +66,16 @@ class EventLoop:
         pools: Sequence[Pool],
         records: Records,
         *,
-        transfer: Transfer | None = None,
+        moves: Moves | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self._source, self._pools, self._records = source, pools, records
-        self._transfer, self._progress = transfer, progress
+        self._moves, self._progress = moves, progress
         self._ends: list[tuple[float, int, int, int]] = []
         self._version: dict[tuple[int, int], int] = {}
-        self._moving: list[tuple[float, int, Request]] = []
         self._requests: dict[int, Request] = {}
+        self._held: dict[int, deque[tuple[Request, int, float]]] = {}
+        self.held_s: list[float] = []
         self._count = source.left
 
     def run(self) -> float:
@@ -82,7 +83,7 @@ class EventLoop:
         records, now_s = self._records, 0.0
         while True:
             come_s = self._source.next_s()
-            moved_s = self._moving[0][0] if self._moving else math.inf
+            moved_s = self._moves.next_s() if self._moves is not None else math.inf
             end_s = self._next_end_s()
             now_s = min(come_s, moved_s, end_s)
             if now_s == math.inf:
@@ -91,9 +92,7 @@ class EventLoop:
             if come_s <= now_s:
                 self._come(now_s)
             elif moved_s <= now_s:
-                _, _, request = heapq.heappop(self._moving)
-                self._records.given(np.array([request.id]), now_s)
-                self._to_pool(1, request, now_s, prefilled=True)
+                self._arrive(now_s)
             else:
                 self._end(now_s)
 
@@ -105,9 +104,18 @@ class EventLoop:
             first = replace(request, output_tokens=1) if len(self._pools) > 1 else request
             self._to_pool(0, first, now_s)
 
-    def _to_pool(self, index: int, request: Request, now_s: float, *, prefilled: bool = False) -> None:
+    def _arrive(self, now_s: float) -> None:
+        """Give the first token of those whose keys are there, and let them decode."""
+        assert self._moves is not None
+        for request, at in self._moves.take(now_s):
+            self._records.given(np.array([request.id]), now_s)
+            self._to_rank(1, at, request, now_s, prefilled=True)
+
+    def _to_pool(self, index: int, request: Request, now_s: float) -> None:
+        self._to_rank(index, self._pools[index].dispatcher.choose(request), request, now_s)
+
+    def _to_rank(self, index: int, at: int, request: Request, now_s: float, *, prefilled: bool = False) -> None:
         pool = self._pools[index]
-        at = pool.dispatcher.choose(request)
         number, rank = divmod(at, pool.ranks)
         instance = pool.instances[number]
         cut = instance.come(rank, request, now_s, prefilled=prefilled)
@@ -138,24 +146,45 @@ class EventLoop:
         _, index, number, _ = heapq.heappop(self._ends)
         pool = self._pools[index]
         for request_id in pool.instances[number].finish():
-            pool.dispatcher.ended(request_id)
+            source = pool.dispatcher.ended(request_id)
             if index + 1 < len(self._pools):
-                self._hand_over(request_id, now_s)
+                self._hand_over(request_id, source, now_s)
             else:
                 self._finished(request_id, now_s)
         if self._source.next_s() <= now_s:  # who comes at this very time is in the next iteration
             self._come(now_s)
+        self._send_held(index, number, now_s)
         self._start(index, number, now_s)
+        self._send_held(index, number, now_s)  # deciding an iteration may have given blocks back
 
-    def _hand_over(self, request_id: int, now_s: float) -> None:
-        """Send a prompt's keys to the pool that answers, where there is more than one token to give."""
+    def _hand_over(self, request_id: int, source: int, now_s: float) -> None:
+        """Deal a prompt to a rank of the pool that answers, where there is more than one token to give."""
         request = self._requests.pop(request_id)
         if request.output_tokens == 1:
             self._records.given(np.array([request_id]), now_s)
             self._finished(request_id, now_s)
             return
-        assert self._transfer is not None
-        heapq.heappush(self._moving, (self._transfer(request, now_s), request_id, request))
+        at = self._pools[1].dispatcher.choose(request)
+        self._held.setdefault(at, deque()).append((request, source, now_s))
+        self._send(at, now_s)
+
+    def _send_held(self, index: int, number: int, now_s: float) -> None:
+        """Send what was held back for ranks of an instance that may have room now."""
+        if index and self._held:
+            ranks = self._pools[1].ranks
+            for at in [at for at in self._held if at // ranks == number]:
+                self._send(at, now_s)
+
+    def _send(self, at: int, now_s: float) -> None:
+        """Send the keys that wait for a rank, in order, as far as it has room."""
+        assert self._moves is not None
+        queue, (number, rank) = self._held[at], divmod(at, self._pools[1].ranks)
+        while queue and self._pools[1].instances[number].promise(rank, queue[0][0]):
+            request, source, since_s = queue.popleft()
+            self.held_s.append(now_s - since_s)
+            self._moves.start(request, source, at, now_s)
+        if not queue:
+            del self._held[at]
 
     def _finished(self, request_id: int, now_s: float) -> None:
         self._records.finished(request_id, now_s)

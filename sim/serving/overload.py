@@ -17,8 +17,11 @@ from moecast.sim.serving.request import Request
 from moecast.sim.serving.workers import Workers
 
 
-def most_requests_per_s(workers: Workers, requests: Sequence[Request]) -> float:
-    """Requests per second that the workers can answer at the most, of the mean length."""
+def most_requests_per_s(workers: Workers, requests: Sequence[Request], *, prefilled: bool = False) -> float:
+    """Requests per second that the workers can answer at the most, of the mean length.
+
+    `prefilled`: their prompts are computed elsewhere.
+    """
     prompt = float(np.mean([request.prompt_tokens for request in requests]))
     output = float(np.mean([request.output_tokens for request in requests]))
     limits, ranks = workers.limits, workers.pool.ranks
@@ -27,7 +30,9 @@ def most_requests_per_s(workers: Workers, requests: Sequence[Request]) -> float:
     decode_s = _decode_s(workers, batch, held, ranks)
     # In mixed iterations prompts ride along: what they add is at least their part of an iteration full of them.
     chunk = int(max(1, min(limits.max_batched_tokens, round(prompt))))
-    prompt_s = (_prompt_s(workers, chunk, ranks) - _decode_s(workers, 1, 1, ranks)) * prompt / chunk
+    prompt_s = (
+        0.0 if prefilled else (_prompt_s(workers, chunk, ranks) - _decode_s(workers, 1, 1, ranks)) * prompt / chunk
+    )
     seconds = max(prompt_s, 0.0) / ranks + (output - 1) * decode_s / (batch * ranks)
     return workers.count / max(seconds, 1e-300)
 
@@ -48,7 +53,9 @@ def _prompt_s(workers: Workers, tokens: int, ranks: int) -> float:
     return workers.cost.seconds(_load(ranks, tokens, tokens * (tokens + 1) // 2, 0, 0))
 
 
-def check_drains(workers: Workers, requests: Sequence[Request], arrivals: ArrivalLaw) -> None:
+def check_drains(
+    workers: Workers, requests: Sequence[Request], arrivals: ArrivalLaw, *, prefilled: bool = False
+) -> None:
     """Fail where requests come faster than the bound.
 
     Raises
@@ -58,7 +65,7 @@ def check_drains(workers: Workers, requests: Sequence[Request], arrivals: Arriva
     """
     if workers.cost.by_request:
         return  # an exact cost asks who is in an iteration
-    most = most_requests_per_s(workers, requests)
+    most = most_requests_per_s(workers, requests, prefilled=prefilled)
     if arrivals.rate_per_s > most:
         rule = f"never drains: at most {most:.3g} requests/s of this length can be served (--overload runs it)"
         raise MoecastError(rule, field="requests", value=str(arrivals))

@@ -44,6 +44,8 @@ class PoolTimes:
         Computed and given in all.
     preemptions, swapped_blocks
         How often, and how much.
+    refused_for_seats, refused_for_blocks
+        How often a prompt that was computed elsewhere was told to wait, by what was in the way.
     kv_peak
         The most blocks that a rank held.
     samples, every_s
@@ -61,6 +63,8 @@ class PoolTimes:
     decode_tokens: int = 0
     preemptions: int = 0
     swapped_blocks: int = 0
+    refused_for_seats: int = 0
+    refused_for_blocks: int = 0
     kv_peak: int = 0
     samples: list[Sample] = field(default_factory=list)
     every_s: float = 0.0

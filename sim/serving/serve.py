@@ -15,6 +15,8 @@ from moecast.sim.serving.cost.surrogate import SurrogateCost
 from moecast.sim.serving.loop import EventLoop
 from moecast.sim.serving.measures import Measures, latencies, limited_by, shares_of_time
 from moecast.sim.serving.overload import check_drains
+from moecast.sim.serving.pools_served import KvMoved, PoolServed, limited_apart
+from moecast.sim.serving.prefill_pool import PrefillPool, moves_between, prompts_of
 from moecast.sim.serving.records import Records
 from moecast.sim.serving.request import Request
 from moecast.sim.serving.served import Served, SurrogateError
@@ -35,6 +37,8 @@ def serve(
     slo: Slo | None = None,
     dollars_per_gpu_hour: float | None = None,
     cost: StepCost | None = None,
+    prefill: PrefillPool | None = None,
+    instances: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Served:
     """Run requests through an engine that batches as real ones do.
@@ -55,14 +59,18 @@ def serve(
         For tokens per dollar.
     cost
         What iterations cost, in the place of what `serving` says.
+    prefill
+        Computes prompts on GPUs of its own; the question's plan then answers only, and keys move between.
+    instances
+        Copies of the question's plan, each on the next GPUs; None: one for each of its EP groups.
     progress
         Called with (requests at an end, requests in all).
 
     Raises
     ------
     MoecastError
-        The question has no answer, the cache holds not even one request, or random arrivals come faster than they can
-        be served.
+        The question has no answer, the cache holds not even one request, random arrivals come faster than they can
+        be served, or pools share a GPU.
     """
     how = serving or Serving()
     _check_requests(requests)
@@ -70,18 +78,29 @@ def serve(
     records = Records(len(requests), ramp=closed or 0)
     topic_Q = np.array([request.topic for request in requests], np.int64)
     mean = round(np.mean([request.tokens for request in requests]))
-    workers = workers_of(question, how, records, topic_Q=topic_Q, tokens=mean, cost=cost)
+    workers = workers_of(
+        question, how, records, topic_Q=topic_Q, tokens=mean, instances=instances, cost=cost,
+        prefilled=prefill is not None,
+    )  # fmt: skip
+    first = None if prefill is None else prefill.workers(question, how, requests, topic_Q)
     for request in requests:
         workers.limits.check_holds(request)
+    for request in prompts_of(requests):
+        (workers if first is None else first).limits.check_holds(request)
+    moves = None if first is None else moves_between(question, first, workers, requests)
     if arrivals is not None and closed is None and not how.overload:
-        check_drains(workers, requests, arrivals)
-    beside_s = find_engine(question.cluster.hardware.engine).request_s
+        check_drains(workers, requests, arrivals, prefilled=first is not None)
+        if first is not None:
+            check_drains(first, prompts_of(requests), arrivals)
+    beside_s = find_engine(question.cluster.hardware.engine).beside_s(apart=first is not None)
     source: Source = OpenSource(requests) if closed is None else ClosedSource(requests, closed, how.think_s + beside_s)
-    loop = EventLoop(source, [workers.pool], records, progress=progress)
+    pools = {"engine": workers} if first is None else {"prefill": first, "decode": workers}
+    loop = EventLoop(source, [of.pool for of in pools.values()], records, moves=moves, progress=progress)
     duration_s = loop.run()
+    moved = None if moves is None else KvMoved.of(moves, loop.held_s, workers.pool.times, duration_s)
     return summary(
-        question, {"engine": workers}, records, requests, arrivals=arrivals, duration_s=duration_s, slo=slo,
-        dollars_per_gpu_hour=dollars_per_gpu_hour,
+        question, pools, records, requests, arrivals=arrivals, duration_s=duration_s, slo=slo,
+        dollars_per_gpu_hour=dollars_per_gpu_hour, moved=moved,
     )  # fmt: skip
 
 
@@ -104,10 +123,11 @@ def summary(
     slo: Slo | None,
     dollars_per_gpu_hour: float | None,
     notes: tuple[str, ...] = (),
+    moved: KvMoved | None = None,
 ) -> Served:
     """Sum up a run: of pools by name, the last of which answers."""
     closed = arrivals.concurrency if arrivals is not None and arrivals.name == "closed" else None
-    beside_s = find_engine(question.cluster.hardware.engine).request_s
+    beside_s = find_engine(question.cluster.hardware.engine).beside_s(apart=moved is not None)
     measures = Measures.of(records, requests, concurrency=closed, request_s=beside_s)
     last = list(workers.values())[-1]
     gpus = sum(of.gpus for of in workers.values())
@@ -160,7 +180,7 @@ def summary(
         shortfalls=shortfalls,
         concurrency=records.in_system_s / duration_s,
         limits=shares,
-        limited_by=limited_by(shares, network),
+        limited_by=limits_in_a_word(shares, network, moved, duration_s),
         kv={
             "blocks": last.limits.kv_blocks, "block_tokens": last.limits.block_tokens,
             "peak": last.pool.times.kv_peak / last.limits.kv_blocks, "preemptions": last.pool.times.preemptions,
@@ -171,7 +191,16 @@ def summary(
         notes=(*question.notes, *said),
         seed=question.seed,
         first_round_ttft_s=None if closed is None else float(measures.ttft_Q[:closed].mean()),
+        pools=tuple(PoolServed.of(name, of) for name, of in workers.items()) if moved is not None else (),
+        moved=moved,
     )  # fmt: skip
+
+
+def limits_in_a_word(shares: dict[str, float], network: float | None, moved: KvMoved | None, duration_s: float) -> str:
+    """What limits throughput, of one pool or of two."""
+    if moved is None:
+        return limited_by(shares, network)
+    return limited_apart(shares, moved, moved.held_mean_s * moved.requests / duration_s)
 
 
 def format_times(times: float) -> str:

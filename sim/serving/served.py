@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.files import write_text
+from moecast.sim.serving.pools_served import KvMoved, PoolServed
 from moecast.sim.serving.records import Sample
 from moecast.sim.shown import ShownAsTable
 from moecast.units import format_count, format_percent, format_s
@@ -114,6 +115,8 @@ class Served(ShownAsTable):
     first_round_ttft_s
         Closed loop: mean time to first token of the requests that all come at once at its start, which no latency
         counts. Runs that were measured from an idle engine on have it in their means.
+    pools, moved
+        Where prompts are computed on GPUs of their own: both pools, and what moved between them.
     """
 
     cluster: str
@@ -149,6 +152,8 @@ class Served(ShownAsTable):
     notes: tuple[str, ...] = ()
     seed: int = 0
     first_round_ttft_s: float | None = None
+    pools: tuple[PoolServed, ...] = ()
+    moved: KvMoved | None = None
 
     @property
     def table_title(self) -> str:
@@ -170,6 +175,9 @@ class Served(ShownAsTable):
         if self.goodput_per_s is not None and self.kept is not None:
             rows.append(("goodput", f"{self.goodput_per_s:.3g} requests/s, {format_percent(self.kept)} of them"))
         rows.append(("in the system", f"{self.concurrency:.4g} requests in the mean"))
+        rows += [(f"{pool.name} pool", pool.shown) for pool in self.pools]
+        if self.moved is not None:
+            rows.append(("keys moved", self.moved.shown))
         rows.append(("KV cache", self._shown_kv()))
         rows.append(("limited by", self.limited_by))
         rows += [(f"  {name}", format_percent(part)) for name, part in self.limits.items()]

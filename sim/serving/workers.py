@@ -43,6 +43,8 @@ class Workers:
         Seconds of their iterations.
     plan, count
         Each one's plan, and how many there are.
+    gpus_R
+        GPUs of each attention-DP rank, over all of them.
     """
 
     pool: Pool
@@ -52,6 +54,7 @@ class Workers:
     cost: StepCost
     plan: Plan
     count: int
+    gpus_R: tuple[tuple[int, ...], ...]
 
     @property
     def gpus(self) -> int:
@@ -84,6 +87,7 @@ def workers_of(
     instances: int | None = None,
     plans: Mapping[str, Plan] | None = None,
     cost: StepCost | None = None,
+    prefilled: bool = False,
 ) -> Workers:
     """Set up the instances of a question's plan.
 
@@ -99,6 +103,8 @@ def workers_of(
         By part, `prefill` and `decode`: the question's plan with tokens moved otherwise; None: as it is.
     cost
         What iterations cost; None: as `serving` says.
+    prefilled
+        Prompts are computed elsewhere: iterations have a token of each request at the most, and need room for those.
 
     Raises
     ------
@@ -112,8 +118,9 @@ def workers_of(
     capacity, blocks = None, serving.kv_blocks
     probe = serving.limits(policy, kv_blocks=1)
     if blocks is None:
+        most = min(probe.max_batched_tokens, probe.max_sequences) if prefilled else probe.max_batched_tokens
         capacity = kv_capacity(
-            question.model, plan, hardware, tokens=tokens, batched_tokens=probe.max_batched_tokens,
+            question.model, plan, hardware, tokens=tokens, batched_tokens=most,
             fraction=question.memory_fraction,
         )  # fmt: skip
         blocks = max(1, capacity.blocks(probe.block_tokens))
@@ -136,8 +143,21 @@ def workers_of(
     dispatcher = Dispatcher(serving.dp_dispatch, plan.dp * len(made))
     pool = Pool(instances=made, ranks=plan.dp, dispatcher=dispatcher, times=times)
     return Workers(
-        pool=pool, policy=policy, limits=limits, capacity=capacity, cost=cost, plan=plan, count=len(made)
+        pool=pool, policy=policy, limits=limits, capacity=capacity, cost=cost, plan=plan, count=len(made),
+        gpus_R=_gpus_of_ranks(question.plan, plan, len(made)),
     )  # fmt: skip
+
+
+def _gpus_of_ranks(whole: Plan, one: Plan, count: int) -> tuple[tuple[int, ...], ...]:
+    """GPUs of each attention-DP rank: of the groups of a plan, then of copies of it on the next GPUs."""
+    found: list[tuple[int, ...]] = []
+    dp_G, groups = one.layout.dp_G, max(whole.ranks // one.ranks, 1)
+    for at in range(count):
+        shift = at // groups * whole.ranks
+        ranks = whole.layout.ranks_of_group(at % groups).tolist() if groups > 1 else range(whole.ranks)
+        gpus = [whole.gpu_of_rank[rank] for rank in ranks]
+        found += [tuple(gpus[rank] + shift for rank in np.flatnonzero(dp_G == dp).tolist()) for dp in range(one.dp)]
+    return tuple(found)
 
 
 def _check(question: Question) -> None:

@@ -45,3 +45,29 @@ def test_what_cannot_be_run_is_one_line(run: Run, there: Path, more: tuple[objec
     assert done.returncode == 2
     assert rule in done.stderr
     assert not (there / "s.json").exists()
+
+
+@pytest.mark.usefixtures("there")
+def test_prompts_on_gpus_of_their_own(run: Run) -> None:
+    apart = ("--requests", "closed:4", "--prefill-gpus", 4, "--prefill-tp", 2)
+    done = run(*ASKED, *apart, "--json", check=True)
+    found = json.loads(done.stdout)["moecast"]
+    pools = [(pool["name"], pool["gpus"], pool["tp"]) for pool in found["pools"]]
+    assert pools == [("prefill", 4, 2), ("decode", 4, 1)]
+    assert found["gpus"] == 8
+    assert found["moved"]["requests"] == 40
+
+
+@pytest.mark.usefixtures("there")
+@pytest.mark.parametrize(
+    ("more", "rule"),
+    [
+        (("--prefill-gpus", 8), "--prefill-gpus = 8: the cluster has 8 GPUs: none is left to answer"),
+        (("--prefill-tp", 2), "--prefill-tp = 2: is of GPUs that compute prompts only: give --prefill-gpus"),
+        (("--prefill-gpus", 4, "--prefill-tp", 3), "of the GPUs that compute prompts: "),
+    ],
+)
+def test_pools_that_cannot_be_are_one_line(run: Run, more: tuple[object, ...], rule: str) -> None:
+    done = run(*ASKED, *more, "--requests", "closed:4")
+    assert done.returncode == 2
+    assert rule in done.stderr

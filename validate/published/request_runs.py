@@ -1,8 +1,9 @@
 """Serving runs that others measured, asked request by request: rows of `serving.csv` as closed loops.
 
 A row of one kind of worker is a closed loop at its concurrency through the batcher of its engine, with prompts and
-answers of .8 to 1 of the nominal lengths. Public runs send ten requests for each that is in flight, all first ones at
-once: their mean TTFT has these in it, a tenth; times per token are of the steady part.
+answers of .8 to 1 of the nominal lengths; of a row with prefill on GPUs of its own, both pools stand on one cluster,
+the one that answers first, each with as many workers as the row says. Public runs send ten requests for each that is in
+flight, all first ones at once: their mean TTFT has these in it, a tenth; times per token are of the steady part.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from moecast.errors import MoecastError
 from moecast.sim import Question, Workload
 from moecast.sim.engines import ENGINES, NEUTRAL
-from moecast.sim.serving import Lengths, Served, Serving, make_requests, parse_arrivals, serve
+from moecast.sim.serving import Lengths, PrefillPool, Served, Serving, make_requests, parse_arrivals, serve
 from moecast.sim.serving.cost.step_cost import StepCost
 from moecast.sim.serving.records import Records
 from moecast.sim.serving.workers import workers_of
@@ -29,8 +30,9 @@ LEAST_REQUESTS = 40
 LEAST_LENGTH = 0.8
 TRACE_TOKENS = 4096
 WHOLE_PROMPT_TOKENS = 8192
+DISPATCH_APART = "least_requests"
+"""To ranks of pools apart: limits of such rows leave a rank no seat beside its even share."""
 FAMILIES = {"ttft": "serving TTFT", "tpot": "serving TPOT", "throughput": "serving throughput"}
-POOLS = "prefill on other GPUs is not run request by request yet"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +64,6 @@ def answer_requests(fields: Fields, measure: str, *, network: str = "bound") -> 
         "configuration": configuration_of(row), "unit": "tokens/s per GPU" if measure == "throughput" else "ms",
         "published": 1 / published if measure == "throughput" else published * 1e3,
     }  # fmt: skip
-    if row.mode == "disagg":
-        return RowAnswer(why=POOLS, **about)  # type: ignore[arg-type]
     known = row.engine in {engine.name for engine in ENGINES}
     try:
         found = forecast(row if known else replace(row, engine=NEUTRAL.name), network)
@@ -88,7 +88,7 @@ def published_of(row: ServingRow, measure: str) -> float:
     if measure == "throughput":
         outputs = (1 + LEAST_LENGTH) / 2 * row.osl
         stay_s = (row.ttft_ms + (outputs - 1) * row.tpot_ms) / 1e3
-        return stay_s * row.ranks / (row.concurrency * outputs)
+        return stay_s * row.gpus / (row.concurrency * outputs)
     return (row.ttft_ms if measure == "ttft" else row.tpot_ms) / 1e3
 
 
@@ -108,7 +108,7 @@ def forecast(row: ServingRow, network: str) -> RunForecast:
     outputs = (1 + LEAST_LENGTH) / 2 * row.osl
     stay_s = mean_s + (outputs - 1) * tpot_s
     return RunForecast(
-        ttft_ms=mean_s * 1e3, tpot_ms=tpot_s * 1e3, gpu_s_per_token=stay_s * row.ranks / (row.concurrency * outputs)
+        ttft_ms=mean_s * 1e3, tpot_ms=tpot_s * 1e3, gpu_s_per_token=stay_s * row.gpus / (row.concurrency * outputs)
     )  # fmt: skip
 
 
@@ -119,11 +119,40 @@ def run_of(row: ServingRow, network: str) -> Served:
     arrivals = parse_arrivals(f"closed:{users}")
     requests = make_requests(arrivals, lengths, max(ROUNDS * users, LEAST_REQUESTS), seed=SEED)
     question = question_of(row, network)
-    # Rows that differ in lengths and concurrency alone have iterations of one engine: built once.
-    cost = _cost_of(replace(row, id="", isl=1024, osl=1024, batch=1, stated=1, concurrency=1, ttft_ms=1, tpot_ms=1,
-                            use="check"), network)  # fmt: skip
+    cost = _cost_of(_alike(row.worker), network)
     serving = Serving(tries=0, max_batched_tokens=batched_tokens_of(row))
-    return serve(question, requests, arrivals=arrivals, serving=serving, cost=cost)
+    if row.prefill is None:
+        return serve(question, requests, arrivals=arrivals, serving=serving, cost=cost)
+    serving = replace(serving, max_sequences=max(1, round(row.stated)), dp_dispatch=DISPATCH_APART)
+    return serve(
+        question, requests, arrivals=arrivals, serving=serving, cost=cost, instances=row.workers,
+        prefill=prefill_of(row, network),
+    )  # fmt: skip
+
+
+def prefill_of(row: ServingRow, network: str) -> PrefillPool:
+    """Workers of a row that compute prompts, on the GPUs after those that answer."""
+    assert row.prefill is not None
+    worker = prefill_worker(row)
+    plan = question_of(worker, network, prompts=True).plan
+    first = row.workers * row.ranks
+    serving = Serving(tries=0, max_batched_tokens=batched_tokens_of(worker), dp_dispatch=DISPATCH_APART)
+    return PrefillPool(
+        plan=plan.with_(gpu_of_rank=tuple(range(first, first + plan.ranks))), instances=row.prefill.workers,
+        serving=serving, cost=_cost_of(_alike(worker), network, prompts=True),
+    )  # fmt: skip
+
+
+def prefill_worker(row: ServingRow) -> ServingRow:
+    """One worker of a row that computes prompts, as a row of its own."""
+    pool = row.prefill
+    assert pool is not None
+    return replace(row, tp=pool.tp, dp=pool.dp, ep=pool.ep, etp=pool.etp, workers=1, prefill=None)
+
+
+def _alike(row: ServingRow) -> ServingRow:
+    """Rows that differ in lengths and concurrency alone have iterations of one engine: built once."""
+    return replace(row, id="", isl=1024, osl=1024, batch=1, stated=1, concurrency=1, ttft_ms=1, tpot_ms=1, use="check")
 
 
 def batched_tokens_of(row: ServingRow) -> int | None:
@@ -136,22 +165,28 @@ def batched_tokens_of(row: ServingRow) -> int | None:
     return max(WHOLE_PROMPT_TOKENS, row.isl + round(row.concurrency))
 
 
-def question_of(row: ServingRow, network: str) -> Question:
-    """Ask about a row's workers."""
+def question_of(row: ServingRow, network: str, *, prompts: bool = False) -> Question:
+    """Ask about a row's workers; `prompts`: which compute these only."""
     model = row.shape()
     if row.engine == "vllm" and row.precision == "fp4":
         # Checkpoints of NVFP4 carry scales for an FP8 cache; in bf16 the cache of a row marked fit (MiniMax-M2.5 on one
         # B200, 8,192 tokens, 32 in flight) would not hold what was in flight.
         model = model.with_types(kv_type="fp8")
     work = Workload(phase="decode", tokens_per_rank=1)
+    plan = row.plan(model)
+    if prompts and plan.dispatch == "per_choice":
+        # DeepEP's low-latency kernels keep a buffer for every choice: workers that prefill run its others
+        plan = plan.with_(dispatch="per_domain")
     return Question(
-        cluster=row.cluster(), model=model, plan=row.plan(model),
+        cluster=row.cluster(), model=model, plan=plan,
         trace=even_routing(model, TRACE_TOKENS), workload=work,
         network=network, gains=False,
     )  # fmt: skip
 
 
 @lru_cache(maxsize=64)
-def _cost_of(row: ServingRow, network: str) -> StepCost:
-    nobody = np.full(1, -1)
-    return workers_of(question_of(row, network), Serving(tries=0), Records(1), topic_Q=nobody, tokens=2048).cost
+def _cost_of(row: ServingRow, network: str, *, prompts: bool = False) -> StepCost:
+    nobody, asked = np.full(1, -1), question_of(row, network, prompts=prompts)
+    # where memory leaves no cache is asked with each row's own limits
+    serving = Serving(tries=0, kv_blocks=1)
+    return workers_of(asked, serving, Records(1), topic_Q=nobody, tokens=2048).cost

@@ -18,6 +18,7 @@ from moecast.sim.degrees import Degrees
 from moecast.sim.made_routing import parse_law, routing_by_law
 from moecast.topology import Cluster, load_cluster
 from moecast.traces import RoutingTrace
+from moecast.validate.published.row_pool import RowPool
 
 Fields = Mapping[str, str]
 
@@ -53,6 +54,8 @@ class ServingRow:
         Ranks that share attention, and groups of them.
     ep, etp
         Of the experts, over the same GPUs; None: as many as `etp` leaves.
+    workers, prefill
+        Mode `disagg`: how many workers decode, and those that compute prompts.
     """
 
     id: str
@@ -74,6 +77,8 @@ class ServingRow:
     ep: int | None
     etp: int
     use: str
+    workers: int = 1
+    prefill: RowPool | None = None
 
     @classmethod
     def of(cls, fields: Fields) -> ServingRow:
@@ -100,6 +105,7 @@ class ServingRow:
         tp, dp = int(number("decode_attn_tp", 1)), int(number("decode_attn_dp", 1))
         etp = int(number("decode_moe_tp", 1))
         workers = number("decode_workers", 1)
+        apart = (fields.get("mode") or "agg") == "disagg"
         stated = number("decode_batch_stated_per_attn_dp_rank", number("concurrency", 1) / max(workers * dp, 1))
         return cls(
             id=fields["id"], model=fields["model"], gpu=fields["gpu"], engine=fields.get("engine") or "neutral",
@@ -108,7 +114,8 @@ class ServingRow:
             batch=number("decode_in_flight_per_attn_dp_rank", stated), stated=stated,
             concurrency=number("concurrency", stated * workers * dp), ttft_ms=number("ttft_mean_ms", 0.0),
             tpot_ms=number("tpot_mean_ms"), tp=tp, dp=dp, ep=int(number("decode_moe_ep", 0)) or None,
-            etp=etp, use=fields.get("use") or "check",
+            etp=etp, use=fields.get("use") or "check", workers=max(1, int(workers)) if apart else 1,
+            prefill=RowPool.of(number, "prefill") if apart else None,
         )  # fmt: skip
 
     @property
@@ -117,9 +124,19 @@ class ServingRow:
         return self.tp * self.dp
 
     @property
+    def gpus(self) -> int:
+        """Of all its workers."""
+        return self.workers * self.ranks + (0 if self.prefill is None else self.prefill.gpus)
+
+    @property
     def context(self) -> int:
         """Keys that a decoded token reads in the mean."""
         return max(1, round(MEAN_LENGTH * (self.isl + self.osl / 2)))
+
+    @property
+    def worker(self) -> ServingRow:
+        """One worker that decodes, alone."""
+        return replace(self, workers=1, prefill=None)
 
     @property
     def prefill_share(self) -> float:
@@ -145,7 +162,7 @@ class ServingRow:
         """
         if self.gpu not in PRESETS:
             raise ValueError(f"gpu = {self.gpu!r}: one of {', '.join(PRESETS)}")
-        return _cluster(self.gpu, self.engine, self.ranks)
+        return _cluster(self.gpu, self.engine, self.gpus)
 
     def shape(self) -> ModelShape:
         """Its model, in the element types of its precision.
@@ -182,7 +199,7 @@ class ServingRow:
         return low_ms if part < 0.01 else (1 - part) * low_ms + part * self._step_ms(low + 1, network)
 
     def _step_ms(self, batch: int, network: str) -> float:
-        cluster, model = self.cluster(), self.shape()
+        cluster, model = self.worker.cluster(), self.shape()
         plan = self.plan(model)
         work = Workload(phase="decode", tokens_per_rank=batch, steps=1, context=self.context, seed=SEED, reuse=True)
         trace = even_routing(model, batch * plan.dp)

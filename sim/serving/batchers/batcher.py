@@ -167,6 +167,25 @@ class Batcher(Protocol):
         """
         ...
 
+    def add_prefilled(self, request: Request) -> None:
+        """Let a request come whose prompt another engine computed: its keys and its first token come with it.
+
+        Raises
+        ------
+        MoecastError
+            The cache cannot hold it even alone.
+        """
+        ...
+
+    @property
+    def kv_blocks_spoken_for(self) -> int:
+        """Blocks of running requests, and those that are kept free for what they are still to be given."""
+        ...
+
+    def blocks_to_enter(self, request: Request) -> int:
+        """Blocks that must be free beside those before a request is let in whose prompt was computed elsewhere."""
+        ...
+
     def schedule(self) -> Scheduled:
         """Decide the next iteration: blocks are taken, counts of computed tokens are not yet advanced."""
         ...

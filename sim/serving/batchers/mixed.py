@@ -92,7 +92,7 @@ class MixedBatcher(QueuedBatcher):
                 break
             if not count:
                 break
-            swapped += limits.blocks_of(job.swapped)
+            swapped += 0 if job.moved else limits.blocks_of(job.swapped)
             self._waiting.popleft()
             self._enter(job, start + count, found=found)
             parts.append((job, count))

@@ -29,7 +29,9 @@ class Job:
     shared
         Blocks that it holds of its prefix group's chain.
     swapped
-        Tokens whose keys wait in the host's memory.
+        Tokens whose keys wait in the host's memory, or came from another engine.
+    moved
+        They came: nothing is copied from the host.
     """
 
     request: Request
@@ -37,6 +39,7 @@ class Job:
     given: int = 0
     shared: int = 0
     swapped: int = 0
+    moved: bool = False
 
     @property
     def left(self) -> int:
@@ -114,7 +117,16 @@ class QueuedBatcher(ABC):
         """Let a request come whose prompt another engine computed: its keys and its first token come with it."""
         self.add(request)
         job = self._waiting[-1]
-        job.given, job.swapped = 1, request.prompt_tokens
+        job.given, job.swapped, job.moved = 1, request.prompt_tokens, True
+
+    @property
+    def kv_blocks_spoken_for(self) -> int:
+        """Blocks of running requests."""
+        return self._cache.used
+
+    def blocks_to_enter(self, request: Request) -> int:
+        """Blocks of its prompt and the token after."""
+        return self._limits.blocks_of(request.prompt_tokens + 1)
 
     @abstractmethod
     def _choose(self) -> Chosen:
@@ -178,7 +190,7 @@ class QueuedBatcher(ABC):
         """Let a job run, holding so many tokens, `found` of which were kept for its prefix."""
         self._cache.enter(job.request, tokens, found=found)
         job.computed = max(found, job.swapped)
-        job.swapped = 0
+        job.swapped, job.moved = 0, False
         job.shared = found // self._limits.block_tokens
         self._running.append(job)
 

@@ -13,9 +13,12 @@ from dataclasses import dataclass
 from moecast.errors import MoecastError
 from moecast.sim.serving.batchers.batcher import Batcher, Limits
 from moecast.sim.serving.batchers.queued import Chosen, Job, QueuedBatcher
+from moecast.sim.serving.request import Request
 
 CLIP_NEW_TOKENS = 4096
 """Of a request's answer no more is ever asked of the cache in advance (SGLANG_CLIP_MAX_NEW_TOKENS_ESTIMATION)."""
+RESERVED_DECODE_TOKENS = 512
+"""What a decode worker keeps free for each request, where prompts come from others (num_reserved_decode_tokens)."""
 RATIO_MIN_FACTOR, RATIO_DECAY_STEPS, RETRACT_STEPS = 0.14, 600, 20
 
 
@@ -82,6 +85,7 @@ class SglangBatcher(QueuedBatcher):
 
     def _prefill(self) -> list[tuple[Job, int]]:
         """Chunks of this iteration: who is in the middle of a prompt first, then who waits, in order."""
+        self._let_in_moved()
         chunk, tokens = self._limits.max_batched_tokens, self._policy.max_prefill_tokens
         parts: list[tuple[Job, int]] = []
         for job in self._running:
@@ -94,11 +98,33 @@ class SglangBatcher(QueuedBatcher):
             self._admit(parts, chunk, tokens)
         return parts
 
+    def _let_in_moved(self) -> None:
+        """Let in whose prompts other engines computed, where the cache has room: they take no prefill step."""
+        while self._waiting and self._waiting[0].moved and self.running < self._limits.max_sequences:
+            job = self._waiting[0]
+            if not self._has_free(job, job.swapped + 1, 0):
+                return
+            self._waiting.popleft()
+            self._enter(job, job.swapped)
+
+    @property
+    def kv_blocks_spoken_for(self) -> int:
+        """Blocks of running requests, and of the tokens that a decode worker keeps free for each."""
+        ahead = sum(min(job.to_give, RESERVED_DECODE_TOKENS) for job in self._running)
+        return self._cache.used + self._limits.blocks_of(ahead)
+
+    def blocks_to_enter(self, request: Request) -> int:
+        """Blocks of its prompt, and of the tokens that are kept free for it."""
+        ahead = min(request.output_tokens, RESERVED_DECODE_TOKENS)
+        return self._limits.blocks_of(request.prompt_tokens + ahead)
+
     def _admit(self, parts: list[tuple[Job, int]], chunk: int, tokens: int) -> None:
         limits = self._limits
         room = self._room()
         while self._waiting and chunk > 0 and tokens > 0:
             job = self._waiting[0]
+            if job.moved:
+                return
             found = self._found(job)
             left = job.request.prompt_tokens + job.given - found
             wanted = left + min(job.to_give, CLIP_NEW_TOKENS)

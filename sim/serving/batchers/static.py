@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from moecast.sim.serving.batchers.batcher import Batcher, Limits
 from moecast.sim.serving.batchers.queued import Chosen, Job, QueuedBatcher
+from moecast.sim.serving.request import Request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +56,10 @@ class StaticBatcher(QueuedBatcher):
             self._waiting.popleft()
             self._enter(job, tokens, found=found)
         self._blocked = True
+
+    def blocks_to_enter(self, request: Request) -> int:
+        """Blocks of its prompt and whole answer."""
+        return self._limits.blocks_of(request.tokens - 1)
 
     def _grow(self, job: Job, tokens: int) -> bool:
         del job, tokens  # the blocks have been there from the start

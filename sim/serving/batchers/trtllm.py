@@ -14,6 +14,7 @@ from moecast.errors import MoecastError
 from moecast.sim.serving.batchers.batcher import Batcher, Limits
 from moecast.sim.serving.batchers.mixed import MixedBatcher
 from moecast.sim.serving.batchers.queued import Job
+from moecast.sim.serving.request import Request
 
 CAPACITY_POLICIES = ("guaranteed_no_evict", "max_utilization")
 
@@ -62,9 +63,19 @@ class TrtllmBatcher(MixedBatcher):
         fits = super()._has_free(job, tokens, found, leave=leave)
         if not self._reserves:
             return fits
-        reserved = sum(map(self._whole, (*self._running, *self._leaving)))
-        return fits and reserved + self._whole(job) <= self._limits.kv_blocks
+        return fits and self.kv_blocks_spoken_for + self._whole(job.request) <= self._limits.kv_blocks
 
-    def _whole(self, job: Job) -> int:
+    @property
+    def kv_blocks_spoken_for(self) -> int:
+        """Where nobody is paused, blocks of whole answers."""
+        if not self._reserves:
+            return super().kv_blocks_spoken_for
+        return sum(self._whole(job.request) for job in (*self._running, *self._leaving))
+
+    def blocks_to_enter(self, request: Request) -> int:
+        """Blocks of its prompt, and where nobody is paused of its answer."""
+        return self._whole(request) if self._reserves else super().blocks_to_enter(request)
+
+    def _whole(self, request: Request) -> int:
         """Blocks of its prompt and whole answer."""
-        return self._limits.blocks_of(job.request.tokens - 1)
+        return self._limits.blocks_of(request.tokens - 1)

@@ -112,6 +112,15 @@ class VllmBatcher:
         """Let a request come whose prompt was computed elsewhere: its keys come with it, and its first token."""
         self._add(_Job(request, request.prompt_tokens + 1, loaded=request.prompt_tokens))
 
+    @property
+    def kv_blocks_spoken_for(self) -> int:
+        """Blocks of running requests."""
+        return self.kv_blocks_used
+
+    def blocks_to_enter(self, request: Request) -> int:
+        """Blocks of its prompt and the token after."""
+        return self._limits.blocks_of(request.prompt_tokens + 1)
+
     def _add(self, job: _Job) -> None:
         limits, request = self._limits, job.request
         limits.check_holds(request)
@@ -219,7 +228,9 @@ class VllmBatcher:
                 break
             context, count, blocks = entered
             self._waiting.popleft()
-            columns.append((job.request.id, job.known, job.known, context, job.request.tokens, blocks))
+            columns.append(
+                (job.request.id, job.known, job.known - (job.loaded > 0), context, job.request.tokens, blocks)
+            )
             counts.append(count)
             budget -= count
         if columns:
