@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from moecast.errors import MoecastError
 from moecast.placement.advice import Advice
 from moecast.placement.certificates import certificate_s
 from moecast.placement.finish import check_taken, finished
@@ -214,6 +215,9 @@ def place(
     if fill and takes(chosen, "full"):
         chosen = find_solver(chosen, {"full": True})
     check_seed(seed)
+    if replanning is not None and time_limit_s is not None:
+        rule = "is for one search, and every window has its own: give a work limit"
+        raise MoecastError(rule, field="time_limit", value=time_limit_s)
     budget = Budget(Limit(time_s=time_limit_s, work=work_limit), _thousandths(progress))
     shape = PlanShape(
         ep=ep, tp=tp, degrees=degrees or Degrees(), slots_per_rank=slots_per_rank, slots=slots, dispatch=dispatch,

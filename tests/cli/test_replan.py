@@ -13,7 +13,8 @@ from .conftest import Run
 def asked(small: Path) -> tuple[object, ...]:
     return (
         "place", "--cluster", "dgx-h100", "--nodes", 1, "--model", small / "config.json",
-        "--trace", small / "t.parquet", "--phase", "prefill", "--tokens-per-rank", 16, "--steps", 2, "--solver", "eplb", "--out", "plan.json",
+        "--trace", small / "t.parquet", "--phase", "prefill", "--tokens-per-rank", 16, "--steps", 2,
+        "--solver", "eplb", "--out", "plan.json",
     )  # fmt: skip
 
 
@@ -36,6 +37,7 @@ def test_it_is_said_and_written(run: Run, small: Path) -> None:
     [
         (("--windows", 4), "--windows: is of plans made anew"),
         (("--replan-every", "0"), "windows between two plans"),
+        (("--replan-every", "1", "--time-limit", "9s"), "time_limit"),
         (("--replan-every", "1", "--drift", "up"), "one of recorded, topic"),
         (("--replan-every", "1", "--windows", 4000), "sequences do not fill them"),
     ],
