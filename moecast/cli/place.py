@@ -5,19 +5,20 @@ from __future__ import annotations
 import re
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from moecast.cli import options
 from moecast.cli.asked import CONTEXT, LAYOUT, Asked, option
 from moecast.cli.question_options import takes_question
+from moecast.cli.replanning import read_replanning
 
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence
 
     from moecast.cli.inputs import Inputs
-    from moecast.placement import LoadPlacement, Placement, Replanning
+    from moecast.placement import LoadPlacement, Placement
     from moecast.sim import ModelShape
     from moecast.sim.plan import ReplicaRule
     from moecast.traces import TraceMeta
@@ -206,7 +207,7 @@ def place_command(
         else:
             _show_by_load(by_load, notes, out, exported)
         return
-    replanning = _replanning(
+    replanning = read_replanning(
         replan_every,
         windows=windows,
         window_steps=window_steps,
@@ -258,31 +259,6 @@ def place_command(
         render.echo_json(placement.to_json() | said | {"plan": str(out), "export": exported and str(exported)})
     else:
         _show(placement, inputs, labels, out, exported)
-
-
-def _replanning(every: str | None, **asked: float | str | None) -> Replanning | None:
-    """Read what is asked of plans made anew over time."""
-    from moecast.errors import MoecastError
-    from moecast.placement import Replanning
-
-    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
-    if every is None:
-        for name in given:
-            raise MoecastError("is of plans made anew: say how often, as --replan-every 1,2,4", field=_OPTIONS[name])
-        return None
-    if not re.fullmatch(r"[1-9]\d{0,3}(,[1-9]\d{0,3})*", every):
-        raise MoecastError("windows between two plans, as 1,2,4", field="--replan-every", value=every)
-    return Replanning(periods=tuple(int(period) for period in every.split(",")), **given)
-
-
-_OPTIONS = {
-    "windows": "--windows",
-    "window_steps": "--window-steps",
-    "order": "--drift",
-    "paused": "--beside-steps",
-    "keep_ranks": "--keep-ranks",
-    "engine_s": "--engine-s",
-}
 
 
 def _refuse_steps(given: Container[str]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from moecast.errors import MoecastError
 from moecast.placement import PlacementProblem
 from moecast.placement.replan import Replanning, cut, replan
-from moecast.placement.replanned import break_even_steps
+from moecast.placement.replanned import Course, Replanned, break_even_steps
 from moecast.sim import Plan, Workload
 from moecast.traces import PHASES, RoutingTrace
 
@@ -121,3 +121,18 @@ def test_a_plan_that_stays_moves_nothing() -> None:
 def test_what_cannot_be_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(MoecastError, match=next(iter(wrong))):
         Replanning(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("step_s", "added_s", "said"),
+    [(0.8, 1.0, "rebalance every 10 steps"), (0.8, 50.0, "rebalance: not so often"), (0.99, 1.0, "rebalance: never")],
+)
+def test_words_follow_the_total_and_the_gain(step_s: float, added_s: float, said: str) -> None:
+    def course(period: int, step_s: float, added_s: float = 0.0) -> Course:
+        return Course(period=period, step_s_W=np.full(4, step_s), migrations=(), added_s=added_s)
+
+    found = Replanned(
+        window_steps=10, tokens_per_step=64.0, paused=True, order="recorded", contiguous=course(0, 1.1),
+        static=course(0, 1.0), replanned=(course(1, step_s, added_s),),
+    )  # fmt: skip
+    assert found.words()[0].startswith(said)
