@@ -171,8 +171,9 @@ class EventLoop:
     def _send_held(self, index: int, number: int, now_s: float) -> None:
         """Send what was held back for ranks of an instance that may have room now."""
         if index and self._held:
-            ranks = self._pools[1].ranks
-            for at in [at for at in self._held if at // ranks == number]:
+            each = self._pools[1].ranks
+            first = number * each
+            for at in [at for at in self._held if first <= at < first + each]:
                 self._send(at, now_s)
 
     def _send(self, at: int, now_s: float) -> None:

@@ -151,7 +151,7 @@ def workers_of(
 def _gpus_of_ranks(whole: Plan, one: Plan, count: int) -> tuple[tuple[int, ...], ...]:
     """GPUs of each attention-DP rank: of the groups of a plan, then of copies of it on the next GPUs."""
     found: list[tuple[int, ...]] = []
-    dp_G, groups = one.layout.dp_G, max(whole.ranks // one.ranks, 1)
+    dp_G, groups = one.layout.dp_G, 1 if one is whole else whole.groups
     for at in range(count):
         shift = at // groups * whole.ranks
         ranks = whole.layout.ranks_of_group(at % groups).tolist() if groups > 1 else range(whole.ranks)
