@@ -27,6 +27,9 @@ def plan_command(
     slo: Annotated[
         str, typer.Option("--slo", help="Limits that a user takes: ttft=2s,tpot=30ms. Either may be left out.")
     ] = "",
+    job: Annotated[
+        str, typer.Option("--for", help="serving. Layouts for training are not searched yet: moecast train asks one.")
+    ] = "serving",
     gpus: Annotated[
         int | None, typer.Option("--gpus", min=1, help="GPUs to use.", show_default="all of the cluster")
     ] = None,
@@ -59,6 +62,7 @@ def plan_command(
     from moecast.files import check_outputs, write_text
     from moecast.placement.layouts import find_serving
 
+    planning.check_job(job)
     check_outputs({"--out": out, "--write-plan": write, "--report": report}, asked.files)
     limits, cost = planning.parse_slo(slo), planning.parse_prices(price or [])
     modes = planning.parse_modes(serving)

@@ -41,6 +41,16 @@ def test_limits_that_none_can_meet_are_one_line_and_leave_nothing(run: Run, smal
     assert not (tmp_path / "o.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("job", "rule"), [("training", "moecast train --tp --pp --ep"), ("fun", "serving, or training")]
+)
+def test_only_serving_is_searched(run: Run, job: str, rule: str) -> None:
+    done = run("plan", "--slo", "tpot=20ms", "--for", job)
+    assert done.returncode == 2
+    assert rule in " ".join(done.stderr.split())
+    assert done.stderr.startswith("moecast: --for = ")
+
+
 @pytest.mark.parametrize("text", ["tpot", "tpot=3", "tpt=3ms", "tpot=0 s", "ttft=1s,ttft=2s"])
 def test_limits_that_are_none(text: str) -> None:
     with pytest.raises(MoecastError, match="--slo"):
