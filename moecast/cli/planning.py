@@ -161,6 +161,7 @@ def answer(
 ) -> dict[str, Any]:
     """All that is said, as plain JSON values."""
     from moecast.placement.layouts.why import why_it_wins
+    from moecast.sim.accuracy import layouts_apart
     from moecast.sim.describe import describe_trace, element_types
 
     files = {} if plan_file is None else {name: str(path) for name, path in engine_files(plan_file).items()}
@@ -171,6 +172,9 @@ def answer(
         "trace": describe_trace(question.trace), "seed": question.seed,
     }  # fmt: skip
     value["why"] = why_it_wins(question, found)
+    if value["runner_up"] is not None:
+        apart = layouts_apart(1 / (1 - value["runner_up"]["behind"]))
+        value["runner_up"]["measured"] = f"{apart.text} ({apart.why})"
     value["launch"] = _launch(found, question, files)
     if hourly is not None:
         for one in (value["winner"], *value["front"], *value["placed"]):
@@ -265,6 +269,7 @@ def winner_rows(value: dict[str, Any]) -> list[tuple[str, str]]:
     if other is not None:
         wins = format_percent(other["faster_step"])
         told = f"{format_percent(other['behind'])} behind; wins if its steps were {wins} shorter"
+        told += f". Measured, 80 % of such differences: {other['measured']}"
         rows.append(("runner-up", f"{other['name']}: {told}"))
     counts = f"{searched['legal']:,} layouts, {searched['fit']:,} fit, {searched['within']:,} could meet the limits"
     timed = f"{searched['scored']:,} timed by bound, {len(value['placed'])} by {value['network']}"

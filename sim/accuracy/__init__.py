@@ -1,6 +1,6 @@
 """How far off forecasts were on rows that nobody fitted, and what that says of the next one: intervals and grounds."""
 
-from moecast.sim.accuracy.difference import Difference, difference_of
+from moecast.sim.accuracy.difference import Difference, difference_of, layouts_apart
 from moecast.sim.accuracy.grounds import Grounds, grounds_of, training_grounds
 from moecast.sim.accuracy.interval import LEVEL, Interval, error_interval, interval_of
 from moecast.sim.accuracy.known_errors import JudgedRow, KnownErrors, KnownFamily, PairedErrors, known_errors
@@ -19,5 +19,6 @@ __all__ = [
     "grounds_of",
     "interval_of",
     "known_errors",
+    "layouts_apart",
     "training_grounds",
 ]

@@ -60,15 +60,23 @@ def difference_of(this: PredictionValues, other: PredictionValues) -> Difference
     if len(families) > 1 or not families <= set(DECODE):
         return Difference(ratio=ratio, low=None, high=None, why=f"{NO_ROWS}: no pairs of such rows were measured")
     same = _layout(this.plan) == _layout(other.plan)
-    kind = "batch" if same else "layout"
-    pairs = known_errors().pairs[kind]
-    half = pairs.floor + pairs.slope * abs(math.log(ratio))
     differ = (
         "the plans differ in placement alone, and no such pair was measured: pairs of one layout at two batches say "
         "how a forecast follows its load"
         if same
         else "pairs of rows that differ in layout"
     )
+    return _by_pairs(ratio, "batch" if same else "layout", differ)
+
+
+def layouts_apart(ratio: float) -> Difference:
+    """Compare the rates of two layouts, `ratio` of the better one's to the other's, by measured pairs of layouts."""
+    return _by_pairs(ratio, "layout", "pairs of rows that differ in layout")
+
+
+def _by_pairs(ratio: float, kind: str, differ: str) -> Difference:
+    pairs = known_errors().pairs[kind]
+    half = pairs.floor + pairs.slope * abs(math.log(ratio))
     why = f"{differ} ({pairs.pairs} pairs of {pairs.settings} settings)"
     return Difference(ratio=ratio, low=ratio * math.exp(-half), high=ratio * math.exp(half), why=why)
 

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from moecast.sim.question import Question
 
 
+NO_INTERVAL = "no interval: docs/serving.md has the errors of such forecasts on public runs"
+
+
 def serve(
     question: Question,
     requests: Sequence[Request],
@@ -144,7 +147,7 @@ def summary(
     if network is not None:
         shares["iterations' time in exchanges"] = network
     kept = None if slo is None else float(slo.kept_Q(measures.counted()).mean())
-    said = list(notes)
+    said = [*notes, NO_INTERVAL]
     if closed is not None and len(requests) <= 2 * closed:
         said.append(f"note: {len(requests)} requests are too few to leave out ramp and drain of {closed} in flight")
     shortfalls = {} if slo is None else slo.shortfalls(measures.counted())
