@@ -20,6 +20,7 @@ from moecast.sim.context.split import EXCHANGES, SPLITS
 from moecast.sim.layout import MOST_RANKS, Layout
 from moecast.sim.made_by import MadeBy
 from moecast.sim.plan_json import SCHEMA, plan_fields
+from moecast.sim.plan_tables import slot_table, weight_table
 from moecast.sim.slots import EMPTY, MOST_EXPERTS, MOST_GROUP_SLOTS, MOST_SLOTS
 from moecast.sim.whole import short, whole, whole_list
 
@@ -108,7 +109,7 @@ class Plan:
         """
         check_sizes(self)
         object.__setattr__(self, "layer_ids", whole_list("layer_ids", self.layer_ids, rising=True, least_long=0))
-        object.__setattr__(self, "slots_DLGP", _slots(self.slots_DLGP, len(self.layer_ids), self.experts))
+        object.__setattr__(self, "slots_DLGP", slot_table(self.slots_DLGP, len(self.layer_ids), self.experts))
         layout = Layout(
             ep=self.ep, groups=self.groups, gpu_of_rank=self.gpu_of_rank, stage_of_layer=self.stage_of_layer,
             folded=self.folded, **{name: getattr(self, name) for name in ("tp", "pp", "dp", "cp", "etp", "virtual")},
@@ -126,7 +127,7 @@ class Plan:
                 raise ValueError(f"slots_per_rank = {short(counts)}: {self.ep} numbers of at most {self.max_slots}")
             object.__setattr__(self, "slots_per_rank", counts)
         if self.replica_weights_DLGP is not None:
-            weights = _weights(self.replica_weights_DLGP, self.slots_DLGP)
+            weights = weight_table(self.replica_weights_DLGP, self.slots_DLGP)
             object.__setattr__(self, "replica_weights_DLGP", weights)
         elif self.replica_rule == "weights":
             raise ValueError("replica_weights = None: rule weights needs them")
@@ -400,52 +401,6 @@ def check_sizes(plan: Plan) -> None:
     whole("experts", plan.experts, most=MOST_EXPERTS)
     whole("choices", plan.choices, most=plan.experts)
     whole("microbatches", plan.microbatches, most=MOST_RANKS)
-
-
-def _slots(slots: Any, layers: int, experts: int) -> npt.NDArray[np.int32]:
-    """The table as compiled loops read it: int32, contiguous, read-only, ids checked before the cast."""
-    if not isinstance(slots, np.ndarray) or slots.dtype.kind not in "iu":
-        raise ValueError("slots = not whole numbers: an array of whole numbers [group][layer][rank][slot]")
-    if slots.ndim != 4 or 0 in (slots.shape[0], *slots.shape[2:]):
-        raise ValueError(f"slots = shape {slots.shape}: 4 axes (groups, layers, ranks, slots), only layers may be none")
-    if slots.shape[1] != layers:
-        raise ValueError(f"layer_ids = {layers} layers: slots has {slots.shape[1]}")
-    if slots.size > MOST_SLOTS:
-        raise ValueError(f"slots = {slots.size} in all: at most {MOST_SLOTS}")
-    if slots.shape[2] * slots.shape[3] > MOST_GROUP_SLOTS:
-        in_group = f"{slots.shape[2]} ranks x {slots.shape[3]} of one layer and EP group"
-        raise ValueError(f"slots = {in_group}: at most {MOST_GROUP_SLOTS}")
-    if int(slots.min(initial=EMPTY)) < EMPTY or int(slots.max(initial=EMPTY)) >= experts:
-        at = tuple(int(i) for i in np.argwhere((slots < EMPTY) | (slots >= experts))[0])
-        group, layer, rank, slot = at
-        place = f"slots[group {group}][layer {layer}][rank {rank}][slot {slot}]"
-        raise ValueError(f"{place} = {int(slots[at])}: expert ids run from 0 to {experts - 1} (−1: empty)")
-    table = np.ascontiguousarray(slots, np.int32)
-    if table is slots and slots.flags.writeable:
-        table = slots.copy()
-    table.setflags(write=False)
-    return table
-
-
-def _weights(weights: Any, slots_DLGP: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
-    """Shares that sum to 1 over the replicas of an expert, or are all 0: then they share evenly."""
-    array = np.array(weights, np.float64)
-    if array.shape != slots_DLGP.shape:
-        raise ValueError(f"replica_weights = shape {array.shape}: the slots have {slots_DLGP.shape}")
-    if not np.isfinite(array).all() or (array < 0).any():
-        raise ValueError("replica_weights = not finite or negative: every weight is finite and not negative")
-    if array[slots_DLGP == EMPTY].any():
-        raise ValueError("replica_weights = a weight of an empty slot: must be 0")
-    for group, layer in np.ndindex(*slots_DLGP.shape[:2]):
-        held = slots_DLGP[group, layer]
-        sums = np.bincount(held[held != EMPTY], array[group, layer][held != EMPTY])
-        wrong = np.flatnonzero((sums != 0) & (np.abs(sums - 1) > 1e-6))
-        if len(wrong):
-            expert, total = int(wrong[0]), float(sums[wrong[0]])
-            rule = f"those of expert {expert} at layer {layer} of EP group {group} must sum to 1 (or all be 0)"
-            raise ValueError(f"replica_weights = {total:g} in all: {rule}")
-    array.setflags(write=False)
-    return array
 
 
 def _among(name: str, value: Any, allowed: tuple[str, ...]) -> None:
