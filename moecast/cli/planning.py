@@ -174,7 +174,7 @@ def answer(
     value["why"] = why_it_wins(question, found)
     if value["runner_up"] is not None:
         apart = layouts_apart(1 / (1 - value["runner_up"]["behind"]))
-        value["runner_up"]["measured"] = f"{apart.text} ({apart.why})"
+        value["runner_up"]["measured"] = f"{apart.text}, by {apart.why}"
     value["launch"] = _launch(found, question, files)
     if hourly is not None:
         for one in (value["winner"], *value["front"], *value["placed"]):
