@@ -248,7 +248,7 @@ class Source:
         if self.routing is not None and self.trace is not None and self.routing != "trace":
             raise MoecastError("a trace only serves --routing trace", field="--routing", value=self.routing)
         if self.isl is not None and self.load is None and self.routing in (None, "trace"):
-            rule = "recorded prompts have their own lengths: for uniform, zipf or power-law routing and --load only"
+            rule = "recorded prompts have their own lengths: for routing by a law (uniform, zipf …) and --load only"
             raise MoecastError(rule, field="--isl", value=self.isl)
         object.__setattr__(self, "trace", options.shipped(self.trace))
 

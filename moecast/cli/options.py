@@ -78,8 +78,8 @@ Routing = Annotated[
     str | None,
     typer.Option(
         "--routing",
-        help="Make routing of the model's own shape: uniform, zipf:S, power-law:A, or trace (like --trace, else like "
-        "the shipped one).",
+        help="Make routing of the model's own shape: uniform, zipf:S, power-law:A, gamma:V, or trace (like "
+        "--trace, else like the shipped one).",
         show_default="what --trace recorded",
     ),
 ]

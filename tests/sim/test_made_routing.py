@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -18,11 +20,13 @@ def made(law: str, model=LITE, seed: int = 0) -> RoutingTrace:  # type: ignore[n
     return routing_by_law(parse_law(law), model, tokens=TOKENS, sequence=100, phase="prefill", position=0, seed=seed)
 
 
-@pytest.mark.parametrize("law", ["uniform", "zipf:0.5", "zipf:1.5", "power-law:1.2"])
+@pytest.mark.parametrize("law", ["uniform", "zipf:0.5", "zipf:1.5", "power-law:1.2", "gamma:0.8"])
 def test_experts_are_chosen_with_their_chance(law: str) -> None:
     """Chi-square over the experts of a layer, the variance of draws without replacement being smaller."""
     trace = made(law)
-    rng = np.random.default_rng([0, ["uniform", "zipf", "power-law"].index(parse_law(law).name)])
+    rng = np.random.default_rng(
+        [0, ["uniform", "zipf", "power-law", "trace", "load", "gamma"].index(parse_law(law).name)]
+    )
     chance_LE = chances_LE(parse_law(law).share_LE(LITE.layers, 64, TOKENS, 6, rng), 6)
     assert chance_LE.sum(axis=1) == pytest.approx(np.full(LITE.layers, 6))
     for layer in (0, 13, 25):
@@ -40,6 +44,29 @@ def test_groups_of_the_router_are_respected() -> None:
     assert all(len({expert // 32 for expert in token}) == 4 for token in experts_TK[:500].tolist())
     load_E = np.bincount(experts_TK.ravel(), minlength=256) / TOKENS
     assert np.abs(load_E - 8 / 256).max() < 6 * np.sqrt(8 / 256 / TOKENS)
+
+
+@pytest.mark.parametrize("number", [0, 0.3, 0.8, 10])
+def test_gamma_shares_vary_by_their_number(number: float) -> None:
+    """The spread of a gamma distribution is its number; a layer's shares are what is drawn, over their sum."""
+    law = parse_law(f"gamma:{number}")
+    share_LE = law.share_LE(400, 256, TOKENS, 8, np.random.default_rng(2))
+    assert share_LE.sum(axis=1) == pytest.approx(np.ones(400))
+    assert (share_LE >= 0).all()
+    if number <= 1:  # beyond, so few experts have a share that their sum varies as well
+        assert (share_LE * 256).std() == pytest.approx(number, rel=0.03, abs=1e-12)
+
+
+def test_one_kind_of_recorded_text_is_as_uneven_as_serving_rows_are_asked(shared_traces: Path) -> None:
+    from moecast.validate.published.serving import ONE_TEXT
+
+    recorded = np.load(shared_traces / "deepseek-v2-lite.npz")
+    kinds = ("intent", "law", "summary", "translation")
+    load_KLE = np.stack(
+        [[np.bincount(recorded[kind][:, layer].ravel(), minlength=64) for layer in range(26)] for kind in kinds]
+    )
+    spread_K = (load_KLE.std(axis=2) / load_KLE.mean(axis=2)).mean(axis=1)
+    assert spread_K.mean() == pytest.approx(parse_law(ONE_TEXT).number, abs=0.05)
 
 
 def test_the_same_seed_makes_the_same_routing() -> None:
@@ -64,7 +91,9 @@ def test_a_load_table_is_followed() -> None:
                         phase="decode", position=0, seed=0)  # fmt: skip
 
 
-@pytest.mark.parametrize("text", ["zipf", "uniform:2", "zipf:x", "zipf:nan", "zipf:-1", "power-law:1e9", "even", ""])
+@pytest.mark.parametrize(
+    "text", ["zipf", "uniform:2", "zipf:x", "zipf:nan", "zipf:-1", "power-law:1e9", "gamma", "even", ""]
+)
 def test_a_law_that_is_none_is_one_line(text: str) -> None:
     with pytest.raises(MoecastError, match="--routing"):
         parse_law(text)
@@ -98,7 +127,7 @@ def test_a_power_law_reaches_as_far_as_a_step() -> None:
 
 
 def test_power_law_counts_stay_in_their_range() -> None:
-    share_LE = RoutingLaw(name="power-law", exponent=1.2).share_LE(3, 256, 4096, 8, np.random.default_rng(0))
+    share_LE = RoutingLaw(name="power-law", number=1.2).share_LE(3, 256, 4096, 8, np.random.default_rng(0))
     assert share_LE.sum(axis=1) == pytest.approx(np.ones(3))
     assert (share_LE.max(axis=1) / share_LE.min(axis=1)).max() <= 0.8 * 4096 * (1 + 1e-9)
 

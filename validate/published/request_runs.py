@@ -23,7 +23,7 @@ from moecast.sim.serving.workers import workers_of
 from moecast.validate.published.answers import RowAnswer
 from moecast.validate.published.decode import configuration_of
 from moecast.validate.published.row import Use
-from moecast.validate.published.serving import SEED, Fields, ServingRow, even_routing
+from moecast.validate.published.serving import SEED, Fields, ServingRow, one_text_routing
 
 ROUNDS, PUBLIC_ROUNDS = 4, 10
 LEAST_REQUESTS = 40
@@ -179,7 +179,7 @@ def question_of(row: ServingRow, network: str, *, prompts: bool = False) -> Ques
         plan = plan.with_(dispatch="per_domain")
     return Question(
         cluster=row.cluster(), model=model, plan=plan,
-        trace=even_routing(model, TRACE_TOKENS), workload=work,
+        trace=one_text_routing(model, TRACE_TOKENS), workload=work,
         network=network, gains=False,
     )  # fmt: skip
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from moecast.sim import Workload, draw_steps
 from moecast.sim.simulate import simulate_step
-from moecast.validate.published.serving import MEAN_LENGTH, SEED, ServingRow, even_routing
+from moecast.validate.published.serving import MEAN_LENGTH, SEED, ServingRow, one_text_routing
 
 CHUNK = 8192
 """Tokens of prompts that an instance takes in a step, at most."""
@@ -58,7 +58,7 @@ def _prefill_ms(row: ServingRow, chunk: int, tokens: int, network: str) -> float
     cluster, model = row.cluster(), row.shape()
     plan = row.plan(model)
     plan = plan.with_(dispatch=PREFILL_MODES.get(plan.dispatch or "", plan.dispatch))
-    trace = even_routing(model, chunk * plan.dp)
+    trace = one_text_routing(model, chunk * plan.dp)
     work = Workload(phase="prefill", tokens_per_rank=chunk, steps=1, seed=SEED, reuse=True, from_phase="decode")
     [step] = draw_steps(trace, work, ranks=plan.dp)
     place_T = np.arange(step.n_tokens) % chunk

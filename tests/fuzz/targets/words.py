@@ -30,7 +30,7 @@ _READERS: dict[str, tuple[Callable[[str], object], tuple[str, ...]]] = {
         parse_fabric,
         ("leaf-spine:2", "rail:1.5,nodes-per-leaf=2", "single-switch", "leaf-spine:2,routing=ecmp"),
     ),
-    "routing": (parse_law, ("uniform", "zipf:1.2", "power-law:1.01", "trace")),
+    "routing": (parse_law, ("uniform", "zipf:1.2", "power-law:1.01", "gamma:0.8", "trace")),
     "shape": (parse_shape, ("58x256x8", "26x64x6", "1x2x1")),
     "topics": (parse_topics, ("law,code", "law=3,code=1", "a")),
     "time-limit": (parse_time_limit, ("60s", "2 min", "1.5h")),
