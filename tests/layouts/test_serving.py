@@ -161,3 +161,12 @@ def test_what_to_run_names_the_degrees() -> None:
     assert "--tensor-parallel-size 2 --data-parallel-size 4 --enable-expert-parallel" in vllm.command
     assert "load_balancer: p.yaml" in trtllm.config
     assert "TP and DP at once" in trtllm.cannot
+
+
+def test_a_prefill_batch_is_tokens_to_every_engine() -> None:
+    layout = ServingLayout(dp=4, dispatch="per_rank", batch=2000)
+    sglang, vllm, trtllm = launches(layout, experts=16, role="prefill")
+    assert "--chunked-prefill-size 8000" in sglang.command  # of all data-parallel ranks
+    assert "--max-num-batched-tokens 2000" in vllm.command
+    assert "--max_num_tokens 2000" in trtllm.command
+    assert not any("batch_size" in one.command or "seqs" in one.command for one in (sglang, vllm, trtllm))
