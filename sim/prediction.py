@@ -26,6 +26,8 @@ _OTHERS = {
     frozenset(("recipe", "in_flight_P")): "a forecast of `moecast train`",
     frozenset(("varied", "points")): "a sweep, whose points hold predictions",
     frozenset(("collective", "rows")): "a table of `moecast collective`",
+    frozenset(("moecast", "request_throughput")): "a run of `moecast serve`",
+    frozenset(("winner", "front")): "what `moecast plan` found",
 }
 """What other commands write, by fields of theirs."""
 _OF_OTHERS = frozenset().union(*_OTHERS)

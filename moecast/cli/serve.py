@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,8 +45,13 @@ def serve_command(
         int | None,
         typer.Option("--num-requests", min=1, help="How many.", show_default="10 for each user; 1000; the whole file"),
     ] = None,
-    prompt_tokens: Annotated[int, typer.Option("--prompt-tokens", min=1, help="Of made requests, the longest.")] = 1024,
-    output_tokens: Annotated[int, typer.Option("--output-tokens", min=1, help="Of made requests, the longest.")] = 1024,
+    prompt_tokens: Annotated[
+        int | None,
+        typer.Option("--prompt-tokens", min=1, help="Of made requests, the longest.", show_default="--isl, else 1024"),
+    ] = None,
+    output_tokens: Annotated[
+        int, typer.Option("--output-tokens", "--osl", min=1, help="Of made requests, the longest.")
+    ] = 1024,
     length_ratio: Annotated[
         float, typer.Option("--length-ratio", help="Lengths are uniform between this part of the longest and it.")
     ] = 1.0,
@@ -93,6 +99,7 @@ def serve_command(
     """
     from moecast.cli import render
     from moecast.cli.inputs import read_inputs, read_question
+    from moecast.cli.made import DEFAULT_ISL
     from moecast.files import check_outputs
     from moecast.sim.serving import Lengths, Serving, parse_slo, serve, write_served
 
@@ -107,8 +114,10 @@ def serve_command(
         block_tokens=block_tokens, prefix_cache=prefix_cache, dp_dispatch=dp_dispatch, cost=cost, draws=draws,
         overload=overload,
     )  # fmt: skip
-    lengths = Lengths(prompt=prompt_tokens, output=output_tokens, least_part=length_ratio)
+    lengths = Lengths(prompt=prompt_tokens or asked.isl or DEFAULT_ISL, output=output_tokens, least_part=length_ratio)
     inputs = read_inputs(asked.with_(reuse=True), quiet=json)
+    # Requests have lengths of their own, and tokens of made routing are independent of the prompts they are made in.
+    inputs = replace(inputs, notes=tuple(note for note in inputs.notes if not note.endswith("(--isl)")))
     question = read_question(asked, inputs, gpus=apart.gpus_left(inputs))
     prefill = apart.pool(asked, inputs, serving)
     weights = topic_weights(asked.topics, inputs.trace.topics)

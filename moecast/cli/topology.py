@@ -99,17 +99,16 @@ def show_command(
     built = load_cluster(cluster, nodes=nodes, fabric=fabric)
     ends = _ends(path, built) if path is not None else None
     check_outputs({"--html": html, "--yaml": yaml}, {"the cluster": cluster})
-    if json:
-        _print_json(_as_json(built, ends, seed))
-    else:
-        _print_cluster(_console(), built, ends, seed, every_link=links)
     if html is not None:
         from moecast.topology.picture import write_picture
 
         write_picture(built, html)
     if yaml is not None:
         write_cluster(built, yaml, tables=True)
-    if not json:
+    if json:  # files first: whoever reads what is printed may stop reading (`| head`)
+        _print_json(_as_json(built, ends, seed))
+    else:
+        _print_cluster(_console(), built, ends, seed, every_link=links)
         for file in (html, yaml):
             if file is not None:
                 say(f"wrote {file}")

@@ -28,6 +28,7 @@ from moecast.placement.layouts.scoring import StepScores, placed_plan, prefill_o
 from moecast.placement.layouts.space import Space
 from moecast.placement.layouts.steady import NO_QUEUE, Slo, Steady, apart, together
 from moecast.placement.layouts.step_floor import StepFloors
+from moecast.units import format_s
 
 if TYPE_CHECKING:
     from moecast.placement.layouts.scoring import Score
@@ -211,7 +212,7 @@ class _Search:
         """
         if not any(bool(self.promises(mode).within_Y(self.slo).any()) for mode in modes):
             decode, first = self.floors.decode_Y.min(), self.floors.ttft_P().min(initial=np.inf)
-            rule = f"no layout can meet it: the least possible are tpot {decode * 1e3:.3g} ms and ttft {first:.3g} s"
+            rule = f"no layout can meet it: the least possible are tpot {format_s(decode)} and ttft {format_s(first)}"
             raise MoecastError(rule, field="--slo")
         limits = [self.slo, *(Slo(ttft_s=self.slo.ttft_s, tpot_s=limit) for limit in LIMITS_OF_FRONT_S)]
         for i, limit in enumerate(limits):
@@ -367,5 +368,7 @@ def _finite(value: float) -> float | None:
 
 def _nothing_fits(fits: Fitting, legal: int) -> str:
     near = min(fits.nearest.values(), key=lambda near: near.missing_bytes, default=None)
-    told = "" if near is None else f"; the nearest misses {near.missing_bytes / 2**30:.1f} GiB: {near.layout.name()}"
+    told = (
+        "" if near is None else f"; the nearest misses {near.missing_bytes / 2**30:.1f} GiB a GPU: {near.layout.name()}"
+    )
     return f"none of {legal} layouts fits into the GPUs' memory{told}"

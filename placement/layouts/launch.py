@@ -74,7 +74,9 @@ def _sglang(layout: ServingLayout, experts: int, role: str, files: Mapping[str, 
     if "sglang" in files:
         options["--init-expert-location"] = files["sglang"]
     options["--enable-two-batch-overlap"] = layout.schedule == "two-batch"
-    if role != "prefill":
+    if role == "prefill":
+        options["--chunked-prefill-size"] = layout.sequences  # SGLang deals it to the data-parallel ranks
+    else:
         options["--max-running-requests"] = layout.sequences
     if role:
         options["--disaggregation-mode"] = role
@@ -102,8 +104,7 @@ def _vllm(layout: ServingLayout, experts: int, role: str, files: Mapping[str, st
         options |= {"--enable-eplb": True, "--eplb-config": json.dumps({"num_redundant_experts": redundant})}
     if layout.schedule == "two-batch":
         options["--enable-dbo"] = True
-    if role != "prefill":
-        options["--max-num-seqs"] = layout.batch
+    options["--max-num-batched-tokens" if role == "prefill" else "--max-num-seqs"] = layout.batch
     cannot = _missing(layout, cp=False, etp=layout.ep > 1)
     if role:
         cannot = "; ".join(filter(None, (cannot, "prefill apart: name a connector with --kv-transfer-config")))
@@ -114,7 +115,7 @@ def _trtllm(layout: ServingLayout, experts: int, role: str, files: Mapping[str, 
     del experts
     options: Options = {
         "--tp_size": layout.ranks_of_stage, "--ep_size": layout.ep, "--pp_size": layout.pp,
-        "--max_batch_size": layout.batch, "--config": "config.yaml",
+        "--max_num_tokens" if role == "prefill" else "--max_batch_size": layout.batch, "--config": "config.yaml",
     }  # fmt: skip
     lines = [f"enable_attention_dp: {str(layout.dp > 1).lower()}", f"moe_expert_parallel_size: {layout.ep}"]
     lines += [f"moe_tensor_parallel_size: {layout.etp}"]

@@ -28,14 +28,19 @@ class Measures:
 
     Parameters
     ----------
+    tpot_Q
+        0 where an answer has one token, which promises about times per token are kept by.
     counted_Q
         Of a closed loop not the first round nor the last, which meet more or fewer others than the rest.
+    several_Q
+        Answers of more than one token: only these have a time per token, as `vllm bench serve` has it.
     """
 
     ttft_Q: Float
     tpot_Q: Float
     e2e_Q: Float
     counted_Q: Bool
+    several_Q: Bool
 
     @classmethod
     def of(
@@ -49,17 +54,25 @@ class Measures:
         if concurrency is not None and len(requests) > 2 * concurrency:
             counted_Q[:concurrency] = counted_Q[-concurrency:] = False
         return cls(
-            ttft_Q=ttft_Q, tpot_Q=tpot_Q, e2e_Q=records.end_Q - records.arrival_Q + request_s, counted_Q=counted_Q
+            ttft_Q=ttft_Q,
+            tpot_Q=tpot_Q,
+            e2e_Q=records.end_Q - records.arrival_Q + request_s,
+            counted_Q=counted_Q,
+            several_Q=outputs_Q > 1,
         )
 
     def counted(self) -> dict[str, Float]:
-        """Measures of the requests that count; a time per token only where there are two."""
+        """Measures of the requests that count."""
         return {name: getattr(self, f"{name}_Q")[self.counted_Q] for name in ("ttft", "tpot", "e2e")}
+
+    def timed(self) -> dict[str, Float]:
+        """Measures of the requests that count and have them: a time per token only where an answer has two tokens."""
+        return self.counted() | {"tpot": self.tpot_Q[self.counted_Q & self.several_Q]}
 
 
 def latencies(measures: Measures, records: Records) -> dict[str, Latency]:
     """Summaries by measure."""
-    found = {name: Latency.of(seconds_Q) for name, seconds_Q in measures.counted().items()}
+    found = {name: Latency.of(seconds_Q) for name, seconds_Q in measures.timed().items()}
     gaps = records.gaps
     found["itl"] = Latency(
         mean_s=gaps.mean_s, p50_s=gaps.quantile_s(0.5), p90_s=gaps.quantile_s(0.9), p99_s=gaps.quantile_s(0.99),

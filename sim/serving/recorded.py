@@ -21,7 +21,7 @@ from typing import Any
 
 from moecast.errors import MoecastError
 from moecast.files import read_text
-from moecast.sim.serving.request import Request
+from moecast.sim.serving.request import MOST_TOKENS, Request
 
 Row = Mapping[str, Any]
 
@@ -135,7 +135,7 @@ def read_requests(path: Path, *, columns: Columns | None = None, most: int | Non
         raise MoecastError("every request in it failed", file=path)
     timed = sorted(((_seconds(row, known, path, number), number, row) for number, row in found), key=lambda t: t[:2])
     timed = timed[:most]
-    groups = _prefixes([row for _, _, row in timed], known)
+    groups = _prefixes([_chain(row, known, path, number) for _, number, row in timed])
     requests = tuple(
         Request(
             id=place, arrival_s=time_s - timed[0][0], prompt_tokens=_tokens(row, known.prompt, path, number),
@@ -184,6 +184,11 @@ def _format_of(row: Row, path: Path) -> Columns:
     for known in FORMATS:
         if all(name in row for name in known.needed):
             return known
+    nearest = max(FORMATS, key=lambda known: sum(name in row for name in known.needed))
+    missing = [name for name in nearest.needed if name not in row]
+    if len(missing) == 1:
+        rule = f"the file has no such column, which {nearest.name}'s have; it has {', '.join(map(str, row))}"
+        raise MoecastError(rule, file=path, field=missing[0])
     wanted = "; ".join(f"{known.name}: {', '.join(known.needed)}" for known in FORMATS)
     raise MoecastError(f"has none of the known columns ({wanted}): name yours with --columns", file=path)
 
@@ -220,22 +225,30 @@ def _tokens(row: Row, column: str, path: Path, number: int) -> int:
         tokens = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         tokens = math.nan
-    if not (math.isfinite(tokens) and tokens >= 1 and tokens == int(tokens)):
-        rule = "a request has a length here: a whole number of tokens, at least 1"
+    if not (math.isfinite(tokens) and 1 <= tokens <= MOST_TOKENS and tokens == int(tokens)):
+        rule = f"a request has a length here: a whole number of tokens, 1 to {MOST_TOKENS}"
         raise MoecastError(rule, file=path, field=f"row {number}, {column}", value=value)
     return int(tokens)
 
 
-def _prefixes(rows: Sequence[Row], known: Columns) -> list[tuple[int, int]]:
+def _chain(row: Row, known: Columns, path: Path, number: int) -> tuple[int | str, ...]:
+    """Hashes of a prompt's blocks, in order; of most formats none."""
+    value = row.get(known.hashes) or () if known.hashes else ()
+    if not isinstance(value, (list, tuple)) or not all(isinstance(one, (int, str)) for one in value):
+        rule = "a list of hashes, one for each block of the prompt"
+        raise MoecastError(rule, file=path, field=f"row {number}, {known.hashes}", value=value)
+    return tuple(value)
+
+
+def _prefixes(chains: Sequence[tuple[int | str, ...]]) -> list[tuple[int, int]]:
     """Group and common tokens of each request: those that begin alike, as far as anybody else goes along.
 
     Requests that begin alike may part at different places. One group holds them all, so that what two of them have in
     common is taken to be the shorter of what each has in common with somebody.
     """
-    if not known.hashes:
-        return [(-1, 0)] * len(rows)
-    chains = [tuple(row.get(known.hashes) or ()) for row in rows]
-    counts: Counter[tuple[Any, ...]] = Counter(chain[:end] for chain in chains for end in range(1, len(chain) + 1))
+    counts: Counter[tuple[int | str, ...]] = Counter(
+        chain[:end] for chain in chains for end in range(1, len(chain) + 1)
+    )
     groups: dict[Any, int] = {}
     found = []
     for chain in chains:

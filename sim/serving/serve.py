@@ -150,7 +150,7 @@ def summary(
     said = [*notes, NO_INTERVAL]
     if closed is not None and len(requests) <= 2 * closed:
         said.append(f"note: {len(requests)} requests are too few to leave out ramp and drain of {closed} in flight")
-    shortfalls = {} if slo is None else slo.shortfalls(measures.counted())
+    shortfalls = {} if slo is None else slo.shortfalls(measures.timed())
     if slo is not None and not kept:
         missed = ", ".join(
             f"{name} {format_times(times)} in the best request" for name, times in shortfalls.items()

@@ -51,8 +51,13 @@ class Slo:
         return np.asarray(np.logical_and.reduce(kept))
 
     def shortfalls(self, measured_Q: Mapping[str, Float]) -> dict[str, float]:
-        """By measure, how many times what is promised the best request took; 1 or less where one keeps it."""
-        return {name: float(measured_Q[name].min() / most) for name, most in self.given.items()}
+        """By measure, how many times what is promised the best request took; 1 or less where one keeps it.
+
+        A measure that no request has is left out.
+        """
+        return {
+            name: float(measured_Q[name].min() / most) for name, most in self.given.items() if len(measured_Q[name])
+        }
 
 
 def parse_slo(text: str) -> Slo:

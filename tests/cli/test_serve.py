@@ -48,6 +48,15 @@ def test_what_cannot_be_run_is_one_line(run: Run, there: Path, more: tuple[objec
 
 
 @pytest.mark.usefixtures("there")
+def test_lengths_are_those_of_plan(run: Run) -> None:
+    """`--isl` and `--osl` mean requests here, as in `plan`."""
+    done = run(*ASKED[:-4], "--isl", 50, "--osl", 4, "--requests", "closed:4", "--json", check=True)
+    value = json.loads(done.stdout)
+    assert (value["total_input_tokens"], value["total_output_tokens"]) == (40 * 50, 40 * 4)
+    assert not any("--isl" in note for note in value["moecast"]["notes"])
+
+
+@pytest.mark.usefixtures("there")
 def test_prompts_on_gpus_of_their_own(run: Run) -> None:
     apart = ("--requests", "closed:4", "--prefill-gpus", 4, "--prefill-tp", 2)
     done = run(*ASKED, *apart, "--json", check=True)

@@ -144,11 +144,11 @@ def test_nobody_on_the_front_is_beaten() -> None:
 
 
 def test_impossible_limits_and_gpus_that_are_not_there_are_one_line() -> None:
-    with pytest.raises(MoecastError, match="no layout can meet it"):
+    with pytest.raises(MoecastError, match=r"no layout can meet it: .* tpot [\d.]+ [mµn]?s and ttft [\d.]+ [mµn]s$"):
         find_serving(QUESTIONS[0], 2, Slo(tpot_s=1e-9))
     with pytest.raises(MoecastError, match="gpus"):
         find_serving(QUESTIONS[0], 17, Slo())
-    with pytest.raises(MoecastError, match=r"none of .* fits .* GiB"):
+    with pytest.raises(MoecastError, match=r"none of .* fits .* GiB a GPU"):
         find_serving(replace(QUESTIONS[0], memory_fraction=1e-5), 2, Slo())
 
 
@@ -161,3 +161,12 @@ def test_what_to_run_names_the_degrees() -> None:
     assert "--tensor-parallel-size 2 --data-parallel-size 4 --enable-expert-parallel" in vllm.command
     assert "load_balancer: p.yaml" in trtllm.config
     assert "TP and DP at once" in trtllm.cannot
+
+
+def test_a_prefill_batch_is_tokens_to_every_engine() -> None:
+    layout = ServingLayout(dp=4, dispatch="per_rank", batch=2000)
+    sglang, vllm, trtllm = launches(layout, experts=16, role="prefill")
+    assert "--chunked-prefill-size 8000" in sglang.command  # of all data-parallel ranks
+    assert "--max-num-batched-tokens 2000" in vllm.command
+    assert "--max_num_tokens 2000" in trtllm.command
+    assert not any("batch_size" in one.command or "seqs" in one.command for one in (sglang, vllm, trtllm))

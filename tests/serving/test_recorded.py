@@ -61,7 +61,9 @@ def test_own_columns(tmp_path):
 @pytest.mark.parametrize(
     ("text", "rule"),
     [
-        ("TIMESTAMP,ContextTokens\n1,2\n", "none of the known columns"),
+        ("TIMESTAMP,tokens\n1,2\n", "none of the known columns"),
+        ("TIMESTAMP,ContextTokens\n1,2\n", "GeneratedTokens: the file has no such column, which Azure LLM inference's"),
+        ("TIMESTAMP,ContextTokens,GeneratedTokens\n1,1e99,2\n", r"bad.csv: row 1, ContextTokens = '1e99'"),
         ("TIMESTAMP,ContextTokens,GeneratedTokens\n1,2,\n", r"row 1, GeneratedTokens = '': a request has a length"),
         ("TIMESTAMP,ContextTokens,GeneratedTokens\n1,2.5,3\n", r"row 1, ContextTokens"),
         ("TIMESTAMP,ContextTokens,GeneratedTokens\nsoon,2,3\n", r"row 1, TIMESTAMP = 'soon': must be a time"),
@@ -76,6 +78,13 @@ def test_a_file_without_lengths_or_times_is_refused(tmp_path, text, rule):
 def test_a_line_that_is_no_json_is_named(tmp_path):
     with pytest.raises(MoecastError, match="line 2"):
         read_requests(write(tmp_path, "bad.jsonl", '{"timestamp": 1, "input_length": 1, "output_length": 1}\n{'))
+
+
+@pytest.mark.parametrize("hashes", ["5", "[[1]]", '"ab"', '{"a": 1}', "[null]"])
+def test_hashes_that_are_none_are_named(tmp_path, hashes):
+    text = '{"timestamp": 1, "input_length": 1, "output_length": 1, "hash_ids": ' + hashes + "}"
+    with pytest.raises(MoecastError, match=r"bad.jsonl: row 1, hash_ids = .*: a list of hashes"):
+        read_requests(write(tmp_path, "bad.jsonl", text))
 
 
 @pytest.mark.parametrize("text", ["arrival=t", "when=t,prompt=a,output=b", "arrival=t,prompt=a,output=b,per_s=0"])

@@ -68,6 +68,22 @@ def test_same_seed_same_bytes(tmp_path):
     assert value["moecast"]["concurrency"] <= 12
 
 
+def test_an_answer_of_one_token_has_no_time_per_token():
+    """As `vllm bench serve` counts: it is in the mean of no time per token, and keeps every promise about one."""
+    slo = parse_slo("tpot=10s")
+    both, alone, ones = (
+        serve(
+            question(),
+            [Request(id=i, prompt_tokens=40, output_tokens=n, arrival_s=0.0) for i, n in enumerate(tokens)],
+            slo=slo,
+        )
+        for tokens in ((1, 10) * 4, (10,) * 4, (1,) * 4)
+    )
+    assert both.latency["tpot"].mean_s == pytest.approx(alone.latency["tpot"].mean_s, rel=0.2)
+    assert both.shortfalls["tpot"] > 0
+    assert (ones.kept, ones.shortfalls, ones.latency["tpot"].mean_s) == (1.0, {}, 0.0)
+
+
 def test_goodput_and_a_promise_that_nothing_keeps():
     kept = serve(question(), REQUESTS, arrivals=CLOSED, slo=parse_slo("ttft=100s,tpot=10s"))
     assert kept.kept == 1.0

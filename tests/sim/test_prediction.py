@@ -133,6 +133,8 @@ def test_missing_field_is_named(prediction: Prediction) -> None:
         ('{"schema": 1, "recipe": {}, "in_flight_P": [], "breakdown_s": {}}', "is a forecast of `moecast train`, not"),
         ('{"varied": {}, "points": []}', "is a sweep, whose points hold predictions"),
         ('{"collective": "all-reduce", "rows": []}', "is a table of `moecast collective`"),
+        ('{"request_throughput": 1.0, "moecast": {}}', "is a run of `moecast serve`, not"),
+        ('{"winner": {}, "front": []}', "is what `moecast plan` found, not"),
     ],
 )
 def test_other_files_are_refused(tmp_path: Path, text: str, line: str) -> None:

@@ -1,5 +1,8 @@
 """Cluster files: round trips, and what is wrong with a bad one in one line."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -206,3 +209,13 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
         load_cluster(tmp_path / "latin.yaml")
     with pytest.raises(MoecastError, match="folder does not exist"):
         write_cluster(load_cluster("dgx-h100"), tmp_path / "no" / "c.yaml")
+
+
+def test_a_file_is_written_though_nobody_reads_what_is_printed(tmp_path: Path) -> None:
+    """`moecast topology show … --yaml c.yaml | head -1`."""
+    command = [sys.executable, "-m", "moecast", "topology", "show", "dgx-h200", "--yaml", str(tmp_path / "c.yaml")]
+    reader, writer = os.pipe()
+    os.close(reader)
+    subprocess.run(command, stdout=writer, stderr=subprocess.DEVNULL, check=False)
+    os.close(writer)
+    assert load_cluster(tmp_path / "c.yaml").n_gpus == 8
