@@ -76,6 +76,15 @@ def sweep_command(
     jobs: Annotated[
         int | None, typer.Option("--jobs", min=1, help="Processes.", show_default="one for each core")
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray",
+            help="Answer on a Ray cluster: local (started here), auto (the one this machine is in) or HOST:PORT. Its "
+            "machines have the same files at the same paths, and the same moecast.",
+            show_default="on this machine, without Ray",
+        ),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Forecast a question once for every combination of the fields that vary; points without an answer say why.
@@ -93,11 +102,15 @@ def sweep_command(
     from moecast.files import check_outputs, write_text
 
     check_outputs({"--out": out, "--csv": csv, "--parquet": parquet}, asked.files)
+    if ray is not None and jobs is not None:
+        raise MoecastError(
+            "a Ray cluster knows how many processors it has: give one of --jobs and --ray", field="--jobs"
+        )
     if not varied:
         raise MoecastError("names what varies: --vary workload.tokens_per_rank=64,128,256", field="--vary")
     journal = journal_of(out, csv, parquet)
     with render.progress("sweeping", quiet=json) as advance:
-        points = answer_points(asked, varied, journal=journal, jobs=jobs, advance=advance)
+        points = answer_points(asked, varied, journal=journal, jobs=jobs, ray=ray, advance=advance)
     answer = {"varied": {dotted(name): list(map(_plain, values)) for name, values in varied.items()},
               "points": [point.to_json() for point in points]}  # fmt: skip
     if out is not None:
@@ -122,6 +135,7 @@ def answer_points(
     *,
     journal: Path | None = None,
     jobs: int | None = None,
+    ray: str | None = None,
     advance: Any = None,
 ) -> list[Point]:
     """Answer the question at every combination, the last field varying fastest.
@@ -132,6 +146,8 @@ def answer_points(
         Where finished points are kept until `drop_journal`; those that stand there are not answered again.
     jobs
         Processes; None: one for each core, where there are points enough.
+    ray
+        The address of a Ray cluster that answers instead.
 
     Raises
     ------
@@ -141,6 +157,7 @@ def answer_points(
     import math
 
     from moecast.cli.sweep_journal import Journal, name_of_sweep
+    from moecast.cli.sweep_ray import answered_by_ray
     from moecast.cli.sweep_workers import answered, jobs_for
     from moecast.errors import MoecastError
     from moecast.sim import Prediction
@@ -151,7 +168,11 @@ def answer_points(
     points = [dict(zip(varied, values, strict=True)) for values in itertools.product(*varied.values())]
     with Journal(journal, name_of_sweep(asked, varied)) as kept:
         left = [(number, changed) for number, changed in enumerate(points) if number not in kept.finished]
-        for number, answer in answered(asked, left, jobs=jobs_for(len(left), jobs)):
+        if ray is None:
+            answers = answered(asked, left, jobs=jobs_for(len(left), jobs))
+        else:
+            answers = answered_by_ray(asked, left, address=ray)
+        for number, answer in answers:
             kept.add(number, answer)
             if advance is not None:
                 advance(len(kept.finished), count)

@@ -38,21 +38,18 @@ def answered(
     asked: Asked, points: Sequence[tuple[int, Mapping[str, Any]]], *, jobs: int
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Answer points, each as soon as it is done: its number, and its prediction or why there is none, as JSON."""
+    _read.clear()
     if jobs == 1:
-        _begin(asked, None)
-        yield from map(_answer, points)
+        yield from (answer_one(asked, point) for point in points)
         return
     context = multiprocessing.get_context("spawn")
     with context.Pool(jobs, initializer=_begin, initargs=(asked, os.getpid())) as pool:
         yield from pool.imap_unordered(_answer, points)
 
 
-def _begin(asked: Asked, parent: int | None) -> None:
+def _begin(asked: Asked, parent: int) -> None:
     """Prepare a process: whose points it answers, and that it ends with its parent."""
     _asked[:] = [asked]
-    _read.clear()
-    if parent is None:
-        return
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, who ends its workers
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_DIES_WITH_PARENT, signal.SIGKILL)
@@ -61,18 +58,23 @@ def _begin(asked: Asked, parent: int | None) -> None:
 
 
 def _answer(point: tuple[int, Mapping[str, Any]]) -> tuple[int, dict[str, Any]]:
+    return answer_one(_asked[0], point)
+
+
+def answer_one(asked: Asked, point: tuple[int, Mapping[str, Any]]) -> tuple[int, dict[str, Any]]:
+    """Answer a point in this process, which keeps the last inputs for the next one: its number, and as `answered`."""
     from moecast.cli.inputs import read_inputs, read_question
     from moecast.errors import MoecastError
     from moecast.sim import simulate_question
 
     number, changed = point
     try:
-        asked = _asked[0].with_(**changed)
-        key = asked.with_(**dict.fromkeys(OF_THE_PLAN))
+        changed_asked = asked.with_(**changed)
+        key = changed_asked.with_(**dict.fromkeys(OF_THE_PLAN))
         if key not in _read:  # the last inputs, which the next points may share
             _read.clear()
-            _read[key] = read_inputs(asked, quiet=True)
-        found = simulate_question(read_question(asked, _read[key]))
+            _read[key] = read_inputs(changed_asked, quiet=True)
+        found = simulate_question(read_question(changed_asked, _read[key]))
     except MoecastError as error:
         return number, {"prediction": None, "refused": str(error)}
     return number, {"prediction": found.to_json(), "refused": None}
