@@ -284,7 +284,9 @@ def training_memory_of(
                 recompute=recipe.recompute,
                 zero=recipe.zero,
                 pipeline=plan.layout.pp > 1,
-                travelling_bytes=travelling_bytes(model, plan, recipe.tokens_of_microbatch),
+                travelling_bytes=travelling_bytes(
+                    model, recipe.tokens_of_microbatch, tp=plan.tp, cp=plan.cp, exchange=plan.context_exchange
+                ),
             )
             for stage in own
         ]
