@@ -128,7 +128,7 @@ class TrainingMemory:
         if key not in self._held:
             recipe = self.question.recipe
             self._held[key] = held_bytes(
-                self._shard(layout, stage), recipe.precision, optimizer=recipe.optimizer, zero=layout.zero
+                self.shard(layout, stage), recipe.precision, optimizer=recipe.optimizer, zero=layout.zero
             )
         return self._held[key]
 
@@ -141,13 +141,14 @@ class TrainingMemory:
                 self.question.model, recipe.tokens_of_microbatch, tp=layout.tp, cp=layout.cp, exchange=EXCHANGE
             )
             self._passing[key] = passing_bytes(
-                self._shard(layout, stage), recipe.precision, tokens=-(-recipe.tokens_of_microbatch // layout.cp),
+                self.shard(layout, stage), recipe.precision, tokens=-(-recipe.tokens_of_microbatch // layout.cp),
                 sequence=recipe.sequence, recompute=RECOMPUTES[layout.recompute], pipeline=layout.pp > 1,
                 travelling_bytes=sent,
             )  # fmt: skip
         return self._passing[key]
 
-    def _shard(self, layout: TrainingLayout, stage: Stage) -> Shard:
+    def shard(self, layout: TrainingLayout, stage: Stage) -> Shard:
+        """What each rank of a stage holds."""
         layer_ids, first, last = stage
         return Shard(
             model=self.question.model, layer_ids=layer_ids, first=first, last=last, tp=layout.tp, ep=layout.ep,
