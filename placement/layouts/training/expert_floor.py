@@ -30,9 +30,10 @@ def expert_floor(
     forward_s = costs_of(hardware).expert_floor_seconds(ExpertBlock.of(typed, etp=etp), rows, hits, phase="prefill")
     block = ExpertBlock.of(model, etp=etp)
     return Passes(
-        forward_G=np.asarray(forward_s), input_G=np.asarray(_inputs_s(block, hardware, rows, hits, precision)),
+        forward_G=np.asarray(forward_s),
+        input_G=np.asarray(_inputs_s(block, hardware, rows, hits, precision)),
         weight_G=np.asarray(_weights_s(block, hardware, rows, hits, precision)),
-    )  # fmt: skip
+    )
 
 
 def _inputs_s(block: ExpertBlock, hardware: Hardware, rows: float, hits: float, precision: Precision) -> float:

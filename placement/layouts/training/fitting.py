@@ -66,9 +66,10 @@ def fitting(question: TrainingQuestion, layouts: Sequence[TrainingLayout]) -> Fi
             nearest[layout.pp] = Overfull(layout=layout, missing_bytes=missing)
     fitted = {layout.pp for layout in fits}
     return Fitting(
-        layouts=tuple(fits), overfull=len(layouts) - len(fits),
+        layouts=tuple(fits),
+        overfull=len(layouts) - len(fits),
         nearest={pp: nearest[pp] for pp in sorted(nearest) if pp not in fitted},
-    )  # fmt: skip
+    )
 
 
 class TrainingMemory:
@@ -122,6 +123,10 @@ class TrainingMemory:
         wanted = Counter(self._kind_H[h] for h in layers)
         return tuple(sorted(h for kind, count in wanted.items() for h in self._of_kind[kind][:count]))
 
+    def alone(self, layer: int) -> Stage:
+        """One layer as a stage, without embedding and LM head."""
+        return self._likes((layer,)), False, False
+
     def held(self, layout: TrainingLayout, stage: Stage) -> dict[str, int]:
         """Parameters, gradients and optimizer of a stage."""
         key = (stage, layout.tp, layout.ep, layout.etp, layout.dp * layout.cp, layout.groups, layout.zero)
@@ -141,19 +146,30 @@ class TrainingMemory:
                 self.question.model, recipe.tokens_of_microbatch, tp=layout.tp, cp=layout.cp, exchange=EXCHANGE
             )
             self._passing[key] = passing_bytes(
-                self.shard(layout, stage), recipe.precision, tokens=-(-recipe.tokens_of_microbatch // layout.cp),
-                sequence=recipe.sequence, recompute=RECOMPUTES[layout.recompute], pipeline=layout.pp > 1,
+                self.shard(layout, stage),
+                recipe.precision,
+                tokens=-(-recipe.tokens_of_microbatch // layout.cp),
+                sequence=recipe.sequence,
+                recompute=RECOMPUTES[layout.recompute],
+                pipeline=layout.pp > 1,
                 travelling_bytes=sent,
-            )  # fmt: skip
+            )
         return self._passing[key]
 
     def shard(self, layout: TrainingLayout, stage: Stage) -> Shard:
         """What each rank of a stage holds."""
         layer_ids, first, last = stage
         return Shard(
-            model=self.question.model, layer_ids=layer_ids, first=first, last=last, tp=layout.tp, ep=layout.ep,
-            etp=layout.etp, dense_ranks=layout.dp * layout.cp, expert_ranks=layout.groups,
-        )  # fmt: skip
+            model=self.question.model,
+            layer_ids=layer_ids,
+            first=first,
+            last=last,
+            tp=layout.tp,
+            ep=layout.ep,
+            etp=layout.etp,
+            dense_ranks=layout.dp * layout.cp,
+            expert_ranks=layout.groups,
+        )
 
 
 def kinds_of_layers(model: ModelShape) -> list[object]:

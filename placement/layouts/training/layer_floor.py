@@ -76,7 +76,10 @@ class LayerFloors:
         self._kind_H = kinds_of_layers(question.model)
         self._known: dict[tuple[object, ...], LayerSeconds] = {}
         kinds, capacity_J = np.array(question.cluster.link_kind_J), question.cluster.capacity_J
-        self.into_gpu_Bps = sum(float(capacity_J[kinds == kind].max(initial=0.0)) for kind in (NEAR, FAR)) or np.inf
+        near_Bps, far_Bps = (float(capacity_J[kinds == kind].max(initial=0.0)) for kind in (NEAR, FAR))
+        self.ports_Bps = (near_Bps or far_Bps or np.inf, far_Bps)
+        self.into_gpu_Bps = near_Bps + far_Bps or np.inf
+        self.domain_gpus = question.cluster.n_gpus // question.cluster.n_domains
 
     def of(self, layout: TrainingLayout) -> LayerSeconds:
         """Those of a layout's layers."""
@@ -100,10 +103,12 @@ class LayerFloors:
             chained_H3.append(known[key][1])
         first, last = floors.embedding(), floors.head()
         return LayerSeconds(
-            computed_3H=np.array(computed_H3).T, chained_3H=np.array(chained_H3).T,
-            computed_3E=np.array([first[0], last[0]]).T, chained_3E=np.array([first[1], last[1]]).T,
+            computed_3H=np.array(computed_H3).T,
+            chained_3H=np.array(chained_H3).T,
+            computed_3E=np.array([first[0], last[0]]).T,
+            chained_3E=np.array([first[1], last[1]]).T,
             travels_2H=np.zeros((2, model.n_layers)),
-        )  # fmt: skip
+        )
 
 
 class _OfLayout:
@@ -185,9 +190,15 @@ class _OfLayout:
         read, every = (self._keys(mixer.reads_of(layer)), self._keys(((None, 1),)))
         if layout.cp == 1:
             return modules.attention_passes(
-                model, hardware, np.float64(self.attended), np.float64(read), scored_G=np.float64(every), mixer=mixer,
-                precision=self.precision, tp=layout.tp,
-            )  # fmt: skip
+                model,
+                hardware,
+                np.float64(self.attended),
+                np.float64(read),
+                scored_G=np.float64(every),
+                mixer=mixer,
+                precision=self.precision,
+                tp=layout.tp,
+            )
         products = modules.projection_passes(
             model, hardware, self.attended, shape=mixer, precision=self.precision, tp=layout.tp
         )

@@ -106,9 +106,12 @@ class TrainingLayout:
         degrees = Degrees(tp=self.tp, cp=self.cp, pp=self.pp, ep=self.ep, etp=self.etp)
         plan = degrees.contiguous(model.shape_LEK, model.moe_layer_ids, ranks=self.gpus)
         return plan.with_(
-            virtual=self.virtual, folded=self.chunks().folded, dp=0, dispatch=self.dispatch,
+            virtual=self.virtual,
+            folded=self.chunks().folded,
+            dp=0,
+            dispatch=self.dispatch,
             stage_of_layer=self.cut or None,
-        )  # fmt: skip
+        )
 
     def name(self) -> str:
         """The layout in one line, what is usual left out: ``TP2 x PP8 x DP16, EP32, 1f1b, 4 sequences at a time``."""

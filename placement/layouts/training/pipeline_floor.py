@@ -50,9 +50,11 @@ def time_cells(
     """
     chunks, ranks = len(table.rank_C), int(table.rank_C.max()) + 1
     for name, array, shape in (
-        ("computed_3C", computed_3C, (3, chunks)), ("chained_3C", chained_3C, (3, chunks)),
-        ("travels_2C", travels_2C, (2, chunks)), ("end_G", end_G, (ranks,)),
-    ):  # fmt: skip
+        ("computed_3C", computed_3C, (3, chunks)),
+        ("chained_3C", chained_3C, (3, chunks)),
+        ("travels_2C", travels_2C, (2, chunks)),
+        ("end_G", end_G, (ranks,)),
+    ):
         if array.shape != shape:
             raise ValueError(f"{name} = {array.shape}: of shape {shape}")
     arrays = (np.ascontiguousarray(array, np.float64) for array in (computed_3C, chained_3C, travels_2C, end_G))
@@ -72,9 +74,17 @@ def _come(done_CM: Any, chunk: int, microbatch: int, rank: int, rank_C: Any, sen
 
 @njit()
 def _walk(
-    blocks_N5: Any, rank_C: Any, before_C: Any, behind_C: Any, microbatches: int, computed_3C: Any, chained_3C: Any,
-    travels_2C: Any, end_G: Any, send_s: float,
-) -> float:  # fmt: skip
+    blocks_N5: Any,
+    rank_C: Any,
+    before_C: Any,
+    behind_C: Any,
+    microbatches: int,
+    computed_3C: Any,
+    chained_3C: Any,
+    travels_2C: Any,
+    end_G: Any,
+    send_s: float,
+) -> float:
     forward_CM = np.zeros((len(rank_C), microbatches))
     inputs_CM = np.zeros((len(rank_C), microbatches))
     free_G, sent_G = np.zeros(len(end_G)), np.zeros(len(end_G))
@@ -97,9 +107,10 @@ def _walk(
         else:
             back, other = block[3], block[4]
             begin = max(
-                free_G[rank], forward_CM[back, other],
+                free_G[rank],
+                forward_CM[back, other],
                 _come(inputs_CM, behind_C[back], other, rank, rank_C, send_s),
-            )  # fmt: skip
+            )
             come = max(free_G[rank], _come(forward_CM, before_C[chunk], microbatch, rank, rank_C, send_s))
             computed = computed_3C[0, chunk]
             forward = come + chained_3C[0, chunk]

@@ -73,10 +73,19 @@ class TrainingSpace:
                 self.refused[reason] += 1
                 continue
             for schedule, virtual in itertools.product(self.schedules, self.virtual):
-                yield from self._piped(question, TrainingLayout(
-                    tp=tp, cp=cp, pp=pp, dp=self.gpus // (tp * cp * pp), ep=ep, etp=etp, schedule=schedule,
-                    virtual=virtual,
-                ))  # fmt: skip
+                yield from self._piped(
+                    question,
+                    TrainingLayout(
+                        tp=tp,
+                        cp=cp,
+                        pp=pp,
+                        dp=self.gpus // (tp * cp * pp),
+                        ep=ep,
+                        etp=etp,
+                        schedule=schedule,
+                        virtual=virtual,
+                    ),
+                )
 
     def _degrees(self) -> Iterator[tuple[int, int, int, int, int]]:
         for pp in self._up_to(self.most_pp, self.gpus):
@@ -107,10 +116,20 @@ class TrainingSpace:
                 continue
             for mode, recompute, zero in itertools.product(modes, self.recomputes, self.zeros):
                 yield TrainingLayout(
-                    tp=one.tp, cp=one.cp, dp=one.dp, pp=one.pp, virtual=one.virtual, ep=one.ep, etp=one.etp,
-                    schedule=one.schedule, microbatch=microbatch, recompute=recompute, zero=zero, dispatch=mode,
+                    tp=one.tp,
+                    cp=one.cp,
+                    dp=one.dp,
+                    pp=one.pp,
+                    virtual=one.virtual,
+                    ep=one.ep,
+                    etp=one.etp,
+                    schedule=one.schedule,
+                    microbatch=microbatch,
+                    recompute=recompute,
+                    zero=zero,
+                    dispatch=mode,
                     cut=cut,
-                )  # fmt: skip
+                )
 
 
 def _degree_refusals(question: TrainingQuestion, tp: int, cp: int, pp: int, ep: int) -> Iterator[str]:

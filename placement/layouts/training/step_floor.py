@@ -44,7 +44,7 @@ class TrainingFloors:
     def __init__(self, question: TrainingQuestion) -> None:
         self.question = question
         self.layers = LayerFloors(question)
-        self._memory = TrainingMemory(question)
+        self.memory = TrainingMemory(question)
         self._quick: dict[tuple[object, ...], float] = {}
         self._sharp: dict[TrainingLayout, float] = {}
         self._optimizer: dict[tuple[object, ...], float] = {}
@@ -61,7 +61,7 @@ class TrainingFloors:
         if layout not in self._sharp:
             table = order_table(layout.schedule, layout.pipeline(self.question.recipe.batch))
             cells = cells_of(self.layers.of(layout), layout, self.question.model.n_layers)
-            floor = time_cells(table, *cells, send_s=self._send_s(layout), end_G=self._end_G(layout))
+            floor = time_cells(table, *cells, send_s=self.send_s(layout), end_G=self.end_G(layout))
             self._sharp[layout] = max(SAFETY * floor, self.quick(layout))
         return self._sharp[layout]
 
@@ -82,15 +82,15 @@ class TrainingFloors:
             best = max(best, until_inputs, fill + forward + inputs + weights)
         return float(best)
 
-    def _send_s(self, layout: TrainingLayout) -> float:
+    def send_s(self, layout: TrainingLayout) -> float:
         """Least seconds from a pipeline rank to the next: a launch, and a rank's tokens on all ways into a GPU."""
         tokens = layout.microbatch * self.question.recipe.sequence // (layout.cp * layout.tp)
         sent_s = tokens * HIDDEN_BYTES * self.question.model.hidden / self.layers.into_gpu_Bps
         return self.question.cluster.hardware.collective_launch_s + sent_s
 
-    def _end_G(self, layout: TrainingLayout) -> Float:
+    def end_G(self, layout: TrainingLayout) -> Float:
         """Seconds of the optimizer on each pipeline rank."""
-        chunks, stages = chunks_of(layout.schedule, layout.pp, layout.virtual), self._memory.stages_of(layout)
+        chunks, stages = chunks_of(layout.schedule, layout.pp, layout.virtual), self.memory.stages_of(layout)
         end_G = np.zeros(chunks.n_ranks)
         for stage, rank in zip(chunks.stage_C, chunks.rank_C, strict=True):
             end_G[rank] += self._optimizer_s(layout, stages[stage])
@@ -99,7 +99,7 @@ class TrainingFloors:
     def _optimizer_s(self, layout: TrainingLayout, stage: tuple[tuple[int, ...], bool, bool]) -> float:
         key = (stage, layout.tp, layout.ep, layout.etp, layout.dp * layout.cp, layout.groups, layout.zero)
         if key not in self._optimizer:
-            recipe, shard = self.question.recipe, self._memory.shard(layout, stage)
+            recipe, shard = self.question.recipe, self.memory.shard(layout, stage)
             self._optimizer[key] = recipe.optimizer.seconds(
                 shard, self.question.cluster.hardware, recipe.precision, zero=layout.zero
             )
@@ -129,9 +129,19 @@ def by_stage(seconds_XH: Float, ends_XE: Float, layout: TrainingLayout, n_layers
 def _passes_of(layout: TrainingLayout) -> tuple[object, ...]:
     """What the passes of a step depend on: all but ZeRO."""
     return (
-        layout.tp, layout.cp, layout.dp, layout.pp, layout.virtual, layout.ep, layout.etp, layout.schedule,
-        layout.microbatch, layout.recompute, layout.dispatch, layout.cut,
-    )  # fmt: skip
+        layout.tp,
+        layout.cp,
+        layout.dp,
+        layout.pp,
+        layout.virtual,
+        layout.ep,
+        layout.etp,
+        layout.schedule,
+        layout.microbatch,
+        layout.recompute,
+        layout.dispatch,
+        layout.cut,
+    )
 
 
 @lru_cache(maxsize=256)

@@ -1,0 +1,127 @@
+"""What training layouts score: the schedule's own order over layers that a rung has timed, or the whole step by a rung.
+
+A score orders layouts and never excludes one. `TrainingScores.quick` is the recursion of `pipeline_floor` with times of
+layers in the place of lower bounds, and what gradients and parameters take by their bytes; `whole` is the step of
+`moecast train`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from moecast.placement.layouts.training.layer_times import LayerTimes
+from moecast.placement.layouts.training.orders import chunks_of, order_table
+from moecast.placement.layouts.training.pipeline_floor import time_cells
+from moecast.placement.layouts.training.step_floor import PAIRED, TrainingFloors, cells_of
+from moecast.sim.training import draw_microbatches, reductions, simulate_training, time_training
+
+if TYPE_CHECKING:
+    from moecast.placement.layouts.training.fitting import Stage
+    from moecast.placement.layouts.training.layout import TrainingLayout
+    from moecast.placement.layouts.training.question import TrainingQuestion
+    from moecast.sim.training import TrainingPrediction
+
+Float = npt.NDArray[np.float64]
+
+
+class TrainingScores:
+    """Scores of the layouts of one question.
+
+    Parameters
+    ----------
+    floors
+        Their lower bounds, which know what layers share.
+    times
+        Of their layers; None: timed by ``bound``, one layer of each kind.
+    """
+
+    def __init__(self, question: TrainingQuestion, floors: TrainingFloors, times: LayerTimes | None = None) -> None:
+        self.question, self.floors = question, floors
+        self.times = LayerTimes(question.one_layer(), floors.layers) if times is None else times
+        self._quick: dict[TrainingLayout, float] = {}
+        self._whole: dict[TrainingLayout, float] = {}
+        self._sent: dict[tuple[object, ...], tuple[float, float]] = {}
+
+    def quick(self, layout: TrainingLayout) -> float:
+        """Seconds of a step, about."""
+        if layout not in self._quick:
+            layers = self.times.of(layout, beside=layout.schedule in PAIRED)
+            cells = cells_of(layers, layout, self.question.model.n_layers)
+            table = order_table(layout.schedule, layout.pipeline(self.question.recipe.batch))
+            send_s, end_G = self.floors.send_s(layout), self.floors.end_G(layout) + self._sent_G(layout)
+            self._quick[layout] = time_cells(table, *cells, send_s=send_s, end_G=end_G)
+        return self._quick[layout]
+
+    def whole(self, layout: TrainingLayout, *, network: str = "bound") -> float:
+        """Seconds of the whole step, laid out and timed as `moecast train` does."""
+        if network != "bound" or layout not in self._whole:
+            question, recipe = self.question, layout.recipe(self.question.recipe)
+            steps = draw_microbatches(
+                question.trace,
+                recipe,
+                ranks=layout.dp,
+                drawn=question.drawn,
+                from_phase=question.from_phase,
+                seed=question.seed,
+            )
+            timed = time_training(
+                question.cluster,
+                question.model,
+                layout.plan(question.model),
+                question.trace,
+                recipe,
+                schedule=layout.schedule,
+                steps=steps,
+                network=network,
+            )
+            if network != "bound":
+                return timed.times.step_time_s
+            self._whole[layout] = timed.times.step_time_s
+        return self._whole[layout]
+
+    def prediction(self, layout: TrainingLayout, *, network: str = "bound") -> TrainingPrediction:
+        """All that `moecast train` says of a layout."""
+        question = self.question
+        return simulate_training(
+            question.cluster,
+            question.model,
+            layout.plan(question.model),
+            question.trace,
+            layout.recipe(question.recipe),
+            schedule=layout.schedule,
+            drawn=question.drawn,
+            from_phase=question.from_phase,
+            network=network,
+            memory_fraction=question.memory_fraction,
+            seed=question.seed,
+        )
+
+    def _sent_G(self, layout: TrainingLayout) -> Float:
+        """Seconds of gradients and parameters on each pipeline rank, by what a rank sends of them over its ports."""
+        chunks, stages = chunks_of(layout.schedule, layout.pp, layout.virtual), self.floors.memory.stages_of(layout)
+        count = layout.microbatches(self.question.recipe.batch)
+        sent_G = np.zeros(chunks.n_ranks)
+        for stage, rank in zip(chunks.stage_C, chunks.rank_C, strict=True):
+            once_s, often_s = self._reduced_s(layout, stages[stage])
+            sent_G[rank] += once_s + count * often_s
+        return sent_G
+
+    def _reduced_s(self, layout: TrainingLayout, stage: Stage) -> tuple[float, float]:
+        """Once a step, and for each microbatch."""
+        key = (stage, layout.tp, layout.cp, layout.dp, layout.ep, layout.etp, layout.zero)
+        if key not in self._sent:
+            found = [0.0, 0.0]
+            shard = self.floors.memory.shard(layout, stage)
+            near_Bps, far_Bps = self.floors.layers.ports_Bps
+            for part in reductions(shard, self.question.recipe.precision, zero=layout.zero):
+                ranks = {"dense": layout.dp * layout.cp, "expert": layout.groups, "tensor": layout.tp}[part.group]
+                stride = (
+                    layout.ep * layout.etp if part.group == "expert" else 1 if part.group == "tensor" else layout.tp
+                )
+                inside = ranks * stride <= self.floors.layers.domain_gpus
+                found[part.per_microbatch] += part.sent_bytes(ranks) / (near_Bps if inside else far_Bps or near_Bps)
+            self._sent[key] = found[0], found[1]
+        return self._sent[key]
