@@ -97,11 +97,12 @@ class _Search:
         self.floors = TrainingFloors(question)
         self.scores = TrainingScores(question, self.floors)
         self.quick = {layout: self.floors.quick(layout) for layout in self.fits.layouts}
+        self.guess = {layout: self.scores.guess(layout) for layout in self.fits.layouts}
         self.scored: dict[TrainingLayout, float] = {}
         self.timed: dict[TrainingLayout, float] = {}
         self.tried = 0
         self.over: dict[object, float] = {}
-        """By kind of layout, the least ratio of a score to its floor: what orders the others."""
+        """By kind of layout, the least ratio of a score to its guess: what orders the others."""
 
     @property
     def best_s(self) -> float:
@@ -117,17 +118,17 @@ class _Search:
             for layout in chosen:
                 score = self.scored[layout] = self.scores.quick(layout)
                 for kind in _kinds_of(layout):
-                    self.over[kind] = min(self.over.get(kind, float("inf")), score / self.quick[layout])
+                    self.over[kind] = min(self.over.get(kind, float("inf")), score / self.guess[layout])
             self.tell("scoring layouts", len(self.scored), most)
 
     def _most_promising(self, most: int) -> list[TrainingLayout]:
-        """Order open layouts by their step if it is as far above its floor as those of their kind; one of each kind."""
+        """Order layouts by their guess if scores are as far above it as of their kind; one of each kind."""
         expected: list[tuple[float, int, TrainingLayout]] = []
-        for layout, floor in self.quick.items():
+        for layout, guess in self.guess.items():
             if layout not in self.scored:
                 fine, rough = _kinds_of(layout)
                 ratio = self.over.get(fine, self.over.get(rough, 1.0))
-                expected.append((floor * ratio, layout.zero != 1, layout))
+                expected.append((guess * ratio, layout.zero != 1, layout))
         chosen: dict[object, TrainingLayout] = {}
         for _, _, layout in heapq.nsmallest(64 * most, expected):
             chosen.setdefault(_kinds_of(layout)[0], layout)

@@ -1,8 +1,10 @@
 """What training layouts score: the schedule's own order over layers that a rung has timed, or the whole step by a rung.
 
-A score orders layouts and never excludes one. `TrainingScores.quick` is the recursion of `pipeline_floor` with times of
-layers in the place of lower bounds, and what gradients and parameters take by their bytes; `whole` is the step of
-`moecast train`.
+A score orders layouts and never excludes one. `TrainingScores.guess` is the busiest rank's work with what is sent by
+its bytes over the ports of a GPU; `quick` the recursion of `pipeline_floor` with times of layers in the place of lower
+bounds, and gradients and parameters by their bytes; `whole` the step of `moecast train`.
+
+Axes: H hidden layer, V virtual stage, G pipeline rank.
 """
 
 from __future__ import annotations
@@ -15,11 +17,20 @@ import numpy.typing as npt
 from moecast.placement.layouts.training.layer_times import LayerTimes
 from moecast.placement.layouts.training.orders import chunks_of, order_table
 from moecast.placement.layouts.training.pipeline_floor import time_cells
-from moecast.placement.layouts.training.step_floor import PAIRED, TrainingFloors, cells_of
+from moecast.placement.layouts.training.step_floor import (
+    PAIRED,
+    TrainingFloors,
+    busiest_s,
+    by_stage,
+    cells_of,
+    passes_of,
+)
+from moecast.sim.overlap import SLOWDOWN
 from moecast.sim.training import draw_microbatches, reductions, simulate_training, time_training
 
 if TYPE_CHECKING:
     from moecast.placement.layouts.training.fitting import Stage
+    from moecast.placement.layouts.training.layer_floor import LayerFloors
     from moecast.placement.layouts.training.layout import TrainingLayout
     from moecast.placement.layouts.training.question import TrainingQuestion
     from moecast.sim.training import TrainingPrediction
@@ -41,9 +52,32 @@ class TrainingScores:
     def __init__(self, question: TrainingQuestion, floors: TrainingFloors, times: LayerTimes | None = None) -> None:
         self.question, self.floors = question, floors
         self.times = LayerTimes(question.one_layer(), floors.layers) if times is None else times
+        self._guess: dict[tuple[object, ...], float] = {}
         self._quick: dict[TrainingLayout, float] = {}
         self._whole: dict[TrainingLayout, float] = {}
         self._sent: dict[tuple[object, ...], tuple[float, float]] = {}
+
+    def guess(self, layout: TrainingLayout) -> float:
+        """Seconds of a step, roughly, in some microseconds."""
+        key = passes_of(layout)
+        if key not in self._guess:
+            self._guess[key] = self._guessed_s(layout)
+        return self._guess[key] + float((self.floors.end_G(layout) + self._sent_G(layout)).max())
+
+    def _guessed_s(self, layout: TrainingLayout) -> float:
+        model, layers = self.question.model, self.floors.layers.of(layout)
+        sent_s = travel_s(self.question, layout, self.floors.layers)
+        passes_3H, ends_3E, moe = layers.chained_3H.copy(), layers.chained_3E, list(model.moe_layer_ids)
+        again = 1 + (layout.recompute == "full")
+        if layout.schedule in PAIRED:  # all that is sent, or all that is computed
+            passes_3H, ends_3E = layers.computed_3H.copy(), layers.computed_3E
+            computed_H = passes_3H.sum(axis=0)[moe]
+            passes_3H[0, moe] += np.maximum(SLOWDOWN * (1 + again) * sent_s - computed_H, 0.0)
+        else:
+            passes_3H[0, moe] += sent_s
+            passes_3H[1, moe] += again * sent_s
+        stage_3V = by_stage(passes_3H, ends_3E, layout, model.n_layers)
+        return busiest_s(stage_3V, layout, layout.microbatches(self.question.recipe.batch))
 
     def quick(self, layout: TrainingLayout) -> float:
         """Seconds of a step, about."""
@@ -125,3 +159,20 @@ class TrainingScores:
                 found[part.per_microbatch] += part.sent_bytes(ranks) / (near_Bps if inside else far_Bps or near_Bps)
             self._sent[key] = found[0], found[1]
         return self._sent[key]
+
+
+def travel_s(question: TrainingQuestion, layout: TrainingLayout, floors: LayerFloors) -> float:
+    """Dispatch and combine of a layer, about: copies of even routing over the ports of a GPU, the slower counts."""
+    if layout.ep == 1:
+        return 0.0
+    model, members = question.model, layout.ep
+    domains = max(layout.ep * layout.etp / floors.domain_gpus, 1.0)
+    tokens = layout.microbatch * question.recipe.sequence / (layout.tp * layout.cp)
+    if layout.dispatch == "nccl":
+        near, far = model.choices * (1 - 1 / members), model.choices * (1 - 1 / domains)
+    else:
+        near = members * (1 - (1 - 1 / members) ** model.choices)
+        far = (domains - 1) * (1 - (1 - 1 / domains) ** model.choices)
+    near_Bps, far_Bps = floors.ports_Bps
+    row_bytes = (2 + 2) * model.hidden
+    return float(tokens * row_bytes * max(near / near_Bps, far / (far_Bps or near_Bps)))

@@ -51,7 +51,7 @@ class TrainingFloors:
 
     def quick(self, layout: TrainingLayout) -> float:
         """Seconds of its step at the least, in a few microseconds."""
-        key = _passes_of(layout)
+        key = passes_of(layout)
         if key not in self._quick:
             self._quick[key] = SAFETY * self._by_busiest(layout)
         return self._quick[key]
@@ -66,21 +66,13 @@ class TrainingFloors:
         return self._sharp[layout]
 
     def _by_busiest(self, layout: TrainingLayout) -> float:
-        chunks, layers = chunks_of(layout.schedule, layout.pp, layout.virtual), self.layers.of(layout)
-        beside = layout.schedule in PAIRED
-        by_layer_3H = layers.computed_3H if beside else layers.chained_3H
-        ends_3E = layers.computed_3E if beside else layers.chained_3E
-        stage_3V = by_stage(by_layer_3H, ends_3E, layout, self.question.model.n_layers)
-        count = layout.microbatches(self.question.recipe.batch) / len(chunks.routes)
-        whole = layout.schedule in WHOLE_BACKWARD
-        before_3V = np.cumsum(stage_3V, axis=1) - stage_3V
-        best = 0.0
-        for own, ahead in _stages_of_ranks(chunks):
-            forward, inputs, weights = stage_3V[:, own].sum(axis=1) * count
-            fill, back, back_weights = before_3V[:, ahead]
-            until_inputs = fill + forward + inputs + back + ((weights + back_weights) if whole else 0.0)
-            best = max(best, until_inputs, fill + forward + inputs + weights)
-        return float(best)
+        """Only what is computed counts where some of the rest may stand beside it."""
+        layers, beside = self.layers.of(layout), layout.schedule in PAIRED
+        passes_3H, ends_3E = (
+            (layers.computed_3H, layers.computed_3E) if beside else (layers.chained_3H, layers.chained_3E)
+        )
+        stage_3V = by_stage(passes_3H, ends_3E, layout, self.question.model.n_layers)
+        return busiest_s(stage_3V, layout, layout.microbatches(self.question.recipe.batch))
 
     def send_s(self, layout: TrainingLayout) -> float:
         """Least seconds from a pipeline rank to the next: a launch, and a rank's tokens on all ways into a GPU."""
@@ -106,6 +98,26 @@ class TrainingFloors:
         return self._optimizer[key]
 
 
+def busiest_s(stage_3V: Float, layout: TrainingLayout, microbatches: int) -> float:
+    """All passes of the busiest pipeline rank, with what comes before its first and what follows its last.
+
+    Parameters
+    ----------
+    stage_3V
+        Forward, input gradients and weight gradients of each virtual stage for one microbatch.
+    """
+    chunks = chunks_of(layout.schedule, layout.pp, layout.virtual)
+    count, whole = microbatches / len(chunks.routes), layout.schedule in WHOLE_BACKWARD
+    before_3V = np.cumsum(stage_3V, axis=1) - stage_3V
+    best = 0.0
+    for own, ahead in _stages_of_ranks(chunks):
+        forward, inputs, weights = stage_3V[:, own].sum(axis=1) * count
+        fill, back, back_weights = before_3V[:, ahead]
+        until_inputs = fill + forward + inputs + back + ((weights + back_weights) if whole else 0.0)
+        best = max(best, until_inputs, fill + forward + inputs + weights)
+    return float(best)
+
+
 def cells_of(layers: LayerSeconds, layout: TrainingLayout, n_layers: int) -> tuple[Float, Float, Float]:
     """Computed, chained and travelling seconds of each chunk."""
     stage_C = list(chunks_of(layout.schedule, layout.pp, layout.virtual).stage_C)
@@ -126,7 +138,7 @@ def by_stage(seconds_XH: Float, ends_XE: Float, layout: TrainingLayout, n_layers
     return total_XV
 
 
-def _passes_of(layout: TrainingLayout) -> tuple[object, ...]:
+def passes_of(layout: TrainingLayout) -> tuple[object, ...]:
     """What the passes of a step depend on: all but ZeRO."""
     return (
         layout.tp,
