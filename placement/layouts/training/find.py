@@ -13,7 +13,7 @@ leaves open is in the certificate, which is made of the floors alone.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from moecast.errors import MoecastError
@@ -24,7 +24,6 @@ from moecast.placement.layouts.training.layer_times import LayerTimes
 from moecast.placement.layouts.training.scoring import TrainingScores
 from moecast.placement.layouts.training.space import TrainingSpace
 from moecast.placement.layouts.training.step_floor import TrainingFloors
-from moecast.sim.training import model_tflops_per_gpu
 
 if TYPE_CHECKING:
     from moecast.placement.layouts.training.layout import TrainingLayout
@@ -32,6 +31,8 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int], None]
 
+ENGINES_OWN = ("1f1b", "interleaved_1f1b", "1f1b_overlapped")
+"""Schedules that Megatron-LM has."""
 AT_ONCE = 16
 """Layouts that are scored before the rest are put in order again."""
 SHARPENED = 2000
@@ -46,6 +47,7 @@ def find_training(
     scored: int = 200,
     timed: int = 4,
     recut: int = 1,
+    also: Collection[str] = ENGINES_OWN,
     network: str = "bound",
     progress: Progress | None = None,
 ) -> FoundTraining:
@@ -61,6 +63,8 @@ def find_training(
         How many layouts are scored by their layers' times; and how many of these are timed whole by `network`.
     recut
         How many of the best are tried again with a cut of layers into stages of their own.
+    also
+        Schedules of which the best scored layout is timed, too, whatever others score: those of an engine.
 
     Raises
     ------
@@ -72,7 +76,7 @@ def find_training(
     space = TrainingSpace(gpus=gpus) if space is None else space
     search = _Search(question, gpus, space, network, progress or _silent)
     search.score(scored)
-    search.time(timed)
+    search.time(timed, also)
     search.recut(recut)
     return search.found()
 
@@ -99,7 +103,7 @@ class _Search:
         self.quick = {layout: self.floors.quick(layout) for layout in self.fits.layouts}
         self.guess = {layout: self.scores.guess(layout) for layout in self.fits.layouts}
         self.scored: dict[TrainingLayout, float] = {}
-        self.timed: dict[TrainingLayout, float] = {}
+        self.timed: dict[TrainingLayout, TimedLayout] = {}
         self.tried = 0
         self.over: dict[object, float] = {}
         """By kind of layout, the least ratio of a score to its guess: what orders the others."""
@@ -107,7 +111,7 @@ class _Search:
     @property
     def best_s(self) -> float:
         """The shortest step so far."""
-        return min(self.timed.values(), default=float("inf"))
+        return min((one.step_s for one in self.timed.values()), default=float("inf"))
 
     def score(self, most: int) -> None:
         """Score layouts, the most promising first."""
@@ -136,8 +140,11 @@ class _Search:
                 break
         return list(chosen.values())
 
-    def time(self, most: int) -> None:
-        """Time the best scored whole: first the best of each kind, then whoever is next, if its floor lets it win."""
+    def time(self, most: int, also: Collection[str]) -> None:
+        """Time the best scored whole: first the best of each kind, then whoever is next, if its floor lets it win.
+
+        At last the best of some schedules, if none of them was.
+        """
         first: dict[object, TrainingLayout] = {}
         order = sorted(self.scored, key=lambda layout: (self.scored[layout], layout))
         for layout in order:
@@ -146,13 +153,17 @@ class _Search:
         rest = [layout for layout in order if layout not in set(leaders)]
         for layout in [*leaders, *rest]:
             if len(self.timed) >= most:
-                return
+                break
             if self.quick[layout] < self.best_s and self.floors.sharp(layout) < self.best_s:
                 self._time(layout)
                 self.tell("timing whole steps", len(self.timed), most)
 
+        own = [layout for layout in leaders if layout.schedule in also]
+        if own and not any(layout.schedule in also for layout in self.timed):
+            self._time(own[0])
+
     def _time(self, layout: TrainingLayout) -> None:
-        self.timed[layout] = self.scores.whole(layout, network=self.network)
+        self.timed[layout] = TimedLayout(layout=layout, prediction=self.scores.whole(layout, network=self.network))
 
     def recut(self, most: int) -> None:
         """Try the best with a cut of their own, where its score is better; its floor then counts with the others."""
@@ -160,7 +171,7 @@ class _Search:
             return
         every = LayerTimes(self.question, self.floors.layers, every_layer=True)
         scores = TrainingScores(self.question, self.floors, every)
-        for layout in sorted(self.timed, key=lambda one: self.timed[one])[:most]:
+        for layout in sorted(self.timed, key=lambda one: self.timed[one].step_s)[:most]:
             self.tell("cutting layers", self.tried, most)
             again = own_cut(self.question, layout, every, self.floors.memory)
             self.tried += 1
@@ -173,7 +184,7 @@ class _Search:
 
     def found(self) -> FoundTraining:
         """Put all that was found together."""
-        order = by_speed(self._told(layout, step_s) for layout, step_s in self.timed.items())
+        order = by_speed(self.timed.values())
         best_s = order[0].step_s
         return FoundTraining(
             winner=order[0],
@@ -202,19 +213,6 @@ class _Search:
             sharp.add(layout)
             heapq.heapreplace(heap, (self.floors.sharp(layout), place, layout))
         return heap[0][0]
-
-    def _told(self, layout: TrainingLayout, step_s: float) -> TimedLayout:
-        recipe = self.question.recipe
-        rate = recipe.batch * recipe.sequence / step_s / self.gpus
-        return TimedLayout(
-            layout=layout,
-            step_s=step_s,
-            tokens_per_s_per_gpu=rate,
-            model_tflops_per_gpu=model_tflops_per_gpu(
-                self.question.model, sequence=recipe.sequence, tokens_per_s_per_gpu=rate
-            ),
-            memory_bytes=self.floors.memory.fullest(layout),
-        )
 
 
 def _kinds_of(one: TrainingLayout) -> tuple[object, object]:

@@ -2,50 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from moecast.placement.layouts.training.fitting import Fitting
     from moecast.placement.layouts.training.layout import TrainingLayout
+    from moecast.sim.training import TrainingPrediction
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TimedLayout:
     """A layout whose step a rung has timed.
 
     Parameters
     ----------
-    step_s
-        Its step.
-    tokens_per_s_per_gpu, model_tflops_per_gpu
-        As of `moecast.sim.training.TrainingPrediction`.
-    memory_bytes
-        By part, on the fullest rank.
+    prediction
+        All that `moecast train` says of it.
     """
 
     layout: TrainingLayout
-    step_s: float
-    tokens_per_s_per_gpu: float
-    model_tflops_per_gpu: float
-    memory_bytes: dict[str, int]
+    prediction: TrainingPrediction
+
+    @property
+    def step_s(self) -> float:
+        """Seconds of its step."""
+        return self.prediction.step_time_s
 
     @property
     def held_bytes(self) -> int:
         """Of the fullest rank, all parts."""
-        return sum(self.memory_bytes.values())
+        return self.prediction.memory_bytes["total"]
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return {
-            "name": self.layout.name(),
-            "layout": self.layout.to_json(),
-            "step_s": self.step_s,
-            "tokens_per_s_per_gpu": self.tokens_per_s_per_gpu,
-            "model_tflops_per_gpu": self.model_tflops_per_gpu,
-            "memory_bytes": {**self.memory_bytes, "total": self.held_bytes},
-        }
+        """As plain JSON values: the layout, and of the forecast what tells layouts apart."""
+        told = self.prediction.to_json()
+        names = (
+            "step_time_s",
+            "interval_s",
+            "tokens_per_s",
+            "tokens_per_s_per_gpu",
+            "model_tflops_per_gpu",
+            "breakdown_s",
+            "overlapped_s",
+            "critical_path",
+            "waiting_P",
+            "in_flight_P",
+            "memory_bytes",
+            "microbatches",
+        )
+        return {"name": self.layout.name(), "layout": self.layout.to_json(), **{name: told[name] for name in names}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +118,10 @@ class FoundTraining:
             if not kept or one.held_bytes < kept[-1].held_bytes:
                 kept.append(one)
         return tuple(kept)
+
+    def best_of(self, schedules: Collection[str]) -> TimedLayout | None:
+        """The fastest that runs by one of some schedules; None where none was timed."""
+        return next((one for one in self.timed if one.layout.schedule in schedules), None)
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""

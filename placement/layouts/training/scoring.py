@@ -26,7 +26,7 @@ from moecast.placement.layouts.training.step_floor import (
     passes_of,
 )
 from moecast.sim.overlap import SLOWDOWN
-from moecast.sim.training import draw_microbatches, reductions, simulate_training, time_training
+from moecast.sim.training import reductions, simulate_training
 
 if TYPE_CHECKING:
     from moecast.placement.layouts.training.fitting import Stage
@@ -54,7 +54,6 @@ class TrainingScores:
         self.times = LayerTimes(question.one_layer(), floors.layers) if times is None else times
         self._guess: dict[tuple[object, ...], float] = {}
         self._quick: dict[TrainingLayout, float] = {}
-        self._whole: dict[TrainingLayout, float] = {}
         self._sent: dict[tuple[object, ...], tuple[float, float]] = {}
 
     def guess(self, layout: TrainingLayout) -> float:
@@ -89,35 +88,8 @@ class TrainingScores:
             self._quick[layout] = time_cells(table, *cells, send_s=send_s, end_G=end_G)
         return self._quick[layout]
 
-    def whole(self, layout: TrainingLayout, *, network: str = "bound") -> float:
-        """Seconds of the whole step, laid out and timed as `moecast train` does."""
-        if network != "bound" or layout not in self._whole:
-            question, recipe = self.question, layout.recipe(self.question.recipe)
-            steps = draw_microbatches(
-                question.trace,
-                recipe,
-                ranks=layout.dp,
-                drawn=question.drawn,
-                from_phase=question.from_phase,
-                seed=question.seed,
-            )
-            timed = time_training(
-                question.cluster,
-                question.model,
-                layout.plan(question.model),
-                question.trace,
-                recipe,
-                schedule=layout.schedule,
-                steps=steps,
-                network=network,
-            )
-            if network != "bound":
-                return timed.times.step_time_s
-            self._whole[layout] = timed.times.step_time_s
-        return self._whole[layout]
-
-    def prediction(self, layout: TrainingLayout, *, network: str = "bound") -> TrainingPrediction:
-        """All that `moecast train` says of a layout."""
+    def whole(self, layout: TrainingLayout, *, network: str = "bound") -> TrainingPrediction:
+        """All that `moecast train` says of a layout: the whole step, laid out and timed by a rung."""
         question = self.question
         return simulate_training(
             question.cluster,
