@@ -14,7 +14,7 @@ fastest way into s; and of what begins at different times and crosses one port w
 no sooner than the mean of the beginnings and w / 2 (for every q, what begins after the q-th part of it begins no sooner
 than its quantile, and then takes (1 - q) w: the mean over q of both). As each sends to and hears from equally many, the
 mean of beginnings is that of entries. What copies of tokens take to travel to experts is left out, as it is the
-placement's; so are gradients' reductions.
+placement's.
 
 Axes: H hidden layer, L MoE layer.
 """
@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 from moecast.placement.layouts.training.expert_floor import expert_floor
 from moecast.placement.layouts.training.fitting import kinds_of_layers
+from moecast.placement.layouts.training.ports import Ports
 from moecast.sim.attention_shape import AttentionShape
 from moecast.sim.collectives import mode_of
 from moecast.sim.cost import roofline
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
     from moecast.sim.attention_shape import Mixer
 
 Float = npt.NDArray[np.float64]
-
-NEAR, FAR = "nvlink-in", "nic-in"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -75,11 +74,7 @@ class LayerFloors:
         self._choices_L = question.choices_L()
         self._kind_H = kinds_of_layers(question.model)
         self._known: dict[tuple[object, ...], LayerSeconds] = {}
-        kinds, capacity_J = np.array(question.cluster.link_kind_J), question.cluster.capacity_J
-        near_Bps, far_Bps = (float(capacity_J[kinds == kind].max(initial=0.0)) for kind in (NEAR, FAR))
-        self.ports_Bps = (near_Bps or far_Bps or np.inf, far_Bps)
-        self.into_gpu_Bps = near_Bps + far_Bps or np.inf
-        self.domain_gpus = question.cluster.n_gpus // question.cluster.n_domains
+        self.ports = Ports.of(question.cluster)
 
     def of(self, layout: TrainingLayout) -> LayerSeconds:
         """Those of a layout's layers."""
@@ -123,7 +118,7 @@ class _OfLayout:
         self.shared, self.attended = tokens, tokens // layout.cp
         self.own = self.attended // layout.tp
         self.launch_s = self.hardware.collective_launch_s
-        sent_s = self.own * HIDDEN_BYTES * self.model.hidden / floors.into_gpu_Bps
+        sent_s = self.own * HIDDEN_BYTES * self.model.hidden / floors.ports.both_Bps
         peers = layout.tp - 1
         self.around_s = 2 * (self.launch_s + sent_s * max(1.0, peers / 2)) if peers else 0.0
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from moecast.placement.layouts.training.layer_times import LayerTimes
 from moecast.placement.layouts.training.orders import chunks_of, order_table
 from moecast.placement.layouts.training.pipeline_floor import time_cells
+from moecast.placement.layouts.training.reduction_floor import group_of
 from moecast.placement.layouts.training.step_floor import (
     PAIRED,
     TrainingFloors,
@@ -61,7 +62,7 @@ class TrainingScores:
         key = passes_of(layout)
         if key not in self._guess:
             self._guess[key] = self._guessed_s(layout)
-        return self._guess[key] + float((self.floors.end_G(layout) + self._sent_G(layout)).max())
+        return self._guess[key] + float(self._end_G(layout).max())
 
     def _guessed_s(self, layout: TrainingLayout) -> float:
         model, layers = self.question.model, self.floors.layers.of(layout)
@@ -84,8 +85,8 @@ class TrainingScores:
             layers = self.times.of(layout, beside=layout.schedule in PAIRED)
             cells = cells_of(layers, layout, self.question.model.n_layers)
             table = order_table(layout.schedule, layout.pipeline(self.question.recipe.batch))
-            send_s, end_G = self.floors.send_s(layout), self.floors.end_G(layout) + self._sent_G(layout)
-            self._quick[layout] = time_cells(table, *cells, send_s=send_s, end_G=end_G)
+            send_s = self.floors.send_s(layout)
+            self._quick[layout] = time_cells(table, *cells, send_s=send_s, end_G=self._end_G(layout))
         return self._quick[layout]
 
     def whole(self, layout: TrainingLayout, *, network: str = "bound") -> TrainingPrediction:
@@ -105,30 +106,25 @@ class TrainingScores:
             seed=question.seed,
         )
 
-    def _sent_G(self, layout: TrainingLayout) -> Float:
-        """Seconds of gradients and parameters on each pipeline rank, by what a rank sends of them over its ports."""
+    def _end_G(self, layout: TrainingLayout) -> Float:
+        """Optimizer, gradients and parameters on each pipeline rank, by what a rank sends of them over its ports."""
         chunks, stages = chunks_of(layout.schedule, layout.pp, layout.virtual), self.floors.memory.stages_of(layout)
-        count = layout.microbatches(self.question.recipe.batch)
-        sent_G = np.zeros(chunks.n_ranks)
+        count, end_G = layout.microbatches(self.question.recipe.batch), np.zeros(chunks.n_ranks)
         for stage, rank in zip(chunks.stage_C, chunks.rank_C, strict=True):
             once_s, often_s = self._reduced_s(layout, stages[stage])
-            sent_G[rank] += once_s + count * often_s
-        return sent_G
+            end_G[rank] += self.floors.optimizer_s(layout, stages[stage]) + once_s + count * often_s
+        return end_G
 
     def _reduced_s(self, layout: TrainingLayout, stage: Stage) -> tuple[float, float]:
         """Once a step, and for each microbatch."""
         key = (stage, layout.tp, layout.cp, layout.dp, layout.ep, layout.etp, layout.zero)
         if key not in self._sent:
-            found = [0.0, 0.0]
-            shard = self.floors.memory.shard(layout, stage)
-            near_Bps, far_Bps = self.floors.layers.ports_Bps
+            shard, ports, found = self.floors.memory.shard(layout, stage), self.floors.layers.ports, [0.0, 0.0]
             for part in reductions(shard, self.question.recipe.precision, zero=layout.zero):
-                ranks = {"dense": layout.dp * layout.cp, "expert": layout.groups, "tensor": layout.tp}[part.group]
-                stride = (
-                    layout.ep * layout.etp if part.group == "expert" else 1 if part.group == "tensor" else layout.tp
-                )
-                inside = ranks * stride <= self.floors.layers.domain_gpus
-                found[part.per_microbatch] += part.sent_bytes(ranks) / (near_Bps if inside else far_Bps or near_Bps)
+                ranks, stride = group_of(layout, part.group)
+                near = max(ports.domain_gpus // stride, 1)
+                Bps = ports.near_Bps if ranks <= near else ports.far_Bps * near
+                found[part.per_microbatch] += part.sent_bytes(ranks) / Bps
             self._sent[key] = found[0], found[1]
         return self._sent[key]
 
@@ -138,13 +134,13 @@ def travel_s(question: TrainingQuestion, layout: TrainingLayout, floors: LayerFl
     if layout.ep == 1:
         return 0.0
     model, members = question.model, layout.ep
-    domains = max(layout.ep * layout.etp / floors.domain_gpus, 1.0)
+    ports = floors.ports
+    domains = max(layout.ep * layout.etp / max(ports.domain_gpus, 1), 1.0)
     tokens = layout.microbatch * question.recipe.sequence / (layout.tp * layout.cp)
     if layout.dispatch == "nccl":
         near, far = model.choices * (1 - 1 / members), model.choices * (1 - 1 / domains)
     else:
         near = members * (1 - (1 - 1 / members) ** model.choices)
         far = (domains - 1) * (1 - (1 - 1 / domains) ** model.choices)
-    near_Bps, far_Bps = floors.ports_Bps
     row_bytes = (2 + 2) * model.hidden
-    return float(tokens * row_bytes * max(near / near_Bps, far / (far_Bps or near_Bps)))
+    return float(tokens * row_bytes * max(near / ports.near_Bps, far / ports.far_Bps))

@@ -3,8 +3,9 @@
 The quick one needs no order, only what any schedule does: before a pipeline rank's first cell some microbatch has come
 forward through all pieces before its first; it does all passes of all microbatches of its chunks; and after its last
 gradient of inputs some microbatch has to go back through all pieces before. Gradients of weights may wait until after
-that, so the way back and they are not added where a schedule puts them off. The sharp one is the schedule's own order
-(`pipeline_floor`), which also sees the optimizer at the end. Both use the mean rank's times (`layer_floor`).
+that, so the way back and they are not added where a schedule puts them off. At last each rank reduces gradients
+(`reduction_floor`) and runs the optimizer. The sharp one is the schedule's own order (`pipeline_floor`) in the place of
+the busiest rank. Both use the mean rank's times (`layer_floor`).
 
 Axes: H hidden layer, V virtual stage, C chunk, G pipeline rank.
 """
@@ -21,10 +22,12 @@ from moecast.placement.layouts.training.fitting import TrainingMemory
 from moecast.placement.layouts.training.layer_floor import LayerFloors, LayerSeconds
 from moecast.placement.layouts.training.orders import chunks_of, order_table
 from moecast.placement.layouts.training.pipeline_floor import time_cells
+from moecast.placement.layouts.training.reduction_floor import reduced_s
 from moecast.placement.layouts.training.space import dealt
 from moecast.sim.schedules.pipeline.sends import HIDDEN_BYTES
 
 if TYPE_CHECKING:
+    from moecast.placement.layouts.training.fitting import Stage
     from moecast.placement.layouts.training.layout import TrainingLayout
     from moecast.placement.layouts.training.question import TrainingQuestion
     from moecast.sim.schedules.pipeline import Chunks
@@ -45,16 +48,17 @@ class TrainingFloors:
         self.question = question
         self.layers = LayerFloors(question)
         self.memory = TrainingMemory(question)
-        self._quick: dict[tuple[object, ...], float] = {}
+        self._busiest: dict[tuple[object, ...], float] = {}
         self._sharp: dict[TrainingLayout, float] = {}
         self._optimizer: dict[tuple[object, ...], float] = {}
+        self._reduced: dict[tuple[object, ...], tuple[float, float]] = {}
 
     def quick(self, layout: TrainingLayout) -> float:
         """Seconds of its step at the least, in a few microseconds."""
         key = passes_of(layout)
-        if key not in self._quick:
-            self._quick[key] = SAFETY * self._by_busiest(layout)
-        return self._quick[key]
+        if key not in self._busiest:
+            self._busiest[key] = self._by_busiest(layout)
+        return SAFETY * (self._busiest[key] + float(self.end_G(layout).min()))
 
     def sharp(self, layout: TrainingLayout) -> float:
         """Seconds of its step at the least, by the schedule's own order."""
@@ -77,25 +81,39 @@ class TrainingFloors:
     def send_s(self, layout: TrainingLayout) -> float:
         """Least seconds from a pipeline rank to the next: a launch, and a rank's tokens on all ways into a GPU."""
         tokens = layout.microbatch * self.question.recipe.sequence // (layout.cp * layout.tp)
-        sent_s = tokens * HIDDEN_BYTES * self.question.model.hidden / self.layers.into_gpu_Bps
+        sent_s = tokens * HIDDEN_BYTES * self.question.model.hidden / self.layers.ports.both_Bps
         return self.question.cluster.hardware.collective_launch_s + sent_s
 
     def end_G(self, layout: TrainingLayout) -> Float:
-        """Seconds of the optimizer on each pipeline rank."""
+        """Least seconds of gradients, optimizer and parameters on each pipeline rank."""
         chunks, stages = chunks_of(layout.schedule, layout.pp, layout.virtual), self.memory.stages_of(layout)
-        end_G = np.zeros(chunks.n_ranks)
+        count, end_G = layout.microbatches(self.question.recipe.batch), np.zeros(chunks.n_ranks)
         for stage, rank in zip(chunks.stage_C, chunks.rank_C, strict=True):
-            end_G[rank] += self._optimizer_s(layout, stages[stage])
+            once_s, often_s = self._reduced_s(layout, stages[stage])
+            end_G[rank] += self.optimizer_s(layout, stages[stage]) + once_s + count * often_s
         return end_G
 
-    def _optimizer_s(self, layout: TrainingLayout, stage: tuple[tuple[int, ...], bool, bool]) -> float:
-        key = (stage, layout.tp, layout.ep, layout.etp, layout.dp * layout.cp, layout.groups, layout.zero)
+    def optimizer_s(self, layout: TrainingLayout, stage: Stage) -> float:
+        """Seconds of the optimizer for a stage."""
+        key = (stage, *_held_by(layout))
         if key not in self._optimizer:
             recipe, shard = self.question.recipe, self.memory.shard(layout, stage)
             self._optimizer[key] = recipe.optimizer.seconds(
                 shard, self.question.cluster.hardware, recipe.precision, zero=layout.zero
             )
         return self._optimizer[key]
+
+    def _reduced_s(self, layout: TrainingLayout, stage: Stage) -> tuple[float, float]:
+        key = (stage, *_held_by(layout))
+        if key not in self._reduced:
+            shard, precision = self.memory.shard(layout, stage), self.question.recipe.precision
+            self._reduced[key] = reduced_s(layout, shard, precision, self.layers.ports)
+        return self._reduced[key]
+
+
+def _held_by(layout: TrainingLayout) -> tuple[object, ...]:
+    """What says which part of a stage each rank holds, and who holds the same."""
+    return layout.tp, layout.cp, layout.dp, layout.ep, layout.etp, layout.zero
 
 
 def busiest_s(stage_3V: Float, layout: TrainingLayout, microbatches: int) -> float:
