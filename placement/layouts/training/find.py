@@ -92,7 +92,7 @@ class _Search:
         every = list(space.layouts(question))
         self.legal, self.refused = len(every), dict(space.refused.most_common())
         if not every:
-            why = next(iter(self.refused), "the space is empty")
+            why = "; ".join(list(self.refused)[:3]) or "the space is empty"
             raise MoecastError(f"no layout is legal: {why}", field="gpus", value=gpus)
         tell("what fits", 0, 1)
         self.fits = fitting(question, every)
