@@ -54,14 +54,12 @@ def test_options_of_a_recipe_hold_an_axis(run: Run, small: Path, tmp_path: Path)
     ("asked", "said"),
     [
         (("--for", "training", "--slo", "tpot=20ms"), "--slo = 'tpot=20ms': is of serving"),
-        (("--for", "training", "--osl", "64"), "--osl = 64: is of serving"),
         (("--for", "training", "--report", "r.html"), "--report"),
         (("--batch", "64", "--slo", "tpot=20ms"), "--batch: is of a training job"),
         ((*ASKED, "--precision", "fp9"), "--precision = 'fp9': one of bf16, fp8"),
         ((*ASKED, "--schedule", "fast"), "schedule = 'fast': one of"),
-        ((*ASKED, "--batch", "0"), "--batch"),
         ((*ASKED, "--gpus", "400"), "gpus = 400"),
-        ((*ASKED, "--memory-fraction", "1e-9", *QUICK), "fits into the GPUs' memory"),
+        ((*ASKED, "--batch", "7", "--sequence", "129"), "no layout is legal"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(

@@ -31,7 +31,7 @@ FLOORS = {id(asked): TrainingFloors(asked) for asked in QUESTIONS}
 QUICK = [one for one in LAYOUTS if one.microbatches(32) * one.pp * one.virtual <= 64]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=40)
 @given(asked=st.sampled_from(QUESTIONS), layout=st.sampled_from(QUICK))
 def test_both_floors_are_below_bound(asked: TrainingQuestion, layout: TrainingLayout) -> None:
     floors = FLOORS[id(asked)]
