@@ -114,9 +114,9 @@ class _OfLayout:
         self.question, self.layout, self.model = question, layout, question.model
         self.hardware, self.precision = question.cluster.hardware, question.recipe.precision
         self.recompute = RECOMPUTES[layout.recompute]
-        tokens = layout.microbatch * question.recipe.sequence
-        self.shared, self.attended = tokens, tokens // layout.cp
-        self.own = self.attended // layout.tp
+        sequence = question.recipe.sequence
+        self.shared, self.attended = layout.microbatch * sequence, layout.attended_tokens(sequence)
+        self.own = layout.own_tokens(sequence)
         self.launch_s = self.hardware.collective_launch_s
         sent_s = self.own * HIDDEN_BYTES * self.model.hidden / floors.ports.both_Bps
         peers = layout.tp - 1

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from math import lcm
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -110,8 +109,7 @@ class LayerTimes:
         key = (*cut, layout.dispatch, self._kind_H[layer])
         if key not in self._passes:
             question = self.question
-            ranks = lcm(layout.tp * layout.cp, layout.ep * layout.etp)
-            one = replace(layout, dp=ranks // (layout.tp * layout.cp), pp=1, virtual=1, schedule="1f1b", zero=1, cut=())
+            one = layout.one_group()
             model, trace, place = self._with_experts(layer)
             recipe = replace(one.recipe(question.recipe), batch=one.dp * one.microbatch)
             steps = draw_microbatches(

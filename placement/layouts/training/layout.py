@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import lcm
 from typing import TYPE_CHECKING
 
 from moecast.sim.degrees import Degrees
@@ -83,6 +84,39 @@ class TrainingLayout:
     def groups(self) -> int:
         """EP groups of a pipeline stage."""
         return self.ranks_of_stage // (self.ep * self.etp)
+
+    def attended_tokens(self, sequence: int) -> int:
+        """Tokens of a microbatch that each rank attends for, at the least; those of its tensor parallel group."""
+        return self.microbatch * sequence // self.cp
+
+    def own_tokens(self, sequence: int) -> int:
+        """Tokens of a microbatch at home on each rank, at the least."""
+        return self.attended_tokens(sequence) // self.tp
+
+    def group_of(self, group: str) -> tuple[int, int]:
+        """How many ranks reduce gradients together, and how far apart they are numbered.
+
+        `group` as of `moecast.sim.training.gradients.Reduction`.
+        """
+        if group == "tensor":
+            return self.tp, 1
+        return (self.groups, self.ep * self.etp) if group == "expert" else (self.dp * self.cp, self.tp)
+
+    def ranks_in_domain(self, group: str, domain_gpus: int) -> int:
+        """Ranks of such a group in each domain of so many GPUs, where all have as many; 0 where they may differ."""
+        ranks, stride = self.group_of(group)
+        if domain_gpus == 0 or (ranks * stride > domain_gpus and self.ranks_of_stage % domain_gpus):
+            return 0
+        if ranks * stride <= domain_gpus:
+            return ranks if domain_gpus % (ranks * stride) == 0 else 0
+        if stride % domain_gpus == 0:
+            return 1
+        return domain_gpus // stride if domain_gpus % stride == 0 else 0
+
+    def one_group(self) -> TrainingLayout:
+        """As few ranks as share tokens or experts, without a pipeline: what a layer takes on them it takes on all."""
+        ranks = lcm(self.tp * self.cp, self.ep * self.etp)
+        return replace(self, dp=ranks // (self.tp * self.cp), pp=1, virtual=1, schedule="1f1b", zero=1, cut=())
 
     def recipe(self, base: Recipe) -> Recipe:
         """A job's recipe with what the layout decides of it."""

@@ -12,6 +12,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from moecast.arrays import whole_numbers
 from moecast.sim.schedules.pipeline import Chunks, Pair, Pipeline, PipelineOrder, find_pipeline_schedule, make_order
 
 Int32 = npt.NDArray[np.int32]
@@ -30,6 +31,11 @@ class OrderTable:
         Of each block: what it is, chunk and microbatch of its forward, or of all there is; of a pair's backward.
     rank_C, before_C, behind_C
         As of `Chunks`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A kind, chunk, microbatch or rank that is not there.
     """
 
     blocks_N5: Int32 = field(repr=False)
@@ -37,6 +43,25 @@ class OrderTable:
     before_C: Int32
     behind_C: Int32
     microbatches: int
+
+    def __post_init__(self) -> None:
+        chunks, last = np.shape(self.rank_C), self.microbatches - 1
+        for name, least in (("rank_C", 0), ("before_C", -1), ("behind_C", -1)):
+            array = getattr(self, name)
+            checked = whole_numbers(name, array, least=least, most=chunks[0] - 1, shape=chunks, dtype=np.int32)
+            object.__setattr__(self, name, checked)
+        most = max(PAIR, chunks[0] - 1, last)
+        blocks_N5 = whole_numbers("blocks_N5", self.blocks_N5, least=-1, most=most, shape=(None, 5), dtype=np.int32)
+        object.__setattr__(self, "blocks_N5", blocks_N5)
+        paired_N5 = blocks_N5[blocks_N5[:, 0] == PAIR]
+        for what, values_N, most in (
+            ("kinds", blocks_N5[:, 0], PAIR),
+            ("chunks", blocks_N5[:, 1], chunks[0] - 1),
+            ("microbatches", blocks_N5[:, 2], last),
+            ("chunks of pairs", paired_N5[:, 3], chunks[0] - 1),
+            ("microbatches of pairs", paired_N5[:, 4], last),
+        ):
+            whole_numbers(f"blocks_N5, {what}", values_N, most=most)
 
     @classmethod
     def of(cls, order: PipelineOrder) -> OrderTable:

@@ -29,26 +29,7 @@ def reduced_s(layout: TrainingLayout, shard: Shard, precision: Precision, ports:
     found = [0.0, 0.0]
     for part in reductions(shard, precision, zero=layout.zero):
         if part.operation in RINGS and part.group in ("dense", "expert"):
-            ranks, stride = group_of(layout, part.group)
-            near = ranks_in_domain(layout, ranks, stride, ports.domain_gpus)
+            ranks, near = layout.group_of(part.group)[0], layout.ranks_in_domain(part.group, ports.domain_gpus)
             if near and ranks > near:
                 found[part.per_microbatch] += part.sent_bytes(ranks) / near / ports.far_Bps
     return ROUNDED * found[0], ROUNDED * found[1]
-
-
-def group_of(layout: TrainingLayout, group: str) -> tuple[int, int]:
-    """How many ranks hold the same parameters, and how far apart in the numbering of ranks they stand."""
-    if group == "tensor":
-        return layout.tp, 1
-    return (layout.groups, layout.ep * layout.etp) if group == "expert" else (layout.dp * layout.cp, layout.tp)
-
-
-def ranks_in_domain(layout: TrainingLayout, ranks: int, stride: int, domain_gpus: int) -> int:
-    """Ranks of a group in each domain, where all domains have as many; 0 where they may differ."""
-    if ranks * stride <= domain_gpus:
-        return ranks if domain_gpus % (ranks * stride) == 0 else 0
-    if layout.ranks_of_stage % domain_gpus:
-        return 0
-    if stride % domain_gpus == 0:
-        return 1
-    return domain_gpus // stride if domain_gpus % stride == 0 else 0

@@ -17,7 +17,6 @@ import numpy.typing as npt
 from moecast.placement.layouts.training.layer_times import LayerTimes
 from moecast.placement.layouts.training.orders import chunks_of, order_table
 from moecast.placement.layouts.training.pipeline_floor import time_cells
-from moecast.placement.layouts.training.reduction_floor import group_of
 from moecast.placement.layouts.training.step_floor import (
     PAIRED,
     TrainingFloors,
@@ -121,7 +120,7 @@ class TrainingScores:
         if key not in self._sent:
             shard, ports, found = self.floors.memory.shard(layout, stage), self.floors.layers.ports, [0.0, 0.0]
             for part in reductions(shard, self.question.recipe.precision, zero=layout.zero):
-                ranks, stride = group_of(layout, part.group)
+                ranks, stride = layout.group_of(part.group)
                 near = max(ports.domain_gpus // stride, 1)
                 Bps = ports.near_Bps if ranks <= near else ports.far_Bps * near
                 found[part.per_microbatch] += part.sent_bytes(ranks) / Bps

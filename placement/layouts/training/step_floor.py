@@ -80,7 +80,7 @@ class TrainingFloors:
 
     def send_s(self, layout: TrainingLayout) -> float:
         """Least seconds from a pipeline rank to the next: a launch, and a rank's tokens on all ways into a GPU."""
-        tokens = layout.microbatch * self.question.recipe.sequence // (layout.cp * layout.tp)
+        tokens = layout.own_tokens(self.question.recipe.sequence)
         sent_s = tokens * HIDDEN_BYTES * self.question.model.hidden / self.layers.ports.both_Bps
         return self.question.cluster.hardware.collective_launch_s + sent_s
 
