@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import argparse
 import resource
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from training import LEAST_RATIO, Answer, answer, pairs
+from training import LEAST_RATIO, Answer, Row, answer, pairs
 
 from moecast.placement.layouts.training import FoundTraining, TrainingQuestion, find_training
 from moecast.sim import load_model
@@ -54,6 +55,7 @@ def search(nodes: int, batch: int, timed: int) -> None:
         now = time.process_time()
         if last[1]:
             parts[str(last[1])] = parts.get(str(last[1]), 0.0) + now - float(last[0])
+            print(f"  … {last[1]}: {parts[str(last[1])]:.0f} CPU s", file=sys.stderr, flush=True)
         last[:] = [now, what]
 
     found = find_training(asked, asked.cluster.n_gpus, timed=timed, progress=told)
@@ -100,6 +102,15 @@ def named(answers: Sequence[Answer]) -> None:
         print(f"dispatcher, not judged: {name}: measured {measured:.3f}, predicted {predicted:.3f}")
 
 
+def paired(rows: Sequence[Row]) -> list[Row]:
+    """Those that can be asked and have a partner that differs in one thing."""
+    plain = [
+        Answer(row=row, measured_s=1.0, predicted_s=1.0, assumed="", cpu_s=0.0) for row in rows if not unasked(row)
+    ]
+    found = {id(end.row) for _, *ends in pairs(plain) for end in ends}
+    return [one.row for one in plain if id(one.row) in found]
+
+
 def dispatchers(answers: Sequence[Answer]) -> Iterator[tuple[str, Answer, Answer]]:
     """Rows that differ in the dispatcher alone."""
     same = ("source", "model", "gpus", "tp", "pp", "ep", "mbs", "overlap", "gbs")
@@ -123,7 +134,7 @@ def main() -> None:
     if not options.pairs:
         search(options.nodes, options.batch, options.timed)
     if not options.search:
-        named([answer(row, network="bound") for row in read_rows(options.rows).rows if not unasked(row)])
+        named([answer(row, network="bound") for row in paired(read_rows(options.rows).rows)])
 
 
 if __name__ == "__main__":
