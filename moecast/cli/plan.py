@@ -80,7 +80,7 @@ def plan_command(
     planning.check_job(job)
     check_outputs({"--out": out, "--write-plan": write, "--report": report}, asked.files)
     if job == "training":
-        plan_training.refuse_serving(slo=slo, osl=osl, serve=serving, report=report)
+        plan_training.refuse_serving(asked, slo=slo, osl=osl, serve=serving, report=report)
         plan_training.plan(
             asked,
             recipe,

@@ -25,6 +25,9 @@ AXES = {"schedule": "schedules", "microbatch": "microbatches", "recompute": "rec
 OF_SERVING = {"--slo": "", "--osl": 1024, "--serve": "both", "--report": None}
 """Options that a training job has no use for, and their defaults."""
 
+DECIDED = {"isl": "--sequence", "weight_type": "--precision", "dense_type": "--precision", "kv_type": "--precision"}
+"""Fields of a question that another option says of a training job."""
+
 
 def plan(
     asked: Asked,
@@ -89,7 +92,7 @@ def refuse_recipe(asked: Asked) -> None:
             raise MoecastError("is of a training job: --for training", field=option)
 
 
-def refuse_serving(**given: object) -> None:
+def refuse_serving(asked: Asked, **given: object) -> None:
     """Refuse options of serving where layouts for training are asked for.
 
     Raises
@@ -97,6 +100,9 @@ def refuse_serving(**given: object) -> None:
     MoecastError
         One was given.
     """
+    for name in (name for name in DECIDED if name in asked.given):
+        option = f"--{name.replace('_', '-')}"
+        raise MoecastError(f"{DECIDED[name]} says it of a training job", field=option, value=getattr(asked, name))
     for name, value in given.items():
         if value != OF_SERVING[f"--{name}"]:
             raise MoecastError("is of serving: a training job has no such thing", field=f"--{name}", value=value)

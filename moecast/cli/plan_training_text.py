@@ -61,7 +61,7 @@ def _launch(found: FoundTraining, question: TrainingQuestion) -> list[dict[str, 
 
     each = question.cluster.n_gpus // question.cluster.n_nodes
     asked = [("winner", found.winner), ("best of Megatron-LM's schedules", found.best_of(ENGINES_OWN))]
-    launch = []
+    launch: list[dict[str, Any]] = []
     for role, one in asked:
         if one is None or (launch and one is found.winner):
             continue

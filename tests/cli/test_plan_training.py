@@ -16,7 +16,8 @@ QUICK = ("--scored", "12", "--placed", "2")
 
 def test_a_job_comes_in_and_a_layout_to_run_goes_out(run: Run, small: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text((small / "config.json").read_text())
-    more = ("--routing", "zipf:1", "--price", "h100=2.5/h", "--write-plan", "w.json", "--out", "o.json")
+    (tmp_path / "t.parquet").write_bytes((small / "t.parquet").read_bytes())
+    more = ("--trace", "t.parquet", "--price", "h100=2.5/h", "--write-plan", "w.json", "--out", "o.json")
     done = run("plan", *ASKED, *JOB, *QUICK, *more, check=True)
     said = " ".join(done.stdout.split())
     assert "no layout of the searched space is faster than this by more than" in said
@@ -31,7 +32,7 @@ def test_a_job_comes_in_and_a_layout_to_run_goes_out(run: Run, small: Path, tmp_
     # The plan asked alone is a plan that train takes.
     held = [f"--{name}" for name in ("schedule", "microbatch", "recompute", "zero")]
     named = [text for name in held for text in (name, str(layout[name.removeprefix("--")]))]
-    alone = ("--cluster", "dgx-h100", "--model", "config.json", "--routing", "zipf:1", "--plan", "w.json", *JOB)
+    alone = ("--cluster", "dgx-h100", "--model", "config.json", "--trace", "t.parquet", "--plan", "w.json", *JOB)
     told = json.loads(run("train", *alone, *named, "--json", check=True).stdout)
     assert {name: told["degrees"][name] for name in ("tp", "pp", "ep", "dp")} == {
         name: layout[name] for name in ("tp", "pp", "ep", "dp")
@@ -55,6 +56,7 @@ def test_options_of_a_recipe_hold_an_axis(run: Run, small: Path, tmp_path: Path)
     [
         (("--for", "training", "--slo", "tpot=20ms"), "--slo = 'tpot=20ms': is of serving"),
         (("--for", "training", "--report", "r.html"), "--report"),
+        (("--for", "training", "--weight-type", "fp8"), "--weight-type = 'fp8': --precision says it"),
         (("--batch", "64", "--slo", "tpot=20ms"), "--batch: is of a training job"),
         ((*ASKED, "--precision", "fp9"), "--precision = 'fp9': one of bf16, fp8"),
         ((*ASKED, "--schedule", "fast"), "schedule = 'fast': one of"),

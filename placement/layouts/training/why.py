@@ -20,7 +20,7 @@ def why_it_wins(found: FoundTraining) -> list[dict[str, Any]]:
 
     Each is {"what", "told"} in words, with the numbers beside.
     """
-    told = [{"what": "the winner's step", "told": _made_of(found.winner)}]
+    told: list[dict[str, Any]] = [{"what": "the winner's step", "told": _made_of(found.winner)}]
     if found.runner_up is not None:
         other = found.runner_up.timed
         more = _more_s(other, found.winner)
