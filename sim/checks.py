@@ -11,9 +11,22 @@ from moecast.traces import RoutingTrace
 
 
 def check_question(
-    cluster: Cluster, model: ModelShape, plan: Plan, trace: RoutingTrace, *, pipeline: bool = False
+    cluster: Cluster,
+    model: ModelShape,
+    plan: Plan,
+    trace: RoutingTrace,
+    *,
+    pipeline: bool = False,
+    alike: bool = False,
 ) -> None:
-    """Fail in one line on a question that has no answer; `pipeline`: it may have pipeline stages.
+    """Fail in one line on a question that has no answer.
+
+    Parameters
+    ----------
+    pipeline
+        It may have pipeline stages.
+    alike
+        A trace of one layer may stand for all of them.
 
     Raises
     ------
@@ -21,7 +34,7 @@ def check_question(
         L, E or K differ between trace, model and plan; the plan is not legal, larger than the cluster, or needs what is
         not simulated.
     """
-    check_sizes(model, plan, trace)
+    check_sizes(model, plan, trace, alike=alike)
     plan.check_simulated(pipeline=pipeline)
     if plan.ranks > cluster.n_gpus:
         raise MoecastError(f"{cluster.name} has {cluster.n_gpus} GPUs", field="ranks", value=plan.ranks)
@@ -29,7 +42,7 @@ def check_question(
     plan.check_legal()
 
 
-def check_sizes(model: ModelShape, plan: Plan, trace: RoutingTrace) -> None:
+def check_sizes(model: ModelShape, plan: Plan, trace: RoutingTrace, *, alike: bool = False) -> None:
     """Fail where L, E or K of trace, model and plan differ, or the plan is of other layers.
 
     A plan that numbers its layers from 0 says only how many they are: solvers that know no model make such ones.
@@ -42,7 +55,7 @@ def check_sizes(model: ModelShape, plan: Plan, trace: RoutingTrace) -> None:
     for field in ("layers", "experts", "choices"):
         ours = getattr(model, field)
         for whose, value in (("the trace", getattr(trace.meta, field)), ("the plan", getattr(plan, field))):
-            if value != ours:
+            if value != ours and not (alike and (field, value, whose) == ("layers", 1, "the trace")):
                 raise MoecastError(f"{whose} has {value}, the model {model.name} has {ours}", field=field)
     if plan.layer_ids not in (model.moe_layer_ids, tuple(range(plan.layers))):
         ours, theirs = (_runs(ids) for ids in (model.moe_layer_ids, plan.layer_ids))

@@ -209,6 +209,8 @@ KNOWS_RANKS = {
     "placement/engines/slots.py",  # slots of a rank in an engine's file
     "placement/layouts/serving_layout.py",  # degrees of an instance, before there is a plan
     "placement/layouts/space.py",  # all products of degrees
+    "placement/layouts/training/layout.py",  # degrees of a job, before there is a plan
+    "placement/layouts/training/space.py",
     "moecast/report/trace_figures.py",
     "traces/statistics/_parts.py",
 }

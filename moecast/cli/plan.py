@@ -10,6 +10,7 @@ import typer
 from moecast.cli import options
 from moecast.cli.asked import Asked
 from moecast.cli.question_options import takes_question
+from moecast.cli.recipe_options import AskedRecipe
 
 OF_ONE_PLAN = (
     "plan", "ep", "tp", "cp", "dp", "pp", "vpp", "etp", "sequence_parallel", "context_exchange", "context_split",
@@ -18,6 +19,9 @@ OF_ONE_PLAN = (
     "fluid_steps", "gains", "reuse", "load",
 )  # fmt: skip
 """Fields of a question that a search decides itself."""
+
+PLACED = 10
+"""Layouts for serving that get a placement of their own where nobody says."""
 
 
 @takes_question(without=OF_ONE_PLAN, network="fluid:1%")
@@ -28,8 +32,9 @@ def plan_command(
         str, typer.Option("--slo", help="Limits that a user takes: ttft=2s,tpot=30ms. Either may be left out.")
     ] = "",
     job: Annotated[
-        str, typer.Option("--for", help="serving. Layouts for training are not searched yet: moecast train asks one.")
+        str, typer.Option("--for", help="serving, or training: then options of a recipe say what is trained.")
     ] = "serving",
+    recipe: AskedRecipe,
     gpus: Annotated[
         int | None, typer.Option("--gpus", min=1, help="GPUs to use.", show_default="all of the cluster")
     ] = None,
@@ -37,10 +42,18 @@ def plan_command(
     serving: Annotated[
         str, typer.Option("--serve", help="agg (instances that do both), disagg (some for prompts), or both.")
     ] = "both",
-    scored: Annotated[int, typer.Option("--scored", min=1, help="Layouts timed by the rung bound.")] = 200,
+    scored: Annotated[
+        int, typer.Option("--scored", min=1, help="Layouts timed by the rung bound; for training, by their layers.")
+    ] = 200,
     placed: Annotated[
-        int, typer.Option("--placed", min=1, help="Of these, timed by --network with their own placement.")
-    ] = 10,
+        int | None,
+        typer.Option(
+            "--placed",
+            min=1,
+            help="Of these, timed by --network with their own placement; for training, timed whole.",
+            show_default="10, for training 3",
+        ),
+    ] = None,
     price: Annotated[
         list[str] | None,
         typer.Option("--price", help="What an hour of a GPU costs: h100=2.5/h, or 2.5/h. For $ per million tokens."),
@@ -52,18 +65,35 @@ def plan_command(
     report: Annotated[Path | None, typer.Option("--report", help="Write a page with the front here.")] = None,
     json: options.Json = False,
 ) -> None:
-    """Find the layout that serves most tokens per GPU within limits on latency, and say what to run.
+    """Find the layout that serves most tokens per GPU within limits on latency, or trains fastest, and what to run.
 
-    Numbers are of steps without a queue: every batch full, prompts as many as are decoded.
+    Numbers of serving are of steps without a queue: every batch full, prompts as many as are decoded. Of a training
+    job the search decides TP, CP, PP and its chunks, EP, ETP, DP, the schedule, microbatches, recomputation and ZeRO;
+    --schedule, --microbatch, --recompute and --zero hold one of these.
 
     Example: moecast plan --cluster dgx-h200 --nodes 2 --model deepseek-v3 --routing uniform --slo ttft=2s,tpot=40ms
     """
-    from moecast.cli import planning, render
+    from moecast.cli import plan_training, planning, render
     from moecast.files import check_outputs, write_text
     from moecast.placement.layouts import find_serving
 
     planning.check_job(job)
     check_outputs({"--out": out, "--write-plan": write, "--report": report}, asked.files)
+    if job == "training":
+        plan_training.refuse_serving(asked, slo=slo, osl=osl, serve=serving, report=report)
+        plan_training.plan(
+            asked,
+            recipe,
+            gpus=gpus,
+            scored=scored,
+            timed=placed or plan_training.TIMED,
+            prices=price or [],
+            out=out,
+            write=write,
+            json=json,
+        )
+        return
+    plan_training.refuse_recipe(asked)
     limits, cost = planning.parse_slo(slo), planning.parse_prices(price or [])
     modes = planning.parse_modes(serving)
     question = planning.read_serving_question(asked, osl=osl, quiet=json)
@@ -71,7 +101,7 @@ def plan_command(
     hourly = cost.of(question.cluster.hardware.name)
     with render.progress("searching", quiet=json) as advance:
         found = find_serving(
-            question, n_gpus, limits, modes=modes, scored=scored, placed=placed, network=str(asked.network),
+            question, n_gpus, limits, modes=modes, scored=scored, placed=placed or PLACED, network=str(asked.network),
             progress=planning.told(advance),
         )  # fmt: skip
         answer = planning.answer(found, question, asked, hourly=hourly, plan_file=write)

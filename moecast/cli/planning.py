@@ -61,18 +61,18 @@ def parse_prices(texts: Sequence[str]) -> Prices:
     return Prices(of_name=found)
 
 
+JOBS = ("serving", "training")
+
+
 def check_job(job: str) -> None:
     """Refuse what is not searched.
 
     Raises
     ------
     MoecastError
-        Anything but serving.
+        Anything but serving and training.
     """
-    if job == "training":
-        rule = "layouts for training are not searched yet: ask each with moecast train --tp --pp --ep --schedule"
-        raise MoecastError(rule, field="--for", value=job)
-    if job != "serving":
+    if job not in JOBS:
         raise MoecastError("serving, or training", field="--for", value=job)
 
 
@@ -238,7 +238,15 @@ def show(value: dict[str, Any]) -> None:
     for one in value["front"]:
         table.add_row(*map(Text, (*_numbers(one), one["name"])))
     out.print(table)
-    for one in value["launch"]:
+    show_launch(value["launch"])
+
+
+def show_launch(launch: Sequence[dict[str, Any]]) -> None:
+    """Print what starts each engine, and what of the layout it has no option for."""
+    from moecast.cli import render
+
+    out = render.console()
+    for one in launch:
         role = f" ({one['role']})" if one["role"] else ""
         out.print(f"[bold]{one['engine']}{role}[/bold]", highlight=False)
         out.print(one["command"], markup=False, soft_wrap=True, highlight=False)

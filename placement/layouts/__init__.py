@@ -1,6 +1,7 @@
 """The search for a layout: what is legal, what fits, what none can beat, and which is best."""
 
-from moecast.placement.layouts.find_serving import FoundServing, find_serving
+from moecast.placement.layouts.find_serving import find_serving
+from moecast.placement.layouts.found_serving import FoundServing
 from moecast.placement.layouts.scoring import Score, StepScores
 from moecast.placement.layouts.serving_layout import ServingLayout
 from moecast.placement.layouts.serving_question import ServingQuestion

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from moecast.placement.layouts.serving_layout import ServingLayout
 
 
-Options = dict[str, str | int | bool]
+Options = dict[str, str | int | bool | tuple[str, ...]]
+"""Of a command: a name with its value or values, or True for a name alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +82,7 @@ def _sglang(layout: ServingLayout, experts: int, role: str, files: Mapping[str, 
     if role:
         options["--disaggregation-mode"] = role
     return Launch(
-        engine="sglang", command=_line("python -m sglang.launch_server --model-path MODEL", options),
+        engine="sglang", command=command_line("python -m sglang.launch_server --model-path MODEL", options),
         cannot=_missing(layout, cp=True, etp=True),
     )  # fmt: skip
 
@@ -108,7 +109,7 @@ def _vllm(layout: ServingLayout, experts: int, role: str, files: Mapping[str, st
     cannot = _missing(layout, cp=False, etp=layout.ep > 1)
     if role:
         cannot = "; ".join(filter(None, (cannot, "prefill apart: name a connector with --kv-transfer-config")))
-    return Launch(engine="vllm", command=_line("vllm serve MODEL", options), cannot=cannot)
+    return Launch(engine="vllm", command=command_line("vllm serve MODEL", options), cannot=cannot)
 
 
 def _trtllm(layout: ServingLayout, experts: int, role: str, files: Mapping[str, str]) -> Launch:
@@ -127,7 +128,10 @@ def _trtllm(layout: ServingLayout, experts: int, role: str, files: Mapping[str, 
     if role:
         cannot = "; ".join(filter(None, (cannot, "prefill apart: start both with `trtllm-serve disaggregated`")))
     return Launch(
-        engine="trtllm", command=_line("trtllm-serve MODEL", options), config="\n".join(lines) + "\n", cannot=cannot
+        engine="trtllm",
+        command=command_line("trtllm-serve MODEL", options),
+        config="\n".join(lines) + "\n",
+        cannot=cannot,
     )
 
 
@@ -141,15 +145,17 @@ def _missing(layout: ServingLayout, *, cp: bool, etp: bool) -> str:
     return "; ".join(parts)
 
 
-def _line(start: str, options: Options) -> str:
+def command_line(start: str, options: Options) -> str:
+    """One line: what is off, and sizes of 1, are left out."""
     said = []
     for name, value in options.items():
         if value is False or (value == 1 and value is not True and name.endswith("size")):
             continue
-        said.append(name if value is True else f"{name} {_quoted(str(value))}")
+        values = value if isinstance(value, tuple) else (str(value),)
+        said.append(name if value is True else " ".join((name, *map(_quoted, values))))
     first, _, comment = start.partition("  # ")
     return " ".join([first, *said]) + (f"  # {comment}" if comment else "")
 
 
 def _quoted(text: str) -> str:
-    return f"'{text}'" if set(text) & set(' {}"') else text
+    return f"'{text}'" if set(text) & set(' {}"|*()') else text

@@ -29,7 +29,6 @@ from moecast.sim.training.passes import Passes
 if TYPE_CHECKING:
     from moecast.sim.model import ModelShape
     from moecast.sim.placed_model import PlacedModel
-    from moecast.sim.plan import Plan
 
 Float = npt.NDArray[np.float64]
 
@@ -144,14 +143,15 @@ class ContextCore:
         return ContextSends(placed=self.placed, moe=self.moe)
 
 
-def travelling_bytes(model: ModelShape, plan: Plan, tokens: int) -> float:
+def travelling_bytes(model: ModelShape, tokens: int, *, tp: int, cp: int, exchange: str) -> float:
     """Bytes of one layer's keys and values that come from the ranks that share sequences; 0 without.
 
-    All of a data-parallel rank's `tokens` forward, or on the way back a ring's two blocks with their gradients.
+    All of a data-parallel rank's `tokens` forward, or on the way back a ring's two blocks with their gradients;
+    `exchange` as a plan's `context_exchange`.
     """
-    if plan.cp == 1:
+    if cp == 1:
         return 0.0
-    unit = sizes.expanded_bytes(model.attention, tp=plan.tp)
-    if plan.context_exchange == "all-gather":  # gradients of all of them, before they are added up
+    unit = sizes.expanded_bytes(model.attention, tp=tp)
+    if exchange == "all-gather":  # gradients of all of them, before they are added up
         return 2.0 * unit * tokens
-    return float(unit * max(tokens, 4 * -(-tokens // plan.cp)))
+    return float(unit * max(tokens, 4 * -(-tokens // cp)))

@@ -6,6 +6,7 @@ Sources: arXiv 2205.05198 for activations (`moecast.sim.training.activations`), 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from moecast.sim.training.activations import PASSED_BYTES, Kept
 from moecast.sim.training.gradients import check_zero
@@ -58,27 +59,83 @@ def training_memory(
     """
     if tokens < 1 or in_flight < 0:
         raise ValueError(f"tokens = {tokens}, in_flight = {in_flight}: at least 1 token and 0 microbatches")
-    rows_L = check_rows(shard, rows_L, tokens)
-    own = tokens / shard.tp
-    parts = [
-        _per_layer(shard, precision, kept or Kept(), layer, sequence, tokens, rows_L) for layer in shard.layers
-    ]  # fmt: skip
-    each = [recompute.kept(part) for part in parts]
-    again = max((sum(part.values()) - size for part, size in zip(parts, each, strict=True)), default=0.0)
-    model = shard.model
-    rows = max(rows_L, default=0.0)
-    buffers = travelling_bytes + 2 * PASSED_BYTES * (
-        rows * model.expert_width + (2 * own * model.hidden if pipeline else 0.0)
-    )
+    passing = passing_bytes(
+        shard, precision, tokens=tokens, sequence=sequence, rows_L=rows_L, recompute=recompute, kept=kept,
+        pipeline=pipeline, travelling_bytes=travelling_bytes,
+    )  # fmt: skip
+    return held_bytes(shard, precision, optimizer=optimizer, zero=zero) | passing.by_part(in_flight)
+
+
+def held_bytes(shard: Shard, precision: Precision, *, optimizer: Optimizer = ADAM, zero: int = 1) -> dict[str, int]:
+    """Bytes of a rank that stand all step long: `parameters`, `gradients`, `optimizer`.
+
+    Raises
+    ------
+    ValueError
+        A level of ZeRO that there is not.
+    """
     found = {
         "parameters": _parameter_bytes(shard, precision, zero),
         "gradients": _gradient_bytes(shard, precision, zero),
         "optimizer": optimizer.state_bytes(shard, precision, zero=zero),
-        "activations": in_flight * sum(each) + again,
-        "logits": tokens * LOGIT_BYTES * model.vocab / shard.tp if shard.last else 0.0,
-        "buffers": buffers,
     }
     return {name: round(size) for name, size in found.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passing:
+    """Bytes of a rank that come and go with microbatches.
+
+    Parameters
+    ----------
+    kept
+        Activations of one microbatch that stand until its backward pass.
+    again
+        Of the layer that is computed again: the most that its activations take beside those.
+    logits, buffers
+        Of the LM head; of what comes and goes.
+    """
+
+    kept: float
+    again: float
+    logits: float
+    buffers: float
+
+    def by_part(self, in_flight: float) -> dict[str, int]:
+        """`activations`, `logits` and `buffers` with so many microbatches at the peak."""
+        found = {"activations": in_flight * self.kept + self.again, "logits": self.logits, "buffers": self.buffers}
+        return {name: round(size) for name, size in found.items()}
+
+
+def passing_bytes(
+    shard: Shard,
+    precision: Precision,
+    *,
+    tokens: int,
+    sequence: int,
+    rows_L: Sequence[float] | None = None,
+    recompute: Recompute = NONE,
+    kept: Kept | None = None,
+    pipeline: bool = False,
+    travelling_bytes: float = 0.0,
+) -> Passing:
+    """Bytes of a microbatch on a rank; parameters as of `training_memory`.
+
+    Raises
+    ------
+    ValueError
+        Not one number of rows for each MoE layer.
+    """
+    rows_L = check_rows(shard, rows_L, tokens)
+    own, model = tokens / shard.tp, shard.model
+    parts = [_per_layer(shard, precision, kept or Kept(), layer, sequence, tokens, rows_L) for layer in shard.layers]
+    each = [recompute.kept(part) for part in parts]
+    again = max((sum(part.values()) - size for part, size in zip(parts, each, strict=True)), default=0.0)
+    sent = max(rows_L, default=0.0) * model.expert_width + (2 * own * model.hidden if pipeline else 0.0)
+    return Passing(
+        kept=sum(each), again=again, buffers=travelling_bytes + 2 * PASSED_BYTES * sent,
+        logits=tokens * LOGIT_BYTES * model.vocab / shard.tp if shard.last else 0.0,
+    )  # fmt: skip
 
 
 def check_rows(shard: Shard, rows_L: Sequence[float] | None, tokens: int) -> Sequence[float]:

@@ -80,6 +80,8 @@ def simulate_training(
     schedule
         Of the pipeline (`moecast.sim.schedules.pipeline`); without a pipeline ``1f1b`` goes through microbatches one by
         one.
+    trace
+        The routing of the model's MoE layers; of one layer it stands for all of them.
     drawn
         Microbatches whose routing is drawn from the trace; more than these take turns.
     from_phase
@@ -97,7 +99,7 @@ def simulate_training(
         schedule that does not go with the pipeline, a trace that is too small.
     """
     plan = with_chunks_of(plan, schedule)
-    check_question(cluster, model, plan, trace, pipeline=True)
+    check_question(cluster, model, plan, trace, pipeline=True, alike=True)
     _microbatches(recipe, plan)
     drawn_of = from_phase or phase_of(trace)
     steps = draw_microbatches(trace, recipe, ranks=plan.layout.dp, drawn=drawn, from_phase=drawn_of, seed=seed)
@@ -284,7 +286,9 @@ def training_memory_of(
                 recompute=recipe.recompute,
                 zero=recipe.zero,
                 pipeline=plan.layout.pp > 1,
-                travelling_bytes=travelling_bytes(model, plan, recipe.tokens_of_microbatch),
+                travelling_bytes=travelling_bytes(
+                    model, recipe.tokens_of_microbatch, tp=plan.tp, cp=plan.cp, exchange=plan.context_exchange
+                ),
             )
             for stage in own
         ]

@@ -145,8 +145,12 @@ class TrainingPass:
 
     def _travel(self, gradient_of: Kind, moe: int) -> Iterator[Exchange]:
         """The gradient of a combine travels as a dispatch does, that of a dispatch as a combine; counts are known."""
-        sent = list(self.step.dispatch(moe) if gradient_of == "combine" else self.step.combine(moe))
-        yield from (replace(exchange, kind=gradient_of) for exchange in sent[-1:])
+        if gradient_of == "combine":
+            counted = self.step.placed.mode.counts_first and self.step.placed.plan.ep > 1
+            sent = list(self.step.dispatch(moe))[int(counted) :]
+        else:
+            sent = list(self.step.combine(moe))
+        yield from (replace(exchange, kind=gradient_of) for exchange in sent)
 
     def _beside_experts(self, layer: int, moe: int, which: str) -> Iterator[Compute]:
         tokens_G = self.step.tokens_at(layer)

@@ -41,13 +41,10 @@ def test_limits_that_none_can_meet_are_one_line_and_leave_nothing(run: Run, smal
     assert not (tmp_path / "o.json").exists()
 
 
-@pytest.mark.parametrize(
-    ("job", "rule"), [("training", "moecast train --tp --pp --ep"), ("fun", "serving, or training")]
-)
-def test_only_serving_is_searched(run: Run, job: str, rule: str) -> None:
-    done = run("plan", "--slo", "tpot=20ms", "--for", job)
+def test_a_job_that_is_none_is_one_line(run: Run) -> None:
+    done = run("plan", "--slo", "tpot=20ms", "--for", "fun")
     assert done.returncode == 2
-    assert rule in " ".join(done.stderr.split())
+    assert "serving, or training" in done.stderr
     assert done.stderr.startswith("moecast: --for = ")
 
 

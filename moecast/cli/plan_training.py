@@ -1,0 +1,177 @@
+"""`moecast plan --for training`: what it reads and prints around the search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moecast.errors import MoecastError
+
+if TYPE_CHECKING:
+    from moecast.cli.asked import Asked
+    from moecast.cli.recipe_options import AskedRecipe
+    from moecast.placement.layouts.training import FoundTraining, TrainingQuestion, TrainingSpace
+
+TRAINING = "training."
+SERVINGS_NETWORK = "fluid:1%"
+"""The rung of `moecast plan` where nobody names one; whole training steps are timed by ``bound`` then."""
+TIMED = 3
+"""Layouts that are timed whole where nobody says."""
+MADE_TOKENS = 8192
+"""Different tokens that made routing holds; a microbatch that needs more uses them again."""
+AXES = {"schedule": "schedules", "microbatch": "microbatches", "recompute": "recomputes", "zero": "zeros"}
+"""Options that hold an axis of the search to one value."""
+OF_SERVING = {"--slo": "", "--osl": 1024, "--serve": "both", "--report": None}
+"""Options that a training job has no use for, and their defaults."""
+
+DECIDED = {"isl": "--sequence", "weight_type": "--precision", "dense_type": "--precision", "kv_type": "--precision"}
+"""Fields of a question that another option says of a training job."""
+
+
+def plan(
+    asked: Asked,
+    asked_recipe: AskedRecipe,
+    *,
+    gpus: int | None,
+    scored: int,
+    timed: int,
+    prices: Sequence[str],
+    out: Path | None,
+    write: Path | None,
+    json: bool,
+) -> None:
+    """Search, and say what was found.
+
+    Raises
+    ------
+    MoecastError
+        A question without an answer.
+    """
+    from moecast.cli import plan_training_text, planning, render
+    from moecast.files import write_text
+    from moecast.placement.layouts.training import find_training
+
+    cost = planning.parse_prices(prices)
+    question = read_question(asked, asked_recipe, quiet=json)
+    n_gpus = question.cluster.n_gpus if gpus is None else gpus
+    hourly = cost.of(question.cluster.hardware.name)
+    network = str(asked.network) if asked.network != SERVINGS_NETWORK else "bound"
+    with render.progress("searching", quiet=json) as advance:
+        found = find_training(
+            question,
+            n_gpus,
+            space=read_space(asked, asked_recipe, n_gpus),
+            scored=scored,
+            timed=timed,
+            network=network,
+            progress=planning.told(advance),
+        )
+    value = plan_training_text.answer(found, question, asked, hourly=hourly, plan_file=write)
+    if write is not None:
+        write_winner(found, question, write)
+    if out is not None:
+        write_text(out, planning.to_text(value))
+    if json:
+        render.echo_json(value)
+    else:
+        plan_training_text.show(value)
+
+
+def refuse_recipe(asked: Asked) -> None:
+    """Refuse options of a training recipe where layouts for serving are asked for.
+
+    Raises
+    ------
+    MoecastError
+        One was given.
+    """
+    for name in sorted(asked.given):
+        if name.startswith(TRAINING):
+            option = f"--{name.removeprefix(TRAINING).replace('_', '-')}"
+            raise MoecastError("is of a training job: --for training", field=option)
+
+
+def refuse_serving(asked: Asked, **given: object) -> None:
+    """Refuse options of serving where layouts for training are asked for.
+
+    Raises
+    ------
+    MoecastError
+        One was given.
+    """
+    for name in (name for name in DECIDED if name in asked.given):
+        option = f"--{name.replace('_', '-')}"
+        raise MoecastError(f"{DECIDED[name]} says it of a training job", field=option, value=getattr(asked, name))
+    for name, value in given.items():
+        if value != OF_SERVING[f"--{name}"]:
+            raise MoecastError("is of serving: a training job has no such thing", field=f"--{name}", value=value)
+
+
+def read_question(asked: Asked, asked_recipe: AskedRecipe, *, quiet: bool) -> TrainingQuestion:
+    """Read cluster, model, routing and recipe; even routing is made where none is named.
+
+    Raises
+    ------
+    MoecastError
+        As of `read_inputs`, and of the recipe.
+    """
+    from moecast.cli import made
+    from moecast.cli.inputs import read_inputs
+    from moecast.cli.train import drawn_for
+    from moecast.placement.layouts.training import TrainingQuestion
+    from moecast.sim import kernels_on
+    from moecast.sim.made_routing import parse_law, routing_by_law
+    from moecast.sim.trace_layers import trace_of_layers
+    from moecast.topology import load_cluster
+
+    recipe = asked_recipe.recipe()
+    if asked.trace is not None or asked.routing == "trace":
+        inputs = read_inputs(drawn_for(asked, asked_recipe), quiet=quiet)
+        cluster, model, trace = inputs.cluster, inputs.model, inputs.trace
+    else:
+        if asked.cluster is None:
+            raise MoecastError("name a preset (`moecast topology list`) or a YAML file", field="--cluster")
+        built = load_cluster(asked.cluster, nodes=asked.nodes, fabric=asked.fabric)
+        cluster = kernels_on(built, kernels=asked.kernels, engine=asked.engine)
+        model = made.model_of(asked.model, asked.dims, None)
+        law = routing_by_law(
+            parse_law(asked.routing or "uniform"),
+            model,
+            tokens=MADE_TOKENS,
+            sequence=min(recipe.sequence, MADE_TOKENS),
+            phase="prefill",
+            position=0,
+            seed=asked.seed,
+        )
+        trace = trace_of_layers(law, [0])  # a law makes all layers alike: one stands for all
+    return TrainingQuestion(
+        cluster=cluster,
+        model=model,
+        trace=trace,
+        recipe=recipe,
+        drawn=asked_recipe.drawn,
+        from_phase=asked.from_phase,
+        memory_fraction=asked.memory_fraction,
+        seed=asked.seed,
+    )
+
+
+def read_space(asked: Asked, recipe: AskedRecipe, gpus: int) -> TrainingSpace:
+    """The usual space; options of a recipe that are given hold their axis to one value."""
+    from moecast.placement.layouts.training import TrainingSpace
+
+    held = {axis: (getattr(recipe, name),) for name, axis in AXES.items() if f"{TRAINING}{name}" in asked.given}
+    if "schedules" in held:
+        from moecast.sim.schedules.pipeline import find_pipeline_schedule
+
+        find_pipeline_schedule(recipe.schedule)
+    return TrainingSpace(gpus=gpus, **held)  # type: ignore[arg-type]
+
+
+def write_winner(found: FoundTraining, question: TrainingQuestion, path: Path) -> None:
+    """Write the winner's plan, as `moecast train --plan` reads it."""
+    from moecast.sim import write_plan
+
+    layout = found.winner.layout
+    write_plan(layout.plan(question.model), path)

@@ -1,0 +1,231 @@
+"""Find the layout whose training step is shortest, and say how far from the best possible it is.
+
+1. Every layout of the space, legal by construction (`space`); those that do not fit are left out (`fitting`).
+2. A lower bound on the step of each, for any placement of the experts (`step_floor`). Whoever could not beat what has
+   been found is left out.
+3. The most promising are scored by the schedule's order over layers that ``bound`` has timed, one by one (`scoring`).
+4. The best of these are timed whole, by the code of `moecast train`; the best again with layers cut anew (`cuts`).
+
+Nothing is left out by a score: scores order layouts, but only floors exclude them. What a limited number of scores
+leaves open is in the certificate, which is made of the floors alone.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
+
+from moecast.errors import MoecastError
+from moecast.placement.layouts.training.cuts import own_cut
+from moecast.placement.layouts.training.fitting import Fitting, fitting
+from moecast.placement.layouts.training.found import FoundTraining, TimedLayout, by_speed, kind_of, runner_up
+from moecast.placement.layouts.training.layer_times import LayerTimes
+from moecast.placement.layouts.training.scoring import TrainingScores
+from moecast.placement.layouts.training.space import TrainingSpace
+from moecast.placement.layouts.training.step_floor import TrainingFloors
+
+if TYPE_CHECKING:
+    from moecast.placement.layouts.training.layout import TrainingLayout
+    from moecast.placement.layouts.training.question import TrainingQuestion
+
+Progress = Callable[[str, int, int], None]
+
+ENGINES_OWN = ("1f1b", "interleaved_1f1b", "1f1b_overlapped")
+"""Schedules that Megatron-LM has."""
+AT_ONCE = 16
+"""Layouts that are scored before the rest are put in order again."""
+SHARPENED = 2000
+"""Lower bounds that are sharpened for the certificate at the most."""
+
+
+def find_training(
+    question: TrainingQuestion,
+    gpus: int,
+    *,
+    space: TrainingSpace | None = None,
+    scored: int = 200,
+    timed: int = 4,
+    recut: int = 1,
+    also: Collection[str] = ENGINES_OWN,
+    network: str = "bound",
+    progress: Progress | None = None,
+) -> FoundTraining:
+    """Find the layouts of a training job with the shortest steps.
+
+    Parameters
+    ----------
+    gpus
+        How many the job has: every layout uses all of them.
+    space
+        What is searched; None: the usual space of so many GPUs.
+    scored, timed
+        How many layouts are scored by their layers' times; and how many of these are timed whole by `network`.
+    recut
+        How many of the best are tried again with a cut of layers into stages of their own.
+    also
+        Schedules of which the best scored layout is timed, too, whatever others score: those of an engine.
+
+    Raises
+    ------
+    MoecastError
+        The cluster has fewer GPUs, no layout is legal, or none fits.
+    """
+    if not 1 <= gpus <= question.cluster.n_gpus:
+        raise MoecastError(f"{question.cluster.name} has {question.cluster.n_gpus}", field="gpus", value=gpus)
+    space = TrainingSpace(gpus=gpus) if space is None else space
+    search = _Search(question, gpus, space, network, progress or _silent)
+    search.score(scored)
+    search.time(timed, also)
+    search.recut(recut)
+    return search.found()
+
+
+class _Search:
+    """A search under way: the layouts, their floors, and what has been scored and timed."""
+
+    def __init__(
+        self, question: TrainingQuestion, gpus: int, space: TrainingSpace, network: str, tell: Progress
+    ) -> None:
+        self.question, self.gpus, self.network, self.tell = question, gpus, network, tell
+        tell("legal layouts", 0, 1)
+        every = list(space.layouts(question))
+        self.legal, self.refused = len(every), dict(space.refused.most_common())
+        if not every:
+            why = "; ".join(list(self.refused)[:3]) or "the space is empty"
+            raise MoecastError(f"no layout is legal: {why}", field="gpus", value=gpus)
+        tell("what fits", 0, 1)
+        self.fits = fitting(question, every)
+        if not self.fits.layouts:
+            raise MoecastError(_nothing_fits(self.fits, self.legal), field="gpus", value=gpus)
+        self.floors = TrainingFloors(question)
+        self.scores = TrainingScores(question, self.floors)
+        self.quick = {layout: self.floors.quick(layout) for layout in self.fits.layouts}
+        self.guess = {layout: self.scores.guess(layout) for layout in self.fits.layouts}
+        self.scored: dict[TrainingLayout, float] = {}
+        self.timed: dict[TrainingLayout, TimedLayout] = {}
+        self.tried = 0
+        self.over: dict[object, float] = {}
+        """By kind of layout, the least ratio of a score to its guess: what orders the others."""
+
+    @property
+    def best_s(self) -> float:
+        """The shortest step so far."""
+        return min((one.step_s for one in self.timed.values()), default=float("inf"))
+
+    def score(self, most: int) -> None:
+        """Score layouts, the most promising first."""
+        while len(self.scored) < most:
+            chosen = self._most_promising(min(AT_ONCE, most - len(self.scored)))
+            if not chosen:
+                return
+            for layout in chosen:
+                score = self.scored[layout] = self.scores.quick(layout)
+                for kind in _kinds_of(layout):
+                    self.over[kind] = min(self.over.get(kind, float("inf")), score / self.guess[layout])
+            self.tell("scoring layouts", len(self.scored), most)
+
+    def _most_promising(self, most: int) -> list[TrainingLayout]:
+        """Order layouts by their guess if scores are as far above it as of their kind; one of each kind."""
+        expected: list[tuple[float, int, TrainingLayout]] = []
+        for layout, guess in self.guess.items():
+            if layout not in self.scored:
+                fine, rough = _kinds_of(layout)
+                ratio = self.over.get(fine, self.over.get(rough, 1.0))
+                expected.append((guess * ratio, layout.zero != 1, layout))
+        chosen: dict[object, TrainingLayout] = {}
+        for _, _, layout in heapq.nsmallest(64 * most, expected):
+            chosen.setdefault(_kinds_of(layout)[0], layout)
+            if len(chosen) == most:
+                break
+        return list(chosen.values())
+
+    def time(self, most: int, also: Collection[str]) -> None:
+        """Time the best scored whole: first the best of each kind, then whoever is next, if its floor lets it win.
+
+        At last the best of some schedules, if none of them was.
+        """
+        first: dict[object, TrainingLayout] = {}
+        order = sorted(self.scored, key=lambda layout: (self.scored[layout], layout))
+        for layout in order:
+            first.setdefault(kind_of(layout), layout)
+        leaders = list(first.values())
+        rest = [layout for layout in order if layout not in set(leaders)]
+        for layout in [*leaders, *rest]:
+            if len(self.timed) >= most:
+                break
+            if self.quick[layout] < self.best_s and self.floors.sharp(layout) < self.best_s:
+                self._time(layout)
+                self.tell("timing whole steps", len(self.timed), most)
+
+        own = [layout for layout in leaders if layout.schedule in also]
+        if own and not any(layout.schedule in also for layout in self.timed):
+            self._time(own[0])
+
+    def _time(self, layout: TrainingLayout) -> None:
+        self.timed[layout] = TimedLayout(layout=layout, prediction=self.scores.whole(layout, network=self.network))
+
+    def recut(self, most: int) -> None:
+        """Try the best with a cut of their own, where its score is better; its floor then counts with the others."""
+        if not most:
+            return
+        every = LayerTimes(self.question, self.floors.layers, every_layer=True)
+        scores = TrainingScores(self.question, self.floors, every)
+        for layout in sorted(self.timed, key=lambda one: self.timed[one].step_s)[:most]:
+            self.tell("cutting layers", self.tried, most)
+            again = own_cut(self.question, layout, every, self.floors.memory)
+            self.tried += 1
+            if again is None:
+                continue
+            self.quick[again] = self.floors.quick(again)
+            self.scored[again] = scores.quick(again)
+            if self.scored[again] < scores.quick(layout) and self.floors.sharp(again) < self.best_s:
+                self._time(again)
+
+    def found(self) -> FoundTraining:
+        """Put all that was found together."""
+        order = by_speed(self.timed.values())
+        best_s = order[0].step_s
+        return FoundTraining(
+            winner=order[0],
+            runner_up=runner_up(order),
+            timed=order,
+            least_step_s=min(self._least_s(), best_s),
+            legal=self.legal,
+            refused=self.refused,
+            fitted=self.fits,
+            left_out=sum(floor > best_s for floor in self.quick.values()),
+            scored=len(self.scored),
+            recut=self.tried,
+            gpus=self.gpus,
+            network=self.network,
+        )
+
+    def _least_s(self) -> float:
+        """The least floor of all layouts; those that stand lowest are sharpened until one that is sharp is lowest."""
+        heap = [(floor, i, layout) for i, (layout, floor) in enumerate(self.quick.items())]
+        heapq.heapify(heap)
+        sharp: set[TrainingLayout] = set()
+        for _ in range(SHARPENED):
+            floor, place, layout = heap[0]
+            if layout in sharp or floor >= self.best_s:
+                return floor
+            sharp.add(layout)
+            heapq.heapreplace(heap, (self.floors.sharp(layout), place, layout))
+        return heap[0][0]
+
+
+def _kinds_of(one: TrainingLayout) -> tuple[object, object]:
+    """What layouts have in common that are about as far above their floors: finely, and roughly."""
+    ways = (one.dispatch, one.schedule, one.cp > 1, one.etp > 1, one.zero > 1)
+    return (*ways, one.tp, one.cp, one.ep, one.etp, one.pp, one.virtual, one.microbatch, one.recompute), ways
+
+
+def _silent(_what: str, _done: int, _of: int) -> None:
+    return
+
+
+def _nothing_fits(fits: Fitting, legal: int) -> str:
+    near = min(fits.nearest.values(), key=lambda near: near.missing_bytes)
+    told = f"the nearest misses {near.missing_bytes / 2**30:.1f} GiB: {near.layout.name()}"
+    return f"none of {legal} layouts fits into the GPUs' memory; {told}"
