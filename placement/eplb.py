@@ -152,7 +152,7 @@ class Eplb:
     def spread(self, problem: SlotProblem) -> Solved:
         """Pack by load alone."""
         groups, hosts = self._groups(problem), int(problem.node_G.max()) + 1
-        even = _stand_evenly(problem.node_G)
+        even = stand_evenly(problem.node_G)
         nodes = hosts if even and groups % hosts == 0 else 1
         slots_LGP = rebalance(
             problem.load_LE,
@@ -175,8 +175,8 @@ class Eplb:
         return problem.expert_groups if self.expert_groups is None else self.expert_groups
 
 
-def _stand_evenly(node_G: npt.NDArray[np.int32]) -> bool:
-    """Whether the first ranks stand on the first host and so on, as many on each, as the algorithm takes them to."""
+def stand_evenly(node_G: npt.NDArray[np.int32]) -> bool:
+    """Whether the first ranks stand on the first host (or domain) and so on, as many on each, as EPLB takes them to."""
     ranks, hosts = len(node_G), int(node_G.max()) + 1
     return ranks % hosts == 0 and bool((node_G == np.arange(ranks) // (ranks // hosts)).all())
 

@@ -66,7 +66,8 @@ def place_command(
         str | None,
         typer.Option(
             "--solver",
-            help="contiguous, round-robin, eplb, balance, random, local-search or exact; the first four with --load.",
+            help="contiguous, round-robin, eplb, balance (these four also with --load), random, local-search, exact, "
+            "moetuner, exflow or exflow-strong.",
             show_default="local-search; balance with --load",
         ),
     ] = None,
