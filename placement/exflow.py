@@ -73,14 +73,24 @@ class Exflow:
 
     def solve(self, problem: PlacementProblem, objective: Objective, budget: Budget, *, seed: int = 0) -> Solved:  # noqa: ARG002
         """Solve the whole program, or part by part."""
-        pairs_LEE, ranks = count_transitions(problem), problem.wanted.ep
-        if len(pairs_LEE) * problem.wanted.experts**2 * ranks <= MOST_WHOLE:
-            found = fewest_crossings(pairs_LEE, ranks, budget, strong=self.strong, seed=seed)
-            rank_LE, note = found.part_LE, found.words()
-        else:
-            rank_LE = _split(pairs_LEE, _parts(problem.domain_G), budget, strong=self.strong, seed=seed)
-            note = f"crossings {format_percent(crossing_share(pairs_LEE, rank_LE))}, ranks cut into parts: not proved"
-        return Solved(slots_LGP=slots_of_ranks(rank_LE, problem.empty_slots_LGP()), note=f"ExFlow: {note}")
+        found = self.ranks(count_transitions(problem), problem.domain_G, budget, seed=seed)
+        return Solved(
+            slots_LGP=slots_of_ranks(found.part_LE, problem.empty_slots_LGP()), note=f"ExFlow: {found.words()}"
+        )
+
+    def ranks(self, pairs_LEE: Int, domain_G: Int32, budget: Budget, *, seed: int = 0) -> Crossings:
+        """Place experts by where tokens go on alone: whole where that is small enough, else part by part.
+
+        Parameters
+        ----------
+        pairs_LEE
+            Pairs of choices at consecutive layers, [L − 1, E, E].
+        domain_G
+            The domain of each rank.
+        """
+        if pairs_LEE.size * len(domain_G) <= MOST_WHOLE:
+            return fewest_crossings(pairs_LEE, len(domain_G), budget, strong=self.strong, seed=seed)
+        return _split(pairs_LEE, _parts(domain_G), budget, strong=self.strong, seed=seed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -110,7 +120,8 @@ class Crossings:
     def words(self) -> str:
         """Say how far it may be off."""
         share = format_percent(self.share)
-        return f"crossings {share}, {'proved' if self.proved else f'at least {format_percent(self.bound)}'}"
+        proved = "proved" if self.proved else f"at least {format_percent(self.bound)} proved"
+        return f"crossings {share}, {proved if self.bound else 'nothing proved'}"
 
 
 def fewest_crossings(
@@ -209,12 +220,12 @@ def _primes(size: int) -> list[int]:
     return []
 
 
-def _split(pairs_LEE: Int, levels: list[int], budget: Budget, *, strong: bool, seed: int) -> Int32:
+def _split(pairs_LEE: Int, levels: list[int], budget: Budget, *, strong: bool, seed: int) -> Crossings:
     """Deal experts to the parts of the first level, then those of each part to the next level's."""
     layers, experts = len(pairs_LEE) + 1, pairs_LEE.shape[1]
     rank_LE, parts = np.zeros((layers, experts), np.int32), 1
     programs = sum(int(np.prod(levels[:level])) for level in range(len(levels)))
-    left = programs
+    left, bound, work_s = programs, 0.0, 0.0
     for into in levels:
         finer_LE = np.zeros_like(rank_LE)
         for part in range(parts):
@@ -227,7 +238,10 @@ def _split(pairs_LEE: Int, levels: list[int], budget: Budget, *, strong: bool, s
             )
             found = fewest_crossings(of_part, into, budget, strong=strong, seed=seed, programs_left=left)
             np.put_along_axis(finer_LE, inside_LE, part * into + found.part_LE, axis=1)
+            bound = max(bound, found.bound * float(parts == 1))  # what crosses the first cut crosses ranks
+            work_s += found.work_s
             left -= 1
             budget.tell("solving", 1 - left / programs)
         rank_LE, parts = finer_LE, parts * into
-    return set_in_turns(pairs_LEE, rank_LE, parts) if strong else rank_LE
+    rank_LE = set_in_turns(pairs_LEE, rank_LE, parts) if strong else rank_LE
+    return Crossings(part_LE=rank_LE, share=crossing_share(pairs_LEE, rank_LE), bound=bound, work_s=work_s)

@@ -20,9 +20,12 @@ from moecast.placement.solver import Solved
 from moecast.placement.transitions import count_transitions, slots_of_ranks
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from moecast.placement.limit import Budget
     from moecast.placement.objective import Objective
     from moecast.placement.problem import PlacementProblem
+    from moecast.topology import Cluster
 
 Int = npt.NDArray[np.int64]
 Float = npt.NDArray[np.float64]
@@ -58,7 +61,9 @@ class MoeTuner:
             problem.load_LE,
             count_transitions(problem),
             slots=int(problem.slots_G[0]),
-            bandwidth_GG=bandwidths(problem),
+            bandwidth_GG=bandwidths(
+                problem.cluster, problem.wanted.gpu_of_rank[: problem.wanted.ep], seed=problem.seed
+            ),
             budget=budget,
         )
         return Solved(slots_LGP=slots_of_ranks(rank_LE.astype(np.int32), problem.empty_slots_LGP()), note=note)
@@ -94,14 +99,22 @@ def tune(load_LE: Int, pairs_LEE: Int, *, slots: int, bandwidth_GG: Float, budge
     return np.take_along_axis(rank_LC, cluster_LE, axis=1), with_note(note, chained)
 
 
-def bandwidths(problem: PlacementProblem) -> Float:
-    """Bytes per second between each two ranks of an EP group, alone on their path; endless to oneself."""
-    gpus, ranks = np.array(problem.wanted.gpu_of_rank[: problem.wanted.ep]), problem.wanted.ep
-    routes = problem.cluster.routes(gpus.repeat(ranks), np.tile(gpus, ranks), seed=problem.seed)
-    slowness_F = np.zeros(ranks * ranks)
-    np.maximum.at(slowness_F, routes.flow_X, routes.share_X / problem.cluster.capacity_J[routes.link_X])
+def bandwidths(cluster: Cluster, gpus: Sequence[int], *, seed: int = 0) -> Float:
+    """Bytes per second between each two of some GPUs, alone on their path; endless to oneself.
+
+    Parameters
+    ----------
+    gpus
+        One for each rank.
+    seed
+        Of the hash that picks paths.
+    """
+    gpu_G, count = np.array(gpus), len(gpus)
+    routes = cluster.routes(gpu_G.repeat(count), np.tile(gpu_G, count), seed=seed)
+    slowness_F = np.zeros(count * count)
+    np.maximum.at(slowness_F, routes.flow_X, routes.share_X / cluster.capacity_J[routes.link_X])
     with np.errstate(divide="ignore"):
-        return np.asarray((1 / slowness_F).reshape(ranks, ranks))
+        return np.asarray((1 / slowness_F).reshape(count, count))
 
 
 def _flows(pairs_LEE: Int, cluster_LE: Int, clusters: int) -> Float:

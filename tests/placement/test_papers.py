@@ -155,7 +155,7 @@ def test_moetuner_evens_a_skewed_layer_out() -> None:
 
 def test_bandwidths_are_those_of_links() -> None:
     problem = problem_of(1, experts=6, ep=2, mode="per_rank")  # ranks in two nodes
-    found_GG = bandwidths(problem)
+    found_GG = bandwidths(problem.cluster, problem.wanted.gpu_of_rank)
     assert np.isinf(np.diag(found_GG)).all()
     nic = min(link.capacity_Bps for link in problem.cluster.links if link.capacity_Bps > 0)
     assert found_GG[0, 1] == found_GG[1, 0] == pytest.approx(nic)
