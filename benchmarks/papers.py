@@ -70,7 +70,7 @@ def moetuner(seconds: float) -> None:
     """Prefill steps of Mixtral-8x7B with experts in order and as MoETuner places them."""
     model = load_model("mixtral-8x7b")
     print(
-        "| setup | routing | balance in order | MoETuner | gain, 2 slots | up to 5 slots | claimed |\n|---|---|---:|---:|---:|---:|---|"
+        "| setup | routing | balance in order | MoETuner's | gain | claimed |\n|---|---|---:|---:|---:|---|"
     )
     halves = lifted(2)
     for share in (0.0, 0.2, 0.4):

@@ -341,7 +341,7 @@ ReplicaRule = Annotated[
     typer.Option(
         "--replica-rule",
         help="Which replica serves a choice: round_robin, nearest, fixed (SGLang: own GPU, own host, else dealt) "
-        "or by_rank (vLLM-Ascend: rank mod replicas).",
+        "by_rank (vLLM-Ascend: rank mod replicas) or lplb (DeepSeek's: a linear program splits each step's load).",
         show_default="the plan's or the engine's, else round_robin",
     ),
 ]
