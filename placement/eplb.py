@@ -74,12 +74,12 @@ def rebalance(load_LE: npt.ArrayLike, *, slots: int, ranks: int, expert_groups: 
 
 def _layer(load_E: Float, slots: int, ranks: int, groups: int, nodes: int) -> Int:
     per_group = len(load_E) // groups
-    groups_on_node = _pack(load_E.reshape(groups, per_group).sum(1), nodes)
+    groups_on_node = pack(load_E.reshape(groups, per_group).sum(1), nodes)
     placed = []
     for group_I in groups_on_node:
         expert_I = (group_I[:, None] * per_group + np.arange(per_group)).ravel()
         which_S, share_S = replicate(load_E[expert_I], slots // nodes)
-        placed.append(expert_I[which_S[_pack(share_S, ranks // nodes)]])
+        placed.append(expert_I[which_S[pack(share_S, ranks // nodes)]])
     return np.concatenate(placed)
 
 
@@ -98,8 +98,13 @@ def replicate(load_E: Float, slots: int) -> tuple[Int, Float]:
     return expert_S, (load_E / replicas_E)[expert_S]
 
 
-def _pack(load_I: Float, bins: int) -> Int:
-    """Deal items to bins of equal size, the heaviest first, each to the lightest with room: int64 [bins, I/bins]."""
+def pack(load_I: Float, bins: int) -> Int:
+    """Deal items to bins of equal size, the heaviest first, each to the lightest with room.
+
+    Returns
+    -------
+    int64 [bins, I / bins], the items of each bin.
+    """
     size = len(load_I) // bins
     if size == 1:
         return np.arange(bins)[:, None]

@@ -67,7 +67,7 @@ def place_command(
         typer.Option(
             "--solver",
             help="contiguous, round-robin, eplb, balance (these four also with --load), random, local-search, exact, "
-            "moetuner, exflow or exflow-strong.",
+            "sglang-vec, moetuner, exflow or exflow-strong.",
             show_default="local-search; balance with --load",
         ),
     ] = None,

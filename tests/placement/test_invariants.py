@@ -158,12 +158,12 @@ def small_place(solver: str, *, slots: int = 3, work: int | None = 20_000, **mor
 @pytest.mark.parametrize("slots", [2, 3])
 @pytest.mark.parametrize("solver", ANY_SIZE)
 def test_plans_are_legal_and_waste_nothing(solver: str, slots: int) -> None:
-    """Invariant 7; EPLB is what it is, and says so."""
+    """Invariant 7; engines' balancers are what they are."""
     placement = small_place(solver, slots=slots)
     placement.plan.check_legal()
     assert placement.legal
     assert placement.wasted_slots == placement.plan.wasted_slots()
-    if solver != "eplb":
+    if solver not in ("eplb", "sglang-vec"):
         assert placement.wasted_slots == 0
     assert 0 < placement.bound_s <= placement.objective_s
     assert placement.gap == pytest.approx(1 - placement.bound_s / placement.objective_s)
