@@ -222,6 +222,10 @@ Topics = Annotated[
     ),
 ]
 OneTopic = Annotated[bool, typer.Option("--one-topic-per-step", help="Draw each step from a single topic.")]
+RequestPlacement = Annotated[
+    str,
+    typer.Option("--request-placement", help="Which DP rank a sequence runs on: any, or one that serves its topic."),
+]
 Reuse = Annotated[bool, typer.Option("--reuse", help="Allow a trace too small for the Workload to repeat its tokens.")]
 FromPhase = Annotated[
     str | None,

@@ -48,6 +48,7 @@ OF_STEPS = (
     "context",
     "topics",
     "one_topic_per_step",
+    "request_placement",
     "reuse",
     "from_phase",
 )
