@@ -111,9 +111,7 @@ def share_of_oracle(
 
 def routings(model: ModelShape) -> Iterator[tuple[str, Halves]]:
     """Routing of DeepSeek-V3's shape: lifted from the shipped trace, and more and more uneven."""
-    fitted = fit_trace(read_trace(shipped_trace_path()), phase="prefill")
-    made = concatenate(list(synthesise(fitted, shape="58x256x8", tokens=40_000, seed=1)))
-    yield "shipped, lifted", made.split(0.5)
+    yield "shipped, lifted", lifted("58x256x8", 40_000).split(0.5)
     for law in ("zipf:0.5", "zipf:0.8"):
         trace = routing_by_law(parse_law(law), model, tokens=40_000, sequence=512, phase="prefill", position=0, seed=1)
         yield law, trace.split(0.5)
@@ -122,9 +120,7 @@ def routings(model: ModelShape) -> Iterator[tuple[str, Halves]]:
 def spare() -> None:
     """8 GPUs, EP8, prefill: EPLB without spare slots, with 64, and with these used by what each step needs."""
     cluster, model = load_cluster("dgx-h200"), load_model("deepseek-v3")
-    print(
-        "| routing | balance in order | EPLB, none spare | 64 spare, in turns | 64 spare, lplb |\n|---|---:|---:|---:|---:|"
-    )
+    print("| routing | balance in order | EPLB, none spare | 64 spare | 64 spare, lplb |\n|---|---:|---:|---:|---:|")
     for name, (planning, measuring) in routings(model):
         asked = (("contiguous", 32, "round_robin"), ("eplb", 32, "round_robin"), ("eplb", 40, "round_robin"),
                  ("eplb", 40, "lplb"))  # fmt: skip
@@ -156,8 +152,7 @@ def main() -> None:
     parser.add_argument("--trace", type=Path, default=SHARED / "traces" / "deepseek-v2-lite.npz")
     arguments = parser.parse_args()
     lite = load_model("deepseek-v2-lite")
-    shipped = read_trace(shipped_trace_path())
-    traces = {"shipped": (with_sizes(lite, shipped), shipped.split(0.5))}
+    traces = {"shipped, lifted to 26 layers": (lite, lifted("26x64x6", 33_000).split(0.5))}
     if arguments.trace.exists():
         traces["DeepSeek-V2-Lite"] = (lite, import_npz(arguments.trace).split(0.5))
     if arguments.part in (None, "requests"):
@@ -168,10 +163,10 @@ def main() -> None:
         spare()
 
 
-def with_sizes(model: ModelShape, trace: RoutingTrace) -> ModelShape:
-    """A model's widths with a trace's layers, experts and choices."""
-    meta = trace.meta
-    return model.with_routing("shipped", layers=meta.layers, experts=meta.experts, choices=meta.choices)
+def lifted(shape: str, tokens: int) -> RoutingTrace:
+    """The shipped trace's prefill routing, lifted to another shape."""
+    fitted = fit_trace(read_trace(shipped_trace_path()), phase="prefill")
+    return concatenate(list(synthesise(fitted, shape=shape, tokens=tokens, seed=1)))
 
 
 if __name__ == "__main__":
