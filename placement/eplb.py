@@ -74,12 +74,12 @@ def rebalance(load_LE: npt.ArrayLike, *, slots: int, ranks: int, expert_groups: 
 
 def _layer(load_E: Float, slots: int, ranks: int, groups: int, nodes: int) -> Int:
     per_group = len(load_E) // groups
-    groups_on_node = _pack(load_E.reshape(groups, per_group).sum(1), nodes)
+    groups_on_node = pack(load_E.reshape(groups, per_group).sum(1), nodes)
     placed = []
     for group_I in groups_on_node:
         expert_I = (group_I[:, None] * per_group + np.arange(per_group)).ravel()
         which_S, share_S = replicate(load_E[expert_I], slots // nodes)
-        placed.append(expert_I[which_S[_pack(share_S, ranks // nodes)]])
+        placed.append(expert_I[which_S[pack(share_S, ranks // nodes)]])
     return np.concatenate(placed)
 
 
@@ -98,8 +98,13 @@ def replicate(load_E: Float, slots: int) -> tuple[Int, Float]:
     return expert_S, (load_E / replicas_E)[expert_S]
 
 
-def _pack(load_I: Float, bins: int) -> Int:
-    """Deal items to bins of equal size, the heaviest first, each to the lightest with room: int64 [bins, I/bins]."""
+def pack(load_I: Float, bins: int) -> Int:
+    """Deal items to bins of equal size, the heaviest first, each to the lightest with room.
+
+    Returns
+    -------
+    int64 [bins, I / bins], the items of each bin.
+    """
     size = len(load_I) // bins
     if size == 1:
         return np.arange(bins)[:, None]
@@ -152,7 +157,7 @@ class Eplb:
     def spread(self, problem: SlotProblem) -> Solved:
         """Pack by load alone."""
         groups, hosts = self._groups(problem), int(problem.node_G.max()) + 1
-        even = _stand_evenly(problem.node_G)
+        even = stand_evenly(problem.node_G)
         nodes = hosts if even and groups % hosts == 0 else 1
         slots_LGP = rebalance(
             problem.load_LE,
@@ -175,8 +180,8 @@ class Eplb:
         return problem.expert_groups if self.expert_groups is None else self.expert_groups
 
 
-def _stand_evenly(node_G: npt.NDArray[np.int32]) -> bool:
-    """Whether the first ranks stand on the first host and so on, as many on each, as the algorithm takes them to."""
+def stand_evenly(node_G: npt.NDArray[np.int32]) -> bool:
+    """Whether the first ranks stand on the first host (or domain) and so on, as many on each, as EPLB takes them to."""
     ranks, hosts = len(node_G), int(node_G.max()) + 1
     return ranks % hosts == 0 and bool((node_G == np.arange(ranks) // (ranks // hosts)).all())
 

@@ -12,7 +12,9 @@ import numpy.typing as npt
 
 from moecast.errors import MoecastError
 from moecast.placement.fill import fill_slots
+from moecast.placement.near_requests import near_requests
 from moecast.placement.notes import copies_note, filled_note, with_note
+from moecast.placement.problem import PlacementProblem
 from moecast.placement.solver import checked_slots
 
 if TYPE_CHECKING:
@@ -49,6 +51,8 @@ def finished(solved: Solved, problem: SlotProblem, solver: str, *, by_choice: bo
         It gave back no slots of the problem's shape.
     """
     slots_LGP, note = checked_slots(solved, problem, solver), solved.note
+    if isinstance(problem, PlacementProblem) and problem.workload.request_placement == "topic":
+        slots_LGP = near_requests(slots_LGP, problem)
     if by_choice:
         note = with_note(note, copies_note(problem.wanted.replica_rule))
     if fill:

@@ -14,14 +14,18 @@ from moecast.placement.balance import Balance
 from moecast.placement.contiguous import Contiguous
 from moecast.placement.eplb import Eplb
 from moecast.placement.exact import Exact
+from moecast.placement.exflow import Exflow
 from moecast.placement.local_search import LocalSearch
+from moecast.placement.moetuner import MoeTuner
 from moecast.placement.random_places import RandomPlaces
 from moecast.placement.round_robin import RoundRobin
+from moecast.placement.sglang_vec import SglangVec
 from moecast.placement.solver import LoadSolver, Solved, Solver
 
 LOAD_SOLVERS: tuple[LoadSolver, ...] = (Contiguous(), RoundRobin(), Eplb(), Balance())
 SOLVERS: tuple[Solver, ...] = (
-    Contiguous(), RoundRobin(), RandomPlaces(), Eplb(), Balance(), LocalSearch(), Exact(),
+    Contiguous(), RoundRobin(), RandomPlaces(), Eplb(), SglangVec(), Balance(), LocalSearch(), Exact(), MoeTuner(),
+    Exflow(), Exflow(name="exflow-strong", strong=True),
 )  # fmt: skip
 
 

@@ -106,10 +106,13 @@ def _interleave(queue_Q: Int, first_C1: Int, share_C: Float, cost_S: Int, limit:
 
 
 @njit(cache=True)
-def fill_prefill(order_Q: Int, first_S1: Int, ranks: int, tokens: int, steps: int) -> tuple[Int, int]:
+def fill_prefill(
+    order_Q: Int, first_S1: Int, ranks: int, tokens: int, steps: int, serves_SG: Bool | None = None
+) -> tuple[Int, int]:
     """Fill ranks with whole sequences, cut where a rank is full; the rest goes on there in the next step.
 
-    Each next sequence goes to the rank that has fewest tokens in this step, the lowest of equals.
+    Each next sequence goes to the rank that has fewest tokens in this step, the lowest of equals; with `serves_SG`
+    first of those that serve it, as long as one of these has room.
 
     Returns
     -------
@@ -134,9 +137,21 @@ def fill_prefill(order_Q: Int, first_S1: Int, ranks: int, tokens: int, steps: in
                 return at_WGB, step
             sequence = order_Q[drawn]
             drawn += 1
+            if serves_SG is not None:
+                rank = _emptiest(filled_G, serves_SG[sequence], tokens, rank)
             next_G[rank], end_G[rank] = first_S1[sequence], first_S1[sequence + 1]
             _move(at_WGB[step, rank], rank, filled_G, next_G, end_G)
     return at_WGB, steps
+
+
+@njit(cache=True)
+def _emptiest(filled_G: Int, serves_G: Bool, tokens: int, otherwise: int) -> int:
+    """The serving rank with fewest tokens, the lowest of equals; another one where these are full."""
+    best, least = otherwise, tokens
+    for rank in range(len(filled_G)):
+        if serves_G[rank] and filled_G[rank] < least:
+            best, least = rank, filled_G[rank]
+    return best
 
 
 @njit(cache=True)
@@ -149,11 +164,21 @@ def _move(at_B: Int, rank: int, filled_G: Int, next_G: Int, end_G: Int) -> None:
 
 
 @njit(cache=True)
-def fill_decode(order_Q: Int, start_Q: Float, first_S1: Int, ranks: int, sequences: int, steps: int) -> tuple[Int, int]:
+def fill_decode(
+    order_Q: Int,
+    start_Q: Float,
+    first_S1: Int,
+    ranks: int,
+    sequences: int,
+    steps: int,
+    serves_SG: Bool | None = None,
+) -> tuple[Int, int]:
     """Take the next position of each running sequence in each step; one that ends is replaced by a fresh one.
 
     The first sequences are dealt to the ranks in turn and start at ``start_Q`` (0 to 1) of their length, so that the
-    first step finds a batch in mid-service; fresh ones start at their beginning.
+    first step finds a batch in mid-service; fresh ones start at their beginning. With `serves_SG` the same sequences
+    run in the same steps: of those that begin in a step, each goes to a free place of a rank that serves it if there
+    is one.
 
     Returns
     -------
@@ -165,16 +190,77 @@ def fill_decode(order_Q: Int, start_Q: Float, first_S1: Int, ranks: int, sequenc
     at_WGB = np.empty((steps, ranks, sequences), np.int64)
     next_GB, end_GB = np.zeros((ranks, sequences), np.int64), np.zeros((ranks, sequences), np.int64)
     drawn = 0
+    free_F = np.empty(ranks * sequences, np.int64)
     for step in range(steps):
+        free = 0
         for place in range(sequences):
             for rank in range(ranks):
                 if next_GB[rank, place] == end_GB[rank, place]:
-                    if drawn == len(order_Q):
-                        return at_WGB, step
-                    first, end = first_S1[order_Q[drawn]], first_S1[order_Q[drawn] + 1]
-                    skip = int(start_Q[drawn] * (end - first)) if step == 0 else 0
-                    next_GB[rank, place], end_GB[rank, place] = first + skip, end
-                    drawn += 1
+                    free_F[free] = rank * sequences + place
+                    free += 1
+        if drawn + free > len(order_Q):
+            return at_WGB, step
+        begin_F = order_Q[drawn : drawn + free].copy()
+        which_F = np.arange(free)
+        if serves_SG is not None:
+            which_F = _matched(begin_F, free_F[:free] // sequences, serves_SG)
+        for f in range(free):
+            rank, place = free_F[f] // sequences, free_F[f] % sequences
+            first, end = first_S1[begin_F[which_F[f]]], first_S1[begin_F[which_F[f]] + 1]
+            skip = int(start_Q[drawn + which_F[f]] * (end - first)) if step == 0 else 0
+            next_GB[rank, place], end_GB[rank, place] = first + skip, end
+        drawn += free
+        for rank in range(ranks):
+            for place in range(sequences):
                 at_WGB[step, rank, place] = next_GB[rank, place]
                 next_GB[rank, place] += 1
     return at_WGB, steps
+
+
+@njit(cache=True)
+def _matched(begin_F: Int, rank_F: Int, serves_SG: Bool) -> Int:
+    """For each free place the sequence that begins there: one that its rank serves, the others where room is left."""
+    which_F = np.full(len(begin_F), -1)
+    for i in range(len(begin_F)):
+        for f in range(len(rank_F)):
+            if which_F[f] < 0 and serves_SG[begin_F[i], rank_F[f]]:
+                which_F[f] = i
+                break
+    taken_F = np.zeros(len(begin_F), np.bool_)
+    for f in range(len(rank_F)):
+        if which_F[f] >= 0:
+            taken_F[which_F[f]] = True
+    i = 0
+    for f in range(len(rank_F)):
+        if which_F[f] < 0:
+            while taken_F[i]:
+                i += 1
+            which_F[f] = i
+            i += 1
+    return which_F
+
+
+def ranks_of_topics(topic_S: Int, cost_S: Int, weight_C: Float | None, ranks: int) -> Bool:
+    """Share ranks out to topics in order, by what they cost (or by weight): which rank serves which sequence.
+
+    Parameters
+    ----------
+    topic_S, cost_S
+        Topic of each sequence (-1: not known, any rank), and its tokens or 1.
+    weight_C
+        Shares of the topics; None: as the sequences have them.
+
+    Returns
+    -------
+    bool [S, G]. A rank on which two topics meet serves both.
+    """
+    known_S = topic_S >= 0
+    topics = int(topic_S.max(initial=-1)) + 1
+    share_C = np.bincount(topic_S[known_S], cost_S[known_S], topics) if weight_C is None else weight_C[:topics]
+    end_C = np.cumsum(share_C) / max(float(share_C.sum()), 1e-300) * ranks
+    begin_C = end_C - share_C / max(float(share_C.sum()), 1e-300) * ranks
+    at_G = np.arange(ranks)
+    serves_CG = (at_G + 1 > begin_C[:, None] + 1e-9) & (at_G < end_C[:, None] - 1e-9)
+    serves_SG = np.ones((len(topic_S), ranks), bool)
+    serves_SG[known_S] = serves_CG[topic_S[known_S]]
+    return serves_SG

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from moecast.topology import Cluster
 
 DispatchMode = Literal["per_choice", "per_rank", "per_domain", "nccl", "stay", "all_gather"]
-ReplicaRule = Literal["round_robin", "nearest", "fixed", "by_rank", "weights"]
+ReplicaRule = Literal["round_robin", "nearest", "fixed", "by_rank", "weights", "lplb"]
 
 DISPATCH_MODES: tuple[str, ...] = get_args(DispatchMode)
 REPLICA_RULES: tuple[str, ...] = get_args(ReplicaRule)

@@ -53,6 +53,8 @@ class ReplicaTable:
     - ``by_rank``: always the same one: of the r ranks that hold the expert, in order, the (member mod r)-th, `member`
       being the source's place in its EP group; its last slot there (vLLM-Ascend, which asks for no own replica first:
       vllm-project/vllm-ascend, eplb/core/eplb_utils.py, `generate_log2phy_map`);
+    - ``lplb``: as ``weights``, with shares that are made anew for each step (`moecast.sim.lplb`); a table without them
+      has all slots as candidates, for ``round_robin``;
     - ``weights``: the candidate in whose share of [0, 1) the point frac((i + s + ½) · φ) falls, shares laid end to end
       in slot order (φ: the golden ratio, so that any run of choices is spread close to the weights).
 
@@ -195,26 +197,38 @@ def _below(plan: Plan, first_R: Int32, count_R: Int32, slot_X: Int32) -> Float:
     weights = plan.replica_weights_DLGP
     assert weights is not None  # a plan of this rule has them
     weight_LP = weights.reshape(plan.groups * plan.layers, plan.ep * plan.max_slots).astype(np.float64)
-    below_X: Float = _cumulative(weight_LP, plan.experts, first_R, count_R, slot_X)
+    block_X = np.arange(len(first_R)).repeat(count_R) // plan.experts
+    return laid_end_to_end(weight_LP[block_X, slot_X], first_R.astype(np.int64), count_R.astype(np.int64))
+
+
+def laid_end_to_end(share_X: Float, first_R: Int, count_R: Int) -> Float:
+    """Lay each row's shares end to end from 0 to 1 (the last one beyond it); shares of 0 alone are an even split.
+
+    Parameters
+    ----------
+    share_X
+        How much each candidate takes, in any unit.
+    first_R, count_R
+        Where each row's candidates begin, and how many it has.
+    """
+    below_X: Float = _cumulative(share_X, first_R, count_R)
     return below_X
 
 
 @njit(cache=True)
-def _cumulative(weight_LP, experts, first_R, count_R, slot_X):  # type: ignore[no-untyped-def]
-    """Lay each row's shares end to end; nothing said of an expert (weights 0) is an even split."""
-    below_X = np.empty(len(slot_X))
+def _cumulative(share_X, first_R, count_R):  # type: ignore[no-untyped-def]
+    below_X = np.empty(len(share_X))
     for row in range(len(first_R)):
         begin, end = first_R[row], first_R[row] + count_R[row]
-        weight_P = weight_LP[row // experts]
         total = 0.0
         last = end - 1
         for x in range(begin, end):
-            if weight_P[slot_X[x]] > 0:
-                total += weight_P[slot_X[x]]
+            if share_X[x] > 0:
+                total += share_X[x]
                 last = x
         reached = 0.0
         for x in range(begin, end):
-            reached += weight_P[slot_X[x]] / total if total > 0 else 1 / (end - begin)
+            reached += share_X[x] / total if total > 0 else 1 / (end - begin)
             below_X[x] = reached if x < last or total == 0 else 2.0  # the last one takes what rounding leaves over
         below_X[end - 1] = 2.0
     return below_X

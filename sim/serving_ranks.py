@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.arrays import whole_numbers
+from moecast.errors import MoecastError
 from moecast.sim.plan import Plan
 from moecast.sim.replicas import ReplicaTable
 from moecast.sim.traffic import checked_choices
@@ -30,12 +31,15 @@ class ServingRanks:
     ValueError
         As in `ReplicaTable.of`, or `domain_G` is not one domain for each rank.
     MoecastError
-        The plan says what is not simulated yet.
+        The plan says what is not simulated yet, or its rule needs to know which tokens make a step (``lplb``).
     """
 
     def __init__(self, plan: Plan, domain_G: npt.NDArray[np.int32]) -> None:
         plan.check_simulated()
         plan.check_whole_experts()
+        if plan.replica_rule == "lplb":
+            rule = "lplb splits the load of a step, and a trace is read here without steps: use another rule"
+            raise MoecastError(rule, field="replica_rule", value="lplb")
         self._plan = plan
         self._serving = Serving.of(plan, ReplicaTable.of(plan, domain_G))
         self._served_SLP = np.zeros((plan.ranks, plan.layers, plan.ep * plan.max_slots), np.int32)

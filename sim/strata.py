@@ -168,9 +168,13 @@ def _fill(stratum: Stratum, workload: Workload, ranks: int, tokens: int, steps: 
     else:
         rounds = 1 + need // int(cost_S.sum()) if workload.reuse else 1
         order_Q = drawing.shuffled(sequences.n, rounds, rng)
+    serves_SG = None
+    if workload.request_placement == "topic":
+        serves_SG = drawing.ranks_of_topics(sequences.topic_S, cost_S, stratum.weight_C, ranks)
     if decode:
-        return drawing.fill_decode(order_Q, rng.random(len(order_Q)), sequences.first_S1, ranks, tokens, steps)
-    return drawing.fill_prefill(order_Q, sequences.first_S1, ranks, tokens, steps)
+        start_Q = rng.random(len(order_Q))
+        return drawing.fill_decode(order_Q, start_Q, sequences.first_S1, ranks, tokens, steps, serves_SG)
+    return drawing.fill_prefill(order_Q, sequences.first_S1, ranks, tokens, steps, serves_SG)
 
 
 def most_that_fits(strata: list[Stratum], stratum_W: list[int], workload: Workload, ranks: int) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.arrays import whole_numbers
+from moecast.sim.lplb import split_of_step
 from moecast.sim.plan import Plan
 from moecast.sim.replicas import ReplicaTable
 from moecast.sim.sites import Sites
@@ -174,7 +175,11 @@ def count_checked_traffic(
     if not stay and (np.diff(home_T) < 0).any():  # counters of one source stay in cache; the order within it is kept
         order = np.argsort(home_T, kind="stable")
         token_T, home_T = token_T[order], home_T[order]
-    serving = Serving.of(plan, table)
+    if plan.replica_rule == "lplb" and len(table.place_X) > len(table.candidates_R):
+        table, made_SLE = split_of_step(plan, table, experts_TLK, token_T, home_T)
+        serving = Serving.of(plan, table)._replace(next_SLE=made_SLE)
+    else:
+        serving = Serving.of(plan, table)
     counts = Counts.zeros(plan, sites, len(token_T) if stay else None)
     if stay:
         counts.home_LT[0] = home_T

@@ -67,7 +67,7 @@ class Serving(NamedTuple):
             )
         rows = plan.layers * plan.experts
         next_SR = np.broadcast_to(np.arange(plan.ranks)[:, None], (plan.ranks, rows))
-        if plan.replica_rule != "weights":  # those are counts of choices, which never start anew
+        if not len(table.below_X):  # with shares they count choices, and never start anew
             next_SR = next_SR % replicas_R[table.row_of_S[:, None] + np.arange(rows)]
         next_SLE = next_SR.astype(np.uint32).reshape(plan.ranks, plan.layers, plan.experts)
         return cls(

@@ -19,6 +19,8 @@ MOST_SEED = 2**63 - 1
 MOST_DRAFTS = 64
 
 StepsMode = Literal["drawn", "as-recorded"]
+RequestPlacement = Literal["any", "topic"]
+REQUEST_PLACEMENTS: tuple[str, ...] = get_args(RequestPlacement)
 STEPS_MODES: tuple[str, ...] = get_args(StepsMode)
 
 
@@ -54,6 +56,9 @@ class Workload:
         Sequences may be drawn again when all have been drawn.
     steps_mode
         `drawn`, or `as-recorded`: the trace's own steps and source ranks.
+    request_placement
+        Which DP rank a drawn sequence runs on: ``any``, the one with fewest tokens, or ``topic``: ranks are shared out
+        to topics by their tokens, in order, and a sequence goes to one of its topic's as long as that has room.
     from_phase
         Draw from the trace's rows of this phase instead; results say so. None: of `phase`.
 
@@ -76,6 +81,7 @@ class Workload:
     prefill_tokens_per_rank: int = 0
     speculate: int = 0
     acceptance: float = 0.0
+    request_placement: RequestPlacement = "any"
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -83,8 +89,6 @@ class Workload:
             raise MoecastError(f"one of {', '.join(PHASES)} can be simulated", field="phase", value=self.phase)
         if self.from_phase is not None and self.from_phase not in TRACE_PHASES:
             raise MoecastError(f"one of {', '.join(TRACE_PHASES)}", field="from_phase", value=self.from_phase)
-        if self.steps_mode not in STEPS_MODES:
-            raise MoecastError(f"one of {', '.join(STEPS_MODES)}", field="steps", value=self.steps_mode)
         least_tokens = 0 if self.phase == "mixed" and self.prefill_tokens_per_rank else 1
         for field, least in (("tokens_per_rank", least_tokens), ("steps", 1), ("seed", 0), ("context", 1),
                              ("prefill_tokens_per_rank", 0), ("speculate", 0)):  # fmt: skip
@@ -94,8 +98,8 @@ class Workload:
         if self.seed > MOST_SEED:
             raise MoecastError(f"must be at most {MOST_SEED}", field="seed", value=self.seed)
         if self.steps_mode == "as-recorded":
-            for field in ("topics", "one_topic_per_step", "reuse"):
-                if getattr(self, field):
+            for field in ("topics", "one_topic_per_step", "reuse", "request_placement"):
+                if getattr(self, field) not in (None, False, "any"):
                     raise MoecastError("not with steps as recorded", field=field, value=getattr(self, field))
         if self.context is not None and self.phase == "prefill":
             raise MoecastError("only decode takes a context length", field="context", value=self.context)
@@ -104,6 +108,14 @@ class Workload:
             raise MoecastError(rule, field="prefill_tokens_per_rank", value=self.prefill_tokens_per_rank)
         self._check_drafts()
         self._check_topics()
+        self._check_names()
+
+    def _check_names(self) -> None:
+        if self.request_placement not in REQUEST_PLACEMENTS:
+            rule = f"one of {', '.join(REQUEST_PLACEMENTS)}"
+            raise MoecastError(rule, field="request_placement", value=self.request_placement)
+        if self.steps_mode not in STEPS_MODES:
+            raise MoecastError(f"one of {', '.join(STEPS_MODES)}", field="steps", value=self.steps_mode)
 
     def _check_drafts(self) -> None:
         if self.speculate and (self.phase == "prefill" or self.steps_mode == "as-recorded"):

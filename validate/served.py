@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from moecast.arrays import whole_numbers
 from moecast.sim import Plan, ReplicaTable
+from moecast.sim.lplb import split_of_step
 from moecast.sim.traffic import checked_choices
 from moecast.traces import NO_CHOICE
 
@@ -96,13 +97,17 @@ def serve(
     shape = (len(experts_TLK),)
     source_T = whole_numbers("source_T", source_T, most=plan.ranks - 1, shape=shape, dtype=np.int32)
     table, peer_SM = ReplicaTable.of(plan, domain_G, node_G=node_G), plan.layout.peers_of_ranks("ep")
+    made_SLE = np.arange(plan.ranks)[:, None, None]
+    if plan.replica_rule == "lplb":
+        table, made_SLE = split_of_step(plan, table, experts_TLK, np.arange(len(source_T)), source_T)
+    made_SLE = np.broadcast_to(made_SLE, (plan.ranks, plan.layers, plan.experts)).astype(np.int64)
     rank_TLK = np.full(experts_TLK.shape, -1, np.int32)
     slot_TLK = np.full(experts_TLK.shape, -1, np.int32)
     for layer in range(plan.layers):
         made_TK = experts_TLK[:, layer] != NO_CHOICE
         expert_R = experts_TLK[:, layer][made_TK].astype(np.int64)
         source_R = np.broadcast_to(source_T[:, None], made_TK.shape)[made_TK].astype(np.int64)
-        turn_R = _turns(source_R * plan.experts + expert_R) + source_R
+        turn_R = _turns(source_R * plan.experts + expert_R) + made_SLE[source_R, layer, expert_R]
         candidates_R = table.candidates_R[table.row_of_S[source_R] + layer * plan.experts + expert_R]
         place_R = table.place_X[_pick(candidates_R >> 16, candidates_R & 0xFFFF, turn_R, table.below_X)]
         rank_TLK[:, layer][made_TK] = peer_SM[source_R, place_R >> 16 & 0xFFFF]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from moecast.cli import options
 from moecast.errors import MoecastError
@@ -12,6 +12,7 @@ from moecast.errors import MoecastError
 if TYPE_CHECKING:
     from moecast.sim import ModelShape, Workload
     from moecast.sim.degrees import Degrees
+    from moecast.sim.workload import RequestPlacement
     from moecast.traces import RoutingTrace
 
 DEFAULT_TOKENS_PER_RANK = {"prefill": 512, "decode": 32, "mixed": 32}
@@ -80,6 +81,7 @@ class Asked:
     context: options.Context = None
     topics: options.Topics = None
     one_topic_per_step: options.OneTopic = False
+    request_placement: options.RequestPlacement = "any"
     reuse: options.Reuse = False
     from_phase: options.FromPhase = None
     recorded_steps: options.RecordedSteps = False
@@ -134,6 +136,7 @@ class Asked:
             seed=self.seed,
             topics=parse_topics(self.topics),
             one_topic_per_step=self.one_topic_per_step,
+            request_placement=cast("RequestPlacement", self.request_placement),
             reuse=self.reuse,
             from_phase=self.from_phase,
             steps_mode="as-recorded" if self.recorded_steps else "drawn",

@@ -222,6 +222,10 @@ Topics = Annotated[
     ),
 ]
 OneTopic = Annotated[bool, typer.Option("--one-topic-per-step", help="Draw each step from a single topic.")]
+RequestPlacement = Annotated[
+    str,
+    typer.Option("--request-placement", help="Which DP rank a sequence runs on: any, or one that serves its topic."),
+]
 Reuse = Annotated[bool, typer.Option("--reuse", help="Allow a trace too small for the Workload to repeat its tokens.")]
 FromPhase = Annotated[
     str | None,
@@ -341,7 +345,7 @@ ReplicaRule = Annotated[
     typer.Option(
         "--replica-rule",
         help="Which replica serves a choice: round_robin, nearest, fixed (SGLang: own GPU, own host, else dealt) "
-        "or by_rank (vLLM-Ascend: rank mod replicas).",
+        "by_rank (vLLM-Ascend: rank mod replicas) or lplb (DeepSeek's: a linear program splits each step's load).",
         show_default="the plan's or the engine's, else round_robin",
     ),
 ]

@@ -48,6 +48,7 @@ OF_STEPS = (
     "context",
     "topics",
     "one_topic_per_step",
+    "request_placement",
     "reuse",
     "from_phase",
 )
@@ -66,7 +67,8 @@ def place_command(
         str | None,
         typer.Option(
             "--solver",
-            help="contiguous, round-robin, eplb, balance, random, local-search or exact; the first four with --load.",
+            help="contiguous, round-robin, eplb, balance (these four also with --load), random, local-search, exact, "
+            "sglang-vec, moetuner, exflow or exflow-strong.",
             show_default="local-search; balance with --load",
         ),
     ] = None,

@@ -15,7 +15,8 @@ from moecast.cli.recipe_options import AskedRecipe
 OF_ONE_PLAN = (
     "plan", "ep", "tp", "cp", "dp", "pp", "vpp", "etp", "sequence_parallel", "context_exchange", "context_split",
     "slots_per_rank", "dispatch", "replica_rule", "schedule", "microbatches", "phase", "tokens_per_rank", "steps",
-    "context", "prefill_tokens", "speculate", "acceptance", "topics", "one_topic_per_step", "recorded_steps",
+    "context", "prefill_tokens", "speculate", "acceptance", "topics", "one_topic_per_step",
+    "request_placement", "recorded_steps",
     "fluid_steps", "gains", "reuse", "load",
 )  # fmt: skip
 """Fields of a question that a search decides itself."""

@@ -26,7 +26,7 @@ SECTIONS = {
              "schedule", "microbatches"),
     "workload": (
         "phase", "tokens_per_rank", "prefill_tokens", "speculate", "acceptance", "steps", "context", "topics",
-        "one_topic_per_step", "reuse", "from_phase", "recorded_steps",
+        "one_topic_per_step", "request_placement", "reuse", "from_phase", "recorded_steps",
     ),
 }  # fmt: skip
 """Fields that stand in a section of a question file; the others stand at its top."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 OF_STEPS = (
     "phase", "tokens_per_rank", "prefill_tokens", "speculate", "acceptance", "steps", "context", "one_topic_per_step",
+    "request_placement",
     "reuse", "from_phase", "recorded_steps", "fluid_steps", "gains", "microbatches",
 )  # fmt: skip
 ROUNDS = 10

@@ -14,7 +14,8 @@ from moecast.cli.question_options import takes_question
 from moecast.cli.recipe_options import AskedRecipe
 
 OF_SERVING = (
-    "phase", "tokens_per_rank", "steps", "context", "one_topic_per_step", "reuse", "recorded_steps", "fluid_steps",
+    "phase", "tokens_per_rank", "steps", "context", "one_topic_per_step",
+    "request_placement", "reuse", "recorded_steps", "fluid_steps",
     "gains", "isl", "schedule", "microbatches", "topics", "kv_type", "weight_type", "dense_type", "load",
     "prefill_tokens", "speculate", "acceptance",
 )  # fmt: skip

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from moecast.sim import REPLICA_RULES, ModelShape, Plan, Workload, kernels_on
+from moecast.sim import ModelShape, Plan, Workload, kernels_on
 from moecast.sim.made_routing import parse_law, routing_by_law
 from moecast.topology import Cluster, load_cluster
 from moecast.traces import RoutingTrace
-from tests.sim.plan_cases import random_slots, shares
+from tests.sim.plan_cases import RULES, random_slots, shares
 
 N_QUESTIONS = 400
 
@@ -145,7 +145,7 @@ def _plan(rng: np.random.Generator, model: ModelShape, n_gpus: int, *, ep: int, 
         per_rank = -(-model.experts // ep) + pick(0, 1, 2)
         slots = [random_slots(rng, model.experts, ep * per_rank) for _ in range(groups * model.layers)]
         slots_DLGP = np.stack(slots).reshape(groups, model.layers, ep, per_rank)
-        rule = pick(*REPLICA_RULES)
+        rule = pick(*RULES)
         weights = rng.random(slots_DLGP.shape) + 0.01
         plan = Plan(
             experts=model.experts, choices=model.choices, layer_ids=model.moe_layer_ids, slots_DLGP=slots_DLGP,

@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 
-from moecast.sim import REPLICA_RULES, RUNGS
+from moecast.sim import RUNGS
 from tests.answers.answer import answer, read_answers
-from tests.answers.questions import CLUSTERS, CONFIGS, MODES, N_QUESTIONS, question
+from tests.answers.questions import CLUSTERS, CONFIGS, MODES, N_QUESTIONS, RULES, question
 
 PARTS = 16
 
@@ -27,6 +27,6 @@ def test_the_questions_cover_what_can_be_asked() -> None:
     words = Counter(word for number in range(N_QUESTIONS) for word in question(number).words())
     presets = {preset for preset, _, _ in CLUSTERS}
     wanted = {"prefill", "decode", "as-recorded", "replicas", "no replicas", "some GPUs", "every GPU", "tp 2", "fp8"}
-    wanted |= {*MODES, *REPLICA_RULES, *(rung.name for rung in RUNGS), *CONFIGS, *presets}
+    wanted |= {*MODES, *RULES, *(rung.name for rung in RUNGS), *CONFIGS, *presets}
     assert len(read_answers()) == N_QUESTIONS >= 300
     assert min(words[word] for word in wanted) >= 20, words
