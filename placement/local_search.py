@@ -59,7 +59,9 @@ class Candidate:
     balance_weight
         What the experts' time counts against the copies'.
     replicas
-        Of all experts together.
+        Of all experts together, at most.
+    full
+        They are as many.
     by_hand
         The weight is wanted for itself: all steps of a topic are one window, and all of the copies' price stands in the
         mean, so that the weight trades pooled balance for fan-out and for nothing else.
@@ -67,6 +69,7 @@ class Candidate:
 
     balance_weight: float
     replicas: int
+    full: bool = False
     by_hand: bool = False
 
 
@@ -106,7 +109,8 @@ class LocalSearch:
     def solve(self, problem: PlacementProblem, objective: Objective, budget: Budget, *, seed: int = 0) -> Solved:
         """Search for the fastest placement."""
         if self.balance_weight is not None:
-            only = Candidate(balance_weight=self.balance_weight, replicas=int(problem.slots_G.sum()), by_hand=True)
+            slots = int(problem.slots_G.sum())
+            only = Candidate(balance_weight=self.balance_weight, replicas=slots, full=self.full, by_hand=True)
             return Solved(slots_LGP=search(problem, only, budget, seed=seed, longer=BY_HAND_LONGER))
         simple = [
             estimate
@@ -116,7 +120,7 @@ class LocalSearch:
         ]
         reserve_s = _reserved_seconds(problem, objective, budget)
         found: list[Estimate] = []
-        candidates = [one for one in _candidates(problem) if not self.full or one.replicas == problem.slots_G.sum()]
+        candidates = _candidates(problem, full=self.full)
         for index, candidate in enumerate(candidates):
             if budget.seconds_left < reserve_s and found:
                 break
@@ -160,8 +164,9 @@ def search(
         # Layers take turns, so each must be done when its part of the time is over.
         stop_s = begin_s + for_s * min(1.0, (layer // threads + 1) * threads / layers)
         one = LayerSearch(
-            problem, layer, cost=cost, replicas=candidate.replicas, seed=seed + layer, windows=windows, hot=hot
-        )
+            problem, layer, cost=cost, replicas=candidate.replicas, full=candidate.full, seed=seed + layer,
+            windows=windows, hot=hot,
+        )  # fmt: skip
         return _searched(one, proposals, budget, stop_s)
 
     slots = []
@@ -202,24 +207,25 @@ def _searched(one: LayerSearch, proposals: int, budget: Budget, stop_s: float) -
 
 def _default_work(problem: PlacementProblem) -> int:
     """Proposals of all candidates together, without limits."""
-    return _default_proposals(problem) * problem.wanted.layers * len(_candidates(problem))
+    return _default_proposals(problem) * problem.wanted.layers * len(_candidates(problem, full=False))
 
 
 def _default_proposals(problem: PlacementProblem) -> int:
     """Proposals of a layer and candidate, without limits."""
-    searches = problem.wanted.layers * len(_candidates(problem))
+    searches = problem.wanted.layers * len(_candidates(problem, full=False))
     return max(1, min(PROPOSALS_PER_SLOT * int(problem.slots_G.sum()), MOST_PROPOSALS // searches))
 
 
-def _candidates(problem: PlacementProblem) -> list[Candidate]:
+def _candidates(problem: PlacementProblem, *, full: bool) -> list[Candidate]:
     """All weights with every slot in use; then half of the spare slots, and none where choices travel by themselves."""
     experts, slots = problem.wanted.experts, int(problem.slots_G.sum())
     by_choice = LayerCost.of(problem).copy_s == 0  # then weights change nothing
     weights, spare = (BALANCE_WEIGHTS[:1], (0.5, 0.0)) if by_choice else (BALANCE_WEIGHTS, (0.5,))
+    every = [Candidate(balance_weight=weight, replicas=slots, full=full) for weight in weights]
+    if full:
+        return every
     fewer = {experts + int(part * problem.spare_slots) for part in spare} - {slots}
-    return [Candidate(balance_weight=weight, replicas=slots) for weight in weights] + [
-        Candidate(balance_weight=weights[-1], replicas=replicas) for replicas in sorted(fewer, reverse=True)
-    ]
+    return every + [Candidate(balance_weight=weights[-1], replicas=number) for number in sorted(fewer, reverse=True)]
 
 
 def _simple_plans(problem: PlacementProblem, objective: Objective, budget: Budget, seed: int) -> list[Estimate]:
