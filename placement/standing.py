@@ -94,8 +94,8 @@ class State(NamedTuple):
     ) -> State:
         """Stand the items on their ranks; what they cost is not settled yet.
 
-        `replicas`: least and most of all experts together, between which a search may give slots to other experts; None:
-        every item keeps its expert.
+        `replicas`: least and most of all experts together, between which slots may go to other experts; None: every
+        item keeps its expert.
         """
         ranks, windows, domains = len(domain_G), len(scenario_W), int(domain_G.max()) + 1
         slots_G = np.bincount(rank_V, minlength=ranks).astype(np.int32)
