@@ -21,7 +21,7 @@ from moecast.placement.standing import follow_swap, rank_slowest, slowest_but
 LEAST_GAIN = 1e-9  # of a layer's cost, or of the mean load: smaller gains are rounding
 FEW_RANKS = 16  # with more, too few random swaps concern a slowest rank; with so few, aiming at them costs fan-out
 AIMED = np.uint64(4)  # one proposal in so many takes its first item from a slowest rank
-CONVERTED = np.uint64(16)  # one proposal in so many gives a slot to another expert, where there are slots to spare
+CONVERTED = np.uint64(64)  # one proposal in so many gives a slot to another expert, where there are slots to spare
 TRIES = 8  # at an item that may be given away
 SAME_TEMPERATURE = 64  # proposals; powers cost as much as a proposal of few windows
 
@@ -191,16 +191,20 @@ def descend(layer: Any, proposals: int, least: float) -> int:
 
 @njit(cache=True, nogil=True)
 def typical_change(layer: Any, samples: int) -> float:
-    """Mean absolute change of the cost over random swaps: the scale of temperatures."""
+    """Median absolute change of the cost over random swaps: the scale of temperatures.
+
+    The median and not the mean: with many ranks most swaps move a little of what all share, and the few that move the
+    slowest rank would make it so hot that those are taken at random.
+    """
     state = layer.state
     items = np.uint64(len(state.rank_V))
-    total, n = 0.0, 0
+    found, n = np.zeros(samples), 0
     for _ in range(samples):
         a, b = np.int64(random_bits(state) % items), np.int64(random_bits(state) % items)
         if allowed(layer, a, b):
-            total += abs(gain(layer, a, b))
+            found[n] = abs(gain(layer, a, b))
             n += 1
-    return total / max(n, 1)
+    return float(np.median(found[:n])) if n > 0 else 0.0
 
 
 @njit(cache=True, nogil=True)

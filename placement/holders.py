@@ -57,7 +57,7 @@ def serving_item(holders: Any, rank_V: Any, expert: int, place: int, turn: int) 
     replicas = holders.replicas_E[expert]
     if replicas == 1:
         return np.int64(holders.item_ER[expert, 0])  # type: ignore[return-value]
-    near = replicas_near(holders, rank_V, expert, place)
+    near = 0 if holders.load_EQW.shape[1] == 1 else replicas_near(holders, rank_V, expert, place)
     if near == 0 or near == replicas:
         return np.int64(holders.item_ER[expert, turn % replicas])  # type: ignore[return-value]
     wanted = turn % near

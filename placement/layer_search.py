@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 
 Int32 = npt.NDArray[np.int32]
 
-HOT, COLD = 0.05, 0.02
-"""First and last temperature, in typical changes of the cost by a random swap."""
+HOT, COLD = 0.1, 0.02
+"""First and last temperature, in median changes of the cost by random swaps, of a search that is long enough."""
+LONG_ENOUGH = 16
+"""Proposals for each pair of items; a shorter search is colder, by the root: it has no time to come back from heat."""
 SAMPLES = 256  # random swaps that say what is typical
 
 
@@ -47,8 +49,8 @@ class LayerSearch:
         Of the random proposals.
     windows
         The tokens to fit; None: the problem's.
-    hot
-        First temperature, in typical changes of the cost.
+    proposals
+        How many it will be given to judge; None: enough.
     """
 
     def __init__(
@@ -61,9 +63,9 @@ class LayerSearch:
         seed: int,
         full: bool = True,
         windows: Windows | None = None,
-        hot: float = HOT,
+        proposals: int | None = None,
     ) -> None:
-        self._problem, self._hot = problem, hot
+        self._problem = problem
         self._windows = problem.windows if windows is None else windows
         load_WE = self._windows.load_LWE[layer]
         replicas_E = replica_counts(load_WE, slots=replicas, ranks=problem.wanted.ep)
@@ -72,6 +74,9 @@ class LayerSearch:
         self._replicas = (held if full else problem.wanted.experts, held)
         self._layer, self._cost, self._seed = layer, cost, seed
         self._found: Layer | None = None
+        items = len(self._items.rank_V)
+        per_pair = LONG_ENOUGH if proposals is None else 2 * proposals / max(1, items * (items - 1))
+        self._heat = min(1.0, per_pair / LONG_ENOUGH) ** 0.5
         self._typical = 0.0
 
     @property
@@ -82,7 +87,7 @@ class LayerSearch:
     def anneal(self, proposals: int, *, begin: float, end: float) -> int:
         """Judge random moves as the temperature falls, from part `begin` of its way to part `end`; returns how many."""
         layer = self.prepared()
-        hot, cold = (self._typical * self._hot * (COLD / self._hot) ** part for part in (begin, end))
+        hot, cold = (self._heat * self._typical * HOT * (COLD / HOT) ** part for part in (begin, end))
         anneal.anneal(layer, proposals, hot, cold)
         return proposals
 

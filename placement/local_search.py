@@ -24,7 +24,7 @@ from moecast.placement.balance import Balance
 from moecast.placement.contiguous import Contiguous
 from moecast.placement.cost import LayerCost
 from moecast.placement.eplb import Eplb
-from moecast.placement.layer_search import HOT, LayerSearch
+from moecast.placement.layer_search import LayerSearch
 from moecast.placement.solver import Solved, Solver
 from moecast.sim.slots import EMPTY
 from moecast.threads import in_order, thread_count
@@ -39,10 +39,10 @@ if TYPE_CHECKING:
 Int32 = npt.NDArray[np.int32]
 
 BALANCE_WEIGHTS = (1.0, 4.0)
-PROPOSALS_PER_SLOT = 250  # and layer and candidate, without a work limit
+PROPOSALS_PER_SLOT = 500  # and layer and candidate, without a work limit
 ROUNDS = 16  # of a layer, between which the clock is looked at; the last one only descends
-MOST_PROPOSALS = 2_500_000  # of all layers and candidates, without a work limit
-BY_HAND_LONGER = 8  # times that, for the one search of a weight given by hand
+MOST_PROPOSALS = 5_000_000  # of all layers and candidates, without a work limit
+BY_HAND_LONGER = 4  # times that, for the one search of a weight given by hand
 LONGEST = 64  # times the first search, as long as there is time
 DOUBT = 0.04  # plans whose estimates differ by less are timed; the estimate is within 0.03 of fluid
 FINALISTS = 3
@@ -154,7 +154,7 @@ def search(
     seconds
         On the clock, after which it stops with the best so far.
     """
-    cost, windows, hot = _weighed(problem, candidate)
+    cost, windows = _weighed(problem, candidate)
     layers, proposals = problem.wanted.layers, _default_proposals(problem) * longer
     if budget.limit.work is not None:
         proposals = max(1, budget.limit.work // (parts * layers))
@@ -165,7 +165,7 @@ def search(
         stop_s = begin_s + for_s * min(1.0, (layer // threads + 1) * threads / layers)
         one = LayerSearch(
             problem, layer, cost=cost, replicas=candidate.replicas, full=candidate.full, seed=seed + layer,
-            windows=windows, hot=hot,
+            windows=windows, proposals=proposals,
         )  # fmt: skip
         return _searched(one, proposals, budget, stop_s)
 
@@ -178,13 +178,13 @@ def search(
     return np.stack(slots)
 
 
-def _weighed(problem: PlacementProblem, candidate: Candidate) -> tuple[LayerCost, Windows, float]:
-    """The prices, the windows and the first temperature of a candidate."""
+def _weighed(problem: PlacementProblem, candidate: Candidate) -> tuple[LayerCost, Windows]:
+    """The prices and the windows of a candidate."""
     cost = LayerCost.of(problem)
     if not candidate.by_hand:
-        return cost.weighted(candidate.balance_weight), problem.windows, HOT
+        return cost.weighted(candidate.balance_weight), problem.windows
     windows = problem.windows if problem.robust else problem.windows.pooled()
-    return cost.weighted(candidate.balance_weight, mean_share=1.0), windows, 2 * HOT
+    return cost.weighted(candidate.balance_weight, mean_share=1.0), windows
 
 
 def _searched(one: LayerSearch, proposals: int, budget: Budget, stop_s: float) -> tuple[Int32, int]:

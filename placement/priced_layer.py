@@ -88,13 +88,11 @@ class Layer(NamedTuple):
 @njit(cache=True, nogil=True)
 def serve(tokens: Any, holders: Any, rank_V: Any) -> None:
     """Enter the item that serves each choice; nothing is counted yet."""
-    choices = tokens.item_TK.shape[1]
     for expert in range(len(tokens.first_E1) - 1):
         for x in range(tokens.first_E1[expert], tokens.first_E1[expert + 1]):
-            choice = tokens.choice_X[x]
-            t = choice // choices
-            item = serving_item(holders, rank_V, expert, tokens.place_T[t], tokens.turn_X[choice])
-            tokens.item_TK[t, choice % choices] = item
+            t = tokens.token_X[x]
+            item = serving_item(holders, rank_V, expert, tokens.place_T[t], tokens.turn_X[x])
+            tokens.item_TK[t, tokens.k_X[x]] = item
 
 
 @njit(cache=True, nogil=True)

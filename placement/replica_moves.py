@@ -3,7 +3,7 @@
 What such a move does to loads and copies is exact: the choices of both experts are dealt out anew, as the replica rule
 says, on the tokens' own counts, and put back where the move is turned down.
 
-Axes: V item, G rank, N domain, W window, B bucket, E expert, R replica, X choice (token · K + k).
+Axes: V item, G rank, N domain, W window, B bucket, E expert, R replica, X choice, M choice that changes its bucket.
 """
 
 from __future__ import annotations
@@ -37,21 +37,13 @@ def conversion_gain(layer: Any, v: int, expert: int) -> float:
     """Change of the cost when item `v` becomes a replica of `expert`; nothing is changed."""
     state, old = layer.state, np.int64(layer.state.expert_V[v])
     load_WG = np.zeros(state.own_WG.shape)
-    copies_WG = np.zeros(state.own_WG.shape, np.int64)
-    copies_WN = np.zeros(state.entry_WN.shape, np.int64)
-    _take_loads(layer, old, load_WG, -1.0)
-    _take_loads(layer, expert, load_WG, -1.0)
+    _add_loads(layer, old, load_WG, -1.0)
+    _add_loads(layer, expert, load_WG, -1.0)
     _hand_over(layer, v, old, expert)
-    _take_loads(layer, old, load_WG, 1.0)
-    _take_loads(layer, expert, load_WG, 1.0)
-    for one in (old, expert):
-        if one >= 0:
-            _foretell(layer.tokens, layer.ranks, layer, state.rank_V, one, copies_WG)
-            _foretell(layer.domain_tokens, layer.domains, layer, state.domain_V, one, copies_WN)
-    for one in (expert, old):
-        if one >= 0:
-            _put_back(layer.tokens, layer.ranks, layer, state.rank_V, one)
-            _put_back(layer.domain_tokens, layer.domains, layer, state.domain_V, one)
+    _add_loads(layer, old, load_WG, 1.0)
+    _add_loads(layer, expert, load_WG, 1.0)
+    copies_WG = _foretold(layer.tokens, layer.ranks, layer, state.rank_V, old, expert)
+    copies_WN = _foretold(layer.domain_tokens, layer.domains, layer, state.domain_V, old, expert)
     _hand_over(layer, v, expert, old)
     return _cost_after(layer, load_WG, copies_WG, copies_WN) - float(state.total[0])
 
@@ -83,7 +75,7 @@ def _hand_over(layer, v, giver, taker):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _take_loads(layer, expert, load_WG, sign):  # type: ignore[no-untyped-def]
+def _add_loads(layer, expert, load_WG, sign):  # type: ignore[no-untyped-def]
     """Add what an expert's replicas cost their ranks, or take it away."""
     if expert < 0:
         return
@@ -97,17 +89,34 @@ def _take_loads(layer, expert, load_WG, sign):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _foretell(tokens, counts, layer, bucket_V, expert, change_WB):  # type: ignore[no-untyped-def]
-    """Count the copies that come and go when an expert's choices are dealt out anew.
+def _foretold(tokens, counts, layer, bucket_V, old, new):  # type: ignore[no-untyped-def]
+    """Count the copies to each bucket that come and go when two experts' choices are dealt out anew."""
+    change_WB = np.zeros(counts.copies_WB.shape, np.int64)
+    most = 0
+    for expert in (old, new):
+        if expert >= 0:
+            most += tokens.first_E1[expert + 1] - tokens.first_E1[expert]
+    moved_M3 = np.empty((most, 3), np.int32)
+    moved = 0
+    for expert in (old, new):
+        if expert >= 0:
+            moved = _deal(tokens, counts, layer, bucket_V, expert, change_WB, moved_M3, moved)
+    for m in range(moved):
+        counts.held_TB[moved_M3[m, 0], moved_M3[m, 1]] += 1
+        counts.held_TB[moved_M3[m, 0], moved_M3[m, 2]] -= 1
+    return change_WB
 
-    Tokens' buckets follow, since the other expert's choices may be of the same tokens; nothing else does.
+
+@njit(cache=True, nogil=True)
+def _deal(tokens, counts, layer, bucket_V, expert, change_WB, moved_M3, moved):  # type: ignore[no-untyped-def]
+    """Deal out an expert's choices; tokens' buckets follow, since the other expert's choices may be of the same tokens.
+
+    Nothing else does, and what has moved is noted, to be put back.
     """
-    choices = tokens.item_TK.shape[1]
     for x in range(tokens.first_E1[expert], tokens.first_E1[expert + 1]):
-        choice = tokens.choice_X[x]
-        t = choice // choices
-        new = serving_item(layer.holders, layer.state.rank_V, expert, tokens.place_T[t], tokens.turn_X[choice])
-        origin, to = bucket_V[tokens.item_TK[t, choice % choices]], bucket_V[new]
+        t = tokens.token_X[x]
+        item = serving_item(layer.holders, layer.state.rank_V, expert, tokens.place_T[t], tokens.turn_X[x])
+        origin, to = bucket_V[tokens.item_TK[t, tokens.k_X[x]]], bucket_V[item]
         if origin == to:
             continue
         w = tokens.window_T[t]
@@ -115,29 +124,18 @@ def _foretell(tokens, counts, layer, bucket_V, expert, change_WB):  # type: igno
         change_WB[w, origin] -= counts.held_TB[t, origin] == 0
         change_WB[w, to] += counts.held_TB[t, to] == 0
         counts.held_TB[t, to] += 1
-
-
-@njit(cache=True, nogil=True)
-def _put_back(tokens, counts, layer, bucket_V, expert):  # type: ignore[no-untyped-def]
-    """Undo what `_foretell` did to tokens' buckets."""
-    choices = tokens.item_TK.shape[1]
-    for x in range(tokens.first_E1[expert], tokens.first_E1[expert + 1]):
-        choice = tokens.choice_X[x]
-        t = choice // choices
-        new = serving_item(layer.holders, layer.state.rank_V, expert, tokens.place_T[t], tokens.turn_X[choice])
-        counts.held_TB[t, bucket_V[new]] -= 1
-        counts.held_TB[t, bucket_V[tokens.item_TK[t, choice % choices]]] += 1
+        moved_M3[moved, 0], moved_M3[moved, 1], moved_M3[moved, 2] = t, origin, to
+        moved += 1
+    return moved
 
 
 @njit(cache=True, nogil=True)
 def _serve_anew(tokens, counts, layer, bucket_V, expert):  # type: ignore[no-untyped-def]
-    choices = tokens.item_TK.shape[1]
     for x in range(tokens.first_E1[expert], tokens.first_E1[expert + 1]):
-        choice = tokens.choice_X[x]
-        t = choice // choices
-        new = serving_item(layer.holders, layer.state.rank_V, expert, tokens.place_T[t], tokens.turn_X[choice])
-        if new != tokens.item_TK[t, choice % choices]:
-            swaps.serve_by(tokens, counts, bucket_V, choice, new)
+        t = tokens.token_X[x]
+        item = serving_item(layer.holders, layer.state.rank_V, expert, tokens.place_T[t], tokens.turn_X[x])
+        if item != tokens.item_TK[t, tokens.k_X[x]]:
+            swaps.serve_by(tokens, counts, bucket_V, x, item)
 
 
 @njit(cache=True, nogil=True)

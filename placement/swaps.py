@@ -31,18 +31,18 @@ class Tokens(NamedTuple):
         int32; the window each token is in.
     place_T
         int32; where it comes from, as replica rules see it (`moecast.placement.holders.Holders.place_G`).
-    turn_X
-        int32; whose turn it is among the replicas, for each choice (token · K + k).
-    first_E1, choice_X
-        CSR: the choices of each expert.
+    first_E1, token_X, k_X, turn_X
+        CSR: the choices of each expert; each choice's token, its number among the token's, and whose turn it is among
+        the expert's replicas.
     """
 
     item_TK: npt.NDArray[np.int16]
     window_T: Int32
     place_T: Int32
-    turn_X: Int32
     first_E1: Int
-    choice_X: Int32
+    token_X: Int32
+    k_X: Int32
+    turn_X: Int32
 
     @classmethod
     def of(
@@ -58,19 +58,20 @@ class Tokens(NamedTuple):
 
         `place_T`, `turn_TK`: None where no expert has two replicas.
         """
-        flat = expert_TK.ravel()
+        flat, choices = expert_TK.ravel(), max(expert_TK.shape[1], 1)
         at = np.flatnonzero(flat >= 0)
-        order = np.argsort(flat[at], kind="stable")
+        at_X = at[np.argsort(flat[at], kind="stable")]
         first_E1 = np.concatenate([[0], np.cumsum(np.bincount(flat[at], minlength=experts))]).astype(np.int64)
         place_T = np.zeros(len(expert_TK), np.int32) if place_T is None else place_T
-        turn_X = np.zeros(expert_TK.size, np.int32) if turn_TK is None else turn_TK.ravel()
+        turn_X = np.zeros(len(at), np.int32) if turn_TK is None else turn_TK.ravel()[at_X]
         return cls(
             np.array(expert_TK, np.int16, order="C"),
             np.ascontiguousarray(window_T, np.int32),
             np.ascontiguousarray(place_T, np.int32),
-            np.ascontiguousarray(turn_X, np.int32),
             first_E1,
-            at[order].astype(np.int32),
+            (at_X // choices).astype(np.int32),
+            (at_X % choices).astype(np.int32),
+            np.ascontiguousarray(turn_X, np.int32),
         )
 
 
@@ -146,14 +147,14 @@ def swap(tokens: Any, counts: Any, bucket_V: Any, expert_V: Any, a: int, b: int)
 
 @njit(cache=True, nogil=True)
 def _move(tokens, counts, bucket_V, expert, v, to):  # type: ignore[no-untyped-def]
-    origin, choices = bucket_V[v], tokens.item_TK.shape[1]
+    origin = bucket_V[v]
     bucket_V[v] = to
     if expert < 0:  # nobody chooses a hole
         return
     # Only tokens that have the item: the others' copies do not know of it.
     for x in range(tokens.first_E1[expert], tokens.first_E1[expert + 1]):
-        t = tokens.choice_X[x] // choices
-        if tokens.item_TK[t, tokens.choice_X[x] % choices] != v:  # another replica serves it
+        t = tokens.token_X[x]
+        if tokens.item_TK[t, tokens.k_X[x]] != v:  # another replica serves it
             continue
         left_behind(tokens, counts, bucket_V, t, v, origin)
         found_there(tokens, counts, bucket_V, t, v, to)
@@ -191,9 +192,8 @@ def found_there(tokens: Any, counts: Any, bucket_V: Any, t: int, v: int, to: int
 
 @njit(cache=True, nogil=True)
 def serve_by(tokens: Any, counts: Any, bucket_V: Any, x: int, v: int) -> None:
-    """Let item `v` serve choice `x` (token · K + k), in place of the item that does."""
-    choices = tokens.item_TK.shape[1]
-    t, k = x // choices, x % choices
+    """Let item `v` serve choice `x` of its expert's, in place of the item that does."""
+    t, k = tokens.token_X[x], tokens.k_X[x]
     old = np.int64(tokens.item_TK[t, k])
     left_behind(tokens, counts, bucket_V, t, old, bucket_V[old])
     _known(tokens, counts, bucket_V, t, old, -1)
