@@ -19,5 +19,9 @@ def served(problem: PlacementProblem, items: Items, experts_TK: np.ndarray, wind
         np.where(experts_TK < experts, experts_TK, -1).astype(np.int16), np.zeros(len(experts_TK), np.int32), experts,
         place_T=place_G[windows.rank_T], turn_TK=turns_of(experts_TK, windows, problem.wanted),
     )  # fmt: skip
-    serve(tokens, Holders.of(items.expert_V, place_G, np.zeros((experts, 1, 1)), np.zeros(1)), items.rank_V)
+    serve(
+        tokens,
+        Holders.of(items.expert_V, place_G, np.zeros((experts, int(place_G.max()) + 1, 1)), np.zeros(1)),
+        items.rank_V,
+    )
     return tokens.item_TK
