@@ -50,15 +50,22 @@ def _mixed(estimates: Sequence[Estimate], best_L: npt.NDArray[np.int64]) -> Int3
     return np.stack([estimates[best].slots_LGP[layer] for layer, best in enumerate(best_L)])
 
 
-def fastest(found: Sequence[Estimate], simple: Sequence[Estimate], objective: Objective, budget: Budget) -> Int32:
-    """Time those that the estimate cannot tell from the best, best first, while there is time.
+def fastest(
+    found: Sequence[Estimate],
+    simple: Sequence[Estimate],
+    objective: Objective,
+    budget: Budget,
+    *,
+    most: int = FINALISTS,
+) -> Int32:
+    """Time at most so many of those that the estimate cannot tell from the best, best first, while there is time.
 
     The one that is expected to be fastest over more steps than were timed wins, unless one of `simple` is faster on
     those that were.
     """
     unique = {estimate.slots_LGP.tobytes(): estimate for estimate in (*found, *simple)}
     order = sorted(unique.values(), key=lambda estimate: estimate.step_s)
-    close = [estimate for estimate in order if estimate.step_s <= (1 + DOUBT) * order[0].step_s][:FINALISTS]
+    close = [estimate for estimate in order if estimate.step_s <= (1 + DOUBT) * order[0].step_s][:most]
     if budget.seconds_left <= 0:
         return close[0].slots_LGP
     timed: list[Estimate] = []

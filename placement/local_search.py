@@ -25,6 +25,7 @@ from moecast.placement.cost import LayerCost
 from moecast.placement.eplb import Eplb
 from moecast.placement.finalists import FINALISTS, SEARCHING, even_enough, fastest, layer_by_layer
 from moecast.placement.layer_search import LayerSearch
+from moecast.placement.polish import KEPT, is_small, polished
 from moecast.placement.solver import Solved, Solver
 from moecast.sim.slots import EMPTY
 from moecast.threads import in_order, thread_count
@@ -42,7 +43,7 @@ BALANCE_WEIGHTS = (1.0, 4.0)
 EVEN_WEIGHTS = (1.0, 4.0, 16.0, 64.0)  # where balance is asked for
 PROPOSALS_PER_SLOT = 500  # and layer and candidate, without a work limit
 ROUNDS = 16  # of a layer, between which the clock is looked at; the last one only descends
-MOST_PROPOSALS = 5_000_000  # of all layers and candidates, without a work limit
+MOST_PROPOSALS = 4_000_000  # of all layers and candidates, without a work limit
 BY_HAND_LONGER = 4  # times that, for the one search of a weight given by hand
 LONGEST = 64  # times the first search, as long as there is time
 MOST_ITEMS = 2**15 - 1  # the search numbers what is in the slots in 16 bits, with a sign
@@ -131,7 +132,10 @@ class LocalSearch:
         if self.balance_at_least is not None:
             return Solved(slots_LGP=even_enough([*simple, *found], problem, self.balance_at_least))
         mixed = objective.estimate(layer_by_layer([*simple, *found]))
-        return Solved(slots_LGP=fastest([mixed, *found], simple, objective, budget))
+        if not is_small(problem):
+            return Solved(slots_LGP=fastest([mixed, *found], simple, objective, budget))
+        found += polished(problem, objective, [mixed, *found], budget, full=self.full)
+        return Solved(slots_LGP=fastest([mixed, *found], simple, objective, budget, most=KEPT))
 
     def _searched(self, problem: PlacementProblem, objective: Objective, budget: Budget, seed: int) -> list[Estimate]:
         """Anneal for every candidate, and again for the best while a time limit leaves time."""
@@ -170,7 +174,7 @@ def search(
         On the clock, after which it stops with the best so far.
     """
     cost, windows = _weighed(problem, candidate)
-    layers, proposals = problem.wanted.layers, _default_proposals(problem) * longer
+    layers, proposals = problem.wanted.layers, _default_proposals(problem, parts, longer)
     if budget.limit.work is not None:
         proposals = max(1, budget.limit.work // (parts * layers))
     begin_s, for_s, threads = budget.seconds, min(seconds, budget.seconds_left), thread_count()
@@ -188,7 +192,7 @@ def search(
     for slots_GP, used in in_order((partial(one_layer, layer) for layer in range(layers)), threads):
         slots.append(slots_GP)
         budget.spend(used)
-        part = budget.used / (budget.limit.work or _default_work(problem))
+        part = budget.used / (budget.limit.work or proposals * layers * parts)
         budget.tell(f"annealing, balance weight {candidate.balance_weight:g}", SEARCHING * part)
     return np.stack(slots)
 
@@ -220,15 +224,10 @@ def _searched(one: LayerSearch, proposals: int, budget: Budget, stop_s: float) -
     return one.slots_GP(), used
 
 
-def _default_work(problem: PlacementProblem) -> int:
-    """Proposals of all candidates together, without limits."""
-    return _default_proposals(problem) * problem.wanted.layers * len(_candidates(problem, full=False))
-
-
-def _default_proposals(problem: PlacementProblem) -> int:
-    """Proposals of a layer and candidate, without limits."""
-    searches = problem.wanted.layers * len(_candidates(problem, full=False))
-    return max(1, min(PROPOSALS_PER_SLOT * int(problem.slots_G.sum()), MOST_PROPOSALS // searches))
+def _default_proposals(problem: PlacementProblem, parts: int, longer: int) -> int:
+    """Proposals of a layer in one of so many searches, without limits; half of `longer` where there are many slots."""
+    enough = PROPOSALS_PER_SLOT * int(problem.slots_G.sum()) * longer
+    return max(1, min(enough, MOST_PROPOSALS * max(1, longer // 2) // (problem.wanted.layers * parts)))
 
 
 def _candidates(problem: PlacementProblem, *, full: bool, even: bool = False) -> list[Candidate]:
