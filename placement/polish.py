@@ -85,7 +85,7 @@ def _descent(
 
 
 def neighbours(slots_GP: Int32, slots_G: Int32, experts: int, *, full: bool) -> list[Int32]:
-    """All legal placements of a layer in which one slot has another expert or none, or two slots or ranks are exchanged.
+    """All legal placements of a layer in which a slot has another expert or none, or two slots or ranks are exchanged.
 
     Whole ranks, since which rank holds what matters, too: tokens come from ranks.
     """

@@ -120,7 +120,7 @@ def test_a_plan_that_must_be_even_is_and_costs_no_more_than_the_most_even() -> N
     problem = circles_of_unlike_size()
     objective = Objective(problem)
     loose, even = (
-        LocalSearch(balance_at_least=least).solve(problem, objective, Budget(Limit(work=8000))).slots_LGP
+        LocalSearch(balance_at_least=least).solve(problem, objective, Budget(Limit(work=20_000))).slots_LGP
         for least in (0.0, 0.97)
     )
     assert balance_L(problem, loose).min() < 0.97 <= balance_L(problem, even).min()
