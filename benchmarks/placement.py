@@ -1,27 +1,36 @@
 """Solvers on a real trace: pooled balance and fan-out beside the published ones, then seconds per step, lost or won.
 
-The trace is DeepSeek-V2-Lite's, split as its README says: planned on the first half of each topic, measured on
-the rest.
+The trace is DeepSeek-V2-Lite's, split as its README says: planned on the first half of each topic, measured on the
+rest. Weights of balance are chosen on the first half alone: plans made on its first half are measured on its second,
+and the least weight that reaches a goal there is taken, for the whole first half.
 
-Run: python benchmarks/placement.py [--trace FILE.npz] [--steps]
+Run: python benchmarks/placement.py [--trace FILE.npz] [--steps] [--scale FILE.parquet --nodes N --slots N --model M]
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from moecast.placement import Placement, place
 from moecast.sim import ModelShape, Plan, Workload, load_model, simulate
 from moecast.topology import Cluster, load_cluster
-from moecast.traces import RoutingTrace, balance_pooled, fan_out, import_npz
+from moecast.traces import RoutingTrace, balance_pooled, fan_out, import_npz, read_trace
 
 SHARED = Path(os.environ.get("MOECAST_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 PUBLISHED = {"contiguous": "0.795 / 4.552", "eplb": "0.967 / 4.616"}
 SOLVERS = ("contiguous", "round-robin", "eplb", "balance", "local-search")
+WEIGHTS = (0.1, 0.14, 0.2, 0.28, 0.4, 0.56, 0.8)
+CHOOSING_WORK = 800_000
+GOALS = {
+    "": ((0.905, ".905 / 3.425"), (0.95, ".95 / 3.53")),
+    "topic": ((0.85, "worst .85 at 3.95"), (0.875, "worst .875 at 4.05")),
+}
 
 
 def ranks_LE(plan: Plan) -> np.ndarray:
@@ -32,19 +41,85 @@ def ranks_LE(plan: Plan) -> np.ndarray:
     return table
 
 
+def measured(tokens: RoutingTrace, plan: Plan) -> tuple[float, float, float]:
+    """Pooled balance, fan-out, and the worst topic's pooled balance, all tokens of it taken as one step."""
+    table = ranks_LE(plan)
+    topics = [tokens.select(tokens.topic_T == topic) for topic in np.unique(tokens.topic_T[tokens.topic_T >= 0])]
+    worst = min(balance_pooled(topic, table, n_ranks=plan.ep) for topic in topics)
+    return balance_pooled(tokens, table, n_ranks=plan.ep), fan_out(tokens, table), worst
+
+
 def pooled(planning: RoutingTrace, measuring: RoutingTrace, model: ModelShape) -> None:
     """Eight ranks, eight slots: balance and fan-out of all measured tokens taken as one step."""
-    cluster = load_cluster("dgx-h200", nodes=1)
-    workload = Workload(phase="prefill", tokens_per_rank=2000, steps=1)
-    print("| solver | balance_pooled / fan-out | published | solver's seconds |\n|---|---|---|---:|")
-    runs: list[tuple[str, float | None]] = [(solver, None) for solver in SOLVERS]
-    place(cluster, model, planning, workload, solver="local-search", balance_weight=1.0, work_limit=1000)  # compiles
-    for solver, weight in [*runs, ("local-search", 0.08), ("local-search", 0.25)]:
-        found = place(cluster, model, planning, workload, solver=solver, balance_weight=weight, time_limit_s=10.0)
-        table = ranks_LE(found.plan)
-        numbers = f"{balance_pooled(measuring, table, n_ranks=8):.3f} / {fan_out(measuring, table):.3f}"
-        name = solver if weight is None else f"{solver}, balance weight {weight}"
-        print(f"| {name} | {numbers} | {PUBLISHED.get(name, '')} | {found.seconds:.2f} |")
+    print(
+        "| solver | balance / fan-out | worst topic's balance | published | CPU s | goal |\n|---|---|---|---|---:|---|"
+    )
+    _pooled_plan(planning, model, solver="local-search", balance_weight=1.0, work_limit=1000)  # compiles
+    for solver in SOLVERS:
+        _pooled_row(planning, measuring, model, solver, PUBLISHED.get(solver, ""), "", solver=solver, time_limit_s=10.0)
+    for robust, goals in GOALS.items():
+        for goal, said in goals:
+            weight = chosen_weight(planning, model, robust or None, goal)
+            name = f"local-search, W {weight}" + (f", robust {robust}" if robust else "")
+            _pooled_row(planning, measuring, model, name, "", said, balance_weight=weight, robust=robust or None)
+
+
+def chosen_weight(planning: RoutingTrace, model: ModelShape, robust: str | None, goal: float) -> float:
+    """The least weight whose plan, made on the first half of the planning tokens, reaches the goal on their second."""
+    fit, check = planning.split(0.5)
+    for weight in WEIGHTS:
+        plan = _pooled_plan(
+            fit, model, balance_weight=weight, robust=robust, work_limit=CHOOSING_WORK, tokens=1000
+        ).plan
+        balance, _, worst = measured(check, plan)
+        if (worst if robust else balance) >= goal:
+            return weight
+    return WEIGHTS[-1]
+
+
+def _pooled_plan(planning: RoutingTrace, model: ModelShape, *, tokens: int = 2000, **asked: Any) -> Placement:
+    workload = Workload(phase="prefill", tokens_per_rank=tokens, steps=1)
+    return place(load_cluster("dgx-h200", nodes=1), model, planning, workload, **asked)
+
+
+def _pooled_row(
+    planning: RoutingTrace,
+    measuring: RoutingTrace,
+    model: ModelShape,
+    name: str,
+    published: str,
+    goal: str,
+    **asked: Any,
+) -> None:
+    begin_s = time.process_time()
+    plan = _pooled_plan(planning, model, **asked).plan
+    seconds = time.process_time() - begin_s
+    balance, copies, worst = measured(measuring, plan)
+    print(f"| {name} | {balance:.3f} / {copies:.3f} | {worst:.3f} | {published} | {seconds:.1f} | {goal} |", flush=True)
+
+
+def scale(file: Path, model: ModelShape, nodes: int, slots: int) -> None:
+    """Large problems: planned on the first half, timed by ``fluid`` on a step of the rest; EPLB where slots divide."""
+    planning, measuring = read_trace(file).split(0.5)
+    cluster = load_cluster("dgx-h200", nodes=nodes)
+    workload = Workload(phase="prefill", tokens_per_rank=512, steps=2, reuse=True)
+    print("| solver | CPU s | clock s | balance | pooled | fan-out | domains | step, ms |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|")
+    for solver, least in (("eplb", None), ("balance", None), ("local-search", None), ("local-search", 0.99)):
+        if solver == "eplb" and slots % cluster.n_gpus:
+            continue
+        begin_s, clock_s = time.process_time(), time.monotonic()
+        found = place(cluster, model, planning, workload, solver=solver, slots=slots, balance_at_least=least)
+        seconds, clock_s = time.process_time() - begin_s, time.monotonic() - clock_s
+        seen = simulate(
+            cluster, model, found.plan, measuring, workload, network="fluid", max_fluid_steps=1, gains=False
+        )
+        name = solver if least is None else f"{solver}, balance at least {least}"
+        print(
+            f"| {name} | {seconds:.1f} | {clock_s:.1f} | {seen.balance:.3f} | {seen.balance_pooled:.3f} "
+            f"| {seen.fan_out:.3f} | {seen.fan_out_domains:.3f} | {1e3 * seen.step_time_s:.2f} |",
+            flush=True,
+        )
 
 
 KINDS = ("mixed", "one topic")
@@ -52,38 +127,33 @@ KINDS = ("mixed", "one topic")
 
 def per_step(planning: RoutingTrace, measuring: RoutingTrace, model: ModelShape) -> None:
     """32 GPUs, 3 slots a rank, rung fluid: plans made for one kind of step, measured on it and on the other."""
-    cluster = load_cluster("dgx-h200", nodes=4, fabric="leaf-spine:2")
-    print("| phase | planned for | measured on | solver | balance | pooled | fan-out | domains | step, ms | gain |")
-    print("|---|---|---|---|---:|---:|---:|---:|---:|---:|")
-    for phase, tokens in (("prefill", 256), ("decode", 24)):
-        workloads = {
-            kind: Workload(
-                phase=phase, tokens_per_rank=tokens, steps=4, one_topic_per_step=kind == "one topic", reuse=True,
-                from_phase="prefill",
-            )
-            for kind in KINDS
-        }  # fmt: skip
-        for planned, measured in (("mixed", "mixed"), ("one topic", "one topic"), ("mixed", "one topic")):
-            base = 0.0
-            for solver in SOLVERS:
-                plan = _placed(cluster, model, planning, workloads[planned], solver).plan
-                seen = simulate(
-                    cluster,
-                    model,
-                    plan,
-                    measuring,
-                    workloads[measured],
-                    network="fluid",
-                    max_fluid_steps=4,
-                    gains=False,
+    print("| fabric | phase | planned for | measured on | solver | balance | fan-out | domains | step, ms | gain |")
+    print("|---|---|---|---|---|---:|---:|---:|---:|---:|")
+    for fabric in (2, 4):
+        cluster = load_cluster("dgx-h200", nodes=4, fabric=f"leaf-spine:{fabric}")
+        for phase, tokens in (("prefill", 256), ("decode", 24)):
+            workloads = {
+                kind: Workload(
+                    phase=phase, tokens_per_rank=tokens, steps=4, one_topic_per_step=kind == "one topic", reuse=True,
+                    from_phase="prefill",
                 )
-                base = base or seen.step_time_s
-                print(
-                    f"| {phase} | {planned} | {measured} | {solver} | {seen.balance:.3f} "
-                    f"| {seen.balance_pooled:.3f} | {seen.fan_out:.3f} | {seen.fan_out_domains:.3f} "
-                    f"| {1e3 * seen.step_time_s:.3f} | {base / seen.step_time_s:.3f}× |",
-                    flush=True,
-                )
+                for kind in KINDS
+            }  # fmt: skip
+            for planned, seen_on in (("mixed", "mixed"), ("one topic", "one topic"), ("mixed", "one topic")):
+                base = 0.0
+                for solver in SOLVERS:
+                    plan = _placed(cluster, model, planning, workloads[planned], solver).plan
+                    seen = simulate(
+                        cluster, model, plan, measuring, workloads[seen_on], network="fluid", max_fluid_steps=4,
+                        gains=False,
+                    )  # fmt: skip
+                    base = base or seen.step_time_s
+                    print(
+                        f"| {fabric}:1 | {phase} | {planned} | {seen_on} | {solver} | {seen.balance:.3f} "
+                        f"| {seen.fan_out:.3f} | {seen.fan_out_domains:.3f} "
+                        f"| {1e3 * seen.step_time_s:.3f} | {base / seen.step_time_s:.3f}× |",
+                        flush=True,
+                    )
 
 
 def _placed(cluster: Cluster, model: ModelShape, planning: RoutingTrace, workload: Workload, solver: str) -> Placement:
@@ -95,7 +165,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trace", type=Path, default=SHARED / "traces" / "deepseek-v2-lite.npz")
     parser.add_argument("--steps", action="store_true", help="also the table per step (several minutes)")
+    parser.add_argument("--scale", type=Path, help="a trace that `moecast trace synth` made: only the table of scale")
+    parser.add_argument("--nodes", type=int, default=8)
+    parser.add_argument("--slots", type=int, default=288)
+    parser.add_argument("--model", default="deepseek-v3")
     arguments = parser.parse_args()
+    if arguments.scale is not None:
+        scale(arguments.scale, load_model(arguments.model), arguments.nodes, arguments.slots)
+        return
     if not arguments.trace.exists():
         print(f"skipped: {arguments.trace} is absent (set MOECAST_SHARED)")
         return

@@ -1,159 +1,44 @@
-"""Simulated annealing of one layer: swaps of items between ranks, judged by the seconds of the slowest rank.
+"""Simulated annealing of one layer: items change places, or become replicas of other experts.
 
-The cost of a window is that of its slowest rank, plus a share of the mean (see `moecast.placement.cost`). Windows
-belong to *scenarios*, of which there is one unless the search is robust: the layer's cost is that of the worst
-scenario's slowest ranks, plus the shares of all. Every proposal is judged exactly, from counts; only accepted ones
-touch the tokens.
+Every proposal is judged exactly, by what `moecast.placement.priced_layer` says that the layer costs after it: a swap
+from counts, so that only accepted ones touch the tokens.
 
-Axes: V item, G rank, P slot of a rank, N domain, W window, C scenario, E expert, R place in an order (the first three).
+Axes: V item, G rank, P slot of a rank, N domain, W window, E expert.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from moecast.compiled import njit
 from moecast.placement import swaps
-from moecast.placement.standing import State, follow_swap, rank_slowest, settle_scenarios, slowest_but
-
-Float = npt.NDArray[np.float64]
+from moecast.placement.priced_layer import keep_best, settle_domain, settle_rank, settle_total
+from moecast.placement.replica_moves import conversion_gain, convert, convertible
+from moecast.placement.standing import follow_swap, rank_slowest, slowest_but
 
 LEAST_GAIN = 1e-9  # of a layer's cost, or of the mean load: smaller gains are rounding
 FEW_RANKS = 16  # with more, too few random swaps concern a slowest rank; with so few, aiming at them costs fan-out
 AIMED = np.uint64(4)  # one proposal in so many takes its first item from a slowest rank
+CONVERTED = np.uint64(64)  # one proposal in so many gives a slot to another expert, where there are slots to spare
+TRIES = 8  # at an item that may be given away
 SAME_TEMPERATURE = 64  # proposals; powers cost as much as a proposal of few windows
 
 
-class Prices(NamedTuple):
-    """What a window's ranks pay.
-
-    Parameters
-    ----------
-    load_VW
-        Seconds that an item's choices cost the rank it stands on.
-    copy_W, domain_copy_W
-        Seconds that a counted copy to a rank costs it, and that one to a domain costs each of the domain's ranks.
-    mean_W, domain_mean_W
-        Seconds that such a copy costs everybody: the sender's side, spread over all ranks.
-    """
-
-    load_VW: Float
-    copy_W: Float
-    domain_copy_W: Float
-    mean_W: Float
-    domain_mean_W: Float
-
-
-class Layer(NamedTuple):
-    """One layer to be searched: its tokens, what they cost, and where its items stand.
-
-    Parameters
-    ----------
-    tokens, domain_tokens
-        Those whose copies to ranks and to domains cost something.
-    prices
-        What windows' ranks pay.
-    ranks, domains
-        Counts of the tokens, with ranks and with domains as buckets.
-    state
-        Where the items stand.
-    """
-
-    tokens: swaps.Tokens
-    domain_tokens: swaps.Tokens
-    prices: Prices
-    ranks: swaps.Counts
-    domains: swaps.Counts
-    state: State
-
-    @classmethod
-    def of(cls, tokens: swaps.Tokens, domain_tokens: swaps.Tokens, prices: Prices, state: State) -> Layer:
-        """Count the tokens as the items stand."""
-        windows, n_ranks = state.own_WG.shape
-        ranks = swaps.count(tokens, state.rank_V, n_ranks, windows)
-        domains = swaps.count(domain_tokens, state.domain_V, state.entry_WN.shape[1], windows)
-        layer = cls(tokens, domain_tokens, prices, ranks, domains, state)
-        settle(layer)
-        keep_best(state)
-        return layer
-
-
 @njit(cache=True, nogil=True)
-def settle(layer: Any) -> None:
-    """Work out what all ranks pay from the counts, afresh."""
-    n_windows, n_ranks = layer.state.own_WG.shape
-    for w in range(n_windows):
-        for g in range(n_ranks):
-            settle_rank(layer, w, g)
-        for n in range(layer.state.entry_WN.shape[1]):
-            settle_domain(layer, w, n)
-        rank_slowest(layer.state, w)
-    settle_total(layer)
-
-
-@njit(cache=True, nogil=True)
-def settle_rank(layer: Any, w: int, g: int) -> None:
-    """Work out what a rank pays for its own items and copies."""
-    state, prices = layer.state, layer.prices
-    # Afresh, not by differences: roundings would add up over millions of swaps.
-    seconds = prices.copy_W[w] * layer.ranks.copies_WB[w, g]
-    for p in range(state.slots_G[g]):
-        seconds += prices.load_VW[state.item_GP[g, p], w]
-    state.own_WG[w, g] = seconds
-
-
-@njit(cache=True, nogil=True)
-def settle_domain(layer: Any, w: int, n: int) -> None:
-    """Work out what each rank of a domain pays for the copies that enter it, and who pays most there."""
-    state = layer.state
-    state.entry_WN[w, n] = layer.prices.domain_copy_W[w] * layer.domains.copies_WB[w, n]
-    for r in range(3):
-        state.top_WNR[w, n, r] = -1
-    for x in range(state.first_N1[n], state.first_N1[n + 1]):
-        g = state.member_X[x]
-        for r in range(3):
-            other = state.top_WNR[w, n, r]
-            if other < 0:
-                state.top_WNR[w, n, r] = g
-                break
-            if state.own_WG[w, g] > state.own_WG[w, other]:
-                state.top_WNR[w, n, r], g = g, other
-
-
-@njit(cache=True, nogil=True)
-def settle_total(layer: Any) -> None:
-    """Add up the scenarios, and what all ranks share."""
-    prices, ranks, domains = layer.prices, layer.ranks, layer.domains
-    shared = 0.0
-    for w in range(len(prices.mean_W)):
-        for g in range(ranks.copies_WB.shape[1]):
-            shared += prices.mean_W[w] * ranks.copies_WB[w, g]
-        for n in range(domains.copies_WB.shape[1]):
-            shared += prices.domain_mean_W[w] * domains.copies_WB[w, n]
-    layer.state.total[0] = shared + settle_scenarios(layer.state)
-
-
-@njit(cache=True, nogil=True)
-def keep_best(state: Any) -> None:
-    """Keep the state if it is the best one so far: annealing ends in some state, seldom in the best."""
-    if state.total[0] < state.total[1]:
-        state.total[1] = state.total[0]
-        state.best_rank_V[:] = state.rank_V
-        state.best_expert_V[:] = state.expert_V
-
-
-@njit(cache=True, nogil=True)
-def allowed(state: Any, a: int, b: int) -> bool:
+def allowed(layer: Any, a: int, b: int) -> bool:
     """Whether two items may change places: different ranks, no expert twice on a rank, pinned items stay at home."""
+    state = layer.state
     rank_a, rank_b = state.rank_V[a], state.rank_V[b]
     if rank_a == rank_b or state.expert_V[a] == state.expert_V[b]:  # two holes, too, would change nothing
         return False
-    if state.domain_V[a] != state.domain_V[b] and (state.pinned_V[a] or state.pinned_V[b]):
-        return False
     expert_a, expert_b = state.expert_V[a], state.expert_V[b]
+    if state.pinned[0] and layer.holders.place_G[rank_a] != layer.holders.place_G[rank_b]:
+        if expert_a >= 0 and layer.holders.replicas_E[expert_a] > 1:
+            return False
+        if expert_b >= 0 and layer.holders.replicas_E[expert_b] > 1:
+            return False
     if expert_a >= 0 and state.holds_EG[expert_a, rank_b]:
         return False
     return not (expert_b >= 0 and state.holds_EG[expert_b, rank_a])
@@ -204,9 +89,9 @@ def apply(layer: Any, a: int, b: int) -> None:
     rank_a, rank_b = state.rank_V[a], state.rank_V[b]
     domain_a, domain_b = state.domain_V[a], state.domain_V[b]
     follow_swap(state, a, b)
-    swaps.swap(layer.tokens, layer.ranks, state.rank_V, a, b)
+    swaps.swap(layer.tokens, layer.ranks, state.rank_V, state.expert_V, a, b)
     if domain_a != domain_b:
-        swaps.swap(layer.domain_tokens, layer.domains, state.domain_V, a, b)
+        swaps.swap(layer.domain_tokens, layer.domains, state.domain_V, state.expert_V, a, b)
     for w in range(len(state.slowest_W)):
         settle_rank(layer, w, rank_a)
         settle_rank(layer, w, rank_b)
@@ -227,13 +112,37 @@ def anneal(layer: Any, proposals: int, hot: float, cold: float) -> None:
         if i % SAME_TEMPERATURE == 0 and hot > 0:
             # Down by equal factors: as many proposals for changes of each size.
             temperature = hot * (cold / hot) ** (i / proposals)
-        a, b = first_item(state), np.int64(random_bits(state) % items)
-        if not allowed(state, a, b):
+        if state.spare[0] > 0 and random_bits(state) % CONVERTED == 0:
+            propose_conversion(layer, temperature)
             continue
-        change = gain(layer, a, b)
-        if change < 0 or (temperature > 0 and chance(state) < np.exp(-change / temperature)):
+        a, b = first_item(state), np.int64(random_bits(state) % items)
+        if allowed(layer, a, b) and accepted(state, gain(layer, a, b), temperature):
             apply(layer, a, b)
     keep_best(state)
+
+
+@njit(cache=True, nogil=True)
+def propose_conversion(layer: Any, temperature: float) -> None:
+    """Give the slot of some replica that is not the last of its expert, or of a hole, to some other expert."""
+    state = layer.state
+    items, experts = np.uint64(len(state.rank_V)), np.uint64(len(state.holds_EG))
+    v = np.int64(0)
+    for _ in range(TRIES):
+        v = np.int64(random_bits(state) % items)
+        if state.expert_V[v] < 0 or layer.holders.replicas_E[state.expert_V[v]] > 1:
+            break
+    bits = random_bits(state)
+    expert = np.int64(random_bits(state) % (experts + np.uint64(1))) - 1  # or to nobody
+    if bits % np.uint64(2) == 0:  # what burdens a slowest rank is what another replica would help
+        expert = np.int64(state.expert_V[item_of_slowest(state)])
+    if convertible(layer, v, expert) and accepted(state, conversion_gain(layer, v, expert), temperature):
+        convert(layer, v, expert)
+
+
+@njit(cache=True, nogil=True)
+def accepted(state: Any, change: float, temperature: float) -> bool:
+    """Whether a change of the cost is taken: every gain, and a loss by chance while it is hot."""
+    return change < 0 or (temperature > 0 and chance(state) < np.exp(-change / temperature))
 
 
 @njit(cache=True, nogil=True)
@@ -242,7 +151,14 @@ def first_item(state: Any) -> np.int64:
     bits = random_bits(state)
     if len(state.slots_G) <= FEW_RANKS or bits % AIMED:
         return np.int64(random_bits(state) % np.uint64(len(state.rank_V)))
-    w = np.int64((bits >> np.uint64(8)) % np.uint64(len(state.slowest_W)))
+    return item_of_slowest(state)
+
+
+@njit(cache=True, nogil=True)
+def item_of_slowest(state: Any) -> np.int64:
+    """Any item of the slowest rank of any window."""
+    bits = random_bits(state)
+    w = np.int64(bits % np.uint64(len(state.slowest_W)))
     slowest = state.top_WNR[w, state.order_WR[w, 0], 0]
     slots = np.uint64(state.slots_G[slowest])
     if slots == 0:
@@ -262,7 +178,7 @@ def descend(layer: Any, proposals: int, least: float) -> int:
             for b in range(a):
                 used += 1
                 since += 1
-                if allowed(layer.state, a, b) and gain(layer, a, b) < -least:
+                if allowed(layer, a, b) and gain(layer, a, b) < -least:
                     apply(layer, a, b)
                     since = 0
                 if since >= pairs or used >= proposals:
@@ -275,16 +191,20 @@ def descend(layer: Any, proposals: int, least: float) -> int:
 
 @njit(cache=True, nogil=True)
 def typical_change(layer: Any, samples: int) -> float:
-    """Mean absolute change of the cost over random swaps: the scale of temperatures."""
+    """Median absolute change of the cost over random swaps: the scale of temperatures.
+
+    The median and not the mean: with many ranks most swaps move a little of what all share, and the few that move the
+    slowest rank would make it so hot that those are taken at random.
+    """
     state = layer.state
     items = np.uint64(len(state.rank_V))
-    total, n = 0.0, 0
+    found, n = np.zeros(samples), 0
     for _ in range(samples):
         a, b = np.int64(random_bits(state) % items), np.int64(random_bits(state) % items)
-        if allowed(state, a, b):
-            total += abs(gain(layer, a, b))
+        if allowed(layer, a, b):
+            found[n] = abs(gain(layer, a, b))
             n += 1
-    return total / max(n, 1)
+    return float(np.median(found[:n])) if n > 0 else 0.0
 
 
 @njit(cache=True, nogil=True)

@@ -9,7 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.placement import anneal, swaps
-from moecast.placement.replicas import HOLE, Items, longest_first, replica_counts
+from moecast.placement.holders import Holders
+from moecast.placement.priced_layer import Layer, Prices
+from moecast.placement.replicas import longest_first, replica_counts, slots_of
 from moecast.placement.standing import State
 
 Int32 = npt.NDArray[np.int32]
@@ -30,21 +32,12 @@ def balance_layer(load_E: npt.NDArray[np.int64], slots_G: Int32, domain_G: Int32
     items = longest_first(load_E, replicas_E, slots_G, domain_G)
     mean = float(load_E.sum()) / ranks
     if mean == 0:
-        return items.slots_GP(items.rank_V, ranks=ranks, slots=most_slots)
-    state, prices = _state(items, load_E, domain_G)
-    nobody = swaps.Tokens.of(np.zeros((0, 1), np.int16), np.zeros(0, np.int32), len(items.rank_V))
-    layer = anneal.Layer.of(nobody, nobody, prices, state)
+        return slots_of(items.rank_V, items.expert_V, ranks=ranks, slots=most_slots)
+    experts, nothing = len(load_E), np.zeros(1)
+    holders = Holders.of(items.expert_V, np.zeros(ranks, np.int32), load_E.reshape(experts, 1, 1) * 1.0, nothing)
+    prices = Prices(np.zeros((len(items.rank_V), 1)), nothing, nothing, nothing, nothing)
+    state = State.of(items.rank_V, items.expert_V, domain_G=domain_G, experts=experts, scenario_W=np.zeros(1, np.int32))
+    nobody = swaps.Tokens.of(np.zeros((0, 1), np.int16), np.zeros(0, np.int32), experts)
+    layer = Layer.of(nobody, nobody, prices, state, holders)
     anneal.descend(layer, proposals, anneal.LEAST_GAIN * mean)
-    return items.slots_GP(state.best_rank_V, ranks=ranks, slots=most_slots)
-
-
-def _state(items: Items, load_E: npt.NDArray[np.int64], domain_G: Int32) -> tuple[State, anneal.Prices]:
-    """Where the items stand, and what each weighs; copies cost nothing."""
-    held_V, replicas_E = items.expert_V != HOLE, np.diff(items.first_E1)
-    load_V1 = np.zeros((len(items.rank_V), 1))
-    load_V1[held_V, 0] = (load_E / np.maximum(replicas_E, 1))[items.expert_V[held_V]]
-    nothing = np.zeros(1)
-    state = State.of(
-        items.rank_V, items.expert_V, domain_G=domain_G, experts=len(load_E), scenario_W=np.zeros(1, np.int32)
-    )
-    return state, anneal.Prices(load_V1, nothing, nothing, nothing, nothing)
+    return slots_of(state.best_rank_V, state.best_expert_V, ranks=ranks, slots=most_slots)

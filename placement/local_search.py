@@ -11,7 +11,6 @@ Axes: L MoE layer, G rank, P slot of a rank.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -24,7 +23,9 @@ from moecast.placement.balance import Balance
 from moecast.placement.contiguous import Contiguous
 from moecast.placement.cost import LayerCost
 from moecast.placement.eplb import Eplb
-from moecast.placement.layer_search import HOT, LayerSearch
+from moecast.placement.finalists import FINALISTS, SEARCHING, even_enough, fastest, layer_by_layer
+from moecast.placement.layer_search import LayerSearch
+from moecast.placement.polish import KEPT, is_small, polished
 from moecast.placement.solver import Solved, Solver
 from moecast.sim.slots import EMPTY
 from moecast.threads import in_order, thread_count
@@ -39,15 +40,13 @@ if TYPE_CHECKING:
 Int32 = npt.NDArray[np.int32]
 
 BALANCE_WEIGHTS = (1.0, 4.0)
-PROPOSALS_PER_SLOT = 250  # and layer and candidate, without a work limit
+EVEN_WEIGHTS = (1.0, 4.0, 16.0, 64.0)  # where balance is asked for
+PROPOSALS_PER_SLOT = 500  # and layer and candidate, without a work limit
 ROUNDS = 16  # of a layer, between which the clock is looked at; the last one only descends
-MOST_PROPOSALS = 2_500_000  # of all layers and candidates, without a work limit
-BY_HAND_LONGER = 8  # times that, for the one search of a weight given by hand
+MOST_PROPOSALS = 4_000_000  # of all layers and candidates, without a work limit
+BY_HAND_LONGER = 4  # times that, for the one search of a weight given by hand
 LONGEST = 64  # times the first search, as long as there is time
-DOUBT = 0.04  # plans whose estimates differ by less are timed; the estimate is within 0.03 of fluid
-FINALISTS = 3
 MOST_ITEMS = 2**15 - 1  # the search numbers what is in the slots in 16 bits, with a sign
-ANNEALING = 0.9  # of the progress that is told; the rest is timing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +58,9 @@ class Candidate:
     balance_weight
         What the experts' time counts against the copies'.
     replicas
-        Of all experts together.
+        Of all experts together, at most.
+    full
+        They are as many.
     by_hand
         The weight is wanted for itself: all steps of a topic are one window, and all of the copies' price stands in the
         mean, so that the weight trades pooled balance for fan-out and for nothing else.
@@ -67,6 +68,7 @@ class Candidate:
 
     balance_weight: float
     replicas: int
+    full: bool = False
     by_hand: bool = False
 
 
@@ -80,20 +82,31 @@ class LocalSearch:
         What the experts' time counts against the copies', 1 being seconds against seconds. None: several are tried and
         the step time decides, also against the simpler solvers; the plan of a given weight is taken as it is.
 
+    balance_at_least
+        Balance that each layer must have, all tokens that the plan is made on taken as one step, 1 being even; the
+        fastest such plan wins, and where a layer reaches it nowhere the most even. None: seconds decide alone.
     full
         Use every slot, as serving engines do; otherwise slots stay empty where replicas cost more than they give.
 
     Raises
     ------
     MoecastError
-        A weight that is negative or not finite.
+        A weight that is negative or not finite, a balance that is not from 0 to 1, or both at once.
     """
 
     name: str = "local-search"
     balance_weight: float | None = None
+    balance_at_least: float | None = None
     full: bool = False
 
     def __post_init__(self) -> None:
+        least = self.balance_at_least
+        if least is not None and not 0 <= least <= 1:
+            raise MoecastError("must be from 0 to 1", field="balance_at_least", value=least)
+        if least is not None and self.balance_weight is not None:
+            raise MoecastError(
+                "finds its own weight: say one of them", field="balance_weight", value=self.balance_weight
+            )
         weight = self.balance_weight
         if weight is not None and not 0 <= weight < float("inf"):
             raise MoecastError("must be finite and not negative", field="balance_weight", value=weight)
@@ -106,7 +119,8 @@ class LocalSearch:
     def solve(self, problem: PlacementProblem, objective: Objective, budget: Budget, *, seed: int = 0) -> Solved:
         """Search for the fastest placement."""
         if self.balance_weight is not None:
-            only = Candidate(balance_weight=self.balance_weight, replicas=int(problem.slots_G.sum()), by_hand=True)
+            slots = int(problem.slots_G.sum())
+            only = Candidate(balance_weight=self.balance_weight, replicas=slots, full=self.full, by_hand=True)
             return Solved(slots_LGP=search(problem, only, budget, seed=seed, longer=BY_HAND_LONGER))
         simple = [
             estimate
@@ -114,9 +128,20 @@ class LocalSearch:
             if not problem.plan(estimate.slots_LGP).wasted_slots()
             and not (self.full and problem.spare_slots and (estimate.slots_LGP == EMPTY).any())
         ]
+        found = self._searched(problem, objective, budget, seed)
+        if self.balance_at_least is not None:
+            return Solved(slots_LGP=even_enough([*simple, *found], problem, self.balance_at_least))
+        mixed = objective.estimate(layer_by_layer([*simple, *found]))
+        if not is_small(problem):
+            return Solved(slots_LGP=fastest([mixed, *found], simple, objective, budget))
+        found += polished(problem, objective, [mixed, *found], budget, full=self.full)
+        return Solved(slots_LGP=fastest([mixed, *found], simple, objective, budget, most=KEPT))
+
+    def _searched(self, problem: PlacementProblem, objective: Objective, budget: Budget, seed: int) -> list[Estimate]:
+        """Anneal for every candidate, and again for the best while a time limit leaves time."""
         reserve_s = _reserved_seconds(problem, objective, budget)
         found: list[Estimate] = []
-        candidates = [one for one in _candidates(problem) if not self.full or one.replicas == problem.slots_G.sum()]
+        candidates = _candidates(problem, full=self.full, even=self.balance_at_least is not None)
         for index, candidate in enumerate(candidates):
             if budget.seconds_left < reserve_s and found:
                 break
@@ -124,9 +149,7 @@ class LocalSearch:
             slots_LGP = search(problem, candidate, budget, seed=seed, parts=len(candidates), seconds=share_s)
             found.append(objective.estimate(slots_LGP))
         best = candidates[int(np.argmin([estimate.step_s for estimate in found]))]
-        found += _search_longer(problem, objective, best, budget, seed, reserve_s)
-        mixed = objective.estimate(_layer_by_layer([*simple, *found]))
-        return Solved(slots_LGP=_fastest([mixed, *found], simple, objective, budget))
+        return found + _search_longer(problem, objective, best, budget, seed, reserve_s)
 
 
 def search(
@@ -150,8 +173,8 @@ def search(
     seconds
         On the clock, after which it stops with the best so far.
     """
-    cost, windows, hot = _weighed(problem, candidate)
-    layers, proposals = problem.wanted.layers, _default_proposals(problem) * longer
+    cost, windows = _weighed(problem, candidate)
+    layers, proposals = problem.wanted.layers, _default_proposals(problem, parts, longer)
     if budget.limit.work is not None:
         proposals = max(1, budget.limit.work // (parts * layers))
     begin_s, for_s, threads = budget.seconds, min(seconds, budget.seconds_left), thread_count()
@@ -160,26 +183,27 @@ def search(
         # Layers take turns, so each must be done when its part of the time is over.
         stop_s = begin_s + for_s * min(1.0, (layer // threads + 1) * threads / layers)
         one = LayerSearch(
-            problem, layer, cost=cost, replicas=candidate.replicas, seed=seed + layer, windows=windows, hot=hot
-        )
+            problem, layer, cost=cost, replicas=candidate.replicas, full=candidate.full, seed=seed + layer,
+            windows=windows, proposals=proposals,
+        )  # fmt: skip
         return _searched(one, proposals, budget, stop_s)
 
     slots = []
     for slots_GP, used in in_order((partial(one_layer, layer) for layer in range(layers)), threads):
         slots.append(slots_GP)
         budget.spend(used)
-        part = budget.used / (budget.limit.work or _default_work(problem))
-        budget.tell(f"annealing, balance weight {candidate.balance_weight:g}", ANNEALING * part)
+        part = budget.used / (budget.limit.work or proposals * layers * parts)
+        budget.tell(f"annealing, balance weight {candidate.balance_weight:g}", SEARCHING * part)
     return np.stack(slots)
 
 
-def _weighed(problem: PlacementProblem, candidate: Candidate) -> tuple[LayerCost, Windows, float]:
-    """The prices, the windows and the first temperature of a candidate."""
+def _weighed(problem: PlacementProblem, candidate: Candidate) -> tuple[LayerCost, Windows]:
+    """The prices and the windows of a candidate."""
     cost = LayerCost.of(problem)
     if not candidate.by_hand:
-        return cost.weighted(candidate.balance_weight), problem.windows, HOT
+        return cost.weighted(candidate.balance_weight), problem.windows
     windows = problem.windows if problem.robust else problem.windows.pooled()
-    return cost.weighted(candidate.balance_weight, mean_share=1.0), windows, 2 * HOT
+    return cost.weighted(candidate.balance_weight, mean_share=1.0), windows
 
 
 def _searched(one: LayerSearch, proposals: int, budget: Budget, stop_s: float) -> tuple[Int32, int]:
@@ -200,26 +224,26 @@ def _searched(one: LayerSearch, proposals: int, budget: Budget, stop_s: float) -
     return one.slots_GP(), used
 
 
-def _default_work(problem: PlacementProblem) -> int:
-    """Proposals of all candidates together, without limits."""
-    return _default_proposals(problem) * problem.wanted.layers * len(_candidates(problem))
+def _default_proposals(problem: PlacementProblem, parts: int, longer: int) -> int:
+    """Proposals of a layer in one of so many searches, without limits; half of `longer` where there are many slots."""
+    enough = PROPOSALS_PER_SLOT * int(problem.slots_G.sum()) * longer
+    return max(1, min(enough, MOST_PROPOSALS * max(1, longer // 2) // (problem.wanted.layers * parts)))
 
 
-def _default_proposals(problem: PlacementProblem) -> int:
-    """Proposals of a layer and candidate, without limits."""
-    searches = problem.wanted.layers * len(_candidates(problem))
-    return max(1, min(PROPOSALS_PER_SLOT * int(problem.slots_G.sum()), MOST_PROPOSALS // searches))
+def _candidates(problem: PlacementProblem, *, full: bool, even: bool = False) -> list[Candidate]:
+    """All weights with every slot in use; then half of the spare slots, and none where choices travel by themselves.
 
-
-def _candidates(problem: PlacementProblem) -> list[Candidate]:
-    """All weights with every slot in use; then half of the spare slots, and none where choices travel by themselves."""
+    `even`: heavier weights in their place.
+    """
     experts, slots = problem.wanted.experts, int(problem.slots_G.sum())
     by_choice = LayerCost.of(problem).copy_s == 0  # then weights change nothing
-    weights, spare = (BALANCE_WEIGHTS[:1], (0.5, 0.0)) if by_choice else (BALANCE_WEIGHTS, (0.5,))
+    weights = EVEN_WEIGHTS if even else BALANCE_WEIGHTS
+    weights, spare = (weights[:1], (0.5, 0.0)) if by_choice else (weights, (0.5,))
+    every = [Candidate(balance_weight=weight, replicas=slots, full=full) for weight in weights]
+    if full or even:
+        return every
     fewer = {experts + int(part * problem.spare_slots) for part in spare} - {slots}
-    return [Candidate(balance_weight=weight, replicas=slots) for weight in weights] + [
-        Candidate(balance_weight=weights[-1], replicas=replicas) for replicas in sorted(fewer, reverse=True)
-    ]
+    return every + [Candidate(balance_weight=weights[-1], replicas=number) for number in sorted(fewer, reverse=True)]
 
 
 def _simple_plans(problem: PlacementProblem, objective: Objective, budget: Budget, seed: int) -> list[Estimate]:
@@ -251,36 +275,3 @@ def _search_longer(
         found.append(objective.estimate(slots_LGP))
         longer *= 4
     return found
-
-
-def _layer_by_layer(estimates: Sequence[Estimate]) -> Int32:
-    """For each layer the placement under which it takes least: the estimate is a sum over layers."""
-    best_L = np.argmin([estimate.layer_s_L for estimate in estimates], axis=0)
-    return np.stack([estimates[best].slots_LGP[layer] for layer, best in enumerate(best_L)])
-
-
-def _fastest(found: Sequence[Estimate], simple: Sequence[Estimate], objective: Objective, budget: Budget) -> Int32:
-    """Time those that the estimate cannot tell from the best, best first, while there is time.
-
-    The one that is expected to be fastest over more steps than were timed wins, unless one of `simple` is faster on
-    those that were.
-    """
-    unique = {estimate.slots_LGP.tobytes(): estimate for estimate in (*found, *simple)}
-    order = sorted(unique.values(), key=lambda estimate: estimate.step_s)
-    close = [estimate for estimate in order if estimate.step_s <= (1 + DOUBT) * order[0].step_s][:FINALISTS]
-    if budget.seconds_left <= 0:
-        return close[0].slots_LGP
-    timed: list[Estimate] = []
-    for estimate in close:
-        begin = budget.seconds
-        objective.step_s(estimate.slots_LGP)
-        timed.append(estimate)
-        budget.tell("timing the finalists", ANNEALING + (1 - ANNEALING) * len(timed) / len(close))
-        if budget.seconds_left < budget.seconds - begin:
-            break
-    best = min(timed, key=lambda estimate: objective.expected_s(estimate.slots_LGP))
-    plain = {estimate.slots_LGP.tobytes() for estimate in simple}
-    if objective.problem.robust:
-        return best.slots_LGP
-    faster = [estimate for estimate in timed if estimate is best or estimate.slots_LGP.tobytes() in plain]
-    return min(faster, key=lambda estimate: objective.step_s(estimate.slots_LGP)).slots_LGP

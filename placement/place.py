@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from moecast.placement.finish import check_taken, finished
 from moecast.placement.limit import Budget, Limit, check_seed, stops_on_interrupt
 from moecast.placement.notes import with_note
 from moecast.placement.objective import Objective
+from moecast.placement.placement import Placement
 from moecast.placement.plan_shape import PlanShape
 from moecast.placement.problem import PlacementProblem
 from moecast.placement.replan import Replanning, replan
@@ -28,18 +29,14 @@ from moecast.sim.degrees import Degrees
 from moecast.sim.forward import ForwardPass
 from moecast.sim.made_by import MadeBy
 from moecast.sim.placed_model import PlacedModel
-from moecast.sim.plan import Plan
 from moecast.sim.schedules import beside_in
-from moecast.sim.shown import ShownAsTable
 from moecast.sim.totals import RoutingTotals
-from moecast.units import format_percent, format_s
 
 if TYPE_CHECKING:
-    from moecast.placement.replanned import Replanned
     from moecast.placement.solver import Solver
     from moecast.sim.model import ModelShape
     from moecast.sim.network import Rung
-    from moecast.sim.plan import DispatchMode, ReplicaRule
+    from moecast.sim.plan import DispatchMode, Plan, ReplicaRule
     from moecast.sim.workload import Workload
     from moecast.topology import Cluster
     from moecast.traces import RoutingTrace
@@ -47,86 +44,6 @@ if TYPE_CHECKING:
 Int32 = npt.NDArray[np.int32]
 
 WRITING_S = 0.3  # for the plan and what is printed
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Placement(ShownAsTable):
-    """What `place` found; all numbers are of the planning part of the trace.
-
-    Parameters
-    ----------
-    plan
-        The legal plan.
-    objective_s, bound_s, gap
-        Mean time of the judged planning steps by the rung ``fluid`` (``bound`` where timing steps event by event takes
-        longer than a search should: many layers on 64 ranks, or more ranks); the certificate, which no legal plan with
-        these slots can beat; (objective - certificate) / objective.
-    solver, seconds
-        Who found it, and how long that took on the clock.
-    balance_pooled, fan_out, fan_out_domains
-        Of the planning steps.
-    legal, wasted_slots
-        Checked, not assumed; slots that repeat an expert of their own rank.
-    note
-        What a reader should know of how it was found.
-    advice
-        What to do about it, in words; None where none was asked for.
-    replanned
-        Whether to make new plans over time; None where it was not asked for.
-    """
-
-    plan: Plan
-    objective_s: float
-    bound_s: float | None
-    gap: float | None
-    solver: str
-    seconds: float
-    balance_pooled: float
-    fan_out: float
-    fan_out_domains: float
-    legal: bool
-    wasted_slots: int
-    note: str = ""
-    advice: Advice | None = None
-    replanned: Replanned | None = None
-
-    @property
-    def table_title(self) -> str:
-        """Who found the plan."""
-        return self.solver
-
-    def table_rows(self) -> list[tuple[str, str]]:
-        """What `moecast place` prints."""
-        return [
-            ("objective: step time, on the planning part", format_s(self.objective_s)),
-            *self._certificate_rows(),
-            ("balance pooled", f"{self.balance_pooled:.3f}"),
-            ("fan-out, ranks", f"{self.fan_out:.3f}"),
-            ("fan-out, domains", f"{self.fan_out_domains:.3f}"),
-            ("wasted slots", str(self.wasted_slots)),
-            ("solver's time", format_s(self.seconds)),
-        ]
-
-    def _certificate_rows(self) -> list[tuple[str, str]]:
-        if self.bound_s is None or self.gap is None:
-            return []
-        return [
-            ("certificate: no plan with these slots can beat", format_s(self.bound_s)),
-            ("gap", format_percent(self.gap)),
-        ]
-
-    def table_notes(self) -> list[str]:
-        """How it was found."""
-        words = [word for word in self.advice.words() if word not in self.note] if self.advice else []
-        words += self.replanned.words() if self.replanned and not self.advice else []
-        return [*words, *([f"note: {self.note}"] if self.note else [])]
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything but the plan, as plain JSON values."""
-        words = ("advice", "replanned")
-        plain = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in {"plan", *words}}
-        asked = {name: getattr(self, name) for name in words}
-        return plain | {name: value.to_json() for name, value in asked.items() if value is not None}
 
 
 def place(
@@ -149,6 +66,7 @@ def place(
     replica_rule: ReplicaRule = "round_robin",
     schedule: str = "sequential",
     balance_weight: float | None = None,
+    balance_at_least: float | None = None,
     robust: str | None = None,
     time_limit_s: float | None = None,
     work_limit: int | None = None,
@@ -193,6 +111,9 @@ def place(
         How tasks overlap (`moecast.sim.schedules`). A certificate there is for ``sequential`` only.
     balance_weight
         ``local-search`` only: how much a choice counts against a copy; None: what both cost in seconds.
+    balance_at_least
+        ``local-search`` only: balance that each layer must have on the planning tokens taken as one step, 1 being even;
+        None: seconds decide alone.
     robust
         ``topic``: the plan must do well in steps of any one topic, so that ``local-search`` looks at the worst.
     time_limit_s, work_limit
@@ -211,7 +132,8 @@ def place(
         The question has no answer: slots that cannot hold the experts or overfill the GPU, a solver that does not take
         the problem, a limit of nothing, a trace that is too small.
     """
-    chosen = find_solver(solver, {"balance_weight": balance_weight, "expert_groups": expert_groups})
+    options = {"balance_weight": balance_weight, "balance_at_least": balance_at_least, "expert_groups": expert_groups}
+    chosen = find_solver(solver, options)
     if fill and takes(chosen, "full"):
         chosen = find_solver(chosen, {"full": True})
     check_seed(seed)

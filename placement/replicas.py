@@ -42,23 +42,21 @@ class Items:
     ----------
     expert_V
         The expert of each item, rising; holes (-1) at the end.
-    first_E1
-        Expert e has the items ``first_E1[e]`` to ``first_E1[e + 1]``.
     rank_V
         Where they stand.
     """
 
     expert_V: Int32
-    first_E1: Int
     rank_V: Int32
 
-    def slots_GP(self, rank_V: Int32, *, ranks: int, slots: int) -> Int32:
-        """Lay the items out as a table of slots, the experts of a rank rising."""
-        table_GP = np.full((ranks, slots), HOLE, np.int32)
-        for rank, row in enumerate(table_GP):
-            held = self.expert_V[(rank_V == rank) & (self.expert_V != HOLE)]
-            row[: len(held)] = held
-        return table_GP
+
+def slots_of(rank_V: Int32, expert_V: Int32, *, ranks: int, slots: int) -> Int32:
+    """Lay items out as a table of slots, the experts of a rank rising."""
+    table_GP = np.full((ranks, slots), HOLE, np.int32)
+    for rank, row in enumerate(table_GP):
+        held = np.sort(expert_V[(rank_V == rank) & (expert_V != HOLE)])
+        row[: len(held)] = held
+    return table_GP
 
 
 def longest_first(load_E: npt.ArrayLike, replicas_E: Int, slots_G: Int32, domain_G: Int32) -> Items:
@@ -86,7 +84,6 @@ def longest_first(load_E: npt.ArrayLike, replicas_E: Int, slots_G: Int32, domain
         expert_V=np.concatenate([np.repeat(np.arange(len(held_E)), held_E), np.full(len(holes), HOLE)]).astype(
             np.int32
         ),
-        first_E1=np.concatenate([[0], np.cumsum(held_E)]).astype(np.int64),
         rank_V=np.concatenate([np.array(sorted(ranks), np.int64) for ranks in ranks_E] + [holes]).astype(np.int32),
     )
 

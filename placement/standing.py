@@ -30,8 +30,8 @@ class State(NamedTuple):
         Rank and domain of each item, and its expert (-1 for a hole).
     best_rank_V, best_expert_V
         The same in the best state seen.
-    pinned_V
-        Whether it must stay in its domain.
+    pinned
+        [whether experts with several replicas keep them where they are near and far from the same sources].
     item_GP, slot_V, slots_G
         The items of each rank, which of them an item is, and how many there are.
     holds_EG
@@ -46,6 +46,8 @@ class State(NamedTuple):
         The slowest ranks of each domain by what they pay for their own, and the domains by their slowest; -1: no more.
     slowest_W, scenario_s, change_C
         What the slowest rank pays, the sum of it over each scenario, and room for changes of it.
+    spare
+        [slots that may be given to other experts, replicas at least, replicas at most, replicas now]; a hole is none.
     total
         [current cost, best cost].
     random
@@ -57,7 +59,7 @@ class State(NamedTuple):
     expert_V: Int32
     best_rank_V: Int32
     best_expert_V: Int32
-    pinned_V: npt.NDArray[np.bool_]
+    pinned: npt.NDArray[np.bool_]
     item_GP: Int32
     slot_V: Int32
     slots_G: Int32
@@ -73,6 +75,7 @@ class State(NamedTuple):
     slowest_W: Float
     scenario_s: Float
     change_C: Float
+    spare: npt.NDArray[np.int64]
     total: Float
     random: npt.NDArray[np.uint64]
 
@@ -85,10 +88,15 @@ class State(NamedTuple):
         domain_G: Int32,
         experts: int,
         scenario_W: Int32,
-        pinned_V: npt.NDArray[np.bool_] | None = None,
+        pinned: bool = False,
+        replicas: tuple[int, int] | None = None,
         seed: int = 0,
     ) -> State:
-        """Stand the items on their ranks; what they cost is not settled yet."""
+        """Stand the items on their ranks; what they cost is not settled yet.
+
+        `replicas`: least and most of all experts together, between which slots may go to other experts; None: every
+        item keeps its expert.
+        """
         ranks, windows, domains = len(domain_G), len(scenario_W), int(domain_G.max()) + 1
         slots_G = np.bincount(rank_V, minlength=ranks).astype(np.int32)
         order_V = np.argsort(rank_V, kind="stable")
@@ -106,7 +114,7 @@ class State(NamedTuple):
             expert_V=expert_V.astype(np.int32),
             best_rank_V=rank_V.astype(np.int32),
             best_expert_V=expert_V.astype(np.int32),
-            pinned_V=np.zeros(len(rank_V), bool) if pinned_V is None else pinned_V,
+            pinned=np.array([pinned]),
             item_GP=item_GP,
             slot_V=slot_V,
             slots_G=slots_G,
@@ -122,9 +130,17 @@ class State(NamedTuple):
             slowest_W=np.zeros(windows),
             scenario_s=np.zeros(scenarios),
             change_C=np.zeros(scenarios),
+            spare=_spare(expert_V, experts, replicas),
             total=np.array([np.inf, np.inf]),
             random=np.array([seed], np.uint64),
         )
+
+
+def _spare(expert_V: Int32, experts: int, replicas: tuple[int, int] | None) -> npt.NDArray[np.int64]:
+    now = int((expert_V >= 0).sum())
+    least, most = (now, now) if replicas is None else replicas
+    free = 0 if replicas is None else max(0, len(expert_V) - experts)
+    return np.array([free, least, most, now], np.int64)
 
 
 @njit(cache=True, nogil=True)

@@ -29,24 +29,50 @@ class Tokens(NamedTuple):
         int16; the item that serves each choice, -1 for none. A token has an item at most once.
     window_T
         int32; the window each token is in.
-    offsets_V1, token_X
-        CSR: the tokens that have each item.
+    place_T
+        int32; where it comes from, as replica rules see it (`moecast.placement.holders.Holders.place_G`).
+    first_E1, token_X, k_X, turn_X
+        CSR: the choices of each expert; each choice's token, its number among the token's, and whose turn it is among
+        the expert's replicas.
     """
 
     item_TK: npt.NDArray[np.int16]
     window_T: Int32
-    offsets_V1: Int
+    place_T: Int32
+    first_E1: Int
     token_X: Int32
+    k_X: Int32
+    turn_X: Int32
 
     @classmethod
-    def of(cls, item_TK: npt.NDArray[np.int16], window_T: Int32, items: int) -> Tokens:
-        """Index the tokens by item."""
-        flat = item_TK.ravel()
+    def of(
+        cls,
+        expert_TK: npt.NDArray[np.int16],
+        window_T: Int32,
+        experts: int,
+        *,
+        place_T: Int32 | None = None,
+        turn_TK: Int32 | None = None,
+    ) -> Tokens:
+        """Index the choices by expert (-1: none), each served by the item of the expert's number until told otherwise.
+
+        `place_T`, `turn_TK`: None where no expert has two replicas.
+        """
+        flat, choices = expert_TK.ravel(), max(expert_TK.shape[1], 1)
         at = np.flatnonzero(flat >= 0)
-        order = np.argsort(flat[at], kind="stable")
-        offsets_V1 = np.concatenate([[0], np.cumsum(np.bincount(flat[at], minlength=items))]).astype(np.int64)
-        token_X = (at[order] // max(item_TK.shape[1], 1)).astype(np.int32)
-        return cls(np.ascontiguousarray(item_TK), np.ascontiguousarray(window_T, np.int32), offsets_V1, token_X)
+        at_X = at[np.argsort(flat[at], kind="stable")]
+        first_E1 = np.concatenate([[0], np.cumsum(np.bincount(flat[at], minlength=experts))]).astype(np.int64)
+        place_T = np.zeros(len(expert_TK), np.int32) if place_T is None else place_T
+        turn_X = np.zeros(len(at), np.int32) if turn_TK is None else turn_TK.ravel()[at_X]
+        return cls(
+            np.array(expert_TK, np.int16, order="C"),
+            np.ascontiguousarray(window_T, np.int32),
+            np.ascontiguousarray(place_T, np.int32),
+            first_E1,
+            (at_X // choices).astype(np.int32),
+            (at_X % choices).astype(np.int32),
+            np.ascontiguousarray(turn_X, np.int32),
+        )
 
 
 class Counts(NamedTuple):
@@ -111,40 +137,82 @@ def added_copies(counts: Any, a: int, b: int, bucket_a: int, w: int) -> int:
 
 
 @njit(cache=True, nogil=True)
-def swap(tokens: Any, counts: Any, bucket_V: Any, a: int, b: int) -> None:
+def swap(tokens: Any, counts: Any, bucket_V: Any, expert_V: Any, a: int, b: int) -> None:
     """Let items `a` and `b`, which stand in different buckets, change places."""
     bucket_a, bucket_b = bucket_V[a], bucket_V[b]
     # One move after the other: the counts hold in every state, also in the one between.
-    _move(tokens, counts, bucket_V, a, bucket_b)
-    _move(tokens, counts, bucket_V, b, bucket_a)
+    _move(tokens, counts, bucket_V, expert_V[a], a, bucket_b)
+    _move(tokens, counts, bucket_V, expert_V[b], b, bucket_a)
 
 
 @njit(cache=True, nogil=True)
-def _move(tokens, counts, bucket_V, v, to):  # type: ignore[no-untyped-def]
+def _move(tokens, counts, bucket_V, expert, v, to):  # type: ignore[no-untyped-def]
     origin = bucket_V[v]
-    # Only tokens that have the item: the others' copies do not know of it.
-    for x in range(tokens.offsets_V1[v], tokens.offsets_V1[v + 1]):
-        t = tokens.token_X[x]
-        w = tokens.window_T[t]
-        counts.held_TB[t, origin] -= 1
-        left = counts.held_TB[t, origin]
-        if left == 0:
-            counts.copies_WB[w, origin] -= 1
-            _alone(tokens, counts, t, v, -1)
-            _enterable(tokens, counts, t, origin, 1)
-        # Whoever stays behind is alone now, and saves a copy when it goes.
-        elif left == 1:
-            _alone(tokens, counts, t, _other(tokens, bucket_V, t, v, origin), 1)
-        found = counts.held_TB[t, to]
-        counts.held_TB[t, to] += 1
-        if found == 0:
-            counts.copies_WB[w, to] += 1
-            _alone(tokens, counts, t, v, 1)
-            _enterable(tokens, counts, t, to, -1)
-        # Whoever stood there alone has company: its going saves nothing any more.
-        elif found == 1:
-            _alone(tokens, counts, t, _other(tokens, bucket_V, t, v, to), -1)
     bucket_V[v] = to
+    if expert < 0:  # nobody chooses a hole
+        return
+    # Only tokens that have the item: the others' copies do not know of it.
+    for x in range(tokens.first_E1[expert], tokens.first_E1[expert + 1]):
+        t = tokens.token_X[x]
+        if tokens.item_TK[t, tokens.k_X[x]] != v:  # another replica serves it
+            continue
+        left_behind(tokens, counts, bucket_V, t, v, origin)
+        found_there(tokens, counts, bucket_V, t, v, to)
+
+
+@njit(cache=True, nogil=True)
+def left_behind(tokens: Any, counts: Any, bucket_V: Any, t: int, v: int, origin: int) -> None:
+    """Count that item `v` of token `t` stands in bucket `origin` no more."""
+    w = tokens.window_T[t]
+    counts.held_TB[t, origin] -= 1
+    left = counts.held_TB[t, origin]
+    if left == 0:
+        counts.copies_WB[w, origin] -= 1
+        _alone(tokens, counts, t, v, -1)
+        _enterable(tokens, counts, t, origin, 1)
+    # Whoever stays behind is alone now, and saves a copy when it goes.
+    elif left == 1:
+        _alone(tokens, counts, t, _other(tokens, bucket_V, t, v, origin), 1)
+
+
+@njit(cache=True, nogil=True)
+def found_there(tokens: Any, counts: Any, bucket_V: Any, t: int, v: int, to: int) -> None:
+    """Count that item `v` of token `t` stands in bucket `to` now."""
+    w = tokens.window_T[t]
+    found = counts.held_TB[t, to]
+    counts.held_TB[t, to] += 1
+    if found == 0:
+        counts.copies_WB[w, to] += 1
+        _alone(tokens, counts, t, v, 1)
+        _enterable(tokens, counts, t, to, -1)
+    # Whoever stood there alone has company: its going saves nothing any more.
+    elif found == 1:
+        _alone(tokens, counts, t, _other(tokens, bucket_V, t, v, to), -1)
+
+
+@njit(cache=True, nogil=True)
+def serve_by(tokens: Any, counts: Any, bucket_V: Any, x: int, v: int) -> None:
+    """Let item `v` serve choice `x` of its expert's, in place of the item that does."""
+    t, k = tokens.token_X[x], tokens.k_X[x]
+    old = np.int64(tokens.item_TK[t, k])
+    left_behind(tokens, counts, bucket_V, t, old, bucket_V[old])
+    _known(tokens, counts, bucket_V, t, old, -1)
+    tokens.item_TK[t, k] = v
+    _known(tokens, counts, bucket_V, t, v, 1)
+    found_there(tokens, counts, bucket_V, t, v, bucket_V[v])
+
+
+@njit(cache=True, nogil=True)
+def _known(tokens, counts, bucket_V, t, v, sign):  # type: ignore[no-untyped-def]
+    """Item v, which stands nowhere as token t sees it, becomes (sign -1: ceases to be) one of the token's items."""
+    w = tokens.window_T[t]
+    for b in range(counts.held_TB.shape[1]):
+        if counts.held_TB[t, b] == 0:
+            counts.enter_VBW[v, b, w] += sign
+    for k in range(tokens.item_TK.shape[1]):
+        u = tokens.item_TK[t, k]
+        if u >= 0 and u != v and counts.held_TB[t, bucket_V[u]] == 1:
+            counts.both_VVW[u, v, w] += sign
 
 
 @njit(cache=True, nogil=True)

@@ -5,14 +5,14 @@ accident of which texts met in a step (with one drawing, plans were 1.6 % slower
 window is a step's tokens of one EP group, or several of one topic taken together; the cost of a plan is the mean over
 windows of the slowest rank, never the slowest rank of all windows taken together.
 
-Axes: T token, L layer, K choice, E expert, V item (a replica), W window.
+Axes: T token, L layer, K choice, E expert, W window.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -241,25 +241,20 @@ def count_loads(experts_TLK: npt.NDArray[np.uint16], row_T: Int, window_T: Int32
 
 
 @njit(cache=True)
-def serve(
-    experts_TK: npt.NDArray[np.uint16], rank_T: Int32, step_T: Int32, by: Any, experts: int, items: int
-) -> npt.NDArray[np.int16]:
-    """The item that serves each choice: int16 [T, K], -1 for no choice.
+def turns(experts_TK: npt.NDArray[np.uint16], rank_T: Int32, step_T: Int32, experts: int) -> Int32:
+    """Whose turn each choice is, among the replicas that may serve it: int32 [T, K].
 
-    Choices take the candidates `by` of their source in turn (see `moecast.sim.replicas.Candidates`), whose slots are
-    numbered so that slot mod `items` is the item.
+    A source's i-th choice of an expert in a step takes replica (i + source) mod r (see `moecast.sim.replicas`).
     """
-    item_TK = np.full(experts_TK.shape, np.int16(-1))
-    next_E = np.zeros(experts, np.int64)
+    turn_TK = np.zeros(experts_TK.shape, np.int32)
+    next_E = np.zeros(experts, np.int32)
     for t in range(len(experts_TK)):
         # Every source starts anew, and each at another replica than the last one.
         if t == 0 or step_T[t] != step_T[t - 1] or rank_T[t] != rank_T[t - 1]:
             next_E[:] = rank_T[t]
         for k in range(experts_TK.shape[1]):
             expert = experts_TK[t, k]
-            if expert == NO_CHOICE:
-                continue
-            row = by.row_of_S[rank_T[t]] + expert
-            item_TK[t, k] = by.slot_X[by.first_R[row] + next_E[expert] % by.count_R[row]] % items
-            next_E[expert] += 1
-    return item_TK
+            if expert != NO_CHOICE:
+                turn_TK[t, k] = next_E[expert]
+                next_E[expert] += 1
+    return turn_TK

@@ -22,6 +22,9 @@ CERTIFICATES = ("placement/test_fan_out_bound.py::test_choices_that_are_no_exper
 # Every file with compiled loops, and the tests that hand hostile arrays to the public functions and types before them.
 DOORS: dict[str, tuple[str, ...]] = {
     "placement/anneal.py": PLACEMENT,
+    "placement/holders.py": PLACEMENT,
+    "placement/priced_layer.py": PLACEMENT,
+    "placement/replica_moves.py": PLACEMENT,
     "placement/standing.py": PLACEMENT,
     "placement/certificates/columns.py": CERTIFICATES,
     "placement/certificates/pricing.py": CERTIFICATES,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from moecast.placement import Budget, Limit, Objective, PlacementProblem, find_solver
+from moecast.placement.finalists import balance_L
 from moecast.placement.local_search import Candidate, LocalSearch, search
 from moecast.sim import Plan, Workload
 from moecast.sim.slots import EMPTY
@@ -74,11 +75,14 @@ def test_a_weight_by_hand_trades_balance_for_fan_out() -> None:
 
 
 @pytest.mark.parametrize("replicas", [16, 18, 20])
-def test_a_candidate_uses_as_many_replicas_as_it_says(replicas: int) -> None:
+@pytest.mark.parametrize("full", [True, False])
+def test_a_candidate_uses_as_many_replicas_as_it_says(replicas: int, full: bool) -> None:
     problem = search_problem()
-    slots_LGP = search(problem, Candidate(balance_weight=1.0, replicas=replicas), Budget(Limit(work=500)), seed=1)
+    candidate = Candidate(balance_weight=1.0, replicas=replicas, full=full)
+    slots_LGP = search(problem, candidate, Budget(Limit(work=2000)), seed=1)
     problem.plan(slots_LGP).check_legal()
-    assert ((slots_LGP != EMPTY).sum(axis=(1, 2)) == replicas).all()
+    used_L = (slots_LGP != EMPTY).sum(axis=(1, 2))
+    assert (used_L == replicas).all() if full else (used_L <= replicas).all()
     assert problem.plan(slots_LGP).wasted_slots() == 0
 
 
@@ -110,3 +114,24 @@ def test_work_is_what_was_judged_and_no_more() -> None:
     budget = Budget(Limit(work=4000))
     find_solver("local-search").solve(problem, Objective(problem), budget)
     assert 0 < budget.used <= 4000 + problem.wanted.layers * 4
+
+
+def test_a_plan_that_must_be_even_is_and_costs_no_more_than_the_most_even() -> None:
+    problem = circles_of_unlike_size()
+    objective = Objective(problem)
+    loose, even = (
+        LocalSearch(balance_at_least=least).solve(problem, objective, Budget(Limit(work=20_000))).slots_LGP
+        for least in (0.0, 0.97)
+    )
+    assert balance_L(problem, loose).min() < 0.97 <= balance_L(problem, even).min()
+    assert objective.estimate(loose).step_s < objective.estimate(even).step_s
+    most_even = find_solver("balance").solve(problem, objective, Budget()).slots_LGP
+    assert objective.estimate(even).step_s <= objective.estimate(most_even).step_s
+
+
+def test_where_it_is_reached_nowhere_the_most_even_is_taken() -> None:
+    """Loads that are no multiple of ranks cannot be even."""
+    problem = search_problem(slots=4, layers=1)
+    solved = LocalSearch(balance_at_least=1.0).solve(problem, Objective(problem), Budget(Limit(work=4000)))
+    balanced = find_solver("balance").solve(problem, Objective(problem), Budget()).slots_LGP
+    assert balance_L(problem, solved.slots_LGP)[0] >= balance_L(problem, balanced)[0] - 1e-12

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,13 +11,13 @@ from hypothesis import strategies as st
 
 from moecast.placement import Budget, Limit, Objective, PlacementProblem, anneal, find_solver, place, swaps
 from moecast.placement.cost import LayerCost
-from moecast.placement.layer_search import LayerSearch, item_candidates
-from moecast.placement.replicas import HOLE, longest_first, replica_counts
-from moecast.placement.windows import serve
+from moecast.placement.layer_search import LayerSearch
+from moecast.placement.replicas import HOLE, longest_first, replica_counts, slots_of
 from moecast.sim import Plan, Workload, kernels_on
 from moecast.sim.sites import Sites
 from moecast.sim.traffic import count_traffic
 
+from .served import served
 from .test_invariants import problems, skewed_trace, small_cluster, small_model
 
 
@@ -45,7 +47,7 @@ def test_counts_stay_exact_over_swaps(seed: int, items: int, choices: int, bucke
         for w in range(windows):
             foretold = [swaps.added_copies(counts, a, b, place_a, w), swaps.added_copies(counts, b, a, place_b, w)]
             before_WB[w, [place_a, place_b]] += foretold
-        swaps.swap(tokens, counts, bucket_V, a, b)
+        swaps.swap(tokens, counts, bucket_V, np.arange(items, dtype=np.int32), a, b)
         np.testing.assert_array_equal(counts.copies_WB, before_WB)
         for kept, fresh in zip(counts, swaps.count(tokens, bucket_V, buckets, windows), strict=True):
             np.testing.assert_array_equal(kept, fresh)
@@ -62,7 +64,7 @@ def test_foretold_gains_are_what_swaps_change(problem: PlacementProblem, seed: i
     rng = np.random.default_rng(seed)
     for _ in range(10):
         a, b = rng.integers(0, len(state.rank_V), 2)
-        if not anneal.allowed(state, a, b):
+        if not anneal.allowed(layer, a, b):
             continue
         before, foretold = state.total[0], anneal.gain(layer, a, b)
         anneal.apply(layer, a, b)
@@ -85,12 +87,10 @@ def test_items_are_served_as_slots_are(rule: str) -> None:
     load_E = np.bincount(trace.experts_TLK[:, 0].ravel(), minlength=8)
     replicas_E = replica_counts(load_E, slots=12, ranks=2)  # two at most: one a domain, so none is on a source's rank
     items = longest_first(load_E, replicas_E, problem.slots_G, problem.domain_G)
-    plan = problem.plan(items.slots_GP(items.rank_V, ranks=4, slots=3)[None])
+    plan = problem.plan(slots_of(items.rank_V, items.expert_V, ranks=4, slots=3)[None])
     step = problem.steps[0]
-    item_TK = serve(
-        trace.experts_TLK[step.token_T, 0], step.source_T, np.zeros(step.n_tokens, np.int32),
-        item_candidates(problem, items), 8, len(items.rank_V),
-    )  # fmt: skip
+    windows = replace(problem.windows, rank_T=step.source_T, step_T=np.zeros(step.n_tokens, np.int32))
+    item_TK = served(problem, items, trace.experts_TLK[step.token_T, 0], windows)
     traffic = count_traffic(plan, Sites.of(problem.cluster, plan), trace.experts_TLK, step.token_T, step.source_T)
     load_G = np.bincount(items.rank_V[item_TK.ravel()], minlength=4)
     if rule != "nearest":

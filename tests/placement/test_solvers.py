@@ -256,8 +256,10 @@ def test_options_are_fields_of_solvers() -> None:
         lambda: Eplb(expert_groups=1.5),  # type: ignore[arg-type]
         lambda: LocalSearch(balance_weight=-1.0),
         lambda: LocalSearch(balance_weight=float("nan")),
+        lambda: LocalSearch(balance_at_least=1.01),
+        lambda: LocalSearch(balance_at_least=0.9, balance_weight=1.0),
     ],
 )
 def test_solvers_check_their_options_when_they_are_made(make: Any) -> None:
-    with pytest.raises(MoecastError, match=r"expert_groups|balance_weight"):
+    with pytest.raises(MoecastError, match=r"expert_groups|balance_weight|balance_at_least"):
         make()

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moecast.placement import PlacementProblem
-from moecast.placement.layer_search import item_candidates
 from moecast.placement.replicas import longest_first, replica_counts
-from moecast.placement.windows import MAX_WINDOWS, Windows, draw_more, serve
+from moecast.placement.windows import MAX_WINDOWS, Windows, draw_more
 from moecast.sim import Plan, Workload, draw_steps
 from moecast.traces import NO_CHOICE, PHASES, RoutingTrace
 
+from .served import served
 from .test_invariants import problems, skewed_trace, small_cluster, small_model
 
 
@@ -128,13 +128,11 @@ def test_choices_are_served_as_the_rule_says(problem: PlacementProblem, rule: st
         cluster=problem.cluster, model=problem.model, trace=problem.trace, workload=problem.workload,
         wanted=problem.wanted.with_(replica_rule=rule),
     )  # fmt: skip
-    windows, ep, experts = problem.windows, problem.wanted.ep, problem.wanted.experts
+    windows, ep = problem.windows, problem.wanted.ep
     replicas_E = replica_counts(windows.load_LWE[0], slots=int(problem.slots_G.sum()), ranks=ep)
     items = longest_first(windows.load_LWE[0].sum(0), replicas_E, problem.slots_G, problem.domain_G)
     chosen_TK = problem.trace.experts_TLK[windows.row_T, 0]
-    found_TK = serve(
-        chosen_TK, windows.rank_T, windows.step_T, item_candidates(problem, items), experts, len(items.rank_V)
-    )
+    found_TK = served(problem, items, chosen_TK, windows)
     place_G = problem.node_G if rule == "fixed" else problem.domain_G
     taken: Counter[tuple[int, int, int]] = Counter()
     for t, (source, step) in enumerate(zip(windows.rank_T.tolist(), windows.step_T.tolist(), strict=True)):

@@ -1,0 +1,121 @@
+"""Which replicas an expert has while a search gives and takes them, and which of them serves a choice.
+
+Axes: E expert, R replica, V item, G rank, Q place (domain or host), W window.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from moecast.compiled import njit
+
+Float = npt.NDArray[np.float64]
+Int32 = npt.NDArray[np.int32]
+
+
+class Holders(NamedTuple):
+    """The items that hold each expert, in the order of their numbers.
+
+    Parameters
+    ----------
+    item_ER, replicas_E
+        The items of each expert, and how many there are.
+    place_G
+        What a source takes its replica from first where any stands there: the domain or host of each rank; all 0 where
+        the replica rule knows no near and far.
+    load_EQW
+        Seconds that the choices of each expert from sources in each place cost whoever serves them.
+    held_s_W
+        Seconds that a replica costs its rank, whatever it serves.
+    """
+
+    item_ER: npt.NDArray[np.int16]
+    replicas_E: Int32
+    place_G: Int32
+    load_EQW: Float
+    held_s_W: Float
+
+    @classmethod
+    def of(cls, expert_V: Int32, place_G: Int32, load_EQW: Float, held_s_W: Float) -> Holders:
+        """List the items of each expert."""
+        experts = len(load_EQW)
+        held_V = np.flatnonzero(expert_V >= 0)
+        order = held_V[np.argsort(expert_V[held_V], kind="stable")]
+        replicas_E = np.bincount(expert_V[held_V], minlength=experts).astype(np.int32)
+        item_ER = np.full((experts, len(place_G) + 1), -1, np.int16)
+        first_E = np.cumsum(replicas_E) - replicas_E
+        item_ER[expert_V[order], np.arange(len(order)) - first_E[expert_V[order]]] = order
+        return cls(item_ER, replicas_E, place_G.astype(np.int32), load_EQW, held_s_W)
+
+
+@njit(cache=True, nogil=True)
+def serving_item(holders: Any, rank_V: Any, expert: int, place: int, turn: int) -> int:
+    """Give the item that serves a choice: replicas take turns, those of the source's place first if there are any."""
+    replicas = holders.replicas_E[expert]
+    if replicas == 1:
+        return np.int64(holders.item_ER[expert, 0])  # type: ignore[return-value]
+    near = 0 if holders.load_EQW.shape[1] == 1 else replicas_near(holders, rank_V, expert, place)
+    if near == 0 or near == replicas:
+        return np.int64(holders.item_ER[expert, turn % replicas])  # type: ignore[return-value]
+    wanted = turn % near
+    for r in range(replicas):
+        v = np.int64(holders.item_ER[expert, r])
+        if holders.place_G[rank_V[v]] == place:
+            if wanted == 0:
+                return v  # type: ignore[return-value]
+            wanted -= 1
+    return -1  # not reached
+
+
+@njit(cache=True, nogil=True)
+def replicas_near(holders: Any, rank_V: Any, expert: int, place: int) -> int:
+    """How many replicas of an expert stand in a place."""
+    near = 0
+    for r in range(holders.replicas_E[expert]):
+        near += holders.place_G[rank_V[holders.item_ER[expert, r]]] == place
+    return near
+
+
+@njit(cache=True, nogil=True)
+def share_load(holders: Any, rank_V: Any, expert: int, out_RW: Any) -> None:
+    """Work out what each replica of an expert costs its rank, the choices from each place being shared evenly.
+
+    Evenly, since whose turn it is with few choices is an accident of the drawn steps, to which no plan should be
+    fitted.
+    """
+    replicas = holders.replicas_E[expert]
+    for r in range(replicas):
+        out_RW[r] = holders.held_s_W
+    for place in range(holders.load_EQW.shape[1]):
+        near = replicas_near(holders, rank_V, expert, place)
+        for r in range(replicas):
+            stands_near = holders.place_G[rank_V[holders.item_ER[expert, r]]] == place
+            if near == 0 or stands_near:
+                for w in range(out_RW.shape[1]):
+                    out_RW[r, w] += holders.load_EQW[expert, place, w] / (near if near > 0 else replicas)
+
+
+@njit(cache=True, nogil=True)
+def take_item(holders: Any, expert: int, v: int) -> None:
+    """Strike an item from an expert's list."""
+    last, found = holders.replicas_E[expert] - 1, False
+    for r in range(last):
+        found = found or holders.item_ER[expert, r] == v
+        if found:
+            holders.item_ER[expert, r] = holders.item_ER[expert, r + 1]
+    holders.item_ER[expert, last] = -1
+    holders.replicas_E[expert] = last
+
+
+@njit(cache=True, nogil=True)
+def give_item(holders: Any, expert: int, v: int) -> None:
+    """Enter an item in an expert's list, which stays in the order of items: given and taken again, nothing changes."""
+    r = holders.replicas_E[expert]
+    while r > 0 and holders.item_ER[expert, r - 1] > v:
+        holders.item_ER[expert, r] = holders.item_ER[expert, r - 1]
+        r -= 1
+    holders.item_ER[expert, r] = v
+    holders.replicas_E[expert] += 1
