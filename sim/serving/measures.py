@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from moecast.sim.serving.latency import Latency
 from moecast.sim.serving.records import PoolTimes, Records
 from moecast.sim.serving.request import Request
-from moecast.sim.serving.served import Latency
+from moecast.units import format_percent
 
 Float = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
@@ -72,14 +73,14 @@ def shares_of_time(times: Mapping[str, PoolTimes], duration_s: float, instances:
     """Parts of the time: with prompts, decode alone, idle; and while requests wait for blocks or for a seat."""
     shares: dict[str, float] = {}
     for pool, of in times.items():
-        whole_s = max(duration_s * instances[pool], 1e-300)
+        whole_s, seconds = max(duration_s * instances[pool], 1e-300), of.seconds()
         prefix = f"{pool}: " if len(times) > 1 else ""
-        shares[f"{prefix}iterations with prompts"] = of.prompt_s / whole_s
-        shares[f"{prefix}decode alone"] = of.decode_s / whole_s
-        shares[f"{prefix}idle"] = max(0.0, 1 - (of.prompt_s + of.decode_s) / whole_s)
-        shares[f"{prefix}requests wait for KV blocks"] = of.kv_wait_s / whole_s
-        shares[f"{prefix}requests wait for a sequence's place"] = of.seat_wait_s / whole_s
-        shares[f"{prefix}requests wait for prompts before theirs"] = of.prompt_wait_s / whole_s
+        shares[f"{prefix}iterations with prompts"] = seconds["prompt_s"] / whole_s
+        shares[f"{prefix}decode alone"] = seconds["decode_s"] / whole_s
+        shares[f"{prefix}idle"] = max(0.0, 1 - (seconds["prompt_s"] + seconds["decode_s"]) / whole_s)
+        shares[f"{prefix}requests wait for KV blocks"] = seconds["kv_wait_s"] / whole_s
+        shares[f"{prefix}requests wait for a sequence's place"] = seconds["seat_wait_s"] / whole_s
+        shares[f"{prefix}requests wait for prompts before theirs"] = seconds["prompt_wait_s"] / whole_s
     return shares
 
 
@@ -98,3 +99,22 @@ def limited_by(shares: Mapping[str, float], network: float | None) -> str:
     if network is not None and network > 0.5:
         return "network"
     return "prefill" if most("with prompts") > most("decode alone") else "decode"
+
+
+def limits_in_words(limited: str, shares: Mapping[str, float]) -> str:
+    """What limits, with the shares that say so."""
+    waits = {name: part for name, part in shares.items() if "wait for" in name and part > MUCH}
+    parts = [f"{format_percent(part)} {name}" for name, part in shares.items() if "wait for" not in name and part > 0]
+    parts += [f"{name} {format_percent(part)} of the time" for name, part in waits.items()]
+    return f"{limited} ({', '.join(parts)})"
+
+
+def percentiles_s(measures: Measures, records: Records) -> dict[str, tuple[float, ...]]:
+    """The percentiles 0 to 100 of each measure."""
+    parts = np.linspace(0, 1, 101)
+    found = {
+        name: tuple(np.quantile(seconds_Q, parts).tolist())
+        for name, seconds_Q in measures.counted().items()
+        if len(seconds_Q)
+    }
+    return {**found, "itl": tuple(records.gaps.quantile_s(float(part)) for part in parts)}
