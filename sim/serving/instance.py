@@ -227,7 +227,7 @@ class Instance:
         self._times.decode_tokens += decodes
         self._times.prompt_tokens += int(scheduled.tokens.sum()) - decodes
         ended = batcher.done(scheduled)
-        self._watch.left(rank, len(ended))
+        self._watch.left(rank, batcher, len(ended))
         if not batcher.running and not batcher.waiting:
             self._quiet_G[rank], self._ids_G[rank] = MOST, _NOBODY
             self._numbers_NG[:, rank] = 0

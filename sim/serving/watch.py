@@ -44,9 +44,10 @@ class Watch:
         if now_s > come_s:
             self._times.history.add(come_s, now_s, (0.0, now_s - come_s, *(0.0,) * 9))
 
-    def left(self, rank: int, requests: int) -> None:
-        """So many of a rank's requests are at an end."""
-        self._here_G[rank] -= requests
+    def left(self, rank: int, batcher: Batcher, ended: int) -> None:
+        """A rank's iteration is over, and so many of its requests are at an end."""
+        self._here_G[rank] -= ended
+        self._waiting_G[rank], self._used_G[rank] = batcher.waiting, batcher.kv_blocks_used
 
     def looked(self, rank: int, batcher: Batcher) -> None:
         """A rank's scheduler has decided an iteration."""
