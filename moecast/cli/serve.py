@@ -83,6 +83,10 @@ def serve_command(
     gpu_hour: Annotated[float | None, typer.Option("--gpu-hour", min=0.0, help="Dollars of a GPU for an hour.")] = None,
     overload: Annotated[bool, typer.Option("--overload", help="Run rates that cannot be served, too.")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="Write the run as JSON here.")] = None,
+    report: Annotated[Path | None, typer.Option("--report", help="Write a page with its pictures here.")] = None,
+    timeline: Annotated[
+        Path | None, typer.Option("--timeline", help="Write requests and iterations for ui.perfetto.dev here.")
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Forecast what users see: time to first token, time per output token, throughput, goodput, and what limits them.
@@ -94,9 +98,11 @@ def serve_command(
     from moecast.cli import render
     from moecast.cli.inputs import read_inputs, read_question
     from moecast.files import check_outputs
-    from moecast.sim.serving import Lengths, Serving, parse_slo, serve, write_served
+    from moecast.sim.serving import Lengths, Serving, parse_slo, serve, serving_timeline, write_served
+    from moecast.sim.serving.timeline import SPANS
+    from moecast.sim.timeline import write_timeline
 
-    check_outputs({"--out": out}, asked.files)
+    check_outputs({"--out": out, "--report": report, "--timeline": timeline}, asked.files)
     promised = None if slo is None else parse_slo(slo)
     apart = prefill_options.PrefillAsked(
         gpus=prefill_gpus, tp=prefill_tp, ep=prefill_ep, etp=prefill_etp,
@@ -117,10 +123,16 @@ def serve_command(
     with render.progress("serving", quiet=json) as advance:
         served = serve(
             question, made, arrivals=arrivals, serving=serving, slo=promised, dollars_per_gpu_hour=gpu_hour,
-            prefill=prefill, progress=advance,
+            prefill=prefill, log_spans=SPANS if timeline is not None else 0, progress=advance,
         )  # fmt: skip
     if out is not None:
         write_served(served, out)
+    if timeline is not None:
+        write_timeline(serving_timeline(served), timeline)
+    if report is not None:
+        from moecast.report import write_serve_page
+
+        write_serve_page(served, report)
     if json:
         render.echo_json(served.to_json())
     else:

@@ -11,6 +11,7 @@ from moecast.sim.serving.serve import serve
 from moecast.sim.serving.served import Served, write_served
 from moecast.sim.serving.setup import Serving
 from moecast.sim.serving.slo import Slo, parse_slo
+from moecast.sim.serving.timeline import serving_timeline
 
 __all__ = [
     "ArrivalLaw",
@@ -26,5 +27,6 @@ __all__ = [
     "parse_slo",
     "read_requests",
     "serve",
+    "serving_timeline",
     "write_served",
 ]

@@ -21,6 +21,8 @@ Bool = npt.NDArray[np.bool_]
 
 MUCH = 0.1
 """Part of the time from which a wait is called what limits."""
+LITTLE = 0.005
+"""Part of the time below which nothing is said."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -103,10 +105,8 @@ def limited_by(shares: Mapping[str, float], network: float | None) -> str:
 
 def limits_in_words(limited: str, shares: Mapping[str, float]) -> str:
     """What limits, with the shares that say so."""
-    waits = {name: part for name, part in shares.items() if "wait for" in name and part > MUCH}
-    parts = [f"{format_percent(part)} {name}" for name, part in shares.items() if "wait for" not in name and part > 0]
-    parts += [f"{name} {format_percent(part)} of the time" for name, part in waits.items()]
-    return f"{limited} ({', '.join(parts)})"
+    said = [name for name, part in shares.items() if part > (MUCH if "wait for" in name else LITTLE)]
+    return f"{limited} (of the time: {', '.join(f'{name} {format_percent(shares[name])}' for name in said)})"
 
 
 def percentiles_s(measures: Measures, records: Records) -> dict[str, tuple[float, ...]]:

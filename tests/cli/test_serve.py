@@ -21,12 +21,15 @@ def there(tmp_path: Path) -> Path:
 
 def test_a_run_for_machines(run: Run, there: Path) -> None:
     done = run(*ASKED, "--requests", "closed:4", "--slo", "ttft=10s", "--json", "--out", there / "s.json",
-               check=True)  # fmt: skip
+               "--report", there / "s.html", "--timeline", there / "t.json", check=True)  # fmt: skip
     value = json.loads(done.stdout)
     assert value == json.loads((there / "s.json").read_text())
     assert value["completed"] == 40
     assert value["total_output_tokens"] == 40 * 8
     assert value["request_goodput"] > 0
+    assert "TTFT promised" in (there / "s.html").read_text(encoding="utf-8")
+    drawn = json.loads((there / "t.json").read_text())["traceEvents"]
+    assert sum(event.get("cat") == "request" for event in drawn) == 40
 
 
 @pytest.mark.parametrize(
