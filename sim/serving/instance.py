@@ -240,7 +240,7 @@ class Instance:
     def _go_quiet(self, rank: int, scheduled: Scheduled, ended: tuple[int, ...]) -> None:
         """Leave a rank alone as long as those whom it just decoded go on, and nobody else."""
         batcher = self._batchers[rank]
-        keep = ~np.isin(scheduled.request, ended) if ended else slice(None)
+        keep = (scheduled.request[:, None] != np.array(ended)).all(axis=1) if ended else slice(None)
         ids = scheduled.request[keep]
         quiet = batcher.quiet_steps() if len(ids) == batcher.running else 0
         self._quiet_G[rank], self._ids_G[rank] = quiet, ids

@@ -50,7 +50,7 @@ class Job:
     @property
     def decodes(self) -> bool:
         """Whether it is past its prefill."""
-        return self.given > 0 and self.left == 1
+        return self.given > 0 and self.request.prompt_tokens + self.given - self.computed == 1
 
     @property
     def to_give(self) -> int:
@@ -140,8 +140,8 @@ class QueuedBatcher(ABC):
         if not parts and not self._leaving:
             return Scheduled(preempted=chosen.preempted, swapped_blocks=chosen.swapped_blocks)
         jobs, counts = [job for job, _ in parts], [count for _, count in parts]
-        samples = [job.left == count for job, count in parts]
-        decodes = [job.decodes for job in jobs]
+        lefts, decodes = [job.left for job in jobs], [job.decodes for job in jobs]
+        samples = [left == count for left, count in zip(lefts, counts, strict=True)]
         wasted = self._leaving if any(decodes) or not parts else []
         return Scheduled(
             request=np.array([job.request.id for job in jobs], np.int64),
