@@ -7,7 +7,7 @@ from moecast.sim.serving.made_requests import Lengths, Sharing, make_requests
 from moecast.sim.serving.prefill_pool import PrefillPool
 from moecast.sim.serving.recorded import read_requests
 from moecast.sim.serving.request import Request
-from moecast.sim.serving.serve import serve
+from moecast.sim.serving.serve import serve, step_cost
 from moecast.sim.serving.served import Served, write_served
 from moecast.sim.serving.setup import Serving
 from moecast.sim.serving.slo import Slo, parse_slo
@@ -28,5 +28,6 @@ __all__ = [
     "read_requests",
     "serve",
     "serving_timeline",
+    "step_cost",
     "write_served",
 ]

@@ -111,6 +111,20 @@ def serve(
     return summary(question, run, slo=slo, dollars_per_gpu_hour=dollars_per_gpu_hour)
 
 
+def step_cost(question: Question, requests: Sequence[Request], *, serving: Serving | None = None) -> StepCost:
+    """What iterations of a question's plan cost: for runs that share it (`cost` of `serve`), so that it is built once.
+
+    Raises
+    ------
+    MoecastError
+        The question has no answer.
+    """
+    topic_Q = np.array([request.topic for request in requests], np.int64)
+    mean = round(np.mean([request.tokens for request in requests]))
+    how = serving or Serving(tries=0)
+    return workers_of(question, how, Records(len(requests)), topic_Q=topic_Q, tokens=mean).cost
+
+
 def _check_requests(requests: Sequence[Request]) -> None:
     if not requests:
         raise MoecastError("there is none", field="requests")
