@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moecast.cli import options, prefill_options
+from moecast.cli import options
 from moecast.cli.asked import Asked
+from moecast.cli.prefill_options import PrefillAsked
 from moecast.cli.question_options import takes_question
 from moecast.errors import MoecastError
 
@@ -28,6 +29,7 @@ OPEN_REQUESTS = 1000
 def serve_command(
     *,
     asked: Asked,
+    apart: PrefillAsked,
     requests: Annotated[
         str,
         typer.Option(
@@ -74,11 +76,6 @@ def serve_command(
     ] = "round_robin",
     cost: Annotated[str, typer.Option("--cost", help="surrogate, or exact: simulate every iteration.")] = "surrogate",
     draws: Annotated[int, typer.Option("--draws", min=1, help="Surrogate: simulated steps at each point.")] = 1,
-    prefill_gpus: prefill_options.PrefillGpus = None,
-    prefill_tp: prefill_options.PrefillTp = None,
-    prefill_ep: prefill_options.PrefillEp = None,
-    prefill_etp: prefill_options.PrefillEtp = None,
-    prefill_max_batched_tokens: prefill_options.PrefillBatched = None,
     slo: Annotated[str | None, typer.Option("--slo", help="For goodput, as in ttft=2s,tpot=30ms.")] = None,
     gpu_hour: Annotated[float | None, typer.Option("--gpu-hour", min=0.0, help="Dollars of a GPU for an hour.")] = None,
     overload: Annotated[bool, typer.Option("--overload", help="Run rates that cannot be served, too.")] = False,
@@ -104,10 +101,6 @@ def serve_command(
 
     check_outputs({"--out": out, "--report": report, "--timeline": timeline}, asked.files)
     promised = None if slo is None else parse_slo(slo)
-    apart = prefill_options.PrefillAsked(
-        gpus=prefill_gpus, tp=prefill_tp, ep=prefill_ep, etp=prefill_etp,
-        max_batched_tokens=prefill_max_batched_tokens,
-    )  # fmt: skip
     serving = Serving(
         batcher=batcher, max_batched_tokens=max_batched_tokens, max_sequences=max_sequences, kv_blocks=kv_blocks,
         block_tokens=block_tokens, prefix_cache=prefix_cache, dp_dispatch=dp_dispatch, cost=cost, draws=draws,
