@@ -1,4 +1,4 @@
-"""Options of a pool of GPUs that computes prompts only."""
+"""Options of a pool of GPUs that computes prompts only, and section `prefill` of a question file."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ PrefillBatched = Annotated[
 class PrefillAsked:
     """What is asked of the GPUs that compute prompts only; None: not asked."""
 
-    gpus: int | None
-    tp: int | None
-    ep: int | None
-    etp: int | None
-    max_batched_tokens: int | None
+    gpus: PrefillGpus = None
+    tp: PrefillTp = None
+    ep: PrefillEp = None
+    etp: PrefillEtp = None
+    max_batched_tokens: PrefillBatched = None
 
     def __post_init__(self) -> None:
         """Refuse what says how GPUs are laid out that nobody asked for."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from moecast.cli.asked import CONTEXT, LAYOUT, Asked
-from moecast.cli.recipe_options import AskedRecipe
+from moecast.cli.own_sections import OWN_SECTIONS, own_names, section_of
 from moecast.errors import MoecastError
 
 SECTIONS = {
@@ -30,8 +30,6 @@ SECTIONS = {
     ),
 }  # fmt: skip
 """Fields that stand in a section of a question file; the others stand at its top."""
-TRAINING = "training."
-"""How the section of `moecast train` begins its fields' names: they are options of that command only."""
 
 _TYPES = {bool: "true or false", int: "a whole number", float: "a number", Path: "the name of a file", str: "text"}
 _READERS: dict[type, Callable[[str], object]] = {
@@ -47,16 +45,12 @@ def field_names() -> tuple[str, ...]:
     return tuple(field.name for field in fields(Asked) if field.name not in ("overrides", "given", "file", "unused"))
 
 
-def training_names() -> tuple[str, ...]:
-    """The fields that `moecast train` takes beside them."""
-    return tuple(f"{TRAINING}{field.name}" for field in fields(AskedRecipe))
-
-
 @cache
 def declared(name: str) -> tuple[type, bool, Any]:
     """A field's type, whether it may be left open, and its option."""
-    of = AskedRecipe if name.startswith(TRAINING) else Asked
-    annotation = typing.get_type_hints(of, include_extras=True)[name.removeprefix(TRAINING)]
+    section = section_of(name)
+    asked = typing.get_type_hints(Asked, include_extras=True)
+    annotation = asked[name] if section is None else section.annotation(name)
     kind, info = typing.get_args(annotation)
     kinds = typing.get_args(kind) or (kind,)
     return kinds[0], type(None) in kinds, info
@@ -81,7 +75,7 @@ def find_field(text: str, *, file: Path | None = None, value: object = None, tak
     MoecastError
         There is none: the line names the nearest.
     """
-    known = {dotted(name): name for name in (*field_names(), *training_names())}
+    known = {dotted(name): name for name in (*field_names(), *own_names())}
     short = sorted((name for name in known.values() if text == last_part(name)), key=lambda name: name not in taken)
     found = known.get(text) or next(iter(short), None)
     if found is not None:
@@ -184,7 +178,7 @@ def _varied(varied: Mapping[str, Any], path: Path) -> Iterable[tuple[str, list[A
 
 def _flat(given: Mapping[str, Any], path: Path) -> Iterable[tuple[str, Any]]:
     for key, value in given.items():
-        if key not in (*SECTIONS, TRAINING[:-1]):
+        if key not in (*SECTIONS, *(section.name for section in OWN_SECTIONS)):
             yield key, value
         elif isinstance(value, dict):
             yield from ((f"{key}.{inner}", found) for inner, found in value.items())
@@ -218,7 +212,7 @@ def write_question_file(
     asked: Asked,
     path: Path,
     *,
-    recipe: AskedRecipe | None = None,
+    own: Mapping[str, Any] | None = None,
     varied: Mapping[str, Sequence[Any]] | None = None,
     names: Collection[str] | None = None,
 ) -> None:
@@ -226,8 +220,8 @@ def write_question_file(
 
     Parameters
     ----------
-    recipe, varied
-        Section `training`, and the fields of which several values are asked.
+    own, varied
+        Sections of the command's own, by name, and the fields of which several values are asked.
     names
         Only these of the question's fields; None: all.
 
@@ -247,8 +241,9 @@ def write_question_file(
             section, _, last = dotted(name).rpartition(".")
             place = held.setdefault(section, {}) if section else held
             place[last] = _from_folder(name, value, path.parent)
-    if recipe is not None:
-        held[TRAINING[:-1]] = asdict(recipe)
+    for name, section in (own or {}).items():
+        if values := {field: value for field, value in asdict(section).items() if value is not None}:
+            held[name] = values
     if varied:
         held["vary"] = {
             dotted(name): [_from_folder(name, value, path.parent) for value in values]

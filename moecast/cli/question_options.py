@@ -13,18 +13,16 @@ from typing import Annotated, Any
 import typer
 
 from moecast.cli.asked import Asked, option
+from moecast.cli.own_sections import OWN_SECTIONS, option_of, section_of
 from moecast.cli.question_file import (
-    TRAINING,
     dotted,
     field_names,
     find_field,
     last_part,
     parse_text,
     read_question_file,
-    training_names,
     write_question_file,
 )
-from moecast.cli.recipe_options import AskedRecipe
 from moecast.errors import MoecastError
 
 QuestionFile = Annotated[
@@ -56,10 +54,10 @@ Command = Callable[..., None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gathered:
-    """What is asked: the question, the recipe where one is trained, and the fields that vary."""
+    """What is asked: the question, the values of a command's own sections by its parameters, and fields that vary."""
 
     asked: Asked
-    recipe: AskedRecipe
+    own: Mapping[str, Any]
     varied: Mapping[str, list[Any]]
 
 
@@ -91,11 +89,15 @@ def gather(
         if file is not None and held.get(name, defaults.get(name)) != value
     ]
     values = {**defaults, **held, **changed}
-    asked = {name: value for name, value in values.items() if not name.startswith(TRAINING)}
-    recipe = {last_part(name): value for name, value in values.items() if name.startswith(TRAINING)}
+    asked = {name: value for name, value in values.items() if section_of(name) is None}
+    own = {
+        section.parameter: section.kind(**{last_part(name): values[name] for name in section.fields if name in values})
+        for section in OWN_SECTIONS
+        if set(section.fields) <= set(taken)
+    }
     unused = tuple(dotted(name) for name in held if name not in taken)
     question = Asked(**asked, overrides=tuple(told), given=frozenset(changed), file=file, unused=unused)
-    return Gathered(asked=question, recipe=AskedRecipe(**recipe), varied=varied)
+    return Gathered(asked=question, own=own, varied=varied)
 
 
 def refuse_unused(name: str, taken: Collection[str], *, field: str, value: object) -> None:
@@ -114,7 +116,7 @@ def takes_question(*, without: Collection[str] = (), **defaults: Any) -> Callabl
     """Give a command the options of a question, and it the question: its parameter `asked`.
 
     A command that has a parameter `varied` takes `--vary` and gets the fields that vary; the others refuse a file that
-    lists several values. One that has a parameter `recipe` takes the options of a recipe, too.
+    lists several values. One that has the parameter of a section of its own (`OWN_SECTIONS`) takes its options, too.
 
     Parameters
     ----------
@@ -127,31 +129,36 @@ def takes_question(*, without: Collection[str] = (), **defaults: Any) -> Callabl
 
     def decorate(command: Command) -> Command:
         own = inspect.signature(command, eval_str=True).parameters
-        taken = (*names, *(training_names() if "recipe" in own else ()))
-        rest = [parameter for name, parameter in own.items() if name not in ("asked", "varied", "recipe")]
+        sections = [section for section in OWN_SECTIONS if section.parameter in own]
+        taken = (*names, *(name for section in sections for name in section.fields))
+        held_back = {"asked", "varied", *(section.parameter for section in sections)}
+        rest = [parameter for name, parameter in own.items() if name not in held_back]
 
         def run(context_: typer.Context, **values: Any) -> None:
             file, sets, save = values.pop("question"), values.pop("set_") or (), values.pop("save_question")
-            held = {name: values.pop(last_part(name)) for name in taken}
-            typed = {name: value for name, value in held.items() if _is_typed(context_, last_part(name))}
+            held = {name: values.pop(option_of(name)) for name in taken}
+            typed = {name: value for name, value in held.items() if _is_typed(context_, option_of(name))}
             found = gather(file, sets, typed, defaults, taken=taken)
             if "varied" in own:
                 found = with_varied(found, values.pop("vary") or (), taken=taken)
                 values["varied"] = found.varied
             elif found.varied:
                 refuse_varied(file)
-            if "recipe" in own:
-                values["recipe"] = found.recipe
+            values |= found.own
             if save is not None:
                 _check_save(save, found.asked, values)
             command(asked=found.asked, **values)
             if save is not None:  # what has no answer is no question to keep
-                recipe, kept = (found.recipe, names) if "recipe" in own else (None, None)
-                write_question_file(found.asked, save, recipe=recipe, varied=found.varied, names=kept)
+                kept = {section.name: found.own[section.parameter] for section in sections}
+                write_question_file(found.asked, save, own=kept, varied=found.varied, names=names if kept else None)
 
         fields = [_keyword(name, annotation, default) for name, annotation, default in _fields(names, defaults)]
-        if "recipe" in own:
-            fields += [_keyword(*field) for field in _of(AskedRecipe, AskedRecipe(), map(last_part, training_names()))]
+        for section in sections:
+            plain = section.kind()
+            fields += [
+                _keyword(section.option(name), section.annotation(name), getattr(plain, last_part(name)))
+                for name in section.fields
+            ]
         context = _keyword("context_", typer.Context, inspect.Parameter.empty)
         whole = (("question", QuestionFile), ("set_", Set), ("save_question", Save))
         file, *more = [_keyword(name, annotation, None) for name, annotation in whole]

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moecast.cli import options, prefill_options
+from moecast.cli import options
 from moecast.cli.asked import Asked
+from moecast.cli.prefill_options import PrefillAsked
 from moecast.cli.question_options import takes_question
 from moecast.errors import MoecastError
 
@@ -30,6 +31,7 @@ OPEN_REQUESTS = 1000
 def serve_command(
     *,
     asked: Asked,
+    apart: PrefillAsked,
     requests: Annotated[
         str,
         typer.Option(
@@ -81,15 +83,14 @@ def serve_command(
     ] = "round_robin",
     cost: Annotated[str, typer.Option("--cost", help="surrogate, or exact: simulate every iteration.")] = "surrogate",
     draws: Annotated[int, typer.Option("--draws", min=1, help="Surrogate: simulated steps at each point.")] = 1,
-    prefill_gpus: prefill_options.PrefillGpus = None,
-    prefill_tp: prefill_options.PrefillTp = None,
-    prefill_ep: prefill_options.PrefillEp = None,
-    prefill_etp: prefill_options.PrefillEtp = None,
-    prefill_max_batched_tokens: prefill_options.PrefillBatched = None,
     slo: Annotated[str | None, typer.Option("--slo", help="For goodput, as in ttft=2s,tpot=30ms.")] = None,
     gpu_hour: Annotated[float | None, typer.Option("--gpu-hour", min=0.0, help="Dollars of a GPU for an hour.")] = None,
     overload: Annotated[bool, typer.Option("--overload", help="Run rates that cannot be served, too.")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="Write the run as JSON here.")] = None,
+    report: Annotated[Path | None, typer.Option("--report", help="Write a page with its pictures here.")] = None,
+    timeline: Annotated[
+        Path | None, typer.Option("--timeline", help="Write requests and iterations for ui.perfetto.dev here.")
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Forecast what users see: time to first token, time per output token, throughput, goodput, and what limits them.
@@ -102,14 +103,12 @@ def serve_command(
     from moecast.cli.inputs import read_inputs, read_question
     from moecast.cli.made import DEFAULT_ISL
     from moecast.files import check_outputs
-    from moecast.sim.serving import Lengths, Serving, parse_slo, serve, write_served
+    from moecast.sim.serving import Lengths, Serving, parse_slo, serve, serving_timeline, write_served
+    from moecast.sim.serving.timeline import SPANS
+    from moecast.sim.timeline import write_timeline
 
-    check_outputs({"--out": out}, asked.files)
+    check_outputs({"--out": out, "--report": report, "--timeline": timeline}, asked.files)
     promised = None if slo is None else parse_slo(slo)
-    apart = prefill_options.PrefillAsked(
-        gpus=prefill_gpus, tp=prefill_tp, ep=prefill_ep, etp=prefill_etp,
-        max_batched_tokens=prefill_max_batched_tokens,
-    )  # fmt: skip
     serving = Serving(
         batcher=batcher, max_batched_tokens=max_batched_tokens, max_sequences=max_sequences, kv_blocks=kv_blocks,
         block_tokens=block_tokens, prefix_cache=prefix_cache, dp_dispatch=dp_dispatch, cost=cost, draws=draws,
@@ -127,10 +126,16 @@ def serve_command(
     with render.progress("serving", quiet=json) as advance:
         served = serve(
             question, made, arrivals=arrivals, serving=serving, slo=promised, dollars_per_gpu_hour=gpu_hour,
-            prefill=prefill, progress=advance,
+            prefill=prefill, log_spans=SPANS if timeline is not None else 0, progress=advance,
         )  # fmt: skip
     if out is not None:
         write_served(served, out)
+    if timeline is not None:
+        write_timeline(serving_timeline(served), timeline)
+    if report is not None:
+        from moecast.report import write_serve_page
+
+        write_serve_page(served, report)
     if json:
         render.echo_json(served.to_json())
     else:

@@ -7,10 +7,11 @@ from moecast.sim.serving.made_requests import Lengths, Sharing, make_requests
 from moecast.sim.serving.prefill_pool import PrefillPool
 from moecast.sim.serving.recorded import read_requests
 from moecast.sim.serving.request import Request
-from moecast.sim.serving.serve import serve
+from moecast.sim.serving.serve import serve, step_cost
 from moecast.sim.serving.served import Served, write_served
 from moecast.sim.serving.setup import Serving
 from moecast.sim.serving.slo import Slo, parse_slo
+from moecast.sim.serving.timeline import serving_timeline
 
 __all__ = [
     "ArrivalLaw",
@@ -26,5 +27,7 @@ __all__ = [
     "parse_slo",
     "read_requests",
     "serve",
+    "serving_timeline",
+    "step_cost",
     "write_served",
 ]

@@ -1,4 +1,4 @@
-"""A rank's KV blocks as vLLM keeps them: free ones queue up to be taken, and until then their content is found.
+"""A rank's KV blocks, for every batcher: free ones queue up to be taken, and until then their content is found.
 
 A full block is found by what it holds and by all that comes before it. What two requests have in common is a group's
 prefix (`Request.prefix_group`), so a block is *shared* where it lies within that, and only its own request's otherwise;
@@ -52,7 +52,7 @@ class BlockPool:
     """
 
     def __init__(self, blocks: int, block_tokens: int, *, caching: bool, blanks_first: bool = True) -> None:
-        self.free = blocks
+        self.free = self.blocks = blocks
         self.block_tokens, self.caching = block_tokens, caching
         self._blanks_first = blanks_first
         self._blanks = blocks  # free blocks in front of the queue
@@ -63,6 +63,11 @@ class BlockPool:
         self._holders: dict[int, int] = {}
         self._place: dict[int, int] = {}  # of an idle shared block in the queue
         self._own_place: dict[int, int] = {}  # of an idle request's own blocks
+
+    @property
+    def used(self) -> int:
+        """Blocks that requests hold."""
+        return self.blocks - self.free
 
     def shareable(self, request: Request) -> int:
         """Full blocks of its prompt that others may have in common with it."""

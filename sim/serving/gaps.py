@@ -48,5 +48,5 @@ class Gaps:
         """The gap that this part of all is below; of none, 0."""
         if not self.count:
             return 0.0
-        at = int(np.searchsorted(np.cumsum(self._counts), part * self.count))
+        at = int(np.searchsorted(np.cumsum(self._counts), max(part * self.count, 1)))
         return LEAST_S * math.exp((at + 0.5) / PER_E)

@@ -10,18 +10,18 @@ Axes: G DP rank, W iteration.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from moecast.errors import MoecastError
-from moecast.sim.serving.batchers import Batcher, Scheduled
+from moecast.sim.serving.batchers import Batcher, Limits, Scheduled
 from moecast.sim.serving.batchers.batcher import MOST
 from moecast.sim.serving.cost.step_cost import StepCost
 from moecast.sim.serving.cost.step_load import ROWS, StepLoad, numbers_of
-from moecast.sim.serving.records import PoolTimes, Records, Sample
+from moecast.sim.serving.records import PoolTimes, Records
 from moecast.sim.serving.request import Request
+from moecast.sim.serving.watch import Watch
 
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
@@ -31,33 +31,12 @@ _NOBODY = np.empty(0, np.int64)
 _NOTHING = Scheduled()
 
 
-@dataclass(slots=True, eq=False)
-class _Rank:
-    """A scheduler, and how far it may be left alone.
-
-    Parameters
-    ----------
-    quiet
-        Iterations that it need not be asked for; its requests `ids` get a token in each.
-    behind
-        Iterations that went by and that it has not been told of.
-    """
-
-    batcher: Batcher
-    quiet: int = MOST
-    behind: int = 0
-    ids: Int = field(default_factory=lambda: _NOBODY)
-    scheduled: Scheduled | None = None
-
-    def catch_up(self) -> None:
-        """Tell it what went by."""
-        if self.behind and len(self.ids):
-            self.batcher.advance(self.behind)
-        self.behind = 0
-
-
 class Instance:
     """Ranks that step together.
+
+    A rank whose scheduler just decodes whoever runs is *quiet*: it need not be asked for so many iterations
+    (`_quiet_G`), in each of which its requests (`_ids_G`) get a token. It is told later of those that went by
+    (`_behind_G`).
 
     Parameters
     ----------
@@ -67,8 +46,10 @@ class Instance:
         Seconds of an iteration.
     ahead
         An iteration is decided while the one before runs: who comes meanwhile waits for one more.
-    limits_kv, limits_sequences
-        Blocks and sequences of a rank, to say what stands in the way of who waits.
+    limits
+        Of a rank, to say what stands in the way of who waits.
+    number
+        Its place in its pool.
     """
 
     def __init__(
@@ -77,21 +58,21 @@ class Instance:
         cost: StepCost,
         *,
         ahead: bool,
-        kv_blocks: int,
-        max_sequences: int,
+        limits: Limits,
         records: Records,
         times: PoolTimes,
+        number: int = 0,
     ) -> None:
-        self._ranks = [_Rank(batcher) for batcher in batchers]
-        self._cost, self._ahead = cost, ahead
-        self._kv_blocks, self._max_sequences = kv_blocks, max_sequences
+        ranks = len(batchers)
+        self._batchers, self._cost, self._ahead, self._limits = list(batchers), cost, ahead, limits
         self._records, self._times = records, times
+        self._watch = Watch(number, ranks, limits, times)
         self._inbox: list[tuple[int, Request, bool, float]] = []
-        self._numbers_NG = np.zeros((ROWS, len(batchers)), np.int64)
-        self._waiting_G = np.zeros(len(batchers), np.int64)
-        self._running_G = np.zeros(len(batchers), np.int64)
+        self._numbers_NG = np.zeros((ROWS, ranks), np.int64)
+        self._quiet_G, self._behind_G = np.full(ranks, MOST), np.zeros(ranks, np.int64)
+        self._ids_G: list[Int] = [_NOBODY] * ranks
+        self._scheduled: dict[int, Scheduled] = {}  # of the ranks that were asked for the iteration in progress
         self._start_s, self._ends_W = 0.0, np.empty(0)
-        self._asked: list[_Rank] = []
         self._promised_G: list[dict[int, int]] = [{} for _ in batchers]
         self.busy = False
 
@@ -120,14 +101,14 @@ class Instance:
 
         Blocks are those that its scheduler knew of when it last ran. A rank that has nobody takes anybody.
         """
-        batcher, promised = self._ranks[rank].batcher, self._promised_G[rank]
+        batcher, promised = self._batchers[rank], self._promised_G[rank]
         wanted = batcher.blocks_to_enter(request)
         there = batcher.running + len(promised)
         taken = batcher.kv_blocks_spoken_for + sum(promised.values())
-        if there >= self._max_sequences:
+        if there >= self._limits.max_sequences:
             self._times.refused_for_seats += 1
             return False
-        if there and taken + wanted > self._kv_blocks:
+        if there and taken + wanted > self._limits.kv_blocks:
             self._times.refused_for_blocks += 1
             return False
         promised[request.id] = wanted
@@ -138,7 +119,7 @@ class Instance:
         self._deliver(now_s)
         swapped = self._schedule(now_s)
         numbers_NG = self._numbers_NG
-        if not numbers_NG[[0, 3]].any():
+        if not (numbers_NG[0].any() or numbers_NG[3].any()):
             self.busy = False
             if self._inbox:  # nothing runs that could have been decided before these came
                 return self.start(now_s)
@@ -147,54 +128,60 @@ class Instance:
         load = StepLoad(
             prompt_tokens_G=numbers_NG[0], prompt_keys_G=numbers_NG[1], prompts_G=numbers_NG[2],
             decodes_G=numbers_NG[3], decode_keys_G=numbers_NG[4], swapped_blocks=swapped,
-            scheduled_G=tuple(rank.scheduled if rank.scheduled is not None else _NOTHING for rank in self._ranks),
+            scheduled_G=tuple(self._scheduled.get(rank, _NOTHING) for rank in range(len(self._batchers))),
         )  # fmt: skip
         self._start_s, self.busy = now_s, True
-        if self._asked:
+        if self._scheduled:
             self._ends_W = np.array([now_s + self._cost.seconds(load)])
         else:
             # who has come too late for this iteration is in the next one
             most = 1 if self._inbox else MOST_AHEAD
-            steps = min(most, *(rank.quiet for rank in self._ranks))
+            steps = min(most, int(self._quiet_G.min()))
             self._ends_W = now_s + np.cumsum(self._cost.ahead(load, steps))
         return True
 
     def _deliver(self, now_s: float) -> None:
         """Hand over who has come, as far as this iteration can know of them."""
+        if not self._inbox:
+            return
         until_s = self._start_s if self._ahead and self.busy else now_s
         kept = []
         for item in self._inbox:
-            rank_at, request, prefilled, come_s = item
+            rank, request, prefilled, come_s = item
             if come_s > until_s:
                 kept.append(item)
                 continue
-            rank = self._ranks[rank_at]
+            batcher = self._batchers[rank]
             self._settle(rank, now_s)
             if prefilled:
-                rank.batcher.add_prefilled(request)
+                batcher.add_prefilled(request)
             else:
-                rank.batcher.add(request)
-            self._waiting_G[rank_at] = rank.batcher.waiting
-            rank.quiet = min(rank.quiet, rank.batcher.quiet_steps())
+                batcher.add(request)
+            self._watch.came(rank, batcher, come_s, now_s)
+            self._quiet_G[rank] = min(self._quiet_G[rank], batcher.quiet_steps())
         self._inbox = kept
 
-    def _settle(self, rank: _Rank, now_s: float) -> None:
+    def _settle(self, rank: int, now_s: float) -> None:
         """End a rank's quiet time: it and the records hear of the iterations that went by."""
-        if rank.behind:
-            self._records.last_Q[rank.ids] = now_s
-            rank.catch_up()
+        if self._behind_G[rank]:
+            self._records.last_Q[self._ids_G[rank]] = now_s
+            self._batchers[rank].advance(int(self._behind_G[rank]))
+            self._behind_G[rank] = 0
 
     def _schedule(self, now_s: float) -> int:
         """Ask the ranks that must be asked; blocks that the busiest of them swaps."""
-        self._asked, swapped = [], 0
-        by_request = self._cost.by_request
-        for index, rank in enumerate(self._ranks):
-            if rank.quiet and not (by_request and len(rank.ids)):
-                continue
+        asked = np.flatnonzero(self._quiet_G == 0).tolist()
+        if self._cost.by_request:
+            asked = [rank for rank, ids in enumerate(self._ids_G) if len(ids) or not self._quiet_G[rank]]
+        swapped = 0
+        self._scheduled = {}
+        for rank in asked:
             self._settle(rank, now_s)
-            rank.scheduled = scheduled = rank.batcher.schedule()
-            self._numbers_NG[:, index] = numbers_of(scheduled)
-            self._asked.append(rank)
+            batcher = self._batchers[rank]
+            self._scheduled[rank] = scheduled = batcher.schedule()
+            self._numbers_NG[:, rank] = numbers_of(scheduled)
+            self._watch.looked(rank, batcher)
+            self._records.started(scheduled.request, now_s)
             swapped = max(swapped, scheduled.swapped_blocks)
             self._times.swapped_blocks += scheduled.swapped_blocks
             if scheduled.preempted:
@@ -203,101 +190,60 @@ class Instance:
         return swapped
 
     def _check_stuck(self) -> None:
-        for rank in self._ranks:
-            if rank.batcher.waiting:
+        for batcher in self._batchers:
+            if batcher.waiting:
                 rule = "requests wait and none can ever be admitted: more blocks, or a smaller watermark"
-                raise MoecastError(rule, field="kv_blocks", value=self._kv_blocks)
+                raise MoecastError(rule, field="kv_blocks", value=self._limits.kv_blocks)
 
     def finish(self) -> list[int]:
         """End the planned iterations; the requests that have all their tokens."""
-        ends_W, start_s = self._ends_W, self._start_s
+        ends_W, start_s, asked = self._ends_W, self._start_s, list(self._scheduled)
         steps = len(ends_W)
-        durations_W = np.diff(ends_W, prepend=start_s)
-        self._count_time(durations_W)
+        quiet_G = np.ones(len(self._batchers), bool)
+        quiet_G[asked] = False
+        alike = int(self._numbers_NG[3, quiet_G].sum())
+        given = sum(int(scheduled.samples.sum()) for scheduled in self._scheduled.values())
+        self._watch.went_by(start_s, ends_W, self._numbers_NG, asked, given + alike * steps)
         self._start_s = float(ends_W[-2]) if steps > 1 else start_s
         self._ends_W = ends_W[-1:]
-        finished: list[int] = []
-        alike, asked = 0, set(map(id, self._asked))
-        for index, rank in enumerate(self._ranks):
-            if id(rank) in asked:
-                finished += self._finish_rank(index, rank, float(ends_W[-1]))
-            elif len(rank.ids):
-                rank.quiet -= steps
-                rank.behind += steps
-                alike += len(rank.ids)
-        quiet_G = np.array([id(rank) not in asked for rank in self._ranks])
+        self._quiet_G[quiet_G & (self._quiet_G < MOST)] -= steps
+        self._behind_G[quiet_G & (self._numbers_NG[3] > 0)] += steps
         self._numbers_NG[4, quiet_G] += steps * self._numbers_NG[3, quiet_G]
-        self._records.given_alike(durations_W, alike)
-        self._times.output_tokens += alike * steps
+        self._records.given_alike(np.diff(ends_W, prepend=start_s), alike)
+        self._times.output_tokens += given + alike * steps
         self._times.decode_tokens += alike * steps
-        if self._times.wants_sample(float(ends_W[-1])):
-            self._sample(float(ends_W[-1]))
+        finished: list[int] = []
+        for rank in asked:
+            finished += self._finish_rank(rank, self._scheduled[rank], float(ends_W[-1]))
         return finished
 
-    def _finish_rank(self, index: int, rank: _Rank, end_s: float) -> tuple[int, ...]:
-        scheduled, batcher = rank.scheduled, rank.batcher
-        assert scheduled is not None
-        self._times.kv_peak = max(self._times.kv_peak, batcher.kv_blocks_used)
-        if promised := self._promised_G[index]:
+    def _finish_rank(self, rank: int, scheduled: Scheduled, end_s: float) -> tuple[int, ...]:
+        batcher = self._batchers[rank]
+        if promised := self._promised_G[rank]:
             for request_id in promised.keys() & set(scheduled.request.tolist()):
                 del promised[request_id]
-        given = scheduled.request[scheduled.samples]
-        self._records.given(given, end_s)
+        self._records.given(scheduled.request[scheduled.samples], end_s)
         decodes = int(scheduled.decodes.sum())
-        self._times.output_tokens += len(given)
         self._times.decode_tokens += decodes
         self._times.prompt_tokens += int(scheduled.tokens.sum()) - decodes
         ended = batcher.done(scheduled)
-        rank.scheduled = None
-        self._waiting_G[index], self._running_G[index] = batcher.waiting, batcher.running
+        self._watch.left(rank, batcher, len(ended))
         if not batcher.running and not batcher.waiting:
-            rank.quiet, rank.ids = MOST, _NOBODY
-            self._numbers_NG[:, index] = 0
+            self._quiet_G[rank], self._ids_G[rank] = MOST, _NOBODY
+            self._numbers_NG[:, rank] = 0
         elif decodes == len(scheduled) and not scheduled.swapped_blocks:
-            self._go_quiet(index, rank, scheduled, ended)
+            self._go_quiet(rank, scheduled, ended)
         else:
-            rank.quiet, rank.ids = 0, _NOBODY
+            self._quiet_G[rank], self._ids_G[rank] = 0, _NOBODY
         return ended
 
-    def _go_quiet(self, index: int, rank: _Rank, scheduled: Scheduled, ended: tuple[int, ...]) -> None:
+    def _go_quiet(self, rank: int, scheduled: Scheduled, ended: tuple[int, ...]) -> None:
         """Leave a rank alone as long as those whom it just decoded go on, and nobody else."""
-        rank.quiet = rank.batcher.quiet_steps()
-        keep = ~np.isin(scheduled.request, ended) if ended else slice(None)
-        rank.ids = scheduled.request[keep]
-        if len(rank.ids) != rank.batcher.running:
-            rank.quiet = 0
-        keys = int(scheduled.context[keep].sum()) + 2 * len(rank.ids)
-        if rank.quiet:
-            self._numbers_NG[:, index] = (0, 0, 0, len(rank.ids), keys)
-
-    def _count_time(self, durations_W: Float) -> None:
-        times, took_s = self._times, float(durations_W.sum())
-        times.iterations += len(durations_W)
-        if self._numbers_NG[0].any():
-            times.prompt_s += took_s
-        else:
-            times.decode_s += took_s
-        if self._waiting_G.any():
-            at = int(self._waiting_G.argmax())
-            if self._running_G[at] >= self._max_sequences:
-                times.seat_wait_s += took_s
-            elif self._numbers_NG[0, at]:
-                times.prompt_wait_s += took_s
-            else:
-                times.kv_wait_s += took_s
-
-    def _sample(self, now_s: float) -> None:
-        for rank in self._ranks:
-            if rank.behind:
-                self._records.last_Q[rank.ids] = now_s
-                rank.catch_up()
-        used = [rank.batcher.kv_blocks_used for rank in self._ranks]
-        self._times.kv_peak = max(self._times.kv_peak, *used)
-        self._times.add_sample(
-            Sample(
-                time_s=now_s,
-                running=sum(rank.batcher.running for rank in self._ranks),
-                waiting=sum(rank.batcher.waiting for rank in self._ranks),
-                kv_used=sum(used) / (len(used) * self._kv_blocks),
-            )
-        )
+        batcher = self._batchers[rank]
+        keep = (scheduled.request[:, None] != np.array(ended)).all(axis=1) if ended else slice(None)
+        ids = scheduled.request[keep]
+        quiet = batcher.quiet_steps() if len(ids) == batcher.running else 0
+        self._quiet_G[rank], self._ids_G[rank] = quiet, ids
+        if quiet:
+            keys = int(scheduled.context[keep].sum()) + 2 * len(ids)
+            self._numbers_NG[:, rank] = (0, 0, 0, len(ids), keys)

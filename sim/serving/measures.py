@@ -11,15 +11,18 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from moecast.sim.serving.latency import Latency
 from moecast.sim.serving.records import PoolTimes, Records
 from moecast.sim.serving.request import Request
-from moecast.sim.serving.served import Latency
+from moecast.units import format_percent
 
 Float = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
 
 MUCH = 0.1
 """Part of the time from which a wait is called what limits."""
+LITTLE = 0.005
+"""Part of the time below which nothing is said."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -85,14 +88,14 @@ def shares_of_time(times: Mapping[str, PoolTimes], duration_s: float, instances:
     """Parts of the time: with prompts, decode alone, idle; and while requests wait for blocks or for a seat."""
     shares: dict[str, float] = {}
     for pool, of in times.items():
-        whole_s = max(duration_s * instances[pool], 1e-300)
+        whole_s, seconds = max(duration_s * instances[pool], 1e-300), of.seconds()
         prefix = f"{pool}: " if len(times) > 1 else ""
-        shares[f"{prefix}iterations with prompts"] = of.prompt_s / whole_s
-        shares[f"{prefix}decode alone"] = of.decode_s / whole_s
-        shares[f"{prefix}idle"] = max(0.0, 1 - (of.prompt_s + of.decode_s) / whole_s)
-        shares[f"{prefix}requests wait for KV blocks"] = of.kv_wait_s / whole_s
-        shares[f"{prefix}requests wait for a sequence's place"] = of.seat_wait_s / whole_s
-        shares[f"{prefix}requests wait for prompts before theirs"] = of.prompt_wait_s / whole_s
+        shares[f"{prefix}iterations with prompts"] = seconds["prompt_s"] / whole_s
+        shares[f"{prefix}decode alone"] = seconds["decode_s"] / whole_s
+        shares[f"{prefix}idle"] = max(0.0, 1 - (seconds["prompt_s"] + seconds["decode_s"]) / whole_s)
+        shares[f"{prefix}requests wait for KV blocks"] = seconds["kv_wait_s"] / whole_s
+        shares[f"{prefix}requests wait for a sequence's place"] = seconds["seat_wait_s"] / whole_s
+        shares[f"{prefix}requests wait for prompts before theirs"] = seconds["prompt_wait_s"] / whole_s
     return shares
 
 
@@ -111,3 +114,20 @@ def limited_by(shares: Mapping[str, float], network: float | None) -> str:
     if network is not None and network > 0.5:
         return "network"
     return "prefill" if most("with prompts") > most("decode alone") else "decode"
+
+
+def limits_in_words(limited: str, shares: Mapping[str, float]) -> str:
+    """What limits, with the shares that say so."""
+    said = [name for name, part in shares.items() if part > (MUCH if "wait for" in name else LITTLE)]
+    return f"{limited} (of the time: {', '.join(f'{name} {format_percent(shares[name])}' for name in said)})"
+
+
+def percentiles_s(measures: Measures, records: Records) -> dict[str, tuple[float, ...]]:
+    """The percentiles 0 to 100 of each measure."""
+    parts = np.linspace(0, 1, 101)
+    found = {
+        name: tuple(np.quantile(seconds_Q, parts).tolist())
+        for name, seconds_Q in measures.timed().items()
+        if len(seconds_Q)
+    }
+    return {**found, "itl": tuple(records.gaps.quantile_s(float(part)) for part in parts)}

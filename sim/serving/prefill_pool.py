@@ -57,8 +57,10 @@ class PrefillPool:
         if self.instances is not None and self.instances < 1:
             raise MoecastError("at least 1", field="instances", value=self.instances)
 
-    def workers(self, question: Question, serving: Serving, requests: Sequence[Request], topic_Q: Int) -> Workers:
-        """Set up its instances, which give each request of the question's its first token.
+    def workers(
+        self, question: Question, serving: Serving, requests: Sequence[Request], topic_Q: Int, records: Records
+    ) -> Workers:
+        """Set up its instances, which give each request of the question's its first token, and write that down.
 
         Raises
         ------
@@ -67,7 +69,7 @@ class PrefillPool:
         """
         tokens = round(np.mean([request.prompt_tokens for request in requests]))
         return workers_of(
-            replace(question, plan=self.plan), self.serving or serving, Records(len(requests)), topic_Q=topic_Q,
+            replace(question, plan=self.plan), self.serving or serving, records, topic_Q=topic_Q,
             tokens=max(1, tokens), instances=self.instances, cost=self.cost,
         )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What a run writes down: when each request came, began to answer and ended, gaps between tokens, and state over time.
+"""What a run writes down: when each request came, was begun, began to answer and ended, gaps, and state over time.
 
 Axes: Q request, in the order of ids.
 """
@@ -11,21 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.sim.serving.gaps import Gaps
+from moecast.sim.serving.history import VALUES, History
+from moecast.sim.serving.iteration_log import IterationLog
+from moecast.sim.serving.step_times import StepsByBatch
 
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
-
-MOST_SAMPLES = 2048
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """The state of a pool at one time: requests that run and wait, and the part of the KV cache that is used."""
-
-    time_s: float
-    running: int
-    waiting: int
-    kv_used: float
 
 
 @dataclass(slots=True, kw_only=True)
@@ -34,12 +25,8 @@ class PoolTimes:
 
     Parameters
     ----------
-    prompt_s, decode_s
-        Iterations with tokens of prompts, and those without.
     iterations
         How many.
-    kv_wait_s, seat_wait_s, prompt_wait_s
-        Seconds during which someone waited to be admitted, by what was in the way: blocks, sequences, earlier prompts.
     prompt_tokens, output_tokens, decode_tokens
         Computed and given in all.
     preemptions, swapped_blocks
@@ -48,16 +35,13 @@ class PoolTimes:
         How often a prompt that was computed elsewhere was told to wait, by what was in the way.
     kv_peak
         The most blocks that a rank held.
-    samples, every_s
-        State over time, about this far apart.
+    history, steps
+        State over time, and how long iterations took by their batch.
+    log
+        Iterations one by one, where a picture of them is wanted.
     """
 
-    prompt_s: float = 0.0
-    decode_s: float = 0.0
     iterations: int = 0
-    kv_wait_s: float = 0.0
-    seat_wait_s: float = 0.0
-    prompt_wait_s: float = 0.0
     prompt_tokens: int = 0
     output_tokens: int = 0
     decode_tokens: int = 0
@@ -66,19 +50,13 @@ class PoolTimes:
     refused_for_seats: int = 0
     refused_for_blocks: int = 0
     kv_peak: int = 0
-    samples: list[Sample] = field(default_factory=list)
-    every_s: float = 0.0
+    history: History = field(default_factory=History)
+    steps: StepsByBatch = field(default_factory=StepsByBatch)
+    log: IterationLog | None = None
 
-    def wants_sample(self, now_s: float) -> bool:
-        """Whether it is time to look again."""
-        return not self.samples or now_s >= self.samples[-1].time_s + self.every_s
-
-    def add_sample(self, sample: Sample) -> None:
-        """Keep a sample; of too many, every other one."""
-        self.samples.append(sample)
-        if len(self.samples) > MOST_SAMPLES:
-            self.samples = self.samples[::2]
-            self.every_s = (self.samples[-1].time_s - self.samples[0].time_s) / len(self.samples)
+    def seconds(self) -> dict[str, float]:
+        """Sums over the run of what `VALUES` names: seconds of instances by what they did and who waited for what."""
+        return dict(zip(VALUES, self.history.total_V.tolist(), strict=True))
 
 
 class Records:
@@ -94,6 +72,7 @@ class Records:
 
     def __init__(self, requests: int, *, ramp: int = 0) -> None:
         self.arrival_Q = np.full(requests, np.nan)
+        self.started_Q = np.full(requests, np.nan)
         self.first_Q = np.full(requests, np.nan)
         self.end_Q = np.full(requests, np.nan)
         self.last_Q = np.full(requests, np.nan)
@@ -126,6 +105,12 @@ class Records:
         self.in_system += 1
         self.in_system_s += self.now_s - arrival_s  # what came while the loop looked elsewhere
         self.come += 1
+
+    def started(self, ids: Int, now_s: float) -> None:
+        """Requests are in an iteration that begins: of those that were in none before, when that was."""
+        fresh_R = np.isnan(self.started_Q[ids])
+        if fresh_R.any():
+            self.started_Q[ids[fresh_R]] = now_s
 
     def finished(self, request_id: int, end_s: float) -> None:
         """A request has all its tokens."""

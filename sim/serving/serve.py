@@ -11,24 +11,21 @@ from moecast.errors import MoecastError
 from moecast.sim.engines import find_engine
 from moecast.sim.serving.arrivals import ArrivalLaw, ClosedSource, OpenSource, Source
 from moecast.sim.serving.cost.step_cost import StepCost
-from moecast.sim.serving.cost.surrogate import SurrogateCost
+from moecast.sim.serving.iteration_log import IterationLog
 from moecast.sim.serving.loop import EventLoop
-from moecast.sim.serving.measures import Measures, latencies, limited_by, shares_of_time
 from moecast.sim.serving.overload import check_drains
-from moecast.sim.serving.pools_served import KvMoved, PoolServed, limited_apart
+from moecast.sim.serving.pools_served import KvMoved
 from moecast.sim.serving.prefill_pool import PrefillPool, moves_between, prompts_of
 from moecast.sim.serving.records import Records
 from moecast.sim.serving.request import Request
-from moecast.sim.serving.served import Served, SurrogateError
+from moecast.sim.serving.served import Served
 from moecast.sim.serving.setup import Serving
 from moecast.sim.serving.slo import Slo
-from moecast.sim.serving.workers import Workers, workers_of
+from moecast.sim.serving.summary import Run, summary
+from moecast.sim.serving.workers import workers_of
 
 if TYPE_CHECKING:
     from moecast.sim.question import Question
-
-
-NO_INTERVAL = "no interval: docs/serving.md has the errors of such forecasts on public runs"
 
 
 def serve(
@@ -42,6 +39,7 @@ def serve(
     cost: StepCost | None = None,
     prefill: PrefillPool | None = None,
     instances: int | None = None,
+    log_spans: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Served:
     """Run requests through an engine that batches as real ones do.
@@ -66,6 +64,8 @@ def serve(
         Computes prompts on GPUs of its own; the question's plan then answers only, and keys move between.
     instances
         Copies of the question's plan, each on the next GPUs; None: one for each of its EP groups.
+    log_spans
+        Iterations of ranks to keep, from the beginning of the run, for `serving_timeline`.
     progress
         Called with (requests at an end, requests in all).
 
@@ -85,7 +85,8 @@ def serve(
         question, how, records, topic_Q=topic_Q, tokens=mean, instances=instances, cost=cost,
         prefilled=prefill is not None,
     )  # fmt: skip
-    first = None if prefill is None else prefill.workers(question, how, requests, topic_Q)
+    prompts = Records(len(requests))
+    first = None if prefill is None else prefill.workers(question, how, requests, topic_Q, prompts)
     for request in requests:
         workers.limits.check_holds(request)
     for request in prompts_of(requests):
@@ -98,13 +99,30 @@ def serve(
     beside_s = find_engine(question.cluster.hardware.engine).beside_s(apart=first is not None)
     source: Source = OpenSource(requests) if closed is None else ClosedSource(requests, closed, how.think_s + beside_s)
     pools = {"engine": workers} if first is None else {"prefill": first, "decode": workers}
+    for of in pools.values():
+        of.pool.times.log = IterationLog(log_spans) if log_spans else None
     loop = EventLoop(source, [of.pool for of in pools.values()], records, moves=moves, progress=progress)
     duration_s = loop.run()
     moved = None if moves is None else KvMoved.of(moves, loop.held_s, workers.pool.times, duration_s)
-    return summary(
-        question, pools, records, requests, arrivals=arrivals, duration_s=duration_s, slo=slo,
-        dollars_per_gpu_hour=dollars_per_gpu_hour, moved=moved,
+    run = Run(
+        pools=pools, records=records, prompts=None if first is None else prompts, requests=requests, arrivals=arrivals,
+        duration_s=duration_s, moved=moved,
     )  # fmt: skip
+    return summary(question, run, slo=slo, dollars_per_gpu_hour=dollars_per_gpu_hour)
+
+
+def step_cost(question: Question, requests: Sequence[Request], *, serving: Serving | None = None) -> StepCost:
+    """What iterations of a question's plan cost: for runs that share it (`cost` of `serve`), so that it is built once.
+
+    Raises
+    ------
+    MoecastError
+        The question has no answer.
+    """
+    topic_Q = np.array([request.topic for request in requests], np.int64)
+    mean = round(np.mean([request.tokens for request in requests]))
+    how = serving or Serving(tries=0)
+    return workers_of(question, how, Records(len(requests)), topic_Q=topic_Q, tokens=mean).cost
 
 
 def _check_requests(requests: Sequence[Request]) -> None:
@@ -113,115 +131,3 @@ def _check_requests(requests: Sequence[Request]) -> None:
     for place, request in enumerate(requests):
         if request.id != place:
             raise MoecastError(f"ids are 0, 1, 2, …: request {place} has another", field="id", value=request.id)
-
-
-def summary(
-    question: Question,
-    workers: dict[str, Workers],
-    records: Records,
-    requests: Sequence[Request],
-    *,
-    arrivals: ArrivalLaw | None,
-    duration_s: float,
-    slo: Slo | None,
-    dollars_per_gpu_hour: float | None,
-    notes: tuple[str, ...] = (),
-    moved: KvMoved | None = None,
-) -> Served:
-    """Sum up a run: of pools by name, the last of which answers."""
-    closed = arrivals.concurrency if arrivals is not None and arrivals.name == "closed" else None
-    beside_s = find_engine(question.cluster.hardware.engine).beside_s(apart=moved is not None)
-    measures = Measures.of(records, requests, concurrency=closed, request_s=beside_s)
-    last = list(workers.values())[-1]
-    gpus = sum(of.gpus for of in workers.values())
-    steady_s, steady_tokens = records.steady_s[1], records.steady_tokens[1]
-    inputs, outputs = (sum(getattr(r, f"{name}_tokens") for r in requests) for name in ("prompt", "output"))
-    whole = closed is None or steady_s <= 0 or len(requests) <= 2 * closed
-    output_per_s = outputs / duration_s if whole else steady_tokens / steady_s
-    requests_per_s = output_per_s * len(requests) / outputs
-    shares = shares_of_time(
-        {name: of.pool.times for name, of in workers.items()}, duration_s,
-        {name: of.count for name, of in workers.items()},
-    )  # fmt: skip
-    network = network_share(last.cost)
-    if network is not None:
-        shares["iterations' time in exchanges"] = network
-    kept = None if slo is None else float(slo.kept_Q(measures.counted()).mean())
-    said = [*notes, NO_INTERVAL]
-    if closed is not None and len(requests) <= 2 * closed:
-        said.append(f"note: {len(requests)} requests are too few to leave out ramp and drain of {closed} in flight")
-    shortfalls = {} if slo is None else slo.shortfalls(measures.timed())
-    if slo is not None and not kept:
-        missed = ", ".join(
-            f"{name} {format_times(times)} in the best request" for name, times in shortfalls.items()
-        )  # fmt: skip
-        said.append(f"note: no request keeps the SLO: {missed}")
-    dollars_s = None if dollars_per_gpu_hour is None else dollars_per_gpu_hour * gpus / 3600
-    return Served(
-        cluster=question.cluster.name,
-        model=question.model.name,
-        engine=question.cluster.hardware.engine,
-        batcher=last.policy.name,
-        network=question.rung.name,
-        arrivals="recorded times" if arrivals is None else str(arrivals),
-        gpus=gpus,
-        instances=sum(of.count for of in workers.values()),
-        ranks=last.pool.ranks,
-        requests=len(requests),
-        counted=int(measures.counted_Q.sum()),
-        duration_s=duration_s,
-        latency=latencies(measures, records),
-        input_tokens=inputs,
-        output_tokens=outputs,
-        output_tokens_per_s=output_per_s,
-        input_tokens_per_s=requests_per_s * inputs / len(requests),
-        requests_per_s=requests_per_s,
-        output_tokens_per_s_per_gpu=output_per_s / gpus,
-        output_tokens_per_dollar=None if not dollars_s else output_per_s / dollars_s,
-        goodput_per_s=None if kept is None else kept * requests_per_s,
-        kept=kept,
-        shortfalls=shortfalls,
-        concurrency=records.in_system_s / duration_s,
-        limits=shares,
-        limited_by=limits_in_a_word(shares, network, moved, duration_s),
-        kv={
-            "blocks": last.limits.kv_blocks, "block_tokens": last.limits.block_tokens,
-            "peak": last.pool.times.kv_peak / last.limits.kv_blocks, "preemptions": last.pool.times.preemptions,
-        },
-        iterations=sum(of.pool.times.iterations for of in workers.values()),
-        error=surrogate_error(last.cost),
-        samples=tuple(last.pool.times.samples),
-        notes=(*question.notes, *said),
-        seed=question.seed,
-        first_round_ttft_s=None if closed is None else float(measures.ttft_Q[:closed].mean()),
-        pools=tuple(PoolServed.of(name, of) for name, of in workers.items()) if moved is not None else (),
-        moved=moved,
-    )  # fmt: skip
-
-
-def limits_in_a_word(shares: dict[str, float], network: float | None, moved: KvMoved | None, duration_s: float) -> str:
-    """What limits throughput, of one pool or of two."""
-    if moved is None:
-        return limited_by(shares, network)
-    return limited_apart(shares, moved, moved.held_mean_s * moved.requests / duration_s)
-
-
-def format_times(times: float) -> str:
-    """How many times what is promised."""
-    return "kept" if times <= 1 else f"is {times:.2f} times what is promised"
-
-
-def network_share(cost: StepCost) -> float | None:
-    """The part of iterations' time in exchanges, where the cost knows it."""
-    return cost.network_s / cost.total_s if isinstance(cost, SurrogateCost) and cost.total_s else None
-
-
-def surrogate_error(cost: StepCost) -> SurrogateError | None:
-    """How far off the surrogate was, where one was tried."""
-    if not isinstance(cost, SurrogateCost) or not cost.tried.errors:
-        return None
-    sizes = np.abs(cost.tried.errors)
-    return SurrogateError(
-        iterations=len(sizes), median=float(np.median(sizes)), worst=float(sizes.max()),
-        bias=float(np.mean(cost.tried.errors)), simulated=cost.simulated,
-    )  # fmt: skip

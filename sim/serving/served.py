@@ -1,78 +1,29 @@
-"""What users of a served model see: latencies, throughput, goodput, what limits; as a table and as JSON.
-
-Axes: Q request.
-"""
+"""What users of a served model see: latencies, throughput, goodput, what limits; as a table and as JSON."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from moecast.files import write_text
+from moecast.sim.serving.cost.surrogate_error import SurrogateError
+from moecast.sim.serving.history import OverTime
+from moecast.sim.serving.iteration_log import IterationLog
+from moecast.sim.serving.latency import Latency
+from moecast.sim.serving.measures import Measures, limits_in_words
 from moecast.sim.serving.pools_served import KvMoved, PoolServed
-from moecast.sim.serving.records import Sample
+from moecast.sim.serving.request_times import RequestTimes
+from moecast.sim.serving.step_times import StepTimes
 from moecast.sim.shown import ShownAsTable
 from moecast.units import format_count, format_percent, format_s
 
-Float = npt.NDArray[np.float64]
-
-SCHEMA = 1
+SCHEMA = 2
+OF_REQUESTS = ("measures", "times", "logs")
 MEASURES = {"ttft": "time to first token", "tpot": "time per output token", "itl": "inter-token latency",
             "e2e": "end to end"}  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Latency:
-    """Seconds of one measure over requests (of ITL: over gaps between tokens)."""
-
-    mean_s: float
-    p50_s: float
-    p90_s: float
-    p99_s: float
-    std_s: float
-
-    @classmethod
-    def of(cls, seconds_Q: Float) -> Latency:
-        """Summarise; of nothing, zeros."""
-        if not len(seconds_Q):
-            return cls(mean_s=0.0, p50_s=0.0, p90_s=0.0, p99_s=0.0, std_s=0.0)
-        p50_s, p90_s, p99_s = np.percentile(seconds_Q, [50, 90, 99]).tolist()
-        return cls(
-            mean_s=float(seconds_Q.mean()), p50_s=p50_s, p90_s=p90_s, p99_s=p99_s, std_s=float(seconds_Q.std())
-        )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SurrogateError:
-    """How far off the surrogate was on iterations that it had not seen, which were simulated, too.
-
-    Parameters
-    ----------
-    iterations
-        How many were tried.
-    median, worst, bias
-        Relative errors: of their size the median and the largest, and the mean with its sign.
-    simulated
-        Steps that were simulated to build it.
-    """
-
-    iterations: int
-    median: float
-    worst: float
-    bias: float
-    simulated: int
-
-    @property
-    def shown(self) -> str:
-        """In a line."""
-        errors = f"median error {self.median:.2%}, at most {self.worst:.2%}, bias {self.bias:+.2%}"
-        return f"{errors} on {self.iterations} iterations it had not seen; {self.simulated} steps simulated to build it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,8 +59,10 @@ class Served(ShownAsTable):
         Blocks of a rank's cache, tokens of each, the most that were used, and how often a request was preempted.
     error
         Of the surrogate; None where every iteration was simulated or none was tried.
-    samples
-        State over time.
+    quantiles_s
+        By measure, the percentiles 0 to 100 of what `latency` sums up.
+    over_time, step_times
+        By pool: state over time, and how long iterations took by how many requests were in them.
     notes
         What is to be read with it.
     first_round_ttft_s
@@ -117,6 +70,10 @@ class Served(ShownAsTable):
         counts. Runs that were measured from an idle engine on have it in their means.
     pools, moved
         Where prompts are computed on GPUs of their own: both pools, and what moved between them.
+    promised_s
+        With an SLO: the most seconds by measure.
+    measures, times, logs
+        Of each request, and by pool the iterations that were kept for a timeline; not in the JSON.
     """
 
     cluster: str
@@ -148,12 +105,18 @@ class Served(ShownAsTable):
     kv: Mapping[str, float]
     iterations: int
     error: SurrogateError | None
-    samples: tuple[Sample, ...]
+    quantiles_s: Mapping[str, tuple[float, ...]]
+    over_time: Mapping[str, OverTime]
+    step_times: Mapping[str, tuple[StepTimes, ...]]
     notes: tuple[str, ...] = ()
     seed: int = 0
     first_round_ttft_s: float | None = None
     pools: tuple[PoolServed, ...] = ()
     moved: KvMoved | None = None
+    promised_s: Mapping[str, float] = field(default_factory=dict)
+    measures: Measures = field(compare=False)
+    times: RequestTimes = field(compare=False)
+    logs: Mapping[str, IterationLog] = field(default_factory=dict, compare=False)
 
     @property
     def table_title(self) -> str:
@@ -179,7 +142,7 @@ class Served(ShownAsTable):
         if self.moved is not None:
             rows.append(("keys moved", self.moved.shown))
         rows.append(("KV cache", self._shown_kv()))
-        rows.append(("limited by", self.limited_by))
+        rows.append(("limited by", limits_in_words(self.limited_by, self.limits)))
         rows += [(f"  {name}", format_percent(part)) for name, part in self.limits.items()]
         if self.error is not None:
             rows.append(("surrogate", self.error.shown))
@@ -196,7 +159,8 @@ class Served(ShownAsTable):
 
     def to_json(self) -> dict[str, Any]:
         """Give it as plain JSON values: the keys of `vllm bench serve`, and ours under `moecast`."""
-        own = {name: _plain(value) for name, value in asdict(self).items()}
+        names = [of.name for of in fields(self) if of.name not in OF_REQUESTS]
+        own = {name: _plain(getattr(self, name)) for name in names}
         return {**self.as_bench(), "moecast": {"schema": SCHEMA, **own}}
 
     def as_bench(self) -> dict[str, Any]:
@@ -228,6 +192,8 @@ def _shown(latency: Latency) -> str:
 
 
 def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):

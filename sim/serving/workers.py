@@ -135,10 +135,10 @@ def workers_of(
     times = PoolTimes()
     made = tuple(
         Instance(
-            [policy.start(limits) for _ in range(plan.dp)], cost, ahead=policy.ahead, kv_blocks=limits.kv_blocks,
-            max_sequences=limits.max_sequences, records=records, times=times,
+            [policy.start(limits) for _ in range(plan.dp)], cost, ahead=policy.ahead, limits=limits, records=records,
+            times=times, number=number,
         )
-        for _ in range(instances or count)
+        for number in range(instances or count)
     )  # fmt: skip
     dispatcher = Dispatcher(serving.dp_dispatch, plan.dp * len(made))
     pool = Pool(instances=made, ranks=plan.dp, dispatcher=dispatcher, times=times)

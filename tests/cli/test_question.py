@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from moecast.cli import app
 from moecast.cli.asked import Asked
+from moecast.cli.own_sections import own_names
 from moecast.cli.question_file import (
     SECTIONS,
     dotted,
@@ -25,7 +26,6 @@ from moecast.cli.question_file import (
     find_field,
     read_question_file,
     read_value,
-    training_names,
     write_question_file,
 )
 from moecast.errors import MoecastError
@@ -96,7 +96,7 @@ def test_every_field_has_an_option_of_its_name() -> None:
 
 def test_the_page_lists_every_field() -> None:
     page = (ROOT / "docs" / "question.md").read_text(encoding="utf-8")
-    names = (*field_names(), *training_names())
+    names = (*field_names(), *own_names())
     assert [name for name in names if f"`{dotted(name)}`" not in page] == []
 
 

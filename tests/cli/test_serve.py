@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.cli.conftest import CONFIG, Run
 
@@ -21,12 +22,15 @@ def there(tmp_path: Path) -> Path:
 
 def test_a_run_for_machines(run: Run, there: Path) -> None:
     done = run(*ASKED, "--requests", "closed:4", "--slo", "ttft=10s", "--json", "--out", there / "s.json",
-               check=True)  # fmt: skip
+               "--report", there / "s.html", "--timeline", there / "t.json", check=True)  # fmt: skip
     value = json.loads(done.stdout)
     assert value == json.loads((there / "s.json").read_text())
     assert value["completed"] == 40
     assert value["total_output_tokens"] == 40 * 8
     assert value["request_goodput"] > 0
+    assert "TTFT promised" in (there / "s.html").read_text(encoding="utf-8")
+    drawn = json.loads((there / "t.json").read_text())["traceEvents"]
+    assert sum(event.get("cat") == "request" for event in drawn) == 40
 
 
 @pytest.mark.parametrize(
@@ -80,3 +84,16 @@ def test_pools_that_cannot_be_are_one_line(run: Run, more: tuple[object, ...], r
     done = run(*ASKED, *more, "--requests", "closed:4")
     assert done.returncode == 2
     assert rule in done.stderr
+
+
+def test_a_pool_for_prompts_is_a_section_of_the_question(run: Run, there: Path) -> None:
+    apart = ("--requests", "closed:4", "--prefill-gpus", 4, "--prefill-tp", 2)
+    by_options = run(*ASKED, *apart, "--json", "--save-question", "q.yaml", check=True)
+    assert yaml.safe_load((there / "q.yaml").read_text())["prefill"] == {"gpus": 4, "tp": 2}
+    again = ("--prompt-tokens", 40, "--output-tokens", 8, "--requests", "closed:4", "--json")
+    assert run("serve", "q.yaml", *again, check=True).stdout == by_options.stdout
+    changed = json.loads(run("serve", "q.yaml", *again, "--set", "prefill.gpus=2", check=True).stdout)["moecast"]
+    assert [pool["gpus"] for pool in changed["pools"]] == [2, 6]
+    wrong = run("serve", "q.yaml", *again, "--set", "prefill.gpus=0")
+    assert wrong.returncode == 2
+    assert "prefill.gpus = 0: must be at least 1" in wrong.stderr

@@ -43,8 +43,7 @@ def run(
     limits = replace(how.limits(kv_blocks=kv_blocks), **changes)  # type: ignore[arg-type]
     records, times = Records(len(requests), ramp=concurrency or 0), PoolTimes()
     instance = Instance(
-        [how.start(limits) for _ in range(ranks)], cost, ahead=how.ahead, kv_blocks=limits.kv_blocks,
-        max_sequences=limits.max_sequences, records=records, times=times,
+        [how.start(limits) for _ in range(ranks)], cost, ahead=how.ahead, limits=limits, records=records, times=times,
     )  # fmt: skip
     pool = Pool(instances=(instance,), ranks=ranks, dispatcher=Dispatcher(rule, ranks), times=times)
     source: Source = OpenSource(requests) if concurrency is None else ClosedSource(requests, concurrency)

@@ -46,8 +46,7 @@ def _pool(policy: str, gpus: int, records: Records, blocks: int, cost: LinearCos
     limits = how.limits(kv_blocks=blocks, block_tokens=16)
     limits = limits if seats is None else replace(limits, max_sequences=seats)
     instance = Instance(
-        [how.start(limits) for _ in range(gpus)], cost, ahead=how.ahead, kv_blocks=blocks,
-        max_sequences=limits.max_sequences, records=records, times=times,
+        [how.start(limits) for _ in range(gpus)], cost, ahead=how.ahead, limits=limits, records=records, times=times,
     )  # fmt: skip
     return Pool(instances=(instance,), ranks=gpus, dispatcher=Dispatcher("round_robin", gpus), times=times)
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from moecast.errors import MoecastError
 from moecast.sim.serving.batchers.batcher import Batcher, Limits, Policy, Scheduled
+from moecast.sim.serving.batchers.batchllm import BatchLlm
 from moecast.sim.serving.batchers.mixed import Mixed
+from moecast.sim.serving.batchers.past_future import PastFuture
 from moecast.sim.serving.batchers.sglang import Sglang
 from moecast.sim.serving.batchers.static import Static
 from moecast.sim.serving.batchers.trtllm import Trtllm
 from moecast.sim.serving.batchers.vllm import VLLM_0_19, Vllm
 
-BATCHERS: tuple[Policy, ...] = (Mixed(), Vllm(), VLLM_0_19, Sglang(), Trtllm(), Static())
+BATCHERS: tuple[Policy, ...] = (Mixed(), Vllm(), VLLM_0_19, Sglang(), Trtllm(), Static(), PastFuture(), BatchLlm())
 
 __all__ = ["BATCHERS", "Batcher", "Limits", "Policy", "Scheduled", "find_batcher"]
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from moecast.sim.serving.batchers.batcher import MOST, Limits, Scheduled
-from moecast.sim.serving.kv_cache import KvCache
+from moecast.sim.serving.block_pool import BlockPool, Found
 from moecast.sim.serving.request import Request
 
 
@@ -26,8 +26,8 @@ class Job:
         Tokens whose keys are in the cache.
     given
         Output tokens that it has.
-    shared
-        Blocks that it holds of its prefix group's chain.
+    blocks, shared
+        Blocks that it holds, and which of them others may find, by number.
     swapped
         Tokens whose keys wait in the host's memory, or came from another engine.
     moved
@@ -37,7 +37,8 @@ class Job:
     request: Request
     computed: int = 0
     given: int = 0
-    shared: int = 0
+    blocks: int = 0
+    shared: list[int] = field(default_factory=list)
     swapped: int = 0
     moved: bool = False
 
@@ -49,7 +50,7 @@ class Job:
     @property
     def decodes(self) -> bool:
         """Whether it is past its prefill."""
-        return self.given > 0 and self.left == 1
+        return self.given > 0 and self.request.prompt_tokens + self.given - self.computed == 1
 
     @property
     def to_give(self) -> int:
@@ -82,7 +83,7 @@ class QueuedBatcher(ABC):
     def __init__(self, limits: Limits, *, late: bool = False, swaps: bool = False) -> None:
         self._limits = limits
         self._late, self._swaps = late, swaps
-        self._cache = KvCache(limits)
+        self._cache = BlockPool(limits.kv_blocks, limits.block_tokens, caching=limits.prefix_cache)
         self._waiting: deque[Job] = deque()
         self._running: list[Job] = []
         self._leaving: list[Job] = []
@@ -139,8 +140,8 @@ class QueuedBatcher(ABC):
         if not parts and not self._leaving:
             return Scheduled(preempted=chosen.preempted, swapped_blocks=chosen.swapped_blocks)
         jobs, counts = [job for job, _ in parts], [count for _, count in parts]
-        samples = [job.left == count for job, count in parts]
-        decodes = [job.decodes for job in jobs]
+        lefts, decodes = [job.left for job in jobs], [job.decodes for job in jobs]
+        samples = [left == count for left, count in zip(lefts, counts, strict=True)]
         wasted = self._leaving if any(decodes) or not parts else []
         return Scheduled(
             request=np.array([job.request.id for job in jobs], np.int64),
@@ -165,7 +166,7 @@ class QueuedBatcher(ABC):
             job = jobs[id_]
             job.computed += tokens
             if tokens > 1 and self._limits.prefix_cache:
-                job.shared = self._cache.keep(job.request, job.computed)
+                self._cache.keep(job.request, job.shared, job.computed)
             if samples:
                 job.given += 1
                 if job.given == job.request.output_tokens:
@@ -181,38 +182,60 @@ class QueuedBatcher(ABC):
 
     def _release(self, jobs: list[Job]) -> None:
         for job in jobs:
-            self._cache.leave(job.request)
+            self._leave(job)
             del self._jobs[job.request.id]
             self._blocked = False
         self._leaving = []
 
     def _enter(self, job: Job, tokens: int, *, found: int = 0) -> None:
         """Let a job run, holding so many tokens, `found` of which were kept for its prefix."""
-        self._cache.enter(job.request, tokens, found=found)
+        there = self._cache.find(job.request, job.request.prompt_tokens) if found else Found()
+        self._cache.hold(job.request, there)
+        job.blocks, job.shared = max(there.blocks, self._limits.blocks_of(tokens)), there.shared
+        self._cache.take(job.blocks - there.blocks)
         job.computed = max(found, job.swapped)
         job.swapped, job.moved = 0, False
-        job.shared = found // self._limits.block_tokens
         self._running.append(job)
 
     def _grow(self, job: Job, tokens: int) -> bool:
-        return self._cache.grow(job.request, tokens, shared=job.shared)
+        """Let a job hold so many tokens in all; whether there was room."""
+        more = self._limits.blocks_of(tokens) - job.blocks
+        if more <= 0:
+            return True
+        if more > self._cache.free:
+            return False
+        self._cache.take(more)
+        job.blocks += more
+        return True
+
+    def _leave(self, job: Job) -> None:
+        """Take a job's blocks; those that others may find stay findable."""
+        findable = len(job.shared) * self._limits.block_tokens
+        self._cache.release(job.request, job.blocks, job.shared, findable, ends=True)
+        job.blocks, job.shared = 0, []
 
     def _preempt(self, job: Job) -> int:
         """Take a running job's blocks; it waits in front of all others. The blocks that are swapped out, if any."""
         self._running.remove(job)
-        self._cache.leave(job.request)
+        self._leave(job)
         job.swapped = job.computed if self._swaps else 0
-        job.computed = job.shared = 0
+        job.computed = 0
         self._waiting.appendleft(job)
         return self._limits.blocks_of(job.swapped)
 
     def _found(self, job: Job) -> int:
         """Tokens of a waiting job that need no computing."""
-        return 0 if job.swapped else self._cache.found(job.request)
+        if job.swapped:
+            return 0
+        return self._cache.find(job.request, job.request.prompt_tokens).blocks * self._limits.block_tokens
 
     def _has_free(self, job: Job, tokens: int, found: int, *, leave: float = 0.0) -> bool:
-        """Whether blocks for so many of its tokens are free, and `leave` blocks beside."""
-        return self._cache.needed(job.request, tokens, found=found) + leave <= self._cache.free
+        """Whether blocks for so many tokens of a waiting job are free, and `leave` blocks beside."""
+        needed = self._limits.blocks_of(tokens)
+        if found:  # those that nobody holds stop being free when they are held
+            there = self._cache.find(job.request, job.request.prompt_tokens)
+            needed += self._cache.idle(there) - there.blocks
+        return max(needed, 0) + leave <= self._cache.free
 
     def quiet_steps(self) -> int:
         """How many of the next iterations just decode whoever runs."""
@@ -229,7 +252,7 @@ class QueuedBatcher(ABC):
     def advance(self, steps: int) -> None:
         """Take that many iterations at once."""
         for job in self._running:
-            if not self._grow(job, job.computed + steps):
-                raise RuntimeError("more iterations at once than there are blocks for")
             job.computed += steps
             job.given += steps
+            if not self._grow(job, job.computed):
+                raise RuntimeError("more iterations at once than there are blocks for")
