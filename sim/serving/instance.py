@@ -67,6 +67,8 @@ class Instance:
         Seconds of an iteration.
     ahead
         An iteration is decided while the one before runs: who comes meanwhile waits for one more.
+    receive_every
+        It looks who has come after so many iterations without prompts; after one with prompts, and idle, at once.
     limits_kv, limits_sequences
         Blocks and sequences of a rank, to say what stands in the way of who waits.
     """
@@ -81,9 +83,11 @@ class Instance:
         max_sequences: int,
         records: Records,
         times: PoolTimes,
+        receive_every: int = 1,
     ) -> None:
         self._ranks = [_Rank(batcher) for batcher in batchers]
         self._cost, self._ahead = cost, ahead
+        self._receive_every, self._since_looked = receive_every, 0
         self._kv_blocks, self._max_sequences = kv_blocks, max_sequences
         self._records, self._times = records, times
         self._inbox: list[tuple[int, Request, bool, float]] = []
@@ -110,6 +114,7 @@ class Instance:
             return False
         # the iteration in progress ends, and where the next one has been decided, that one too
         keep = int(np.searchsorted(self._ends_W, now_s)) + (2 if self._ahead else 1)
+        keep += -(self._since_looked + keep) % self._receive_every
         if keep >= len(self._ends_W):
             return False
         self._ends_W = self._ends_W[:keep]
@@ -135,7 +140,9 @@ class Instance:
 
     def start(self, now_s: float) -> bool:
         """Decide the next iterations; whether there is anything to do."""
-        self._deliver(now_s)
+        if not self.busy or self._since_looked % self._receive_every == 0:
+            self._since_looked = 0
+            self._deliver(now_s)
         swapped = self._schedule(now_s)
         numbers_NG = self._numbers_NG
         if not numbers_NG[[0, 3]].any():
@@ -154,7 +161,7 @@ class Instance:
             self._ends_W = np.array([now_s + self._cost.seconds(load)])
         else:
             # who has come too late for this iteration is in the next one
-            most = 1 if self._inbox else MOST_AHEAD
+            most = self._receive_every - self._since_looked % self._receive_every if self._inbox else MOST_AHEAD
             steps = min(most, *(rank.quiet for rank in self._ranks))
             self._ends_W = now_s + np.cumsum(self._cost.ahead(load, steps))
         return True
@@ -214,6 +221,7 @@ class Instance:
         steps = len(ends_W)
         durations_W = np.diff(ends_W, prepend=start_s)
         self._count_time(durations_W)
+        self._since_looked = 0 if self._numbers_NG[0].any() else self._since_looked + steps
         self._start_s = float(ends_W[-2]) if steps > 1 else start_s
         self._ends_W = ends_W[-1:]
         finished: list[int] = []

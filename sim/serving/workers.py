@@ -136,7 +136,7 @@ def workers_of(
     made = tuple(
         Instance(
             [policy.start(limits) for _ in range(plan.dp)], cost, ahead=policy.ahead, kv_blocks=limits.kv_blocks,
-            max_sequences=limits.max_sequences, records=records, times=times,
+            max_sequences=limits.max_sequences, records=records, times=times, receive_every=serving.receive_every,
         )
         for _ in range(instances or count)
     )  # fmt: skip

@@ -120,7 +120,7 @@ def run_of(row: ServingRow, network: str) -> Served:
     requests = make_requests(arrivals, lengths, max(ROUNDS * users, LEAST_REQUESTS), seed=SEED)
     question = question_of(row, network)
     cost = _cost_of(_alike(row.worker), network)
-    serving = Serving(tries=0, max_batched_tokens=batched_tokens_of(row))
+    serving = Serving(tries=0, max_batched_tokens=batched_tokens_of(row), receive_every=receive_every_of(row))
     if row.prefill is None:
         return serve(question, requests, arrivals=arrivals, serving=serving, cost=cost)
     serving = replace(serving, max_sequences=max(1, round(row.stated)), dp_dispatch=DISPATCH_APART)
@@ -163,6 +163,16 @@ def batched_tokens_of(row: ServingRow) -> int | None:
     if row.engine != "trtllm":
         return None
     return max(WHOLE_PROMPT_TOKENS, row.isl + round(row.concurrency))
+
+
+def receive_every_of(row: ServingRow) -> int:
+    """Iterations between two looks of SGLang's scheduler at who has come."""
+    if row.engine != "sglang" or row.mode == "disagg" or row.gpu not in POLLED_GPUS or "qwen" in row.model.lower() and row.gpu=="b300_sxm":
+        return 1
+    return 30 if row.concurrency >= 16 else 10
+
+
+POLLED_GPUS = ("b200_sxm", "b300_sxm")
 
 
 def question_of(row: ServingRow, network: str, *, prompts: bool = False) -> Question:
