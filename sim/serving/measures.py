@@ -39,17 +39,18 @@ class Measures:
 
     @classmethod
     def of(
-        cls, records: Records, requests: Sequence[Request], *, concurrency: int | None, request_s: float = 0.0
+        cls, records: Records, requests: Sequence[Request], *, concurrency: int | None, outside_Q: Float | None = None
     ) -> Measures:
-        """Measure every request; each takes `request_s` beside what the engine does."""
+        """Measure every request; each takes so many seconds outside the engine's iterations."""
         outputs_Q = np.array([request.output_tokens for request in requests])
-        ttft_Q = records.first_Q - records.arrival_Q + request_s
+        outside_Q = np.zeros(len(requests)) if outside_Q is None else outside_Q
+        ttft_Q = records.first_Q - records.arrival_Q + outside_Q
         tpot_Q = (records.end_Q - records.first_Q) / np.maximum(outputs_Q - 1, 1)
         counted_Q = np.ones(len(requests), bool)
         if concurrency is not None and len(requests) > 2 * concurrency:
             counted_Q[:concurrency] = counted_Q[-concurrency:] = False
         return cls(
-            ttft_Q=ttft_Q, tpot_Q=tpot_Q, e2e_Q=records.end_Q - records.arrival_Q + request_s, counted_Q=counted_Q
+            ttft_Q=ttft_Q, tpot_Q=tpot_Q, e2e_Q=records.end_Q - records.arrival_Q + outside_Q, counted_Q=counted_Q
         )
 
     def counted(self) -> dict[str, Float]:

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from moecast.errors import MoecastError
+from moecast.sim.cost.gpus import gpu_key
 from moecast.sim.engines import find_engine
 from moecast.sim.serving.arrivals import ArrivalLaw, ClosedSource, OpenSource, Source
 from moecast.sim.serving.cost.step_cost import StepCost
@@ -27,6 +29,7 @@ from moecast.sim.serving.workers import Workers, workers_of
 if TYPE_CHECKING:
     from moecast.sim.question import Question
 
+Float = npt.NDArray[np.float64]
 
 NO_INTERVAL = "no interval: docs/serving.md has the errors of such forecasts on public runs"
 
@@ -95,8 +98,8 @@ def serve(
         check_drains(workers, requests, arrivals, prefilled=first is not None)
         if first is not None:
             check_drains(first, prompts_of(requests), arrivals)
-    beside_s = find_engine(question.cluster.hardware.engine).beside_s(apart=first is not None)
-    source: Source = OpenSource(requests) if closed is None else ClosedSource(requests, closed, how.think_s + beside_s)
+    away_s = how.think_s + float(seconds_outside(question, requests, apart=first is not None).mean())
+    source: Source = OpenSource(requests) if closed is None else ClosedSource(requests, closed, away_s)
     pools = {"engine": workers} if first is None else {"prefill": first, "decode": workers}
     loop = EventLoop(source, [of.pool for of in pools.values()], records, moves=moves, progress=progress)
     duration_s = loop.run()
@@ -105,6 +108,13 @@ def serve(
         question, pools, records, requests, arrivals=arrivals, duration_s=duration_s, slo=slo,
         dollars_per_gpu_hour=dollars_per_gpu_hour, moved=moved,
     )  # fmt: skip
+
+
+def seconds_outside(question: Question, requests: Sequence[Request], *, apart: bool) -> Float:
+    """Seconds of each request outside the engine's iterations [Q]; `apart`: prompts on GPUs of their own."""
+    hardware = question.cluster.hardware
+    tokens_Q = np.array([request.prompt_tokens for request in requests], np.float64)
+    return find_engine(hardware.engine).outside_s(tokens_Q, gpu=gpu_key(hardware), apart=apart)
 
 
 def _check_requests(requests: Sequence[Request]) -> None:
@@ -130,8 +140,8 @@ def summary(
 ) -> Served:
     """Sum up a run: of pools by name, the last of which answers."""
     closed = arrivals.concurrency if arrivals is not None and arrivals.name == "closed" else None
-    beside_s = find_engine(question.cluster.hardware.engine).beside_s(apart=moved is not None)
-    measures = Measures.of(records, requests, concurrency=closed, request_s=beside_s)
+    outside_Q = seconds_outside(question, requests, apart=moved is not None)
+    measures = Measures.of(records, requests, concurrency=closed, outside_Q=outside_Q)
     last = list(workers.values())[-1]
     gpus = sum(of.gpus for of in workers.values())
     steady_s, steady_tokens = records.steady_s[1], records.steady_tokens[1]
