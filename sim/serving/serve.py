@@ -203,7 +203,7 @@ def summary(
         samples=tuple(last.pool.times.samples),
         notes=(*question.notes, *said),
         seed=question.seed,
-        first_round_ttft_s=None if closed is None else float(measures.ttft_Q[:closed].mean()),
+        whole_run_s={"ttft": float(measures.ttft_Q.mean()), "tpot": float(measures.tpot_Q.mean())},
         pools=tuple(PoolServed.of(name, of) for name, of in workers.items()) if moved is not None else (),
         moved=moved,
     )  # fmt: skip
