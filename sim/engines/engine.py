@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
+Float = npt.NDArray[np.float64]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
@@ -29,16 +34,20 @@ class Engine:
         Seconds of the host in each step that nothing hides: scheduling, sampling, the reply.
     step_source
         Where `step_s` comes from.
-    prompt_step_s
-        Seconds that an iteration with tokens of prompts takes beside its kernels, where requests are served
-        (`moecast.sim.serving`): such iterations run without CUDA graphs, and what they are made of is put together.
+    prompt_s
+        Seconds of the host for each prompt in the iteration that ends it, beside kernels, where requests are served
+        (`moecast.sim.serving`): what the scheduler, the cache's bookkeeping and the runner do with a new request while
+        the GPUs wait.
     request_s
-        Seconds of a request's way outside the engine's iterations, to its first token: the server, tokens of its text,
-        and back.
+        Seconds of a request's way outside the engine's iterations, to its first token: the server, and back.
+    request_token_s
+        Seconds of it for each token of the prompt: text becomes tokens.
+    request_on_s
+        (GPU, seconds) where hosts of some GPUs take another time than `request_s`.
     request_apart_s
-        The same where prompts are computed on GPUs of their own: two servers in a row; None: as `request_s`.
+        As `request_s` where prompts are computed on GPUs of their own: two servers in a row; None: as `request_s`.
     request_source
-        Where `prompt_step_s`, `request_s` and `request_apart_s` come from.
+        Where these come from.
     """
 
     name: str
@@ -49,8 +58,10 @@ class Engine:
     sends_bf16_for: tuple[str, ...] = ()
     step_s: float = 0.0
     step_source: str = ""
-    prompt_step_s: float = 0.0
+    prompt_s: float = 0.0
     request_s: float = 0.0
+    request_token_s: float = 0.0
+    request_on_s: tuple[tuple[str, float], ...] = ()
     request_apart_s: float | None = None
     request_source: str = ""
 
@@ -58,11 +69,14 @@ class Engine:
         """Check ranges."""
         if not 0 <= self.step_s < 1:
             raise ValueError(f"step_s = {self.step_s}: seconds of a host in one step, from 0 to less than 1")
-        for name in ("prompt_step_s", "request_s", "request_apart_s"):
+        for name in ("prompt_s", "request_s", "request_token_s", "request_apart_s"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 raise ValueError(f"{name} = {value}: seconds of a host, from 0 to less than 1")
 
-    def beside_s(self, *, apart: bool) -> float:
-        """Seconds of a request outside iterations; `apart`: its prompt is computed on GPUs of their own."""
-        return self.request_apart_s if apart and self.request_apart_s is not None else self.request_s
+    def outside_s(self, prompt_tokens_Q: Float, *, gpu: str, apart: bool) -> Float:
+        """Seconds of requests outside iterations [Q]; `apart`: their prompts are computed on GPUs of their own."""
+        fixed_s = dict(self.request_on_s).get(gpu, self.request_s)
+        if apart and self.request_apart_s is not None:
+            fixed_s = self.request_apart_s
+        return fixed_s + self.request_token_s * prompt_tokens_Q

@@ -8,11 +8,12 @@ SGLANG = Engine(
     name="sglang",
     version="0.5.14",
     kernels="sglang",
-    prompt_step_s=24e-3,
-    request_s=127e-3,
+    prompt_s=12e-3,
+    request_s=92e-3,
+    request_token_s=7e-6,
+    request_on_s=(("h100_sxm", 146e-3), ("h200_sxm", 146e-3)),
     request_apart_s=301e-3,
-    request_source="fit: the mean TTFT of five rows marked fit of serving.csv with 4 requests in flight is above the "
-    "forecast without them by 151 ms in the median (119 to 181); of these an iteration takes what it takes in vLLM, "
-    "since the rows do not tell the two apart. With prefill on GPUs of its own two such rows are 159 and 188 ms above "
-    "the forecast with these two",
+    request_source="fit: of a prompt and its tokens as vLLM's, since rows do not tell them apart; request_s from the "
+    "TTFT of six rows marked fit of serving.csv on B200 and B300 (55 to 139 ms above the forecast without, 92 in the "
+    "median; two far slower ones left out) and of two on H200 (159 and 132 ms)",
 )

@@ -12,11 +12,11 @@ TRTLLM = Engine(
     kernels="trtllm",
     attention_kernels=2,
     sends_bf16_for=("fp8",),
-    prompt_step_s=24e-3,
-    request_s=137e-3,
+    request_s=105e-3,
+    request_token_s=7e-6,
+    request_on_s=(("h100_sxm", 187e-3), ("h200_sxm", 187e-3)),
     request_apart_s=62e-3,
-    request_source="fit: the mean TTFT of two rows marked fit of serving.csv with 4 requests in flight is above the "
-    "forecast without them by 161 ms in the mean (132 and 191); of these an iteration takes what it takes in vLLM, "
-    "since the rows do not tell the two apart. With prefill on GPUs of its own the one such row is 75 ms below the "
-    "forecast with these two (another server stands before the engines there)",
+    request_source="fit: TTFT of two rows marked fit of serving.csv on B200 (4 and 128 in flight: 126 and 83 ms above "
+    "the forecast without; with a time of each prompt in iterations they would be further apart, so that there is "
+    "none) and of one on H200 (187 ms); tokens as vLLM's",
 )

@@ -50,6 +50,8 @@ class Instance:
         Of a rank, to say what stands in the way of who waits.
     number
         Its place in its pool.
+    receive_every
+        It looks who has come after so many iterations without prompts; after one with prompts, and idle, at once.
     """
 
     def __init__(
@@ -62,9 +64,11 @@ class Instance:
         records: Records,
         times: PoolTimes,
         number: int = 0,
+        receive_every: int = 1,
     ) -> None:
         ranks = len(batchers)
         self._batchers, self._cost, self._ahead, self._limits = list(batchers), cost, ahead, limits
+        self._receive_every, self._since_looked = receive_every, 0
         self._records, self._times = records, times
         self._watch = Watch(number, ranks, limits, times)
         self._inbox: list[tuple[int, Request, bool, float]] = []
@@ -91,6 +95,7 @@ class Instance:
             return False
         # the iteration in progress ends, and where the next one has been decided, that one too
         keep = int(np.searchsorted(self._ends_W, now_s)) + (2 if self._ahead else 1)
+        keep += -(self._since_looked + keep) % self._receive_every
         if keep >= len(self._ends_W):
             return False
         self._ends_W = self._ends_W[:keep]
@@ -116,7 +121,9 @@ class Instance:
 
     def start(self, now_s: float) -> bool:
         """Decide the next iterations; whether there is anything to do."""
-        self._deliver(now_s)
+        if not self.busy or self._since_looked % self._receive_every == 0:
+            self._since_looked = 0
+            self._deliver(now_s)
         swapped = self._schedule(now_s)
         numbers_NG = self._numbers_NG
         if not (numbers_NG[0].any() or numbers_NG[3].any()):
@@ -135,7 +142,7 @@ class Instance:
             self._ends_W = np.array([now_s + self._cost.seconds(load)])
         else:
             # who has come too late for this iteration is in the next one
-            most = 1 if self._inbox else MOST_AHEAD
+            most = self._receive_every - self._since_looked % self._receive_every if self._inbox else MOST_AHEAD
             steps = min(most, int(self._quiet_G.min()))
             self._ends_W = now_s + np.cumsum(self._cost.ahead(load, steps))
         return True
@@ -199,6 +206,7 @@ class Instance:
         """End the planned iterations; the requests that have all their tokens."""
         ends_W, start_s, asked = self._ends_W, self._start_s, list(self._scheduled)
         steps = len(ends_W)
+        self._since_looked = 0 if self._numbers_NG[0].any() else self._since_looked + steps
         quiet_G = np.ones(len(self._batchers), bool)
         quiet_G[asked] = False
         alike = int(self._numbers_NG[3, quiet_G].sum())

@@ -47,11 +47,12 @@ class Measures:
 
     @classmethod
     def of(
-        cls, records: Records, requests: Sequence[Request], *, concurrency: int | None, request_s: float = 0.0
+        cls, records: Records, requests: Sequence[Request], *, concurrency: int | None, outside_Q: Float | None = None
     ) -> Measures:
-        """Measure every request; each takes `request_s` beside what the engine does."""
+        """Measure every request; each takes so many seconds outside the engine's iterations."""
         outputs_Q = np.array([request.output_tokens for request in requests])
-        ttft_Q = records.first_Q - records.arrival_Q + request_s
+        outside_Q = np.zeros(len(requests)) if outside_Q is None else outside_Q
+        ttft_Q = records.first_Q - records.arrival_Q + outside_Q
         tpot_Q = (records.end_Q - records.first_Q) / np.maximum(outputs_Q - 1, 1)
         counted_Q = np.ones(len(requests), bool)
         if concurrency is not None and len(requests) > 2 * concurrency:
@@ -59,7 +60,7 @@ class Measures:
         return cls(
             ttft_Q=ttft_Q,
             tpot_Q=tpot_Q,
-            e2e_Q=records.end_Q - records.arrival_Q + request_s,
+            e2e_Q=records.end_Q - records.arrival_Q + outside_Q,
             counted_Q=counted_Q,
             several_Q=outputs_Q > 1,
         )

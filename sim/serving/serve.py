@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moecast.errors import MoecastError
-from moecast.sim.engines import find_engine
 from moecast.sim.serving.arrivals import ArrivalLaw, ClosedSource, OpenSource, Source
 from moecast.sim.serving.cost.step_cost import StepCost
 from moecast.sim.serving.iteration_log import IterationLog
@@ -21,7 +20,7 @@ from moecast.sim.serving.request import Request
 from moecast.sim.serving.served import Served
 from moecast.sim.serving.setup import Serving
 from moecast.sim.serving.slo import Slo
-from moecast.sim.serving.summary import Run, summary
+from moecast.sim.serving.summary import Run, seconds_outside, summary
 from moecast.sim.serving.workers import workers_of
 
 if TYPE_CHECKING:
@@ -96,8 +95,8 @@ def serve(
         check_drains(workers, requests, arrivals, prefilled=first is not None)
         if first is not None:
             check_drains(first, prompts_of(requests), arrivals)
-    beside_s = find_engine(question.cluster.hardware.engine).beside_s(apart=first is not None)
-    source: Source = OpenSource(requests) if closed is None else ClosedSource(requests, closed, how.think_s + beside_s)
+    away_s = how.think_s + float(seconds_outside(question, requests, apart=first is not None).mean())
+    source: Source = OpenSource(requests) if closed is None else ClosedSource(requests, closed, away_s)
     pools = {"engine": workers} if first is None else {"prefill": first, "decode": workers}
     for of in pools.values():
         of.pool.times.log = IterationLog(log_spans) if log_spans else None

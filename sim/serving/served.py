@@ -65,9 +65,9 @@ class Served(ShownAsTable):
         By pool: state over time, and how long iterations took by how many requests were in them.
     notes
         What is to be read with it.
-    first_round_ttft_s
-        Closed loop: mean time to first token of the requests that all come at once at its start, which no latency
-        counts. Runs that were measured from an idle engine on have it in their means.
+    whole_run_s
+        Mean TTFT and TPOT of all requests. In a closed loop those of ramp and drain are in it, which no latency counts:
+        runs that were measured from an idle engine on have them in their means.
     pools, moved
         Where prompts are computed on GPUs of their own: both pools, and what moved between them.
     promised_s
@@ -110,7 +110,7 @@ class Served(ShownAsTable):
     step_times: Mapping[str, tuple[StepTimes, ...]]
     notes: tuple[str, ...] = ()
     seed: int = 0
-    first_round_ttft_s: float | None = None
+    whole_run_s: Mapping[str, float] = field(default_factory=dict)
     pools: tuple[PoolServed, ...] = ()
     moved: KvMoved | None = None
     promised_s: Mapping[str, float] = field(default_factory=dict)

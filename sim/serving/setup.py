@@ -24,6 +24,9 @@ class Serving:
         As of `Limits`; None: the policy's own, and of `kv_blocks` what the memory leaves.
     dp_dispatch
         How requests are dealt to attention-DP ranks: one of `DISPATCH_RULES`.
+    receive_every
+        Who has come is looked for after so many iterations without prompts (SGLang's `scheduler_recv_interval`); after
+        one with prompts at once.
     think_s
         Closed loop: from a user's answer to the next request.
     cost
@@ -50,6 +53,7 @@ class Serving:
     chunked: bool | None = None
     prefix_cache: bool | None = None
     dp_dispatch: str = "round_robin"
+    receive_every: int = 1
     think_s: float = 0.0
     cost: str = "surrogate"
     draws: int = 1
@@ -64,7 +68,7 @@ class Serving:
             raise MoecastError(f"one of {', '.join(DISPATCH_RULES)}", field="dp_dispatch", value=self.dp_dispatch)
         if not 0 <= self.think_s < float("inf"):
             raise MoecastError("finite seconds, not negative", field="think_s", value=self.think_s)
-        for name, least in (("draws", 1), ("tries", 0)):
+        for name, least in (("receive_every", 1), ("draws", 1), ("tries", 0)):
             if getattr(self, name) < least:
                 raise MoecastError(f"at least {least}", field=name, value=getattr(self, name))
 

@@ -6,6 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
+from moecast.sim.cost.gpus import gpu_key
 from moecast.sim.engines import find_engine
 from moecast.sim.serving.arrivals import ArrivalLaw
 from moecast.sim.serving.cost.surrogate_error import network_share, surrogate_error
@@ -21,6 +25,7 @@ from moecast.sim.serving.workers import Workers
 if TYPE_CHECKING:
     from moecast.sim.question import Question
 
+Float = npt.NDArray[np.float64]
 
 NO_INTERVAL = "no interval: docs/serving.md has the errors of such forecasts on public runs"
 
@@ -67,9 +72,8 @@ def summary(
 ) -> Served:
     """Sum up a run."""
     records, requests = run.records, run.requests
-    engine = question.cluster.hardware.engine
-    beside_s = find_engine(engine).beside_s(apart=run.moved is not None)
-    measures = Measures.of(records, requests, concurrency=run.closed, request_s=beside_s)
+    outside_Q = seconds_outside(question, requests, apart=run.moved is not None)
+    measures = Measures.of(records, requests, concurrency=run.closed, outside_Q=outside_Q)
     last = list(run.pools.values())[-1]
     gpus = sum(of.gpus for of in run.pools.values())
     rates = _rates(run, gpus, dollars_per_gpu_hour)
@@ -77,7 +81,7 @@ def summary(
     return Served(
         cluster=question.cluster.name,
         model=question.model.name,
-        engine=engine,
+        engine=question.cluster.hardware.engine,
         batcher=last.policy.name,
         network=question.rung.name,
         arrivals="recorded times" if run.arrivals is None else str(run.arrivals),
@@ -103,13 +107,20 @@ def summary(
         step_times={name: of.pool.times.steps.found() for name, of in run.pools.items()},
         notes=(*question.notes, *notes, NO_INTERVAL, *_notes(run, promised)),
         seed=question.seed,
-        first_round_ttft_s=None if run.closed is None else float(measures.ttft_Q[: run.closed].mean()),
+        whole_run_s={"ttft": float(measures.ttft_Q.mean()), "tpot": float(measures.tpot_Q.mean())},
         pools=tuple(PoolServed.of(name, of) for name, of in run.pools.items()) if run.moved is not None else (),
         moved=run.moved,
         measures=measures,
         times=RequestTimes.of(records, run.prompts),
         logs={name: of.pool.times.log for name, of in run.pools.items() if of.pool.times.log is not None},
     )  # fmt: skip
+
+
+def seconds_outside(question: Question, requests: Sequence[Request], *, apart: bool) -> Float:
+    """Seconds of each request outside the engine's iterations [Q]; `apart`: prompts on GPUs of their own."""
+    hardware = question.cluster.hardware
+    tokens_Q = np.array([request.prompt_tokens for request in requests], np.float64)
+    return find_engine(hardware.engine).outside_s(tokens_Q, gpu=gpu_key(hardware), apart=apart)
 
 
 def _rates(run: Run, gpus: int, dollars_per_gpu_hour: float | None) -> dict[str, Any]:

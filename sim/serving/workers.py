@@ -130,13 +130,13 @@ def workers_of(
         engine = EngineStep(
             question.cluster, question.model, dict(parts), question.trace, question.rung, seed=question.seed
         )  # fmt: skip
-        beside_s = find_engine(hardware.engine).prompt_step_s
-        cost = _cost(engine, serving, topic_Q, capacity, limits, beside_s)
+        prompt_s = find_engine(hardware.engine).prompt_s
+        cost = _cost(engine, serving, topic_Q, capacity, limits, prompt_s)
     times = PoolTimes()
     made = tuple(
         Instance(
             [policy.start(limits) for _ in range(plan.dp)], cost, ahead=policy.ahead, limits=limits, records=records,
-            times=times, number=number,
+            times=times, number=number, receive_every=serving.receive_every,
         )
         for number in range(instances or count)
     )  # fmt: skip
@@ -172,12 +172,12 @@ def _check(question: Question) -> None:
 
 
 def _cost(
-    engine: EngineStep, serving: Serving, topic_Q: Int, capacity: KvCapacity | None, limits: Limits, beside_s: float
+    engine: EngineStep, serving: Serving, topic_Q: Int, capacity: KvCapacity | None, limits: Limits, prompt_s: float
 ) -> StepCost:
     token_bytes = capacity.token_bytes if capacity is not None else 0.0
     swap_block_s = token_bytes * limits.block_tokens / engine.host_Bps
     if serving.cost == "exact":
-        return ExactCost(engine, topic_Q, swap_block_s=swap_block_s, prompt_step_s=beside_s)
+        return ExactCost(engine, topic_Q, swap_block_s=swap_block_s, prompt_s=prompt_s)
     return SurrogateCost(
-        engine, topic_Q, draws=serving.draws, swap_block_s=swap_block_s, tries=serving.tries, prompt_step_s=beside_s
+        engine, topic_Q, draws=serving.draws, swap_block_s=swap_block_s, tries=serving.tries, prompt_s=prompt_s
     )  # fmt: skip

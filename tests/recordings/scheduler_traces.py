@@ -12,7 +12,7 @@ import gzip
 import json
 import random
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,10 @@ STEP = ("times", "requests", "tokens", "admitted", "preempted", "finished", "blo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Of an engine's scheduler, in vLLM's words; what an engine does not know it leaves alone."""
+    """Of an engine's scheduler, in vLLM's words; what an engine does not know it leaves alone.
+
+    The last ones are SGLang's; they are written only where they differ from what stands here.
+    """
 
     max_num_batched_tokens: int
     max_num_seqs: int
@@ -34,6 +37,8 @@ class Settings:
     long_prefill_token_threshold_adaptive: bool
     reserve_full_isl: bool
     watermark: float
+    ignore_eos: bool = False
+    conservativeness: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +133,7 @@ def write_traces(path: Path, traces: list[Trace], provenance: dict[str, Any]) ->
         "provenance": provenance,
         "columns": {"requests": REQUEST, "steps": STEP},
         "traces": [
-            {"settings": asdict(trace.settings), "requests": trace.requests, "steps": list(_packed(trace.steps))}
+            {"settings": _written(trace.settings), "requests": trace.requests, "steps": list(_packed(trace.steps))}
             for trace in traces
         ],
     }
@@ -148,6 +153,11 @@ def read_traces(path: Path) -> tuple[dict[str, Any], list[Trace]]:
         for trace in document["traces"]
     ]
     return document["provenance"], traces
+
+
+def _written(settings: Settings) -> dict[str, Any]:
+    own = {field.name: field.default for field in fields(settings) if field.default is not MISSING}
+    return {name: value for name, value in asdict(settings).items() if name not in own or value != own[name]}
 
 
 def _packed(steps: list[Step]) -> Iterator[list[Any]]:

@@ -46,6 +46,9 @@ def replay(batcher: Batcher, trace: Trace, *, most: int) -> list[Step]:
         scheduled = batcher.schedule()
         preempted += scheduled.preempted
         if not len(scheduled):
+            if scheduled.wasted:
+                batcher.done(scheduled)
+                now += 1
             continue
         entered -= set(preempted)
         contexts = zip(scheduled.request.tolist(), scheduled.context.tolist(), strict=True)

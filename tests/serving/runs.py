@@ -36,6 +36,7 @@ def run(
     ranks: int = 1,
     kv_blocks: int = 100_000,
     rule: str = "round_robin",
+    receive_every: int = 1,
     **changes: object,
 ) -> Run:
     """Serve requests: as they come, or as many at a time as users wait."""
@@ -44,6 +45,7 @@ def run(
     records, times = Records(len(requests), ramp=concurrency or 0), PoolTimes()
     instance = Instance(
         [how.start(limits) for _ in range(ranks)], cost, ahead=how.ahead, limits=limits, records=records, times=times,
+        receive_every=receive_every,
     )  # fmt: skip
     pool = Pool(instances=(instance,), ranks=ranks, dispatcher=Dispatcher(rule, ranks), times=times)
     source: Source = OpenSource(requests) if concurrency is None else ClosedSource(requests, concurrency)

@@ -23,13 +23,13 @@ from moecast.sim.serving.workers import workers_of
 from moecast.validate.published.answers import RowAnswer
 from moecast.validate.published.decode import configuration_of
 from moecast.validate.published.row import Use
+from moecast.validate.published.run_settings import RunSettings, batched_tokens_of, settings_of
 from moecast.validate.published.serving import SEED, Fields, ServingRow, one_text_routing
 
-ROUNDS, PUBLIC_ROUNDS = 4, 10
-LEAST_REQUESTS = 40
+ROUNDS = 10
+"""Public runs send ten requests for each that is in flight."""
 LEAST_LENGTH = 0.8
 TRACE_TOKENS = 4096
-WHOLE_PROMPT_TOKENS = 8192
 DISPATCH_APART = "least_requests"
 """To ranks of pools apart: limits of such rows leave a rank no seat beside its even share."""
 FAMILIES = {"ttft": "serving TTFT", "tpot": "serving TPOT", "throughput": "serving throughput"}
@@ -101,10 +101,8 @@ def forecast(row: ServingRow, network: str) -> RunForecast:
     MoecastError
         The question has no answer.
     """
-    served = run_of(row, network)
-    first = served.first_round_ttft_s or 0.0
-    mean_s = first / PUBLIC_ROUNDS + (1 - 1 / PUBLIC_ROUNDS) * served.latency["ttft"].mean_s
-    tpot_s = served.latency["tpot"].mean_s
+    whole_s = run_of(row, network).whole_run_s
+    mean_s, tpot_s = whole_s["ttft"], whole_s["tpot"]
     outputs = (1 + LEAST_LENGTH) / 2 * row.osl
     stay_s = mean_s + (outputs - 1) * tpot_s
     return RunForecast(
@@ -117,10 +115,11 @@ def run_of(row: ServingRow, network: str) -> Served:
     users = max(1, round(row.concurrency))
     lengths = Lengths(prompt=row.isl, output=row.osl, least_part=LEAST_LENGTH)
     arrivals = parse_arrivals(f"closed:{users}")
-    requests = make_requests(arrivals, lengths, max(ROUNDS * users, LEAST_REQUESTS), seed=SEED)
-    question = question_of(row, network)
-    cost = _cost_of(_alike(row.worker), network)
-    serving = Serving(tries=0, max_batched_tokens=batched_tokens_of(row))
+    requests = make_requests(arrivals, lengths, ROUNDS * users, seed=SEED)
+    how = settings_of(row)
+    question = question_of(row, network, how=how)
+    cost = _cost_of(_alike(row.worker), network, kv_type=how.kv_type)
+    serving = Serving(tries=0, max_batched_tokens=how.batched_tokens, receive_every=how.receive_every)
     if row.prefill is None:
         return serve(question, requests, arrivals=arrivals, serving=serving, cost=cost)
     serving = replace(serving, max_sequences=max(1, round(row.stated)), dp_dispatch=DISPATCH_APART)
@@ -134,12 +133,13 @@ def prefill_of(row: ServingRow, network: str) -> PrefillPool:
     """Workers of a row that compute prompts, on the GPUs after those that answer."""
     assert row.prefill is not None
     worker = prefill_worker(row)
-    plan = question_of(worker, network, prompts=True).plan
+    how = RunSettings(kv_type=worker.shape().kv_type, batched_tokens=batched_tokens_of(worker))
+    plan = question_of(worker, network, how=how, prompts=True).plan
     first = row.workers * row.ranks
-    serving = Serving(tries=0, max_batched_tokens=batched_tokens_of(worker), dp_dispatch=DISPATCH_APART)
+    serving = Serving(tries=0, max_batched_tokens=how.batched_tokens, dp_dispatch=DISPATCH_APART)
     return PrefillPool(
         plan=plan.with_(gpu_of_rank=tuple(range(first, first + plan.ranks))), instances=row.prefill.workers,
-        serving=serving, cost=_cost_of(_alike(worker), network, prompts=True),
+        serving=serving, cost=_cost_of(_alike(worker), network, kv_type=how.kv_type, prompts=True),
     )  # fmt: skip
 
 
@@ -155,23 +155,9 @@ def _alike(row: ServingRow) -> ServingRow:
     return replace(row, id="", isl=1024, osl=1024, batch=1, stated=1, concurrency=1, ttft_ms=1, tpot_ms=1, use="check")
 
 
-def batched_tokens_of(row: ServingRow) -> int | None:
-    """The budget of an iteration where prompts are not cut: the longest one has to fit beside everybody's token.
-
-    With less, a prompt would wait until nobody is left who decodes. None: the engine's default.
-    """
-    if row.engine != "trtllm":
-        return None
-    return max(WHOLE_PROMPT_TOKENS, row.isl + round(row.concurrency))
-
-
-def question_of(row: ServingRow, network: str, *, prompts: bool = False) -> Question:
+def question_of(row: ServingRow, network: str, *, how: RunSettings, prompts: bool = False) -> Question:
     """Ask about a row's workers; `prompts`: which compute these only."""
-    model = row.shape()
-    if row.engine == "vllm" and row.precision == "fp4":
-        # Checkpoints of NVFP4 carry scales for an FP8 cache; in bf16 the cache of a row marked fit (MiniMax-M2.5 on one
-        # B200, 8,192 tokens, 32 in flight) would not hold what was in flight.
-        model = model.with_types(kv_type="fp8")
+    model = row.shape().with_types(kv_type=how.kv_type)
     work = Workload(phase="decode", tokens_per_rank=1)
     plan = row.plan(model)
     if prompts and plan.dispatch == "per_choice":
@@ -180,13 +166,13 @@ def question_of(row: ServingRow, network: str, *, prompts: bool = False) -> Ques
     return Question(
         cluster=row.cluster(), model=model, plan=plan,
         trace=one_text_routing(model, TRACE_TOKENS), workload=work,
-        network=network, gains=False,
+        network=network, gains=False, memory_fraction=how.memory_fraction,
     )  # fmt: skip
 
 
 @lru_cache(maxsize=64)
-def _cost_of(row: ServingRow, network: str, *, prompts: bool = False) -> StepCost:
-    nobody, asked = np.full(1, -1), question_of(row, network, prompts=prompts)
+def _cost_of(row: ServingRow, network: str, *, kv_type: str, prompts: bool = False) -> StepCost:
+    nobody, asked = np.full(1, -1), question_of(row, network, how=RunSettings(kv_type=kv_type), prompts=prompts)
     # where memory leaves no cache is asked with each row's own limits
     serving = Serving(tries=0, kv_blocks=1)
     return workers_of(asked, serving, Records(1), topic_Q=nobody, tokens=2048).cost

@@ -23,15 +23,13 @@ class ExactCost:
         The topic of each request.
     swap_block_s
         Seconds that a block takes between a GPU and its host.
-    prompt_step_s
-        Seconds that an iteration with prompts takes beside what is simulated, of the engine's host.
+    prompt_s
+        Seconds of the host, in the iteration that ends it, for each prompt beside what is simulated.
     """
 
-    def __init__(
-        self, engine: EngineStep, topic_Q: Int, *, swap_block_s: float = 0.0, prompt_step_s: float = 0.0
-    ) -> None:
+    def __init__(self, engine: EngineStep, topic_Q: Int, *, swap_block_s: float = 0.0, prompt_s: float = 0.0) -> None:
         self._engine, self._topic_Q, self._swap_block_s = engine, topic_Q, swap_block_s
-        self._prompt_step_s = prompt_step_s
+        self._prompt_s = prompt_s
         self.simulated = 0
 
     @property
@@ -43,8 +41,8 @@ class ExactCost:
         """Seconds of one iteration."""
         self.simulated += 1
         timed = self._engine.time(self._engine.step(pieces_of(load.scheduled_G, self._topic_Q)))
-        beside_s = 0.0 if load.decodes_only else self._prompt_step_s
-        return timed.seconds + beside_s + load.swapped_blocks * self._swap_block_s
+        prompts_s = self._prompt_s * float(load.prompts_G.max())
+        return timed.seconds + prompts_s + load.swapped_blocks * self._swap_block_s
 
     def ahead(self, load: StepLoad, steps: int) -> Float:
         """Not asked for: iterations are simulated one by one."""

@@ -72,8 +72,8 @@ class SurrogateCost:
         Simulated steps at each point of the grid; iterations take them in turn.
     swap_block_s
         Seconds that a block takes between a GPU and its host.
-    prompt_step_s
-        Seconds that an iteration with prompts takes beside what is simulated, of the engine's host.
+    prompt_s
+        Seconds of the host, in the iteration that ends it, for each prompt beside what is simulated.
     try_at
         Iterations of those that are asked for one by one that are simulated, too, to measure the error; none: 0.
     """
@@ -86,10 +86,10 @@ class SurrogateCost:
         draws: int = 1,
         swap_block_s: float = 0.0,
         tries: int = 0,
-        prompt_step_s: float = 0.0,
+        prompt_s: float = 0.0,
     ) -> None:
         self._engine, self._topic_Q = engine, topic_Q
-        self._draws, self._swap_block_s, self._prompt_step_s = draws, swap_block_s, prompt_step_s
+        self._draws, self._swap_block_s, self._prompt_s = draws, swap_block_s, prompt_s
         self._own: dict[str, OwnWork] = {}
         self._points: dict[tuple[str, int, float], Float] = {}
         self._networks: dict[tuple[str, int, float], float] = {}
@@ -114,8 +114,8 @@ class SurrogateCost:
         self.network_s += network_s
         if self._tries and self._asked >= self._next_try and load.scheduled_G:
             self._try(load, found_s)
-        beside_s = 0.0 if load.decodes_only else self._prompt_step_s
-        return found_s + beside_s + load.swapped_blocks * self._swap_block_s
+        prompts_s = self._prompt_s * float(load.prompts_G.max())
+        return found_s + prompts_s + load.swapped_blocks * self._swap_block_s
 
     def ahead(self, load: StepLoad, steps: int) -> Float:
         """Seconds of so many decode iterations in turn [W]."""
