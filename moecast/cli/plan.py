@@ -41,6 +41,10 @@ def plan_command(
     placed: Annotated[
         int, typer.Option("--placed", min=1, help="Of these, timed by --network with their own placement.")
     ] = 10,
+    moved: Annotated[
+        bool,
+        typer.Option("--sensitivity/--no-sensitivity", help="Move each uncertain parameter by its own error, too."),
+    ] = True,
     price: Annotated[
         list[str] | None,
         typer.Option("--price", help="What an hour of a GPU costs: h100=2.5/h, or 2.5/h. For $ per million tokens."),
@@ -75,6 +79,7 @@ def plan_command(
             progress=planning.told(advance),
         )  # fmt: skip
         answer = planning.answer(found, question, asked, hourly=hourly, plan_file=write)
+        answer["sensitivity"] = planning.moved(question, found, planning.told(advance)) if moved else None
     if write is not None:
         planning.write_winner(found, question, write)
     if out is not None:

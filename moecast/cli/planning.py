@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from moecast.errors import MoecastError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from moecast.cli.asked import Asked
     from moecast.cli.render import Advance
     from moecast.placement.layouts import FoundServing, ServingQuestion, Slo
@@ -160,6 +162,7 @@ def answer(
     found: FoundServing, question: ServingQuestion, asked: Asked, *, hourly: float | None, plan_file: Path | None
 ) -> dict[str, Any]:
     """All that is said, as plain JSON values."""
+    from moecast.placement.layouts.told import winner_interval
     from moecast.placement.layouts.why import why_it_wins
     from moecast.sim.accuracy import layouts_apart
     from moecast.sim.describe import describe_trace, element_types
@@ -171,9 +174,12 @@ def answer(
         "element_types": element_types(question.model), "engine": question.cluster.hardware.engine,
         "trace": describe_trace(question.trace), "seed": question.seed,
     }  # fmt: skip
+    value["winner"]["interval"] = winner_interval(question, found)
     value["why"] = why_it_wins(question, found)
     if value["runner_up"] is not None:
-        apart = layouts_apart(1 / (1 - value["runner_up"]["behind"]))
+        other = found.runner_up.steady if found.runner_up else found.winner
+        steady = not (found.winner.split or other.split)
+        apart = layouts_apart(1 / (1 - value["runner_up"]["behind"]), steady=steady)
         value["runner_up"]["measured"] = f"{apart.text}, by {apart.why}"
     value["launch"] = _launch(found, question, files)
     if hourly is not None:
@@ -182,6 +188,15 @@ def answer(
         value["price_per_gpu_hour"] = hourly
     value["notes"] = [*question.cluster.notes, *(f"override: {override}" for override in asked.overrides)]
     return value
+
+
+def moved(
+    question: ServingQuestion, found: FoundServing, progress: Callable[[str, int, int], None] | None
+) -> dict[str, Any]:
+    """How the answer moves with what is uncertain, as plain JSON values."""
+    from moecast.placement.layouts.sensitivity import sensitivity
+
+    return sensitivity(question, found, progress=progress).to_json()
 
 
 def engine_files(plan_file: Path) -> dict[str, Path]:
@@ -238,6 +253,8 @@ def show(value: dict[str, Any]) -> None:
     for one in value["front"]:
         table.add_row(*map(Text, (*_numbers(one), one["name"])))
     out.print(table)
+    if value["sensitivity"] is not None:
+        out.print(_sensitivity_table(value["sensitivity"]["moves"]))
     for one in value["launch"]:
         role = f" ({one['role']})" if one["role"] else ""
         out.print(f"[bold]{one['engine']}{role}[/bold]", highlight=False)
@@ -248,6 +265,21 @@ def show(value: dict[str, Any]) -> None:
             out.print(f"has no option for: {one['cannot']}", markup=False, highlight=False)
 
 
+def _sensitivity_table(moves: list[dict[str, Any]]) -> Table:
+    """What moves most, both ends of each."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from moecast.placement.layouts.told import sensitivity_rows
+
+    table = Table(title=Text("if this is off by its own error"), title_justify="left", title_style="bold")
+    for name in ("parameter", "winner's tokens/s per GPU", "limits", "best there"):
+        table.add_column(name, overflow="fold")
+    for row in sensitivity_rows(list(moves)):
+        table.add_row(*map(Text, row))
+    return table
+
+
 def _numbers(one: dict[str, Any]) -> tuple[str, str, str]:
     from moecast.units import format_s
 
@@ -256,6 +288,7 @@ def _numbers(one: dict[str, Any]) -> tuple[str, str, str]:
 
 def winner_rows(value: dict[str, Any]) -> list[tuple[str, str]]:
     """The winner, why it wins, how far from the best it is, and what lies behind it, in words."""
+    from moecast.placement.layouts.told import interval_rows
     from moecast.units import format_percent
 
     winner, searched, other = value["winner"], value["searched"], value["runner_up"]
@@ -263,6 +296,7 @@ def winner_rows(value: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [("winner", winner["name"]), ("tokens/s per GPU", rate), ("tpot, ttft", f"{tpot}, {ttft}")]
     if "dollars_per_million_tokens" in winner:
         rows.append(("$ per million output tokens", f"{winner['dollars_per_million_tokens']:.3g}"))
+    rows += interval_rows(winner["interval"])
     gap = format_percent(value["certificate"]["gap"])
     rows.append(("certificate", f"no layout of the searched space beats this by more than {gap}"))
     rows += [("why: " + line["what"], line["told"]) for line in value["why"]]
