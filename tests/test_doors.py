@@ -26,6 +26,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "placement/certificates/columns.py": CERTIFICATES,
     "placement/certificates/pricing.py": CERTIFICATES,
     "placement/certificates/tokens.py": CERTIFICATES,
+    "placement/layouts/pooled_loads.py": ("layouts/test_serving.py::test_a_trace_of_another_model_is_refused",),
     "placement/swaps.py": PLACEMENT,
     "placement/windows.py": PLACEMENT,
     "sim/busy.py": NETWORK,

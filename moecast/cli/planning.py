@@ -164,6 +164,7 @@ def answer(
     """All that is said, as plain JSON values."""
     from moecast.placement.layouts.told import winner_interval
     from moecast.placement.layouts.why import why_it_wins
+    from moecast.placement.layouts.winner_step import winner_timeline
     from moecast.sim.accuracy import layouts_apart
     from moecast.sim.describe import describe_trace, element_types
 
@@ -176,6 +177,7 @@ def answer(
     }  # fmt: skip
     value["winner"]["interval"] = winner_interval(question, found)
     value["why"] = why_it_wins(question, found)
+    value["timeline"] = winner_timeline(question, found)
     if value["runner_up"] is not None:
         other = found.runner_up.steady if found.runner_up else found.winner
         steady = not (found.winner.split or other.split)

@@ -166,9 +166,12 @@ class _Floor:
         mean_LB = self.rows_LB / self.layout.ranks_of_stage
         total_LB = self._seconds(self.rows_LB / self.layout.ep, self._hits_by_rows()) + self._setups_s()
         both_Bps = self._into_gpu_Bps(links)
-        for size, latency_s in zip((links.dispatch_bytes, links.combine_bytes), links.latency_s, strict=True):
+        latencies = zip(links.latency_s, links.far_latency_s, strict=True)
+        for size, (near_s, far_s) in zip((links.dispatch_bytes, links.combine_bytes), latencies, strict=True):
             port_s = [far_LB**2 / (links.far_Bps or np.inf), apart_LB**2 / both_Bps]
-            total_LB = total_LB + np.max(port_s, axis=0) * mean_LB * size / 2 + apart_LB * latency_s
+            # Copies of other ranks have the least latency, those of other domains what these have more.
+            latency_LB = apart_LB * near_s + far_LB * max(far_s - near_s, 0.0)
+            total_LB = total_LB + np.max(port_s, axis=0) * mean_LB * size / 2 + latency_LB
         return np.asarray(total_LB)
 
     def _hits_by_rows(self) -> Float:

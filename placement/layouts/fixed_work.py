@@ -16,9 +16,10 @@ import numpy.typing as npt
 from moecast.sim import attention, compute
 from moecast.sim.attention_shape import AttentionShape
 from moecast.sim.engines import find_engine
+from moecast.sim.forward import ForwardPass
 from moecast.sim.network import find_rung
 from moecast.sim.placed_model import PlacedModel
-from moecast.sim.program import Exchange, StepProgram
+from moecast.sim.program import Compute, Exchange, StepProgram
 
 if TYPE_CHECKING:
     from moecast.placement.layouts.serving_layout import ServingLayout
@@ -94,6 +95,7 @@ class _Layers:
         self.kept_B = self.own_B if layout.sequence_parallel else self.attended_B
         self.sum_B = self._all_reduce_s()
         self._attention: dict[tuple[object, ...], Float] = {}
+        self._forwards: dict[int, ForwardPass] = {}
 
     def of(self, layer: int) -> tuple[Float, Float, Float]:
         """(compute, exchanges around it, shared experts) of one layer."""
@@ -142,8 +144,28 @@ class _Layers:
         key = (mixer, reads)
         if key not in self._attention:
             norms_B = compute.norm_seconds(self.model, self.hardware, self.kept_B)
-            self._attention[key] = norms_B + self._core_and_products_s(mixer, reads)
+            if self.layout.cp > 1 and self.phase == "prefill" and self.layout.microbatches == 1:
+                each_B = np.array([self._shared_prompts_s(layer, int(rows)) for rows in self.shared_B])
+            else:
+                each_B = self._core_and_products_s(mixer, reads)
+            self._attention[key] = norms_B + each_B
         return self._attention[key]
+
+    def _shared_prompts_s(self, layer: int, rows: int) -> float:
+        """What the rank computes that does least of attention over prompts which ranks share: the step itself is asked.
+
+        How sequences are cut is the layout's and knows nothing of experts; all data-parallel ranks have alike ones.
+        """
+        if rows not in self._forwards:
+            ranks = self.layout.tp * self.layout.cp
+            alone = replace(
+                self.layout, dp=1, pp=1, etp=ranks if ranks > self.model.experts else 1, sequence_parallel=True,
+                dispatch=None, schedule="sequential", spare_slots=0, batch=rows,
+            )  # fmt: skip
+            placed = PlacedModel.of(self.question.cluster, self.model, alone.plan(self.model), phase=self.phase)
+            self._forwards[rows] = ForwardPass.of(placed, self.question.trace, self.question.step(1, rows, "prefill"))
+        tasks = self._forwards[rows].attention(layer, norms=False)
+        return float(np.sum([task.seconds_R for task in tasks if isinstance(task, Compute)], axis=0).min())
 
     def _core_and_products_s(self, mixer: Mixer, reads: tuple[tuple[int | None, int], ...]) -> Float:
         model, hardware, tp, cp = self.model, self.hardware, self.layout.tp, self.layout.cp
@@ -155,7 +177,7 @@ class _Layers:
                 window_sum_G=None if reads == ((None, 1),) else read_B, mixer=mixer, tp=tp,
             )  # fmt: skip
         # Ranks that share sequences: products of their own tokens; in decode a core over their part of all keys. What
-        # prefill's blocks come to depends on the cut of sequences, and is left out.
+        # the blocks of a prompt in several microbatches come to is left out.
         products_B = attention.projection_seconds(model, hardware, self.attended_B, shape=mixer, tp=tp)
         if self.phase != "decode":
             return products_B

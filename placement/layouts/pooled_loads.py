@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from moecast.compiled import njit
 from moecast.sim.layout import Layout
-from moecast.traces import NO_CHOICE
 
 if TYPE_CHECKING:
     from moecast.placement.layouts.serving_layout import ServingLayout
@@ -47,7 +47,6 @@ class PooledLoads:
     load_MLE: Int = field(repr=False)
     of_rank_MLGE: Int | None = field(repr=False)
     _near: dict[tuple[int, int], Float] = field(default_factory=dict, repr=False)
-    _sets: dict[int, Int] = field(default_factory=dict, repr=False)
     _top: list[Float] = field(default_factory=list, repr=False)
 
     @classmethod
@@ -84,23 +83,39 @@ class PooledLoads:
             return np.ones(len(self.rows_L))
         key = ranks, min(slots, self.of_rank_MLGE.shape[3])
         if key not in self._near:
-            of_set_MLXE = self._of_sets(ranks)
-            first = of_set_MLXE.shape[3] - key[1]
-            # Of all experts there is nothing to sort.
-            most_MLXE = np.partition(of_set_MLXE, first, axis=3)[..., first:] if first else of_set_MLXE
             total_ML = np.maximum(self.load_MLE.sum(axis=2), 1)
-            self._near[key] = np.asarray((most_MLXE.sum(axis=(2, 3)) / total_ML).max(axis=0))
+            self._near[key] = np.asarray((_near_ML(self.of_rank_MLGE, *key) / total_ML).max(axis=0))
         return self._near[key]
 
-    def _of_sets(self, ranks: int) -> Int:
-        """Choices of each expert by the tokens of each `ranks` successive ranks: [M, L, X, E]."""
-        assert self.of_rank_MLGE is not None
-        if ranks == 1:
-            return self.of_rank_MLGE
-        if ranks not in self._sets:
-            first_X = np.arange(0, self.of_rank_MLGE.shape[2], ranks)
-            self._sets[ranks] = np.add.reduceat(self.of_rank_MLGE, first_X, axis=2)
-        return self._sets[ranks]
+
+@njit()
+def _near_ML(of_rank_MLGE, ranks, held):  # type: ignore[no-untyped-def]
+    """Choices of the `held` experts that each `ranks` successive ranks choose most, summed over these sets of ranks.
+
+    By counting how many experts have how many choices: a sort of small whole numbers.
+    """
+    microbatches, layers, n_ranks, experts = of_rank_MLGE.shape
+    near_ML = np.zeros((microbatches, layers), np.int64)
+    of_set_E = np.zeros(experts, np.int64)
+    for m in range(microbatches):
+        for layer in range(layers):
+            for first in range(0, n_ranks, ranks):
+                of_set_E[:] = 0
+                for rank in range(first, min(first + ranks, n_ranks)):
+                    for expert in range(experts):
+                        of_set_E[expert] += of_rank_MLGE[m, layer, rank, expert]
+                most = of_set_E.max()
+                many_C = np.zeros(most + 1, np.int64)
+                for expert in range(experts):
+                    many_C[of_set_E[expert]] += 1
+                left = held
+                for count in range(most, 0, -1):
+                    taken = min(left, many_C[count])
+                    near_ML[m, layer] += taken * count
+                    left -= taken
+                    if left == 0:
+                        break
+    return near_ML
 
 
 class LoadsOfSteps:
@@ -136,12 +151,21 @@ class LoadsOfSteps:
 
 def _count_LGE(question: ServingQuestion, step: Step, ranks: Layout) -> Int:
     """Choices of each expert by the tokens of each rank, layer by layer."""
-    experts_TLK = question.trace.experts_TLK
-    experts, home_T = question.model.experts, ranks.homes_T(step.source_T).astype(np.int64)
-    counted = np.zeros((experts_TLK.shape[1], ranks.ranks, experts), np.int32)
-    for layer in range(experts_TLK.shape[1]):
-        chosen_TK = experts_TLK[step.token_T, layer]
-        there_TK = chosen_TK != NO_CHOICE
-        place = (home_T[:, None] * experts + np.where(there_TK, chosen_TK, 0))[there_TK]
-        counted[layer] = np.bincount(place, minlength=ranks.ranks * experts).reshape(ranks.ranks, experts)
-    return counted
+    home_T = ranks.homes_T(step.source_T).astype(np.int64)
+    return np.asarray(
+        _counted_LGE(question.trace.experts_TLK, step.token_T, home_T, ranks.ranks, question.model.experts)
+    )
+
+
+@njit()
+def _counted_LGE(experts_TLK, token_T, home_T, ranks, experts):  # type: ignore[no-untyped-def]
+    """Choices of each expert by the tokens of each rank; a trace has no other experts than the model."""
+    _, layers, choices = experts_TLK.shape
+    counted_LGE = np.zeros((layers, ranks, experts), np.int32)
+    for t in range(len(token_T)):
+        for layer in range(layers):
+            for k in range(choices):
+                expert = experts_TLK[token_T[t], layer, k]
+                if expert < experts:  # none is `NO_CHOICE`
+                    counted_LGE[layer, home_T[t], expert] += 1
+    return counted_LGE
