@@ -41,6 +41,12 @@ def plan_command(
     placed: Annotated[
         int, typer.Option("--placed", min=1, help="Of these, timed by --network with their own placement.")
     ] = 10,
+    requests: Annotated[
+        str | None,
+        typer.Option(
+            "--requests", help="Run requests through the best, too: closed:N (N users in all), poisson:RATE/s, …"
+        ),
+    ] = None,
     moved: Annotated[
         bool,
         typer.Option("--sensitivity/--no-sensitivity", help="Move each uncertain parameter by its own error, too."),
@@ -62,14 +68,14 @@ def plan_command(
 
     Example: moecast plan --cluster dgx-h200 --nodes 2 --model deepseek-v3 --routing uniform --slo ttft=2s,tpot=40ms
     """
-    from moecast.cli import planning, render
+    from moecast.cli import plan_beside, planning, render
     from moecast.files import check_outputs, write_text
     from moecast.placement.layouts import find_serving
 
     planning.check_job(job)
     check_outputs({"--out": out, "--write-plan": write, "--report": report}, asked.files)
     limits, cost = planning.parse_slo(slo), planning.parse_prices(price or [])
-    modes = planning.parse_modes(serving)
+    modes, law = planning.parse_modes(serving), plan_beside.parse_law(requests)
     question = planning.read_serving_question(asked, osl=osl, quiet=json)
     n_gpus = question.cluster.n_gpus if gpus is None else gpus
     hourly = cost.of(question.cluster.hardware.name)
@@ -79,7 +85,8 @@ def plan_command(
             progress=planning.told(advance),
         )  # fmt: skip
         answer = planning.answer(found, question, asked, hourly=hourly, plan_file=write)
-        answer["sensitivity"] = planning.moved(question, found, planning.told(advance)) if moved else None
+        answer["requests"] = plan_beside.served(question, found, law, planning.told(advance))
+        answer["sensitivity"] = plan_beside.moved(question, found, planning.told(advance)) if moved else None
     if write is not None:
         planning.write_winner(found, question, write)
     if out is not None:

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 from moecast.errors import MoecastError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from moecast.cli.asked import Asked
     from moecast.cli.render import Advance
     from moecast.placement.layouts import FoundServing, ServingQuestion, Slo
@@ -192,15 +190,6 @@ def answer(
     return value
 
 
-def moved(
-    question: ServingQuestion, found: FoundServing, progress: Callable[[str, int, int], None] | None
-) -> dict[str, Any]:
-    """How the answer moves with what is uncertain, as plain JSON values."""
-    from moecast.placement.layouts.sensitivity import sensitivity
-
-    return sensitivity(question, found, progress=progress).to_json()
-
-
 def engine_files(plan_file: Path) -> dict[str, Path]:
     """Where the placement of a plan is written for each engine."""
     from moecast.placement.engines import engine_path
@@ -244,7 +233,7 @@ def show(value: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from moecast.cli import render
+    from moecast.cli import plan_beside, render
 
     out, asked = render.console(), value["question"]
     title = f"{asked['model']} on {value['gpus']} GPUs of {asked['cluster']}, {asked['isl']} in, {asked['osl']} out"
@@ -255,8 +244,8 @@ def show(value: dict[str, Any]) -> None:
     for one in value["front"]:
         table.add_row(*map(Text, (*_numbers(one), one["name"])))
     out.print(table)
-    if value["sensitivity"] is not None:
-        out.print(_sensitivity_table(value["sensitivity"]["moves"]))
+    for more in plan_beside.tables(value):
+        out.print(more)
     for one in value["launch"]:
         role = f" ({one['role']})" if one["role"] else ""
         out.print(f"[bold]{one['engine']}{role}[/bold]", highlight=False)
@@ -265,21 +254,6 @@ def show(value: dict[str, Any]) -> None:
             out.print(one["config"].rstrip(), markup=False, highlight=False)
         if one["cannot"]:
             out.print(f"has no option for: {one['cannot']}", markup=False, highlight=False)
-
-
-def _sensitivity_table(moves: list[dict[str, Any]]) -> Table:
-    """What moves most, both ends of each."""
-    from rich.table import Table
-    from rich.text import Text
-
-    from moecast.placement.layouts.told import sensitivity_rows
-
-    table = Table(title=Text("if this is off by its own error"), title_justify="left", title_style="bold")
-    for name in ("parameter", "winner's tokens/s per GPU", "limits", "best there"):
-        table.add_column(name, overflow="fold")
-    for row in sensitivity_rows(list(moves)):
-        table.add_row(*map(Text, row))
-    return table
 
 
 def _numbers(one: dict[str, Any]) -> tuple[str, str, str]:

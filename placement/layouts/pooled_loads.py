@@ -46,7 +46,7 @@ class PooledLoads:
     every_choice: bool
     load_MLE: Int = field(repr=False)
     of_rank_MLGE: Int | None = field(repr=False)
-    _near: dict[tuple[int, int], Float] = field(default_factory=dict, repr=False)
+    _near: dict[int, Float] = field(default_factory=dict, repr=False)
     _top: list[Float] = field(default_factory=list, repr=False)
 
     @classmethod
@@ -81,41 +81,48 @@ class PooledLoads:
         """
         if self.of_rank_MLGE is None:
             return np.ones(len(self.rows_L))
-        key = ranks, min(slots, self.of_rank_MLGE.shape[3])
-        if key not in self._near:
-            total_ML = np.maximum(self.load_MLE.sum(axis=2), 1)
-            self._near[key] = np.asarray((_near_ML(self.of_rank_MLGE, *key) / total_ML).max(axis=0))
-        return self._near[key]
+        if ranks not in self._near:
+            total_ML1 = np.maximum(self.load_MLE.sum(axis=2), 1)[:, :, None]
+            self._near[ranks] = np.asarray((_near_MLE1(self.of_rank_MLGE, ranks) / total_ML1).max(axis=0))
+        near_LE1 = self._near[ranks]
+        return near_LE1[:, min(slots, near_LE1.shape[1] - 1)]
 
 
 @njit()
-def _near_ML(of_rank_MLGE, ranks, held):  # type: ignore[no-untyped-def]
-    """Choices of the `held` experts that each `ranks` successive ranks choose most, summed over these sets of ranks.
+def _near_MLE1(of_rank_MLGE, ranks):  # type: ignore[no-untyped-def]
+    """Choices of the n experts that each `ranks` successive ranks choose most, for every n, summed over these sets.
 
     By counting how many experts have how many choices: a sort of small whole numbers.
     """
     microbatches, layers, n_ranks, experts = of_rank_MLGE.shape
-    near_ML = np.zeros((microbatches, layers), np.int64)
+    near_MLE1 = np.zeros((microbatches, layers, experts + 1), np.int64)
     of_set_E = np.zeros(experts, np.int64)
+    many_C = np.zeros(1, np.int64)
     for m in range(microbatches):
         for layer in range(layers):
             for first in range(0, n_ranks, ranks):
-                of_set_E[:] = 0
-                for rank in range(first, min(first + ranks, n_ranks)):
+                of_set_E[:] = of_rank_MLGE[m, layer, first]
+                for rank in range(first + 1, min(first + ranks, n_ranks)):
                     for expert in range(experts):
                         of_set_E[expert] += of_rank_MLGE[m, layer, rank, expert]
-                most = of_set_E.max()
-                many_C = np.zeros(most + 1, np.int64)
+                most = 0
+                for expert in range(experts):
+                    most = max(most, of_set_E[expert])
+                if most >= len(many_C):
+                    many_C = np.zeros(2 * most + 1, np.int64)
                 for expert in range(experts):
                     many_C[of_set_E[expert]] += 1
-                left = held
+                n, taken = 0, 0
                 for count in range(most, 0, -1):
-                    taken = min(left, many_C[count])
-                    near_ML[m, layer] += taken * count
-                    left -= taken
-                    if left == 0:
-                        break
-    return near_ML
+                    for _ in range(many_C[count]):
+                        n += 1
+                        taken += count
+                        near_MLE1[m, layer, n] += taken
+                    many_C[count] = 0
+                many_C[0] = 0
+                for rest in range(n + 1, experts + 1):
+                    near_MLE1[m, layer, rest] += taken
+    return near_MLE1
 
 
 class LoadsOfSteps:
@@ -126,23 +133,23 @@ class LoadsOfSteps:
         self._known: dict[tuple[int, int], PooledLoads] = {}
         self._ranks = (0, 0, 0)
 
-    def of(self, layout: ServingLayout) -> PooledLoads:
-        """Those of a layout's step."""
-        ranks = (layout.dp, layout.tp, layout.cp)
+    def of(self, cut: ServingLayout, batch: int) -> PooledLoads:
+        """Those of the step of a layout, cut into its microbatches, with another batch."""
+        ranks = (cut.dp, cut.tp, cut.cp)
         if ranks != self._ranks:  # counts are large: whoever asks for the layouts of some ranks together finds them
             self._ranks = ranks
             self._known.clear()
-        key = (layout.microbatches, layout.batch)
+        key = (cut.microbatches, batch)
         if key not in self._known:
-            self._known[key] = self._count(layout)
+            self._known[key] = self._count(cut, batch)
         return self._known[key]
 
-    def _count(self, layout: ServingLayout) -> PooledLoads:
+    def _count(self, cut: ServingLayout, batch: int) -> PooledLoads:
         question = self._question
-        step = question.step(layout.dp, layout.batch, self._phase)
-        parts = step.split(layout.microbatches) if layout.microbatches > 1 else [step]
-        at_home = layout.cp == 1 or self._phase == "decode"
-        ranks = Layout(ep=layout.ranks_of_stage, tp=layout.tp, cp=layout.cp)
+        step = question.step(cut.dp, batch, self._phase)
+        parts = step.split(cut.microbatches) if cut.microbatches > 1 else [step]
+        at_home = cut.cp == 1 or self._phase == "decode"
+        ranks = Layout(ep=cut.ranks_of_stage, tp=cut.tp, cp=cut.cp)
         return PooledLoads.of(
             [_count_LGE(question, part, ranks) for part in parts], [part.n_tokens for part in parts],
             question.model.choices, at_home=at_home,

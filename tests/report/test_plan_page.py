@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from moecast.cli import planning
+from moecast.cli import plan_beside, planning
 from moecast.placement.layouts import Slo, find_serving
 from moecast.report import plan_figures
 from moecast.report.plan_page import write_plan_page
@@ -23,7 +23,7 @@ def answer() -> dict[str, Any]:
     found = find_serving(question, 2, Slo(tpot_s=0.004), scored=8, placed=2, network="bound")
     asked: Any = SimpleNamespace(overrides=())
     value = planning.answer(found, question, asked, hourly=3.0, plan_file=None)
-    return value | {"sensitivity": planning.moved(question, found, None)}
+    return value | {"requests": None, "sensitivity": plan_beside.moved(question, found, None)}
 
 
 @pytest.mark.browser
