@@ -90,7 +90,9 @@ class StepFloors:
         return step.chained(*whole)
 
     def _fixed_of(self, way: ServingLayout, each_B: Int) -> FixedWork:
-        key = (way.tp, way.cp, way.sequence_parallel, way.experts_are_summed, way.microbatches == 1)
+        shares_prompts = way.cp > 1 and self._phase == "prefill"  # alone asks in how many parts, and whether in stages
+        parts = (way.pp == 1, way.microbatches) if shares_prompts else ()
+        key = (way.tp, way.cp, way.sequence_parallel, way.experts_are_summed, *parts)
         if key not in self._fixed:
             self._fixed[key] = _FixedOfBatches(self._question, way, self._phase)
         return self._fixed[key].of(each_B)

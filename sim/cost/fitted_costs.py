@@ -128,15 +128,15 @@ class FittedCosts:
         return [entry.parameters for entry in found]
 
     def expert_floor_seconds(
-        self, block: ExpertBlock, rows: npt.ArrayLike, hits: npt.ArrayLike, *, phase: str
+        self, block: ExpertBlock, rows: npt.ArrayLike, hits: npt.ArrayLike, *, phase: str, seen: npt.ArrayLike = 0.0
     ) -> Float:
         """As of `KernelCosts`."""
         kind = expert_kind(self.hardware, block.weight_type)
         if kind is None:
-            return self._roofline.expert_floor_seconds(block, rows, hits, phase=phase)
+            return self._roofline.expert_floor_seconds(block, rows, hits, phase=phase, seen=seen)
         # With few enough slots a plan may have all experts on a rank: a floor is one of all kernels.
         kernels = [*self._expert_kernels(kind), *self._expert_kernels(kind, whole=True)]
-        return grouped.grouped_floor_seconds(kernels, self.hardware, block, rows, hits, element_type=kind)
+        return grouped.grouped_floor_seconds(kernels, self.hardware, block, rows, hits, element_type=kind, seen=seen)
 
     def partition_floor_seconds(
         self, block: ExpertBlock, load_E: npt.NDArray[np.int64], *, ranks: int, slots: int, phase: str

@@ -215,19 +215,25 @@ def grouped_floor_seconds(
     hits: npt.ArrayLike,
     *,
     element_type: str,
+    seen: npt.ArrayLike = 0.0,
 ) -> Float:
     """At most what `fastest_seconds` says of any loads with so many rows on so many slots; convex and rising in both.
+
+    `seen`: (token, choice) pairs that every rank's kernels are shown at the least.
 
     Proof: `rows` rows fill at least rows / height tiles, and those take at least tiles / SMs waves, so each height's
     time is at least linear in rows, and the least of them over heights and kernels too; traffic is linear in rows and
     hits, under the best of the reached parts. The p-norm of two linear functions is convex, rises with both and falls
-    with p, of which the largest is taken. Launches and the price of rows are the least of all kernels. Seconds of slots
-    and of pairs that other ranks serve are left out.
+    with p, of which the largest is taken. Launches and the price of rows are the least of all kernels, and of pairs
+    that other ranks serve: a row more is one of these less, so that the sum still rises with rows. Seconds of slots are
+    left out.
     """
     kind, best = TYPES[element_type], _least(kernels)
     rows, hits = np.asarray(rows, np.float64), np.asarray(hits, np.float64)
     value_bytes = VALUE_BYTES * (2 * block.width + (block.ups + 1) * block.inner)
-    seconds = best.launch_s + rows * (best.row_traffic + best.seen_traffic) * value_bytes / hardware.memory_Bps
+    shown = np.maximum(np.asarray(seen, np.float64), rows)
+    moved = rows * best.row_traffic + shown * best.seen_traffic
+    seconds = best.launch_s + moved * value_bytes / hardware.memory_Bps
     for inner, outer in block.matrices:
         row_s = min(
             -(-outer // columns) / height / hardware.sms
