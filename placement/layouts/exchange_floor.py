@@ -15,8 +15,8 @@ begin no sooner than its quantile and then take (1 - q) w: the mean over q of bo
 beginnings is again that of home ranks by tokens, so that layers add up. What a rank serves of its own domain's tokens
 is at most what its slots' experts are chosen there (`PooledLoads.near_part_L`), and by rows the mean work of a port is
 at least its plain mean (Cauchy). Whatever travels for a choice takes the latency of a way between its ranks, of a way
-between domains where these differ. Weighted by rows, ranks hit P slots but for those without any rows, and these have
-at most the rows of the heaviest experts.
+between domains where these differ. Weighted by rows, ranks hit P slots but for those without any rows
+(`PooledLoads.lost_hits_L`).
 
 Axes: L MoE layer, B batch.
 """
@@ -175,18 +175,27 @@ class _Floor:
         apart_LB, far_LB = self._parts_that_leave()
         mean_LB = self.rows_LB / self.layout.ranks_of_stage
         total_LB = self._seconds(self.rows_LB / self.layout.ep, self._hits_by_rows()) + self._setups_s()
-        both_Bps = self._into_gpu_Bps(links)
         latencies = zip(links.latency_s, links.far_latency_s, strict=True)
         for size, (near_s, far_s) in zip((links.dispatch_bytes, links.combine_bytes), latencies, strict=True):
             # Copies of other ranks have the least latency, those of other domains what these have more.
             total_LB = total_LB + apart_LB * near_s + far_LB * max(far_s - near_s, 0.0)
             if mode.per_choice:
-                port_s = [far_LB**2 / (links.far_Bps or np.inf), apart_LB**2 / both_Bps]
-                total_LB = total_LB + np.max(port_s, axis=0) * mean_LB * size / 2
+                total_LB = total_LB + self._port_s(links, apart_LB, far_LB) * mean_LB * size / 2
         return np.asarray(total_LB)
+
+    def _port_s(self, links: LinksOfGroup, apart_LB: Float, far_LB: Float) -> Float:
+        """Seconds for a byte of each choice, mean over choices: of other domains over the NIC, others over NVLink.
+
+        If more went far than must, the sum would be least where both ports are as long busy.
+        """
+        both_Bps = self._into_gpu_Bps(links)
+        if links.domain_ranks >= self.layout.ranks_of_stage or not links.far_Bps or not links.near_Bps:
+            return np.asarray(np.maximum(apart_LB**2 / both_Bps, far_LB**2 / (links.far_Bps or np.inf)))
+        each_LB = far_LB**2 / links.far_Bps + (apart_LB - far_LB) ** 2 / links.near_Bps
+        more = far_LB * both_Bps >= apart_LB * links.far_Bps
+        return np.where(more, each_LB, apart_LB**2 / both_Bps)
 
     def _hits_by_rows(self) -> Float:
         """Slots that are hit, mean over ranks weighted by their rows."""
-        unhit_LB = np.ceil(self.layout.ep * self.slots - self.hits_LB).astype(np.int64)
-        parts = [loads.top_part_L(unhit_LB[:, i]) for i, loads in enumerate(self.loads_B)]
-        return np.maximum(self.slots - (self.slots - 1) * np.stack(parts, axis=1), 1.0)
+        lost = [loads.lost_hits_L(self.layout.ep, self.slots) for loads in self.loads_B]
+        return np.maximum(self.slots - np.stack(lost, axis=1), 1.0)
