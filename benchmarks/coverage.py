@@ -1,10 +1,11 @@
 """How often measured rows lie in the forecast's 80 % intervals, by rows that did not set them; writes the known errors.
 
-    python benchmarks/coverage.py [--write] [--tables DIR]
+    python benchmarks/coverage.py [--write] [--tables DIR] [--steady]
 
 Without options: from the known errors that ship, in a second. `--write` asks every published row anew (some four CPU
 minutes) and writes `sim/accuracy/known_errors.json`; `--tables` judges a folder of measured kernels anew (two more) and
-writes their lines there. What is not asked stays as it is.
+writes their lines there. What is not asked stays as it is. `--steady` is about serving in steady state, what a search
+for a layout forecasts, and `steady_errors.json`: with `--write` its rows are asked anew (some two CPU minutes).
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from moecast.files import write_text
-from moecast.sim.accuracy import KnownErrors, KnownFamily, known_errors
+from moecast.sim.accuracy import KnownErrors, KnownFamily, known_errors, steady_errors
+from moecast.validate.published.answers import families
 from moecast.validate.published.door import ask_published, kernel_families
 from moecast.validate.published.known import coverage, errors_of, known_line
+from moecast.validate.published.steady import ask_steady
 
-FILE = Path(__file__).resolve().parent.parent / "sim" / "accuracy" / "known_errors.json"
+FOLDER = Path(__file__).resolve().parent.parent / "sim" / "accuracy"
 NETWORK = "bound"
 
 
@@ -28,12 +31,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="ask all rows and write the known errors")
     parser.add_argument("--tables", type=Path, help="measured kernels: GPU/family/engine/version/*.parquet")
+    parser.add_argument("--steady", action="store_true", help="serving in steady state")
     asked = parser.parse_args()
+    if asked.steady:
+        steady = ask_steadily() if asked.write else steady_errors()
+        if asked.write:
+            write_text(FOLDER / "steady_errors.json", dumped(steady))
+        print(table(steady))
+        return
     known = ask() if asked.write else known_errors()
     if asked.tables is not None:
         known = replace(known, kernels=judged_tables(asked.tables))
     if asked.write or asked.tables is not None:
-        write_text(FILE, dumped(known))
+        write_text(FOLDER / "known_errors.json", dumped(known))
     print(table(known))
 
 
@@ -41,6 +51,12 @@ def ask() -> KnownErrors:
     """Ask every published row."""
     found = ask_published(network=NETWORK)
     return errors_of(found.rows, found.families, network=NETWORK, kernels=known_errors().kernels)
+
+
+def ask_steadily() -> KnownErrors:
+    """Ask the rows of one kind of instance for their steady state."""
+    rows = ask_steady(network=NETWORK)
+    return errors_of(rows, families(rows), network=NETWORK)
 
 
 def judged_tables(tables: Path) -> tuple[KnownFamily, ...]:

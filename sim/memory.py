@@ -70,9 +70,22 @@ def memory_by_part(
     return {
         "weights": _weights(model, plan, ids, stage),
         "slots": len(moe) * _slots(plan) * -(-model.expert_bytes // plan.etp),
-        "kv": sum(_kv(model, plan, layer, steps, part) for layer in ids),
+        "kv": sum(_kv(model, plan, alike[0], steps, part) * len(alike) for alike in _alike(model, ids)),
         "activations": _activations(model, plan, workload, hardware, steps, part, expert_rows),
     }
+
+
+def _alike(model: ModelShape, ids: Sequence[int]) -> list[list[int]]:
+    """Put layers together whose caches are of one size."""
+    found: dict[object, list[int]] = {}
+    for layer in ids:
+        mixer = model.mixer_of(layer)
+        if isinstance(mixer, LinearAttention):
+            kept: object = model.state_bytes_of(layer)
+        else:
+            kept = None if mixer is None else tuple(mixer.keeps_of(layer))
+        found.setdefault((mixer, kept), []).append(layer)
+    return list(found.values())
 
 
 def _part_of_context(plan: Plan, steps: Sequence[Step], most_tokens: int | None) -> float:

@@ -30,6 +30,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "placement/certificates/pricing.py": CERTIFICATES,
     "placement/certificates/tokens.py": CERTIFICATES,
     "placement/layouts/training/pipeline_floor.py": ("layouts/test_pipeline_floor.py::test_tables_that_do_not_fit",),
+    "placement/layouts/pooled_loads.py": ("layouts/test_serving.py::test_a_trace_of_another_model_is_refused",),
     "placement/swaps.py": PLACEMENT,
     "placement/windows.py": PLACEMENT,
     "sim/busy.py": NETWORK,

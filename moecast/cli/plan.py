@@ -55,6 +55,16 @@ def plan_command(
             show_default="10, for training 3",
         ),
     ] = None,
+    requests: Annotated[
+        str | None,
+        typer.Option(
+            "--requests", help="Run requests through the best, too: closed:N (N users in all), poisson:RATE/s, …"
+        ),
+    ] = None,
+    moved: Annotated[
+        bool,
+        typer.Option("--sensitivity/--no-sensitivity", help="Move each uncertain parameter by its own error, too."),
+    ] = True,
     price: Annotated[
         list[str] | None,
         typer.Option("--price", help="What an hour of a GPU costs: h100=2.5/h, or 2.5/h. For $ per million tokens."),
@@ -74,14 +84,14 @@ def plan_command(
 
     Example: moecast plan --cluster dgx-h200 --nodes 2 --model deepseek-v3 --routing uniform --slo ttft=2s,tpot=40ms
     """
-    from moecast.cli import plan_training, planning, render
+    from moecast.cli import plan_beside, plan_training, planning, render
     from moecast.files import check_outputs, write_text
     from moecast.placement.layouts import find_serving
 
     planning.check_job(job)
     check_outputs({"--out": out, "--write-plan": write, "--report": report}, asked.files)
     if job == "training":
-        plan_training.refuse_serving(asked, slo=slo, osl=osl, serve=serving, report=report)
+        plan_training.refuse_serving(asked, slo=slo, osl=osl, serve=serving, report=report, requests=requests)
         plan_training.plan(
             asked,
             recipe,
@@ -96,7 +106,7 @@ def plan_command(
         return
     plan_training.refuse_recipe(asked)
     limits, cost = planning.parse_slo(slo), planning.parse_prices(price or [])
-    modes = planning.parse_modes(serving)
+    modes, law = planning.parse_modes(serving), plan_beside.parse_law(requests)
     question = planning.read_serving_question(asked, osl=osl, quiet=json)
     n_gpus = question.cluster.n_gpus if gpus is None else gpus
     hourly = cost.of(question.cluster.hardware.name)
@@ -106,6 +116,8 @@ def plan_command(
             progress=planning.told(advance),
         )  # fmt: skip
         answer = planning.answer(found, question, asked, hourly=hourly, plan_file=write)
+        answer["requests"] = plan_beside.served(question, found, law, planning.told(advance))
+        answer["sensitivity"] = plan_beside.moved(question, found, planning.told(advance)) if moved else None
     if write is not None:
         planning.write_winner(found, question, write)
     if out is not None:

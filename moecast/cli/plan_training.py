@@ -22,7 +22,7 @@ MADE_TOKENS = 8192
 """Different tokens that made routing holds; a microbatch that needs more uses them again."""
 AXES = {"schedule": "schedules", "microbatch": "microbatches", "recompute": "recomputes", "zero": "zeros"}
 """Options that hold an axis of the search to one value."""
-OF_SERVING = {"--slo": "", "--osl": 1024, "--serve": "both", "--report": None}
+OF_SERVING = {"--slo": "", "--osl": 1024, "--serve": "both", "--report": None, "--requests": None}
 """Options that a training job has no use for, and their defaults."""
 
 DECIDED = {"isl": "--sequence", "weight_type": "--precision", "dense_type": "--precision", "kv_type": "--precision"}

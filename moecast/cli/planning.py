@@ -160,7 +160,9 @@ def answer(
     found: FoundServing, question: ServingQuestion, asked: Asked, *, hourly: float | None, plan_file: Path | None
 ) -> dict[str, Any]:
     """All that is said, as plain JSON values."""
+    from moecast.placement.layouts.told import winner_interval
     from moecast.placement.layouts.why import why_it_wins
+    from moecast.placement.layouts.winner_step import winner_timeline
     from moecast.sim.accuracy import layouts_apart
     from moecast.sim.describe import describe_trace, element_types
 
@@ -171,9 +173,13 @@ def answer(
         "element_types": element_types(question.model), "engine": question.cluster.hardware.engine,
         "trace": describe_trace(question.trace), "seed": question.seed,
     }  # fmt: skip
+    value["winner"]["interval"] = winner_interval(question, found)
     value["why"] = why_it_wins(question, found)
+    value["timeline"] = winner_timeline(question, found)
     if value["runner_up"] is not None:
-        apart = layouts_apart(1 / (1 - value["runner_up"]["behind"]))
+        other = found.runner_up.steady if found.runner_up else found.winner
+        steady = not (found.winner.split or other.split)
+        apart = layouts_apart(1 / (1 - value["runner_up"]["behind"]), steady=steady)
         value["runner_up"]["measured"] = f"{apart.text}, by {apart.why}"
     value["launch"] = _launch(found, question, files)
     if hourly is not None:
@@ -227,7 +233,7 @@ def show(value: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from moecast.cli import render
+    from moecast.cli import plan_beside, render
 
     out, asked = render.console(), value["question"]
     title = f"{asked['model']} on {value['gpus']} GPUs of {asked['cluster']}, {asked['isl']} in, {asked['osl']} out"
@@ -238,6 +244,8 @@ def show(value: dict[str, Any]) -> None:
     for one in value["front"]:
         table.add_row(*map(Text, (*_numbers(one), one["name"])))
     out.print(table)
+    for more in plan_beside.tables(value):
+        out.print(more)
     show_launch(value["launch"])
 
 
@@ -264,6 +272,7 @@ def _numbers(one: dict[str, Any]) -> tuple[str, str, str]:
 
 def winner_rows(value: dict[str, Any]) -> list[tuple[str, str]]:
     """The winner, why it wins, how far from the best it is, and what lies behind it, in words."""
+    from moecast.placement.layouts.told import interval_rows
     from moecast.units import format_percent
 
     winner, searched, other = value["winner"], value["searched"], value["runner_up"]
@@ -271,6 +280,7 @@ def winner_rows(value: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [("winner", winner["name"]), ("tokens/s per GPU", rate), ("tpot, ttft", f"{tpot}, {ttft}")]
     if "dollars_per_million_tokens" in winner:
         rows.append(("$ per million output tokens", f"{winner['dollars_per_million_tokens']:.3g}"))
+    rows += interval_rows(winner["interval"])
     gap = format_percent(value["certificate"]["gap"])
     rows.append(("certificate", f"no layout of the searched space beats this by more than {gap}"))
     rows += [("why: " + line["what"], line["told"]) for line in value["why"]]

@@ -1,4 +1,4 @@
-"""The page of a search for a layout: the winner, the front, memory, what more of each resource would save."""
+"""The page of a search for a layout: the winner, the front, what the answer hangs on, memory, and the winner's step."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import plotly.graph_objects as go
-
 from moecast.files import write_text
-from moecast.report.figures import finished
+from moecast.report import plan_figures
 from moecast.report.html import Picture, render_page
 
-GIB = 2**30
+ON_TOP = ("winner", "tokens/s per GPU", "tpot, ttft", "$ per million output tokens")
+"""Rows of the table that stand above it."""
 
 
 def write_plan_page(answer: Mapping[str, Any], rows: Sequence[tuple[str, str]], path: str | Path) -> None:
@@ -36,80 +35,76 @@ def render(answer: Mapping[str, Any], rows: Sequence[tuple[str, str]]) -> str:
         title=asked["model"],
         lead=f"{answer['gpus']} GPUs of {asked['cluster']}, {asked['isl']:,} tokens in, {asked['osl']:,} out",
         model=answer["model"],
-        rows=rows,
+        cards=_cards(answer),
+        rows=[row for row in rows if row[0] not in ON_TOP],
+        winner=answer["winner"]["name"],
         all=_pictures(answer),
+        moves=(answer["sensitivity"] or {}).get("moves", []),
         launch=answer["launch"],
+        notes=answer["notes"],
     )
 
 
+def _cards(answer: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The numbers to see first."""
+    winner = answer["winner"]
+    cards = [
+        (f"{winner['tokens_per_s_per_gpu']:,.0f}", "output tokens/s of a GPU"),
+        (f"{winner['tpot_s'] * 1e3:.3g} ms", "per output token"),
+        (f"{winner['ttft_s'] * 1e3:,.0f} ms", "of a prompt alone"),
+    ]
+    if "dollars_per_million_tokens" in winner:
+        cards.append((f"${winner['dollars_per_million_tokens']:.3g}", "per million output tokens"))
+    return [
+        *cards,
+        (f"{100 * answer['certificate']['gap']:.0f} %", "the most that any layout searched could serve beyond it"),
+    ]
+
+
 def _pictures(answer: Mapping[str, Any]) -> list[Picture]:
+    return [*_wide(answer), *_narrow(answer)]
+
+
+def _wide(answer: Mapping[str, Any]) -> list[Picture]:
+    winner, step = answer["winner"], answer["timeline"]
+    beside = "" if winner["interval"]["tpot_s"] is None else " Bars about the winner: its 80 % interval."
     pictures = [
         Picture(
             title="Throughput against latency",
-            caption="Layouts that none beats in both; those placed by the last rung beside. Hover for what they are.",
-            figure=_front(answer),
+            caption="Grey: layouts that none beats in both. Hover for what they are." + beside,
+            figure=plan_figures.front(answer),
         )
     ]
-    for why in answer["why"]:
-        if why["gains"]:
-            caption = f"{why['what']}: what twice of each resource would save of it"
-            pictures.append(
-                Picture(title=f"Gains: {why['what']}", caption=caption, figure=_gains(why["gains"]), wide=False)
-            )
-    if any(why["memory_bytes"] for why in answer["why"]):
-        pictures.append(
-            Picture(
-                title="Memory", caption="GiB of the fullest GPU, by part", figure=_memory(answer["why"]), wide=False
-            )
+    if answer["sensitivity"] is not None:
+        caption = (
+            "The winner's throughput when one parameter is off by its own error, by bound. Hollow: it then misses a "
+            "limit. ★: another layout is best there."
         )
+        moves, now = answer["sensitivity"]["moves"], winner["tokens_per_s_per_gpu"]
+        pictures.append(
+            Picture(title="What the answer hangs on", caption=caption, figure=plan_figures.tornado(moves, now))
+        )
+    layers = f"{step['layers'][0]} to {step['layers'][-1]}"
+    caption = (
+        f"MoE layers {layers} of a decode step of {step['step_s'] * 1e3:.3g} ms, by bound. Grey: waiting for peers."
+    )
+    pictures.append(Picture(title="The winner's step", caption=caption, figure=plan_figures.timeline(step)))
     return pictures
 
 
-def _front(answer: Mapping[str, Any]) -> go.Figure:
-    figure = go.Figure()
-    for name, found, mode in (("front, by bound", answer["front"], "lines+markers"),
-                              (f"placed, by {answer['network']}", answer["placed"], "markers"),
-                              ("winner", [answer["winner"]], "markers")):  # fmt: skip
-        figure.add_trace(
-            go.Scatter(
-                x=[one["tpot_s"] * 1e3 for one in found],
-                y=[one["tokens_per_s_per_gpu"] for one in found],
-                text=[one["name"] for one in found],
-                mode=mode,
-                name=name,
-                marker={"size": 14 if name == "winner" else 8, "symbol": "star" if name == "winner" else "circle"},
-                hovertemplate="%{text}<br>%{x:.3g} ms a token, %{y:,.0f} tokens/s a GPU<extra></extra>",
-            )
+def _narrow(answer: Mapping[str, Any]) -> list[Picture]:
+    whys = answer["why"]
+    pictures = [
+        Picture(
+            title=f"More of each resource: {why['what']}", caption="What twice of each resource saves of it, by bound",
+            figure=plan_figures.gains(why["gains"]), wide=False,
         )
-    if (limit := answer["slo"]["tpot_s"]) is not None:
-        figure.add_vline(x=limit * 1e3, line_dash="dot")
-    figure.update_layout(xaxis_title="ms per output token", yaxis_title="output tokens/s of a GPU")
-    return finished(figure, height=420)
-
-
-def _gains(gains: Mapping[str, float]) -> go.Figure:
-    """A tornado: the largest on top."""
-    order = sorted(gains.items(), key=lambda gain: gain[1])
-    figure = go.Figure(
-        go.Bar(
-            x=[100 * gain for _, gain in order], y=[name for name, _ in order], orientation="h",
-            hovertemplate="%{y}: %{x:.1f} %<extra></extra>",
-        )
-    )  # fmt: skip
-    figure.update_layout(xaxis_title="% of the step")
-    return finished(figure, height=120 + 24 * max(4, len(order)))
-
-
-def _memory(whys: Sequence[Mapping[str, Any]]) -> go.Figure:
-    figure = go.Figure()
-    held = [why for why in whys if why["memory_bytes"]]
-    for part in ("weights", "slots", "kv", "activations"):
-        figure.add_trace(
-            go.Bar(
-                x=[why["memory_bytes"][part] / GIB for why in held], y=[why["what"] for why in held], name=part,
-                orientation="h", hovertemplate=f"{part}: %{{x:.1f}} GiB<extra></extra>",
-            )
+        for why in whys if why["gains"]
+    ]  # fmt: skip
+    held = [(why["what"].removesuffix("'s decode step"), why["memory_bytes"]) for why in whys if why["memory_bytes"]]
+    if held:
+        pictures.append(
+            Picture(title="Memory", caption="The fullest GPU of an instance that decodes",
+                    figure=plan_figures.memory(held))
         )  # fmt: skip
-    figure.add_vline(x=held[0]["memory_bytes"]["usable"] / GIB, line_dash="dot")
-    figure.update_layout(barmode="stack", xaxis_title="GiB; dotted: what may be used")
-    return finished(figure, height=240)
+    return pictures

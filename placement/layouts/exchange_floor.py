@@ -7,15 +7,16 @@ they do one after the other is at most the step. Experts' time is convex in rows
 value at the mean load. Where ranks wait for each other at a barrier in every layer, the slowest counts: at least the
 mean, at least the hottest expert; and behind a barrier what comes in over a port takes its time.
 
-*By choices*, for copies of choices without barriers. Let every home rank r stand for its part of the tokens, and every
+*By choices*, without barriers around what moves. Let every home rank r stand for its part of the tokens, and every
 serving rank s for its part of the rows, n_rs of which come from r. Rank s leaves no sooner than any r that sends to it
 began, so no sooner than their mean by n_rs; and of copies that begin at different times and share a port of w seconds
 of work, the last is there no sooner than the mean of their beginnings and w / 2 (for every q, those after the q-th part
 begin no sooner than its quantile and then take (1 - q) w: the mean over q of both). Summed over s by rows, the mean of
 beginnings is again that of home ranks by tokens, so that layers add up. What a rank serves of its own domain's tokens
 is at most what its slots' experts are chosen there (`PooledLoads.near_part_L`), and by rows the mean work of a port is
-at least its plain mean (Cauchy). Weighted by rows, ranks hit P slots but for those without any rows, and these have at
-most the rows of the heaviest experts.
+at least its plain mean (Cauchy). Whatever travels for a choice takes the latency of a way between its ranks, of a way
+between domains where these differ. Weighted by rows, ranks hit P slots but for those without any rows
+(`PooledLoads.lost_hits_L`).
 
 Axes: L MoE layer, B batch.
 """
@@ -101,13 +102,19 @@ class _Floor:
             assert self.links is not None
             if self.mode.barrier or self.mode.counts_first:
                 exchange_LB = exchange_LB + self._behind_barriers(self.mode, self.links)
-            elif self.mode.per_choice and all(loads.every_choice for loads in self.loads_B):
-                by_choice_LB = self._by_choice(self.links)
+            if not (self.mode.barrier or self.mode.stay) and all(loads.every_choice for loads in self.loads_B):
+                by_choice_LB = self._by_choice(self.mode, self.links)
         return LayerFloor(expert_LB=expert_LB, exchange_LB=exchange_LB, by_choice_LB=by_choice_LB)
 
     def _seconds(self, rows_LB: Float, hits_LB: Float) -> Float:
         block = ExpertBlock.of(self.model, etp=self.layout.etp)
-        return costs_of(self.hardware).expert_floor_seconds(block, rows_LB, hits_LB, phase=self.phase)
+        costs, seen_B = costs_of(self.hardware), self._seen_B()
+        return costs.expert_floor_seconds(block, rows_LB, hits_LB, phase=self.phase, seen=seen_B)
+
+    def _seen_B(self) -> Int:
+        """Choices that every rank's kernels are shown, whoever serves them: of all tokens that it has."""
+        all_there = self.layout.experts_are_summed or (self.mode is not None and self.mode.gathers)
+        return self.tokens_B * self.model.choices if all_there else np.zeros_like(self.tokens_B)
 
     def _hottest(self) -> Float:
         """The rank that serves the most of the hottest expert, its replicas as many as there may be."""
@@ -160,19 +167,35 @@ class _Floor:
         far_LB = 1 - np.stack([loads.near_part_L(domain, held) for loads in self.loads_B], axis=1)
         return apart_LB, far_LB
 
-    def _by_choice(self, links: LinksOfGroup) -> Float:
-        """A layer by choices: setups, latencies, half of what comes in, and experts weighted by rows."""
+    def _by_choice(self, mode: Mode, links: LinksOfGroup) -> Float:
+        """A layer by choices: setups, latencies, half of what comes in, and experts weighted by rows.
+
+        Where copies of a token for one rank or domain are one, what comes in is left out.
+        """
         apart_LB, far_LB = self._parts_that_leave()
         mean_LB = self.rows_LB / self.layout.ranks_of_stage
         total_LB = self._seconds(self.rows_LB / self.layout.ep, self._hits_by_rows()) + self._setups_s()
-        both_Bps = self._into_gpu_Bps(links)
-        for size, latency_s in zip((links.dispatch_bytes, links.combine_bytes), links.latency_s, strict=True):
-            port_s = [far_LB**2 / (links.far_Bps or np.inf), apart_LB**2 / both_Bps]
-            total_LB = total_LB + np.max(port_s, axis=0) * mean_LB * size / 2 + apart_LB * latency_s
+        latencies = zip(links.latency_s, links.far_latency_s, strict=True)
+        for size, (near_s, far_s) in zip((links.dispatch_bytes, links.combine_bytes), latencies, strict=True):
+            # Copies of other ranks have the least latency, those of other domains what these have more.
+            total_LB = total_LB + apart_LB * near_s + far_LB * max(far_s - near_s, 0.0)
+            if mode.per_choice:
+                total_LB = total_LB + self._port_s(links, apart_LB, far_LB) * mean_LB * size / 2
         return np.asarray(total_LB)
+
+    def _port_s(self, links: LinksOfGroup, apart_LB: Float, far_LB: Float) -> Float:
+        """Seconds for a byte of each choice, mean over choices: of other domains over the NIC, others over NVLink.
+
+        If more went far than must, the sum would be least where both ports are as long busy.
+        """
+        both_Bps = self._into_gpu_Bps(links)
+        if links.domain_ranks >= self.layout.ranks_of_stage or not links.far_Bps or not links.near_Bps:
+            return np.asarray(np.maximum(apart_LB**2 / both_Bps, far_LB**2 / (links.far_Bps or np.inf)))
+        each_LB = far_LB**2 / links.far_Bps + (apart_LB - far_LB) ** 2 / links.near_Bps
+        more = far_LB * both_Bps >= apart_LB * links.far_Bps
+        return np.where(more, each_LB, apart_LB**2 / both_Bps)
 
     def _hits_by_rows(self) -> Float:
         """Slots that are hit, mean over ranks weighted by their rows."""
-        unhit_LB = np.ceil(self.layout.ep * self.slots - self.hits_LB).astype(np.int64)
-        parts = [loads.top_part_L(unhit_LB[:, i]) for i, loads in enumerate(self.loads_B)]
-        return np.maximum(self.slots - (self.slots - 1) * np.stack(parts, axis=1), 1.0)
+        lost = [loads.lost_hits_L(self.layout.ep, self.slots) for loads in self.loads_B]
+        return np.maximum(self.slots - np.stack(lost, axis=1), 1.0)

@@ -25,6 +25,7 @@ from moecast.placement.layouts.found_serving import FoundServing
 from moecast.placement.layouts.front import best_of_kinds, pareto, ranked, runner_up
 from moecast.placement.layouts.promises import Floors, Promises
 from moecast.placement.layouts.scoring import StepScores, placed_plan, prefill_of
+from moecast.placement.layouts.serving_layout import way_of
 from moecast.placement.layouts.space import Space
 from moecast.placement.layouts.steady import Slo, Steady, apart, together
 from moecast.placement.layouts.step_floor import StepFloors
@@ -110,13 +111,20 @@ class _Search:
         self.bound = StepScores(question=question, network="bound")
         self.found: dict[tuple[str, int], Steady | None] = {}
         self.kinds = [_kinds_of(layout) for layout in self.layouts]
+        self.every_kind = list(dict.fromkeys(self.kinds))
+        number = {both: i for i, both in enumerate(self.every_kind)}
+        self.kind_Y = np.array([number[both] for both in self.kinds])
         self.over: dict[tuple[str, object], list[float]] = defaultdict(list)
         """By kind of layout, how far above their floors those were that were timed: what orders the others."""
         self.prompts: tuple[ServingLayout, float] | None = None
 
     def _floors(self) -> Floors:
         decode = StepFloors(self.question, "decode").of(self.layouts, lambda a, b: self.tell("bounds, decode", a, b))
-        wanted = [prefill_of(layout, self.question.isl) for layout in self.layouts]
+        by_way: dict[tuple[Any, ...], ServingLayout] = {}  # whatever its batch, an instance runs prompts in one way
+        for layout in self.layouts:
+            if (way := way_of(layout)) not in by_way:
+                by_way[way] = prefill_of(layout, self.question.isl)
+        wanted = [by_way[way_of(layout)] for layout in self.layouts]
         kinds = fitting(self.question, sorted(set(wanted)), "prefill").layouts
         place = {layout: i for i, layout in enumerate(kinds)}
         prefill = StepFloors(self.question, "prefill").of(kinds, lambda a, b: self.tell("bounds, prefill", a, b))
@@ -190,7 +198,8 @@ class _Search:
     def _over_Y(self, mode: str) -> Float:
         """How far above its promise each layout's time per token is taken to be."""
         over = {kind: min(of) for (of_mode, kind), of in self.over.items() if of_mode == mode}
-        return np.array([over.get(fine, over.get(rough, 1.0)) for fine, rough in self.kinds])
+        of_kind = {both: over.get(both[0], over.get(both[1], 1.0)) for both in self.every_kind}
+        return np.array([of_kind[both] for both in self.every_kind])[self.kind_Y]
 
     def _time(self, mode: str, y: int) -> Steady | None:
         decode = self.layouts[y]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moecast.placement.layouts.serving_layout import SEQUENTIAL, ServingLayout
+from moecast.placement.layouts.serving_layout import SEQUENTIAL, ServingLayout, way_of
 from moecast.sim.memory import memory_by_part, usable_bytes
 from moecast.sim.step import Step
 from moecast.sim.workload import Workload
@@ -49,7 +49,12 @@ def fitting(question: ServingQuestion, layouts: Sequence[ServingLayout], phase: 
     asked once.
     """
     batches: dict[ServingLayout, list[int]] = defaultdict(list)
-    alike = [_alike(layout) for layout in layouts]
+    known: dict[tuple[Any, ...], ServingLayout] = {}
+    alike = []
+    for layout in layouts:
+        if (way := way_of(layout)) not in known:
+            known[way] = _alike(layout)
+        alike.append(known[way])
     for same, layout in zip(alike, layouts, strict=True):
         batches[same].append(layout.batch)
     most = {same: _most_batch(question, same, sorted(set(found)), phase) for same, found in batches.items()}

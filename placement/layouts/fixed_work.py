@@ -16,9 +16,10 @@ import numpy.typing as npt
 from moecast.sim import attention, compute
 from moecast.sim.attention_shape import AttentionShape
 from moecast.sim.engines import find_engine
+from moecast.sim.forward import ForwardPass
 from moecast.sim.network import find_rung
 from moecast.sim.placed_model import PlacedModel
-from moecast.sim.program import Exchange, StepProgram
+from moecast.sim.program import Compute, Exchange, StepProgram
 
 if TYPE_CHECKING:
     from moecast.placement.layouts.serving_layout import ServingLayout
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
+
+HALVES = 2
+"""Parts into which a schedule cuts a step, at the most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +98,7 @@ class _Layers:
         self.kept_B = self.own_B if layout.sequence_parallel else self.attended_B
         self.sum_B = self._all_reduce_s()
         self._attention: dict[tuple[object, ...], Float] = {}
+        self._forwards: dict[int, list[ForwardPass]] = {}
 
     def of(self, layer: int) -> tuple[Float, Float, Float]:
         """(compute, exchanges around it, shared experts) of one layer."""
@@ -142,8 +147,41 @@ class _Layers:
         key = (mixer, reads)
         if key not in self._attention:
             norms_B = compute.norm_seconds(self.model, self.hardware, self.kept_B)
-            self._attention[key] = norms_B + self._core_and_products_s(mixer, reads)
+            if self.layout.cp > 1 and self.phase == "prefill" and self._parts_are_known:
+                each_B = np.array([self._shared_prompts_s(layer, int(rows)) for rows in self.shared_B])
+            else:
+                each_B = self._core_and_products_s(mixer, reads)
+            self._attention[key] = norms_B + each_B
         return self._attention[key]
+
+    @property
+    def _parts_are_known(self) -> bool:
+        """Whether a step goes through all layers whole, or by halves: stages of a pipeline wait for unequal parts."""
+        return self.layout.pp == 1 and self.layout.microbatches <= HALVES
+
+    def _shared_prompts_s(self, layer: int, rows: int) -> float:
+        """What the rank computes that does least of attention over prompts which ranks share: the step itself is asked.
+
+        How sequences are cut is the layout's and knows nothing of experts; all data-parallel ranks have alike ones. Of
+        halves the mean; they may be of one token more than twice as many.
+        """
+        parts = self.layout.microbatches
+        return min(self._of_whole_s(layer, tokens) for tokens in range(parts * rows, parts * rows + parts)) / parts
+
+    def _of_whole_s(self, layer: int, tokens: int) -> float:
+        """Seconds of all parts of a step of so many tokens."""
+        if tokens not in self._forwards:
+            ranks, parts = self.layout.tp * self.layout.cp, self.layout.microbatches
+            alone = replace(
+                self.layout, dp=1, pp=1, etp=ranks if ranks > self.model.experts else 1, sequence_parallel=True,
+                dispatch=None, schedule="sequential", microbatches=1, spare_slots=0, batch=tokens,
+            )  # fmt: skip
+            placed = PlacedModel.of(self.question.cluster, self.model, alone.plan(self.model), phase=self.phase)
+            step, trace = self.question.step(1, tokens, "prefill"), self.question.trace
+            of_step = step.split(parts) if parts > 1 else [step]
+            self._forwards[tokens] = [ForwardPass.of(placed, trace, part) for part in of_step]
+        tasks = [task for forward in self._forwards[tokens] for task in forward.attention(layer, norms=False)]
+        return float(np.sum([task.seconds_R for task in tasks if isinstance(task, Compute)], axis=0).min())
 
     def _core_and_products_s(self, mixer: Mixer, reads: tuple[tuple[int | None, int], ...]) -> Float:
         model, hardware, tp, cp = self.model, self.hardware, self.layout.tp, self.layout.cp
@@ -155,7 +193,7 @@ class _Layers:
                 window_sum_G=None if reads == ((None, 1),) else read_B, mixer=mixer, tp=tp,
             )  # fmt: skip
         # Ranks that share sequences: products of their own tokens; in decode a core over their part of all keys. What
-        # prefill's blocks come to depends on the cut of sequences, and is left out.
+        # the blocks of a prompt in several microbatches come to is left out.
         products_B = attention.projection_seconds(model, hardware, self.attended_B, shape=mixer, tp=tp)
         if self.phase != "decode":
             return products_B

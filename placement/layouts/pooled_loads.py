@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from moecast.compiled import njit
 from moecast.sim.layout import Layout
-from moecast.traces import NO_CHOICE
 
 if TYPE_CHECKING:
     from moecast.placement.layouts.serving_layout import ServingLayout
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.integer]
 Int32 = npt.NDArray[np.int32]
+
+PRICES = (0.95, 1.0, 1.05)
+"""Multipliers that are tried, in times of the one that is best where all experts are chosen alike."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -46,9 +49,8 @@ class PooledLoads:
     every_choice: bool
     load_MLE: Int = field(repr=False)
     of_rank_MLGE: Int | None = field(repr=False)
-    _near: dict[tuple[int, int], Float] = field(default_factory=dict, repr=False)
-    _sets: dict[int, Int] = field(default_factory=dict, repr=False)
-    _top: list[Float] = field(default_factory=list, repr=False)
+    _near: dict[int, tuple[Float, ...]] = field(default_factory=dict, repr=False)
+    _lost: dict[tuple[int, int], Float] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, parts: list[Int], tokens_M: list[int], choices: int, *, at_home: bool) -> PooledLoads:
@@ -65,42 +67,96 @@ class PooledLoads:
             of_rank_MLGE=of_rank_MLGE if at_home else None,
         )
 
-    def top_part_L(self, n_L: Int) -> Float:
-        """The part of all choices that the n experts with most take together, at the most of any microbatch."""
-        if not self._top:
-            sorted_MLE = -np.sort(-self.load_MLE, axis=2)
-            sums_MLE = np.concatenate([np.zeros((*sorted_MLE.shape[:2], 1)), np.cumsum(sorted_MLE, axis=2)], axis=2)
-            self._top.append(np.asarray((sums_MLE / np.maximum(sums_MLE[:, :, -1:], 1)).max(axis=0)))
-        part_LE = self._top[0]
-        taken = np.clip(n_L, 0, part_LE.shape[1] - 1)[:, None]
-        return np.asarray(np.take_along_axis(part_LE, taken, axis=1)[:, 0])
+    def lost_hits_L(self, ranks: int, slots: int) -> Float:
+        """Slots without rows on the ranks that serve choices, mean over choices, at the most.
+
+        Of a rank with x such slots each choice counts x, and its experts are `slots` - x at the most: so each of them
+        stands for x / (slots - x) of all slots without rows, of which there are as many as slots less experts with
+        rows. The most of the sum of choices times x under this limit, by Lagrange: any multiplier gives a bound.
+        """
+        if (ranks, slots) not in self._lost:
+            self._lost[ranks, slots] = self._most_lost_L(ranks, slots)
+        return self._lost[ranks, slots]
+
+    def _most_lost_L(self, ranks: int, slots: int) -> Float:
+        load_MLE = self.load_MLE.astype(np.float64)
+        total_ML, experts_ML = load_MLE.sum(axis=2), np.maximum((load_MLE > 0).sum(axis=2), 1)
+        empty_ML = np.maximum(ranks * slots - experts_ML, 0)
+        even_ML = empty_ML * slots / (experts_ML + empty_ML)  # x where all experts are chosen alike
+        even_price_ML = np.maximum(total_ML / experts_ML * (slots - even_ML) ** 2 / slots, 1e-9)
+        lost_ML = np.full(total_ML.shape, np.inf)
+        for times in PRICES:
+            price_ML = times * even_price_ML
+            price_ML1 = price_ML[:, :, None]
+            x_MLE = np.clip(slots - np.sqrt(price_ML1 * slots / np.maximum(load_MLE, 1e-9)), 0, slots - 1)
+            gained_ML = (load_MLE * x_MLE - price_ML1 * x_MLE / (slots - x_MLE)).sum(axis=2)
+            lost_ML = np.minimum(lost_ML, price_ML * empty_ML + gained_ML)
+        lost_ML = np.where(empty_ML > 0, lost_ML, 0.0)
+        return np.asarray((lost_ML / np.maximum(total_ML, 1)).max(axis=0))
 
     def near_part_L(self, ranks: int, slots: int) -> Float:
         """The part of all choices that stay among successive `ranks` that hold `slots` together, at the most.
 
-        Those of the experts that the ranks' own tokens choose most, whatever placement.
+        Those of the experts that the ranks' own tokens choose most, whatever placement. And each expert stands
+        somewhere: where its own tokens choose it most, and what slots are left hold the most chosen of the others.
         """
         if self.of_rank_MLGE is None:
             return np.ones(len(self.rows_L))
-        key = ranks, min(slots, self.of_rank_MLGE.shape[3])
-        if key not in self._near:
-            of_set_MLXE = self._of_sets(ranks)
-            first = of_set_MLXE.shape[3] - key[1]
-            # Of all experts there is nothing to sort.
-            most_MLXE = np.partition(of_set_MLXE, first, axis=3)[..., first:] if first else of_set_MLXE
-            total_ML = np.maximum(self.load_MLE.sum(axis=2), 1)
-            self._near[key] = np.asarray((most_MLXE.sum(axis=(2, 3)) / total_ML).max(axis=0))
-        return self._near[key]
+        if ranks not in self._near:
+            total_ML1 = np.maximum(self.load_MLE.sum(axis=2), 1)[:, :, None]
+            counted = _near_MLE1(self.of_rank_MLGE, ranks)
+            self._near[ranks] = tuple(np.asarray((each_MLE1 / total_ML1).max(axis=0)) for each_MLE1 in counted)
+        alone_LE1, spread_LE1 = self._near[ranks]
+        experts, sets = alone_LE1.shape[1] - 1, -(-self.of_rank_MLGE.shape[2] // ranks)
+        near_L = alone_LE1[:, min(slots, experts)]
+        left = sets * slots - experts
+        return np.minimum(near_L, spread_LE1[:, left]) if 0 <= left <= experts else near_L
 
-    def _of_sets(self, ranks: int) -> Int:
-        """Choices of each expert by the tokens of each `ranks` successive ranks: [M, L, X, E]."""
-        assert self.of_rank_MLGE is not None
-        if ranks == 1:
-            return self.of_rank_MLGE
-        if ranks not in self._sets:
-            first_X = np.arange(0, self.of_rank_MLGE.shape[2], ranks)
-            self._sets[ranks] = np.add.reduceat(self.of_rank_MLGE, first_X, axis=2)
-        return self._sets[ranks]
+
+@njit()
+def _add_largest(many_C, sum_E1):  # type: ignore[no-untyped-def]
+    """Add, for every n, the sum of the n largest of numbers of which there are so many of each."""
+    n, taken, most = 0, 0, len(sum_E1) - 1
+    for count in range(len(many_C) - 1, 0, -1):
+        for _ in range(min(many_C[count], most - n)):
+            n += 1
+            taken += count
+            sum_E1[n] += taken
+    for rest in range(n + 1, most + 1):
+        sum_E1[rest] += taken
+
+
+@njit()
+def _near_MLE1(of_rank_MLGE, ranks):  # type: ignore[no-untyped-def]
+    """Choices that stay among `ranks` successive ranks, summed over these sets, at the most.
+
+    First: of the n experts that each set chooses most, for every n. Second: of each expert in the set that chooses it
+    most, and in the n sets and experts that come next. By counting who has how many choices: a sort of small numbers.
+    """
+    microbatches, layers, n_ranks, experts = of_rank_MLGE.shape
+    near_MLE1 = np.zeros((microbatches, layers, experts + 1), np.int64)
+    spread_MLE1 = np.zeros((microbatches, layers, experts + 1), np.int64)
+    of_set_E, best_E = np.zeros(experts, np.int64), np.zeros(experts, np.int64)
+    for m in range(microbatches):
+        for layer in range(layers):
+            most = of_rank_MLGE[m, layer].sum(axis=0).max()
+            many_C, rest_C = np.zeros(most + 1, np.int64), np.zeros(most + 1, np.int64)
+            best_E[:] = 0
+            for first in range(0, n_ranks, ranks):
+                of_set_E[:] = of_rank_MLGE[m, layer, first]
+                for rank in range(first + 1, min(first + ranks, n_ranks)):
+                    for expert in range(experts):
+                        of_set_E[expert] += of_rank_MLGE[m, layer, rank, expert]
+                for expert in range(experts):
+                    count = of_set_E[expert]
+                    many_C[count] += 1
+                    rest_C[min(count, best_E[expert])] += first > 0  # one of both is not the most
+                    best_E[expert] = max(count, best_E[expert])
+                _add_largest(many_C, near_MLE1[m, layer])
+                many_C[:] = 0
+            spread_MLE1[m, layer] += best_E.sum()
+            _add_largest(rest_C, spread_MLE1[m, layer])
+    return near_MLE1, spread_MLE1
 
 
 class LoadsOfSteps:
@@ -111,23 +167,23 @@ class LoadsOfSteps:
         self._known: dict[tuple[int, int], PooledLoads] = {}
         self._ranks = (0, 0, 0)
 
-    def of(self, layout: ServingLayout) -> PooledLoads:
-        """Those of a layout's step."""
-        ranks = (layout.dp, layout.tp, layout.cp)
+    def of(self, cut: ServingLayout, batch: int) -> PooledLoads:
+        """Those of the step of a layout, cut into its microbatches, with another batch."""
+        ranks = (cut.dp, cut.tp, cut.cp)
         if ranks != self._ranks:  # counts are large: whoever asks for the layouts of some ranks together finds them
             self._ranks = ranks
             self._known.clear()
-        key = (layout.microbatches, layout.batch)
+        key = (cut.microbatches, batch)
         if key not in self._known:
-            self._known[key] = self._count(layout)
+            self._known[key] = self._count(cut, batch)
         return self._known[key]
 
-    def _count(self, layout: ServingLayout) -> PooledLoads:
+    def _count(self, cut: ServingLayout, batch: int) -> PooledLoads:
         question = self._question
-        step = question.step(layout.dp, layout.batch, self._phase)
-        parts = step.split(layout.microbatches) if layout.microbatches > 1 else [step]
-        at_home = layout.cp == 1 or self._phase == "decode"
-        ranks = Layout(ep=layout.ranks_of_stage, tp=layout.tp, cp=layout.cp)
+        step = question.step(cut.dp, batch, self._phase)
+        parts = step.split(cut.microbatches) if cut.microbatches > 1 else [step]
+        at_home = cut.cp == 1 or self._phase == "decode"
+        ranks = Layout(ep=cut.ranks_of_stage, tp=cut.tp, cp=cut.cp)
         return PooledLoads.of(
             [_count_LGE(question, part, ranks) for part in parts], [part.n_tokens for part in parts],
             question.model.choices, at_home=at_home,
@@ -136,12 +192,21 @@ class LoadsOfSteps:
 
 def _count_LGE(question: ServingQuestion, step: Step, ranks: Layout) -> Int:
     """Choices of each expert by the tokens of each rank, layer by layer."""
-    experts_TLK = question.trace.experts_TLK
-    experts, home_T = question.model.experts, ranks.homes_T(step.source_T).astype(np.int64)
-    counted = np.zeros((experts_TLK.shape[1], ranks.ranks, experts), np.int32)
-    for layer in range(experts_TLK.shape[1]):
-        chosen_TK = experts_TLK[step.token_T, layer]
-        there_TK = chosen_TK != NO_CHOICE
-        place = (home_T[:, None] * experts + np.where(there_TK, chosen_TK, 0))[there_TK]
-        counted[layer] = np.bincount(place, minlength=ranks.ranks * experts).reshape(ranks.ranks, experts)
-    return counted
+    home_T = ranks.homes_T(step.source_T).astype(np.int64)
+    return np.asarray(
+        _counted_LGE(question.trace.experts_TLK, step.token_T, home_T, ranks.ranks, question.model.experts)
+    )
+
+
+@njit()
+def _counted_LGE(experts_TLK, token_T, home_T, ranks, experts):  # type: ignore[no-untyped-def]
+    """Choices of each expert by the tokens of each rank; a trace has no other experts than the model."""
+    _, layers, choices = experts_TLK.shape
+    counted_LGE = np.zeros((layers, ranks, experts), np.int32)
+    for t in range(len(token_T)):
+        for layer in range(layers):
+            for k in range(choices):
+                expert = experts_TLK[token_T[t], layer, k]
+                if expert < experts:  # none is `NO_CHOICE`
+                    counted_LGE[layer, home_T[t], expert] += 1
+    return counted_LGE

@@ -6,7 +6,7 @@ Axes: Y layout.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +59,7 @@ class Floors:
     gpus: int
     isl: int
     osl: int
+    _columns: dict[str, Float] = field(default_factory=dict, repr=False)
 
     def together(self) -> Promises:
         """Instances that do both; see `moecast.placement.layouts.steady.together`."""
@@ -76,19 +77,23 @@ class Floors:
     def apart(self, slo: Slo) -> Promises:
         """Instances of two kinds, of which those for prompts are the best that any floor allows within the limit.
 
-        On x of n GPUs for prompts at p prompts/s each and the others at d requests/s, min(x p, (n - x) d) is at most
-        n / (1/p + 1/d), whatever x.
+        Where k whole instances decode, prompts have at most the GPUs that are left, of which each runs no more prompts
+        than any layout's does: the best k counts.
         """
         ttft_P = self.ttft_P()
         meets_P = ttft_P <= slo.ttft_s
         sequences, gpus = (np.array([getattr(one, name) for one in self.prompts]) for name in ("sequences", "gpus"))
         prompts_P = np.where(meets_P, sequences / self.prefill_P / self.isl / gpus, 0.0)
         prompts = float(prompts_P.max(initial=0.0))
-        least = int(gpus[meets_P].min(initial=self.gpus))
-        requests_Y = self._of("sequences") / self.decode_Y / self.osl / self._of("gpus")
-        rate_Y = self.osl / (1 / prompts + 1 / requests_Y) if prompts else np.zeros(len(self.layouts))
+        least = int(gpus[meets_P].min(initial=self.gpus + 1))
+        used_Y, requests_Y = self._of("gpus"), self._of("sequences") / self.decode_Y / self.osl
+        best_Y = np.zeros(len(self.layouts))
+        for instances in range(1, self.gpus // int(used_Y.min(initial=1)) + 1):
+            left_Y = self.gpus - instances * used_Y
+            served_Y = np.minimum(instances * requests_Y, left_Y * prompts)
+            best_Y = np.maximum(best_Y, np.where(left_Y >= least, served_Y, 0.0))
         return Promises(
-            mode="disagg", rate_Y=np.where(self._of("gpus") + least <= self.gpus, rate_Y, 0.0), tpot_Y=self.decode_Y,
+            mode="disagg", rate_Y=best_Y * self.osl / self.gpus, tpot_Y=self.decode_Y,
             ttft_Y=np.full(len(self.layouts), ttft_P.min(initial=np.inf)),
         )  # fmt: skip
 
@@ -107,4 +112,6 @@ class Floors:
         return self.prefill_P * np.array([-(-self.isl // one.batch) for one in self.prompts])
 
     def _of(self, name: str) -> Float:
-        return np.array([getattr(layout, name) for layout in self.layouts], np.float64)
+        if name not in self._columns:
+            self._columns[name] = np.array([getattr(layout, name) for layout in self.layouts], np.float64)
+        return self._columns[name]

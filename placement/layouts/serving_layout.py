@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
 
 from moecast.sim.degrees import Degrees
 from moecast.sim.whole import whole
@@ -53,8 +55,10 @@ class ServingLayout:
     batch: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("tp", "cp", "dp", "pp", "etp", "microbatches", "batch"):
-            whole(name, getattr(self, name))
+        degrees = (self.tp, self.cp, self.dp, self.pp, self.etp, self.microbatches, self.batch)
+        if not all(type(degree) is int and 0 < degree < 2**31 for degree in degrees):  # a search makes many
+            for name in ("tp", "cp", "dp", "pp", "etp", "microbatches", "batch"):
+                whole(name, getattr(self, name))
         whole("spare_slots", self.spare_slots, least=0)
         if self.ranks_of_stage % self.etp:
             raise ValueError(f"etp = {self.etp}: does not divide the {self.ranks_of_stage} ranks of a pipeline stage")
@@ -118,3 +122,9 @@ class ServingLayout:
         parts += [f"{self.microbatches} microbatches"] if self.microbatches > 1 else []
         parts += [f"{self.spare_slots} redundant slots a rank"] if self.spare_slots else []
         return ", ".join([*parts, f"batch {self.batch}"])
+
+
+way_of: Callable[[ServingLayout], tuple[Any, ...]] = attrgetter(
+    "tp", "cp", "dp", "pp", "etp", "sequence_parallel", "dispatch", "schedule", "microbatches", "spare_slots"
+)
+"""All of a layout but its batch: what searches over many batches group by."""

@@ -38,7 +38,7 @@ class ServingQuestion:
     Raises
     ------
     MoecastError
-        A length below 1.
+        A length below 1, or a trace of another shape than the model's.
     """
 
     cluster: Cluster
@@ -54,6 +54,9 @@ class ServingQuestion:
         for name in ("isl", "osl"):
             if getattr(self, name) < 1:
                 raise MoecastError("at least 1 token", field=name, value=getattr(self, name))
+        if self.trace.meta.shape_LEK != self.model.shape_LEK:
+            rule = f"its L, E, K are {self.trace.meta.shape_LEK}, the model's {self.model.shape_LEK}"
+            raise MoecastError(rule, field="trace")
 
     @property
     def context(self) -> int:

@@ -66,6 +66,13 @@ class Steady:
         """Whether prompts have instances of their own."""
         return self.prefill_instances > 0
 
+    def step_seconds(self, *, isl: int, osl: int) -> tuple[float, float]:
+        """Seconds of a decode step and of one of prompts, of which these times are made."""
+        prefill_s = self.ttft_s / -(-isl // self.prefill.batch)
+        if self.split:
+            return self.tpot_s, prefill_s
+        return self.tpot_s - self.decode.batch * prefill_s * isl / self.prefill.batch / osl, prefill_s
+
     def meets(self, slo: Slo) -> bool:
         """Whether both times are within the limits."""
         return self.tpot_s <= slo.tpot_s and self.ttft_s <= slo.ttft_s
@@ -126,6 +133,13 @@ def apart(
         decode=decode, prefill=prefill, decode_instances=chosen[1], prefill_instances=chosen[0], tpot_s=decode_s,
         ttft_s=_ttft_s(prefill, prefill_s, isl), tokens_per_s_per_gpu=best * osl / gpus,
     )  # fmt: skip
+
+
+def served_by(
+    split: bool, decode: ServingLayout, prefill: ServingLayout, decode_s: float, prefill_s: float, **lengths: int
+) -> Steady | None:
+    """Serve by instances of two kinds, or of one."""
+    return (apart if split else together)(decode, prefill, decode_s, prefill_s, **lengths)
 
 
 def _ttft_s(prefill: ServingLayout, prefill_s: float, isl: int) -> float:

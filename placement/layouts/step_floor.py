@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ from moecast.placement.layouts.exchange_floor import LayerFloor, layer_floor
 from moecast.placement.layouts.fixed_work import FixedWork, fixed_work
 from moecast.placement.layouts.links_of_groups import LinksOfGroup
 from moecast.placement.layouts.pooled_loads import LoadsOfSteps
-from moecast.placement.layouts.serving_layout import SEQUENTIAL, ServingLayout
+from moecast.placement.layouts.serving_layout import SEQUENTIAL, ServingLayout, way_of
 
 if TYPE_CHECKING:
     from moecast.placement.layouts.serving_question import ServingQuestion
@@ -58,12 +58,13 @@ class StepFloors:
     def of(self, layouts: Sequence[ServingLayout], progress: Callable[[int, int], None] | None = None) -> Float:
         """Seconds that the step of each layout takes at the least."""
         floor = np.zeros(len(layouts))
-        ways: dict[ServingLayout, list[int]] = defaultdict(list)
+        ways: dict[tuple[Any, ...], list[int]] = defaultdict(list)
         for place, layout in enumerate(layouts):
-            ways[replace(layout, batch=layout.microbatches)].append(place)
+            ways[way_of(layout)].append(place)
         # Those of the same ranks together: they share counts of routing.
-        for done, way in enumerate(sorted(ways, key=lambda way: (way.dp, way.tp, way.cp)), 1):
-            places = ways[way]
+        order = sorted(ways.values(), key=lambda places: _ranks(layouts[places[0]]))
+        for done, places in enumerate(order, 1):
+            way = replace(layouts[places[0]], batch=layouts[places[0]].microbatches)
             floor[places] = self._way(way, np.array([layouts[place].batch for place in places]))
             if progress is not None:
                 progress(done, len(ways))
@@ -73,9 +74,11 @@ class StepFloors:
         parts = way.microbatches * HALVES.get(way.schedule, 1)
         each_B = batch_B // parts
         cut = replace(way, microbatches=parts, schedule=SEQUENTIAL)
-        loads_B = [self._loads.of(replace(cut, batch=int(batch))) for batch in batch_B]
+        loads_B = [self._loads.of(cut, int(batch)) for batch in batch_B]
         layers = layer_floor(self._question, way, loads_B, each_B * way.dp, self._links_of(way), self._phase)
-        step = _Step(self._fixed_of(way, each_B), layers, self._question.model.moe_layer_ids)
+        step = _Step(
+            self._fixed_of(replace(way, microbatches=parts), each_B), layers, self._question.model.moe_layer_ids
+        )
         if way.pp > 1:
             launch_s = self._question.cluster.hardware.collective_launch_s
             return step.pipeline(_bounds_of_stages(self._question.model.n_layers, way.pp), way.microbatches, launch_s)
@@ -87,7 +90,9 @@ class StepFloors:
         return step.chained(*whole)
 
     def _fixed_of(self, way: ServingLayout, each_B: Int) -> FixedWork:
-        key = (way.tp, way.cp, way.sequence_parallel, way.experts_are_summed)
+        shares_prompts = way.cp > 1 and self._phase == "prefill"  # alone asks in how many parts, and whether in stages
+        parts = (way.pp == 1, way.microbatches) if shares_prompts else ()
+        key = (way.tp, way.cp, way.sequence_parallel, way.experts_are_summed, *parts)
         if key not in self._fixed:
             self._fixed[key] = _FixedOfBatches(self._question, way, self._phase)
         return self._fixed[key].of(each_B)
@@ -99,6 +104,10 @@ class StepFloors:
         if key not in self._links:
             self._links[key] = LinksOfGroup.of(self._question, way, self._phase)
         return self._links[key]
+
+
+def _ranks(layout: ServingLayout) -> tuple[int, int, int]:
+    return layout.dp, layout.tp, layout.cp
 
 
 class _FixedOfBatches:

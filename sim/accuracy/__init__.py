@@ -1,12 +1,21 @@
 """How far off forecasts were on rows that nobody fitted, and what that says of the next one: intervals and grounds."""
 
 from moecast.sim.accuracy.difference import Difference, difference_of, layouts_apart
-from moecast.sim.accuracy.grounds import Grounds, grounds_of, training_grounds
+from moecast.sim.accuracy.grounds import Grounds, grounds_of, steady_grounds, training_grounds
 from moecast.sim.accuracy.interval import LEVEL, Interval, error_interval, interval_of
-from moecast.sim.accuracy.known_errors import JudgedRow, KnownErrors, KnownFamily, PairedErrors, known_errors
+from moecast.sim.accuracy.known_errors import (
+    STEADY,
+    JudgedRow,
+    KnownErrors,
+    KnownFamily,
+    PairedErrors,
+    known_errors,
+    steady_errors,
+)
 
 __all__ = [
     "LEVEL",
+    "STEADY",
     "Difference",
     "Grounds",
     "Interval",
@@ -20,5 +29,7 @@ __all__ = [
     "interval_of",
     "known_errors",
     "layouts_apart",
+    "steady_errors",
+    "steady_grounds",
     "training_grounds",
 ]

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from moecast.sim.accuracy.grounds import DECODE, NO_ROWS
-from moecast.sim.accuracy.known_errors import known_errors
+from moecast.sim.accuracy.known_errors import known_errors, steady_errors
 
 if TYPE_CHECKING:
+    from moecast.sim.accuracy.known_errors import PairedErrors
     from moecast.sim.prediction_values import PredictionValues
 
 LAYOUT_FIELDS = ("ranks", "groups", "ep", "etp", "tp", "cp", "dp", "pp", "sequence_parallel", "dispatch")
@@ -69,13 +70,20 @@ def difference_of(this: PredictionValues, other: PredictionValues) -> Difference
     return _by_pairs(ratio, "batch" if same else "layout", differ)
 
 
-def layouts_apart(ratio: float) -> Difference:
-    """Compare the rates of two layouts, `ratio` of the better one's to the other's, by measured pairs of layouts."""
-    return _by_pairs(ratio, "layout", "pairs of rows that differ in layout")
+def layouts_apart(ratio: float, *, steady: bool = False) -> Difference:
+    """Compare the rates of two layouts, `ratio` of the better one's to the other's, by measured pairs of layouts.
+
+    Parameters
+    ----------
+    steady
+        Prompts and decode steps of both take turns on the same GPUs.
+    """
+    differ = "pairs of serving runs that differ in layout" if steady else "pairs of rows that differ in layout"
+    return _by_pairs(ratio, "layout", differ, steady_errors().pairs if steady else None)
 
 
-def _by_pairs(ratio: float, kind: str, differ: str) -> Difference:
-    pairs = known_errors().pairs[kind]
+def _by_pairs(ratio: float, kind: str, differ: str, known: Mapping[str, PairedErrors] | None = None) -> Difference:
+    pairs = (known or known_errors().pairs)[kind]
     half = pairs.floor + pairs.slope * abs(math.log(ratio))
     why = f"{differ} ({pairs.pairs} pairs of {pairs.settings} settings)"
     return Difference(ratio=ratio, low=ratio * math.exp(-half), high=ratio * math.exp(half), why=why)

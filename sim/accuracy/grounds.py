@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moecast.sim.accuracy.interval import Interval, interval_of
-from moecast.sim.accuracy.known_errors import JudgedRow, KnownErrors, known_errors
+from moecast.sim.accuracy.known_errors import STEADY, JudgedRow, KnownErrors, known_errors, steady_errors
 from moecast.sim.cost.gpus import GPUS, gpu_key
 from moecast.sim.engines import find_engine
 from moecast.units import format_percent
@@ -94,6 +94,17 @@ def grounds_of(asked: Question) -> Grounds:
     family = _serving_family(asked.workload.phase, source, known)
     why = _unmeasured_serving(asked) or _unmeasured_hardware(hardware)
     return _grounds(known, family, source, why, about)
+
+
+def steady_grounds(asked: Question) -> Grounds:
+    """Find what stands behind serving where prompts and decode steps of the same GPUs take turns.
+
+    The workload is the decode step. Factors are on GPU seconds of an output token, and on the time of one.
+    """
+    hardware = asked.cluster.hardware
+    source = f"{hardware.engine} on {gpu_key(hardware)}"
+    why = _unmeasured_serving(asked) or _unmeasured_hardware(hardware)
+    return _grounds(steady_errors(), STEADY, source, why, _about(hardware, asked.trace))
 
 
 def training_grounds(hardware: Hardware, plan: Plan, recipe: Recipe, trace: RoutingTrace) -> Grounds:

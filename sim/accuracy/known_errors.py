@@ -1,6 +1,7 @@
 """Known errors: what the forecast said of rows that set no parameter, shipped as data.
 
-`python benchmarks/coverage.py --write` writes `known_errors.json`, from `moecast validate published`.
+`python benchmarks/coverage.py --write` writes `known_errors.json`, from `moecast validate published`; with `--steady`
+it writes `steady_errors.json`.
 """
 
 from __future__ import annotations
@@ -186,7 +187,16 @@ def _values(found: KnownFamily | PairedErrors) -> dict[str, Any]:
 
 
 @cache
-def known_errors() -> KnownErrors:
+def known_errors(file: str = "known_errors.json") -> KnownErrors:
     """The known errors that ship."""
-    text = resources.files("moecast.sim.accuracy").joinpath("known_errors.json").read_text(encoding="utf-8")
+    text = resources.files("moecast.sim.accuracy").joinpath(file).read_text(encoding="utf-8")
     return KnownErrors.from_json(json.loads(text))
+
+
+STEADY = "serving in steady state"
+"""Decode steps and prompts of the same GPUs in turn, every batch full: what a search for a layout forecasts."""
+
+
+def steady_errors() -> KnownErrors:
+    """Known errors of `STEADY`, which ship apart: their rows are those of other families, asked for more."""
+    return known_errors("steady_errors.json")

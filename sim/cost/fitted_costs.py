@@ -6,6 +6,7 @@ What no family covers is priced by the roofline. Axes: G rank, P slot; arrays ma
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -81,14 +82,11 @@ class FittedCosts:
         kind = gemm_kind(element_type)
         if kind is None:
             return self._roofline.gemm_seconds(rows_G, inner=inner, outer=outer, element_type=element_type)
-        parameters = self._gemm_parameters(kind, quantised=quantised)
         rows_G = np.asarray(rows_G, np.float64)
-        # Most ranks have the same number of rows, or one of a few.
-        rows_U, place_G = np.unique(rows_G, return_inverse=True)
-        seconds_U = gemm.gemm_seconds(parameters, self.hardware, rows_U, outer, inner, element_type=kind)
-        return seconds_U[place_G].reshape(rows_G.shape)
+        told = (rows_G.shape, rows_G.tobytes())
+        return _gemm_seconds(self, kind, inner, outer, quantised, *told).copy()
 
-    def _gemm_parameters(self, kind: str, *, quantised: bool) -> gemm.GemmParameters:
+    def gemm_parameters(self, kind: str, *, quantised: bool) -> gemm.GemmParameters:
         """The engine's; where rows come quantised without what the measured kernel does for it: launched as in bf16."""
         parameters = gemm.find_parameters(self.hardware, engine=self.engine, element_type=kind).parameters
         if not quantised or kind == "bf16":
@@ -130,15 +128,15 @@ class FittedCosts:
         return [entry.parameters for entry in found]
 
     def expert_floor_seconds(
-        self, block: ExpertBlock, rows: npt.ArrayLike, hits: npt.ArrayLike, *, phase: str
+        self, block: ExpertBlock, rows: npt.ArrayLike, hits: npt.ArrayLike, *, phase: str, seen: npt.ArrayLike = 0.0
     ) -> Float:
         """As of `KernelCosts`."""
         kind = expert_kind(self.hardware, block.weight_type)
         if kind is None:
-            return self._roofline.expert_floor_seconds(block, rows, hits, phase=phase)
+            return self._roofline.expert_floor_seconds(block, rows, hits, phase=phase, seen=seen)
         # With few enough slots a plan may have all experts on a rank: a floor is one of all kernels.
         kernels = [*self._expert_kernels(kind), *self._expert_kernels(kind, whole=True)]
-        return grouped.grouped_floor_seconds(kernels, self.hardware, block, rows, hits, element_type=kind)
+        return grouped.grouped_floor_seconds(kernels, self.hardware, block, rows, hits, element_type=kind, seen=seen)
 
     def partition_floor_seconds(
         self, block: ExpertBlock, load_E: npt.NDArray[np.int64], *, ranks: int, slots: int, phase: str
@@ -222,3 +220,22 @@ class FittedCosts:
     @property
     def _roofline(self) -> Roofline:
         return Roofline(hardware=self.hardware)
+
+
+@lru_cache(maxsize=256)
+def _gemm_seconds(
+    costs: FittedCosts,
+    kind: str,
+    inner: int,
+    outer: int,
+    quantised: bool,
+    shape_of_G: tuple[int, ...],
+    rows_of_G: bytes,
+) -> Float:
+    """As of `FittedCosts.gemm_seconds`; the layers of a step mostly ask for the same."""
+    rows_G = np.frombuffer(rows_of_G).reshape(shape_of_G)
+    parameters = costs.gemm_parameters(kind, quantised=quantised)
+    # Most ranks have the same number of rows, or one of a few.
+    rows_U, place_G = np.unique(rows_G, return_inverse=True)
+    seconds_U = gemm.gemm_seconds(parameters, costs.hardware, rows_U, outer, inner, element_type=kind)
+    return np.asarray(seconds_U[place_G].reshape(rows_G.shape))

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -215,31 +216,55 @@ def grouped_floor_seconds(
     hits: npt.ArrayLike,
     *,
     element_type: str,
+    seen: npt.ArrayLike = 0.0,
 ) -> Float:
     """At most what `fastest_seconds` says of any loads with so many rows on so many slots; convex and rising in both.
 
-    Proof: `rows` rows fill at least rows / height tiles, and those take at least tiles / SMs waves, so each height's
-    time is at least linear in rows, and the least of them over heights and kernels too; traffic is linear in rows and
-    hits, under the best of the reached parts. The p-norm of two linear functions is convex, rises with both and falls
-    with p, of which the largest is taken. Launches and the price of rows are the least of all kernels. Seconds of slots
-    and of pairs that other ranks serve are left out.
+    `seen`: (token, choice) pairs that every rank's kernels are shown at the least.
+
+    Proof: `rows` rows on `hits` slots fill at least rows / height tiles, and at least `hits`, and those take at least
+    tiles / SMs waves. So where a · height + b is at most the price of a tile for all heights and kernels, the time is
+    at least a · rows + b · hits, and the largest over such lines (`_lines_below`) is convex. Traffic is linear in rows
+    and hits, under the best of the reached parts. The p-norm of two convex functions is convex, rises with both and
+    falls with p, of which the largest is taken. Launches and the price of rows are the least of all kernels, and of
+    pairs that other ranks serve: a row more is one of these less, so that the sum still rises with rows. Seconds of
+    slots are left out.
     """
     kind, best = TYPES[element_type], _least(kernels)
     rows, hits = np.asarray(rows, np.float64), np.asarray(hits, np.float64)
     value_bytes = VALUE_BYTES * (2 * block.width + (block.ups + 1) * block.inner)
-    seconds = best.launch_s + rows * (best.row_traffic + best.seen_traffic) * value_bytes / hardware.memory_Bps
+    shown = np.maximum(np.asarray(seen, np.float64), rows)
+    moved = rows * best.row_traffic + shown * best.seen_traffic
+    seconds = best.launch_s + moved * value_bytes / hardware.memory_Bps
     for inner, outer in block.matrices:
-        row_s = min(
-            -(-outer // columns) / height / hardware.sms
-            * float(_tile_seconds(one, hardware, kind, inner, height, columns))
+        prices = [
+            (height, -(-outer // columns) / hardware.sms
+             * float(_tile_seconds(one, hardware, kind, inner, height, columns)))
             for one in kernels
             for height, columns in _shapes(one)
-        )  # fmt: skip
+        ]  # fmt: skip
+        work_s = np.max([row_s * rows + hit_s * hits for row_s, hit_s in _lines_below(prices)], axis=0)
         moved_bytes = hits * inner * outer * kind.weight_bytes
         moved_bytes += rows * (inner * kind.input_bytes + VALUE_BYTES * outer)
         traffic_s = moved_bytes / (hardware.memory_Bps * best.memory_part)
-        seconds = seconds + soft_maximum(np.asarray(rows * row_s), np.asarray(traffic_s), best.softness)
+        seconds = seconds + soft_maximum(np.asarray(work_s), np.asarray(traffic_s), best.softness)
     return np.asarray(seconds)
+
+
+def _lines_below(prices: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
+    """Lines a · height + b, as (a, b), below which no tile's price lies: through two heights, and with a or b of 0."""
+    least = {height: min(price for at, price in prices if at == height) for height, _ in prices}
+    lines = [(min(price / height for height, price in least.items()), 0.0), (0.0, min(least.values()))]
+    for one, other in combinations(sorted(least), 2):
+        slope = (least[other] - least[one]) / (other - one)
+        start = least[one] - slope * one
+        if slope >= 0 and start >= 0:
+            lines.append((slope, start))
+    # Rounding may put the heights that made a line a hair above it.
+    return [
+        line for line in lines
+        if all(line[0] * height + line[1] <= price * (1 + 1e-12) for height, price in least.items())
+    ]  # fmt: skip
 
 
 def partition_floor_seconds(

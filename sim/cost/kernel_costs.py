@@ -52,11 +52,12 @@ class KernelCosts(Protocol):
         ...
 
     def expert_floor_seconds(
-        self, block: ExpertBlock, rows: npt.ArrayLike, hits: npt.ArrayLike, *, phase: str
+        self, block: ExpertBlock, rows: npt.ArrayLike, hits: npt.ArrayLike, *, phase: str, seen: npt.ArrayLike = 0.0
     ) -> Float:
         """At most what `expert_seconds` says of any loads with so many rows on so many experts.
 
-        Convex and rising in both, so that its value at a mean is below the mean of its values (Jensen).
+        `seen`: choices that every rank's kernels are shown at the least. Convex and rising in rows and experts, so that
+        its value at a mean is below the mean of its values (Jensen).
         """
         ...
 

@@ -57,9 +57,10 @@ class Roofline:
         return expert_roofline.expert_seconds(block, self.hardware, load_GP, phase=phase, sms=sms)
 
     def expert_floor_seconds(
-        self, block: ExpertBlock, rows: npt.ArrayLike, hits: npt.ArrayLike, *, phase: str
+        self, block: ExpertBlock, rows: npt.ArrayLike, hits: npt.ArrayLike, *, phase: str, seen: npt.ArrayLike = 0.0
     ) -> Float:
-        """As of `KernelCosts`."""
+        """As of `KernelCosts`; `seen` costs nothing."""
+        del seen
         return expert_roofline.expert_floor_seconds(block, self.hardware, rows, hits, phase=phase)
 
     def partition_floor_seconds(

@@ -85,9 +85,10 @@ class TableCosts(FittedCosts):
         return np.asarray(np.min(each, axis=0), np.float64)
 
     def expert_floor_seconds(
-        self, block: ExpertBlock, rows: npt.ArrayLike, hits: npt.ArrayLike, *, phase: str
+        self, block: ExpertBlock, rows: npt.ArrayLike, hits: npt.ArrayLike, *, phase: str, seen: npt.ArrayLike = 0.0
     ) -> Float:
-        """As of `KernelCosts`: the model's floor of all kernels, by the least ratio of any."""
+        """As of `KernelCosts`: the model's floor of all kernels, by the least ratio of any; `seen` is not counted."""
+        del seen
         floor = FittedCosts.expert_floor_seconds(self, block, rows, hits, phase=phase)
         covered = expert_kind(self.hardware, block.weight_type) is not None
         return floor * least_expert_ratio(self.tables, block) if covered else floor

@@ -28,6 +28,9 @@ def test_a_question_comes_in_and_a_layout_to_run_goes_out(run: Run, small: Path,
     assert winner["tpot_s"] <= 0.02
     assert winner["dollars_per_million_tokens"] == pytest.approx(2.5 / 3600 / winner["tokens_per_s_per_gpu"] * 1e6)
     assert found["certificate"]["most_tokens_per_s_per_gpu"] >= winner["tokens_per_s_per_gpu"]
+    assert {move["parameter"] for move in found["sensitivity"]["moves"]} >= {"NVLink speed", "routing"}
+    assert "if this is off by its own error" in said
+    assert "80 % interval" in said
     plan = json.loads((tmp_path / "w.json").read_text())
     assert plan["tp"] == winner["decode"]["tp"]
     assert "Throughput against latency" in (tmp_path / "r.html").read_text()

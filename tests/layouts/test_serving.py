@@ -152,6 +152,11 @@ def test_impossible_limits_and_gpus_that_are_not_there_are_one_line() -> None:
         find_serving(replace(QUESTIONS[0], memory_fraction=1e-5), 2, Slo())
 
 
+def test_a_trace_of_another_model_is_refused() -> None:
+    with pytest.raises(MoecastError, match="its L, E, K are"):
+        replace(QUESTIONS[0], model=replace(MODEL, experts=8))
+
+
 def test_what_to_run_names_the_degrees() -> None:
     layout = ServingLayout(tp=2, dp=4, sequence_parallel=False, dispatch="per_choice", batch=32, spare_slots=1)
     sglang, vllm, trtllm = launches(layout, experts=16, placement={"sglang": "p.json", "trtllm": "p.yaml"})

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from moecast.sim.accuracy import known_errors
+from moecast.sim.accuracy import STEADY, known_errors, steady_errors
 from moecast.validate.published.door import ask_published
 from moecast.validate.published.known import coverage, judged_rows
 from moecast.validate.published.pairs import Pair, line_of
+from moecast.validate.published.steady import ask_steady
 
 CLOSE = 0.002
 """In ln: what another machine's rounding may change of a forecast."""
@@ -28,6 +29,22 @@ def compare(only: str) -> None:
 @pytest.mark.parametrize("only", ["h200_trtllm_fp8_disagg_8192x1024", "NCCL all-", "simumax-deepseek-v3"])
 def test_known_errors_are_todays(only: str) -> None:
     compare(only)
+
+
+def test_steady_errors_are_todays() -> None:
+    shipped = {row.id: row for row in steady_errors().rows}
+    rows = judged_rows(ask_steady(only="minimaxm2_5_b200_vllm_fp4_agg_1024x1024_c4_"))
+    assert rows
+    for row in rows:
+        known = shipped[row.id]
+        assert (known.family, known.source, known.configuration) == (STEADY, row.source, row.configuration)
+        assert known.error == pytest.approx(row.error, abs=CLOSE), "python benchmarks/coverage.py --steady --write"
+
+
+@pytest.mark.parametrize("leave_out", ["configuration", "source"])
+def test_intervals_of_steady_states_cover_what_they_say(leave_out: str) -> None:
+    inside, asked, _ = coverage(steady_errors().rows, leave_out=leave_out)
+    assert 0.75 <= inside / asked <= 0.85
 
 
 @pytest.mark.slow

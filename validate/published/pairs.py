@@ -18,12 +18,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linprog
 
-from moecast.sim.accuracy import LEVEL, JudgedRow, PairedErrors
+from moecast.sim.accuracy import LEVEL, STEADY, JudgedRow, PairedErrors
 from moecast.sim.accuracy.grounds import DECODE
 
 Float = npt.NDArray[np.float64]
 
-FAMILIES = (*DECODE, "decode steps, batches not full")
+FAMILIES = (*DECODE, "decode steps, batches not full", STEADY)
 """Forecast and measured are of the same step in these alone."""
 
 

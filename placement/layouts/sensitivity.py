@@ -1,0 +1,253 @@
+"""How the winner, and what it serves, change when each uncertain parameter moves by its own error.
+
+The best layouts are timed by the rung ``bound`` as the question has it and once for each end of each move; what the
+last rung and the own placement said of a layout is multiplied by the ratio of the two. A layout that misses the limits
+under a move is out: so neighbours of the best in batch size are asked, too, as who runs them would turn to these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from moecast.placement.layouts.changes import Change
+from moecast.placement.layouts.front import kind_of, ranked
+from moecast.placement.layouts.moves import Move, moves_of
+from moecast.placement.layouts.steady import Steady, served_by
+from moecast.sim.made_routing import parse_law, routing_by_law
+from moecast.sim.network import find_rung
+from moecast.sim.simulate import step_program
+
+if TYPE_CHECKING:
+    from moecast.placement.layouts.find_serving import FoundServing
+    from moecast.placement.layouts.serving_layout import ServingLayout
+    from moecast.placement.layouts.serving_question import ServingQuestion
+    from moecast.placement.layouts.steady import Slo
+    from moecast.sim.program import StepProgram
+
+AS_IT_IS = Change()
+KINDS_ASKED = 3
+BATCHES_BELOW, BATCHES_ABOVE = 2, 1
+"""Of each kind of layout, beside its own batch."""
+MADE_TOKENS, MADE_SEQUENCE = 8192, 64
+"""Of routing made for a move."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class End:
+    """One end of a move.
+
+    Parameters
+    ----------
+    told
+        Which, in words.
+    kept
+        What the winner serves there.
+    best
+        Of all that were asked, the one that serves most there within the limits; None where none is within.
+    meets
+        Whether the winner is within the limits.
+    """
+
+    told: str
+    kept: Steady
+    best: Steady | None
+    meets: bool
+
+    @property
+    def another(self) -> bool:
+        """Whether another layout than the winner is best: other degrees or ways to travel, not another batch."""
+        return self.best is not None and kind_of(self.best) != kind_of(self.kept)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moved:
+    """A move with what came of it."""
+
+    move: Move
+    ends: tuple[End, ...]
+
+    @property
+    def swing(self) -> float:
+        """Tokens/s of a GPU between the ends, the winner as it is among them."""
+        rates = [end.kept.tokens_per_s_per_gpu for end in self.ends]
+        return max(rates) - min(rates)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sensitivity:
+    """All moves, the one that changes most first.
+
+    Parameters
+    ----------
+    winner
+        As it is.
+    asked
+        The layouts that were re-scored.
+    """
+
+    winner: Steady
+    asked: tuple[Steady, ...]
+    moved: tuple[Moved, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {
+            "asked": [one.name() for one in self.asked],
+            "moves": [
+                {"parameter": each.move.parameter, "rests_on": each.move.rests_on,
+                 "ends": [self._end(end) for end in each.ends]}
+                for each in self.moved
+            ],
+        }  # fmt: skip
+
+    def _end(self, end: End) -> dict[str, Any]:
+        rate, best = self.winner.tokens_per_s_per_gpu, end.best
+        return {
+            "end": end.told, "tokens_per_s_per_gpu": end.kept.tokens_per_s_per_gpu, "tpot_s": end.kept.tpot_s,
+            "ttft_s": end.kept.ttft_s, "change": end.kept.tokens_per_s_per_gpu / rate - 1, "meets": end.meets,
+            "best": None if best is None else best.name(), "best_batch": None if best is None else best.decode.batch,
+            "best_tokens_per_s_per_gpu": None if best is None else best.tokens_per_s_per_gpu,
+            "another": end.another,
+        }  # fmt: skip
+
+
+def sensitivity(
+    question: ServingQuestion, found: FoundServing, *, progress: Callable[[str, int, int], None] | None = None
+) -> Sensitivity:
+    """Move each parameter and score the best layouts anew."""
+    asked = _asked(found)
+    summed = all(one.decode.experts_are_summed for one in asked)
+    moves = moves_of(question, apart=found.winner.split, summed=summed)
+    changes = list(dict.fromkeys([AS_IT_IS, *(end for move in moves for end in move.ends)]))
+    moving = _Moving.of(question, found, _Times(question, changes), asked)
+    served: dict[Change, list[Steady]] = {change: [] for change in changes}
+    for done, one in enumerate(asked):
+        if progress is not None:
+            progress("moving what is uncertain", done, len(asked))
+        for change in changes:
+            served[change].append(moving.under(change, one))
+    moved = [
+        Moved(move=move, ends=tuple(_end(told, served[change], found.slo) for told, change in _ends(move)))
+        for move in moves
+    ]
+    order = sorted(moved, key=lambda each: -max(each.swing, _off(each, found.winner)))
+    return Sensitivity(winner=found.winner, asked=tuple(asked), moved=tuple(order))
+
+
+def _ends(move: Move) -> Iterator[tuple[str, Change]]:
+    return zip(move.told, move.ends, strict=True)
+
+
+def _off(moved: Moved, winner: Steady) -> float:
+    return max(abs(end.kept.tokens_per_s_per_gpu - winner.tokens_per_s_per_gpu) for end in moved.ends)
+
+
+def _end(told: str, served: Sequence[Steady], slo: Slo) -> End:
+    best = ranked(served, slo)
+    return End(told=told, kept=served[0], best=best[0] if best else None, meets=served[0].meets(slo))
+
+
+def _asked(found: FoundServing) -> list[Steady]:
+    """The winner, the best of the next kinds, and their neighbours in batch size; times of the winner's rung."""
+    firsts: dict[object, Steady] = {}
+    for one in (found.winner, *found.placed):
+        firsts.setdefault(kind_of(one), one)
+    chosen = dict.fromkeys(list(firsts.values())[:KINDS_ASKED])
+    for one in list(chosen):
+        chosen |= dict.fromkeys(_neighbours(one, found.fitted.layouts))
+    return list(chosen)
+
+
+def _neighbours(one: Steady, fit: Iterable[ServingLayout]) -> Iterator[Steady]:
+    """The same with other batches; their times are still this one's, and nobody reads them."""
+    same = [layout.batch for layout in fit if replace(layout, batch=one.decode.batch) == one.decode]
+    below = sorted(batch for batch in same if batch < one.decode.batch)[-BATCHES_BELOW:]
+    above = sorted(batch for batch in same if batch > one.decode.batch)[:BATCHES_ABOVE]
+    for batch in (*below, *above):
+        yield replace(one, decode=replace(one.decode, batch=batch))
+
+
+@dataclass(slots=True)
+class _Times:
+    """Seconds of steps under each change, by ``bound`` with experts in order; a program is made once for all."""
+
+    question: ServingQuestion
+    changes: Sequence[Change]
+    known: dict[tuple[ServingLayout, str], dict[Change, float]] = field(default_factory=dict)
+    routed: dict[str, ServingQuestion] = field(default_factory=dict)
+
+    def of(self, layout: ServingLayout, phase: str, change: Change) -> float:
+        """Seconds of a step."""
+        key = layout, phase
+        if key not in self.known:
+            as_it_is = self._program(self.question, layout, phase)
+            by_tasks = [change for change in self.changes if change.routing is None and change.fill == 1]
+            self.known[key] = {each: self._seconds(each, as_it_is) for each in by_tasks}
+        if change not in self.known[key]:
+            asked, filled = self.question, layout
+            if change.routing is not None:
+                asked = self._routed(change.routing)
+            if phase == "decode":
+                filled = replace(layout, batch=filled_batch(layout, change.fill))
+            self.known[key][change] = self._seconds(change, self._program(asked, filled, phase))
+        return self.known[key][change]
+
+    def _seconds(self, change: Change, program: StepProgram) -> float:
+        return float(find_rung("bound").run(change.of(program, self.question.cluster)).step_time_s)
+
+    def _program(self, question: ServingQuestion, layout: ServingLayout, phase: str) -> StepProgram:
+        step = question.step(layout.dp, layout.batch, phase)
+        plan = layout.plan(question.model)
+        return step_program(question.cluster, question.model, plan, question.trace, step, seed=question.seed)
+
+    def _routed(self, law: str) -> ServingQuestion:
+        if law not in self.routed:
+            made = routing_by_law(
+                parse_law(law), self.question.model, tokens=MADE_TOKENS, sequence=MADE_SEQUENCE, phase="prefill",
+                position=0, seed=self.question.seed,
+            )  # fmt: skip
+            self.routed[law] = replace(self.question, trace=made, from_phase=None)
+        return self.routed[law]
+
+
+def filled_batch(layout: ServingLayout, fill: float) -> int:
+    """Sequences in flight of a batch that is not full."""
+    return max(round(layout.batch * fill), layout.microbatches * layout.cp, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Moving:
+    """Who serves what under a change: times of the last rung, by what the change makes of those by ``bound``."""
+
+    question: ServingQuestion
+    gpus: int
+    times: _Times
+    of_kind: dict[object, tuple[float, float]]
+    """By kind of layout: decode and prefill step, by the last rung / by ``bound``."""
+
+    @classmethod
+    def of(cls, question: ServingQuestion, found: FoundServing, times: _Times, asked: Sequence[Steady]) -> _Moving:
+        """Compare the rungs on the layouts that were placed."""
+        ratios: dict[object, tuple[float, float]] = {}
+        lengths = {"isl": question.isl, "osl": question.osl}
+        for one in asked:
+            if kind_of(one) in ratios:  # a neighbour, whose times are the first one's
+                continue
+            last = one.step_seconds(**lengths)
+            phases = ((one.decode, "decode"), (one.prefill, "prefill"))
+            bound = [times.of(layout, phase, AS_IT_IS) for layout, phase in phases]
+            ratios[kind_of(one)] = (last[0] / bound[0], last[1] / bound[1])
+        return cls(question, found.gpus, times, ratios)
+
+    def under(self, change: Change, one: Steady) -> Steady:
+        """A layout under a change; batches that are not full take no more prompts than they decode."""
+        by_decode, by_prefill = self.of_kind[kind_of(one)]
+        decode = replace(one.decode, batch=filled_batch(one.decode, change.fill)) if change.fill < 1 else one.decode
+        decode_s = by_decode * self.times.of(one.decode, "decode", change)
+        prefill_s = by_prefill * self.times.of(one.prefill, "prefill", change if change.fill == 1 else AS_IT_IS)
+        lengths = {"gpus": self.gpus, "isl": self.question.isl, "osl": self.question.osl}
+        again = served_by(one.split, decode, one.prefill, decode_s, prefill_s, **lengths)
+        assert again is not None
+        return again
