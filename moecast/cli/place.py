@@ -119,7 +119,9 @@ def place_command(
     ] = None,
     export: Annotated[
         str | None,
-        typer.Option("--export", help="Also write the plan for sglang, trtllm, vllm or vllm-ascend, beside --out."),
+        typer.Option(
+            "--export", help="Also write the plan beside --out: sglang, trtllm, vllm, vllm-ascend, eplb or exflow."
+        ),
     ] = None,
     advise: Annotated[
         bool,
@@ -213,13 +215,14 @@ def place_command(
             expert_groups=expert_groups,
         )
         write_plan(by_load.plan, out)
+        launch = "" if export is None else find_engine(export).launch(str(exported), by_load.plan)
         if export is not None and exported is not None and shape is not None:
             write_engine_file(by_load.plan, exported, engine=export, model=shape)
         if json:
-            said = {"notes": list(notes), "plan": str(out), "export": exported and str(exported)}
+            said = {"notes": list(notes), "plan": str(out), "export": exported and str(exported), "launch": launch}
             render.echo_json(by_load.to_json() | said)
         else:
-            _show_by_load(by_load, notes, out, exported)
+            _show_by_load(by_load, notes, out, exported, launch)
         return
     replanning = read_replanning(
         replan_every,
@@ -266,14 +269,15 @@ def place_command(
             progress=advance,
         )
     write_plan(placement.plan, out)
+    launch = "" if export is None else find_engine(export).launch(str(exported), placement.plan)
     labels = describe.labels(inputs.model, inputs.trace, inputs.workload)
     if export is not None and exported is not None:
         write_engine_file(placement.plan, exported, engine=export, model=inputs.model)
     if json:
-        said = {"labels": list(labels), "notes": list(inputs.notes)}
+        said = {"labels": list(labels), "notes": list(inputs.notes), "launch": launch}
         render.echo_json(placement.to_json() | said | {"plan": str(out), "export": exported and str(exported)})
     else:
-        _show(placement, inputs, labels, out, exported)
+        _show(placement, inputs, labels, out, exported, launch)
 
 
 def _refuse_steps(given: Container[str]) -> None:
@@ -333,9 +337,11 @@ def _model_of(model: str | None, meta: TraceMeta, file: Path) -> ModelShape | No
     return None if model is None and meta.config is None else read_model(model, None, meta, file=file)
 
 
-def _show_by_load(placement: LoadPlacement, notes: Sequence[str], out: Path, exported: Path | None) -> None:
+def _show_by_load(
+    placement: LoadPlacement, notes: Sequence[str], out: Path, exported: Path | None, launch: str
+) -> None:
     _show_notes(notes)
-    _show_found(placement.table_title, placement.table_rows(), placement.table_notes(), out, exported)
+    _show_found(placement.table_title, placement.table_rows(), placement.table_notes(), out, exported, launch)
 
 
 def _show_notes(notes: Sequence[str]) -> None:
@@ -348,7 +354,12 @@ def _show_notes(notes: Sequence[str]) -> None:
 
 
 def _show_found(
-    title: str, rows: Sequence[tuple[str, str]], notes: Sequence[str], out: Path, exported: Path | None
+    title: str,
+    rows: Sequence[tuple[str, str]],
+    notes: Sequence[str],
+    out: Path,
+    exported: Path | None,
+    launch: str,
 ) -> None:
     from rich.markup import escape
 
@@ -357,6 +368,8 @@ def _show_found(
     render.show_rows(title, rows, notes)
     engine = f", for the engine: [bold]{escape(str(exported))}[/bold]" if exported else ""
     render.console().print(f"plan: [bold]{escape(str(out))}[/bold]{engine}")
+    if launch:
+        render.console().print(f"with it: {escape(launch)}", soft_wrap=True)
 
 
 def parse_time_limit(text: str | None) -> float | None:
@@ -378,10 +391,12 @@ def parse_time_limit(text: str | None) -> float | None:
     return seconds
 
 
-def _show(placement: Placement, inputs: Inputs, labels: Sequence[str], out: Path, exported: Path | None) -> None:
+def _show(
+    placement: Placement, inputs: Inputs, labels: Sequence[str], out: Path, exported: Path | None, launch: str
+) -> None:
     rows = placement.table_rows()
     if not inputs.model.is_whole:
         objective = f"objective: time of the {inputs.model.layers} layers simulated, on the planning part"
         rows[0] = (objective, rows[0][1])
     _show_notes([*labels, *inputs.notes])
-    _show_found(placement.table_title, rows, placement.table_notes(), out, exported)
+    _show_found(placement.table_title, rows, placement.table_notes(), out, exported, launch)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from moecast.errors import MoecastError
 from moecast.files import parse_json, read_text, write_text
+from moecast.placement.engines.eplb_tensors import EplbTensors
+from moecast.placement.engines.exflow_csv import ExflowTable
 from moecast.placement.engines.sglang import SGLang
 from moecast.placement.engines.trtllm import TensorRTLLM
 from moecast.placement.engines.vllm import VLLM
@@ -54,8 +56,13 @@ class EngineFormat(Protocol):
     def load(self, value: Any, model: ModelShape, ep: int, *, file: Path) -> Plan:
         """The plan of a parsed file for EP groups of `ep` ranks; MoecastError where it is none for this model."""
 
+    def launch(self, file: str, plan: Plan) -> str:
+        """The line that starts the engine with the file; MODEL stands for the checkpoint. None was run."""
 
-ENGINES: tuple[EngineFormat, ...] = (SGLang(), TensorRTLLM(), VLLM(), VLLMAscend())
+
+ENGINES: tuple[EngineFormat, ...] = (
+    SGLang(), TensorRTLLM(), VLLM(), VLLMAscend(), EplbTensors(), ExflowTable(),
+)  # fmt: skip
 
 
 def find_engine(name: str) -> EngineFormat:
@@ -125,6 +132,9 @@ def _parse(path: Path) -> Any:
     from moecast.yaml_text import load_yaml
 
     text = read_text(path, limit_bytes=MAX_FILE_BYTES)
+    if path.suffix == ".csv":
+        header, *lines = text.splitlines() or [""]
+        return {header.strip(): [line for line in lines if line.strip()]}
     try:
         value = load_yaml(text) if path.suffix in (".yaml", ".yml") else parse_json(text, file=path)
     except (yaml.YAMLError, RecursionError, ValueError) as error:

@@ -54,3 +54,12 @@ class SGLang:
         return plan_of_rows(
             [rows[layer] for layer in model.moe_layer_ids], model, ep, engine="SGLang", file=file
         ).with_(replica_rule=self.replica_rule)
+
+    def launch(self, file: str, plan: Plan) -> str:
+        """SGLang's server; how it picks among replicas stays ``static``, its default beside a map."""
+        spare = plan.ep * plan.max_slots - plan.experts
+        redundant = f" --ep-num-redundant-experts {spare}" if spare else ""
+        return (
+            f"python -m sglang.launch_server --model-path MODEL --tp-size {plan.ranks} --ep-size {plan.ep}"
+            f"{redundant} --init-expert-location {file}"
+        )

@@ -65,3 +65,8 @@ class TensorRTLLM:
                 f"the lists have {slots} slots", file=file, field="num_slots", value=value.get("num_slots")
             )
         return plan
+
+    def launch(self, file: str, plan: Plan) -> str:
+        """TensorRT-LLM's server, with what its configuration must say."""
+        options = f"--tp_size {plan.ranks} --ep_size {plan.ep} --config config.yaml"
+        return f"trtllm-serve MODEL {options}  # config.yaml: moe_config: {{load_balancer: {file}}}"

@@ -46,3 +46,9 @@ class VLLM:
             rule = f"one list for all MoE layers of {model.name}, or one for each of the {model.layers}"
             raise MoecastError(rule, file=file, field="lists", value=len(rows))
         return plan_of_rows(rows, model, ep, engine="vLLM", file=file).with_(replica_rule=self.replica_rule)
+
+    def launch(self, file: str, plan: Plan) -> str:
+        """Start vLLM's server, which keeps the map until it rebalances by itself."""
+        spare = plan.ep * plan.max_slots - plan.experts
+        config = json.dumps({"num_redundant_experts": spare, "initial_expert_map_path": file})
+        return f"vllm serve MODEL --enable-expert-parallel --enable-eplb --eplb-config '{config}'"

@@ -60,6 +60,12 @@ class VLLMAscend:
             rows.append([expert for experts in held for expert in experts])
         return plan_of_rows(rows, model, ep, engine="vLLM-Ascend", file=file).with_(replica_rule=self.replica_rule)
 
+    def launch(self, file: str, plan: Plan) -> str:
+        """Start vLLM's server with the plugin's options."""
+        spare = plan.ep * plan.max_slots - plan.experts
+        config = json.dumps({"eplb_config": {"expert_map_path": file, "num_redundant_experts": spare}})
+        return f"vllm serve MODEL --enable-expert-parallel --additional-config '{config}'"
+
 
 def _by_id(items: Any, key: str, count: int, *, field: str, file: Path) -> list[Mapping[str, Any]]:
     """Items in the order of their id, which must be 0 to count - 1."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def plans(draw: st.DrawFn) -> tuple[Plan, ModelShape]:
     return plan, model
 
 
-@pytest.mark.parametrize("engine", [engine.name for engine in ENGINES])
+@pytest.mark.parametrize("engine", [engine.name for engine in ENGINES if engine.name != "exflow"])
 @given(case=plans())
 def test_there_and_back(tmp_path_factory: pytest.TempPathFactory, engine: str, case: tuple[Plan, ModelShape]) -> None:
     """Invariant 10."""
@@ -51,6 +52,66 @@ def test_there_and_back(tmp_path_factory: pytest.TempPathFactory, engine: str, c
     back = read_any(path, model=model, ep=plan.ep)
     before, after = plan.to_json(), back.to_json()
     assert before | {"made_by": None} == after | {"made_by": None}
+
+
+@given(seed=st.integers(0, 9999), ep=st.integers(1, 4), share=st.integers(1, 3), layers=st.integers(1, 3))
+def test_exflows_table_there_and_back(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, ep: int, share: int, layers: int
+) -> None:
+    """Invariant 10, for plans without replicas; the table does not say in what order a rank holds its experts."""
+    rng, model = np.random.default_rng(seed), small_model(layers, ep * share, 1)
+    table = np.stack([rng.permutation(ep * share) for _ in range(layers)]).reshape(1, layers, ep, share)
+    plan = Plan(
+        experts=ep * share, choices=1, layer_ids=model.moe_layer_ids, gpu_of_rank=tuple(range(ep)),
+        slots_DLGP=np.sort(table, axis=-1).astype(np.int32),
+    )  # fmt: skip
+    path = engine_path(tmp_path_factory.mktemp("engine") / "plan.json", "exflow")
+    write_engine_file(plan, path, engine="exflow", model=model)
+    lines = path.read_text().splitlines()
+    assert (lines[0], len(lines)) == ("Expert,Node", 1 + layers * ep * share)
+    back = read_any(path, model=model, ep=ep)
+    np.testing.assert_array_equal(back.slots_DLGP, plan.slots_DLGP)
+
+
+def test_exflows_table_holds_no_replicas(tmp_path: Path) -> None:
+    plan = Plan.contiguous(layers=1, experts=3, choices=1, ep=2).with_(
+        slots_DLGP=np.array([[[[0, 1], [1, 2]]]], np.int32)
+    )
+    with pytest.raises(MoecastError, match="each expert once, and the plan has 1 replicas"):
+        write_engine_file(plan, tmp_path / "t.csv", engine="exflow", model=small_model(1, 3, 0))
+    assert not (tmp_path / "t.csv").exists()
+    for text, said in (
+        ("Expert,Node\n0,0\n0,1\n2,1\n3,1\n", "line 3 = '0,1': a number of an expert, new each time"),
+        ("Expert,Node\n0,0\n1,0\n2,1\n", "each of the 1 × 4 experts of"),
+        ("Expert,Node\n0,0\n1,0\n2,0\n3,1\n", "layer 0 has [3, 1]"),
+    ):
+        (tmp_path / "bad.csv").write_text(text)
+        with pytest.raises(MoecastError, match=re.escape(said)):
+            read_any(tmp_path / "bad.csv", model=small_model(1, 4, 0), ep=2)
+
+
+def test_eplbs_tensors_fit_each_other(tmp_path: Path) -> None:
+    model = small_model(1, 3, 0)
+    plan = Plan.contiguous(layers=1, experts=3, choices=1, ep=2).with_(
+        slots_DLGP=np.array([[[[0, 1], [1, 2]]]], np.int32)
+    )
+    path = tmp_path / "plan.eplb.json"
+    write_engine_file(plan, path, engine="eplb", model=model)
+    value = json.loads(path.read_text())
+    assert value == {"phy2log": [[0, 1, 1, 2]], "log2phy": [[[0, -1], [1, 2], [3, -1]]], "logcnt": [[1, 2, 1]]}
+    path.write_text(json.dumps(value | {"logcnt": [[1, 1, 2]]}))
+    with pytest.raises(MoecastError, match="logcnt: does not fit phy2log"):
+        read_any(path, model=model, ep=2)
+
+
+@pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.name)
+def test_the_launch_line_names_the_file(engine: Any) -> None:
+    plan = Plan.contiguous(layers=1, experts=4, choices=1, ep=2, slots_per_rank=3)
+    line = engine.launch(f"plan{engine.suffix}", plan)
+    assert f"plan{engine.suffix}" in line
+    if engine.name in ("sglang", "vllm", "vllm-ascend"):
+        assert "redundant" in line
+        assert "2" in line
 
 
 def test_moecasts_own_plan_is_read_too(tmp_path: Path) -> None:
