@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from moecast.errors import MoecastError
 from moecast.sim import ModelShape
 from moecast.sim.memory import MEMORY_FRACTION
+from moecast.sim.serving.batchers.sglang import chunk_tokens
 from moecast.sim.serving.capacity import kv_capacity
 from moecast.validate.published.serving import MEAN_LENGTH, ServingRow
 
@@ -54,8 +55,11 @@ def settings_of(row: ServingRow) -> RunSettings:
 def batched_tokens_of(row: ServingRow) -> int | None:
     """The budget of an iteration where prompts are not cut: the longest one has to fit beside everybody's token.
 
-    With less, a prompt would wait until nobody is left who decodes. None: the engine's default.
+    With less, a prompt would wait until nobody is left who decodes. SGLang's default depends on the GPU's memory. None:
+    the engine's default.
     """
+    if row.engine == "sglang":
+        return chunk_tokens(row.cluster().hardware.memory_bytes, dp=row.dp)
     if row.engine != "trtllm":
         return None
     return max(WHOLE_PROMPT_TOKENS, row.isl + round(row.concurrency))

@@ -22,6 +22,16 @@ RESERVED_DECODE_TOKENS = 512
 """What a decode worker keeps free for each request, where prompts come from others (num_reserved_decode_tokens)."""
 RATIO_MIN_FACTOR, RATIO_DECAY_STEPS, RETRACT_STEPS = 0.14, 600, 20
 
+CHUNK_TOKENS, LARGE_CHUNK_TOKENS, LARGE_MEMORY_BYTES = 8192, 16384, 160 << 30
+
+
+def chunk_tokens(memory_bytes: float, *, dp: int) -> int:
+    """The engine's default for prompt tokens of an iteration on a rank, from 80 GB of memory on.
+
+    It is shared by attention-DP ranks.
+    """
+    return (LARGE_CHUNK_TOKENS if memory_bytes >= LARGE_MEMORY_BYTES else CHUNK_TOKENS) // dp
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sglang:
@@ -59,7 +69,7 @@ class Sglang:
     def limits(self, *, kv_blocks: int, block_tokens: int | None = None) -> Limits:
         """Chunks of 8,192 tokens, a block a token; no limit on sequences but memory's."""
         size = 1 if block_tokens is None else block_tokens
-        return Limits(max_batched_tokens=8192, max_sequences=4096, kv_blocks=kv_blocks, block_tokens=size)
+        return Limits(max_batched_tokens=CHUNK_TOKENS, max_sequences=4096, kv_blocks=kv_blocks, block_tokens=size)
 
     def start(self, limits: Limits) -> Batcher:
         """Make an empty scheduler."""
