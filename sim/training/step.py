@@ -1,6 +1,6 @@
 """A whole training step as a program: microbatches through a pipeline, then gradients, optimizer and parameters.
 
-Axes: D group of ranks that hold the same parameters, M member of one, R rank of a task.
+Axes: R rank of a task.
 """
 
 from __future__ import annotations
@@ -12,10 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from moecast.sim.collectives.choice import candidates, pick
-from moecast.sim.collectives.groups import numbers_of_groups
 from moecast.sim.collectives.links import link_capacity, link_names
-from moecast.sim.layout import Layout
 from moecast.sim.program import Compute, Exchange, StepProgram, Task
 from moecast.sim.schedules.pipeline.cells import Pipeline
 from moecast.sim.schedules.pipeline.lower import lower, on_narrowest
@@ -23,7 +20,10 @@ from moecast.sim.schedules.pipeline.order import PipelineSchedule, make_order
 from moecast.sim.schedules.pipeline.sends import HiddenSends
 from moecast.sim.sites import Sites
 from moecast.sim.stage_tasks import OUTSIDE
-from moecast.sim.training.gradients import Group, Reduction, reductions
+from moecast.sim.training.alone import with_plain_where_alone
+from moecast.sim.training.collectives import Collectives
+from moecast.sim.training.gradients import reductions
+from moecast.sim.training.overlapped import GRADIENT_STREAMS, STREAMS, Overlapped, overlaps
 from moecast.sim.training.recipe import Recipe
 from moecast.sim.training.stage import StageWork, stage_work
 
@@ -78,66 +78,70 @@ def training_program(
         )
         sites_of[rank] = works[-1].sites
     sites = Sites.of(cluster, plan)
-    tasks = lower(order, works, HiddenSends(sites, works))
+    collectives = [Collectives(sites_of[rank], plan.layout.of_stage(rank)) for rank in range(chunks.n_ranks)]
+    beside = Overlapped(order, works, recipe, collectives)
+    tasks = lower(order, works, HiddenSends(sites, works), beside)
     for rank in range(chunks.n_ranks):
         own = [work for work, there in zip(works, chunks.rank_C, strict=True) if there == rank]
         ranks_R = own[0].ranks_R if chunks.n_ranks > 1 else None
-        ends = _end_of_step(own, recipe, plan.layout.of_stage(rank), count)
+        reduced = _last_reduced(tasks, ranks_R)
+        ends = _end_of_step(own, recipe, collectives[rank], count, reduced)
         tasks += [replace(task, ranks_R=ranks_R) for task in ends]
-    capacity_J = link_capacity(sites)
-    narrowed, narrowest_J = on_narrowest(tasks, capacity_J)
-    return StepProgram(
-        tasks=tuple(narrowed),
+    capacity_J, plain = link_capacity(sites), _plain(tasks, works, chunks.rank_C, collectives)
+    narrowed, narrowest_J = on_narrowest([*tasks, *plain.values()], capacity_J)
+    program = StepProgram(
+        tasks=tuple(narrowed[: len(tasks)]),
         n_ranks=sites.n_ranks,
         capacity_J=capacity_J,
         link_names_J=link_names(sites),
         narrowest_J=narrowest_J,
     )
+    return with_plain_where_alone(program, dict(zip(plain, narrowed[len(tasks) :], strict=True)))
 
 
-def _end_of_step(works: Sequence[StageWork], recipe: Recipe, layout: Layout, microbatches: int) -> list[Task]:
+def _plain(
+    tasks: Sequence[Task], works: Sequence[StageWork], rank_C: Sequence[int], collectives: Sequence[Collectives]
+) -> dict[int, Exchange]:
+    """What stands beside microbatches, by its place, as it would be beside nothing."""
+    rank_of = {id(work.ranks_R): rank for work, rank in zip(works, rank_C, strict=True)}
+    return {
+        place: collectives[rank_of.get(id(task.ranks_R), 0)].plain(task)
+        for place, task in enumerate(tasks)
+        if isinstance(task, Exchange) and task.stream in STREAMS
+    }
+
+
+def _last_reduced(tasks: Sequence[Task], ranks_R: Int32 | None) -> tuple[int, ...]:
+    """The last tasks of some ranks that reduce gradients beside microbatches: the end of each stream."""
+    found = {
+        task.stream: place
+        for place, task in enumerate(tasks)
+        if task.ranks_R is ranks_R and task.stream in GRADIENT_STREAMS
+    }
+    return tuple(sorted(found.values()))
+
+
+def _end_of_step(
+    works: Sequence[StageWork], recipe: Recipe, collectives: Collectives, microbatches: int, reduced: tuple[int, ...]
+) -> list[Task]:
     """Reduce the gradients of a pipeline rank, update its parameters, and gather them, one after another.
 
-    What ZeRO 2 and 3 send for every microbatch stands here, too, as often: none of it beside a microbatch's work.
+    Of what does not stand beside microbatches. What ZeRO 2 and 3 send for every microbatch is as often here. `reduced`:
+    what the update waits for.
     """
-    wanted = [part for work in works for part in reductions(work.shard, recipe.precision, zero=recipe.zero)]
-    sites, n_ranks = works[0].sites, len(works[0].ranks_R)
+    wanted = [
+        part
+        for work in works
+        for part in reductions(work.shard, recipe.precision, zero=recipe.zero)
+        if not overlaps(part, recipe)
+    ]
     seconds = sum(work.optimizer_seconds(recipe) for work in works)
 
     def sent(*, gathers: bool) -> list[Exchange]:
         parts = [part for part in wanted if (part.operation == "all-gather") is gathers]
-        often = collectives([part for part in parts if part.per_microbatch], sites, layout)
-        return often * microbatches + collectives([part for part in parts if not part.per_microbatch], sites, layout)
+        often = collectives.alone([part for part in parts if part.per_microbatch])
+        return often * microbatches + collectives.alone([part for part in parts if not part.per_microbatch])
 
-    update = Compute(kind="other", layer=OUTSIDE, seconds_R=np.full(n_ranks, seconds))
+    n_ranks = len(works[0].ranks_R)
+    update = Compute(kind="other", layer=OUTSIDE, seconds_R=np.full(n_ranks, seconds), after=reduced)
     return [*sent(gathers=False), update, *sent(gathers=True)]
-
-
-def collectives(parts: Sequence[Reduction], sites: Sites, layout: Layout) -> list[Exchange]:
-    """Make exchanges of reductions, those of one operation over one kind of group in one, as NCCL would carry them."""
-    found = []
-    for group, operation in dict.fromkeys((part.group, part.operation) for part in parts):
-        size = sum(part.bytes for part in parts if (part.group, part.operation) == (group, operation))
-        groups_DM = groups_of(layout, group)
-        sizes_D = np.full(len(groups_DM), round(size))
-        choice = pick(candidates(sites, groups_DM, operation=operation), sites, sizes_D)
-        found.append(
-            Exchange(
-                kind="other",
-                layer=OUTSIDE,
-                flows=choice.template.counted(sizes_D),
-                setup_s=choice.setup_s(sites),
-                barrier=False,
-                group_R=numbers_of_groups(sites, groups_DM),
-            )
-        )
-    return found
-
-
-def groups_of(layout: Layout, group: Group) -> Int32:
-    """The groups of a pipeline rank's layout over which gradients of a kind are reduced: ranks [D, M] from 0."""
-    if group == "expert":
-        return layout.peers("groups")
-    if group == "tensor":
-        return layout.peers("tp")
-    return np.stack([np.flatnonzero(layout.tp_G == place) for place in range(layout.tp)]).astype(np.int32)

@@ -22,6 +22,7 @@ from moecast.sim.attention_shape import AttentionShape
 from moecast.sim.collectives.template import no_flows
 from moecast.sim.context.rules import check_context
 from moecast.sim.forward import ForwardPass
+from moecast.sim.overlap import with_fewer_sms
 from moecast.sim.program import Compute, Exchange, Kind, Task
 from moecast.sim.stage_tasks import OUTSIDE
 from moecast.sim.training import modules
@@ -72,6 +73,12 @@ class TrainingPass:
     def beside(self) -> TrainingPass:
         """The same work beside the communication of another microbatch, with fewer SMs and slower links."""
         return replace(self, step=replace(self.step, placed=self.step.placed.beside_compute()))
+
+    def with_fewer_sms(self) -> TrainingPass:
+        """The same work beside collectives of gradients or parameters: fewer SMs, and its own links as fast."""
+        placed = self.step.placed
+        sites = placed.sites.on(with_fewer_sms(self._hardware))
+        return replace(self, step=replace(self.step, placed=replace(placed, sites=sites)))
 
     @property
     def model(self) -> ModelShape:
