@@ -35,5 +35,5 @@ def with_plain_where_alone(program: StepProgram, plain: Mapping[int, Exchange]) 
         ranks_R = program.ranks_of(exchange)
         before = bool((times.leave_S[place] <= first_G[ranks_R]).all())
         if before or bool((times.enter_S[place] >= last_G[ranks_R]).all()):
-            tasks[place] = replace(tasks[place], flows=exchange.flows)  # type: ignore[call-arg]
+            tasks[place] = exchange
     return replace(program, tasks=tuple(tasks))

@@ -96,7 +96,8 @@ def training_program(
         link_names_J=link_names(sites),
         narrowest_J=narrowest_J,
     )
-    return with_plain_where_alone(program, dict(zip(plain, narrowed[len(tasks) :], strict=True)))
+    alone = (task for task in narrowed[len(tasks) :] if isinstance(task, Exchange))
+    return with_plain_where_alone(program, dict(zip(plain, alone, strict=True)))
 
 
 def _plain(
