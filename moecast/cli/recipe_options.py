@@ -62,6 +62,14 @@ BucketSize = Annotated[
         help="Parameters of a bucket at least (default: 40 million, or a million for each data-parallel rank).",
     ),
 ]
+MoeSchedule = Annotated[
+    str,
+    typer.Option(
+        "--moe-schedule",
+        help="How MoE layers are gone through: sequential, or fsmoe:D: in D chunks, those between and inside domains "
+        "at once; with --overlap-grad-reduce gradients go where chunks leave the network between domains idle.",
+    ),
+]
 Drawn = Annotated[
     int, typer.Option("--drawn", min=1, help="Microbatches whose routing is drawn; the others repeat them.")
 ]
@@ -83,6 +91,7 @@ class AskedRecipe:
     overlap_grad_reduce: OverlapGradReduce = False
     overlap_param_gather: OverlapParamGather = False
     ddp_bucket_size: BucketSize = None
+    moe_schedule: MoeSchedule = "sequential"
     drawn: Drawn = DRAWN
 
     def recipe(self) -> Recipe:
@@ -118,4 +127,5 @@ class AskedRecipe:
             overlap_grad_reduce=self.overlap_grad_reduce,
             overlap_param_gather=self.overlap_param_gather,
             bucket_parameters=self.ddp_bucket_size,
+            moe_schedule=self.moe_schedule,
         )

@@ -69,6 +69,11 @@ def buckets_of(parts: Sequence[Reduction], layer_ids: Sequence[int], *, full_byt
     for place, part in reversed(list(enumerate(parts))):
         size += part.bytes
         if size >= full_bytes or place == 0:
-            layer = min(max(part.layer - layer_ids[0], 0), len(layer_ids) - 1)
+            layer = local_layer(part.layer, layer_ids)
             yield Bucket(group=part.group, operation=part.operation, bytes=size, layer=layer)
             size = 0.0
+
+
+def local_layer(layer: int, layer_ids: Sequence[int]) -> int:
+    """A layer of the model as one of a chunk's, counted from 0; embedding and LM head as the layer beside them."""
+    return min(max(layer - layer_ids[0], 0), len(layer_ids) - 1)

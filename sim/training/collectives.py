@@ -51,6 +51,13 @@ class Collectives:
         """Carry so many bytes beside compute, on a stream of their own: slower (`moecast.sim.overlap`)."""
         return replace(self._exchange(group, operation, size, slowed=True), stream=stream)
 
+    def reckoned_s(self, group: Group, operation: Operation, size: float) -> float:
+        """Seconds of so many bytes beside compute, as NCCL's choice reckons them; a straight line of bytes."""
+        groups_DM = groups_of(self._layout, group)
+        choice = self._choice(group, operation, groups_DM, size)
+        slower = replace(choice, template=self._slower(choice.template))
+        return slower.estimate_s(self._sites, np.full(len(groups_DM), round(size)))
+
     def plain(self, exchange: Exchange) -> Exchange:
         """The same exchange beside nothing."""
         flows = exchange.flows
@@ -61,10 +68,7 @@ class Collectives:
     def _exchange(self, group: Group, operation: Operation, size: float, *, slowed: bool = False) -> Exchange:
         groups_DM = groups_of(self._layout, group)
         sizes_D = np.full(len(groups_DM), round(size))
-        kind = group, operation
-        if kind not in self._laid_out:
-            self._laid_out[kind] = candidates(self._sites, groups_DM, operation=operation)
-        choice = pick(self._laid_out[kind], self._sites, sizes_D)
+        choice = self._choice(group, operation, groups_DM, size)
         template = self._slower(choice.template) if slowed else choice.template
         return Exchange(
             kind="other",
@@ -74,6 +78,12 @@ class Collectives:
             barrier=False,
             group_R=numbers_of_groups(self._sites, groups_DM),
         )
+
+    def _choice(self, group: Group, operation: Operation, groups_DM: Int32, size: float) -> Choice:
+        kind = group, operation
+        if kind not in self._laid_out:
+            self._laid_out[kind] = candidates(self._sites, groups_DM, operation=operation)
+        return pick(self._laid_out[kind], self._sites, np.full(len(groups_DM), round(size)))
 
     def _slower(self, template: FlowTemplate) -> FlowTemplate:
         if template not in self._slowed:

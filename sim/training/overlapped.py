@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from moecast.sim.program import Exchange
 from moecast.sim.schedules.pipeline.cells import Cell
-from moecast.sim.schedules.pipeline.companions import Ahead, Companion
+from moecast.sim.schedules.pipeline.companions import Ahead, Companion, Spot
 from moecast.sim.schedules.pipeline.order import PipelineOrder
 from moecast.sim.training.buckets import Bucket, bucket_bytes, buckets_of
 from moecast.sim.training.collectives import Collectives
@@ -130,6 +130,8 @@ class Overlapped:
         Of its chunks [C].
     collectives
         Makes the exchanges of each pipeline rank.
+    gradients
+        Whether these are its matter; else parameters alone are.
     """
 
     def __init__(
@@ -138,10 +140,12 @@ class Overlapped:
         works: Sequence[StageWork],
         recipe: Recipe,
         collectives: Sequence[Collectives],
+        *,
+        gradients: bool = True,
     ) -> None:
         rank_C = order.chunks.rank_C
         self._chunks = [
-            _chunk_beside(order, chunk, work, recipe, collectives[rank])
+            _chunk_beside(order, chunk, work, recipe, collectives[rank], gradients=gradients)
             for chunk, (rank, work) in enumerate(zip(rank_C, works, strict=True))
         ]
 
@@ -149,9 +153,9 @@ class Overlapped:
         """Parameters that a layer wants, and those that are wanted next."""
         return self._chunks[cell.chunk].ahead(cell, layer)
 
-    def behind(self, cell: Cell, layer: int) -> Sequence[Exchange]:
+    def behind(self, cell: Cell, layer: int, spot: Spot) -> Sequence[Exchange]:
         """Gradients of the buckets that a layer completes."""
-        reduced = self._chunks[cell.chunk].reduces(cell)
+        reduced = self._chunks[cell.chunk].reduces(cell) if spot == "end" else ()
         return [part.exchange for part in reduced if part.bucket.layer == layer]
 
     def slow(self, cell: Cell, layer: int) -> bool:
@@ -163,9 +167,13 @@ class Overlapped:
 
 
 def _chunk_beside(
-    order: PipelineOrder, chunk: int, work: StageWork, recipe: Recipe, collectives: Collectives
+    order: PipelineOrder, chunk: int, work: StageWork, recipe: Recipe, collectives: Collectives, *, gradients: bool
 ) -> ChunkBeside:
-    parts = [part for part in reductions(work.shard, recipe.precision, zero=recipe.zero) if overlaps(part, recipe)]
+    parts = [
+        part
+        for part in reductions(work.shard, recipe.precision, zero=recipe.zero)
+        if overlaps(part, recipe) and (gradients or part.operation == "all-gather")
+    ]
     is_first = chunk == order.chunks.rank_C.index(0)
     own = [cell for cell in order.cells_of(order.chunks.rank_C[chunk]) if cell.chunk == chunk]
     every = {"gradients"} if recipe.zero >= 2 else set()

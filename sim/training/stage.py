@@ -16,6 +16,8 @@ from moecast.errors import MoecastError
 from moecast.sim.forward import ForwardPass
 from moecast.sim.placed_model import PlacedModel
 from moecast.sim.program import Compute, Task
+from moecast.sim.schedules.fsmoe import FsMoe
+from moecast.sim.schedules.fsmoe_training import degree_of
 from moecast.sim.schedules.pipeline.cells import Beside
 from moecast.sim.sites import Sites
 from moecast.sim.trace_layers import trace_of_layers
@@ -204,6 +206,18 @@ def shard_of(model: ModelShape, plan: Plan, stage: int) -> Shard:
 def _training_pass(
     placed: PlacedModel, recipe: Recipe, trace: RoutingTrace, rows: list[int], step: Step
 ) -> TrainingPass:
+    """A microbatch, with its chunks where the recipe asks for some."""
+    whole = _one_pass(placed, recipe, trace, rows, step)
+    if (degree := degree_of(recipe.moe_schedule)) == 1 or not rows:
+        return whole
+    if (why := FsMoe(degree=degree).supports(whole.step)) is not None:
+        raise MoecastError(why, field="moe_schedule", value=recipe.moe_schedule)
+    parts = step.split(degree)
+    beside = placed.beside_compute()
+    return replace(whole, chunks=tuple(_one_pass(beside, recipe, trace, rows, part) for part in parts))
+
+
+def _one_pass(placed: PlacedModel, recipe: Recipe, trace: RoutingTrace, rows: list[int], step: Step) -> TrainingPass:
     if trace.meta.layers == 1 and rows not in ([], [0]):  # it stands for all of them
         forward = _alike(placed, trace, step)
     else:

@@ -12,18 +12,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from moecast.errors import MoecastError
 from moecast.sim.collectives.links import link_capacity, link_names
 from moecast.sim.program import Compute, Exchange, StepProgram, Task
-from moecast.sim.schedules.pipeline.cells import Pipeline
+from moecast.sim.schedules.fsmoe import BETWEEN
+from moecast.sim.schedules.fsmoe_training import degree_of
+from moecast.sim.schedules.pipeline.cells import Pair, Pipeline
+from moecast.sim.schedules.pipeline.companions import Companions
 from moecast.sim.schedules.pipeline.lower import lower, on_narrowest
-from moecast.sim.schedules.pipeline.order import PipelineSchedule, make_order
+from moecast.sim.schedules.pipeline.order import PipelineOrder, PipelineSchedule, make_order
 from moecast.sim.schedules.pipeline.sends import HiddenSends
 from moecast.sim.sites import Sites
 from moecast.sim.stage_tasks import OUTSIDE
 from moecast.sim.training.alone import with_plain_where_alone
 from moecast.sim.training.collectives import Collectives
-from moecast.sim.training.gradients import reductions
+from moecast.sim.training.gradients import Reduction, reductions
 from moecast.sim.training.overlapped import GRADIENT_STREAMS, STREAMS, Overlapped, overlaps
+from moecast.sim.training.partitioned import filled, partitions, probe
 from moecast.sim.training.recipe import Recipe
 from moecast.sim.training.stage import StageWork, stage_work
 
@@ -68,6 +73,7 @@ def training_program(
     """
     count = recipe.microbatches(plan.layout.dp) if microbatches is None else microbatches
     order = make_order(schedule, Pipeline(pp=plan.layout.pp, virtual=plan.layout.virtual, microbatches=count))
+    _check_moe_schedule(order, recipe)
     chunks = order.chunks
     works: list[StageWork] = []
     sites_of: dict[int, Sites] = {}
@@ -79,25 +85,42 @@ def training_program(
         sites_of[rank] = works[-1].sites
     sites = Sites.of(cluster, plan)
     collectives = [Collectives(sites_of[rank], plan.layout.of_stage(rank)) for rank in range(chunks.n_ranks)]
-    beside = Overlapped(order, works, recipe, collectives)
-    tasks = lower(order, works, HiddenSends(sites, works), beside)
+    sends, capacity_J = HiddenSends(sites, works), link_capacity(sites)
+    empty = StepProgram(tasks=(), n_ranks=sites.n_ranks, capacity_J=capacity_J, link_names_J=link_names(sites))
+    beside: Companions = Overlapped(order, works, recipe, collectives)
+    left: tuple[tuple[Reduction, ...], ...] = ((),) * len(works)
+    if partitions(recipe, order):
+        probed = probe(order, works, Overlapped(order, works, recipe, collectives, gradients=False))
+        marked = replace(empty, tasks=tuple(lower(order, works, sends, probed)))
+        beside = found = filled(probed, marked, works, recipe, [collectives[rank] for rank in chunks.rank_C])
+        left = found.left_C
+    tasks = lower(order, works, sends, beside)
     for rank in range(chunks.n_ranks):
         own = [work for work, there in zip(works, chunks.rank_C, strict=True) if there == rank]
         ranks_R = own[0].ranks_R if chunks.n_ranks > 1 else None
         reduced = _last_reduced(tasks, ranks_R)
-        ends = _end_of_step(own, recipe, collectives[rank], count, reduced)
+        over = [part for parts, there in zip(left, chunks.rank_C, strict=True) if there == rank for part in parts]
+        ends = _end_of_step(own, recipe, collectives[rank], count, reduced, over)
         tasks += [replace(task, ranks_R=ranks_R) for task in ends]
-    capacity_J, plain = link_capacity(sites), _plain(tasks, works, chunks.rank_C, collectives)
+    plain = _plain(tasks, works, chunks.rank_C, collectives)
     narrowed, narrowest_J = on_narrowest([*tasks, *plain.values()], capacity_J)
-    program = StepProgram(
-        tasks=tuple(narrowed[: len(tasks)]),
-        n_ranks=sites.n_ranks,
-        capacity_J=capacity_J,
-        link_names_J=link_names(sites),
-        narrowest_J=narrowest_J,
-    )
+    program = replace(empty, tasks=tuple(narrowed[: len(tasks)]), narrowest_J=narrowest_J)
     alone = (task for task in narrowed[len(tasks) :] if isinstance(task, Exchange))
     return with_plain_where_alone(program, dict(zip(plain, alone, strict=True)))
+
+
+def _check_moe_schedule(order: PipelineOrder, recipe: Recipe) -> None:
+    """Refuse chunks of MoE layers in pairs of microbatches, which have their own way of overlapping.
+
+    Raises
+    ------
+    MoecastError
+        A pair, and chunks.
+    """
+    pairs = any(isinstance(block, Pair) for blocks in order.blocks_G for block in blocks)
+    if pairs and degree_of(recipe.moe_schedule) > 1:
+        rule = "sequential where microbatches run in pairs: what one sends is under the other's compute already"
+        raise MoecastError(rule, field="moe_schedule", value=recipe.moe_schedule)
 
 
 def _plain(
@@ -117,24 +140,32 @@ def _last_reduced(tasks: Sequence[Task], ranks_R: Int32 | None) -> tuple[int, ..
     found = {
         task.stream: place
         for place, task in enumerate(tasks)
-        if task.ranks_R is ranks_R and task.stream in GRADIENT_STREAMS
+        if task.ranks_R is ranks_R and task.kind == "other" and task.stream in (*GRADIENT_STREAMS, BETWEEN)
     }
     return tuple(sorted(found.values()))
 
 
 def _end_of_step(
-    works: Sequence[StageWork], recipe: Recipe, collectives: Collectives, microbatches: int, reduced: tuple[int, ...]
+    works: Sequence[StageWork],
+    recipe: Recipe,
+    collectives: Collectives,
+    microbatches: int,
+    reduced: tuple[int, ...],
+    left: Sequence[Reduction],
 ) -> list[Task]:
     """Reduce the gradients of a pipeline rank, update its parameters, and gather them, one after another.
 
     Of what does not stand beside microbatches. What ZeRO 2 and 3 send for every microbatch is as often here. `reduced`:
-    what the update waits for.
+    what the update waits for. `left`: what found no place beside microbatches.
     """
     wanted = [
-        part
-        for work in works
-        for part in reductions(work.shard, recipe.precision, zero=recipe.zero)
-        if not overlaps(part, recipe)
+        *left,
+        *(
+            part
+            for work in works
+            for part in reductions(work.shard, recipe.precision, zero=recipe.zero)
+            if not overlaps(part, recipe)
+        ),
     ]
     seconds = sum(work.optimizer_seconds(recipe) for work in works)
 

@@ -120,6 +120,7 @@ def test_a_question_of_serving_trains_and_says_what_it_leaves(run: Run, tmp_path
         (("--host-wait", "11 GB"), "--host-wait = '11 GB'"),
         (("--host-wait", "-1 ms"), "--host-wait = '-1 ms': a time is not negative"),
         (("--overlap-param-gather",), "--overlap-param-gather: needs --overlap-grad-reduce, and --zero of at least 1"),
+        (("--moe-schedule", "fsmoe:1"), "moe_schedule = 'fsmoe:1': sequential, or fsmoe:D with D from 2 to 64"),
         (("--precision", "fp4"), "--precision = 'fp4': one of bf16, fp8"),
         (("--batch", 7), "batch = 7: must be a multiple of 8: 8 data-parallel ranks take 1 sequences at a time"),
         (("--pp", 8, "--schedule", "dualpipe", "--batch", 8), "schedule = 'dualpipe'"),

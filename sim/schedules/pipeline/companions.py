@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from moecast.sim.program import Exchange
 from moecast.sim.schedules.pipeline.cells import Cell
+
+Spot = Literal["turn", "rest", "end"]
+"""Where in a layer something can be put: where its chunks turn between domains, behind the last of them that comes home
+there (both of FSMoE's chunks only), and at the layer's end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +56,11 @@ class Companions(Protocol):
     def ahead(self, cell: Cell, layer: int) -> Ahead:
         """Give what goes with the start of a layer's tasks in a cell."""
 
-    def behind(self, cell: Cell, layer: int) -> Sequence[Exchange]:
-        """Give what can be sent once all of the layer's tasks in a cell are done; nobody in the pipeline waits."""
+    def behind(self, cell: Cell, layer: int, spot: Spot) -> Sequence[Exchange]:
+        """Give what can be sent at a spot of a layer in a cell; nobody in the pipeline waits for it.
+
+        It waits for all of the layer's tasks at its end, elsewhere for those of the layers before.
+        """
 
     def slow(self, cell: Cell, layer: int) -> bool:
         """Whether a layer's kernels have fewer SMs in a cell, since some of this is sent beside them."""
@@ -66,7 +73,7 @@ class Nothing:
         """Nothing."""
         return Ahead()
 
-    def behind(self, _cell: Cell, _layer: int) -> Sequence[Exchange]:
+    def behind(self, _cell: Cell, _layer: int, _spot: Spot) -> Sequence[Exchange]:
         """Nothing."""
         return ()
 

@@ -13,7 +13,7 @@ Axes: R rank of a task, C chunk.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Protocol
 
@@ -22,10 +22,10 @@ import numpy.typing as npt
 
 from moecast.sim.collectives.template import CountedFlows
 from moecast.sim.network.links import narrowest_links
-from moecast.sim.program import COMMUNICATION, COMPUTE, CONTEXT, Compute, Exchange, Float, Int, Task
-from moecast.sim.schedules.lay import places_behind
+from moecast.sim.program import COMMUNICATION, COMPUTE, Compute, Exchange, Float, Int, Task
+from moecast.sim.schedules.fsmoe_training import turn_of
 from moecast.sim.schedules.pipeline.cells import Beside, Cell, Pair
-from moecast.sim.schedules.pipeline.companions import Companions, Nothing
+from moecast.sim.schedules.pipeline.companions import Companions, Nothing, Spot
 from moecast.sim.schedules.pipeline.order import PipelineOrder, given
 
 Int32 = npt.NDArray[np.int32]
@@ -91,7 +91,8 @@ def lower(
 class _Step:
     """One task of a cell; a loose one holds nobody up but its stream.
 
-    It may be the first task of the cell in its layer, or the last one.
+    It may be the first task of the cell in its layer, or the last one; the first that comes back between domains, or
+    the last one there.
     """
 
     task: Task
@@ -99,10 +100,30 @@ class _Step:
     loose: bool = False
     opens: bool = False
     closes: bool = False
+    turns: bool = False
+    rests: bool = False
 
     @property
     def travels(self) -> bool:
         return isinstance(self.task, Exchange) and self.task.kind in OVERLAPPED
+
+
+@dataclass(slots=True)
+class _Layer:
+    """A cell's tasks of a layer as far as they have been put, and what the first of them waits for."""
+
+    before: tuple[int, ...]
+    places: list[int] = field(default_factory=list)
+
+    def behind(self, task: Task, last: tuple[int, ...]) -> tuple[int, ...]:
+        """What a task waits for: what it names by how far before it that stands in the layer, or else `last`."""
+        if task.behind is None:
+            return last
+        at = [len(self.places) - back for back in task.behind]
+        return tuple(sorted({*(self.places[place] for place in at if place >= 0), *self._early(min(at, default=0))}))
+
+    def _early(self, place: int) -> tuple[int, ...]:
+        return self.before if place < 0 else ()
 
 
 class _Lowering:
@@ -118,6 +139,7 @@ class _Lowering:
         # the tasks that bring what a cell gives to where it is worked on
         self._brought: dict[Cell, tuple[int, ...]] = {}
         self._companion_at: dict[Hashable, int] = {}
+        self._layer_of: dict[Cell, _Layer] = {}
 
     def cell(self, cell: Cell) -> None:
         """Put a cell's tasks, one after another."""
@@ -153,10 +175,18 @@ class _Lowering:
         for step in steps:
             if step.opens:
                 last = self._open(cell, step.layer, last)
-            put = self._put(step.task, cell, stream=travelling if step.travels else COMPUTE, after=last)
+                self._layer_of[cell] = _Layer(before=last)
+            layer = self._layer_of[cell]
+            if step.turns:
+                self._beside(cell, step.layer, "turn", layer.before)
+            stream = travelling if step.travels else COMPUTE
+            put = self._put(step.task, cell, stream=stream, after=layer.behind(step.task, last))
+            layer.places.append(put[0])
             last = last if step.loose else put
+            if step.rests:
+                self._beside(cell, step.layer, "rest", layer.before)
             if step.closes:
-                self._close(cell, step.layer, tuple(sorted({*last, *put})))
+                self._beside(cell, step.layer, "end", tuple(sorted({*last, *put})))
         return last
 
     def _open(self, cell: Cell, layer: int, last: tuple[int, ...]) -> tuple[int, ...]:
@@ -167,8 +197,8 @@ class _Lowering:
             self._companion_at[companion.key] = at
         return tuple(sorted({*last, *(self._companion_at[key] for key in ahead.wanted)}))
 
-    def _close(self, cell: Cell, layer: int, after: tuple[int, ...]) -> None:
-        for exchange in self._companions.behind(cell, layer):
+    def _beside(self, cell: Cell, layer: int, spot: Spot, after: tuple[int, ...]) -> None:
+        for exchange in self._companions.behind(cell, layer, spot):
             self._put_beside(exchange, cell, after=after)
 
     def _put_beside(self, exchange: Exchange, cell: Cell, *, after: tuple[int, ...]) -> int:
@@ -181,10 +211,8 @@ class _Lowering:
 
     def _put(self, task: Task, cell: Cell, *, stream: str, after: tuple[int, ...]) -> tuple[int, ...]:
         ranks_R = self._ranks_of(cell)
-        there = None if task.stream is None else stream  # what waits on no stream holds up its own cell alone
-        if task.behind is not None:
-            after = places_behind(task, len(self.tasks))
-            there = CONTEXT if task.stream == CONTEXT else there
+        # what waits on no stream holds up its own cell alone; what names what it waits for has its own stream
+        there = task.stream if task.stream is None or task.behind is not None else stream
         self.tasks.append(
             replace(task, ranks_R=ranks_R, stream=there, after=after, behind=None, microbatch=cell.microbatch)
         )
@@ -238,6 +266,10 @@ def _of_layer(steps: Iterable[_Step]) -> list[_Step]:
     found = list(steps)
     found[0] = replace(found[0], opens=True)
     found[-1] = replace(found[-1], closes=True)
+    if (places := turn_of([step.task for step in found])) is not None:
+        turn, rest = places
+        found[turn] = replace(found[turn], turns=True)
+        found[rest] = replace(found[rest], rests=True)
     return found
 
 
