@@ -39,6 +39,37 @@ HostWait = Annotated[
         "fitted on Megatron's steps on EC2 P6-B300 (docs/accuracy.md).",
     ),
 ]
+OverlapGradReduce = Annotated[
+    bool,
+    typer.Option(
+        "--overlap-grad-reduce",
+        help="Reduce gradients beside the last microbatch's backward pass, bucket by bucket, as Megatron does with its "
+        "option of this name.",
+    ),
+]
+OverlapParamGather = Annotated[
+    bool,
+    typer.Option(
+        "--overlap-param-gather",
+        help="Gather parameters beside the first microbatch's forward pass likewise; wants --overlap-grad-reduce.",
+    ),
+]
+BucketSize = Annotated[
+    int | None,
+    typer.Option(
+        "--ddp-bucket-size",
+        min=1,
+        help="Parameters of a bucket at least (default: 40 million, or a million for each data-parallel rank).",
+    ),
+]
+MoeSchedule = Annotated[
+    str,
+    typer.Option(
+        "--moe-schedule",
+        help="How MoE layers are gone through: sequential, or fsmoe:D: in D chunks, those between and inside domains "
+        "at once; with --overlap-grad-reduce gradients go where chunks leave the network between domains idle.",
+    ),
+]
 Drawn = Annotated[
     int, typer.Option("--drawn", min=1, help="Microbatches whose routing is drawn; the others repeat them.")
 ]
@@ -57,6 +88,10 @@ class AskedRecipe:
     optimizer: OptimizerName = "adam"
     zero: Zero = 1
     host_wait: HostWait = "0 s"
+    overlap_grad_reduce: OverlapGradReduce = False
+    overlap_param_gather: OverlapParamGather = False
+    ddp_bucket_size: BucketSize = None
+    moe_schedule: MoeSchedule = "sequential"
     drawn: Drawn = DRAWN
 
     def recipe(self) -> Recipe:
@@ -65,7 +100,8 @@ class AskedRecipe:
         Raises
         ------
         MoecastError
-            No such precision, recomputation or optimizer; a wait that is no time.
+            No such precision, recomputation or optimizer; a wait that is no time; parameters gathered beside
+            microbatches where gradients are not reduced so.
         """
         from moecast.sim.training import OPTIMIZERS, PRECISIONS, RECOMPUTES, Recipe
         from moecast.units import parse
@@ -77,6 +113,8 @@ class AskedRecipe:
         ):  # fmt: skip
             if value not in known:
                 raise MoecastError(f"one of {', '.join(known)}", field=name, value=value)
+        if self.overlap_param_gather and not (self.overlap_grad_reduce and self.zero):
+            raise MoecastError("needs --overlap-grad-reduce, and --zero of at least 1", field="--overlap-param-gather")
         return Recipe(
             sequence=self.sequence,
             batch=self.batch,
@@ -86,4 +124,8 @@ class AskedRecipe:
             optimizer=optimizers[self.optimizer],
             zero=self.zero,
             host_s=parse(self.host_wait, "time", field="--host-wait"),
+            overlap_grad_reduce=self.overlap_grad_reduce,
+            overlap_param_gather=self.overlap_param_gather,
+            bucket_parameters=self.ddp_bucket_size,
+            moe_schedule=self.moe_schedule,
         )

@@ -16,22 +16,15 @@ from dataclasses import replace
 import numpy as np
 
 from moecast.sim.program import COMPUTE, CONTEXT, Compute, Exchange, Task
-
-BEFORE = -1
-"""The task before all of them."""
+from moecast.sim.schedules.lay import BEFORE, Places
 
 
-class _Places:
-    """A list of tasks in the making, that name each other by place."""
+class _Places(Places):
+    """Blocks on the stream "compute", exchanges on "context"."""
 
-    def __init__(self) -> None:
-        self.tasks: list[Task] = []
-
-    def put(self, task: Task, *after: int) -> int:
+    def lay(self, task: Task, *after: int) -> int:
         """Append a task behind others; returns its place."""
-        place, stream = len(self.tasks), COMPUTE if isinstance(task, Compute) else CONTEXT
-        self.tasks.append(replace(task, stream=stream, behind=tuple(sorted({place - at for at in after}))))
-        return place
+        return self.put(task, *after, stream=COMPUTE if isinstance(task, Compute) else CONTEXT)
 
 
 def ring(blocks: Sequence[Compute], sends: Sequence[Exchange]) -> Iterator[Task]:
@@ -45,8 +38,8 @@ def ring(blocks: Sequence[Compute], sends: Sequence[Exchange]) -> Iterator[Task]
     for step, block in enumerate(blocks):
         arrived = sent[-1]
         if step < len(sends):
-            sent.append(laid.put(sends[step], arrived, done[step]))
-        done.append(laid.put(block, arrived))
+            sent.append(laid.lay(sends[step], arrived, done[step]))
+        done.append(laid.lay(block, arrived))
     yield from laid.tasks
 
 
@@ -60,9 +53,9 @@ def gradient_ring(blocks: Sequence[Compute], sends: Sequence[Exchange]) -> Itera
     """
     laid, sent, done = _Places(), BEFORE, BEFORE
     for block, exchange in zip(blocks, sends, strict=True):
-        before, sent = sent, laid.put(exchange, sent, done)
-        done = laid.put(block, before, done)
-    laid.put(_nothing(blocks[-1]), sent, done)
+        before, sent = sent, laid.lay(exchange, sent, done)
+        done = laid.lay(block, before, done)
+    laid.lay(_nothing(blocks[-1]), sent, done)
     yield from laid.tasks
 
 
@@ -77,10 +70,10 @@ def token_ring(blocks: Sequence[Compute], sends: Sequence[Exchange | None], merg
     for step, exchange in enumerate(sends):
         before = sent
         if exchange is not None:
-            sent = laid.put(exchange, sent, done if step > 1 else BEFORE)
+            sent = laid.lay(exchange, sent, done if step > 1 else BEFORE)
         if step < len(blocks):
-            done = laid.put(blocks[step], before)
-    laid.put(merge, sent, done)
+            done = laid.lay(blocks[step], before)
+    laid.lay(merge, sent, done)
     yield from laid.tasks
 
 

@@ -19,6 +19,23 @@ def places_behind(task: Task, place: int) -> tuple[int, ...]:
     return tuple(sorted(place - back for back in task.behind or ()))
 
 
+BEFORE = -1
+"""The place of the task before all of a list."""
+
+
+class Places:
+    """A list of tasks in the making that name each other by place, for whoever puts all of them somewhere."""
+
+    def __init__(self) -> None:
+        self.tasks: list[Task] = []
+
+    def put(self, task: Task, *after: int, stream: str | None) -> int:
+        """Append a task to a stream behind others; returns its place."""
+        place = len(self.tasks)
+        self.tasks.append(replace(task, stream=stream, behind=tuple(sorted({place - at for at in after}))))
+        return place
+
+
 class TaskList:
     """The tasks of a program in the making, in their order."""
 

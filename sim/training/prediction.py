@@ -86,8 +86,9 @@ class TrainingPrediction(ShownAsTable):
         least, most = format_percent(min(waiting)), format_percent(max(waiting))
         return [
             ("layout", degrees),
-            ("recipe", ", ".join(f"{name} {value}" for name, value in self.recipe.items() if name != "host_s")),
+            ("recipe", ", ".join(f"{name} {value}" for name, value in self.recipe.items() if name not in _OWN_ROWS)),
             ("wait for hosts", f"{format_s(self.recipe['host_s'])} in each direction of an MoE layer"),
+            ("beside microbatches", _beside_text(self.recipe)),
             ("microbatches", f"{self.microbatches} of each data-parallel rank, routing of {self.microbatches_drawn}"),
             ("step time", format_s(self.step_time_s)),
             (INTERVAL, "–" if self.interval_s is None else " to ".join(map(format_s, self.interval_s))),
@@ -116,7 +117,15 @@ class TrainingPrediction(ShownAsTable):
         return {"schema": SCHEMA, **{name: _plain(value) for name, value in values.items()}}
 
 
+_OWN_ROWS = ("host_s", "overlap_grad_reduce", "overlap_param_gather", "bucket_parameters")
 _WHOLE = ("total", "usable", "capacity")
+
+
+def _beside_text(recipe: Mapping[str, Any]) -> str:
+    """What is sent beside microbatches."""
+    if not recipe["overlap_grad_reduce"]:
+        return "neither gradients nor parameters"
+    return "gradients and parameters" if recipe["overlap_param_gather"] else "gradients"
 
 
 def _plain(value: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from moecast.sim.schedules.fsmoe_training import degree_of
 from moecast.sim.training.gradients import check_zero
 from moecast.sim.training.optimizer import ADAM, Optimizer
 from moecast.sim.training.precision import BF16, Precision
@@ -27,11 +28,21 @@ class Recipe:
         Element types; what is computed again; what turns gradients into weights; what ranks hold a part of only.
     host_s
         Seconds in each direction of an MoE layer in which ranks wait for their hosts (see `TrainingPass`).
+    overlap_grad_reduce, overlap_param_gather
+        Whether gradients are reduced, and parameters gathered, beside microbatches (`moecast.sim.training.overlapped`).
+    bucket_parameters
+        Parameters whose gradients are reduced at once, at least; None: Megatron's default.
+    moe_schedule
+        How MoE layers are gone through: ``sequential``, or ``fsmoe:D`` in D chunks, a stream for each network
+        (`moecast.sim.schedules.fsmoe_training`).
 
     Raises
     ------
     ValueError
-        A number below 1, or no such level of ZeRO.
+        A number below 1, no such level of ZeRO, or parameters that are gathered beside microbatches where gradients are
+        not reduced so, or where each rank has all of them.
+    MoecastError
+        No such order of MoE layers.
     """
 
     sequence: int
@@ -42,6 +53,10 @@ class Recipe:
     optimizer: Optimizer = ADAM
     zero: int = 1
     host_s: float = 0.0
+    overlap_grad_reduce: bool = False
+    overlap_param_gather: bool = False
+    bucket_parameters: int | None = None
+    moe_schedule: str = "sequential"
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -51,6 +66,11 @@ class Recipe:
         if not 0 <= self.host_s < float("inf"):
             raise ValueError(f"host_s = {self.host_s}: must not be negative")
         check_zero(self.zero)
+        degree_of(self.moe_schedule)
+        if self.bucket_parameters is not None and self.bucket_parameters < 1:
+            raise ValueError(f"bucket_parameters = {self.bucket_parameters}: must be at least 1")
+        if self.overlap_param_gather and not (self.overlap_grad_reduce and self.zero):
+            raise ValueError("overlap_param_gather = True: needs overlap_grad_reduce, and zero of at least 1")
 
     def describe(self) -> dict[str, Any]:
         """What outputs say of it."""
@@ -63,6 +83,10 @@ class Recipe:
             "optimizer": self.optimizer.name,
             "zero": self.zero,
             "host_s": self.host_s,
+            "overlap_grad_reduce": self.overlap_grad_reduce,
+            "overlap_param_gather": self.overlap_param_gather,
+            "bucket_parameters": self.bucket_parameters,
+            "moe_schedule": self.moe_schedule,
         }
 
     def microbatches(self, dp: int) -> int:

@@ -168,10 +168,10 @@ def warnings_of(cluster: Cluster, plan: Plan, recipe: Recipe, rung: Rung, memory
             "no wait for hosts is counted (--host-wait): measured steps of Megatron on B200 and B300 ask for 7 to 20 "
             "ms in each direction of an MoE layer; forecasts without it are half as long or less (docs/accuracy.md)"
         )
-    if plan.layout.dp > 1:
+    if plan.layout.dp > 1 and not recipe.overlap_grad_reduce:
         found.append(
-            "gradients are reduced after the last backward pass, and parameters gathered, beside nothing: what "
-            "Megatron hides of it (--overlap-grad-reduce, --overlap-param-gather) is not modelled"
+            "gradients are reduced after the last backward pass, and parameters gathered, beside nothing: Megatron "
+            "hides some of it where it is asked to (--overlap-grad-reduce, --overlap-param-gather)"
         )
     if rung.name == "bound":
         found.append("bound is a lower bound: --network fluid follows every flow")

@@ -16,6 +16,9 @@ from moecast.errors import MoecastError
 from moecast.sim.forward import ForwardPass
 from moecast.sim.placed_model import PlacedModel
 from moecast.sim.program import Compute, Task
+from moecast.sim.schedules.fsmoe import FsMoe
+from moecast.sim.schedules.fsmoe_training import degree_of
+from moecast.sim.schedules.pipeline.cells import Beside
 from moecast.sim.sites import Sites
 from moecast.sim.trace_layers import trace_of_layers
 from moecast.sim.training.recipe import Recipe
@@ -53,7 +56,7 @@ class StageWork:
     passes: tuple[TrainingPass, ...]
     shard: Shard
     layer_ids: tuple[int, ...]
-    _made: dict[tuple[str, int, int, bool], Any] = field(default_factory=dict, init=False, repr=False)
+    _made: dict[tuple[str, int, int, Beside], Any] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def layers(self) -> range:
@@ -79,23 +82,23 @@ class StageWork:
         hardware = self.sites.cluster.hardware
         return recipe.optimizer.seconds(self.shard, hardware, recipe.precision, zero=recipe.zero)
 
-    def forward(self, microbatch: int, layer: int, *, beside: bool = False) -> tuple[Task, ...]:
+    def forward(self, microbatch: int, layer: int, *, beside: Beside = "nothing") -> tuple[Task, ...]:
         """Forward through one layer; the embedding comes before the first, LM head and loss behind the last.
 
-        `beside` as of the other two: the work of a microbatch that runs beside the communication of another.
+        `beside` as of the other two: what the microbatch's work runs beside.
         """
         return self._tasks(self._forward, microbatch, layer, beside)
 
-    def backward(self, microbatch: int, layer: int, *, weights: bool, beside: bool = False) -> tuple[Task, ...]:
+    def backward(self, microbatch: int, layer: int, *, weights: bool, beside: Beside = "nothing") -> tuple[Task, ...]:
         """Input gradients of one layer, with `weights` its weight gradients too."""
         return self._tasks(self._backward if weights else self._inputs, microbatch, layer, beside)
 
-    def weights(self, microbatch: int, layer: int, *, beside: bool = False) -> tuple[Compute, ...]:
+    def weights(self, microbatch: int, layer: int, *, beside: Beside = "nothing") -> tuple[Compute, ...]:
         """Weight gradients of one layer."""
         return self._tasks(self._weights, microbatch, layer, beside)
 
     def _tasks(
-        self, make: Callable[[TrainingPass, int], Iterator[AnyTask]], microbatch: int, layer: int, beside: bool
+        self, make: Callable[[TrainingPass, int], Iterator[AnyTask]], microbatch: int, layer: int, beside: Beside
     ) -> tuple[AnyTask, ...]:
         """Make the tasks of one layer, once for all microbatches of a pass."""
         key = make.__name__, microbatch % len(self.passes), layer, beside
@@ -130,9 +133,11 @@ class StageWork:
         if self.shard.first and layer == 0:
             yield from work.embedding_gradient()
 
-    def _pass(self, microbatch: int, beside: bool) -> TrainingPass:
+    def _pass(self, microbatch: int, beside: Beside) -> TrainingPass:
         work = self.passes[microbatch % len(self.passes)]
-        return work.beside() if beside else work
+        if beside == "collectives":
+            return work.with_fewer_sms()
+        return work.beside() if beside == "microbatch" else work
 
 
 def stage_work(
@@ -201,6 +206,18 @@ def shard_of(model: ModelShape, plan: Plan, stage: int) -> Shard:
 def _training_pass(
     placed: PlacedModel, recipe: Recipe, trace: RoutingTrace, rows: list[int], step: Step
 ) -> TrainingPass:
+    """A microbatch, with its chunks where the recipe asks for some."""
+    whole = _one_pass(placed, recipe, trace, rows, step)
+    if (degree := degree_of(recipe.moe_schedule)) == 1 or not rows:
+        return whole
+    if (why := FsMoe(degree=degree).supports(whole.step)) is not None:
+        raise MoecastError(why, field="moe_schedule", value=recipe.moe_schedule)
+    parts = step.split(degree)
+    beside = placed.beside_compute()
+    return replace(whole, chunks=tuple(_one_pass(beside, recipe, trace, rows, part) for part in parts))
+
+
+def _one_pass(placed: PlacedModel, recipe: Recipe, trace: RoutingTrace, rows: list[int], step: Step) -> TrainingPass:
     if trace.meta.layers == 1 and rows not in ([], [0]):  # it stands for all of them
         forward = _alike(placed, trace, step)
     else:

@@ -1,6 +1,6 @@
 """A whole training step as a program: microbatches through a pipeline, then gradients, optimizer and parameters.
 
-Axes: D group of ranks that hold the same parameters, M member of one, R rank of a task.
+Axes: R rank of a task.
 """
 
 from __future__ import annotations
@@ -12,18 +12,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from moecast.sim.collectives.choice import candidates, pick
-from moecast.sim.collectives.groups import numbers_of_groups
+from moecast.errors import MoecastError
 from moecast.sim.collectives.links import link_capacity, link_names
-from moecast.sim.layout import Layout
 from moecast.sim.program import Compute, Exchange, StepProgram, Task
-from moecast.sim.schedules.pipeline.cells import Pipeline
+from moecast.sim.schedules.fsmoe import BETWEEN
+from moecast.sim.schedules.fsmoe_training import degree_of
+from moecast.sim.schedules.pipeline.cells import Pair, Pipeline
+from moecast.sim.schedules.pipeline.companions import Companions
 from moecast.sim.schedules.pipeline.lower import lower, on_narrowest
-from moecast.sim.schedules.pipeline.order import PipelineSchedule, make_order
+from moecast.sim.schedules.pipeline.order import PipelineOrder, PipelineSchedule, make_order
 from moecast.sim.schedules.pipeline.sends import HiddenSends
 from moecast.sim.sites import Sites
 from moecast.sim.stage_tasks import OUTSIDE
-from moecast.sim.training.gradients import Group, Reduction, reductions
+from moecast.sim.training.alone import with_plain_where_alone
+from moecast.sim.training.collectives import Collectives
+from moecast.sim.training.gradients import Reduction, reductions
+from moecast.sim.training.overlapped import GRADIENT_STREAMS, STREAMS, Overlapped, overlaps
+from moecast.sim.training.partitioned import filled, partitions, probe
 from moecast.sim.training.recipe import Recipe
 from moecast.sim.training.stage import StageWork, stage_work
 
@@ -68,6 +73,7 @@ def training_program(
     """
     count = recipe.microbatches(plan.layout.dp) if microbatches is None else microbatches
     order = make_order(schedule, Pipeline(pp=plan.layout.pp, virtual=plan.layout.virtual, microbatches=count))
+    _check_moe_schedule(order, recipe)
     chunks = order.chunks
     works: list[StageWork] = []
     sites_of: dict[int, Sites] = {}
@@ -78,66 +84,96 @@ def training_program(
         )
         sites_of[rank] = works[-1].sites
     sites = Sites.of(cluster, plan)
-    tasks = lower(order, works, HiddenSends(sites, works))
+    collectives = [Collectives(sites_of[rank], plan.layout.of_stage(rank)) for rank in range(chunks.n_ranks)]
+    sends, capacity_J = HiddenSends(sites, works), link_capacity(sites)
+    empty = StepProgram(tasks=(), n_ranks=sites.n_ranks, capacity_J=capacity_J, link_names_J=link_names(sites))
+    beside: Companions = Overlapped(order, works, recipe, collectives)
+    left: tuple[tuple[Reduction, ...], ...] = ((),) * len(works)
+    if partitions(recipe, order):
+        probed = probe(order, works, Overlapped(order, works, recipe, collectives, gradients=False))
+        marked = replace(empty, tasks=tuple(lower(order, works, sends, probed)))
+        beside = found = filled(probed, marked, works, recipe, [collectives[rank] for rank in chunks.rank_C])
+        left = found.left_C
+    tasks = lower(order, works, sends, beside)
     for rank in range(chunks.n_ranks):
         own = [work for work, there in zip(works, chunks.rank_C, strict=True) if there == rank]
         ranks_R = own[0].ranks_R if chunks.n_ranks > 1 else None
-        ends = _end_of_step(own, recipe, plan.layout.of_stage(rank), count)
+        reduced = _last_reduced(tasks, ranks_R)
+        over = [part for parts, there in zip(left, chunks.rank_C, strict=True) if there == rank for part in parts]
+        ends = _end_of_step(own, recipe, collectives[rank], count, reduced, over)
         tasks += [replace(task, ranks_R=ranks_R) for task in ends]
-    capacity_J = link_capacity(sites)
-    narrowed, narrowest_J = on_narrowest(tasks, capacity_J)
-    return StepProgram(
-        tasks=tuple(narrowed),
-        n_ranks=sites.n_ranks,
-        capacity_J=capacity_J,
-        link_names_J=link_names(sites),
-        narrowest_J=narrowest_J,
-    )
+    plain = _plain(tasks, works, chunks.rank_C, collectives)
+    narrowed, narrowest_J = on_narrowest([*tasks, *plain.values()], capacity_J)
+    program = replace(empty, tasks=tuple(narrowed[: len(tasks)]), narrowest_J=narrowest_J)
+    alone = (task for task in narrowed[len(tasks) :] if isinstance(task, Exchange))
+    return with_plain_where_alone(program, dict(zip(plain, alone, strict=True)))
 
 
-def _end_of_step(works: Sequence[StageWork], recipe: Recipe, layout: Layout, microbatches: int) -> list[Task]:
+def _check_moe_schedule(order: PipelineOrder, recipe: Recipe) -> None:
+    """Refuse chunks of MoE layers in pairs of microbatches, which have their own way of overlapping.
+
+    Raises
+    ------
+    MoecastError
+        A pair, and chunks.
+    """
+    pairs = any(isinstance(block, Pair) for blocks in order.blocks_G for block in blocks)
+    if pairs and degree_of(recipe.moe_schedule) > 1:
+        rule = "sequential where microbatches run in pairs: what one sends is under the other's compute already"
+        raise MoecastError(rule, field="moe_schedule", value=recipe.moe_schedule)
+
+
+def _plain(
+    tasks: Sequence[Task], works: Sequence[StageWork], rank_C: Sequence[int], collectives: Sequence[Collectives]
+) -> dict[int, Exchange]:
+    """What stands beside microbatches, by its place, as it would be beside nothing."""
+    rank_of = {id(work.ranks_R): rank for work, rank in zip(works, rank_C, strict=True)}
+    return {
+        place: collectives[rank_of.get(id(task.ranks_R), 0)].plain(task)
+        for place, task in enumerate(tasks)
+        if isinstance(task, Exchange) and task.stream in STREAMS
+    }
+
+
+def _last_reduced(tasks: Sequence[Task], ranks_R: Int32 | None) -> tuple[int, ...]:
+    """The last tasks of some ranks that reduce gradients beside microbatches: the end of each stream."""
+    found = {
+        task.stream: place
+        for place, task in enumerate(tasks)
+        if task.ranks_R is ranks_R and task.kind == "other" and task.stream in (*GRADIENT_STREAMS, BETWEEN)
+    }
+    return tuple(sorted(found.values()))
+
+
+def _end_of_step(
+    works: Sequence[StageWork],
+    recipe: Recipe,
+    collectives: Collectives,
+    microbatches: int,
+    reduced: tuple[int, ...],
+    left: Sequence[Reduction],
+) -> list[Task]:
     """Reduce the gradients of a pipeline rank, update its parameters, and gather them, one after another.
 
-    What ZeRO 2 and 3 send for every microbatch stands here, too, as often: none of it beside a microbatch's work.
+    Of what does not stand beside microbatches. What ZeRO 2 and 3 send for every microbatch is as often here. `reduced`:
+    what the update waits for. `left`: what found no place beside microbatches.
     """
-    wanted = [part for work in works for part in reductions(work.shard, recipe.precision, zero=recipe.zero)]
-    sites, n_ranks = works[0].sites, len(works[0].ranks_R)
+    wanted = [
+        *left,
+        *(
+            part
+            for work in works
+            for part in reductions(work.shard, recipe.precision, zero=recipe.zero)
+            if not overlaps(part, recipe)
+        ),
+    ]
     seconds = sum(work.optimizer_seconds(recipe) for work in works)
 
     def sent(*, gathers: bool) -> list[Exchange]:
         parts = [part for part in wanted if (part.operation == "all-gather") is gathers]
-        often = collectives([part for part in parts if part.per_microbatch], sites, layout)
-        return often * microbatches + collectives([part for part in parts if not part.per_microbatch], sites, layout)
+        often = collectives.alone([part for part in parts if part.per_microbatch])
+        return often * microbatches + collectives.alone([part for part in parts if not part.per_microbatch])
 
-    update = Compute(kind="other", layer=OUTSIDE, seconds_R=np.full(n_ranks, seconds))
+    n_ranks = len(works[0].ranks_R)
+    update = Compute(kind="other", layer=OUTSIDE, seconds_R=np.full(n_ranks, seconds), after=reduced)
     return [*sent(gathers=False), update, *sent(gathers=True)]
-
-
-def collectives(parts: Sequence[Reduction], sites: Sites, layout: Layout) -> list[Exchange]:
-    """Make exchanges of reductions, those of one operation over one kind of group in one, as NCCL would carry them."""
-    found = []
-    for group, operation in dict.fromkeys((part.group, part.operation) for part in parts):
-        size = sum(part.bytes for part in parts if (part.group, part.operation) == (group, operation))
-        groups_DM = groups_of(layout, group)
-        sizes_D = np.full(len(groups_DM), round(size))
-        choice = pick(candidates(sites, groups_DM, operation=operation), sites, sizes_D)
-        found.append(
-            Exchange(
-                kind="other",
-                layer=OUTSIDE,
-                flows=choice.template.counted(sizes_D),
-                setup_s=choice.setup_s(sites),
-                barrier=False,
-                group_R=numbers_of_groups(sites, groups_DM),
-            )
-        )
-    return found
-
-
-def groups_of(layout: Layout, group: Group) -> Int32:
-    """The groups of a pipeline rank's layout over which gradients of a kind are reduced: ranks [D, M] from 0."""
-    if group == "expert":
-        return layout.peers("groups")
-    if group == "tensor":
-        return layout.peers("tp")
-    return np.stack([np.flatnonzero(layout.tp_G == place) for place in range(layout.tp)]).astype(np.int32)

@@ -10,7 +10,7 @@ Axes: G rank of the stage, L MoE layer, P slot.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,9 @@ from moecast.sim.attention_shape import AttentionShape
 from moecast.sim.collectives.template import no_flows
 from moecast.sim.context.rules import check_context
 from moecast.sim.forward import ForwardPass
+from moecast.sim.overlap import with_fewer_sms
 from moecast.sim.program import Compute, Exchange, Kind, Task
+from moecast.sim.schedules.fsmoe_training import Chunk, co_scheduled, legs_on_streams
 from moecast.sim.stage_tasks import OUTSIDE
 from moecast.sim.training import modules
 from moecast.sim.training.context import ContextCore
@@ -45,6 +47,9 @@ class TrainingPass:
     ----------
     step
         The microbatch's forward pass under the stage's plan: its traffic, and what travels.
+    chunks
+        The same work over parts of each rank's tokens, which go through the experts of MoE layers as FSMoE's chunks do
+        (`moecast.sim.schedules.fsmoe_training`); none: all tokens at once.
     precision, recompute
         Of the recipe.
     host_s
@@ -62,6 +67,7 @@ class TrainingPass:
     precision: Precision = BF16
     recompute: Recompute = NONE
     host_s: float = 0.0
+    chunks: tuple[TrainingPass, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what is not trained."""
@@ -72,6 +78,12 @@ class TrainingPass:
     def beside(self) -> TrainingPass:
         """The same work beside the communication of another microbatch, with fewer SMs and slower links."""
         return replace(self, step=replace(self.step, placed=self.step.placed.beside_compute()))
+
+    def with_fewer_sms(self) -> TrainingPass:
+        """The same work beside collectives of gradients or parameters: fewer SMs, and its own links as fast."""
+        placed = self.step.placed
+        sites = placed.sites.on(with_fewer_sms(self._hardware))
+        return replace(self, step=replace(self.step, placed=replace(placed, sites=sites)))
 
     @property
     def model(self) -> ModelShape:
@@ -117,9 +129,7 @@ class TrainingPass:
         if moe is None:
             yield from self._dense(layer, which)
         else:
-            yield from self._after_host(self._travel("combine", moe))
-            yield self._compute("expert", moe, self._of(which, self._experts(moe)) + self._again(layer, "moe_act"))
-            yield from self._travel("dispatch", moe)
+            yield from self._through_experts(layer, which)
             yield from self._beside_experts(layer, moe, which)
         yield from self._mix(layer, which)
 
@@ -138,10 +148,42 @@ class TrainingPass:
         if moe is None:
             yield from self._dense(layer, "forward")
             return
-        yield from self._beside_experts(layer, moe, "forward")
-        yield from self._after_host(self.step.dispatch(moe))
-        yield self._compute("expert", moe, self._experts(moe).forward_G)
-        yield from self.step.combine(moe)
+        router, *shared = self._beside_experts(layer, moe, "forward")
+        yield router
+        yield from self._through_experts(layer, "forward", shared)
+
+    def _through_experts(self, layer: int, which: str, shared: Iterable[Compute] = ()) -> Iterator[Task]:
+        """Go to the experts and back, or the gradients do; `shared`: what is computed beside or before."""
+        if self.chunks:
+            yield from co_scheduled([part.chunk(layer, which) for part in self.chunks], shared)
+            return
+        yield from shared
+        yield from self._to_experts(layer, which)
+        yield self._at_experts(layer, which)
+        yield from self._from_experts(layer, which)
+
+    def chunk(self, layer: int, which: str) -> Chunk:
+        """Its way through the experts as one of several chunks', leg by leg."""
+        there, back = list(self._to_experts(layer, which)), list(self._from_experts(layer, which))
+        of_there, of_back = ((self.step.legs(task) for task in tasks) for tasks in (there, back))
+        return Chunk(
+            there=tuple(legs_on_streams(there, of_there)),
+            experts=self._at_experts(layer, which),
+            back=tuple(legs_on_streams(back, of_back)),
+        )
+
+    def _to_experts(self, layer: int, which: str) -> Iterator[Exchange]:
+        moe = self.model.moe_layer_ids.index(layer)
+        sent = self.step.dispatch(moe) if which == "forward" else self._travel("combine", moe)
+        yield from self._after_host(sent)
+
+    def _at_experts(self, layer: int, which: str) -> Compute:
+        moe = self.model.moe_layer_ids.index(layer)
+        return self._compute("expert", moe, self._of(which, self._experts(moe)) + self._again(layer, "moe_act", which))
+
+    def _from_experts(self, layer: int, which: str) -> Iterator[Exchange]:
+        moe = self.model.moe_layer_ids.index(layer)
+        yield from self.step.combine(moe) if which == "forward" else self._travel("dispatch", moe)
 
     def _travel(self, gradient_of: Kind, moe: int) -> Iterator[Exchange]:
         """The gradient of a combine travels as a dispatch does, that of a dispatch as a combine; counts are known."""
@@ -219,13 +261,12 @@ class TrainingPass:
         yield self._compute("other", OUTSIDE, self._of(which, passes) + again_G)
         yield from self.step.scatter(layer)
 
-    def _after_host(self, sent: Iterator[Task]) -> Iterator[Task]:
+    def _after_host(self, sent: Iterable[Exchange]) -> Iterator[Exchange]:
         """Let the first exchange wait for the hosts: on no stream, so that what else there is goes on."""
-        tasks = list(sent)
-        first = next((task for task in tasks if isinstance(task, Exchange)), None)
-        if self.host_s and first is not None:
-            yield replace(first, flows=no_flows(), setup_s=self.host_s, barrier=False, stream=None)
-        yield from tasks
+        exchanges = list(sent)
+        if self.host_s and exchanges:
+            yield replace(exchanges[0], flows=no_flows(), setup_s=self.host_s, barrier=False, stream=None)
+        yield from exchanges
 
     def _again(self, layer: int, module: str, which: str = "input") -> Float:
         """Forward seconds of a module that runs again before its gradients, unless it does within another."""

@@ -56,6 +56,19 @@ def test_what_flatters_is_said(run: Run) -> None:
     assert any(line.startswith("H800 SXM: no kernels of it were measured") for line in h800["warnings"])
 
 
+def test_gradients_beside_microbatches(run: Run) -> None:
+    job = ("train", "--cluster", "dgx-h100", "--nodes", 2, *JOB[2:], "--ep", 4)
+    plain = json.loads(run(*job, "--json", check=True).stdout)
+    beside = (*job, "--overlap-grad-reduce", "--overlap-param-gather")
+    value = json.loads(run(*beside, "--ddp-bucket-size", 1000000, "--json", check=True).stdout)
+    assert value["step_time_s"] < plain["step_time_s"]
+    assert value["overlapped_s"] > plain["overlapped_s"] == 0
+    assert sum(value["breakdown_s"].values()) == pytest.approx(value["step_time_s"])
+    assert (value["recipe"]["overlap_grad_reduce"], value["recipe"]["bucket_parameters"]) == (True, 1000000)
+    assert any("beside nothing" in line for line in plain["warnings"])
+    assert not any("beside nothing" in line for line in value["warnings"])
+
+
 def test_recorded_routing_trains(run: Run, small: Path) -> None:
     """Recorded sequences have their own lengths, whatever the recipe's."""
     job = ("train", "--cluster", "dgx-h100", "--sequence", 64, "--batch", 16, "--json", "--trace", small / "t.parquet")
@@ -106,6 +119,8 @@ def test_a_question_of_serving_trains_and_says_what_it_leaves(run: Run, tmp_path
         (("--pp", 4, "--schedule", "1f2b"), "schedule = '1f2b': one of forward, gpipe"),
         (("--host-wait", "11 GB"), "--host-wait = '11 GB'"),
         (("--host-wait", "-1 ms"), "--host-wait = '-1 ms': a time is not negative"),
+        (("--overlap-param-gather",), "--overlap-param-gather: needs --overlap-grad-reduce, and --zero of at least 1"),
+        (("--moe-schedule", "fsmoe:1"), "moe_schedule = 'fsmoe:1': sequential, or fsmoe:D with D from 2 to 64"),
         (("--precision", "fp4"), "--precision = 'fp4': one of bf16, fp8"),
         (("--batch", 7), "batch = 7: must be a multiple of 8: 8 data-parallel ranks take 1 sequences at a time"),
         (("--pp", 8, "--schedule", "dualpipe", "--batch", 8), "schedule = 'dualpipe'"),

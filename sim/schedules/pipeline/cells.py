@@ -19,6 +19,9 @@ MOST_CELLS = 2_000_000
 
 Pass = Literal["F", "B", "W", "BW"]
 
+Beside = Literal["nothing", "collectives", "microbatch"]
+"""What a cell's work runs beside: collectives that take SMs, or another microbatch, under whose compute it sends."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pipeline:

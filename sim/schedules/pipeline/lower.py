@@ -3,6 +3,7 @@
 A cell's tasks stand one after another on its ranks' compute stream, exchanges too, as an engine without overlap runs
 them. Of a pair of cells, dispatch and combine of the one stand on the stream "communication", under what the other
 computes. What a cell gives to another rank of the pipeline travels on no stream, under whatever comes next there.
+Gradients and parameters that are sent beside the passes (`companions`) have streams of their own.
 
 A lowering gives tasks their ranks, streams and what they wait for. How long they take is the work's alone.
 
@@ -11,8 +12,8 @@ Axes: R rank of a task, C chunk.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Protocol
 
@@ -21,9 +22,10 @@ import numpy.typing as npt
 
 from moecast.sim.collectives.template import CountedFlows
 from moecast.sim.network.links import narrowest_links
-from moecast.sim.program import COMMUNICATION, COMPUTE, CONTEXT, Compute, Exchange, Float, Int, Task
-from moecast.sim.schedules.lay import places_behind
-from moecast.sim.schedules.pipeline.cells import Cell, Pair
+from moecast.sim.program import COMMUNICATION, COMPUTE, Compute, Exchange, Float, Int, Task
+from moecast.sim.schedules.fsmoe_training import turn_of
+from moecast.sim.schedules.pipeline.cells import Beside, Cell, Pair
+from moecast.sim.schedules.pipeline.companions import Companions, Nothing, Spot
 from moecast.sim.schedules.pipeline.order import PipelineOrder, given
 
 Int32 = npt.NDArray[np.int32]
@@ -33,10 +35,7 @@ OVERLAPPED = ("dispatch", "combine")
 
 
 class StageWork(Protocol):
-    """The work of one chunk, layer by layer; tasks are of all its ranks, in order.
-
-    `beside`: work that runs beside the communication of another microbatch.
-    """
+    """The work of one chunk, layer by layer; tasks are of all its ranks, in order."""
 
     @property
     def ranks_R(self) -> Int32:
@@ -46,13 +45,13 @@ class StageWork(Protocol):
     def layers(self) -> Sequence[int]:
         """Its layers, as the methods below count them."""
 
-    def forward(self, microbatch: int, layer: int, *, beside: bool = False) -> Iterable[Task]:
+    def forward(self, microbatch: int, layer: int, *, beside: Beside = "nothing") -> Iterable[Task]:
         """Forward through one layer."""
 
-    def backward(self, microbatch: int, layer: int, *, weights: bool, beside: bool = False) -> Iterable[Task]:
+    def backward(self, microbatch: int, layer: int, *, weights: bool, beside: Beside = "nothing") -> Iterable[Task]:
         """Input gradients of one layer, with `weights` its weight gradients too."""
 
-    def weights(self, microbatch: int, layer: int, *, beside: bool = False) -> Iterable[Compute]:
+    def weights(self, microbatch: int, layer: int, *, beside: Beside = "nothing") -> Iterable[Compute]:
         """Weight gradients of one layer."""
 
 
@@ -63,7 +62,9 @@ class Sends(Protocol):
         """Give the exchange from one chunk to another; its ranks are the source's, then the destination's."""
 
 
-def lower(order: PipelineOrder, works: Sequence[StageWork], sends: Sends) -> list[Task]:
+def lower(
+    order: PipelineOrder, works: Sequence[StageWork], sends: Sends, companions: Companions | None = None
+) -> list[Task]:
     """Lay all cells of a pipeline, each behind what it works on.
 
     Parameters
@@ -74,8 +75,10 @@ def lower(order: PipelineOrder, works: Sequence[StageWork], sends: Sends) -> lis
         The work of each chunk [C].
     sends
         What a microbatch's forward, or its gradient, is from chunk to chunk.
+    companions
+        What is sent beside the passes; None: nothing.
     """
-    lowering = _Lowering(order, works, sends)
+    lowering = _Lowering(order, works, sends, companions or Nothing())
     for _, block in order.merged():
         if isinstance(block, Pair):
             lowering.pair(block)
@@ -86,35 +89,66 @@ def lower(order: PipelineOrder, works: Sequence[StageWork], sends: Sends) -> lis
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """One task of a cell; a loose one holds nobody up but its stream."""
+    """One task of a cell; a loose one holds nobody up but its stream.
+
+    It may be the first task of the cell in its layer, or the last one; the first that comes back between domains, or
+    the last one there.
+    """
 
     task: Task
+    layer: int
     loose: bool = False
+    opens: bool = False
+    closes: bool = False
+    turns: bool = False
+    rests: bool = False
 
     @property
     def travels(self) -> bool:
         return isinstance(self.task, Exchange) and self.task.kind in OVERLAPPED
 
 
+@dataclass(slots=True)
+class _Layer:
+    """A cell's tasks of a layer as far as they have been put, and what the first of them waits for."""
+
+    before: tuple[int, ...]
+    places: list[int] = field(default_factory=list)
+
+    def behind(self, task: Task, last: tuple[int, ...]) -> tuple[int, ...]:
+        """What a task waits for: what it names by how far before it that stands in the layer, or else `last`."""
+        if task.behind is None:
+            return last
+        at = [len(self.places) - back for back in task.behind]
+        return tuple(sorted({*(self.places[place] for place in at if place >= 0), *self._early(min(at, default=0))}))
+
+    def _early(self, place: int) -> tuple[int, ...]:
+        return self.before if place < 0 else ()
+
+
 class _Lowering:
     """The tasks of a pipeline in the making."""
 
-    def __init__(self, order: PipelineOrder, works: Sequence[StageWork], sends: Sends) -> None:
+    def __init__(self, order: PipelineOrder, works: Sequence[StageWork], sends: Sends, companions: Companions) -> None:
         self.tasks: list[Task] = []
-        self._order, self._works, self._sends = order, works, sends
+        self._order, self._works, self._sends, self._companions = order, works, sends, companions
         rank_C = order.chunks.rank_C
         first_C = [rank_C.index(rank) for rank in rank_C]  # chunks of one rank share an array: `bound` tells by it
         self._ranks_C = [works[chunk].ranks_R for chunk in first_C]
         self._both: dict[tuple[int, int], Int32] = {}
-        self._brought: dict[
-            Cell, tuple[int, ...]
-        ] = {}  # the tasks that bring what a cell gives to where it is worked on
+        # the tasks that bring what a cell gives to where it is worked on
+        self._brought: dict[Cell, tuple[int, ...]] = {}
+        self._companion_at: dict[Hashable, int] = {}
+        self._layer_of: dict[Cell, _Layer] = {}
 
     def cell(self, cell: Cell) -> None:
         """Put a cell's tasks, one after another."""
-        last = self._needs(cell)
-        for task in cell_tasks(self._works[cell.chunk], cell):
-            last = self._put(task, cell, stream=COMPUTE, after=last)
+        work, last = self._works[cell.chunk], self._needs(cell)
+        for layer in layers_of(work, cell):
+            beside: Beside = "collectives" if self._companions.slow(cell, layer) else "nothing"
+            tasks = layer_tasks(work, cell, layer, beside=beside)
+            steps = _of_layer(_Step(task, layer) for task in tasks)
+            last = self._put_all(steps, cell, last, travelling=COMPUTE)
         self._give(cell, last)
 
     def pair(self, pair: Pair) -> None:
@@ -131,22 +165,54 @@ class _Lowering:
         last = {cell: self._needs(cell) for cell in parts}
         for turn in zip_longest(*parts.values(), fillvalue=()):
             for cell, steps in zip(parts, turn, strict=True):
-                last[cell] = self._put_part(steps, cell, last[cell])
+                last[cell] = self._put_all(steps, cell, last[cell], travelling=COMMUNICATION)
         for cell in parts:
             self._give(cell, last[cell])
 
-    def _put_part(self, steps: Iterable[_Step], cell: Cell, last: tuple[int, ...]) -> tuple[int, ...]:
+    def _put_all(
+        self, steps: Iterable[_Step], cell: Cell, last: tuple[int, ...], *, travelling: str
+    ) -> tuple[int, ...]:
         for step in steps:
-            put = self._put(step.task, cell, stream=COMMUNICATION if step.travels else COMPUTE, after=last)
+            if step.opens:
+                last = self._open(cell, step.layer, last)
+                self._layer_of[cell] = _Layer(before=last)
+            layer = self._layer_of[cell]
+            if step.turns:
+                self._beside(cell, step.layer, "turn", layer.before)
+            stream = travelling if step.travels else COMPUTE
+            put = self._put(step.task, cell, stream=stream, after=layer.behind(step.task, last))
+            layer.places.append(put[0])
             last = last if step.loose else put
+            if step.rests:
+                self._beside(cell, step.layer, "rest", layer.before)
+            if step.closes:
+                self._beside(cell, step.layer, "end", tuple(sorted({*last, *put})))
         return last
 
+    def _open(self, cell: Cell, layer: int, last: tuple[int, ...]) -> tuple[int, ...]:
+        """Send what goes with a layer's start; gives what its tasks wait for."""
+        ahead = self._companions.ahead(cell, layer)
+        for companion in ahead.sent:
+            at = self._put_beside(companion.exchange, cell, after=() if companion.at_once else last)
+            self._companion_at[companion.key] = at
+        return tuple(sorted({*last, *(self._companion_at[key] for key in ahead.wanted)}))
+
+    def _beside(self, cell: Cell, layer: int, spot: Spot, after: tuple[int, ...]) -> None:
+        for exchange in self._companions.behind(cell, layer, spot):
+            self._put_beside(exchange, cell, after=after)
+
+    def _put_beside(self, exchange: Exchange, cell: Cell, *, after: tuple[int, ...]) -> int:
+        ranks_R = self._ranks_of(cell)
+        self.tasks.append(replace(exchange, ranks_R=ranks_R, after=after, microbatch=cell.microbatch))
+        return len(self.tasks) - 1
+
+    def _ranks_of(self, cell: Cell) -> Int32 | None:
+        return self._ranks_C[cell.chunk] if self._order.chunks.n_ranks > 1 else None
+
     def _put(self, task: Task, cell: Cell, *, stream: str, after: tuple[int, ...]) -> tuple[int, ...]:
-        ranks_R = self._ranks_C[cell.chunk] if self._order.chunks.n_ranks > 1 else None
-        there = None if task.stream is None else stream  # what waits on no stream holds up its own cell alone
-        if task.behind is not None:
-            after = places_behind(task, len(self.tasks))
-            there = CONTEXT if task.stream == CONTEXT else there
+        ranks_R = self._ranks_of(cell)
+        # what waits on no stream holds up its own cell alone; what names what it waits for has its own stream
+        there = task.stream if task.stream is None or task.behind is not None else stream
         self.tasks.append(
             replace(task, ranks_R=ranks_R, stream=there, after=after, behind=None, microbatch=cell.microbatch)
         )
@@ -177,18 +243,40 @@ class _Lowering:
 
 def cell_tasks(work: StageWork, cell: Cell) -> Iterator[Task]:
     """Give a cell's tasks in order: layer by layer, backward from the last."""
-    for layer in work.layers if cell.kind == "F" else reversed(work.layers):
-        if cell.kind == "F":
-            yield from work.forward(cell.microbatch, layer)
-        elif cell.kind == "W":
-            yield from work.weights(cell.microbatch, layer)
-        else:
-            yield from work.backward(cell.microbatch, layer, weights=cell.kind == "BW")
+    for layer in layers_of(work, cell):
+        yield from layer_tasks(work, cell, layer)
+
+
+def layers_of(work: StageWork, cell: Cell) -> Iterable[int]:
+    """A chunk's layers in the order of a cell."""
+    return work.layers if cell.kind == "F" else reversed(work.layers)
+
+
+def layer_tasks(work: StageWork, cell: Cell, layer: int, *, beside: Beside = "nothing") -> Iterable[Task]:
+    """Give a cell's tasks of one layer."""
+    if cell.kind == "F":
+        return work.forward(cell.microbatch, layer, beside=beside)
+    if cell.kind == "W":
+        return work.weights(cell.microbatch, layer, beside=beside)
+    return work.backward(cell.microbatch, layer, weights=cell.kind == "BW", beside=beside)
+
+
+def _of_layer(steps: Iterable[_Step]) -> list[_Step]:
+    """Mark the first and the last of a layer's steps."""
+    found = list(steps)
+    found[0] = replace(found[0], opens=True)
+    found[-1] = replace(found[-1], closes=True)
+    if (places := turn_of([step.task for step in found])) is not None:
+        turn, rest = places
+        found[turn] = replace(found[turn], turns=True)
+        found[rest] = replace(found[rest], rests=True)
+    return found
 
 
 def _beside_forward(work: StageWork, cell: Cell) -> Iterator[_Step]:
     for layer in work.layers:
-        yield from map(_Step, work.forward(cell.microbatch, layer, beside=True))
+        tasks = layer_tasks(work, cell, layer, beside="microbatch")
+        yield from _of_layer(_Step(task, layer) for task in tasks)
 
 
 def _split_backward(work: StageWork, cell: Cell) -> Iterator[_Step]:
@@ -198,13 +286,13 @@ def _split_backward(work: StageWork, cell: Cell) -> Iterator[_Step]:
     attention at the layer's end.
     """
     for layer in reversed(work.layers):
-        inputs = [_Step(task) for task in work.backward(cell.microbatch, layer, weights=False, beside=True)]
-        weights = [_Step(task, loose=True) for task in work.weights(cell.microbatch, layer, beside=True)]
+        backward = work.backward(cell.microbatch, layer, weights=False, beside="microbatch")
+        inputs = [_Step(task, layer) for task in backward]
+        weights = [_Step(task, layer, loose=True) for task in work.weights(cell.microbatch, layer, beside="microbatch")]
         sent = max((place for place, step in enumerate(inputs) if step.travels), default=len(inputs))
-        yield from inputs[:sent]
-        yield from (step for step in weights if step.task.kind != "attention")
-        yield from inputs[sent:]
-        yield from (step for step in weights if step.task.kind == "attention")
+        early = [step for step in weights if step.task.kind != "attention"]
+        late = [step for step in weights if step.task.kind == "attention"]
+        yield from _of_layer([*inputs[:sent], *early, *inputs[sent:], *late])
 
 
 def _parts(steps: Iterable[_Step]) -> Iterator[tuple[_Step, ...]]:

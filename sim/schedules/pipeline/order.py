@@ -75,6 +75,10 @@ class PipelineOrder:
                     what = "F, and B and W or both in one" if backward else "F"
                     raise MoecastError(f"{what} of microbatch {microbatch} in chunk {chunk}", field="blocks_G")
 
+    def cells_of(self, rank: int) -> Iterator[Cell]:
+        """One rank's cells in its order; of a pair the forward first."""
+        return (cell for block in self.blocks_G[rank] for cell in block.cells)
+
     def peak_in_flight(self, rank: int) -> int:
         """The most microbatches whose activations one rank keeps at a time, each in one of its chunks.
 
