@@ -69,7 +69,7 @@ def chosen_weight(planning: RoutingTrace, model: ModelShape, robust: str | None,
     fit, check = planning.split(0.5)
     for weight in WEIGHTS:
         plan = _pooled_plan(
-            fit, model, balance_weight=weight, robust=robust, work_limit=CHOOSING_WORK, tokens=1000
+            fit, model, balance_weight=weight, robust=robust, work_limit=CHOOSING_WORK, tokens=800
         ).plan
         balance, _, worst = measured(check, plan)
         if (worst if robust else balance) >= goal:
