@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,23 +59,29 @@ def pooled(planning: RoutingTrace, measuring: RoutingTrace, model: ModelShape) -
     for solver in SOLVERS:
         _pooled_row(planning, measuring, model, solver, PUBLISHED.get(solver, ""), "", solver=solver, time_limit_s=10.0)
     for robust, goals in GOALS.items():
-        for goal, said in goals:
-            weight = chosen_weight(planning, model, robust or None, goal)
+        weights = chosen_weight(planning, model, robust or None, [goal for goal, _ in goals])
+        for weight, (_, said) in zip(weights, goals, strict=True):
             name = f"local-search, W {weight}" + (f", robust {robust}" if robust else "")
             _pooled_row(planning, measuring, model, name, "", said, balance_weight=weight, robust=robust or None)
 
 
-def chosen_weight(planning: RoutingTrace, model: ModelShape, robust: str | None, goal: float) -> float:
-    """The least weight whose plan, made on the first half of the planning tokens, reaches the goal on their second."""
+def chosen_weight(planning: RoutingTrace, model: ModelShape, robust: str | None, goals: Sequence[float]) -> list[float]:
+    """For each goal the least weight whose plan, made on the first half of the planning tokens, reaches it on the rest.
+
+    The largest weight where none does.
+    """
     fit, check = planning.split(0.5)
+    chosen = [WEIGHTS[-1]] * len(goals)
+    open_goals = set(range(len(goals)))
     for weight in WEIGHTS:
-        plan = _pooled_plan(
-            fit, model, balance_weight=weight, robust=robust, work_limit=CHOOSING_WORK, tokens=1000
-        ).plan
-        balance, _, worst = measured(check, plan)
-        if (worst if robust else balance) >= goal:
-            return weight
-    return WEIGHTS[-1]
+        asked = {"balance_weight": weight, "robust": robust, "work_limit": CHOOSING_WORK, "tokens": 800}
+        balance, _, worst = measured(check, _pooled_plan(fit, model, **asked).plan)
+        for index in [index for index in open_goals if (worst if robust else balance) >= goals[index]]:
+            chosen[index] = weight
+            open_goals.remove(index)
+        if not open_goals:
+            break
+    return chosen
 
 
 def _pooled_plan(planning: RoutingTrace, model: ModelShape, *, tokens: int = 2000, **asked: Any) -> Placement:

@@ -6,7 +6,8 @@ from moecast.placement.eplb import rebalance
 from moecast.placement.limit import Budget, Limit
 from moecast.placement.migration import Migration, migration
 from moecast.placement.objective import Objective
-from moecast.placement.place import Placement, place
+from moecast.placement.place import place
+from moecast.placement.placement import Placement
 from moecast.placement.problem import PlacementProblem
 from moecast.placement.replan import Replanning, replan
 from moecast.placement.replanned import Replanned

@@ -34,7 +34,9 @@ def balance_layer(load_E: npt.NDArray[np.int64], slots_G: Int32, domain_G: Int32
     if mean == 0:
         return slots_of(items.rank_V, items.expert_V, ranks=ranks, slots=most_slots)
     experts, nothing = len(load_E), np.zeros(1)
-    holders = Holders.of(items.expert_V, np.zeros(ranks, np.int32), load_E.reshape(experts, 1, 1) * 1.0, nothing)
+    holders = Holders.of(
+        items.expert_V, np.zeros(ranks, np.int32), load_E.astype(np.float64).reshape(experts, 1, 1), nothing
+    )
     prices = Prices(np.zeros((len(items.rank_V), 1)), nothing, nothing, nothing, nothing)
     state = State.of(items.rank_V, items.expert_V, domain_G=domain_G, experts=experts, scenario_W=np.zeros(1, np.int32))
     nobody = swaps.Tokens.of(np.zeros((0, 1), np.int16), np.zeros(0, np.int32), experts)

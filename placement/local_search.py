@@ -237,7 +237,7 @@ def _candidates(problem: PlacementProblem, *, full: bool, even: bool = False) ->
     """
     experts, slots = problem.wanted.experts, int(problem.slots_G.sum())
     by_choice = LayerCost.of(problem).copy_s == 0  # then weights change nothing
-    weights = EVEN_WEIGHTS if even else BALANCE_WEIGHTS
+    weights: tuple[float, ...] = EVEN_WEIGHTS if even else BALANCE_WEIGHTS
     weights, spare = (weights[:1], (0.5, 0.0)) if by_choice else (weights, (0.5,))
     every = [Candidate(balance_weight=weight, replicas=slots, full=full) for weight in weights]
     if full or even:
