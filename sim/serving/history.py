@@ -59,7 +59,7 @@ class OverTime:
     @property
     def times_s(self) -> Float:
         """The middle of each bin."""
-        return self.bin_s * (np.arange(len(self.running)) + 0.5)
+        return np.asarray(self.bin_s * (np.arange(len(self.running)) + 0.5), np.float64)
 
 
 class History:
