@@ -27,9 +27,7 @@ class ExactCost:
         Seconds of the host, in the iteration that ends it, for each prompt beside what is simulated.
     """
 
-    def __init__(
-        self, engine: EngineStep, topic_Q: Int, *, swap_block_s: float = 0.0, prompt_s: float = 0.0
-    ) -> None:
+    def __init__(self, engine: EngineStep, topic_Q: Int, *, swap_block_s: float = 0.0, prompt_s: float = 0.0) -> None:
         self._engine, self._topic_Q, self._swap_block_s = engine, topic_Q, swap_block_s
         self._prompt_s = prompt_s
         self.simulated = 0
