@@ -59,7 +59,7 @@ def batched_tokens_of(row: ServingRow) -> int | None:
     the engine's default.
     """
     if row.engine == "sglang":
-        return chunk_tokens(row.cluster().hardware.memory_bytes, sharing=row.dp)
+        return chunk_tokens(row.cluster().hardware.memory_bytes, sharers=row.dp)
     if row.engine != "trtllm":
         return None
     return max(WHOLE_PROMPT_TOKENS, row.isl + round(row.concurrency))

@@ -25,12 +25,12 @@ RATIO_MIN_FACTOR, RATIO_DECAY_STEPS, RETRACT_STEPS = 0.14, 600, 20
 CHUNK_TOKENS, LARGE_CHUNK_TOKENS, LARGE_MEMORY_BYTES = 8192, 16384, 160 << 30
 
 
-def chunk_tokens(memory_bytes: float, *, sharing: int) -> int:
-    """The engine's default for prompt tokens of an iteration on a rank, from 80 GB of memory on.
+def chunk_tokens(memory_bytes: float, *, sharers: int) -> int:
+    """The engine's default for prompt tokens of an iteration on each of the attention-DP ranks that share them.
 
-    It is shared by so many attention-DP ranks.
+    `memory_bytes`: of a GPU, from 60 GiB on.
     """
-    return (LARGE_CHUNK_TOKENS if memory_bytes >= LARGE_MEMORY_BYTES else CHUNK_TOKENS) // sharing
+    return (LARGE_CHUNK_TOKENS if memory_bytes >= LARGE_MEMORY_BYTES else CHUNK_TOKENS) // sharers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
