@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -54,14 +54,15 @@ def tables(value: Mapping[str, Any]) -> Iterator[Table]:
     from moecast.placement.layouts.told import sensitivity_rows
 
     if value["requests"] is not None:
-        names = ("ttft mean, p99", "tpot mean, p99", "tokens/s per GPU", "limits", "layout")
-        yield _table(f"by requests, {value['requests']['arrivals']}", names, requests_rows(value["requests"]["runs"]))
+        runs = value["requests"]
+        seen = ("ttft mean, p99", "tpot mean, p99", "tokens/s per GPU", "limits", "layout")
+        yield _table(f"by requests, {runs['arrivals']}", seen, requests_rows(runs["runs"]))
     if value["sensitivity"] is not None:
-        names = ("parameter", "winner's tokens/s per GPU", "limits", "best there")
-        yield _table("if this is off by its own error", names, sensitivity_rows(value["sensitivity"]["moves"]))
+        ends = ("parameter", "winner's tokens/s per GPU", "limits", "best there")
+        yield _table("if this is off by its own error", ends, sensitivity_rows(value["sensitivity"]["moves"]))
 
 
-def _table(title: str, names: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
+def _table(title: str, names: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
     from rich.table import Table
     from rich.text import Text
 

@@ -49,12 +49,12 @@ def fitting(question: ServingQuestion, layouts: Sequence[ServingLayout], phase: 
     asked once.
     """
     batches: dict[ServingLayout, list[int]] = defaultdict(list)
-    known: dict[tuple[Any, ...], ServingLayout] = {}
+    of_way: dict[tuple[Any, ...], ServingLayout] = {}
     alike = []
     for layout in layouts:
-        if (way := way_of(layout)) not in known:
-            known[way] = _alike(layout)
-        alike.append(known[way])
+        if (way := way_of(layout)) not in of_way:
+            of_way[way] = _alike(layout)
+        alike.append(of_way[way])
     for same, layout in zip(alike, layouts, strict=True):
         batches[same].append(layout.batch)
     most = {same: _most_batch(question, same, sorted(set(found)), phase) for same, found in batches.items()}

@@ -250,4 +250,4 @@ class _Moving:
         lengths = {"gpus": self.gpus, "isl": self.question.isl, "osl": self.question.osl}
         again = served_by(one.split, decode, one.prefill, decode_s, prefill_s, **lengths)
         assert again is not None
-        return again
+        return replace(again, decode=one.decode)  # named by the batch that is configured
