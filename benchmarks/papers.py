@@ -69,9 +69,7 @@ def hotter(trace: RoutingTrace, share: float, seed: int = 0) -> RoutingTrace:
 def moetuner(seconds: float) -> None:
     """Prefill steps of Mixtral-8x7B with experts in order and as MoETuner places them."""
     model = load_model("mixtral-8x7b")
-    print(
-        "| setup | routing | balance in order | MoETuner's | gain | claimed |\n|---|---|---:|---:|---:|---|"
-    )
+    print("| setup | routing | balance in order | MoETuner's | gain | claimed |\n|---|---|---:|---:|---:|---|")
     halves = lifted(2)
     for share in (0.0, 0.2, 0.4):
         planning, measuring = (hotter(half, share) for half in halves)

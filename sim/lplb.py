@@ -113,8 +113,8 @@ def _least_fullest(load_E: Int, expert_V: Int, rank_V: Int32, fixed_G: Float) ->
     cost[-1] = 1.0
     matrices: dict[str, Any] = {"A_ub": below.tocsr(), "A_eq": whole.tocsr()}  # sparse ones are not in scipy's stubs
     solved = linprog(cost, b_ub=-fixed_G, b_eq=load_E[shared_E], method="highs-ds", **matrices)
-    assert solved.status == 0, solved.message  # an even split is feasible, and no load is below 0
-    return np.maximum(np.asarray(solved.x[:-1]), 0.0)
+    assert solved.x is not None, solved.message  # an even split is feasible, and no load is below 0
+    return np.maximum(solved.x[:-1], 0.0)
 
 
 def _made_before(count_SLE: Int32, group_S: Int) -> npt.NDArray[np.uint32]:
