@@ -42,6 +42,7 @@ Int32 = npt.NDArray[np.int32]
 
 MOST_WHOLE = 40_000  # (L − 1) · E² · ranks for which the whole program is solved at once
 MOST_PARTS = 2_000_000  # the same with the number of parts, for one level of a split program
+BUILDING_S = 3e-5  # for each pair and part, of which the clock's half goes by before CP-SAT begins
 DEFAULT_SECONDS = 30.0  # of deterministic solver time, without any limit
 
 
@@ -142,6 +143,9 @@ def fewest_crossings(
     start_LE = np.tile(np.arange(experts, dtype=np.int32) * parts // experts, (layers, 1))
     if strong:
         start_LE = set_in_turns(pairs_LEE, start_LE, parts)
+    begin_s, share_s = budget.seconds, budget.seconds_left / programs_left
+    if share_s < BUILDING_S * pairs_LEE.size * parts:  # too little even to write the program down
+        return Crossings(part_LE=start_LE, share=crossing_share(pairs_LEE, start_LE), bound=0.0, work_s=0.0)
     model: Any = cp_model.CpModel()
     x = _places(model, start_LE, parts)
     kept = [_transition(model, pairs_EE, x, layer, strong=strong) for layer, pairs_EE in enumerate(pairs_LEE)]
@@ -151,8 +155,8 @@ def fewest_crossings(
     solver.parameters.random_seed = seed & 0x7FFFFFFF
     work = budget.work_left(round(DEFAULT_SECONDS * 1e6)) / 1e6 / programs_left
     solver.parameters.max_deterministic_time = max(work, 1e-3)
-    if budget.seconds_left < float("inf"):
-        solver.parameters.max_time_in_seconds = max(budget.seconds_left / programs_left, 0.05)
+    if share_s < float("inf"):
+        solver.parameters.max_time_in_seconds = max(share_s - (budget.seconds - begin_s), 0.05)
     status = solver.solve(model)
     work_s = float(solver.response_proto.deterministic_time)
     budget.spend(round(work_s * 1e6))

@@ -14,7 +14,7 @@ row and X (row, slot) pair as in `ReplicaTable`.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -90,7 +90,8 @@ def split_layer(load_E: Int, first_E: Int, count_E: Int, slot_X: Int32, slots: i
     free_X = (count_E[expert_X] > 1) & (load_E[expert_X] > 0)
     if not free_X.any():
         return share_X
-    fixed_G = np.bincount(rank_X[~free_X], (load_E[expert_X] * (count_E[expert_X] == 1))[~free_X], ranks)
+    alone_X = load_E[expert_X] * (count_E[expert_X] == 1)
+    fixed_G = np.bincount(rank_X[~free_X], alone_X[~free_X], ranks).astype(np.float64)
     share_X[free_X] = _least_fullest(load_E, expert_X[free_X], rank_X[free_X], fixed_G)
     return share_X
 
@@ -110,11 +111,10 @@ def _least_fullest(load_E: Int, expert_V: Int, rank_V: Int32, fixed_G: Float) ->
     below = coo_array((entries, (rows, columns)), shape=(ranks, replicas + 1))
     cost = np.zeros(replicas + 1)
     cost[-1] = 1.0
-    solved = linprog(
-        cost, A_ub=below.tocsr(), b_ub=-fixed_G, A_eq=whole.tocsr(), b_eq=load_E[shared_E], method="highs-ds"
-    )
-    assert solved.status == 0, solved.message  # an even split is feasible, and no load is below 0
-    return np.maximum(np.asarray(solved.x[:-1]), 0.0)
+    matrices: dict[str, Any] = {"A_ub": below.tocsr(), "A_eq": whole.tocsr()}  # sparse ones are not in scipy's stubs
+    solved = linprog(cost, b_ub=-fixed_G, b_eq=load_E[shared_E], method="highs-ds", **matrices)
+    assert solved.x is not None, solved.message  # an even split is feasible, and no load is below 0
+    return np.maximum(solved.x[:-1], 0.0)
 
 
 def _made_before(count_SLE: Int32, group_S: Int) -> npt.NDArray[np.uint32]:

@@ -19,6 +19,7 @@ from moecast.sim.placed_model import PlacedModel
 from moecast.sim.program import Compute, StepProgram, Task
 from moecast.sim.schedules.layers import layer_in_sequence
 from moecast.sim.schedules.pipeline import Pipeline, PipelineOrder, find_pipeline_schedule, make_order
+from moecast.sim.schedules.pipeline.cells import Beside
 from moecast.sim.schedules.pipeline.lower import lower, on_narrowest
 from moecast.sim.schedules.pipeline.sends import HiddenSends
 from moecast.sim.sites import Sites
@@ -67,9 +68,9 @@ class ServingStage:
         """The pass of a microbatch."""
         return self.passes[microbatch]
 
-    def forward(self, microbatch: int, layer: int, *, beside: bool = False) -> Iterator[Task]:
+    def forward(self, microbatch: int, layer: int, *, beside: Beside = "nothing") -> Iterator[Task]:
         """Forward through one layer; no forward runs beside another here."""
-        assert not beside
+        assert beside == "nothing"
         step, ids = self.passes[microbatch], self.passes[microbatch].model.moe_layer_ids
         if self.first and layer == 0:
             yield step.embedding()

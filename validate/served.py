@@ -97,10 +97,10 @@ def serve(
     shape = (len(experts_TLK),)
     source_T = whole_numbers("source_T", source_T, most=plan.ranks - 1, shape=shape, dtype=np.int32)
     table, peer_SM = ReplicaTable.of(plan, domain_G, node_G=node_G), plan.layout.peers_of_ranks("ep")
-    made_SLE = np.arange(plan.ranks)[:, None, None]
+    made_SLE: Int = np.arange(plan.ranks).repeat(plan.layers * plan.experts).reshape(-1, plan.layers, plan.experts)
     if plan.replica_rule == "lplb":
-        table, made_SLE = split_of_step(plan, table, experts_TLK, np.arange(len(source_T)), source_T)
-    made_SLE = np.broadcast_to(made_SLE, (plan.ranks, plan.layers, plan.experts)).astype(np.int64)
+        table, before_SLE = split_of_step(plan, table, experts_TLK, np.arange(len(source_T)), source_T)
+        made_SLE = before_SLE.astype(np.int64)
     rank_TLK = np.full(experts_TLK.shape, -1, np.int32)
     slot_TLK = np.full(experts_TLK.shape, -1, np.int32)
     for layer in range(plan.layers):

@@ -68,7 +68,8 @@ def _in_flight(ray: Any, points: Sequence[Any], work: tuple[Any, ...]) -> Iterat
     """Hand points out, some more than there are processors at a time, and take answers as they come."""
     answer = ray.remote(num_cpus=1, max_retries=3)(_answer_there)
     most = max(1, int(ray.cluster_resources().get("CPU", 1))) * AHEAD
-    left, running = list(points)[::-1], []
+    left = list(points)[::-1]
+    running: list[Any] = []
     while left or running:
         while left and len(running) < most:
             running.append(answer.remote(*work, left.pop()))

@@ -15,7 +15,7 @@ from moecast.sim.question import Question
 from moecast.sim.serving import Lengths, PrefillPool, Serving, make_requests, serve
 
 if TYPE_CHECKING:
-    from moecast.placement.layouts.find_serving import FoundServing
+    from moecast.placement.layouts.found_serving import FoundServing
     from moecast.placement.layouts.serving_layout import ServingLayout
     from moecast.placement.layouts.serving_question import ServingQuestion
     from moecast.placement.layouts.steady import Slo, Steady

@@ -20,7 +20,7 @@ from moecast.sim.network import find_rung
 from moecast.sim.simulate import step_program
 
 if TYPE_CHECKING:
-    from moecast.placement.layouts.find_serving import FoundServing
+    from moecast.placement.layouts.found_serving import FoundServing
     from moecast.placement.layouts.serving_layout import ServingLayout
     from moecast.placement.layouts.serving_question import ServingQuestion
     from moecast.placement.layouts.steady import Slo

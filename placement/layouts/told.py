@@ -9,7 +9,7 @@ from moecast.placement.layouts.interval import interval_of_serving
 from moecast.units import format_percent, format_s
 
 if TYPE_CHECKING:
-    from moecast.placement.layouts.find_serving import FoundServing
+    from moecast.placement.layouts.found_serving import FoundServing
     from moecast.placement.layouts.serving_question import ServingQuestion
 
 LISTED = 5

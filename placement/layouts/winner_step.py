@@ -11,7 +11,7 @@ from moecast.sim.program import Compute
 from moecast.sim.simulate import simulate_step
 
 if TYPE_CHECKING:
-    from moecast.placement.layouts.find_serving import FoundServing
+    from moecast.placement.layouts.found_serving import FoundServing
     from moecast.placement.layouts.serving_question import ServingQuestion
 
 LAYERS, RANKS = 3, 6

@@ -199,7 +199,7 @@ def test_the_groups_of_a_load_table_are_said_on_the_command_line(tmp_path: Path)
     ("arguments", "words"),
     [
         (["--expert-groups", "4"], "only eplb takes"),
-        (["--replica-rule", "weights"], "one of round_robin, nearest, fixed, by_rank$"),
+        (["--replica-rule", "weights"], "one of round_robin, nearest, fixed, by_rank, lplb$"),
         (["--solver", "local-search"], "which counts do not say"),
         (["--steps", "3"], "--steps: a load table has no tokens"),
         (["--time-limit", "3s"], "--time-limit: a load table has no tokens"),
