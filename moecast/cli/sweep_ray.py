@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import socket
 import sys
@@ -138,7 +139,7 @@ def _started(address: str) -> Any:
         raise MoecastError("ray is not installed: pip install 'moecast[ray]'", field="--ray", value=address) from error
     asked: dict[str, Any] = {"include_dashboard": False} if address == LOCAL else {}
     try:
-        ray.init(address=address, logging_level="ERROR", log_to_driver=False, **asked)
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **asked)
     except (ConnectionError, RuntimeError, ValueError) as error:
         rule = "local, auto or HOST:PORT of a Ray cluster that answers"
         raise MoecastError(f"{rule} ({str(error).splitlines()[0]})", field="--ray", value=address) from error
