@@ -1,6 +1,6 @@
 """Which layout to train in: the search at the size of a large job, and what it names of measured pairs.
 
-    python benchmarks/train_layouts.py [--nodes 256] [--batch 15360] [--timed 3] [--rows FILE] [--pairs | --search]
+    python benchmarks/train_layouts.py [--nodes 256] [--batch 15360] [--timed 2] [--rows FILE] [--pairs | --search]
 
 The search: DeepSeek-V3 in FP8 on 256 x dgx-h100 (2,048 GPUs), 15,360 sequences of 4,096 tokens, even routing; CPU
 seconds and the most memory of each part, the winner and its certificate. The pairs: rows of training.csv that differ in
@@ -126,7 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nodes", type=int, default=256)
     parser.add_argument("--batch", type=int, default=15360)
-    parser.add_argument("--timed", type=int, default=3)
+    parser.add_argument("--timed", type=int, default=2)
     parser.add_argument("--rows", type=Path, default=SHIPPED / "training.csv")
     parser.add_argument("--pairs", action="store_true", help="Only the measured pairs.")
     parser.add_argument("--search", action="store_true", help="Only the search.")

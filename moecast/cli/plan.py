@@ -52,7 +52,7 @@ def plan_command(
             "--placed",
             min=1,
             help="Of these, timed by --network with their own placement; for training, timed whole.",
-            show_default="10, for training 3",
+            show_default="10, for training 2",
         ),
     ] = None,
     requests: Annotated[

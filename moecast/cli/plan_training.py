@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 TRAINING = "training."
 SERVINGS_NETWORK = "fluid:1%"
 """The rung of `moecast plan` where nobody names one; whole training steps are timed by ``bound`` then."""
-TIMED = 3
+TIMED = 2
 """Layouts that are timed whole where nobody says."""
 MADE_TOKENS = 8192
 """Different tokens that made routing holds; a microbatch that needs more uses them again."""

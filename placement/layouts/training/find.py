@@ -45,7 +45,7 @@ def find_training(
     *,
     space: TrainingSpace | None = None,
     scored: int = 200,
-    timed: int = 4,
+    timed: int = 2,
     recut: int = 1,
     also: Collection[str] = ENGINES_OWN,
     network: str = "bound",
