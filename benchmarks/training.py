@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from moecast.sim.training import HostWait
 from moecast.validate.published.row_files import SHIPPED, read_rows
 from moecast.validate.published.training import assumed_of, measured_seconds, predict_seconds, unasked
 
@@ -40,10 +41,10 @@ class Answer:
         return self.predicted_s / self.measured_s - 1
 
 
-def answer(row: Row, *, network: str, host_s: float | None = None) -> Answer:
-    """Forecast one row; `host_s` None: the fitted one."""
+def answer(row: Row, *, network: str, host: HostWait | None = None) -> Answer:
+    """Forecast one row; `host` None: the fitted one."""
     began = time.process_time()
-    predicted_s = predict_seconds(row, network=network, host_s=host_s)
+    predicted_s = predict_seconds(row, network=network, host=host)
     return Answer(
         row=row,
         measured_s=measured_seconds(row),
@@ -101,7 +102,7 @@ def main() -> None:
         if why := unasked(row):
             print(f"{row['id']:<58}{row['use']:<6}  {why}")
             continue
-        found = answer(row, network=options.network, host_s=0.0 if options.no_host_wait else None)
+        found = answer(row, network=options.network, host=HostWait() if options.no_host_wait else None)
         answers.append(found)
         numbers = f"{found.measured_s:>11.3f}{found.predicted_s:>12.3f}{100 * found.error:>+8.1f}%{found.cpu_s:>7.1f}"
         print(f"{row['id']:<58}{row['use']:<6}{numbers}  {found.assumed}", flush=True)

@@ -103,7 +103,7 @@ class AskedRecipe:
             No such precision, recomputation or optimizer; a wait that is no time; parameters gathered beside
             microbatches where gradients are not reduced so.
         """
-        from moecast.sim.training import OPTIMIZERS, PRECISIONS, RECOMPUTES, Recipe
+        from moecast.sim.training import OPTIMIZERS, PRECISIONS, RECOMPUTES, HostWait, Recipe
         from moecast.units import parse
 
         optimizers = {known.name: known for known in OPTIMIZERS}
@@ -123,7 +123,7 @@ class AskedRecipe:
             recompute=RECOMPUTES[self.recompute],
             optimizer=optimizers[self.optimizer],
             zero=self.zero,
-            host_s=parse(self.host_wait, "time", field="--host-wait"),
+            host=HostWait(fixed_s=parse(self.host_wait, "time", field="--host-wait")),
             overlap_grad_reduce=self.overlap_grad_reduce,
             overlap_param_gather=self.overlap_param_gather,
             bucket_parameters=self.ddp_bucket_size,

@@ -110,7 +110,7 @@ def steady_grounds(asked: Question) -> Grounds:
 def training_grounds(hardware: Hardware, plan: Plan, recipe: Recipe, trace: RoutingTrace) -> Grounds:
     """Find what stands behind the time of a training step."""
     why = _unmeasured_hardware(hardware)
-    if not recipe.host_s:
+    if not recipe.host:
         why = why or "measured training steps wait for hosts, and none is counted here (--host-wait)"
     if plan.layout.cp > 1:
         why = why or "training with context parallelism"

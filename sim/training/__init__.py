@@ -6,6 +6,7 @@ Pure functions of a model's shape, the degrees of a layout and the hardware; sch
 from moecast.sim.training.activations import Kept
 from moecast.sim.training.flop import model_flop_per_token, model_tflops_per_gpu
 from moecast.sim.training.gradients import ZERO_LEVELS, Reduction, reductions
+from moecast.sim.training.host import HostWait
 from moecast.sim.training.memory import training_memory
 from moecast.sim.training.optimizer import OPTIMIZERS, Adam, Muon, Optimizer
 from moecast.sim.training.passes import Passes
@@ -31,6 +32,7 @@ __all__ = [
     "ZERO_LEVELS",
     "Adam",
     "Held",
+    "HostWait",
     "Kept",
     "Muon",
     "Optimizer",

@@ -7,6 +7,7 @@ from typing import Any
 
 from moecast.sim.schedules.fsmoe_training import degree_of
 from moecast.sim.training.gradients import check_zero
+from moecast.sim.training.host import NO_WAIT, HostWait
 from moecast.sim.training.optimizer import ADAM, Optimizer
 from moecast.sim.training.precision import BF16, Precision
 from moecast.sim.training.recompute import NONE, Recompute
@@ -26,8 +27,8 @@ class Recipe:
         Sequences of a microbatch on one data-parallel rank.
     precision, recompute, optimizer, zero
         Element types; what is computed again; what turns gradients into weights; what ranks hold a part of only.
-    host_s
-        Seconds in each direction of an MoE layer in which ranks wait for their hosts (see `TrainingPass`).
+    host
+        What ranks wait for their hosts in each direction of an MoE layer.
     overlap_grad_reduce, overlap_param_gather
         Whether gradients are reduced, and parameters gathered, beside microbatches (`moecast.sim.training.overlapped`).
     bucket_parameters
@@ -52,7 +53,7 @@ class Recipe:
     recompute: Recompute = NONE
     optimizer: Optimizer = ADAM
     zero: int = 1
-    host_s: float = 0.0
+    host: HostWait = NO_WAIT
     overlap_grad_reduce: bool = False
     overlap_param_gather: bool = False
     bucket_parameters: int | None = None
@@ -63,8 +64,6 @@ class Recipe:
         for field in ("sequence", "batch", "microbatch"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} = {getattr(self, field)}: must be at least 1")
-        if not 0 <= self.host_s < float("inf"):
-            raise ValueError(f"host_s = {self.host_s}: must not be negative")
         check_zero(self.zero)
         degree_of(self.moe_schedule)
         if self.bucket_parameters is not None and self.bucket_parameters < 1:
@@ -82,7 +81,9 @@ class Recipe:
             "recompute": self.recompute.name,
             "optimizer": self.optimizer.name,
             "zero": self.zero,
-            "host_s": self.host_s,
+            "host_s": self.host.fixed_s,
+            "host_expert_s": self.host.expert_s,
+            "host_byte_s": self.host.byte_s,
             "overlap_grad_reduce": self.overlap_grad_reduce,
             "overlap_param_gather": self.overlap_param_gather,
             "bucket_parameters": self.bucket_parameters,

@@ -163,7 +163,7 @@ def labels_of(model: ModelShape, trace: RoutingTrace, from_phase: str) -> tuple[
 def warnings_of(cluster: Cluster, plan: Plan, recipe: Recipe, rung: Rung, memory: Mapping[str, int]) -> tuple[str, ...]:
     """List what a reader should know before trusting the numbers."""
     found = list(transferred(cluster.hardware))
-    if not recipe.host_s:
+    if not recipe.host:
         found.append(
             "no wait for hosts is counted (--host-wait): measured steps of Megatron on B200 and B300 ask for 7 to 20 "
             "ms in each direction of an MoE layer; forecasts without it are half as long or less (docs/accuracy.md)"

@@ -222,7 +222,7 @@ def _one_pass(placed: PlacedModel, recipe: Recipe, trace: RoutingTrace, rows: li
         forward = _alike(placed, trace, step)
     else:
         forward = ForwardPass.of(placed, trace_of_layers(trace, rows), step)
-    return TrainingPass(step=forward, precision=recipe.precision, recompute=recipe.recompute, host_s=recipe.host_s)
+    return TrainingPass(step=forward, precision=recipe.precision, recompute=recipe.recompute, host=recipe.host)
 
 
 def _alike(placed: PlacedModel, trace: RoutingTrace, step: Step) -> ForwardPass:

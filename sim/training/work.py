@@ -28,6 +28,7 @@ from moecast.sim.schedules.fsmoe_training import Chunk, co_scheduled, legs_on_st
 from moecast.sim.stage_tasks import OUTSIDE
 from moecast.sim.training import modules
 from moecast.sim.training.context import ContextCore
+from moecast.sim.training.host import NO_WAIT, HostWait
 from moecast.sim.training.passes import Passes
 from moecast.sim.training.precision import BF16, Precision
 from moecast.sim.training.recompute import NONE, Recompute
@@ -52,10 +53,10 @@ class TrainingPass:
         (`moecast.sim.schedules.fsmoe_training`); none: all tokens at once.
     precision, recompute
         Of the recipe.
-    host_s
-        Seconds in each direction of an MoE layer in which its ranks wait for their hosts before they send: for counts
-        of tokens that come back from the device, and for kernels that are not launched as fast as they run. What runs
-        beside the exchange hides it. 0: none, as with one rank in an EP group.
+    host
+        What its ranks wait for their hosts in each direction of an MoE layer before they send: for counts of tokens
+        that come back from the device, and for kernels that are not launched as fast as they run. What runs beside the
+        exchange hides it. None with one rank in an EP group.
 
     Raises
     ------
@@ -66,7 +67,7 @@ class TrainingPass:
     step: ForwardPass
     precision: Precision = BF16
     recompute: Recompute = NONE
-    host_s: float = 0.0
+    host: HostWait = NO_WAIT
     chunks: tuple[TrainingPass, ...] = ()
 
     def __post_init__(self) -> None:
@@ -264,9 +265,15 @@ class TrainingPass:
     def _after_host(self, sent: Iterable[Exchange]) -> Iterator[Exchange]:
         """Let the first exchange wait for the hosts: on no stream, so that what else there is goes on."""
         exchanges = list(sent)
-        if self.host_s and exchanges:
-            yield replace(exchanges[0], flows=no_flows(), setup_s=self.host_s, barrier=False, stream=None)
+        if self.host and exchanges:
+            yield replace(exchanges[0], flows=no_flows(), setup_s=self._host_seconds(), barrier=False, stream=None)
         yield from exchanges
+
+    def _host_seconds(self) -> float:
+        placed = self.step.placed
+        copies = self.model.choices * float(np.mean(self.step.tokens_at(0)))
+        sent_bytes = copies * (placed.dispatch_flows.copy_bytes + placed.combine_flows.copy_bytes)
+        return self.host.seconds(experts=placed.plan.max_slots, sent_bytes=sent_bytes)
 
     def _again(self, layer: int, module: str, which: str = "input") -> Float:
         """Forward seconds of a module that runs again before its gradients, unless it does within another."""

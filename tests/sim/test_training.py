@@ -18,6 +18,7 @@ from moecast.sim.training import (
     OPTIMIZERS,
     SELECTIVE,
     Adam,
+    HostWait,
     Kept,
     Muon,
     Precision,
@@ -460,7 +461,7 @@ def test_microbatches_of_a_batch():
         recipe.microbatches(3)
     with pytest.raises(ValueError, match="batch = 256: must be a multiple of 2048: 512 data-parallel"):
         recipe.microbatches(512)
-    for wrong in ({"batch": 0}, {"zero": 5}, {"host_s": -1.0}):
+    for wrong in ({"batch": 0}, {"zero": 5}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             Recipe(**({"sequence": 1, "batch": 1} | wrong))
 
@@ -487,3 +488,12 @@ def test_parts_without_experts_are_refused():
         V3.part((0, 1, 2))
     with pytest.raises(ValueError, match="layer 61"):
         V3.part((60, 61))
+
+
+def test_waits_for_hosts_add_up():
+    wait = HostWait(fixed_s=1.0, expert_s=0.5) + HostWait(byte_s=0.25)
+    assert wait.seconds(experts=4, sent_bytes=8.0) == 1.0 + 4 * 0.5 + 8 * 0.25
+    assert wait
+    assert not HostWait()
+    with pytest.raises(ValueError, match="expert_s = -1"):
+        HostWait(expert_s=-1.0)

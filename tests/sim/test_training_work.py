@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from moecast.errors import MoecastError
 from moecast.sim import Exchange, Fluid, PlacedModel, find_rung
 from moecast.sim.forward import ForwardPass
-from moecast.sim.training import BF16, FP8, FULL, NONE, SELECTIVE, Recompute
+from moecast.sim.training import BF16, FP8, FULL, NONE, SELECTIVE, HostWait, Recompute
 from moecast.sim.training.work import TrainingPass
 from tests.sim.plan_cases import questions
 
@@ -112,7 +112,7 @@ def setups(tasks):
 @settings(max_examples=10, deadline=None)
 @given(training_passes(), st.floats(1e-6, 1e-2))
 def test_hosts_are_waited_for_once_in_each_direction(work, host_s):
-    slow = TrainingPass(step=work.step, precision=work.precision, host_s=host_s)
+    slow = TrainingPass(step=work.step, precision=work.precision, host=HostWait(fixed_s=host_s))
     moe = set(work.model.moe_layer_ids)
     for layer in layers(work):
         for lean, late in (
