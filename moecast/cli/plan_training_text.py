@@ -29,7 +29,7 @@ def answer(
         "batch": recipe.batch,
         "precision": recipe.precision.name,
         "optimizer": recipe.optimizer.name,
-        "host_s": recipe.host_s,
+        "host_s": recipe.host.fixed_s,
         "trace": describe_trace(question.trace),
         "microbatches_drawn": question.drawn,
         "seed": question.seed,

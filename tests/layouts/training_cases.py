@@ -6,7 +6,7 @@ from moecast.placement.layouts.training import TrainingLayout, TrainingQuestion,
 from moecast.sim import ModelShape
 from moecast.sim.attention_shape import AttentionShape
 from moecast.sim.made_routing import parse_law, routing_by_law
-from moecast.sim.training import BF16, FP8, Recipe
+from moecast.sim.training import BF16, FP8, HostWait, Recipe
 from moecast.topology import load_cluster
 
 MODEL = ModelShape(
@@ -28,7 +28,9 @@ MODEL = ModelShape(
 def question(law: str = "zipf:0.8", *, fp8: bool = False, nodes: int = 2, batch: int = 32) -> TrainingQuestion:
     """Ask on nodes of 8 GPUs."""
     trace = routing_by_law(parse_law(law), MODEL, tokens=512, sequence=64, phase="prefill", position=0, seed=1)
-    recipe = Recipe(sequence=256, batch=batch, precision=FP8 if fp8 else BF16, host_s=1e-4 if fp8 else 0.0)
+    recipe = Recipe(
+        sequence=256, batch=batch, precision=FP8 if fp8 else BF16, host=HostWait(fixed_s=1e-4 if fp8 else 0.0)
+    )
     return TrainingQuestion(cluster=load_cluster("dgx-h100", nodes=nodes), model=MODEL, trace=trace, recipe=recipe)
 
 

@@ -233,7 +233,7 @@ class _OfLayout:
             return [parts, parts]
         mode = mode_of(layout.dispatch, "prefill")
         barriers = 2 * hardware.barrier_s if mode.barrier else 0.0
-        each = parts + barriers + 2 * self.launch_s + self.question.recipe.host_s
+        each = parts + barriers + 2 * self.launch_s + self.question.recipe.host.fixed_s
         return [each + (hardware.count_exchange_s if mode.counts_first else 0.0), each]
 
 
