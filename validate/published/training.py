@@ -44,7 +44,7 @@ DEEPSEEK_V3 = DEEPSEEK_V2 | {
 }  # fmt: skip
 
 LAUNCHED = HostWait(fixed_s=0.00567, expert_s=51.3e-6)
-"""What Megatron's hosts take to launch a direction of an MoE layer, and each expert: three products, on average.
+"""What hosts take to launch a direction of an MoE layer; for each expert of a rank some three products.
 
 Solved for SimuMax's two rows marked fit, of 20 and 64 experts a rank, which ask for 6.7 and 9.0 ms.
 """
