@@ -78,6 +78,14 @@ def serve_command(
     prefix_cache: Annotated[
         bool | None, typer.Option("--prefix-cache/--no-prefix-cache", help="Keep blocks.", show_default="the batcher's")
     ] = None,
+    receive_every: Annotated[
+        int,
+        typer.Option(
+            "--receive-every",
+            min=1,
+            help="Look for new requests after so many iterations without prompts (SGLang's --scheduler-recv-interval).",
+        ),
+    ] = 1,
     dp_dispatch: Annotated[
         str, typer.Option("--dp-dispatch", help="To attention-DP ranks: round_robin, least_requests or least_tokens.")
     ] = "round_robin",
@@ -111,8 +119,8 @@ def serve_command(
     promised = None if slo is None else parse_slo(slo)
     serving = Serving(
         batcher=batcher, max_batched_tokens=max_batched_tokens, max_sequences=max_sequences, kv_blocks=kv_blocks,
-        block_tokens=block_tokens, prefix_cache=prefix_cache, dp_dispatch=dp_dispatch, cost=cost, draws=draws,
-        overload=overload,
+        block_tokens=block_tokens, prefix_cache=prefix_cache, dp_dispatch=dp_dispatch, receive_every=receive_every,
+        cost=cost, draws=draws, overload=overload,
     )  # fmt: skip
     lengths = Lengths(prompt=prompt_tokens or asked.isl or DEFAULT_ISL, output=output_tokens, least_part=length_ratio)
     inputs = read_inputs(asked.with_(reuse=True), quiet=json)

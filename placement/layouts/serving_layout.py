@@ -109,8 +109,11 @@ class ServingLayout:
             microbatches=self.microbatches,
         )  # fmt: skip
 
-    def name(self) -> str:
-        """The layout in one line, what is usual left out: ``attention TP4 x DP2, experts EP8, batch 32``."""
+    def name(self, *, prompts: bool = False) -> str:
+        """The layout in one line, what is usual left out: ``attention TP4 x DP2, experts EP8, batch 32``.
+
+        `prompts`: it computes prompts, whose batch is counted in tokens.
+        """
         degrees = ((name, getattr(self, name.lower())) for name in ("TP", "CP", "DP", "PP"))
         attention = " x ".join(f"{name}{value}" for name, value in degrees if value > 1) or "one GPU"
         experts = f"EP{self.ep}" if self.ep > 1 else ""
@@ -121,7 +124,7 @@ class ServingLayout:
         parts += [self.schedule] if self.schedule != SEQUENTIAL else []
         parts += [f"{self.microbatches} microbatches"] if self.microbatches > 1 else []
         parts += [f"{self.spare_slots} redundant slots a rank"] if self.spare_slots else []
-        return ", ".join([*parts, f"batch {self.batch}"])
+        return ", ".join([*parts, f"{self.batch:,} tokens a rank" if prompts else f"batch {self.batch}"])
 
 
 way_of: Callable[[ServingLayout], tuple[Any, ...]] = attrgetter(

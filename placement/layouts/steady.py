@@ -82,7 +82,7 @@ class Steady:
         if not self.split:
             return f"{self.decode_instances} x {self.decode.gpus} GPUs: {self.decode.name()}"
         return (
-            f"prefill {self.prefill_instances} x {self.prefill.gpus} GPUs: {self.prefill.name()}; "
+            f"prefill {self.prefill_instances} x {self.prefill.gpus} GPUs: {self.prefill.name(prompts=True)}; "
             f"decode {self.decode_instances} x {self.decode.gpus} GPUs: {self.decode.name()}"
         )
 

@@ -137,7 +137,7 @@ class Served(ShownAsTable):
             rows.append(("output tokens per $", format_count(self.output_tokens_per_dollar)))
         if self.goodput_per_s is not None and self.kept is not None:
             rows.append(("goodput", f"{self.goodput_per_s:.3g} requests/s, {format_percent(self.kept)} of them"))
-        rows.append(("in the system", f"{self.concurrency:.4g} requests in the mean"))
+        rows.append(("in the system", f"{self.concurrency:.4g} requests in the mean, ramp and drain included"))
         rows += [(f"{pool.name} pool", pool.shown) for pool in self.pools]
         if self.moved is not None:
             rows.append(("keys moved", self.moved.shown))
