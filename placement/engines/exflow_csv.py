@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from moecast.sim.plan import ReplicaRule
 
 HEADER = "Expert,Node"
+MOST_DIGITS = 9
 
 
 class ExflowTable:
@@ -55,9 +56,10 @@ class ExflowTable:
         """Experts may come in any order; each must come once, and equally many on each rank of a layer."""
         rank_of: dict[int, int] = {}
         for number, line in enumerate(value[HEADER], 2):
-            expert, _, rank = line.partition(",")
-            if not (expert.strip().isdecimal() and rank.strip().isdecimal()) or int(expert) in rank_of:
-                rule = "a number of an expert, new each time, and one of a node"
+            expert, rank = (part.strip() for part in line.partition(",")[::2])
+            whole = all(part.isdecimal() and len(part) <= MOST_DIGITS for part in (expert, rank))
+            if not whole or int(expert) in rank_of or int(rank) >= ep:
+                rule = f"a number of an expert, new each time, and one of a node, below {ep}"
                 raise MoecastError(rule, file=file, field=f"line {number}", value=line)
             rank_of[int(expert)] = int(rank)
         if set(rank_of) != set(range(model.layers * model.experts)):

@@ -114,9 +114,9 @@ def test_memory_is_of_a_part_of_the_sequences() -> None:
     )
     assert shared["activations"] == pytest.approx(alone["activations"] / 4, rel=1e-9)
     assert shared["parameters"] == alone["parameters"]
-    assert travelling_bytes(MODEL, plan_of(cp=1), 64) == 0
-    assert travelling_bytes(MODEL, plan_of(cp=4), 64) == 64 * UNIT
-    assert travelling_bytes(MODEL, plan_of(cp=4, context_exchange="all-gather"), 64) == 128 * UNIT
+    assert travelling_bytes(MODEL, 64, tp=1, cp=1, exchange="ring") == 0
+    assert travelling_bytes(MODEL, 64, tp=1, cp=4, exchange="ring") == 64 * UNIT
+    assert travelling_bytes(MODEL, 64, tp=1, cp=4, exchange="all-gather") == 128 * UNIT
 
 
 def test_token_rings_are_not_trained() -> None:
