@@ -26,6 +26,12 @@ def shared_traces() -> Path:
     return folder
 
 
+@pytest.hookimpl(trylast=True)  # after the random order
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the slow tests, or one process ends them alone while the others have nothing left to do."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Close with how many tests were skipped and why, so that a green run does not hide what it left out."""
     reasons = Counter(_reason(report) for report in terminalreporter.stats.get("skipped", []))
