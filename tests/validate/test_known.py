@@ -26,7 +26,10 @@ def compare(only: str) -> None:
         assert known.error == pytest.approx(row.error, abs=CLOSE), "python benchmarks/coverage.py --write"
 
 
-@pytest.mark.parametrize("only", ["h200_trtllm_fp8_disagg_8192x1024", "NCCL all-", "simumax-deepseek-v3"])
+# One row in six, of every engine, GPU and source; all of them take four minutes: benchmarks/coverage.py --write.
+@pytest.mark.parametrize(
+    "only", ["h200_trtllm_fp8_disagg_8192x1024", "_c4_", "NCCL all-", "pplx", "simumax-deepseek-v3", "mbridge-gpt"]
+)
 def test_known_errors_are_todays(only: str) -> None:
     compare(only)
 
@@ -45,11 +48,6 @@ def test_steady_errors_are_todays() -> None:
 def test_intervals_of_steady_states_cover_what_they_say(leave_out: str) -> None:
     inside, asked, _ = coverage(steady_errors().rows, leave_out=leave_out)
     assert 0.75 <= inside / asked <= 0.85
-
-
-@pytest.mark.slow
-def test_all_known_errors_are_todays() -> None:
-    compare("")
 
 
 def test_they_are_small() -> None:
