@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.errors import MoecastError
-from moecast.placement.layouts.fitting import Fitting, fitting
+from moecast.placement.layouts.fitted import Fitting
+from moecast.placement.layouts.fitting import fitting
 from moecast.placement.layouts.found_serving import FoundServing
 from moecast.placement.layouts.front import best_of_kinds, pareto, ranked, runner_up
 from moecast.placement.layouts.promises import Floors, Promises
@@ -299,7 +300,7 @@ def _silent(_what: str, _done: int, _of: int) -> None:
     return
 
 
-def _nothing_fits(fits: Fitting, legal: int) -> str:
+def _nothing_fits(fits: Fitting[ServingLayout], legal: int) -> str:
     near = min(fits.nearest.values(), key=lambda near: near.missing_bytes, default=None)
     told = (
         "" if near is None else f"; the nearest misses {near.missing_bytes / 2**30:.1f} GiB a GPU: {near.layout.name()}"

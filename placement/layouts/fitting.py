@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moecast.placement.layouts.fitted import Fitting, Overfull
 from moecast.placement.layouts.serving_layout import SEQUENTIAL, ServingLayout, way_of
 from moecast.sim.memory import memory_by_part, usable_bytes
 from moecast.sim.step import Step
@@ -18,30 +19,7 @@ if TYPE_CHECKING:
     from moecast.placement.layouts.serving_question import ServingQuestion
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Overfull:
-    """The layout of some ranks that comes closest to fitting, of those where no batch fits.
-
-    Parameters
-    ----------
-    missing_bytes
-        What a GPU has too little.
-    """
-
-    layout: ServingLayout
-    missing_bytes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fitting:
-    """The layouts that fit, how many do not, and how far off the nearest of each size of instance is."""
-
-    layouts: tuple[ServingLayout, ...]
-    overfull: int
-    nearest: dict[int, Overfull]
-
-
-def fitting(question: ServingQuestion, layouts: Sequence[ServingLayout], phase: str) -> Fitting:
+def fitting(question: ServingQuestion, layouts: Sequence[ServingLayout], phase: str) -> Fitting[ServingLayout]:
     """Keep the layouts whose step fits.
 
     Memory rises with the batch, so for all else alike the largest batch that fits is found by halving. What does not
@@ -59,7 +37,7 @@ def fitting(question: ServingQuestion, layouts: Sequence[ServingLayout], phase: 
         batches[same].append(layout.batch)
     most = {same: _most_batch(question, same, sorted(set(found)), phase) for same, found in batches.items()}
     fits = [layout.batch <= most[same][0] for same, layout in zip(alike, layouts, strict=True)]
-    nearest: dict[int, Overfull] = {}
+    nearest: dict[int, Overfull[ServingLayout]] = {}
     for same, (batch, missing) in most.items():
         known = nearest.get(same.gpus)
         if batch == 0 and (known is None or missing < known.missing_bytes):

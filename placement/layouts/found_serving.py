@@ -10,8 +10,9 @@ import numpy as np
 from moecast.placement.layouts.steady import NO_QUEUE
 
 if TYPE_CHECKING:
-    from moecast.placement.layouts.fitting import Fitting
+    from moecast.placement.layouts.fitted import Fitting
     from moecast.placement.layouts.front import RunnerUp
+    from moecast.placement.layouts.serving_layout import ServingLayout
     from moecast.placement.layouts.steady import Slo, Steady
     from moecast.sim.plan import Plan
 
@@ -49,7 +50,7 @@ class FoundServing:
     most_tokens_per_s_per_gpu: float
     legal: int
     refused: dict[str, int]
-    fitted: Fitting
+    fitted: Fitting[ServingLayout]
     left_out: int
     within: int
     slo: Slo

@@ -17,8 +17,9 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from moecast.errors import MoecastError
+from moecast.placement.layouts.fitted import Fitting
 from moecast.placement.layouts.training.cuts import own_cut
-from moecast.placement.layouts.training.fitting import Fitting, fitting
+from moecast.placement.layouts.training.fitting import fitting
 from moecast.placement.layouts.training.found import FoundTraining, TimedLayout, by_speed, kind_of, runner_up
 from moecast.placement.layouts.training.layer_times import LayerTimes
 from moecast.placement.layouts.training.scoring import TrainingScores
@@ -225,7 +226,7 @@ def _silent(_what: str, _done: int, _of: int) -> None:
     return
 
 
-def _nothing_fits(fits: Fitting, legal: int) -> str:
+def _nothing_fits(fits: Fitting[TrainingLayout], legal: int) -> str:
     near = min(fits.nearest.values(), key=lambda near: near.missing_bytes)
     told = f"the nearest misses {near.missing_bytes / 2**30:.1f} GiB: {near.layout.name()}"
     return f"none of {legal} layouts fits into the GPUs' memory; {told}"

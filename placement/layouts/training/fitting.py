@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from moecast.placement.layouts.fitted import Fitting, Overfull
 from moecast.placement.layouts.training.layout import TrainingLayout
 from moecast.placement.layouts.training.orders import chunks_of, in_flight
 from moecast.placement.layouts.training.space import dealt
@@ -31,33 +31,10 @@ EXCHANGE = "ring"
 """How ranks that share sequences exchange keys in the plans of layouts: as a `Plan` has it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Overfull:
-    """The layout that comes closest to fitting of those that do not.
-
-    Parameters
-    ----------
-    missing_bytes
-        What its fullest GPU has too little.
-    """
-
-    layout: TrainingLayout
-    missing_bytes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fitting:
-    """The layouts that fit, how many do not, and how far off the nearest of each number of pipeline stages is."""
-
-    layouts: tuple[TrainingLayout, ...]
-    overfull: int
-    nearest: dict[int, Overfull]
-
-
-def fitting(question: TrainingQuestion, layouts: Sequence[TrainingLayout]) -> Fitting:
+def fitting(question: TrainingQuestion, layouts: Sequence[TrainingLayout]) -> Fitting[TrainingLayout]:
     """Keep the layouts whose step fits."""
     memory, usable = TrainingMemory(question), usable_bytes(question.cluster.hardware, question.memory_fraction)
-    fits, nearest = [], dict[int, Overfull]()
+    fits, nearest = [], dict[int, Overfull[TrainingLayout]]()
     for layout in layouts:
         missing = memory.total(layout) - usable
         if missing <= 0:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from moecast.placement.layouts.training.fitting import Fitting
+    from moecast.placement.layouts.fitted import Fitting
     from moecast.placement.layouts.training.layout import TrainingLayout
     from moecast.sim.training import TrainingPrediction
 
@@ -98,7 +98,7 @@ class FoundTraining:
     least_step_s: float
     legal: int
     refused: dict[str, int]
-    fitted: Fitting
+    fitted: Fitting[TrainingLayout]
     left_out: int
     scored: int
     recut: int
