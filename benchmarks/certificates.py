@@ -41,9 +41,12 @@ def fan_outs(planning: RoutingTrace, first: int, last: int) -> None:
         for most_load in (None, 1.05):
             begin = time.process_time()
             found = fan_out_bound(
-                planning.experts_TLK[rows, layer], experts, [experts // RANKS] * RANKS, most_load=most_load,
+                planning.experts_TLK[rows, layer],
+                experts,
+                [experts // RANKS] * RANKS,
+                most_load=most_load,
                 most_nodes=NODES,
-            )  # fmt: skip
+            )
             plan, seconds = found.plan_copies / found.tokens, time.process_time() - begin
             cells.append(f"{found.fan_out:.3f} | {plan:.3f} | {100 * found.gap:.1f} % | {seconds:.1f}")
         print(f"| {layer} | {' | '.join(cells)} |", flush=True)

@@ -65,8 +65,10 @@ def main(folder: Path, *, stated: bool) -> None:
         total += Counter(pairs=pairs, right=right, top=top, of_top=of_top)
         mode, lengths = group[4], f"{group[5]}/{group[6]}"
         first = f"{top} of {of_top}" if of_top else ""
-        print(f"| {group[0].rsplit('/')[-1]} | {', '.join(group[1:4])} | {mode} {lengths} | {len(layouts)} | {pairs} | "
-              f"{right} | {first} |")  # fmt: skip
+        print(
+            f"| {group[0].rsplit('/')[-1]} | {', '.join(group[1:4])} | {mode} {lengths} | {len(layouts)} | {pairs} | "
+            f"{right} | {first} |"
+        )
     print(f"\n{total['right']} of {total['pairs']} pairs: {total['right'] / max(total['pairs'], 1):.1%}")
     print(f"best measured in our first three: {total['top']} of {total['of_top']} limits in groups of five and more")
     for reason, count in unasked.most_common():

@@ -62,9 +62,13 @@ def write_tolerances(cluster: Cluster) -> None:
     ranks = cluster.n_gpus
     sends_SD = np.random.default_rng(0).lognormal(0.0, 1.0, (ranks, ranks)) * 64 * COPY_BYTES
     exchange = Exchange(
-        kind="dispatch", layer=0, flows=direct_flows(cluster, sends_SD), setup_s=0.0, barrier=False,
+        kind="dispatch",
+        layer=0,
+        flows=direct_flows(cluster, sends_SD),
+        setup_s=0.0,
+        barrier=False,
         group_R=np.zeros(ranks, np.int32),
-    )  # fmt: skip
+    )
     program = StepProgram(
         tasks=(exchange,), n_ranks=ranks, capacity_J=cluster.capacity_J, link_names_J=tuple(cluster.link_names_J)
     )
@@ -102,8 +106,11 @@ def measure_cold(rung: str, shape: str) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as cache:
         answer = subprocess.run(
             [sys.executable, str(Path(__file__)), *sys.argv[1:], "--one", rung, shape],
-            env={**os.environ, "NUMBA_CACHE_DIR": cache}, capture_output=True, text=True, check=True,
-        )  # fmt: skip
+            env={**os.environ, "NUMBA_CACHE_DIR": cache},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
     result: dict[str, float] = json.loads(answer.stdout)
     return result
 
@@ -119,12 +126,24 @@ def step_program(cluster: Cluster, layers: int, shape: str) -> StepProgram:
         sends_SD = rng.poisson(64 * rng.gamma(4.0, 0.25, (1, ranks)), (ranks, ranks)) * COPY_BYTES
         stages += [
             Compute(kind="attention", layer=layer, seconds_R=rng.normal(60e-6, 3e-6, ranks)),
-            Exchange(kind="dispatch", layer=layer, flows=flows_of(cluster, sends_SD), setup_s=5e-6, barrier=False,
-                     group_R=group_G),
+            Exchange(
+                kind="dispatch",
+                layer=layer,
+                flows=flows_of(cluster, sends_SD),
+                setup_s=5e-6,
+                barrier=False,
+                group_R=group_G,
+            ),
             Compute(kind="expert", layer=layer, seconds_R=rng.normal(80e-6, 10e-6, ranks)),
-            Exchange(kind="combine", layer=layer, flows=flows_of(cluster, 2 * sends_SD.T), setup_s=5e-6, barrier=False,
-                     group_R=group_G),
-        ]  # fmt: skip
+            Exchange(
+                kind="combine",
+                layer=layer,
+                flows=flows_of(cluster, 2 * sends_SD.T),
+                setup_s=5e-6,
+                barrier=False,
+                group_R=group_G,
+            ),
+        ]
     return StepProgram(
         tasks=tuple(stages), n_ranks=ranks, capacity_J=cluster.capacity_J, link_names_J=tuple(cluster.link_names_J)
     )
@@ -162,18 +181,30 @@ def relayed_flows(cluster: Cluster, sends_SD: np.ndarray) -> Flows:
 
 
 def _flows(
-    cluster: Cluster, bytes_F: np.ndarray, source_F: np.ndarray, destination_F: np.ndarray, *, waiter_F: np.ndarray,
+    cluster: Cluster,
+    bytes_F: np.ndarray,
+    source_F: np.ndarray,
+    destination_F: np.ndarray,
+    *,
+    waiter_F: np.ndarray,
     parent_F: np.ndarray | None = None,
-) -> Flows:  # fmt: skip
+) -> Flows:
     parent_F = np.full(len(bytes_F), -1) if parent_F is None else parent_F
     routes = cluster.routes(source_F, destination_F)
     return Flows(
-        bytes_F=bytes_F.astype(np.float64), source_rank_F=source_F, destination_rank_F=destination_F, waiter_F=waiter_F,
-        offsets_F1=routes.offsets_F1, link_X=routes.link_X, share_X=routes.share_X, latency_F=routes.latency_F,
+        bytes_F=bytes_F.astype(np.float64),
+        source_rank_F=source_F,
+        destination_rank_F=destination_F,
+        waiter_F=waiter_F,
+        offsets_F1=routes.offsets_F1,
+        link_X=routes.link_X,
+        share_X=routes.share_X,
+        latency_F=routes.latency_F,
         parent_offsets_F1=np.concatenate(([0], np.cumsum(parent_F >= 0))),
         parent_R=parent_F[parent_F >= 0].astype(np.int32),
-        feed_delay_F=np.where(parent_F >= 0, 3e-6, 0.0), feed_tail_F=np.where(parent_F >= 0, 2e-6, 0.0),
-    )  # fmt: skip
+        feed_delay_F=np.where(parent_F >= 0, 3e-6, 0.0),
+        feed_tail_F=np.where(parent_F >= 0, 2e-6, 0.0),
+    )
 
 
 if __name__ == "__main__":

@@ -80,9 +80,12 @@ def moetuner(seconds: float) -> None:
             gpus = tuple(range(SERVERS * width))
             order = Plan.contiguous(model, ep=SERVERS).with_(etp=width, tp=width, gpu_of_rank=gpus, dispatch="nccl")
             rank_LE, _ = tune(
-                load_LE(planning), transition_LEE(planning), slots=SLOTS,
-                bandwidth_GG=bandwidths(cluster, gpus[::width]), budget=Budget(Limit(time_s=seconds)),
-            )  # fmt: skip
+                load_LE(planning),
+                transition_LEE(planning),
+                slots=SLOTS,
+                bandwidth_GG=bandwidths(cluster, gpus[::width]),
+                budget=Budget(Limit(time_s=seconds)),
+            )
             slots_LGP = slots_of_ranks(rank_LE.astype(np.int32), np.full((LAYERS, SERVERS, SLOTS), -1, np.int32))
             workload = Workload(phase="prefill", tokens_per_rank=1024, steps=2)
             base, tuned = (

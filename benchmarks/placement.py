@@ -141,19 +141,29 @@ def per_step(planning: RoutingTrace, measuring: RoutingTrace, model: ModelShape)
         for phase, tokens in (("prefill", 256), ("decode", 24)):
             workloads = {
                 kind: Workload(
-                    phase=phase, tokens_per_rank=tokens, steps=4, one_topic_per_step=kind == "one topic", reuse=True,
+                    phase=phase,
+                    tokens_per_rank=tokens,
+                    steps=4,
+                    one_topic_per_step=kind == "one topic",
+                    reuse=True,
                     from_phase="prefill",
                 )
                 for kind in KINDS
-            }  # fmt: skip
+            }
             for planned, seen_on in (("mixed", "mixed"), ("one topic", "one topic"), ("mixed", "one topic")):
                 base = 0.0
                 for solver in SOLVERS:
                     plan = _placed(cluster, model, planning, workloads[planned], solver).plan
                     seen = simulate(
-                        cluster, model, plan, measuring, workloads[seen_on], network="fluid", max_fluid_steps=4,
+                        cluster,
+                        model,
+                        plan,
+                        measuring,
+                        workloads[seen_on],
+                        network="fluid",
+                        max_fluid_steps=4,
                         gains=False,
-                    )  # fmt: skip
+                    )
                     base = base or seen.step_time_s
                     print(
                         f"| {fabric}:1 | {phase} | {planned} | {seen_on} | {solver} | {seen.balance:.3f} "

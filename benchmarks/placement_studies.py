@@ -63,9 +63,15 @@ def requests(traces: dict[str, tuple[ModelShape, Halves]]) -> None:
 
 
 def placed_by(
-    cluster: Cluster, model: ModelShape, planning: RoutingTrace, measuring: RoutingTrace, placed: str, phase: str,
-    tokens: int, solver: str,
-) -> Prediction:  # fmt: skip
+    cluster: Cluster,
+    model: ModelShape,
+    planning: RoutingTrace,
+    measuring: RoutingTrace,
+    placed: str,
+    phase: str,
+    tokens: int,
+    solver: str,
+) -> Prediction:
     """Plan for one way to place requests, and measure with the same."""
     workload = Workload(
         phase=phase, tokens_per_rank=tokens, steps=4, reuse=True, from_phase="prefill", request_placement=placed
@@ -83,9 +89,13 @@ def oracle(traces: dict[str, tuple[ModelShape, Halves]]) -> None:
     for name, (model, (planning, measuring)) in traces.items():
         for phase, tokens, one_topic in (("prefill", 512, False), ("prefill", 512, True), ("decode", 16, False)):
             workload = Workload(
-                phase=phase, tokens_per_rank=tokens, steps=4, reuse=True, from_phase="prefill",
+                phase=phase,
+                tokens_per_rank=tokens,
+                steps=4,
+                reuse=True,
+                from_phase="prefill",
                 one_topic_per_step=one_topic,
-            )  # fmt: skip
+            )
             for slots in (8, 9):
                 reached = [
                     f"{share_of_oracle(cluster, model, planning, measuring, workload, solver, slots):.1%}"
@@ -96,9 +106,14 @@ def oracle(traces: dict[str, tuple[ModelShape, Halves]]) -> None:
 
 
 def share_of_oracle(
-    cluster: Cluster, model: ModelShape, planning: RoutingTrace, measuring: RoutingTrace, workload: Workload,
-    solver: str, slots: int,
-) -> float:  # fmt: skip
+    cluster: Cluster,
+    model: ModelShape,
+    planning: RoutingTrace,
+    measuring: RoutingTrace,
+    workload: Workload,
+    solver: str,
+    slots: int,
+) -> float:
     """The plan made on the planning half, its oracle timed on the measuring half."""
     found = place(
         cluster, model, planning, workload, solver=solver, slots_per_rank=slots, network="bound", **searched(solver)
@@ -133,15 +148,27 @@ def spare() -> None:
 
 
 def on_one_node(
-    cluster: Cluster, model: ModelShape, planning: RoutingTrace, measuring: RoutingTrace, solver: str, slots: int,
+    cluster: Cluster,
+    model: ModelShape,
+    planning: RoutingTrace,
+    measuring: RoutingTrace,
+    solver: str,
+    slots: int,
     rule: str,
-) -> Prediction:  # fmt: skip
+) -> Prediction:
     """A prefill step under a plan; experts go to any rank, whatever groups the router has."""
     workload = Workload(phase="prefill", tokens_per_rank=2048, steps=1, reuse=True)
     found = place(
-        cluster, model, planning, workload, solver=solver, slots_per_rank=slots, network="bound", replica_rule=rule,
+        cluster,
+        model,
+        planning,
+        workload,
+        solver=solver,
+        slots_per_rank=slots,
+        network="bound",
+        replica_rule=rule,
         expert_groups=1 if solver == "eplb" else None,
-    )  # fmt: skip
+    )
     return simulate(cluster, model, found.plan, measuring, workload, network="bound", gains=False)
 
 

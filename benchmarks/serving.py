@@ -32,11 +32,16 @@ def main() -> None:
     plan = Degrees(ep=64).contiguous(model.shape_LEK, model.moe_layer_ids, ranks=64)
     trace = routing_by_law(
         parse_law("zipf:0.4"), replace(model, name="zipf"), tokens=4096, sequence=1, phase="decode", position=0, seed=0
-    )  # fmt: skip
+    )
     question = Question(
-        cluster=cluster, model=model, plan=plan, trace=trace, workload=Workload(phase="decode", tokens_per_rank=1),
-        network="bound", gains=False,
-    )  # fmt: skip
+        cluster=cluster,
+        model=model,
+        plan=plan,
+        trace=trace,
+        workload=Workload(phase="decode", tokens_per_rank=1),
+        network="bound",
+        gains=False,
+    )
     arrivals = parse_arrivals(f"closed:{users}")
     requests = make_requests(arrivals, Lengths(least_part=0.8), count)
     for tries in (0, 6) if count <= SEVERAL else (0,):

@@ -63,9 +63,12 @@ def ask(cluster: Cluster, trace: RoutingTrace, phase: str, tokens: int) -> tuple
     """Make the arguments of `simulate_step`."""
     model = load_model(MODEL)
     plan = Plan.contiguous(
-        layers=model.layers, experts=model.experts, choices=model.choices, ep=cluster.n_gpus,
+        layers=model.layers,
+        experts=model.experts,
+        choices=model.choices,
+        ep=cluster.n_gpus,
         layer_ids=model.moe_layer_ids,
-    )  # fmt: skip
+    )
     workload = Workload(
         phase=phase, tokens_per_rank=tokens if phase == "prefill" else 128, steps=1, reuse=True, from_phase="prefill"
     )
@@ -106,8 +109,11 @@ def cold_seconds(phase: str, rung: str) -> float:
     with tempfile.TemporaryDirectory() as cache:
         answer = subprocess.run(
             [sys.executable, str(Path(__file__)), *sys.argv[1:], "--one", phase, rung],
-            env={**os.environ, "NUMBA_CACHE_DIR": cache}, capture_output=True, text=True, check=True,
-        )  # fmt: skip
+            env={**os.environ, "NUMBA_CACHE_DIR": cache},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
     return float(json.loads(answer.stdout))
 
 

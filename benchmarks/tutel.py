@@ -110,10 +110,12 @@ def adapting(model: ModelShape, path: Path, tokens: int, spread: int, ranks: int
     static_s = sum(window[kept] for window in per_window)
     adaptive_s = sum(min(window.values()) for window in per_window)
     winners = {min(window, key=window.__getitem__) for window in per_window}
-    print(f"\n{ranks} GPUs, {len(per_window)} windows of a real trace, one kind of text after another: kept {kept}, "
-          f"{1e3 * static_s / len(per_window):.3f} ms a layer; the best of each window "
-          f"{1e3 * adaptive_s / len(per_window):.3f} ms ({adaptive_s / static_s - 1:+.2%}), {len(winners)} of "
-          f"{len(per_window[0])} choices win somewhere")  # fmt: skip
+    print(
+        f"\n{ranks} GPUs, {len(per_window)} windows of a real trace, one kind of text after another: kept {kept}, "
+        f"{1e3 * static_s / len(per_window):.3f} ms a layer; the best of each window "
+        f"{1e3 * adaptive_s / len(per_window):.3f} ms ({adaptive_s / static_s - 1:+.2%}), {len(winners)} of "
+        f"{len(per_window[0])} choices win somewhere"
+    )
 
 
 def main() -> None:

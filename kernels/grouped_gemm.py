@@ -149,11 +149,24 @@ def grouped_gemm(
     out_RN = torch.empty(index.rows, columns, dtype=x_RD.dtype, device=x_RD.device)
     grid = (rows * triton.cdiv(columns, tiling.columns),)
     _grouped_gemm_kernel[grid](
-        x_RD, weight_END, out_RN, index.expert_M, index.rows_M, rows, columns, depth,
-        ROWS=tiling.rows, COLUMNS=tiling.columns, DEPTH=tiling.depth, GROUP=tiling.group,
-        SWIGLU=swiglu, UPCAST=support().interpreted,
-        num_warps=tiling.warps, num_stages=tiling.stages, **LAUNCH,
-    )  # fmt: skip
+        x_RD,
+        weight_END,
+        out_RN,
+        index.expert_M,
+        index.rows_M,
+        rows,
+        columns,
+        depth,
+        ROWS=tiling.rows,
+        COLUMNS=tiling.columns,
+        DEPTH=tiling.depth,
+        GROUP=tiling.group,
+        SWIGLU=swiglu,
+        UPCAST=support().interpreted,
+        num_warps=tiling.warps,
+        num_stages=tiling.stages,
+        **LAUNCH,
+    )
     return out_RN
 
 

@@ -70,9 +70,14 @@ def gain(layer: Any, a: int, b: int) -> float:
             price = prices.domain_copy_W[w]
             entering_s = (price * entering_a, price * entering_b)
         slowest = slowest_but(
-            state.own_WG[w], state.entry_WN[w], state.top_WNR[w], state.order_WR[w],
-            (rank_a, rank_b, domain_a, domain_b), (seconds_a, seconds_b), entering_s,
-        )  # fmt: skip
+            state.own_WG[w],
+            state.entry_WN[w],
+            state.top_WNR[w],
+            state.order_WR[w],
+            (rank_a, rank_b, domain_a, domain_b),
+            (seconds_a, seconds_b),
+            entering_s,
+        )
         state.change_C[state.scenario_W[w]] += slowest - state.slowest_W[w]
     worst = most = state.scenario_s[0] + state.change_C[0]
     before = state.scenario_s[0]

@@ -183,9 +183,15 @@ def search(
         # Layers take turns, so each must be done when its part of the time is over.
         stop_s = begin_s + for_s * min(1.0, (layer // threads + 1) * threads / layers)
         one = LayerSearch(
-            problem, layer, cost=cost, replicas=candidate.replicas, full=candidate.full, seed=seed + layer,
-            windows=windows, proposals=proposals,
-        )  # fmt: skip
+            problem,
+            layer,
+            cost=cost,
+            replicas=candidate.replicas,
+            full=candidate.full,
+            seed=seed + layer,
+            windows=windows,
+            proposals=proposals,
+        )
         return _searched(one, proposals, budget, stop_s)
 
     slots = []

@@ -130,8 +130,9 @@ def _moves(
         destination = int(members_G[member])
         for expert in sorted(set(held_P.tolist()) - {EMPTY} - set(first_GP[member].tolist())):
             if expert not in holders:
-                raise MoecastError("no rank of the EP group holds it before", field=f"expert in layer {layer}",
-                                   value=expert)  # fmt: skip
+                raise MoecastError(
+                    "no rank of the EP group holds it before", field=f"expert in layer {layer}", value=expert
+                )
             source = _source(holders[expert], destination, sites, sent)
             sent[source] = sent.get(source, 0) + 1
             moves.append((layer, expert, source, destination))

@@ -142,10 +142,18 @@ def place(
         raise MoecastError(rule, field="time_limit", value=time_limit_s)
     budget = Budget(Limit(time_s=time_limit_s, work=work_limit), _thousandths(progress))
     shape = PlanShape(
-        ep=ep, tp=tp, degrees=degrees or Degrees(), slots_per_rank=slots_per_rank, slots=slots, dispatch=dispatch,
-        replica_rule=replica_rule, schedule=schedule, sequence_parallel=sequence_parallel,
-        context_exchange=context_exchange, context_split=context_split,
-    )  # fmt: skip
+        ep=ep,
+        tp=tp,
+        degrees=degrees or Degrees(),
+        slots_per_rank=slots_per_rank,
+        slots=slots,
+        dispatch=dispatch,
+        replica_rule=replica_rule,
+        schedule=schedule,
+        sequence_parallel=sequence_parallel,
+        context_exchange=context_exchange,
+        context_split=context_split,
+    )
     wanted = shape.contiguous(model.shape_LEK, model.moe_layer_ids, ranks=cluster.n_gpus)
     problem = PlacementProblem(
         cluster=cluster,

@@ -80,10 +80,14 @@ class PlanShape:
         schedule = find_schedule(self.schedule).name
         try:
             return plan.with_(
-                dispatch=self.dispatch, replica_rule=self.replica_rule, schedule=schedule,
-                sequence_parallel=self.sequence_parallel, context_exchange=self.context_exchange,
-                context_split=self.context_split, slots_per_rank=counts_G,
-            )  # fmt: skip
+                dispatch=self.dispatch,
+                replica_rule=self.replica_rule,
+                schedule=schedule,
+                sequence_parallel=self.sequence_parallel,
+                context_exchange=self.context_exchange,
+                context_split=self.context_split,
+                slots_per_rank=counts_G,
+            )
         except ValueError as error:
             raise MoecastError(str(error)) from error
 

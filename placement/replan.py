@@ -149,8 +149,9 @@ def cut(trace: RoutingTrace, windows: int, *, order: str = "recorded") -> list[R
         window_S = np.empty(len(first_S), np.int64)
         window_S[order_S] = middle_S * windows / tokens_S.sum()
         if len(np.unique(window_S)) < windows:
-            raise MoecastError(f"{len(first_S)} {PHASES[phase]} sequences do not fill them", field="windows",
-                               value=windows)  # fmt: skip
+            raise MoecastError(
+                f"{len(first_S)} {PHASES[phase]} sequences do not fill them", field="windows", value=windows
+            )
         window_T[rows] = window_S[number_T]
     return [trace.select(window_T == window) for window in range(windows)]
 

@@ -24,9 +24,18 @@ from moecast.placement.solver import LoadSolver, Solved, Solver
 
 LOAD_SOLVERS: tuple[LoadSolver, ...] = (Contiguous(), RoundRobin(), Eplb(), Balance())
 SOLVERS: tuple[Solver, ...] = (
-    Contiguous(), RoundRobin(), RandomPlaces(), Eplb(), SglangVec(), Balance(), LocalSearch(), Exact(), MoeTuner(),
-    Exflow(), Exflow(name="exflow-strong", strong=True),
-)  # fmt: skip
+    Contiguous(),
+    RoundRobin(),
+    RandomPlaces(),
+    Eplb(),
+    SglangVec(),
+    Balance(),
+    LocalSearch(),
+    Exact(),
+    MoeTuner(),
+    Exflow(),
+    Exflow(name="exflow-strong", strong=True),
+)
 
 
 S = TypeVar("S", Solver, LoadSolver)

@@ -62,9 +62,14 @@ class Degrees:
         layout = self.layout(ranks)
         layers, experts, choices = sizes_LEK
         plan = Plan.contiguous(
-            layers=layers, experts=experts, choices=choices, ep=layout.ep, groups=layout.groups,
-            slots_per_rank=slots_per_rank, layer_ids=layer_ids,
-        )  # fmt: skip
+            layers=layers,
+            experts=experts,
+            choices=choices,
+            ep=layout.ep,
+            groups=layout.groups,
+            slots_per_rank=slots_per_rank,
+            layer_ids=layer_ids,
+        )
         return self.put_into(plan)
 
     def put_into(self, plan: Plan) -> Plan:

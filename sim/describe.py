@@ -28,10 +28,18 @@ def describe_plan(plan: Plan, mode: Mode, *, dispatch_type: str, summed: bool = 
     """
     return {
         "solver": plan.made_by.solver,
-        "ranks": plan.ranks, "groups": plan.groups, "ep": plan.ep, "etp": plan.etp,
-        "tp": plan.tp, "cp": plan.cp, "dp": plan.dp, "pp": plan.pp, "virtual": plan.virtual,
+        "ranks": plan.ranks,
+        "groups": plan.groups,
+        "ep": plan.ep,
+        "etp": plan.etp,
+        "tp": plan.tp,
+        "cp": plan.cp,
+        "dp": plan.dp,
+        "pp": plan.pp,
+        "virtual": plan.virtual,
         "sequence_parallel": plan.sequence_parallel,
-        "context_exchange": plan.context_exchange, "context_split": plan.context_split,
+        "context_exchange": plan.context_exchange,
+        "context_split": plan.context_split,
         "slots_per_rank": plan.max_slots,
         "redundant_slots": redundant_slots(plan),
         "wasted_slots": plan.wasted_slots(),
@@ -39,9 +47,10 @@ def describe_plan(plan: Plan, mode: Mode, *, dispatch_type: str, summed: bool = 
         "dispatch": "none" if summed else mode.name,
         "dispatch_type": dispatch_type,
         "combine_type": plan.combine_type or "bf16",
-        "schedule": plan.schedule, "microbatches": plan.microbatches,
+        "schedule": plan.schedule,
+        "microbatches": plan.microbatches,
         "made_by": dataclasses.asdict(plan.made_by),
-    }  # fmt: skip
+    }
 
 
 def redundant_slots(plan: Plan) -> int:

@@ -192,9 +192,14 @@ class _Meeting:
         """How long each rank was busy in it."""
         start_F, end_F = self.network.times(self.first, len(self.ranks_F.source_F))
         return busy_seconds(
-            self.exchange, self.ranks_F, enter_R=enter_R, leave_R=leave_R,
-            setup_R=setup_start(self.exchange, enter_R), start_F=start_F, end_F=end_F,
-        )  # fmt: skip
+            self.exchange,
+            self.ranks_F,
+            enter_R=enter_R,
+            leave_R=leave_R,
+            setup_R=setup_start(self.exchange, enter_R),
+            start_F=start_F,
+            end_F=end_F,
+        )
 
 
 def _succeed(event: simpy.Event, _: simpy.Event) -> None:

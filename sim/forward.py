@@ -107,13 +107,22 @@ class ForwardPass:
             table=placed.table,
         )
         expert_LG = compute.expert_seconds(
-            placed.model, placed.sites.cluster.hardware, traffic.load_LGP, phase=placed.phase, etp=placed.plan.etp,
+            placed.model,
+            placed.sites.cluster.hardware,
+            traffic.load_LGP,
+            phase=placed.phase,
+            etp=placed.plan.etp,
             seen_G=_seen_G(placed, traffic),
-        )  # fmt: skip
+        )
         return cls(
-            placed=placed, trace=trace, step=step, home_T=home_T, traffic=traffic, expert_seconds_LG=expert_LG,
+            placed=placed,
+            trace=trace,
+            step=step,
+            home_T=home_T,
+            traffic=traffic,
+            expert_seconds_LG=expert_LG,
             shared=shared,
-        )  # fmt: skip
+        )
 
     @property
     def model(self) -> ModelShape:
@@ -200,9 +209,13 @@ class ForwardPass:
     def _dispatched(self, moe: int) -> Iterator[Exchange]:
         if self.placed.mode.counts_first:
             yield Exchange(
-                kind="dispatch", layer=moe, flows=no_flows(), setup_s=self._hardware.count_exchange_s, barrier=True,
+                kind="dispatch",
+                layer=moe,
+                flows=no_flows(),
+                setup_s=self._hardware.count_exchange_s,
+                barrier=True,
                 group_R=self.placed.sites.group_G,
-            )  # fmt: skip
+            )
         counts = self.placed.mode.dispatch_counts(self.traffic.layer(moe))
         yield exchange_of(
             self.placed, "dispatch", moe, self.placed.dispatch_flows.counted(counts), barrier=self.placed.mode.barrier

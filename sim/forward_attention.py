@@ -95,9 +95,16 @@ class AttentionStage:
         if rest:
             keys_G, scored_G = self.tokens.keys_at(layer)
             yield from ContextAttention(
-                placed=self.placed, step=self.step, shared=self.sequences, shape=mixer, reads=mixer.reads_of(layer),
-                moe=moe, tokens_G=tokens_G, keys_G=keys_G, scored_G=scored_G,
-            ).tasks()  # fmt: skip
+                placed=self.placed,
+                step=self.step,
+                shared=self.sequences,
+                shape=mixer,
+                reads=mixer.reads_of(layer),
+                moe=moe,
+                tokens_G=tokens_G,
+                keys_G=keys_G,
+                scored_G=scored_G,
+            ).tasks()
             if norms:
                 kept_G = self.tokens.kept_G(self.tokens.moe_layers_before(layer))
                 behind_G = behind_G + compute.norm_seconds(self.model, self._hardware, kept_G)

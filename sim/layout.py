@@ -319,9 +319,14 @@ class Layout:
         ranks = self.ranks_of_virtual_stage(whole("stage", stage, least=0, most=self.stages - 1))
         gpus = self.gpu_of_rank or ()
         return Layout(
-            ep=self.ep, groups=self.groups, etp=self.etp, tp=self.tp, cp=self.cp, dp=self.dp,
+            ep=self.ep,
+            groups=self.groups,
+            etp=self.etp,
+            tp=self.tp,
+            cp=self.cp,
+            dp=self.dp,
             gpu_of_rank=tuple(gpus[rank] for rank in ranks),
-        )  # fmt: skip
+        )
 
 
 def divided(name: str, degree: int, whole_: int, what: str) -> int:

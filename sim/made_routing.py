@@ -104,8 +104,17 @@ def parse_law(text: str) -> RoutingLaw:
         raise MoecastError("a number stands behind the colon, as in zipf:1.2", field="--routing", value=text) from error
 
 
-def routing_by_law(law: RoutingLaw, model: ModelShape, *, tokens: int, sequence: int, phase: str, position: int,
-                   seed: int, step_tokens: int | None = None) -> RoutingTrace:  # fmt: skip
+def routing_by_law(
+    law: RoutingLaw,
+    model: ModelShape,
+    *,
+    tokens: int,
+    sequence: int,
+    phase: str,
+    position: int,
+    seed: int,
+    step_tokens: int | None = None,
+) -> RoutingTrace:
     """Make tokens that route by a law.
 
     Parameters

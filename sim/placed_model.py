@@ -203,9 +203,14 @@ class PlacedModel:
 
     def _templates(self) -> dict[str, FlowTemplate]:
         names = (
-            "dispatch_flows", "combine_flows", "context_flows", "hidden_flows", "spread_flows", "gather_flows",
+            "dispatch_flows",
+            "combine_flows",
+            "context_flows",
+            "hidden_flows",
+            "spread_flows",
+            "gather_flows",
             "context_pairs",
-        )  # fmt: skip
+        )
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def _choices(self) -> dict[str, tuple[Choice, ...]]:
@@ -227,9 +232,14 @@ class PlacedModel:
             return self
         if not self._beside:
             wide = PlacedModel.of(
-                self.sites.cluster, self.model, self.plan, phase=self.phase, beside=True, narrow=False,
+                self.sites.cluster,
+                self.model,
+                self.plan,
+                phase=self.phase,
+                beside=True,
+                narrow=False,
                 sites=self.sites,
-            )  # fmt: skip
+            )
             self._beside.append(wide.on_narrowest(self.narrowest_J))
         return self._beside[0]
 
@@ -240,9 +250,14 @@ class PlacedModel:
         """
         if not self._fused:
             wide = PlacedModel.of(
-                self.sites.cluster, self.model, self.plan, phase=self.phase, fused=True, narrow=False,
+                self.sites.cluster,
+                self.model,
+                self.plan,
+                phase=self.phase,
+                fused=True,
+                narrow=False,
                 sites=self.sites,
-            )  # fmt: skip
+            )
             self._fused.append(wide.on_narrowest(self.narrowest_J))
         return self._fused[0]
 

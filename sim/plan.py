@@ -111,9 +111,13 @@ class Plan:
         object.__setattr__(self, "layer_ids", whole_list("layer_ids", self.layer_ids, rising=True, least_long=0))
         object.__setattr__(self, "slots_DLGP", slot_table(self.slots_DLGP, len(self.layer_ids), self.experts))
         layout = Layout(
-            ep=self.ep, groups=self.groups, gpu_of_rank=self.gpu_of_rank, stage_of_layer=self.stage_of_layer,
-            folded=self.folded, **{name: getattr(self, name) for name in ("tp", "pp", "dp", "cp", "etp", "virtual")},
-        )  # fmt: skip
+            ep=self.ep,
+            groups=self.groups,
+            gpu_of_rank=self.gpu_of_rank,
+            stage_of_layer=self.stage_of_layer,
+            folded=self.folded,
+            **{name: getattr(self, name) for name in ("tp", "pp", "dp", "cp", "etp", "virtual")},
+        )
         for name in ("dp", "gpu_of_rank", "stage_of_layer"):
             object.__setattr__(self, name, getattr(layout, name))
         object.__setattr__(self, "layout", layout)
@@ -289,8 +293,11 @@ class Plan:
             slots_DLGP=self.slots_DLGP[:, index],
             replica_weights_DLGP=None if weights is None else weights[:, index],
             gpu_of_rank=layout.gpu_of_rank,
-            pp=1, virtual=1, folded=False, stage_of_layer=None,
-        )  # fmt: skip
+            pp=1,
+            virtual=1,
+            folded=False,
+            stage_of_layer=None,
+        )
 
     def check_legal(self, *, file: str | Path | None = None) -> None:
         """Every expert at least once per layer and EP group, no slot beyond what a rank has.
@@ -309,8 +316,9 @@ class Plan:
                     f"layer {layer} of EP group {group} misses expert {missing[0]}"
                     + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
                     + "; every expert needs a slot",
-                    file=file, field="slots",
-                )  # fmt: skip
+                    file=file,
+                    field="slots",
+                )
         if self.slots_per_rank is not None:
             for rank, count in enumerate(self.slots_per_rank):
                 if (slots[:, :, rank, count:] != EMPTY).any():
@@ -339,10 +347,18 @@ class Plan:
             "experts": self.experts,
             "choices": self.choices,
             "layer_ids": list(self.layer_ids),
-            "tp": self.tp, "pp": self.pp, "dp": self.dp, "cp": self.cp, "ep": self.ep, "etp": self.etp,
-            "groups": self.groups, "virtual": self.virtual, "folded": self.folded,
+            "tp": self.tp,
+            "pp": self.pp,
+            "dp": self.dp,
+            "cp": self.cp,
+            "ep": self.ep,
+            "etp": self.etp,
+            "groups": self.groups,
+            "virtual": self.virtual,
+            "folded": self.folded,
             "sequence_parallel": self.sequence_parallel,
-            "context_exchange": self.context_exchange, "context_split": self.context_split,
+            "context_exchange": self.context_exchange,
+            "context_split": self.context_split,
             "stage_of_layer": None if self.stage_of_layer is None else list(self.stage_of_layer),
             "gpu_of_rank": list(self.gpu_of_rank),
             "slots_per_rank": None if self.slots_per_rank is None else list(self.slots_per_rank),
@@ -355,7 +371,7 @@ class Plan:
             "schedule": self.schedule,
             "microbatches": self.microbatches,
             "made_by": {name: getattr(self.made_by, name) for name in MadeBy.__dataclass_fields__},
-        }  # fmt: skip
+        }
 
     @classmethod
     def from_json(cls, value: Any, *, file: str | Path | None = None) -> Plan:

@@ -59,9 +59,13 @@ class SharedTokens:
             self._sum.append(pick(list(choices), sites, rows_D * choices[0].template.copy_bytes))
         [choice] = self._sum
         return Exchange(
-            kind=kind, layer=moe, flows=choice.template.counted(rows_D), setup_s=choice.setup_s(sites), barrier=True,
+            kind=kind,
+            layer=moe,
+            flows=choice.template.counted(rows_D),
+            setup_s=choice.setup_s(sites),
+            barrier=True,
             group_R=numbers_of_groups(sites, peers_DM),
-        )  # fmt: skip
+        )
 
     def _hidden_exchange(self, moe: int, tokens_G: Int, *, from_all: bool) -> Exchange:
         """Send each rank's tokens to all that share them, or (`from_all`) to it what those have of them."""

@@ -233,9 +233,14 @@ def _memory(
 ) -> dict[str, int]:
     hardware = placed.sites.cluster.hardware
     parts = memory_by_part(
-        placed.model, plan, workload, hardware, steps=steps, expert_rows=routing.most_rows,
+        placed.model,
+        plan,
+        workload,
+        hardware,
+        steps=steps,
+        expert_rows=routing.most_rows,
         most_tokens=routing.most_tokens,
-    )  # fmt: skip
+    )
     usable, capacity = usable_bytes(hardware, fraction), int(hardware.memory_bytes)
     return {**parts, "total": sum(parts.values()), "usable": usable, "capacity": capacity}
 

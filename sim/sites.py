@@ -69,9 +69,14 @@ class Sites:
         ranks, members = len(gpu_G), np.shape(self.peer_SM)[-1] if np.ndim(self.peer_SM) else 0
         places = np.shape(self.relay_SA)[-1] if np.ndim(self.relay_SA) else 0
         most = {
-            "domain_G": self.cluster.n_domains - 1, "node_G": np.iinfo(np.int32).max, "group_G": ranks - 1,
-            "member_G": members - 1, "peer_SM": ranks - 1, "place_SM": places - 1, "relay_SA": ranks - 1,
-        }  # fmt: skip
+            "domain_G": self.cluster.n_domains - 1,
+            "node_G": np.iinfo(np.int32).max,
+            "group_G": ranks - 1,
+            "member_G": members - 1,
+            "peer_SM": ranks - 1,
+            "place_SM": places - 1,
+            "relay_SA": ranks - 1,
+        }
         object.__setattr__(self, "gpu_G", gpu_G)
         for name, highest in most.items():
             shape = (ranks, *({"M": (members,), "A": (places,)}.get(name[-1], ())))

@@ -167,9 +167,15 @@ def _span(rank: int, name: str, category: str, begin: float, end: float, args: d
     """Draw what takes any time at all."""
     if end > begin:
         yield {
-            "ph": "X", "pid": PROCESS, "tid": rank, "ts": float(begin) * _MICRO, "dur": float(end - begin) * _MICRO,
-            "name": name, "cat": category, "args": args,
-        }  # fmt: skip
+            "ph": "X",
+            "pid": PROCESS,
+            "tid": rank,
+            "ts": float(begin) * _MICRO,
+            "dur": float(end - begin) * _MICRO,
+            "name": name,
+            "cat": category,
+            "args": args,
+        }
 
 
 def _rank_bytes(task: Task) -> tuple[list[float], list[float]]:

@@ -188,11 +188,17 @@ def count_checked_traffic(
         [
             partial(
                 count_tokens_of_sources,
-                experts_TLK, token_T[part], home_T[part], sites.place_SM, serving, counts, stay,
+                experts_TLK,
+                token_T[part],
+                home_T[part],
+                sites.place_SM,
+                serving,
+                counts,
+                stay,
             )
             for part in parts
         ]
-    )  # fmt: skip
+    )
     copies_LSM, domains_LSA = counts.copies_SLM.swapaxes(0, 1), counts.domains_SLA.swapaxes(0, 1)
     return StepTraffic(
         tokens_LG=_tokens_at_home(counts.home_LT[:-1] if stay else home_T[None], plan),

@@ -46,9 +46,17 @@ def network_seconds(
         np.maximum.at(done_G, program.ranks_of(task), leave_R)
     ranks = np.arange(program.n_ranks + 1)
     pieces = _pieces(
-        np.searchsorted(rank_W, ranks), start_W, end_W, np.searchsorted(rank_X, ranks), start_X, end_X, task_X, peer_X,
-        float(done_G.max(initial=0.0)), int(done_G.argmax()),
-    )  # fmt: skip
+        np.searchsorted(rank_W, ranks),
+        start_W,
+        end_W,
+        np.searchsorted(rank_X, ranks),
+        start_X,
+        end_X,
+        task_X,
+        peer_X,
+        float(done_G.max(initial=0.0)),
+        int(done_G.argmax()),
+    )
     spent_S = np.zeros(len(program.tasks))
     _resolve(*pieces, spent_S)
     # After the last rank that is known to be done, an exchange is under way of which nobody knows whose time it is.

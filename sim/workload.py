@@ -90,8 +90,14 @@ class Workload:
         if self.from_phase is not None and self.from_phase not in TRACE_PHASES:
             raise MoecastError(f"one of {', '.join(TRACE_PHASES)}", field="from_phase", value=self.from_phase)
         least_tokens = 0 if self.phase == "mixed" and self.prefill_tokens_per_rank else 1
-        for field, least in (("tokens_per_rank", least_tokens), ("steps", 1), ("seed", 0), ("context", 1),
-                             ("prefill_tokens_per_rank", 0), ("speculate", 0)):  # fmt: skip
+        for field, least in (
+            ("tokens_per_rank", least_tokens),
+            ("steps", 1),
+            ("seed", 0),
+            ("context", 1),
+            ("prefill_tokens_per_rank", 0),
+            ("speculate", 0),
+        ):
             value = getattr(self, field)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
                 raise MoecastError(f"must be a whole number of at least {least}", field=field, value=value)

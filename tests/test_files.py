@@ -69,8 +69,10 @@ def test_different_files_and_names_of_presets_are_fine(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_names_the_file_and_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(MoecastError, match=r"out\.json: could not be written \(No space left on device\)"), \
-            atomic_path(tmp_path / "out.json"):  # fmt: skip
+    with (
+        pytest.raises(MoecastError, match=r"out\.json: could not be written \(No space left on device\)"),
+        atomic_path(tmp_path / "out.json"),
+    ):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert list(tmp_path.iterdir()) == []
 

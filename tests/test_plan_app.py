@@ -42,10 +42,23 @@ def test_the_app_finds_a_layout_in_a_browser(tmp_path: Path) -> None:
         port = free.getsockname()[1]
     address = f"http://127.0.0.1:{port}"
     served = subprocess.Popen(
-        [sys.executable, "-m", "marimo", "run", APP, "--headless", "--no-token", "--host", "127.0.0.1", "--port",
-         str(port)],
-        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "marimo",
+            "run",
+            APP,
+            "--headless",
+            "--no-token",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+        ],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         until = time.monotonic() + 60
         while not answers(address):

@@ -13,7 +13,7 @@ values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.text("abc: -#[]{}'\"\n", max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc", min_size=1), inner, max_size=3),
     max_leaves=12,
-)  # fmt: skip
+)
 
 
 BOMB = "\n".join(["a0: &a0 [x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 30))])

@@ -11,8 +11,13 @@ TABLES = "tables:"
 """Before the folder of measured tables that prices kernels."""
 NO_NUMBERS = ("name", "kernels", "engine", "copy_cost", "sources")
 FIXED_COSTS = (
-    "kernel_launch_s", "message_s", "collective_launch_s", "count_exchange_s", "barrier_s", "network_launch_s"
-)  # fmt: skip
+    "kernel_launch_s",
+    "message_s",
+    "collective_launch_s",
+    "count_exchange_s",
+    "barrier_s",
+    "network_launch_s",
+)
 EFFICIENCIES = ("gemm", "grouped_gemm", "attention", "memory")
 
 

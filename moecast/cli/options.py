@@ -277,10 +277,13 @@ ContextSplit = Annotated[
 Dp = Annotated[
     int | None,
     typer.Option(
-        "--dp", min=1, max=65535, help="Ranks, or groups of --tp x --cp of them, that hold tokens of their own.",
+        "--dp",
+        min=1,
+        max=65535,
+        help="Ranks, or groups of --tp x --cp of them, that hold tokens of their own.",
         show_default="what the others leave",
     ),
-]  # fmt: skip
+]
 Pp = Annotated[
     int | None, typer.Option("--pp", min=1, max=65535, help="Pipeline stages.", show_default="the plan's, else 1")
 ]

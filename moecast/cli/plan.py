@@ -112,9 +112,15 @@ def plan_command(
     hourly = cost.of(question.cluster.hardware.name)
     with render.progress("searching", quiet=json) as advance:
         found = find_serving(
-            question, n_gpus, limits, modes=modes, scored=scored, placed=placed or PLACED, network=str(asked.network),
+            question,
+            n_gpus,
+            limits,
+            modes=modes,
+            scored=scored,
+            placed=placed or PLACED,
+            network=str(asked.network),
             progress=planning.told(advance),
-        )  # fmt: skip
+        )
         answer = planning.answer(found, question, asked, hourly=hourly, plan_file=write)
         answer["requests"] = plan_beside.served(question, found, law, planning.told(advance))
         answer["sensitivity"] = plan_beside.moved(question, found, planning.told(advance)) if moved else None

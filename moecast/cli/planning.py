@@ -142,13 +142,24 @@ def read_serving_question(asked: Asked, *, osl: int, quiet: bool) -> ServingQues
         cluster = kernels_on(built, kernels=asked.kernels, engine=asked.engine)
         model = made.model_of(asked.model, asked.dims, asked.types)
         trace = routing_by_law(
-            parse_law(asked.routing or "uniform"), model, tokens=MADE_TOKENS, sequence=MADE_SEQUENCE, phase="prefill",
-            position=0, seed=asked.seed,
-        )  # fmt: skip
+            parse_law(asked.routing or "uniform"),
+            model,
+            tokens=MADE_TOKENS,
+            sequence=MADE_SEQUENCE,
+            phase="prefill",
+            position=0,
+            seed=asked.seed,
+        )
     return ServingQuestion(
-        cluster=cluster, model=model, trace=trace, isl=isl, osl=osl, from_phase=asked.from_phase,
-        memory_fraction=asked.memory_fraction, seed=asked.seed,
-    )  # fmt: skip
+        cluster=cluster,
+        model=model,
+        trace=trace,
+        isl=isl,
+        osl=osl,
+        from_phase=asked.from_phase,
+        memory_fraction=asked.memory_fraction,
+        seed=asked.seed,
+    )
 
 
 def told(advance: Advance | None) -> Callable[[str, int, int], None] | None:
@@ -169,10 +180,15 @@ def answer(
     files = {} if plan_file is None else {name: str(path) for name, path in engine_files(plan_file).items()}
     value = found.to_json()
     value["question"] = {
-        "cluster": question.cluster.name, "model": question.model.name, "isl": question.isl, "osl": question.osl,
-        "element_types": element_types(question.model), "engine": question.cluster.hardware.engine,
-        "trace": describe_trace(question.trace), "seed": question.seed,
-    }  # fmt: skip
+        "cluster": question.cluster.name,
+        "model": question.model.name,
+        "isl": question.isl,
+        "osl": question.osl,
+        "element_types": element_types(question.model),
+        "engine": question.cluster.hardware.engine,
+        "trace": describe_trace(question.trace),
+        "seed": question.seed,
+    }
     value["winner"]["interval"] = winner_interval(question, found)
     value["why"] = why_it_wins(question, found)
     value["timeline"] = winner_timeline(question, found)

@@ -172,8 +172,10 @@ def _varied(varied: Mapping[str, Any], path: Path) -> Iterable[tuple[str, list[A
         name = find_field(field, file=path)
         if not isinstance(listed, list) or not listed:
             raise MoecastError("lists its values", file=path, field=f"vary.{field}", value=listed)
-        yield name, [_beside(name, read_value(name, value, file=path, field=f"vary.{field}"), path.parent)
-                     for value in listed]  # fmt: skip
+        yield (
+            name,
+            [_beside(name, read_value(name, value, file=path, field=f"vary.{field}"), path.parent) for value in listed],
+        )
 
 
 def _flat(given: Mapping[str, Any], path: Path) -> Iterable[tuple[str, Any]]:

@@ -108,9 +108,10 @@ class AskedRecipe:
 
         optimizers = {known.name: known for known in OPTIMIZERS}
         for name, value, known in (
-            ("--precision", self.precision, PRECISIONS), ("--recompute", self.recompute, RECOMPUTES),
+            ("--precision", self.precision, PRECISIONS),
+            ("--recompute", self.recompute, RECOMPUTES),
             ("--optimizer", self.optimizer, optimizers),
-        ):  # fmt: skip
+        ):
             if value not in known:
                 raise MoecastError(f"one of {', '.join(known)}", field=name, value=value)
         if self.overlap_param_gather and not (self.overlap_grad_reduce and self.zero):

@@ -118,10 +118,18 @@ def serve_command(
     check_outputs({"--out": out, "--report": report, "--timeline": timeline}, asked.files)
     promised = None if slo is None else parse_slo(slo)
     serving = Serving(
-        batcher=batcher, max_batched_tokens=max_batched_tokens, max_sequences=max_sequences, kv_blocks=kv_blocks,
-        block_tokens=block_tokens, prefix_cache=prefix_cache, dp_dispatch=dp_dispatch, receive_every=receive_every,
-        cost=cost, draws=draws, overload=overload,
-    )  # fmt: skip
+        batcher=batcher,
+        max_batched_tokens=max_batched_tokens,
+        max_sequences=max_sequences,
+        kv_blocks=kv_blocks,
+        block_tokens=block_tokens,
+        prefix_cache=prefix_cache,
+        dp_dispatch=dp_dispatch,
+        receive_every=receive_every,
+        cost=cost,
+        draws=draws,
+        overload=overload,
+    )
     lengths = Lengths(prompt=prompt_tokens or asked.isl or DEFAULT_ISL, output=output_tokens, least_part=length_ratio)
     inputs = read_inputs(asked.with_(reuse=True), quiet=json)
     # Requests have lengths of their own, and tokens of made routing are independent of the prompts they are made in.
@@ -133,9 +141,16 @@ def serve_command(
     arrivals, made = _requests(requests, columns, num_requests, lengths, prefixes, weights, asked.seed)
     with render.progress("serving", quiet=json) as advance:
         served = serve(
-            question, made, arrivals=arrivals, serving=serving, slo=promised, dollars_per_gpu_hour=gpu_hour,
-            prefill=prefill, log_spans=SPANS if timeline is not None else 0, progress=advance,
-        )  # fmt: skip
+            question,
+            made,
+            arrivals=arrivals,
+            serving=serving,
+            slo=promised,
+            dollars_per_gpu_hour=gpu_hour,
+            prefill=prefill,
+            log_spans=SPANS if timeline is not None else 0,
+            progress=advance,
+        )
     if out is not None:
         write_served(served, out)
     if timeline is not None:

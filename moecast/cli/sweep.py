@@ -111,8 +111,10 @@ def sweep_command(
     journal = journal_of(out, csv, parquet)
     with render.progress("sweeping", quiet=json) as advance:
         points = answer_points(asked, varied, journal=journal, jobs=jobs, ray=ray, advance=advance)
-    answer = {"varied": {dotted(name): list(map(_plain, values)) for name, values in varied.items()},
-              "points": [point.to_json() for point in points]}  # fmt: skip
+    answer = {
+        "varied": {dotted(name): list(map(_plain, values)) for name, values in varied.items()},
+        "points": [point.to_json() for point in points],
+    }
     if out is not None:
         write_text(out, json_module.dumps(answer, indent=1, allow_nan=False) + "\n")
     if csv is not None:

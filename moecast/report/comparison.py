@@ -172,10 +172,13 @@ class _Saved:
             ("title", title is None or isinstance(title, str), "must be text"),
             ("notes", isinstance(notes, list) and all(isinstance(note, str) for note in notes), "must be texts"),
             ("trace", trace is None or isinstance(trace, dict), "must be an object"),
-            ("trace.load", _is_table((trace or {}).get("load", [[1]])) if isinstance(trace, dict | None) else True,
-             "must be lists of numbers, one for each layer and equally long"),
+            (
+                "trace.load",
+                _is_table((trace or {}).get("load", [[1]])) if isinstance(trace, dict | None) else True,
+                "must be lists of numbers, one for each layer and equally long",
+            ),
             ("entries", isinstance(entries, list), "must be a list"),
-        ):  # fmt: skip
+        ):
             if not good:
                 raise MoecastError(rule, file=path, field=field)
         return cls(title=title, notes=notes, trace=trace, entries=[_entry(item, path) for item in entries])

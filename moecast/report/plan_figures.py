@@ -99,9 +99,12 @@ def gains(saved: Mapping[str, float]) -> go.Figure:
     order = sorted(saved.items(), key=lambda gain: gain[1])
     figure = go.Figure()
     figure.add_bar(
-        x=[100 * gain for _, gain in order], y=[name for name, _ in order], orientation="h", marker_color=BETTER,
+        x=[100 * gain for _, gain in order],
+        y=[name for name, _ in order],
+        orientation="h",
+        marker_color=BETTER,
         hovertemplate="%{y}: %{x:.1f} %<extra></extra>",
-    )  # fmt: skip
+    )
     figure.update_layout(xaxis_title="% of the step")
     return finished(figure, height=120 + 24 * max(4, len(order)))
 
@@ -111,9 +114,13 @@ def memory(held: Sequence[tuple[str, Mapping[str, int]]]) -> go.Figure:
     figure = go.Figure()
     for part, colour in MEMORY_COLOURS.items():
         figure.add_bar(
-            x=[bytes_of[part] / GIB for _, bytes_of in held], y=[name for name, _ in held], name=part, orientation="h",
-            marker_color=colour, hovertemplate=f"{part}: %{{x:.1f}} GiB<extra></extra>",
-        )  # fmt: skip
+            x=[bytes_of[part] / GIB for _, bytes_of in held],
+            y=[name for name, _ in held],
+            name=part,
+            orientation="h",
+            marker_color=colour,
+            hovertemplate=f"{part}: %{{x:.1f}} GiB<extra></extra>",
+        )
     usable = held[0][1]["usable"] / GIB
     figure.add_vline(x=usable, line_dash="dot")
     figure.update_layout(barmode="stack", xaxis_title=f"GiB, of {usable:.0f} (dotted)")
@@ -135,11 +142,15 @@ def timeline(step: Mapping[str, Any]) -> go.Figure:
     for part, colour in PART_COLOURS.items():
         of = [one for one in rows[part] if one[2] > 0]
         figure.add_bar(
-            y=[row for row, *_ in of], base=[begin * 1e6 for _, begin, _, _ in of],
-            x=[length * 1e6 for _, _, length, _ in of], name=part, orientation="h", marker_color=colour,
+            y=[row for row, *_ in of],
+            base=[begin * 1e6 for _, begin, _, _ in of],
+            x=[length * 1e6 for _, _, length, _ in of],
+            name=part,
+            orientation="h",
+            marker_color=colour,
             customdata=[layer for *_, layer in of],
             hovertemplate=f"{part}, MoE layer %{{customdata}}: %{{x:.1f}} µs<extra>%{{y}}</extra>",
-        )  # fmt: skip
+        )
     order = [
         f"rank {rank}" + (f", {stream}" if len(streams) > 1 else "") for rank in step["ranks"] for stream in streams
     ]

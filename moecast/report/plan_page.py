@@ -96,15 +96,19 @@ def _narrow(answer: Mapping[str, Any]) -> list[Picture]:
     whys = answer["why"]
     pictures = [
         Picture(
-            title=f"More of each resource: {why['what']}", caption="What twice of each resource saves of it, by bound",
-            figure=plan_figures.gains(why["gains"]), wide=False,
+            title=f"More of each resource: {why['what']}",
+            caption="What twice of each resource saves of it, by bound",
+            figure=plan_figures.gains(why["gains"]),
+            wide=False,
         )
-        for why in whys if why["gains"]
-    ]  # fmt: skip
+        for why in whys
+        if why["gains"]
+    ]
     held = [(why["what"].removesuffix("'s decode step"), why["memory_bytes"]) for why in whys if why["memory_bytes"]]
     if held:
         pictures.append(
-            Picture(title="Memory", caption="The fullest GPU of an instance that decodes",
-                    figure=plan_figures.memory(held))
-        )  # fmt: skip
+            Picture(
+                title="Memory", caption="The fullest GPU of an instance that decodes", figure=plan_figures.memory(held)
+            )
+        )
     return pictures

@@ -25,9 +25,13 @@ def latencies(served: Served, measures: Sequence[str]) -> go.Figure:
     for name, colour in zip(measures, PLAN_COLOURS[1:], strict=False):
         times_ms = 1e3 * np.array(served.quantiles_s.get(name, ()))
         figure.add_scatter(
-            x=times_ms, y=list(range(len(times_ms))), name=NAMES[name], mode="lines", line={"color": colour},
+            x=times_ms,
+            y=list(range(len(times_ms))),
+            name=NAMES[name],
+            mode="lines",
+            line={"color": colour},
             hovertemplate=f"{NAMES[name]}: %{{y}} % within %{{x:.4g}} ms<extra></extra>",
-        )  # fmt: skip
+        )
         if name in served.promised_s:
             figure.add_vline(x=1e3 * served.promised_s[name], line_dash="dot", line_color=colour)
     figure.update_layout(yaxis_title="% of requests", yaxis_range=[0, 100])
@@ -48,11 +52,16 @@ def goodput(served: Served) -> go.Figure:
     kept_YX = _kept(counted["ttft"] * 1e3, counted["tpot"] * 1e3, ttft_X, tpot_Y)
     figure = go.Figure(
         go.Heatmap(
-            x=ttft_X, y=tpot_Y, z=np.round(100 * kept_YX, 2), colorscale="Blues", zmin=0, zmax=100,
+            x=ttft_X,
+            y=tpot_Y,
+            z=np.round(100 * kept_YX, 2),
+            colorscale="Blues",
+            zmin=0,
+            zmax=100,
             colorbar={"title": {"text": "% kept", "side": "right"}, "thickness": 12},
             hovertemplate="TTFT ≤ %{x:.4g} ms, TPOT ≤ %{y:.4g} ms: %{z:.1f} %<extra></extra>",
         )
-    )  # fmt: skip
+    )
     promised = {name: 1e3 * time_s for name, time_s in served.promised_s.items()}
     if "ttft" in promised:
         figure.add_vline(x=min(promised["ttft"], ttft_X[-1]), line_dash="dot")
@@ -81,9 +90,13 @@ def requests_over_time(over: OverTime) -> go.Figure:
     figure = go.Figure()
     for name, value_B, colour in (("in flight", over.running, RUNNING), ("waiting", over.waiting, WAITING)):
         figure.add_scatter(
-            x=over.times_s, y=np.round(value_B, 3), name=name, mode="lines", line={"color": colour, "width": 1.5},
+            x=over.times_s,
+            y=np.round(value_B, 3),
+            name=name,
+            mode="lines",
+            line={"color": colour, "width": 1.5},
             hovertemplate=f"%{{x:.4g}} s: %{{y:.4g}} {name}<extra></extra>",
-        )  # fmt: skip
+        )
     figure.update_layout(xaxis_title="s", yaxis_title="requests", yaxis_rangemode="tozero")
     return finished(figure, height=300)
 
@@ -93,9 +106,13 @@ def kv_over_time(pools: Mapping[str, OverTime]) -> go.Figure:
     figure = go.Figure()
     for (name, over), colour in zip(pools.items(), (RUNNING, PROMPTS), strict=False):
         figure.add_scatter(
-            x=over.times_s, y=np.round(100 * np.array(over.kv_used), 3), name=name, mode="lines",
-            line={"color": colour, "width": 1.5}, hovertemplate=f"{name}, %{{x:.4g}} s: %{{y:.1f}} %<extra></extra>",
-        )  # fmt: skip
+            x=over.times_s,
+            y=np.round(100 * np.array(over.kv_used), 3),
+            name=name,
+            mode="lines",
+            line={"color": colour, "width": 1.5},
+            hovertemplate=f"{name}, %{{x:.4g}} s: %{{y:.1f}} %<extra></extra>",
+        )
     most = max((max(over.kv_used) for over in pools.values()), default=0.0)
     figure.update_layout(xaxis_title="s", yaxis_title="% of KV blocks", showlegend=len(pools) > 1)
     figure.update_yaxes(range=[0, 105 if most > 0.5 else max(1.0, 110 * most)])
@@ -114,10 +131,15 @@ def doing_over_time(over: OverTime, instances: int, duration_s: float) -> go.Fig
         ("idle", np.clip(100 - prompt_B - decode_B, 0, None), IDLE),
     ):
         figure.add_scatter(
-            x=over.times_s, y=np.round(part_B, 2), name=name, mode="lines", stackgroup="time",
-            line={"color": colour, "width": 0}, fillcolor=colour,
+            x=over.times_s,
+            y=np.round(part_B, 2),
+            name=name,
+            mode="lines",
+            stackgroup="time",
+            line={"color": colour, "width": 0},
+            fillcolor=colour,
             hovertemplate=f"%{{x:.4g}} s: {name} %{{y:.1f}} %<extra></extra>",
-        )  # fmt: skip
+        )
     figure.update_layout(xaxis_title="s", yaxis_title="% of the time", yaxis_range=[0, 100])
     return finished(figure, height=300)
 
@@ -132,12 +154,15 @@ def step_times(served: Served, pool: str) -> go.Figure:
         mean_ms = np.array([1e3 * of.mean_s for of in found])
         most_ms, least_ms = (np.array([1e3 * getattr(of, name) for of in found]) for name in ("most_s", "least_s"))
         figure.add_scatter(
-            x=[round(of.batch, 2) for of in found], y=mean_ms, name=kind, mode="lines+markers",
+            x=[round(of.batch, 2) for of in found],
+            y=mean_ms,
+            name=kind,
+            mode="lines+markers",
             marker={"color": colour},
             error_y={"array": most_ms - mean_ms, "arrayminus": mean_ms - least_ms, "width": 0, "thickness": 1},
             customdata=[of.iterations for of in found],
             hovertemplate=f"{kind}, %{{x:.4g}} requests: %{{y:.4g}} ms mean of %{{customdata:,}}<extra></extra>",
-        )  # fmt: skip
+        )
     figure.update_layout(xaxis_title="requests in flight, of an instance", yaxis_title="ms", yaxis_rangemode="tozero")
     return finished(figure, height=320)
 
@@ -147,10 +172,13 @@ def shares(limits: Mapping[str, float]) -> go.Figure:
     names = list(limits)
     figure = go.Figure(
         go.Bar(
-            x=[round(100 * limits[name], 2) for name in names], y=names, orientation="h", marker_color=RUNNING,
+            x=[round(100 * limits[name], 2) for name in names],
+            y=names,
+            orientation="h",
+            marker_color=RUNNING,
             hovertemplate="%{y}: %{x:.1f} %<extra></extra>",
         )
-    )  # fmt: skip
+    )
     figure.update_layout(xaxis_title="% of the time", yaxis_autorange="reversed")
     figure.update_xaxes(range=[0, 100])
     return finished(figure, height=90 + 24 * max(4, len(names)))

@@ -54,14 +54,18 @@ def _seen(served: Served) -> list[Picture]:
     counted = f"Of {served.counted:,} requests that count."
     return [
         Picture(
-            title="First token, whole answer", caption=f"{counted} A step to the right is a longer wait.",
-            figure=figures.latencies(served, ("ttft", "e2e")), wide=False,
+            title="First token, whole answer",
+            caption=f"{counted} A step to the right is a longer wait.",
+            figure=figures.latencies(served, ("ttft", "e2e")),
+            wide=False,
         ),
         Picture(
-            title="Token by token", caption="Means over a request's answer, and single gaps between tokens.",
-            figure=figures.latencies(served, ("tpot", "itl")), wide=False,
+            title="Token by token",
+            caption="Means over a request's answer, and single gaps between tokens.",
+            figure=figures.latencies(served, ("tpot", "itl")),
+            wide=False,
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _kept(served: Served) -> list[Picture]:
@@ -78,15 +82,18 @@ def _over_time(served: Served) -> list[Picture]:
         count = instances.get(name, served.instances)
         pictures += [
             Picture(
-                title=f"Requests{of}", wide=True, figure=figures.requests_over_time(over),
+                title=f"Requests{of}",
+                wide=True,
+                figure=figures.requests_over_time(over),
                 caption=f"Means over {format_s(over.bin_s)}, over all its ranks.",
             ),
             Picture(
-                title=f"What iterations hold{of}", wide=False,
+                title=f"What iterations hold{of}",
+                wide=False,
                 figure=figures.doing_over_time(over, count, served.duration_s),
                 caption="An iteration counts as one with prompts if any rank of its instance has some.",
             ),
-        ]  # fmt: skip
+        ]
     caption = "Blocks that requests hold; what is only kept to be found again is free."
     pictures.append(
         Picture(title="KV cache", caption=caption, figure=figures.kv_over_time(served.over_time), wide=several)
@@ -98,12 +105,13 @@ def _why(served: Served) -> list[Picture]:
     several = len(served.step_times) > 1
     pictures = [
         Picture(
-            title="Iteration against batch" + (f", {name} pool" if several else ""), wide=not several,
+            title="Iteration against batch" + (f", {name} pool" if several else ""),
+            wide=not several,
             caption="Mean of iterations with about as many requests; bars: shortest to longest.",
             figure=figures.step_times(served, name),
         )
         for name in served.step_times
-    ]  # fmt: skip
+    ]
     shares = Picture(
         title="Where the time goes",
         caption="Several may hold at once.",

@@ -188,9 +188,16 @@ class _Program:
         best, rank_E = min(found, key=lambda pair: float(pair[0]))
         size_Z, count_Z = np.unique(size_G, return_counts=True)
         program = cls(
-            tokens=tokens, count_Z=count_Z, size_Z=size_Z, most_load=most_load, rng=np.random.default_rng(seed),
-            copies_of={}, plan_copies=float(best), rank_E=rank_E, best_E=_shared_copies(tokens, rank_E),
-        )  # fmt: skip
+            tokens=tokens,
+            count_Z=count_Z,
+            size_Z=size_Z,
+            most_load=most_load,
+            rng=np.random.default_rng(seed),
+            copies_of={},
+            plan_copies=float(best),
+            rank_E=rank_E,
+            best_E=_shared_copies(tokens, rank_E),
+        )
         for _, ranks_E in found:
             for rank in range(len(size_G)):
                 program.put(np.flatnonzero(ranks_E == rank))
@@ -283,9 +290,14 @@ class _Program:
         for z, size in enumerate(self.size_Z):
             expected = float(self.least_Z[z]) if len(self.least_Z) else 0.0
             priced = cheapest_set(
-                self.tokens, self.best_E, int(size), below=expected - room, most_load=self.most_load,
-                most_nodes=most_nodes - nodes, until_s=until_s,
-            )  # fmt: skip
+                self.tokens,
+                self.best_E,
+                int(size),
+                below=expected - room,
+                most_load=self.most_load,
+                most_nodes=most_nodes - nodes,
+                until_s=until_s,
+            )
             nodes += priced.nodes
             ended = ended and priced.least >= priced.best - room
             copies += float(self.count_Z[z]) * (priced.least - room)
@@ -295,9 +307,14 @@ class _Program:
             self.value = copies
         trivial = int((self.tokens.choices_T > 0).sum())  # each token that chooses anything has a copy somewhere
         return FanOutBound(
-            copies=max(copies, float(trivial)), tokens=self.tokens.n, plan_copies=self.plan_copies, rank_E=self.rank_E,
-            price_E=self.best_E.copy(), nodes=nodes, proved=ended,
-        )  # fmt: skip
+            copies=max(copies, float(trivial)),
+            tokens=self.tokens.n,
+            plan_copies=self.plan_copies,
+            rank_E=self.rank_E,
+            price_E=self.best_E.copy(),
+            nodes=nodes,
+            proved=ended,
+        )
 
 
 def _shared_copies(tokens: LayerTokens, rank_E: Int) -> Float:

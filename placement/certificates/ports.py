@@ -66,5 +66,7 @@ class Port:
             rate_N = np.where(size_N > 0, 1 / copy_N, 0.0)
         rate_R = rate_N.reshape(-1, 2).sum(axis=1)
         copy_R = 1 / rate_R[rate_R > 0]
-        return cls(copy_s=float(copy_R.min(initial=np.inf)) if len(copy_R) else 0.0,
-                   latency_s=float(flows.latency_F.min()) if len(flows.latency_F) else 0.0)  # fmt: skip
+        return cls(
+            copy_s=float(copy_R.min(initial=np.inf)) if len(copy_R) else 0.0,
+            latency_s=float(flows.latency_F.min()) if len(flows.latency_F) else 0.0,
+        )

@@ -87,9 +87,13 @@ class Homes:
     def fan_out(self, *, most_nodes: int = MOST_NODES, time_limit_s: float = float("inf"), seed: int = 0) -> float:
         """Copies with those to the own rank, at the least."""
         return fan_out_bound(
-            _as_choices(self.tokens), self.tokens.experts, self.size_G, most_nodes=most_nodes, seed=seed,
+            _as_choices(self.tokens),
+            self.tokens.experts,
+            self.size_G,
+            most_nodes=most_nodes,
+            seed=seed,
             time_limit_s=time_limit_s,
-        ).copies  # fmt: skip
+        ).copies
 
     def remote_copies(
         self, *, most_nodes: int = MOST_NODES, time_limit_s: float = float("inf"), seed: int = 0
@@ -106,9 +110,14 @@ class Homes:
         until_s = time.process_time() + time_limit_s
         least = int(np.maximum(-(-self.tokens.choices_T // int(self.size_G.max())) - 1, 0).sum())
         known = fan_out_bound(
-            _as_choices(self.tokens), self.tokens.experts, self.size_G, most_nodes=most_nodes, seed=seed,
-            time_limit_s=time_limit_s, proposals_per_pair=FEW_PROPOSALS,
-        )  # fmt: skip
+            _as_choices(self.tokens),
+            self.tokens.experts,
+            self.size_G,
+            most_nodes=most_nodes,
+            seed=seed,
+            time_limit_s=time_limit_s,
+            proposals_per_pair=FEW_PROPOSALS,
+        )
         chosen = self.tokens.choices_T > 0
         if not chosen.any():
             return 0.0
@@ -123,9 +132,13 @@ class Homes:
             value_N = copies_N - price_E[set_NP].sum(axis=1)
             cheapest = int(np.argmin(value_N))
             priced = cheapest_set(
-                tokens, price_E, size, below=float(value_N[cheapest] - SLACK * copies_N[cheapest]),
-                most_nodes=max(0, most_nodes - nodes), until_s=until_s,
-            )  # fmt: skip
+                tokens,
+                price_E,
+                size,
+                below=float(value_N[cheapest] - SLACK * copies_N[cheapest]),
+                most_nodes=max(0, most_nodes - nodes),
+                until_s=until_s,
+            )
             nodes += priced.nodes
             copies += priced.least
         total = float(price_E.sum()) + copies - 1e-9 * self.tokens.n

@@ -273,18 +273,24 @@ def _segment(
         latency_s = (ports.dispatch_in.latency_s + ports.combine_out.latency_s) * layer.hears_D[group]
         base_s = setups + expert_mean + latency_s + float(fixed_G.min())
         return _Segment(
-            mean_s=mean_s, most_s=most_s, chain=(base_s, ports.dispatch_in.copy_s + ports.combine_out.copy_s),
-            layer=first.layer, copies=float(layer.copies_mean_D[group]),
-        )  # fmt: skip
+            mean_s=mean_s,
+            most_s=most_s,
+            chain=(base_s, ports.dispatch_in.copy_s + ports.combine_out.copy_s),
+            layer=first.layer,
+            copies=float(layer.copies_mean_D[group]),
+        )
     last = stages[-1] if stages else None
     if isinstance(last, Exchange) and last.barrier and last.kind in {"dispatch", "combine"} and last.fill().n:
         there, back = (ports.dispatch_in, ports.dispatch_out), (ports.combine_in, ports.combine_out)
         copy_s = max(port.copy_s for port in (there if last.kind == "dispatch" else back))
         base_s = setups + expert_mean + float(fixed_G.mean())
         return _Segment(
-            mean_s=mean_s, most_s=most_s, chain=(base_s, copy_s), layer=last.layer,
+            mean_s=mean_s,
+            most_s=most_s,
+            chain=(base_s, copy_s),
+            layer=last.layer,
             copies=float(relaxed[last.layer].copies_mean_D[group]),
-        )  # fmt: skip
+        )
     trips = []
     if ports.counted and layers and all(layer.sends_D[group] for layer in layers):
         latency_s = ports.dispatch_out.latency_s + ports.combine_in.latency_s
@@ -334,9 +340,15 @@ def _relaxed_layer(problem: PlacementProblem, placed: PlacedModel, ports: _Ports
         relaxed.append((even, max(even, hot), least, *_copy_floor(problem, placed, chosen_TK), copies, hears, sends))
     columns = [np.array(column, np.float64) for column in zip(*relaxed, strict=True)]
     return _Relaxed(
-        expert_mean_D=columns[0], expert_most_D=columns[1], expert_least_D=columns[2], dispatch_mean_D=columns[3],
-        combine_mean_D=columns[4], copies_mean_D=columns[5], hears_D=columns[6], sends_D=columns[7],
-    )  # fmt: skip
+        expert_mean_D=columns[0],
+        expert_most_D=columns[1],
+        expert_least_D=columns[2],
+        dispatch_mean_D=columns[3],
+        combine_mean_D=columns[4],
+        copies_mean_D=columns[5],
+        hears_D=columns[6],
+        sends_D=columns[7],
+    )
 
 
 def _counted_copies(placed: PlacedModel, homes: Homes) -> tuple[float, bool, bool]:

@@ -61,8 +61,13 @@ class EngineFormat(Protocol):
 
 
 ENGINES: tuple[EngineFormat, ...] = (
-    SGLang(), TensorRTLLM(), VLLM(), VLLMAscend(), EplbTensors(), ExflowTable(),
-)  # fmt: skip
+    SGLang(),
+    TensorRTLLM(),
+    VLLM(),
+    VLLMAscend(),
+    EplbTensors(),
+    ExflowTable(),
+)
 
 
 def find_engine(name: str) -> EngineFormat:

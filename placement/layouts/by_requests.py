@@ -50,12 +50,16 @@ class ByRequests:
             return about
         times = {
             name: {"mean_s": found.mean_s, "p99_s": found.p99_s}
-            for name in ("ttft", "tpot") for found in (self.served.latency[name],)
-        }  # fmt: skip
+            for name in ("ttft", "tpot")
+            for found in (self.served.latency[name],)
+        }
         return {
-            **about, **times, "tokens_per_s_per_gpu": self.served.output_tokens_per_s_per_gpu,
-            "limited_by": self.served.limited_by, "requests": self.served.requests,
-        }  # fmt: skip
+            **about,
+            **times,
+            "tokens_per_s_per_gpu": self.served.output_tokens_per_s_per_gpu,
+            "limited_by": self.served.limited_by,
+            "requests": self.served.requests,
+        }
 
 
 def by_requests(
@@ -96,10 +100,16 @@ def _served(question: ServingQuestion, one: Steady, plan: Plan, law: ArrivalLaw,
     number = ROUNDS * law.concurrency if law.name == "closed" else OPEN_REQUESTS
     made = make_requests(law, lengths, min(number, MOST_REQUESTS), seed=question.seed)
     asked = Question(
-        cluster=question.cluster, model=question.model, plan=plan, trace=question.trace,
-        workload=question.workload(one.decode.batch, "decode"), network="bound", seed=question.seed,
-        memory_fraction=question.memory_fraction, gains=False,
-    )  # fmt: skip
+        cluster=question.cluster,
+        model=question.model,
+        plan=plan,
+        trace=question.trace,
+        workload=question.workload(one.decode.batch, "decode"),
+        network="bound",
+        seed=question.seed,
+        memory_fraction=question.memory_fraction,
+        gains=False,
+    )
     prefill = None
     if one.split:
         whole = one.prefill_instances * one.prefill.gpus
@@ -127,7 +137,5 @@ def requests_rows(runs: Sequence[dict[str, Any]]) -> list[tuple[str, str, str, s
             continue
         times = [f"{format_s(run[name]['mean_s'])}, {format_s(run[name]['p99_s'])}" for name in ("ttft", "tpot")]
         kept = "kept" if run["meets"] else "missed"
-        rows.append(
-            (*times, f"{run['tokens_per_s_per_gpu']:,.0f}", f"{kept}; {run['limited_by']}", run["name"])
-        )  # fmt: skip
+        rows.append((*times, f"{run['tokens_per_s_per_gpu']:,.0f}", f"{kept}; {run['limited_by']}", run["name"]))
     return rows

@@ -130,10 +130,15 @@ class _Search:
         place = {layout: i for i, layout in enumerate(kinds)}
         prefill = StepFloors(self.question, "prefill").of(kinds, lambda a, b: self.tell("bounds, prefill", a, b))
         return Floors(
-            layouts=self.layouts, decode_Y=decode, prompts=kinds, prefill_P=prefill, gpus=self.gpus,
-            prompt_Y=np.array([place.get(layout, -1) for layout in wanted]), isl=self.question.isl,
+            layouts=self.layouts,
+            decode_Y=decode,
+            prompts=kinds,
+            prefill_P=prefill,
+            gpus=self.gpus,
+            prompt_Y=np.array([place.get(layout, -1) for layout in wanted]),
+            isl=self.question.isl,
             osl=self.question.osl,
-        )  # fmt: skip
+        )
 
     def promises(self, mode: str) -> Promises:
         """What layouts can serve at the most."""
@@ -255,13 +260,22 @@ class _Search:
         within = [each.within_Y(self.slo) for each in promised]
         pairs = list(zip(promised, within, strict=True))
         return FoundServing(
-            winner=order[0], plan=plans[id(order[0])], runner_up=runner_up(order[0], [*order[1:], *best]),
-            scored=tuple(ranked(scored.values(), Slo())), placed=tuple(order), front=pareto(scored.values()),
+            winner=order[0],
+            plan=plans[id(order[0])],
+            runner_up=runner_up(order[0], [*order[1:], *best]),
+            scored=tuple(ranked(scored.values(), Slo())),
+            placed=tuple(order),
+            front=pareto(scored.values()),
             most_tokens_per_s_per_gpu=max(float(each.rate_Y[meets].max(initial=0.0)) for each, meets in pairs),
-            legal=self.legal, refused=self.refused, fitted=self.fits,
-            left_out=sum(int((~meets).sum()) for meets in within), within=sum(int(meets.sum()) for meets in within),
-            slo=self.slo, gpus=self.gpus, network=network,
-        )  # fmt: skip
+            legal=self.legal,
+            refused=self.refused,
+            fitted=self.fits,
+            left_out=sum(int((~meets).sum()) for meets in within),
+            within=sum(int(meets.sum()) for meets in within),
+            slo=self.slo,
+            gpus=self.gpus,
+            network=network,
+        )
 
     def _placed(self, mode: str, one: Steady, score: Score) -> tuple[Steady, Plan]:
         """A layout with its own placement or with experts in order, whichever is faster, by the last score."""

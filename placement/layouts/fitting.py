@@ -94,6 +94,9 @@ def _even_step(question: ServingQuestion, layout: ServingLayout, phase: str) -> 
         place_T = np.arange(tokens) % layout.batch % length
         context_T, last_T = place_T + 1 + question.isl - length, place_T == length - 1
     return Step(
-        token_T=np.zeros(tokens, np.int64), source_T=np.repeat(np.arange(layout.dp, dtype=np.int32), layout.batch),
-        context_T=context_T, phase=phase, last_T=last_T,
-    )  # fmt: skip
+        token_T=np.zeros(tokens, np.int64),
+        source_T=np.repeat(np.arange(layout.dp, dtype=np.int32), layout.batch),
+        context_T=context_T,
+        phase=phase,
+        last_T=last_T,
+    )

@@ -81,9 +81,12 @@ def fixed_work(question: ServingQuestion, layout: ServingLayout, batch_B: Int, p
         np.concatenate([zero_B, np.cumsum([part[i] for part in parts], axis=0)]) for i in range(3)
     )
     return FixedWork(
-        compute_H1B=compute_H1B, around_H1B=around_H1B, shared_H1B=shared_H1B, first_B=layers.first(),
+        compute_H1B=compute_H1B,
+        around_H1B=around_H1B,
+        shared_H1B=shared_H1B,
+        first_B=layers.first(),
         last_B=layers.last(),
-    )  # fmt: skip
+    )
 
 
 class _Layers:
@@ -173,9 +176,17 @@ class _Layers:
         if tokens not in self._forwards:
             ranks, parts = self.layout.tp * self.layout.cp, self.layout.microbatches
             alone = replace(
-                self.layout, dp=1, pp=1, etp=ranks if ranks > self.model.experts else 1, sequence_parallel=True,
-                dispatch=None, schedule="sequential", microbatches=1, spare_slots=0, batch=tokens,
-            )  # fmt: skip
+                self.layout,
+                dp=1,
+                pp=1,
+                etp=ranks if ranks > self.model.experts else 1,
+                sequence_parallel=True,
+                dispatch=None,
+                schedule="sequential",
+                microbatches=1,
+                spare_slots=0,
+                batch=tokens,
+            )
             placed = PlacedModel.of(self.question.cluster, self.model, alone.plan(self.model), phase=self.phase)
             step, trace = self.question.step(1, tokens, "prefill"), self.question.trace
             of_step = step.split(parts) if parts > 1 else [step]
@@ -189,9 +200,15 @@ class _Layers:
         read_B = np.sum([self._keys_B(most) / share for most, share in reads], axis=0)
         if cp == 1 or not isinstance(mixer, AttentionShape):
             return attention.attention_seconds(
-                model, hardware, phase=self.phase, tokens_G=self.attended_B, context_sum_G=every_B,
-                window_sum_G=None if reads == ((None, 1),) else read_B, mixer=mixer, tp=tp,
-            )  # fmt: skip
+                model,
+                hardware,
+                phase=self.phase,
+                tokens_G=self.attended_B,
+                context_sum_G=every_B,
+                window_sum_G=None if reads == ((None, 1),) else read_B,
+                mixer=mixer,
+                tp=tp,
+            )
         # Ranks that share sequences: products of their own tokens; in decode a core over their part of all keys. What
         # the blocks of a prompt in several microbatches come to is left out.
         products_B = attention.projection_seconds(model, hardware, self.attended_B, shape=mixer, tp=tp)
@@ -248,11 +265,18 @@ def _alone_s(placed: PlacedModel, peers_DM: npt.NDArray[np.int32], rows_D: Int) 
 
 def _carried_s(placed: PlacedModel, peers_DM: npt.NDArray[np.int32], rows_D: Int, choice: Choice) -> float:
     exchange = Exchange(
-        kind="other", layer=-1, flows=choice.template.counted(rows_D), setup_s=choice.setup_s(placed.sites),
-        barrier=True, group_R=np.zeros(peers_DM.size, np.int32),
-    )  # fmt: skip
+        kind="other",
+        layer=-1,
+        flows=choice.template.counted(rows_D),
+        setup_s=choice.setup_s(placed.sites),
+        barrier=True,
+        group_R=np.zeros(peers_DM.size, np.int32),
+    )
     program = StepProgram(
-        tasks=(exchange,), n_ranks=peers_DM.size, capacity_J=placed.capacity_J, narrowest_J=placed.narrowest_J,
+        tasks=(exchange,),
+        n_ranks=peers_DM.size,
+        capacity_J=placed.capacity_J,
+        narrowest_J=placed.narrowest_J,
         link_names_J=placed.link_names_J,
-    )  # fmt: skip
+    )
     return float(find_rung("bound").run(program).leave_S[0].min())

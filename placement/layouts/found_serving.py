@@ -78,15 +78,19 @@ class FoundServing:
             "placed": [one.to_json() for one in self.placed],
             "certificate": {"most_tokens_per_s_per_gpu": self.most_tokens_per_s_per_gpu, "gap": self.gap},
             "searched": {
-                "legal": self.legal, "refused": self.refused, "fit": len(self.fitted.layouts),
-                "do_not_fit": self.fitted.overfull, "left_out_by_floors": self.left_out, "within": self.within,
+                "legal": self.legal,
+                "refused": self.refused,
+                "fit": len(self.fitted.layouts),
+                "do_not_fit": self.fitted.overfull,
+                "left_out_by_floors": self.left_out,
+                "within": self.within,
                 "scored": len(self.scored),
                 "nearest_that_do_not_fit": {
                     str(gpus): {"layout": near.layout.name(), "missing_bytes": near.missing_bytes}
                     for gpus, near in self.fitted.nearest.items()
                 },
             },
-        }  # fmt: skip
+        }
 
 
 def _finite(value: float) -> float | None:

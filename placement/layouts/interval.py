@@ -57,17 +57,23 @@ def interval_of_serving(question: ServingQuestion, steady: Steady, plan: Plan) -
         Of the decode step.
     """
     asked = Question(
-        cluster=question.cluster, model=question.model, plan=plan, trace=question.trace,
-        workload=question.workload(steady.decode.batch, "decode"), network="bound", seed=question.seed,
+        cluster=question.cluster,
+        model=question.model,
+        plan=plan,
+        trace=question.trace,
+        workload=question.workload(steady.decode.batch, "decode"),
+        network="bound",
+        seed=question.seed,
         memory_fraction=question.memory_fraction,
-    )  # fmt: skip
+    )
     grounds: Grounds = grounds_of(asked) if steady.split else steady_grounds(asked)
     found, rate = grounds.interval, steady.tokens_per_s_per_gpu
     of_rate = None if found is None or _prompts_limit(question, steady) else (rate / found.high, rate / found.low)
     return ServedInterval(
-        tokens_per_s_per_gpu=of_rate, tpot_s=None if found is None else found.of(steady.tpot_s),
+        tokens_per_s_per_gpu=of_rate,
+        tpot_s=None if found is None else found.of(steady.tpot_s),
         rests_on=grounds.to_json(),
-    )  # fmt: skip
+    )
 
 
 def _prompts_limit(question: ServingQuestion, steady: Steady) -> bool:

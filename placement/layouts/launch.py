@@ -82,9 +82,10 @@ def _sglang(layout: ServingLayout, experts: int, role: str, files: Mapping[str, 
     if role:
         options["--disaggregation-mode"] = role
     return Launch(
-        engine="sglang", command=command_line("python -m sglang.launch_server --model-path MODEL", options),
+        engine="sglang",
+        command=command_line("python -m sglang.launch_server --model-path MODEL", options),
         cannot=_missing(layout, cp=True, etp=True),
-    )  # fmt: skip
+    )
 
 
 def _vllm(layout: ServingLayout, experts: int, role: str, files: Mapping[str, str]) -> Launch:

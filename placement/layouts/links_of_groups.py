@@ -62,10 +62,14 @@ class LinksOfGroup:
         ]
         sizes = np.unique(placed.sites.domain_G, return_counts=True)[1]
         return cls(
-            near_Bps=near, far_Bps=far, dispatch_bytes=flows[0].copy_bytes, combine_bytes=flows[1].copy_bytes,
-            latency_s=(least[0][0], least[1][0]), far_latency_s=(least[0][1], least[1][1]),
+            near_Bps=near,
+            far_Bps=far,
+            dispatch_bytes=flows[0].copy_bytes,
+            combine_bytes=flows[1].copy_bytes,
+            latency_s=(least[0][0], least[1][0]),
+            far_latency_s=(least[0][1], least[1][1]),
             domain_ranks=int(sizes.max()),
-        )  # fmt: skip
+        )
 
 
 def _least(latency_F: Float, chosen_F: Bool) -> float:

@@ -30,8 +30,10 @@ FILLS = {"agg": 0.95, "disagg": 0.66}
 """In nine of ten published runs more of the configured batch was in flight: 258 runs of one kind of instance, 93 with
 prefill apart (`serving.csv`, in flight / stated)."""
 BETWEEN, INSIDE, SUMS = (
-    "dispatch and combine between nodes", "dispatch and combine inside a node", "collectives inside a node"
-)  # fmt: skip
+    "dispatch and combine between nodes",
+    "dispatch and combine inside a node",
+    "collectives inside a node",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,9 +126,11 @@ def _routing(question: ServingQuestion) -> Move:
     told = ("even", SKEWED) if has_own_routing(question) else (SKEWED,)
     laws = {"even": "uniform", SKEWED: SKEWED}
     return Move(
-        parameter="routing", ends=tuple(Change(routing=laws[end]) for end in told), told=told,
+        parameter="routing",
+        ends=tuple(Change(routing=laws[end]) for end in told),
+        told=told,
         rests_on="stated: even, and skewed as zipf:0.5, with experts in order; public runs did not record theirs",
-    )  # fmt: skip
+    )
 
 
 def has_own_routing(question: ServingQuestion) -> bool:
@@ -138,6 +142,8 @@ def has_own_routing(question: ServingQuestion) -> bool:
 def _fill(*, apart: bool) -> Move:
     mode = "disagg" if apart else "agg"
     return Move(
-        parameter="batches in flight", ends=(Change(fill=FILLS[mode]),), told=(f"{FILLS[mode]:.0%} full",),
+        parameter="batches in flight",
+        ends=(Change(fill=FILLS[mode]),),
+        told=(f"{FILLS[mode]:.0%} full",),
         rests_on="nine of ten published runs had more of their configured batch in flight",
-    )  # fmt: skip
+    )

@@ -185,9 +185,11 @@ class LoadsOfSteps:
         at_home = cut.cp == 1 or self._phase == "decode"
         ranks = Layout(ep=cut.ranks_of_stage, tp=cut.tp, cp=cut.cp)
         return PooledLoads.of(
-            [_count_LGE(question, part, ranks) for part in parts], [part.n_tokens for part in parts],
-            question.model.choices, at_home=at_home,
-        )  # fmt: skip
+            [_count_LGE(question, part, ranks) for part in parts],
+            [part.n_tokens for part in parts],
+            question.model.choices,
+            at_home=at_home,
+        )
 
 
 def _count_LGE(question: ServingQuestion, step: Step, ranks: Layout) -> Int:

@@ -70,9 +70,11 @@ class Floors:
         tpot_Y = self.decode_Y + self._of("batch") * prefill_Y * self.isl / chunk_Y / self.osl
         used_Y = (self.gpus // self._of("gpus")) * self._of("sequences")
         return Promises(
-            mode="agg", rate_Y=np.where(fits_Y, used_Y / tpot_Y / self.gpus, 0.0), tpot_Y=tpot_Y,
+            mode="agg",
+            rate_Y=np.where(fits_Y, used_Y / tpot_Y / self.gpus, 0.0),
+            tpot_Y=tpot_Y,
             ttft_Y=prefill_Y * np.ceil(self.isl / chunk_Y),
-        )  # fmt: skip
+        )
 
     def apart(self, slo: Slo) -> Promises:
         """Instances of two kinds, of which those for prompts are the best that any floor allows within the limit.
@@ -93,9 +95,11 @@ class Floors:
             served_Y = np.minimum(instances * requests_Y, left_Y * prompts)
             best_Y = np.maximum(best_Y, np.where(left_Y >= least, served_Y, 0.0))
         return Promises(
-            mode="disagg", rate_Y=best_Y * self.osl / self.gpus, tpot_Y=self.decode_Y,
+            mode="disagg",
+            rate_Y=best_Y * self.osl / self.gpus,
+            tpot_Y=self.decode_Y,
             ttft_Y=np.full(len(self.layouts), ttft_P.min(initial=np.inf)),
-        )  # fmt: skip
+        )
 
     def split_with(self, prompts: ServingLayout, prefill_s: float, decode_Y: Float) -> Float:
         """Tokens/s of a GPU where decode takes so long and prompts have whole instances of one layout; no bound."""

@@ -73,10 +73,14 @@ def placed_plan(question: ServingQuestion, layout: ServingLayout, phase: str = "
     if layout.etp > 1 or layout.ep == 1 or layout.pp > 1:
         return wanted
     problem = PlacementProblem(
-        cluster=question.cluster, model=question.model, trace=question.trace,
-        workload=question.workload(layout.batch, phase), wanted=replace(wanted, schedule=SEQUENTIAL), network="bound",
+        cluster=question.cluster,
+        model=question.model,
+        trace=question.trace,
+        workload=question.workload(layout.batch, phase),
+        wanted=replace(wanted, schedule=SEQUENTIAL),
+        network="bound",
         seed=question.seed,
-    )  # fmt: skip
+    )
     solver = find_load_solver("eplb")
     if solver.supports(problem) is not None:
         return wanted

@@ -96,21 +96,29 @@ class Sensitivity:
         return {
             "asked": [one.name() for one in self.asked],
             "moves": [
-                {"parameter": each.move.parameter, "rests_on": each.move.rests_on,
-                 "ends": [self._end(end) for end in each.ends]}
+                {
+                    "parameter": each.move.parameter,
+                    "rests_on": each.move.rests_on,
+                    "ends": [self._end(end) for end in each.ends],
+                }
                 for each in self.moved
             ],
-        }  # fmt: skip
+        }
 
     def _end(self, end: End) -> dict[str, Any]:
         rate, best = self.winner.tokens_per_s_per_gpu, end.best
         return {
-            "end": end.told, "tokens_per_s_per_gpu": end.kept.tokens_per_s_per_gpu, "tpot_s": end.kept.tpot_s,
-            "ttft_s": end.kept.ttft_s, "change": end.kept.tokens_per_s_per_gpu / rate - 1, "meets": end.meets,
-            "best": None if best is None else best.name(), "best_batch": None if best is None else best.decode.batch,
+            "end": end.told,
+            "tokens_per_s_per_gpu": end.kept.tokens_per_s_per_gpu,
+            "tpot_s": end.kept.tpot_s,
+            "ttft_s": end.kept.ttft_s,
+            "change": end.kept.tokens_per_s_per_gpu / rate - 1,
+            "meets": end.meets,
+            "best": None if best is None else best.name(),
+            "best_batch": None if best is None else best.decode.batch,
             "best_tokens_per_s_per_gpu": None if best is None else best.tokens_per_s_per_gpu,
             "another": end.another,
-        }  # fmt: skip
+        }
 
 
 def sensitivity(
@@ -205,9 +213,14 @@ class _Times:
     def _routed(self, law: str) -> ServingQuestion:
         if law not in self.routed:
             made = routing_by_law(
-                parse_law(law), self.question.model, tokens=MADE_TOKENS, sequence=MADE_SEQUENCE, phase="prefill",
-                position=0, seed=self.question.seed,
-            )  # fmt: skip
+                parse_law(law),
+                self.question.model,
+                tokens=MADE_TOKENS,
+                sequence=MADE_SEQUENCE,
+                phase="prefill",
+                position=0,
+                seed=self.question.seed,
+            )
             self.routed[law] = replace(self.question, trace=made, from_phase=None)
         return self.routed[law]
 

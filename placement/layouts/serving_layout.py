@@ -105,9 +105,11 @@ class ServingLayout:
             model.shape_LEK, model.moe_layer_ids, ranks=self.gpus, slots_per_rank=self.slots_per_rank(model.experts)
         )
         return plan.with_(
-            sequence_parallel=self.sequence_parallel, dispatch=self.dispatch, schedule=self.schedule,
+            sequence_parallel=self.sequence_parallel,
+            dispatch=self.dispatch,
+            schedule=self.schedule,
             microbatches=self.microbatches,
-        )  # fmt: skip
+        )
 
     def name(self, *, prompts: bool = False) -> str:
         """The layout in one line, what is usual left out: ``attention TP4 x DP2, experts EP8, batch 32``.

@@ -80,9 +80,14 @@ class ServingQuestion:
         """Which tokens are in flight together in one step: `batch` sequences or tokens of each data-parallel rank."""
         context = self.context if phase == "decode" else None
         return Workload(
-            phase=phase, tokens_per_rank=batch, steps=1, context=context, reuse=True, seed=self.seed,
+            phase=phase,
+            tokens_per_rank=batch,
+            steps=1,
+            context=context,
+            reuse=True,
+            seed=self.seed,
             from_phase=self._rows_of(phase),
-        )  # fmt: skip
+        )
 
     def _rows_of(self, phase: str) -> str | None:
         """Whose rows a step draws: those of its phase where the trace has some, else what there is."""

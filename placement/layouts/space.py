@@ -121,9 +121,16 @@ class Space:
                     self.refused[reason] += 1
                     continue
                 yield ServingLayout(
-                    tp=tp, cp=cp, dp=dp, pp=pp, etp=etp, sequence_parallel=sequence_parallel, dispatch=dispatch,
-                    schedule=schedule, spare_slots=spare,
-                )  # fmt: skip
+                    tp=tp,
+                    cp=cp,
+                    dp=dp,
+                    pp=pp,
+                    etp=etp,
+                    sequence_parallel=sequence_parallel,
+                    dispatch=dispatch,
+                    schedule=schedule,
+                    spare_slots=spare,
+                )
 
     def _way_refusal(self, ep: int, pp: int, spare: int, schedule: str, *, sends: bool) -> str:
         if spare and ep == 1:
@@ -146,10 +153,18 @@ class Space:
                     self.refused[reason] += 1
                     continue
                 yield ServingLayout(
-                    tp=ways.tp, cp=ways.cp, dp=ways.dp, pp=ways.pp, etp=ways.etp,
-                    sequence_parallel=ways.sequence_parallel, dispatch=ways.dispatch, schedule=ways.schedule,
-                    spare_slots=ways.spare_slots, microbatches=microbatches, batch=batch,
-                )  # fmt: skip
+                    tp=ways.tp,
+                    cp=ways.cp,
+                    dp=ways.dp,
+                    pp=ways.pp,
+                    etp=ways.etp,
+                    sequence_parallel=ways.sequence_parallel,
+                    dispatch=ways.dispatch,
+                    schedule=ways.schedule,
+                    spare_slots=ways.spare_slots,
+                    microbatches=microbatches,
+                    batch=batch,
+                )
 
     def _batch_refusal(self, ways: ServingLayout, batch: int, microbatches: int) -> str:
         if batch < microbatches * ways.cp:

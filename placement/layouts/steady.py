@@ -111,10 +111,14 @@ def together(
     tpot_s = decode_s + decode.batch * prompt_s / osl
     instances = gpus // decode.gpus
     return Steady(
-        decode=decode, prefill=prefill, decode_instances=instances, prefill_instances=0, tpot_s=tpot_s,
+        decode=decode,
+        prefill=prefill,
+        decode_instances=instances,
+        prefill_instances=0,
+        tpot_s=tpot_s,
         ttft_s=_ttft_s(prefill, prefill_s, isl),
         tokens_per_s_per_gpu=decode.sequences / tpot_s * instances / gpus,
-    )  # fmt: skip
+    )
 
 
 def apart(
@@ -130,9 +134,14 @@ def apart(
     if not best:
         return None
     return Steady(
-        decode=decode, prefill=prefill, decode_instances=chosen[1], prefill_instances=chosen[0], tpot_s=decode_s,
-        ttft_s=_ttft_s(prefill, prefill_s, isl), tokens_per_s_per_gpu=best * osl / gpus,
-    )  # fmt: skip
+        decode=decode,
+        prefill=prefill,
+        decode_instances=chosen[1],
+        prefill_instances=chosen[0],
+        tpot_s=decode_s,
+        ttft_s=_ttft_s(prefill, prefill_s, isl),
+        tokens_per_s_per_gpu=best * osl / gpus,
+    )
 
 
 def served_by(

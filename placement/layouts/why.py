@@ -30,9 +30,15 @@ def _one(question: ServingQuestion, found: FoundServing, what: str, *, runner_up
     layout = steady.decode
     plan = layout.plan(question.model) if runner_up else found.plan
     prediction = simulate(
-        question.cluster, question.model, plan, question.trace, question.workload(layout.batch, "decode"),
-        network="bound", seed=question.seed, memory_fraction=question.memory_fraction,
-    )  # fmt: skip
+        question.cluster,
+        question.model,
+        plan,
+        question.trace,
+        question.workload(layout.batch, "decode"),
+        network="bound",
+        seed=question.seed,
+        memory_fraction=question.memory_fraction,
+    )
     parts = sorted(prediction.breakdown_s.items(), key=lambda part: -part[1])[:LISTED]
     gains = sorted(prediction.gains.items(), key=lambda gain: -gain[1])[:LISTED] if prediction.gains else []
     made_of = ", ".join(f"{name} {format_s(seconds)}" for name, seconds in parts)

@@ -44,8 +44,14 @@ def winner_timeline(question: ServingQuestion, found: FoundServing) -> dict[str,
                 continue
             idle = 0.0 if isinstance(task, Compute) else float(idle_S[place][row])
             spans.append(
-                {"rank": rank, "stream": task.stream or "transfers", "kind": task.kind, "layer": task.layer,
-                 "start_s": float(times.enter_S[place][row]), "end_s": float(times.leave_S[place][row]),
-                 "idle_s": idle}
-            )  # fmt: skip
+                {
+                    "rank": rank,
+                    "stream": task.stream or "transfers",
+                    "kind": task.kind,
+                    "layer": task.layer,
+                    "start_s": float(times.enter_S[place][row]),
+                    "end_s": float(times.leave_S[place][row]),
+                    "idle_s": idle,
+                }
+            )
     return {"layers": list(layers), "ranks": ranks, "step_s": float(times.step_time_s), "spans": spans}

@@ -81,8 +81,10 @@ def _errors(rows: tuple[JudgedRow, ...]) -> dict[str, float | None]:
     error_R = np.exp([-row.error for row in rows]) - 1
     size_R = np.abs(error_R)
     return {
-        "median": float(np.median(size_R)), "p90": float(np.quantile(size_R, 0.9)), "bias": float(np.median(error_R))
-    }  # fmt: skip
+        "median": float(np.median(size_R)),
+        "p90": float(np.quantile(size_R, 0.9)),
+        "bias": float(np.median(error_R)),
+    }
 
 
 def grounds_of(asked: Question) -> Grounds:

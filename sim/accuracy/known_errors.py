@@ -141,12 +141,17 @@ class KnownErrors:
             "pairs": {name: _values(pairs) for name, pairs in self.pairs.items()},
             "setups": [list(setup) for setup in setups],
             "rows": [
-                [row.id, names.index(row.family), number[row.source, row.configuration, row.setting],
-                 float(f"{row.predicted_s:.5g}"), round(row.error, 4)]
+                [
+                    row.id,
+                    names.index(row.family),
+                    number[row.source, row.configuration, row.setting],
+                    float(f"{row.predicted_s:.5g}"),
+                    round(row.error, 4),
+                ]
                 for row in self.rows
             ],
             "kernels": [_values(line) for line in self.kernels],
-        }  # fmt: skip
+        }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> KnownErrors:
@@ -164,11 +169,16 @@ class KnownErrors:
             setups: Sequence[Sequence[str]] = value["setups"]
             rows = tuple(
                 JudgedRow(
-                    id=name, family=families[family].name, source=setups[at][0], configuration=setups[at][1],
-                    setting=setups[at][2], predicted_s=predicted_s, error=error,
+                    id=name,
+                    family=families[family].name,
+                    source=setups[at][0],
+                    configuration=setups[at][1],
+                    setting=setups[at][2],
+                    predicted_s=predicted_s,
+                    error=error,
                 )
                 for name, family, at, predicted_s, error in value["rows"]
-            )  # fmt: skip
+            )
             pairs = {name: PairedErrors(**found) for name, found in value["pairs"].items()}
             kernels = tuple(KnownFamily(**line) for line in value["kernels"])
         except (KeyError, TypeError, ValueError, IndexError) as wrong:

@@ -201,14 +201,18 @@ def lay_out(
     near_F = sites.domain_G[legs.source_F] == sites.domain_G[legs.destination_F]
     beside = carrier.copy_s > 0 and not carrier.added
     offsets_F1, link_X, share_X = with_senders_links(
-        sites, legs.source_F, routes,
+        sites,
+        legs.source_F,
+        routes,
         per_byte_s=np.where(near_F, carrier.copy_s, carrier.far_copy_s) / copy_bytes,
         slowdown=np.where(near_F, 0.0 if beside else carrier.wire, 1.0),
-    )  # fmt: skip
+    )
     on_wire_X = link_X < len(sites.cluster.links)
     wire_X = np.repeat(np.where(near_F, carrier.wire, 1.0), np.diff(offsets_F1))
     return FlowTemplate.of(
-        sites, legs, copy_bytes,
+        sites,
+        legs,
+        copy_bytes,
         links=(offsets_F1, link_X, share_X * np.where(on_wire_X, wire_X, 1.0)),
         latency_F=np.maximum(routes.latency_F, np.where(near_F, carrier.latency_s, carrier.far_latency_s)),
-    )  # fmt: skip
+    )

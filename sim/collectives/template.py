@@ -90,10 +90,14 @@ class Legs:
         none = np.empty(0, np.int64)
         destination = np.asarray(destination_F, np.int32)
         return cls(
-            source_F=np.asarray(source_F, np.int32), destination_F=destination, waiter_F=destination,
-            awaited_F=np.asarray(count_F, np.int64), count_F=np.asarray(count_F, np.int64),
-            child_R=none, parent_R=none,
-        )  # fmt: skip
+            source_F=np.asarray(source_F, np.int32),
+            destination_F=destination,
+            waiter_F=destination,
+            awaited_F=np.asarray(count_F, np.int64),
+            count_F=np.asarray(count_F, np.int64),
+            child_R=none,
+            parent_R=none,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -233,9 +237,18 @@ class FlowTemplate:
         self.check_counts(counts_C)
         bytes_F = self.bytes_F(counts_C)
         chosen, offsets_F1, link_X, share_X, parent_offsets_F1, parent_R, delay_F, tail_F = _fill(
-            legs.count_F, counts_C, bytes_F, CHUNK_COPIES * self.copy_bytes, self.offsets_F1, self.link_X,
-            self.share_X, self.latency_F, self.pace_F, self.parent_offsets_F1, self.parent_R,
-        )  # fmt: skip
+            legs.count_F,
+            counts_C,
+            bytes_F,
+            CHUNK_COPIES * self.copy_bytes,
+            self.offsets_F1,
+            self.link_X,
+            self.share_X,
+            self.latency_F,
+            self.pace_F,
+            self.parent_offsets_F1,
+            self.parent_R,
+        )
         return Flows(
             bytes_F=bytes_F[chosen],
             source_rank_F=legs.source_F[chosen],
@@ -295,10 +308,19 @@ def no_flows() -> Flows:
     ints, int32s, floats = np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0)
     first = np.zeros(1, np.int64)
     return Flows(
-        bytes_F=floats, source_rank_F=int32s, destination_rank_F=int32s, waiter_F=int32s, offsets_F1=first,
-        link_X=int32s, share_X=floats, latency_F=floats, parent_offsets_F1=first, parent_R=ints.astype(np.int32),
-        feed_delay_F=floats, feed_tail_F=floats,
-    )  # fmt: skip
+        bytes_F=floats,
+        source_rank_F=int32s,
+        destination_rank_F=int32s,
+        waiter_F=int32s,
+        offsets_F1=first,
+        link_X=int32s,
+        share_X=floats,
+        latency_F=floats,
+        parent_offsets_F1=first,
+        parent_R=ints.astype(np.int32),
+        feed_delay_F=floats,
+        feed_tail_F=floats,
+    )
 
 
 @njit(cache=True, nogil=True)

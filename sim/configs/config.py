@@ -21,24 +21,36 @@ from moecast.sim.configs.reader import BY_LAYER, PUBLISHED, Reader
 from moecast.sim.configs.types import read_types
 
 EXPERTS = (
-    "num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "num_routed_experts",
+    "num_experts",
+    "num_local_experts",
+    "n_routed_experts",
+    "moe_num_experts",
+    "num_routed_experts",
     "moe_num_primary_experts",  # SmallThinker
-)  # fmt: skip
+)
 CHOICES = (
     "num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_topk", "moe_top_k", "experts_per_token",
     "top_k_experts", "num_selected_experts", "moe_num_active_primary_experts",  # Gemma-4, Grok-1, SmallThinker
 )  # fmt: skip
 EXPERT_WIDTH = (
-    "moe_intermediate_size", "expert_ffn_hidden_size", "moe_ffn_hidden_size", "expert_intermediate_size",
-    "moe_ffn_intermediate_size", "expert_hidden_dim",
-)  # fmt: skip
+    "moe_intermediate_size",
+    "expert_ffn_hidden_size",
+    "moe_ffn_hidden_size",
+    "expert_intermediate_size",
+    "moe_ffn_intermediate_size",
+    "expert_hidden_dim",
+)
 MLP_WIDTH = ("intermediate_size", "ffn_hidden_size", "ffn_dim", "n_inner")
 DENSE_WIDTH = ("intermediate_size_mlp", "dense_intermediate_size", "prefix_dense_intermediate_size", *MLP_WIDTH)
 SHARED_COUNT = ("n_shared_experts", "num_shared_experts", "num_shared_expert", "moe_num_shared_experts")
 SHARED_WIDTH = (
-    "shared_expert_intermediate_size", "shared_experts_intermediate_size", "moe_shared_expert_intermediate_size",
-    "shared_intermediate_size", "share_expert_dim", "share_expert_dims",
-)  # fmt: skip
+    "shared_expert_intermediate_size",
+    "shared_experts_intermediate_size",
+    "moe_shared_expert_intermediate_size",
+    "shared_intermediate_size",
+    "share_expert_dim",
+    "share_expert_dims",
+)
 GROUPS, GROUPS_PER_TOKEN = ("n_group", "num_expert_group"), ("topk_group",)
 
 # Activations of MLPs without a gate.
@@ -96,8 +108,11 @@ _TELLING = re.compile(
 )
 """Names by which configs say what changes the weights or the keys of attention, or that there are more experts."""
 _READ = frozenset().union(*FIELDS_OF.values(), *PUBLISHED.values(), BY_LAYER, KV_RANK, Q_RANK, WINDOW) | {
-    "sliding_window_layout", "sliding_window_pattern", "local_layer_ids", "compress_rope_theta",
-}  # fmt: skip
+    "sliding_window_layout",
+    "sliding_window_pattern",
+    "local_layer_ids",
+    "compress_rope_theta",
+}
 
 
 def _check_unread(reader: Reader) -> None:
@@ -164,9 +179,15 @@ def _groups(reader: Reader) -> dict[str, int]:
 def _tied(reader: Reader) -> bool:
     """What the classes take where a config leaves it out."""
     return reader.model_type in (
-        "cohere2_moe", "diffusion_gemma_text", "ernie4_5_moe", "ernie4_5_vl_moe_text", "gemma4_text", "lara_mini",
-        "lfm2_moe", "zaya",
-    )  # fmt: skip
+        "cohere2_moe",
+        "diffusion_gemma_text",
+        "ernie4_5_moe",
+        "ernie4_5_vl_moe_text",
+        "gemma4_text",
+        "lara_mini",
+        "lfm2_moe",
+        "zaya",
+    )
 
 
 def _of_family(reader: Reader, fields: dict[str, Any]) -> dict[str, Any]:

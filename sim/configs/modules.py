@@ -40,12 +40,25 @@ MODULES: Mapping[str, tuple[tuple[str, ...], ...]] = {
         ("self_attn.o_proj", "attn.o_proj", "attn.out_proj", "mixer.o_proj"),
     ),
     "linear": (
-        ("linear_attn.in_proj_qkvz", "linear_attn.in_proj_qkv", "self_attn.q_proj", "mixer.in_proj", "mamba.in_proj",
-         "self_attn.qkv_proj", "conv.in_proj"),
-        ("linear_attn.out_proj", "self_attn.o_proj", "self_attn.out_proj", "mixer.out_proj", "mamba.out_proj",
-         "conv.out_proj"),
+        (
+            "linear_attn.in_proj_qkvz",
+            "linear_attn.in_proj_qkv",
+            "self_attn.q_proj",
+            "mixer.in_proj",
+            "mamba.in_proj",
+            "self_attn.qkv_proj",
+            "conv.in_proj",
+        ),
+        (
+            "linear_attn.out_proj",
+            "self_attn.o_proj",
+            "self_attn.out_proj",
+            "mixer.out_proj",
+            "mamba.out_proj",
+            "conv.out_proj",
+        ),
     ),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,8 +34,13 @@ MIXED = "MIXED_PRECISION"
 KV_ALGORITHMS = {"FP8": "fp8", "NVFP4": "nvfp4", "INT8": "int8", "NONE": None, "none": None}
 KV_SCHEMES = {(8, "float"): "fp8", (8, "int"): "int8", (4, "float"): "nvfp4"}
 SKIPPED = (
-    "ignore", "exclude", "exclude_modules", "modules_to_not_convert", "ignored_layers", "modules_to_not_quantize",
-)  # fmt: skip
+    "ignore",
+    "exclude",
+    "exclude_modules",
+    "modules_to_not_convert",
+    "ignored_layers",
+    "modules_to_not_quantize",
+)
 WHERE = "quantization_config"
 OLDER = "compression_config"  # what compressed-tensors wrote before transformers knew it
 ELSEWHERE = ("quantization", "quantize")

@@ -154,9 +154,15 @@ class ContextAttention:
     def _core_G(self, tokens_G: npt.ArrayLike, keys_G: npt.ArrayLike) -> Float:
         queries = self.step.queries if self.step.kernels == "decode" else 1.0
         return attention.core_seconds(
-            self.placed.model, self._hardware, phase=self.step.kernels, tokens_G=tokens_G, keys_G=keys_G,
-            shape=self.shape, tp=self._tp, queries=queries,
-        )  # fmt: skip
+            self.placed.model,
+            self._hardware,
+            phase=self.step.kernels,
+            tokens_G=tokens_G,
+            keys_G=keys_G,
+            shape=self.shape,
+            tp=self._tp,
+            queries=queries,
+        )
 
     def _index(self, tokens_G: npt.ArrayLike, scored_G: Float) -> Float:
         """Scores of an indexer, where the layer has one."""
@@ -164,9 +170,14 @@ class ContextAttention:
             return np.zeros(np.shape(tokens_G))
         queries = self.step.queries if self.step.kernels == "decode" else 1.0
         return attention.index_seconds(
-            self.placed.model, self._hardware, self.shape, phase=self.step.kernels, tokens_G=tokens_G,
-            keys_G=scored_G / max(self.shape.compress, 1), queries=queries,
-        )  # fmt: skip
+            self.placed.model,
+            self._hardware,
+            self.shape,
+            phase=self.step.kernels,
+            tokens_G=tokens_G,
+            keys_G=scored_G / max(self.shape.compress, 1),
+            queries=queries,
+        )
 
     def _expand(self, rows_C: Float) -> Float:
         """Make heads of latent vectors that came from other ranks."""
@@ -175,9 +186,11 @@ class ContextAttention:
             return np.zeros(len(rows_G))
         heads = -(-self.shape.heads // self._tp)
         return costs_of(self._hardware).gemm_seconds(
-            rows_G, inner=self.shape.kv_rank, outer=heads * (self.shape.nope_dim + self.shape.value_dim),
+            rows_G,
+            inner=self.shape.kv_rank,
+            outer=heads * (self.shape.nope_dim + self.shape.value_dim),
             element_type=self.placed.model.mixer_type,
-        )  # fmt: skip
+        )
 
     def _merge(self, tokens_C: Float) -> Float:
         """Add what was attended to in a block to the sum of those before."""

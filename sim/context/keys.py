@@ -54,9 +54,7 @@ class BlockKeys:
 
     def over(self, share: float) -> BlockKeys:
         """The same where one key stands for so many tokens."""
-        return BlockKeys(
-            keys_RCN=self.keys_RCN / share, queries_RCN=self.queries_RCN, held_RC=self.held_RC / share
-        )  # fmt: skip
+        return BlockKeys(keys_RCN=self.keys_RCN / share, queries_RCN=self.queries_RCN, held_RC=self.held_RC / share)
 
 
 def block_keys(

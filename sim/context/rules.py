@@ -37,8 +37,9 @@ def check_context(plan: Plan, model: ModelShape, phase: str) -> None:
     if plan.context_split == "zeppelin" and plan.context_exchange != "ring":
         raise MoecastError(
             "whole and cut sequences go together in rings only: use --context-exchange ring",
-            field="context_split", value=plan.context_split,
-        )  # fmt: skip
+            field="context_split",
+            value=plan.context_split,
+        )
     if phase == "train" and plan.context_exchange == "token-ring":
         raise MoecastError(
             "TokenRing has no backward pass here: use ring or all-gather", field="context_exchange", value="token-ring"
@@ -55,6 +56,7 @@ def check_step(plan: Plan, phase: str) -> None:
     """
     if plan.cp > 1 and phase == "mixed":
         raise MoecastError(
-            "prompts and running sequences of one step are not shared by ranks at once: use 1", field="cp",
+            "prompts and running sequences of one step are not shared by ranks at once: use 1",
+            field="cp",
             value=plan.cp,
-        )  # fmt: skip
+        )

@@ -54,10 +54,13 @@ class ContextSends:
         assert placed.context_pairs is not None
         counts_C = np.ceil(np.asarray(bytes_GN, np.float64)).astype(np.int64).ravel()
         return Exchange(
-            kind="other", layer=self.moe, flows=placed.context_pairs.counted(counts_C),
-            setup_s=placed.sites.cluster.hardware.collective_launch_s, barrier=False,
+            kind="other",
+            layer=self.moe,
+            flows=placed.context_pairs.counted(counts_C),
+            setup_s=placed.sites.cluster.hardware.collective_launch_s,
+            barrier=False,
             group_R=numbers_of_groups(placed.sites, placed.plan.layout.peers("cp")),
-        )  # fmt: skip
+        )
 
     def _collective(self, choices: tuple[Choice, ...], held_C: Float, unit_bytes: float) -> Exchange:
         layout, sites = self.placed.plan.layout, self.placed.sites
@@ -66,6 +69,10 @@ class ContextSends:
         bytes_X = np.ceil(most_X * layout.cp * unit_bytes).astype(np.int64)
         choice = pick(list(choices), sites, bytes_X)
         return Exchange(
-            kind="other", layer=self.moe, flows=choice.template.counted(bytes_X), setup_s=choice.setup_s(sites),
-            barrier=True, group_R=numbers_of_groups(sites, groups_XN),
-        )  # fmt: skip
+            kind="other",
+            layer=self.moe,
+            flows=choice.template.counted(bytes_X),
+            setup_s=choice.setup_s(sites),
+            barrier=True,
+            group_R=numbers_of_groups(sites, groups_XN),
+        )

@@ -63,7 +63,7 @@ def family_errors(hardware: Hardware, model: ModelShape) -> tuple[FamilyError, .
         EXPERTS: _experts(costs, model),
         ATTENTION: [_attention(costs, model)],
         PRODUCTS: [gemm.find_parameters(hardware, engine=costs.engine, element_type=kind)],
-    }  # fmt: skip
+    }
     return tuple(
         _told(family, max(entries, key=lambda entry: entry.p90)) for family, entries in found.items() if entries
     )
@@ -88,10 +88,18 @@ def _attention(costs: FittedCosts, model: ModelShape) -> Entry[Any]:
     cache_type = "fp8" if cache_bytes(core.kv_type, 1000) <= 1100 else "bf16"
     if core.latent:
         return mla_module.find_parameters(
-            costs.hardware, engine=costs.engine, phase="decode", gemm_type=gemm_kind(core.module_type) or "bf16",
+            costs.hardware,
+            engine=costs.engine,
+            phase="decode",
+            gemm_type=gemm_kind(core.module_type) or "bf16",
             cache_type=cache_type,
-        )  # fmt: skip
+        )
     return attention.find_parameters(
-        costs.hardware, engine=costs.engine, phase="decode", cache_type=cache_type, heads=core.heads,
-        kv_heads=core.kv_heads, head_dim=core.head_dim,
-    )  # fmt: skip
+        costs.hardware,
+        engine=costs.engine,
+        phase="decode",
+        cache_type=cache_type,
+        heads=core.heads,
+        kv_heads=core.kv_heads,
+        head_dim=core.head_dim,
+    )

@@ -213,9 +213,15 @@ class FittedCosts:
         return linear_attention.conv_seconds(
             conv, self.hardware, batch, length, channels=state.channels
         ) + linear_attention.state_seconds(
-            recurrence, self.hardware, batch, length, phase=phase, heads=state.heads, key_dim=state.key_dim,
+            recurrence,
+            self.hardware,
+            batch,
+            length,
+            phase=phase,
+            heads=state.heads,
+            key_dim=state.key_dim,
             value_dim=state.value_dim,
-        )  # fmt: skip
+        )
 
     @property
     def _roofline(self) -> Roofline:

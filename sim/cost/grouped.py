@@ -238,11 +238,13 @@ def grouped_floor_seconds(
     seconds = best.launch_s + moved * value_bytes / hardware.memory_Bps
     for inner, outer in block.matrices:
         prices = [
-            (height, -(-outer // columns) / hardware.sms
-             * float(_tile_seconds(one, hardware, kind, inner, height, columns)))
+            (
+                height,
+                -(-outer // columns) / hardware.sms * float(_tile_seconds(one, hardware, kind, inner, height, columns)),
+            )
             for one in kernels
             for height, columns in _shapes(one)
-        ]  # fmt: skip
+        ]
         work_s = np.max([row_s * rows + hit_s * hits for row_s, hit_s in _lines_below(prices)], axis=0)
         moved_bytes = hits * inner * outer * kind.weight_bytes
         moved_bytes += rows * (inner * kind.input_bytes + VALUE_BYTES * outer)
@@ -262,9 +264,10 @@ def _lines_below(prices: Sequence[tuple[int, float]]) -> list[tuple[float, float
             lines.append((slope, start))
     # Rounding may put the heights that made a line a hair above it.
     return [
-        line for line in lines
+        line
+        for line in lines
         if all(line[0] * height + line[1] <= price * (1 + 1e-12) for height, price in least.items())
-    ]  # fmt: skip
+    ]
 
 
 def partition_floor_seconds(

@@ -83,9 +83,7 @@ class Roofline:
             core, self.hardware, phase=phase, tokens_G=tokens_G, keys_G=keys_G, queries=queries
         )
 
-    def projection_seconds(
-        self, products: AttentionProducts, tokens_G: npt.ArrayLike, *, phase: str
-    ) -> Float:  # fmt: skip
+    def projection_seconds(self, products: AttentionProducts, tokens_G: npt.ArrayLike, *, phase: str) -> Float:
         """As of `KernelCosts`; latent attention's expansion costs the same in both phases."""
         del phase
         total = np.zeros(np.shape(tokens_G))

@@ -50,9 +50,7 @@ class TableCosts(FittedCosts):
         self, core: AttentionCore, *, phase: str, tokens_G: npt.ArrayLike, keys_G: npt.ArrayLike, queries: float = 1.0
     ) -> Float:
         """As of `KernelCosts`."""
-        seconds_G = FittedCosts.core_seconds(
-            self, core, phase=phase, tokens_G=tokens_G, keys_G=keys_G, queries=queries
-        )  # fmt: skip
+        seconds_G = FittedCosts.core_seconds(self, core, phase=phase, tokens_G=tokens_G, keys_G=keys_G, queries=queries)
         ratio = core_ratio(self.tables, core, phase)
         if ratio is None:
             return seconds_G
@@ -80,7 +78,7 @@ class TableCosts(FittedCosts):
         for one in expert_kernels(self.tables, block, load.shape[-1]):
             seconds_G = grouped_seconds(
                 one.parameters, self.hardware, block, load, element_type=kind, seen_G=seen_G, sms=sms
-            )  # fmt: skip
+            )
             each.append(seconds_G if one.ratio is None else seconds_G * one.ratio.at(rows_G))
         return np.asarray(np.min(each, axis=0), np.float64)
 

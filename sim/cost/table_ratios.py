@@ -75,9 +75,14 @@ def core_ratio(tables: InstalledTables, core: AttentionCore, phase: str) -> Meas
             return None
     else:
         entry = attention.find_parameters(
-            hardware, engine=engine, phase=phase, cache_type=cache_type, heads=core.heads, kv_heads=core.kv_heads,
+            hardware,
+            engine=engine,
+            phase=phase,
+            cache_type=cache_type,
+            heads=core.heads,
+            kv_heads=core.kv_heads,
             head_dim=core.head_dim,
-        )  # fmt: skip
+        )
     along_R = rows.tokens_R if phase == "prefill" else rows.keys_R
     modelled_R = benchmark_seconds(entry.parameters, hardware, rows)
     return MeasuredRatio.of((rows.batch_R, along_R), rows.seconds_R, modelled_R)
@@ -91,9 +96,10 @@ def core_rows(tables: InstalledTables, core: AttentionCore, phase: str, cache_ty
     names = type_names(phase, cache_type)
     wanted = [name.split("/")[-1] if core.latent else name for name in names]
     some = [
-        table for table in tables.attention
+        table
+        for table in tables.attention
         if table.latent == core.latent and table.phase == phase and table.types in wanted
-    ]  # fmt: skip
+    ]
     for table in sorted(some, key=lambda table: (wanted.index(table.types), table.kernel != usual)):
         same = _same_core(table, core)
         if same.any():

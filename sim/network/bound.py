@@ -171,14 +171,34 @@ class _Walk:
         )
         order_F = np.argsort(start_F)
         leave_R, left_K, fair_F, past.served = leave_bounds(
-            order_F, start_F, end_F, alone_F, flows.source_rank_F, flows.waiter_F, links, flows.latency_F, fed,
-            group_R, n_groups, exchange.barrier, begin_R, last_enter_R + exchange.setup_s, past.served, self.room,
-        )  # fmt: skip
+            order_F,
+            start_F,
+            end_F,
+            alone_F,
+            flows.source_rank_F,
+            flows.waiter_F,
+            links,
+            flows.latency_F,
+            fed,
+            group_R,
+            n_groups,
+            exchange.barrier,
+            begin_R,
+            last_enter_R + exchange.setup_s,
+            past.served,
+            self.room,
+        )
         past.leave(left_K)
         busy_R = busy_seconds(
-            exchange, FlowRanks.of(flows), enter_R=enter_R, leave_R=leave_R, setup_R=setup_R, start_F=start_F,
-            end_F=fair_F, order_F=order_F,
-        )  # fmt: skip
+            exchange,
+            FlowRanks.of(flows),
+            enter_R=enter_R,
+            leave_R=leave_R,
+            setup_R=setup_R,
+            start_F=start_F,
+            end_F=fair_F,
+            order_F=order_F,
+        )
         return leave_R, busy_R
 
 

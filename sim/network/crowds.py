@@ -126,9 +126,16 @@ def _sort(member_M: Records, first: int, end: int, place_F: Int) -> None:
 
 @inner
 def after_the_last(
-    member_M: Records, first_R1: Int, source_F: Int32, parents_F1: Int, group_R: Int32, group_K1: Int, rank_W: Int,
-    last_begin_R: Float, leave_R: Float,
-) -> None:  # fmt: skip
+    member_M: Records,
+    first_R1: Int,
+    source_F: Int32,
+    parents_F1: Int,
+    group_R: Int32,
+    group_K1: Int,
+    rank_W: Int,
+    last_begin_R: Float,
+    leave_R: Float,
+) -> None:
     """Raise each rank's leave, given that some rank of its EP group, unknown which, begins at its `last_begin_R`.
 
     Nothing is known of a rank to which some other rank of its group sends nothing: that one may be the last.
@@ -153,9 +160,16 @@ def after_the_last(
 
 @inner
 def crowds(
-    member_M: Records, first_R1: Int, order_F: Int, source_F: Int32, parents_F1: Int, group_R: Int32, group_K1: Int,
-    rank_W: Int, barrier: bool,
-) -> tuple[Int, Float, Int]:  # fmt: skip
+    member_M: Records,
+    first_R1: Int,
+    order_F: Int,
+    source_F: Int32,
+    parents_F1: Int,
+    group_R: Int32,
+    group_K1: Int,
+    rank_W: Int,
+    barrier: bool,
+) -> tuple[Int, Float, Int]:
     """Give the crowds of the ranks, the EP groups and the senders as a CSR of flows and tails, each in order.
 
     A flow has the longest tail that any rank of the group gives it. Behind a barrier all that a group starts counts.
@@ -191,9 +205,15 @@ def crowds(
 
 @inner
 def _group_crowds(
-    member_M: Records, first_R1: Int, order_F: Int, source_F: Int32, group_R: Int32, group_K1: Int, rank_W: Int,
+    member_M: Records,
+    first_R1: Int,
+    order_F: Int,
+    source_F: Int32,
+    group_R: Int32,
+    group_K1: Int,
+    rank_W: Int,
     barrier: bool,
-) -> tuple[Int, Float, Int]:  # fmt: skip
+) -> tuple[Int, Float, Int]:
     n_flows, n_groups = len(source_F), len(group_K1) - 1
     if barrier:
         first_K1, place_M = by_number(group_R[source_F[order_F]], n_groups)

@@ -29,11 +29,18 @@ SMALL = 1 / 8
 # not started; how many are not over, and one more until its own last byte has left.
 FLOW = np.dtype(
     [
-        ("bytes", "f8"), ("latency", "f8"), ("feed_delay", "f8"), ("feed_tail", "f8"), ("group", "i8"),
-        ("start", "f8"), ("end", "f8"), ("unstarted", "i8"), ("unended", "i8"),
+        ("bytes", "f8"),
+        ("latency", "f8"),
+        ("feed_delay", "f8"),
+        ("feed_tail", "f8"),
+        ("group", "i8"),
+        ("start", "f8"),
+        ("end", "f8"),
+        ("unstarted", "i8"),
+        ("unended", "i8"),
     ],
     align=True,
-)  # fmt: skip
+)
 GROUP = np.dtype([("end", "f8"), ("open", "i8")], align=True)  # the latest end so far; flows that are not over
 START = np.dtype([("time", "f8"), ("flow", "i8")], align=True)
 

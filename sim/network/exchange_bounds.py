@@ -99,10 +99,23 @@ def flow_bounds(
 
 @entry
 def leave_bounds(
-    order_F: Int, start_F: Float, end_F: Float, alone_F: Float, source_F: Int32, waiter_F: Int32, links: Links,
-    latency_F: Float, fed: Fed, group_R: Int32, n_groups: int, barrier: bool, begin_R: Float, last_begin_R: Float,
-    past: Past, room: Scratch,
-) -> tuple[Float, Float, Float, Past]:  # fmt: skip
+    order_F: Int,
+    start_F: Float,
+    end_F: Float,
+    alone_F: Float,
+    source_F: Int32,
+    waiter_F: Int32,
+    links: Links,
+    latency_F: Float,
+    fed: Fed,
+    group_R: Int32,
+    n_groups: int,
+    barrier: bool,
+    begin_R: Float,
+    last_begin_R: Float,
+    past: Past,
+    room: Scratch,
+) -> tuple[Float, Float, Float, Past]:
     """When each rank and the last of each EP group leaves at the earliest, and until when each flow may be moving.
 
     The last is no bound: were links shared fairly, flows that share one would end together, when it has served all that
@@ -147,9 +160,18 @@ def leave_bounds(
 
 @inner
 def _crowd_bounds(
-    flow_M: Int, tail_M: Float, first_C1: Int, n_ranks: int, n_groups: int, start_F: Float, links: Links,
-    latency_F: Float, past: Past, room: Scratch, fair_F: Float,
-) -> tuple[Float, Past]:  # fmt: skip
+    flow_M: Int,
+    tail_M: Float,
+    first_C1: Int,
+    n_ranks: int,
+    n_groups: int,
+    start_F: Float,
+    links: Links,
+    latency_F: Float,
+    past: Past,
+    room: Scratch,
+    fair_F: Float,
+) -> tuple[Float, Past]:
     """For each crowd, when the last of it is over on its slowest link at the earliest.
 
     A link serves the flows of a crowd, in the order of their starts, in their loads each; the last of them still has

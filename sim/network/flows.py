@@ -98,16 +98,34 @@ def check_flows(flows: Flows, *, n_links: int, n_ranks: int | None = None) -> No
     for name in Flows.__dataclass_fields__:
         floats = name.startswith(("bytes", "share", "latency", "feed"))
         check_axis(f"flows: {name}", getattr(flows, name), "fi" if floats else "i")
-    lengths = {len(a) for a in (flows.source_rank_F, flows.destination_rank_F, flows.waiter_F, flows.latency_F,
-                                flows.feed_delay_F, flows.feed_tail_F, flows.bytes_F)}  # fmt: skip
+    lengths = {
+        len(a)
+        for a in (
+            flows.source_rank_F,
+            flows.destination_rank_F,
+            flows.waiter_F,
+            flows.latency_F,
+            flows.feed_delay_F,
+            flows.feed_tail_F,
+            flows.bytes_F,
+        )
+    }
     if lengths != {flows.n} or {len(flows.offsets_F1), len(flows.parent_offsets_F1)} != {flows.n + 1}:
         raise ValueError("flows: arrays named _F must have one length, those named _F1 one more")
     if len(flows.link_X) != len(flows.share_X):
         raise ValueError("flows: link_X and share_X must have one length")
     problem = _problem(
-        flows.bytes_F, flows.latency_F, flows.feed_delay_F, flows.feed_tail_F, flows.offsets_F1, flows.link_X,
-        flows.share_X, flows.parent_offsets_F1, flows.parent_R, n_links,
-    )  # fmt: skip
+        flows.bytes_F,
+        flows.latency_F,
+        flows.feed_delay_F,
+        flows.feed_tail_F,
+        flows.offsets_F1,
+        flows.link_X,
+        flows.share_X,
+        flows.parent_offsets_F1,
+        flows.parent_R,
+        n_links,
+    )
     problem = problem or _rank_problem(
         flows.source_rank_F, flows.destination_rank_F, flows.waiter_F, MOST_RANKS if n_ranks is None else n_ranks
     )
@@ -140,9 +158,17 @@ def _seconds(task: int, name: str, values: Float) -> None:
 
 @entry
 def _problem(
-    bytes_F: Float, latency_F: Float, delay_F: Float, tail_F: Float, offsets_F1: Int, link_X: Int32, share_X: Float,
-    parents_F1: Int, parent_R: Int32, n_links: int,
-) -> int:  # fmt: skip
+    bytes_F: Float,
+    latency_F: Float,
+    delay_F: Float,
+    tail_F: Float,
+    offsets_F1: Int,
+    link_X: Int32,
+    share_X: Float,
+    parents_F1: Int,
+    parent_R: Int32,
+    n_links: int,
+) -> int:
     n = len(bytes_F)
     # First of all: the loops below index with these.
     if not (_rises(offsets_F1, len(link_X)) and _rises(parents_F1, len(parent_R))):

@@ -37,11 +37,17 @@ ROW = np.dtype([("slot", "i8"), ("n", "i8"), ("next", "i8"), ("link", "i8")], al
 # between fillings; its first row; what flows that left gave back since rates were last shared; scratch of `enlist`.
 LINK = np.dtype(
     [
-        ("left", "f8"), ("level", "f8"), ("weight", "f8"), ("summed", "f8"), ("rising", "i8"), ("first", "i8"),
-        ("freed", "f8"), ("put", "i8"),
+        ("left", "f8"),
+        ("level", "f8"),
+        ("weight", "f8"),
+        ("summed", "f8"),
+        ("rising", "i8"),
+        ("first", "i8"),
+        ("freed", "f8"),
+        ("put", "i8"),
     ],
     align=True,
-)  # fmt: skip
+)
 
 # The rate of a flow that is over: it is taken off its links' rows when those are next read.
 OVER = -1.0

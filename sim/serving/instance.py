@@ -133,10 +133,14 @@ class Instance:
             self._check_stuck()
             return False
         load = StepLoad(
-            prompt_tokens_G=numbers_NG[0], prompt_keys_G=numbers_NG[1], prompts_G=numbers_NG[2],
-            decodes_G=numbers_NG[3], decode_keys_G=numbers_NG[4], swapped_blocks=swapped,
+            prompt_tokens_G=numbers_NG[0],
+            prompt_keys_G=numbers_NG[1],
+            prompts_G=numbers_NG[2],
+            decodes_G=numbers_NG[3],
+            decode_keys_G=numbers_NG[4],
+            swapped_blocks=swapped,
             scheduled_G=tuple(self._scheduled.get(rank, _NOTHING) for rank in range(len(self._batchers))),
-        )  # fmt: skip
+        )
         self._start_s, self.busy = now_s, True
         if self._scheduled:
             self._ends_W = np.array([now_s + self._cost.seconds(load)])

@@ -104,11 +104,17 @@ class KvMoves:
         self.bytes += each * flows
         self._moves.append(
             _Move(
-                request=request, destination=destination, sent_s=now_s, links_F=[route[0] for route in routes],
-                shares_F=[route[1] for route in routes], bytes_F=np.full(flows, each), left_F=np.full(flows, each),
-                latency_s=max(route[2] for route in routes), rate_F=np.zeros(flows),
+                request=request,
+                destination=destination,
+                sent_s=now_s,
+                links_F=[route[0] for route in routes],
+                shares_F=[route[1] for route in routes],
+                bytes_F=np.full(flows, each),
+                left_F=np.full(flows, each),
+                latency_s=max(route[2] for route in routes),
+                rate_F=np.zeros(flows),
             )
-        )  # fmt: skip
+        )
         self._share()
 
     def next_s(self) -> float:

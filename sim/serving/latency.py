@@ -29,6 +29,4 @@ class Latency:
         if not len(seconds_Q):
             return cls(mean_s=0.0, p50_s=0.0, p90_s=0.0, p99_s=0.0, std_s=0.0)
         p50_s, p90_s, p99_s = np.percentile(seconds_Q, [50, 90, 99]).tolist()
-        return cls(
-            mean_s=float(seconds_Q.mean()), p50_s=p50_s, p90_s=p90_s, p99_s=p99_s, std_s=float(seconds_Q.std())
-        )  # fmt: skip
+        return cls(mean_s=float(seconds_Q.mean()), p50_s=p50_s, p90_s=p90_s, p99_s=p99_s, std_s=float(seconds_Q.std()))

@@ -109,9 +109,16 @@ def make_requests(
         weights = np.array(shared.topics) / sum(shared.topics)
         topics = rng.choice(len(weights), requests, p=weights)
     return tuple(
-        Request(id=number, arrival_s=time_s, prompt_tokens=prompt, output_tokens=output, prefix_group=group,
-                prefix_tokens=shared.tokens, topic=topic)
+        Request(
+            id=number,
+            arrival_s=time_s,
+            prompt_tokens=prompt,
+            output_tokens=output,
+            prefix_group=group,
+            prefix_tokens=shared.tokens,
+            topic=topic,
+        )
         for number, (time_s, prompt, output, group, topic) in enumerate(
             zip(times_s.tolist(), prompts.tolist(), outputs.tolist(), groups.tolist(), topics.tolist(), strict=True)
         )
-    )  # fmt: skip
+    )

@@ -79,9 +79,12 @@ def latencies(measures: Measures, records: Records) -> dict[str, Latency]:
     found = {name: Latency.of(seconds_Q) for name, seconds_Q in measures.timed().items()}
     gaps = records.gaps
     found["itl"] = Latency(
-        mean_s=gaps.mean_s, p50_s=gaps.quantile_s(0.5), p90_s=gaps.quantile_s(0.9), p99_s=gaps.quantile_s(0.99),
+        mean_s=gaps.mean_s,
+        p50_s=gaps.quantile_s(0.5),
+        p90_s=gaps.quantile_s(0.9),
+        p99_s=gaps.quantile_s(0.99),
         std_s=gaps.std_s,
-    )  # fmt: skip
+    )
     return found
 
 

@@ -40,9 +40,12 @@ def most_requests_per_s(workers: Workers, requests: Sequence[Request], *, prefil
 def _load(ranks: int, prompt: int, prompt_keys: int, decodes: int, decode_keys: int) -> StepLoad:
     filled = [np.full(ranks, value) for value in (prompt, prompt_keys, int(prompt > 0), decodes, decode_keys)]
     return StepLoad(
-        prompt_tokens_G=filled[0], prompt_keys_G=filled[1], prompts_G=filled[2], decodes_G=filled[3],
+        prompt_tokens_G=filled[0],
+        prompt_keys_G=filled[1],
+        prompts_G=filled[2],
+        decodes_G=filled[3],
         decode_keys_G=filled[4],
-    )  # fmt: skip
+    )
 
 
 def _decode_s(workers: Workers, batch: int, context: float, ranks: int) -> float:

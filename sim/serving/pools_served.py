@@ -48,10 +48,17 @@ class PoolServed:
         """Sum a pool up."""
         times, limits = workers.pool.times, workers.limits
         return cls(
-            name=name, gpus=workers.gpus, instances=workers.count, ranks=workers.pool.ranks, tp=workers.plan.tp,
-            ep=workers.plan.ep, kv_blocks=limits.kv_blocks, block_tokens=limits.block_tokens,
-            kv_peak=times.kv_peak / limits.kv_blocks, preemptions=times.preemptions,
-        )  # fmt: skip
+            name=name,
+            gpus=workers.gpus,
+            instances=workers.count,
+            ranks=workers.pool.ranks,
+            tp=workers.plan.tp,
+            ep=workers.plan.ep,
+            kv_blocks=limits.kv_blocks,
+            block_tokens=limits.block_tokens,
+            kv_peak=times.kv_peak / limits.kv_blocks,
+            preemptions=times.preemptions,
+        )
 
     @property
     def shown(self) -> str:
@@ -91,11 +98,15 @@ class KvMoved:
         """Sum up what moved."""
         times_s = moves.times_s or [0.0]
         return cls(
-            requests=len(moves.times_s), bytes=moves.bytes, token_bytes=moves.token_bytes,
-            mean_s=float(np.mean(times_s)), longest_s=max(times_s), held_mean_s=float(np.mean(held_s or [0.0])),
+            requests=len(moves.times_s),
+            bytes=moves.bytes,
+            token_bytes=moves.token_bytes,
+            mean_s=float(np.mean(times_s)),
+            longest_s=max(times_s),
+            held_mean_s=float(np.mean(held_s or [0.0])),
             for_seats=decode.refused_for_seats > decode.refused_for_blocks,
             busiest_link=moves.busiest_s() / duration_s if duration_s else 0.0,
-        )  # fmt: skip
+        )
 
     @property
     def shown(self) -> str:

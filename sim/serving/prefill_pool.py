@@ -69,9 +69,14 @@ class PrefillPool:
         """
         tokens = round(np.mean([request.prompt_tokens for request in requests]))
         return workers_of(
-            replace(question, plan=self.plan), self.serving or serving, records, topic_Q=topic_Q,
-            tokens=max(1, tokens), instances=self.instances, cost=self.cost,
-        )  # fmt: skip
+            replace(question, plan=self.plan),
+            self.serving or serving,
+            records,
+            topic_Q=topic_Q,
+            tokens=max(1, tokens),
+            instances=self.instances,
+            cost=self.cost,
+        )
 
 
 def prompts_of(requests: Sequence[Request]) -> list[Request]:

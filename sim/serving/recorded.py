@@ -60,12 +60,18 @@ class Columns:
 
 
 FORMATS = (
-    Columns(name="Mooncake", arrival="timestamp", prompt="input_length", output="output_length", per_s=1000.0,
-            hashes="hash_ids"),
+    Columns(
+        name="Mooncake",
+        arrival="timestamp",
+        prompt="input_length",
+        output="output_length",
+        per_s=1000.0,
+        hashes="hash_ids",
+    ),
     Columns(name="Azure LLM inference", arrival="TIMESTAMP", prompt="ContextTokens", output="GeneratedTokens"),
     Columns(name="BurstGPT", arrival="Timestamp", prompt="Request tokens", output="Response tokens", drops_empty=True),
     Columns(name="moecast", arrival="arrival_s", prompt="prompt_tokens", output="output_tokens"),
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,12 +144,15 @@ def read_requests(path: Path, *, columns: Columns | None = None, most: int | Non
     groups = _prefixes([_chain(row, known, path, number) for _, number, row in timed])
     requests = tuple(
         Request(
-            id=place, arrival_s=time_s - timed[0][0], prompt_tokens=_tokens(row, known.prompt, path, number),
-            output_tokens=_tokens(row, known.output, path, number), prefix_group=group,
+            id=place,
+            arrival_s=time_s - timed[0][0],
+            prompt_tokens=_tokens(row, known.prompt, path, number),
+            output_tokens=_tokens(row, known.output, path, number),
+            prefix_group=group,
             prefix_tokens=min(shared, _tokens(row, known.prompt, path, number)),
         )
         for place, ((time_s, number, row), (group, shared)) in enumerate(zip(timed, groups, strict=True))
-    )  # fmt: skip
+    )
     return Recorded(requests=requests, format=known.name, left_out=len(rows) - len(found))
 
 

@@ -44,6 +44,10 @@ class RequestTimes:
         """From what a run wrote down, of the pool that answers and of another that computed prompts, if any."""
         first = records if prompts is None else prompts
         return cls(
-            arrival_Q=records.arrival_Q, started_Q=first.started_Q, prefilled_Q=first.first_Q, first_Q=records.first_Q,
-            end_Q=records.end_Q, preempted_Q=records.preempted_Q,
-        )  # fmt: skip
+            arrival_Q=records.arrival_Q,
+            started_Q=first.started_Q,
+            prefilled_Q=first.first_Q,
+            first_Q=records.first_Q,
+            end_Q=records.end_Q,
+            preempted_Q=records.preempted_Q,
+        )

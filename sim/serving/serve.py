@@ -81,9 +81,15 @@ def serve(
     topic_Q = np.array([request.topic for request in requests], np.int64)
     mean = round(np.mean([request.tokens for request in requests]))
     workers = workers_of(
-        question, how, records, topic_Q=topic_Q, tokens=mean, instances=instances, cost=cost,
+        question,
+        how,
+        records,
+        topic_Q=topic_Q,
+        tokens=mean,
+        instances=instances,
+        cost=cost,
         prefilled=prefill is not None,
-    )  # fmt: skip
+    )
     prompts = Records(len(requests))
     first = None if prefill is None else prefill.workers(question, how, requests, topic_Q, prompts)
     for request in requests:
@@ -104,9 +110,14 @@ def serve(
     duration_s = loop.run()
     moved = None if moves is None else KvMoved.of(moves, loop.held_s, workers.pool.times, duration_s)
     run = Run(
-        pools=pools, records=records, prompts=None if first is None else prompts, requests=requests, arrivals=arrivals,
-        duration_s=duration_s, moved=moved,
-    )  # fmt: skip
+        pools=pools,
+        records=records,
+        prompts=None if first is None else prompts,
+        requests=requests,
+        arrivals=arrivals,
+        duration_s=duration_s,
+        moved=moved,
+    )
     return summary(question, run, slo=slo, dollars_per_gpu_hour=dollars_per_gpu_hour)
 
 

@@ -64,10 +64,13 @@ class StepsByBatch:
         """The classes that have any, by kind and size."""
         return tuple(
             StepTimes(
-                kind=KINDS[kind], batch=float(self._batch_PC[kind, at] / count), iterations=int(count),
-                mean_s=float(self._sum_PC[kind, at] / count), least_s=float(self._least_PC[kind, at]),
+                kind=KINDS[kind],
+                batch=float(self._batch_PC[kind, at] / count),
+                iterations=int(count),
+                mean_s=float(self._sum_PC[kind, at] / count),
+                least_s=float(self._least_PC[kind, at]),
                 most_s=float(self._most_PC[kind, at]),
             )
             for (kind, at), count in np.ndenumerate(self._counts_PC)
             if count
-        )  # fmt: skip
+        )

@@ -97,8 +97,10 @@ def summary(
         concurrency=records.in_system_s / run.duration_s,
         **_limits(run),
         kv={
-            "blocks": last.limits.kv_blocks, "block_tokens": last.limits.block_tokens,
-            "peak": last.pool.times.kv_peak / last.limits.kv_blocks, "preemptions": last.pool.times.preemptions,
+            "blocks": last.limits.kv_blocks,
+            "block_tokens": last.limits.block_tokens,
+            "peak": last.pool.times.kv_peak / last.limits.kv_blocks,
+            "preemptions": last.pool.times.preemptions,
         },
         iterations=sum(of.pool.times.iterations for of in run.pools.values()),
         error=surrogate_error(last.cost),
@@ -113,7 +115,7 @@ def summary(
         measures=measures,
         times=RequestTimes.of(records, run.prompts),
         logs={name: of.pool.times.log for name, of in run.pools.items() if of.pool.times.log is not None},
-    )  # fmt: skip
+    )
 
 
 def seconds_outside(question: Question, requests: Sequence[Request], *, apart: bool) -> Float:
@@ -159,9 +161,10 @@ def _promised(slo: Slo | None, measures: Measures, requests_per_s: float) -> dic
 def _limits(run: Run) -> dict[str, Any]:
     """Parts of the time, and in a word what limits throughput, of one pool or of two."""
     shares = shares_of_time(
-        {name: of.pool.times for name, of in run.pools.items()}, run.duration_s,
+        {name: of.pool.times for name, of in run.pools.items()},
+        run.duration_s,
         {name: of.count for name, of in run.pools.items()},
-    )  # fmt: skip
+    )
     network = network_share(list(run.pools.values())[-1].cost)
     if network is not None:
         shares["iterations' time in exchanges"] = network

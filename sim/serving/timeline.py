@@ -129,6 +129,12 @@ def _span(
     """Draw what takes any time at all."""
     if end_s > begin_s:
         yield {
-            "ph": "X", "pid": process, "tid": track, "ts": begin_s * _MICRO, "dur": (end_s - begin_s) * _MICRO,
-            "name": name, "cat": category, "args": args,
-        }  # fmt: skip
+            "ph": "X",
+            "pid": process,
+            "tid": track,
+            "ts": begin_s * _MICRO,
+            "dur": (end_s - begin_s) * _MICRO,
+            "name": name,
+            "cat": category,
+            "args": args,
+        }

@@ -69,9 +69,16 @@ class Watch:
         with_prompts = prompt_tokens > 0
         waits = self._waits(numbers_NG) if waiting else (0.0, 0.0, 0.0)
         sums = (
-            running * took_s, waiting * took_s, min(held, 1.0) * took_s, took_s * with_prompts,
-            took_s * (not with_prompts), steps, prompt_tokens, output_tokens, *(took_s * part for part in waits),
-        )  # fmt: skip
+            running * took_s,
+            waiting * took_s,
+            min(held, 1.0) * took_s,
+            took_s * with_prompts,
+            took_s * (not with_prompts),
+            steps,
+            prompt_tokens,
+            output_tokens,
+            *(took_s * part for part in waits),
+        )
         times = self._times
         times.iterations += steps
         times.history.add(start_s, float(ends_W[-1]), sums)
@@ -79,10 +86,14 @@ class Watch:
         if times.log is not None:
             times.log.add(
                 Logged(
-                    instance=self._number, start_s=start_s, ends_W=ends_W, numbers_NG=numbers_NG.copy(),
-                    running=running, waiting=waiting,
+                    instance=self._number,
+                    start_s=start_s,
+                    ends_W=ends_W,
+                    numbers_NG=numbers_NG.copy(),
+                    running=running,
+                    waiting=waiting,
                 )
-            )  # fmt: skip
+            )
 
     def _waits(self, numbers_NG: Int) -> tuple[float, float, float]:
         """What the rank where most wait lacks: blocks, sequences' places, or the end of earlier prompts."""

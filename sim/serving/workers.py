@@ -120,32 +120,48 @@ def workers_of(
     if blocks is None:
         most = min(probe.max_batched_tokens, probe.max_sequences) if prefilled else probe.max_batched_tokens
         capacity = kv_capacity(
-            question.model, plan, hardware, tokens=tokens, batched_tokens=most,
+            question.model,
+            plan,
+            hardware,
+            tokens=tokens,
+            batched_tokens=most,
             fraction=question.memory_fraction,
-        )  # fmt: skip
+        )
         blocks = max(1, capacity.blocks(probe.block_tokens))
     limits = serving.limits(policy, kv_blocks=blocks)
     if cost is None:
         parts = plans or dict.fromkeys(("prefill", "decode"), plan)
         engine = EngineStep(
             question.cluster, question.model, dict(parts), question.trace, question.rung, seed=question.seed
-        )  # fmt: skip
+        )
         prompt_s = find_engine(hardware.engine).prompt_s
         cost = _cost(engine, serving, topic_Q, capacity, limits, prompt_s)
     times = PoolTimes()
     made = tuple(
         Instance(
-            [policy.start(limits) for _ in range(plan.dp)], cost, ahead=policy.ahead, limits=limits, records=records,
-            times=times, number=number, receive_every=serving.receive_every,
+            [policy.start(limits) for _ in range(plan.dp)],
+            cost,
+            ahead=policy.ahead,
+            limits=limits,
+            records=records,
+            times=times,
+            number=number,
+            receive_every=serving.receive_every,
         )
         for number in range(instances or count)
-    )  # fmt: skip
+    )
     dispatcher = Dispatcher(serving.dp_dispatch, plan.dp * len(made))
     pool = Pool(instances=made, ranks=plan.dp, dispatcher=dispatcher, times=times)
     return Workers(
-        pool=pool, policy=policy, limits=limits, capacity=capacity, cost=cost, plan=plan, count=len(made),
+        pool=pool,
+        policy=policy,
+        limits=limits,
+        capacity=capacity,
+        cost=cost,
+        plan=plan,
+        count=len(made),
         gpus_R=_gpus_of_ranks(question.plan, plan, len(made)),
-    )  # fmt: skip
+    )
 
 
 def _gpus_of_ranks(whole: Plan, one: Plan, count: int) -> tuple[tuple[int, ...], ...]:
@@ -180,4 +196,4 @@ def _cost(
         return ExactCost(engine, topic_Q, swap_block_s=swap_block_s, prompt_s=prompt_s)
     return SurrogateCost(
         engine, topic_Q, draws=serving.draws, swap_block_s=swap_block_s, tries=serving.tries, prompt_s=prompt_s
-    )  # fmt: skip
+    )

@@ -60,9 +60,16 @@ def training_memory(
     if tokens < 1 or in_flight < 0:
         raise ValueError(f"tokens = {tokens}, in_flight = {in_flight}: at least 1 token and 0 microbatches")
     passing = passing_bytes(
-        shard, precision, tokens=tokens, sequence=sequence, rows_L=rows_L, recompute=recompute, kept=kept,
-        pipeline=pipeline, travelling_bytes=travelling_bytes,
-    )  # fmt: skip
+        shard,
+        precision,
+        tokens=tokens,
+        sequence=sequence,
+        rows_L=rows_L,
+        recompute=recompute,
+        kept=kept,
+        pipeline=pipeline,
+        travelling_bytes=travelling_bytes,
+    )
     return held_bytes(shard, precision, optimizer=optimizer, zero=zero) | passing.by_part(in_flight)
 
 
@@ -133,9 +140,11 @@ def passing_bytes(
     again = max((sum(part.values()) - size for part, size in zip(parts, each, strict=True)), default=0.0)
     sent = max(rows_L, default=0.0) * model.expert_width + (2 * own * model.hidden if pipeline else 0.0)
     return Passing(
-        kept=sum(each), again=again, buffers=travelling_bytes + 2 * PASSED_BYTES * sent,
+        kept=sum(each),
+        again=again,
+        buffers=travelling_bytes + 2 * PASSED_BYTES * sent,
         logits=tokens * LOGIT_BYTES * model.vocab / shard.tp if shard.last else 0.0,
-    )  # fmt: skip
+    )
 
 
 def check_rows(shard: Shard, rows_L: Sequence[float] | None, tokens: int) -> Sequence[float]:

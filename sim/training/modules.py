@@ -74,9 +74,7 @@ def attention_passes(
     total = total + core_passes(model, hardware, tokens_G, keys_G, shape=shape, tp=tp)
     if shape.index_heads:
         scored = np.asarray(keys_G if scored_G is None else scored_G, np.float64) / max(shape.compress, 1)
-        seconds_G = attention.index_seconds(
-            model, hardware, shape, phase="prefill", tokens_G=tokens_G, keys_G=scored
-        )  # fmt: skip
+        seconds_G = attention.index_seconds(model, hardware, shape, phase="prefill", tokens_G=tokens_G, keys_G=scored)
         total = total + Passes(forward_G=seconds_G, input_G=seconds_G, weight_G=seconds_G)
     return total
 
@@ -220,8 +218,7 @@ def shared_expert_passes(
 def router_passes(model: ModelShape, hardware: Hardware, tokens_G: npt.ArrayLike, *, precision: Precision) -> Passes:
     """One layer's router in bf16: scores and their selection, whose backward pass moves the scores once each way."""
     forward_G = compute.selection_seconds(hardware, tokens_G, experts=model.experts, choices=model.choices)
-    backward_G = costs_of(hardware).elementwise_seconds(tokens_G, row_bytes=2 * roofline.OUTPUT_BYTES * model.experts
-    )  # fmt: skip
+    backward_G = costs_of(hardware).elementwise_seconds(tokens_G, row_bytes=2 * roofline.OUTPUT_BYTES * model.experts)
     choose = Passes(forward_G=forward_G, input_G=backward_G, weight_G=np.zeros(np.shape(tokens_G)))
     total = gemm_passes(hardware, tokens_G, inner=model.hidden, outer=model.experts, precision=BF16) + choose
     for inner, outer in ((model.hidden, model.expert_hidden), (model.expert_hidden, model.hidden)):

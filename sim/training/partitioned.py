@@ -158,9 +158,14 @@ def _partition(
 def _marker(work: StageWork, chunk: int, layer: int, spot: Spot) -> Exchange:
     group_R = np.zeros(len(work.ranks_R), np.int32)
     return Exchange(
-        kind="other", layer=OUTSIDE, flows=_Mark((chunk, layer, spot)), setup_s=0.0, barrier=False, group_R=group_R,
+        kind="other",
+        layer=OUTSIDE,
+        flows=_Mark((chunk, layer, spot)),
+        setup_s=0.0,
+        barrier=False,
+        group_R=group_R,
         stream=BETWEEN,
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,7 +90,5 @@ class Precision:
 
 
 BF16 = Precision()
-FP8 = Precision(
-    name="fp8", forward="fp8", input_gradient="fp8", weight_gradient="fp8", weights="fp8", moments="bf16"
-)  # fmt: skip
+FP8 = Precision(name="fp8", forward="fp8", input_gradient="fp8", weight_gradient="fp8", weights="fp8", moments="bf16")
 PRECISIONS: Mapping[str, Precision] = {recipe.name: recipe for recipe in (BF16, FP8)}

@@ -243,9 +243,12 @@ class TrainingPass:
             return None
         moe = self._moe(layer)
         return ContextCore(
-            placed=self.step.placed, shared=self.step.shared, shape=mixer, reads=mixer.reads_of(layer),
+            placed=self.step.placed,
+            shared=self.step.shared,
+            shape=mixer,
+            reads=mixer.reads_of(layer),
             moe=OUTSIDE if moe is None else moe,
-        )  # fmt: skip
+        )
 
     def _goes_round(self, layer: int) -> bool:
         core = self._shared_core(layer)
@@ -312,9 +315,13 @@ class TrainingPass:
         mixer = self.model.mixer_of(layer)
         if self._goes_round(layer) and isinstance(mixer, AttentionShape):
             return norms + modules.projection_passes(
-                self.model, self._hardware, self.step.attended_at(layer), precision=self.precision, shape=mixer,
+                self.model,
+                self._hardware,
+                self.step.attended_at(layer),
+                precision=self.precision,
+                shape=mixer,
                 tp=self._tp,
-            )  # fmt: skip
+            )
         keys_G, scored_G = self.step.keys_at(layer)
         passes = modules.attention_passes(
             self.model,

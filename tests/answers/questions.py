@@ -74,11 +74,19 @@ class Question:
         """What must be covered by enough questions."""
         plan, phase = self.plan, self.workload.phase
         return (
-            phase, self.network, plan.dispatch or "default mode", plan.replica_rule, self.preset, self.model.name,
-            f"tp {plan.tp}", f"{plan.groups} EP groups", self.workload.steps_mode,
+            phase,
+            self.network,
+            plan.dispatch or "default mode",
+            plan.replica_rule,
+            self.preset,
+            self.model.name,
+            f"tp {plan.tp}",
+            f"{plan.groups} EP groups",
+            self.workload.steps_mode,
             "replicas" if plan.max_slots * plan.ep > plan.experts else "no replicas",
-            "every GPU" if plan.ranks == self.cluster.n_gpus else "some GPUs", plan.dispatch_type or "default types",
-        )  # fmt: skip
+            "every GPU" if plan.ranks == self.cluster.n_gpus else "some GPUs",
+            plan.dispatch_type or "default types",
+        )
 
 
 @cache
@@ -124,23 +132,37 @@ def question(number: int) -> Question:
     if recorded:
         trace = _recorded(rng, trace, ranks=plan.ranks // tp)
     workload = Workload(
-        phase=phase, tokens_per_rank=tokens, steps=steps, seed=number, reuse=not recorded,
+        phase=phase,
+        tokens_per_rank=tokens,
+        steps=steps,
+        seed=number,
+        reuse=not recorded,
         steps_mode="as-recorded" if recorded else "drawn",
-    )  # fmt: skip
+    )
     network = "fluid" if rng.random() < 0.5 else "bound"
     return Question(
-        number=number, preset=CLUSTERS[place][0], cluster=cluster, model=model, plan=plan, trace=trace,
-        workload=workload, network=network,
-    )  # fmt: skip
+        number=number,
+        preset=CLUSTERS[place][0],
+        cluster=cluster,
+        model=model,
+        plan=plan,
+        trace=trace,
+        workload=workload,
+        network=network,
+    )
 
 
 def _plan(rng: np.random.Generator, model: ModelShape, n_gpus: int, *, ep: int, groups: int, pick: Any) -> Plan:
     """Contiguous, or anything legal, on GPUs in order or not."""
     if rng.random() < 0.3:
         plan = Plan.contiguous(
-            layers=model.layers, experts=model.experts, choices=model.choices, ep=ep, groups=groups,
+            layers=model.layers,
+            experts=model.experts,
+            choices=model.choices,
+            ep=ep,
+            groups=groups,
             layer_ids=model.moe_layer_ids,
-        )  # fmt: skip
+        )
     else:
         per_rank = -(-model.experts // ep) + pick(0, 1, 2)
         slots = [random_slots(rng, model.experts, ep * per_rank) for _ in range(groups * model.layers)]
@@ -148,10 +170,14 @@ def _plan(rng: np.random.Generator, model: ModelShape, n_gpus: int, *, ep: int, 
         rule = pick(*RULES)
         weights = rng.random(slots_DLGP.shape) + 0.01
         plan = Plan(
-            experts=model.experts, choices=model.choices, layer_ids=model.moe_layer_ids, slots_DLGP=slots_DLGP,
-            gpu_of_rank=tuple(range(groups * ep)), replica_rule=rule,
+            experts=model.experts,
+            choices=model.choices,
+            layer_ids=model.moe_layer_ids,
+            slots_DLGP=slots_DLGP,
+            gpu_of_rank=tuple(range(groups * ep)),
+            replica_rule=rule,
             replica_weights_DLGP=shares(weights, slots_DLGP) if rule == "weights" else None,
-        )  # fmt: skip
+        )
     if rng.random() < 0.3:
         plan = plan.with_(gpu_of_rank=tuple(rng.permutation(n_gpus)[: plan.ranks].tolist()))
     return plan
@@ -162,7 +188,13 @@ def _recorded(rng: np.random.Generator, trace: RoutingTrace, *, ranks: int) -> R
     rows = trace.select(np.arange(trace.n_tokens) < 1200)
     step_T = np.sort(rng.integers(0, 3, 1200)).astype(np.uint32)
     return RoutingTrace(
-        meta=rows.meta, experts_TLK=rows.experts_TLK, sequence_T=rows.sequence_T, position_T=rows.position_T,
-        phase_T=rows.phase_T, topics=rows.topics, topic_T=rows.topic_T, step_T=step_T,
+        meta=rows.meta,
+        experts_TLK=rows.experts_TLK,
+        sequence_T=rows.sequence_T,
+        position_T=rows.position_T,
+        phase_T=rows.phase_T,
+        topics=rows.topics,
+        topic_T=rows.topic_T,
+        step_T=step_T,
         source_rank_T=rng.integers(0, ranks, 1200).astype(np.uint16),
-    )  # fmt: skip
+    )

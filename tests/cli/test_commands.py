@@ -53,8 +53,25 @@ def test_every_command_has_an_example_json_and_a_seed(run: Run, command: tuple[s
 @pytest.mark.parametrize(("phase", "network"), [("prefill", "bound"), ("decode", "fluid")])
 def test_simulate_for_machines(run: Run, small: Path, tmp_path: Path, phase: str, network: str) -> None:
     trace = ("--trace", small / "t.parquet")
-    done = run("simulate", *CLUSTER, *trace, "--phase", phase, "--network", network, "--tokens-per-rank", 4,
-               "--steps", 2, "--json", "--out", "p.json", "--timeline", "t.json", check=True)  # fmt: skip
+    done = run(
+        "simulate",
+        *CLUSTER,
+        *trace,
+        "--phase",
+        phase,
+        "--network",
+        network,
+        "--tokens-per-rank",
+        4,
+        "--steps",
+        2,
+        "--json",
+        "--out",
+        "p.json",
+        "--timeline",
+        "t.json",
+        check=True,
+    )
     value = json.loads(done.stdout)
     assert value.keys() >= PREDICTION_KEYS
     assert value["network"] == network
@@ -242,8 +259,22 @@ def test_place_with_tp_makes_a_plan_that_says_so(run: Run, small: Path, tmp_path
 def test_place_then_simulate_then_report(run: Run, small: Path, tmp_path: Path) -> None:
     """The main job on a user's own input, in the plan's own format and in the engine's."""
     inputs = (*CLUSTER, "--trace", small / "t.parquet", *WORK)
-    placed = run("place", *inputs, "--solver", "local-search", "--slots-per-rank", 3, "--work-limit", 5000,
-                 "--out", "plan.json", "--export", "sglang", "--json", check=True)  # fmt: skip
+    placed = run(
+        "place",
+        *inputs,
+        "--solver",
+        "local-search",
+        "--slots-per-rank",
+        3,
+        "--work-limit",
+        5000,
+        "--out",
+        "plan.json",
+        "--export",
+        "sglang",
+        "--json",
+        check=True,
+    )
     value = json.loads(placed.stdout)
     assert value.keys() >= PLACEMENT_KEYS
     assert 0 < value["bound_s"] <= value["objective_s"]
@@ -251,8 +282,20 @@ def test_place_then_simulate_then_report(run: Run, small: Path, tmp_path: Path) 
     assert value["wasted_slots"] == 0
     times = {}
     for name in ("plan.json", "plan.sglang.json"):
-        seen = run("simulate", *inputs, "--plan", name, "--part", "measuring", "--network", "bound", "--json",
-                   "--out", f"seen-{name}", check=True)  # fmt: skip
+        seen = run(
+            "simulate",
+            *inputs,
+            "--plan",
+            name,
+            "--part",
+            "measuring",
+            "--network",
+            "bound",
+            "--json",
+            "--out",
+            f"seen-{name}",
+            check=True,
+        )
         times[name] = json.loads(seen.stdout)["step_time_s"]
     assert times["plan.json"] == times["plan.sglang.json"]
     run("report", "seen-plan.json", "seen-plan.sglang.json", "--out", "r.html", check=True)
@@ -276,8 +319,21 @@ def test_same_seed_same_bytes(run: Run, small: Path) -> None:
 
 
 def test_dims_are_said_and_dispatch_is_recorded(run: Run, small: Path) -> None:
-    done = run("simulate", *CLUSTER, "--trace", small / "t.parquet", *WORK, "--dims", "mixtral-8x7b", "--dispatch",
-               "per_rank", "--network", "bound", "--json", check=True)  # fmt: skip
+    done = run(
+        "simulate",
+        *CLUSTER,
+        "--trace",
+        small / "t.parquet",
+        *WORK,
+        "--dims",
+        "mixtral-8x7b",
+        "--dispatch",
+        "per_rank",
+        "--network",
+        "bound",
+        "--json",
+        check=True,
+    )
     value = json.loads(done.stdout)
     assert "at the dimensions of mixtral-8x7b" in value["model"]
     assert any("dimensions of mixtral-8x7b" in label for label in value["labels"])

@@ -101,8 +101,22 @@ def test_plan_that_overfills_the_memory(run: Run, small: Path, tmp_path: Path) -
     file = tmp_path / "config.json"
     file.write_text(json.dumps(CONFIG | {"hidden_size": 32768, "intermediate_size": 131072}))
     out = tmp_path / "plan.json"
-    done = run("place", *CLUSTER, "--model", file, "--trace", small / "t.parquet", "--tokens-per-rank", 16,
-               "--steps", 1, "--solver", "eplb", "--out", out)  # fmt: skip
+    done = run(
+        "place",
+        *CLUSTER,
+        "--model",
+        file,
+        "--trace",
+        small / "t.parquet",
+        "--tokens-per-rank",
+        16,
+        "--steps",
+        1,
+        "--solver",
+        "eplb",
+        "--out",
+        out,
+    )
     refused(done, "GiB")
     assert not out.exists()
 
@@ -115,8 +129,18 @@ def test_more_ranks_than_gpus(run: Run, small: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("limit", ["0s", "-3s", "60"])
 def test_time_limit(run: Run, small: Path, tmp_path: Path, limit: str) -> None:
     out = tmp_path / "plan.json"
-    done = run("place", *CLUSTER, "--model", small / "config.json", "--trace", small / "t.parquet",
-               "--time-limit", limit, "--out", out)  # fmt: skip
+    done = run(
+        "place",
+        *CLUSTER,
+        "--model",
+        small / "config.json",
+        "--trace",
+        small / "t.parquet",
+        "--time-limit",
+        limit,
+        "--out",
+        out,
+    )
     refused(done, "--time-limit")
     assert not out.exists()
 
@@ -224,8 +248,9 @@ def test_inputs_that_never_end_are_not_waited_for(run: Run, small: Path, tmp_pat
     zero = tmp_path / "zero.yaml"
     refused(
         run("simulate", "--cluster", zero, "--model", small / "config.json", "--trace", small / "t.parquet"),
-        "zero.yaml", "a device",
-    )  # fmt: skip
+        "zero.yaml",
+        "a device",
+    )
     for name in ("pipe.npz", "pipe.pt", "pipe.jsonl"):
         os.mkfifo(tmp_path / name)
         refused(run("trace", "import", tmp_path / name, "--out", "o.parquet"), name)

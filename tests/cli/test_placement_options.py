@@ -22,8 +22,23 @@ ASKED = ("--cluster", "dgx-h200", "--network", "bound", "--tokens-per-rank", "16
 )
 def test_solvers_by_name(run: Run, small: Path, solver: str, said: str) -> None:
     of_small = ("--model", small / "config.json", "--trace", small / "t.parquet")
-    done = run("place", *ASKED, *of_small, "--solver", solver, "--replica-rule", "lplb", "--slots-per-rank", 3,
-               "--time-limit", "5s", "--out", small / f"{solver}.json", "--json", check=True)  # fmt: skip
+    done = run(
+        "place",
+        *ASKED,
+        *of_small,
+        "--solver",
+        solver,
+        "--replica-rule",
+        "lplb",
+        "--slots-per-rank",
+        3,
+        "--time-limit",
+        "5s",
+        "--out",
+        small / f"{solver}.json",
+        "--json",
+        check=True,
+    )
     found = json.loads(done.stdout)
     assert found["legal"]
     assert said in found["note"]

@@ -21,8 +21,21 @@ def there(tmp_path: Path) -> Path:
 
 
 def test_a_run_for_machines(run: Run, there: Path) -> None:
-    done = run(*ASKED, "--requests", "closed:4", "--slo", "ttft=10s", "--json", "--out", there / "s.json",
-               "--report", there / "s.html", "--timeline", there / "t.json", check=True)  # fmt: skip
+    done = run(
+        *ASKED,
+        "--requests",
+        "closed:4",
+        "--slo",
+        "ttft=10s",
+        "--json",
+        "--out",
+        there / "s.json",
+        "--report",
+        there / "s.html",
+        "--timeline",
+        there / "t.json",
+        check=True,
+    )
     value = json.loads(done.stdout)
     assert value == json.loads((there / "s.json").read_text())
     assert value["completed"] == 40

@@ -27,9 +27,13 @@ SWEEP = (
 def start(folder: Path, mark: str, batches: int = 4) -> subprocess.Popen[str]:
     more = ("--over", f"workload.tokens_per_rank=1:{batches}:+1")
     return subprocess.Popen(
-        [sys.executable, "-m", "moecast", *SWEEP, *more], cwd=folder, text=True, stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE, env={**os.environ, "MOECAST_MARK": mark},
-    )  # fmt: skip
+        [sys.executable, "-m", "moecast", *SWEEP, *more],
+        cwd=folder,
+        text=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "MOECAST_MARK": mark},
+    )
 
 
 def left_behind(mark: str) -> list[int]:

@@ -142,9 +142,16 @@ def test_a_table_that_is_none_is_refused_by_name(tmp_path: Path) -> None:
         read_tables(written(tmp_path / "other", **good))
     with pytest.raises(ValueError, match="seconds_R"):
         CollectiveTable(
-            gpu="h200_sxm", engine="nccl", version="1", misplaced=False, operation_R=np.array(["all-reduce"]),
-            ranks_R=np.array([2]), bytes_R=np.array([1.0]), eager_R=np.array([False]), seconds_R=np.array([0.0]),
-        )  # fmt: skip
+            gpu="h200_sxm",
+            engine="nccl",
+            version="1",
+            misplaced=False,
+            operation_R=np.array(["all-reduce"]),
+            ranks_R=np.array([2]),
+            bytes_R=np.array([1.0]),
+            eager_R=np.array([False]),
+            seconds_R=np.array([0.0]),
+        )
 
 
 def test_the_fit_draws_two_percent_and_is_the_one_that_is_shipped() -> None:

@@ -33,9 +33,18 @@ from tests.conftest import ROOT
 TABLES = Path(os.environ.get("MOECAST_SHARED", ROOT.parent / "shared")) / "measured" / "kernels"
 H200 = GPUS["h200_sxm"]
 PLAIN = GroupedParameters(
-    tiles="best", launch_s=1e-5, peak_part=0.7, memory_part=0.8, large_part=0.6, operand_Bps=130e9, wave_s=1e-7,
-    softness=3.0, row_traffic=1.0, seen_traffic=0.1, slot_s=1e-8,
-)  # fmt: skip
+    tiles="best",
+    launch_s=1e-5,
+    peak_part=0.7,
+    memory_part=0.8,
+    large_part=0.6,
+    operand_Bps=130e9,
+    wave_s=1e-7,
+    softness=3.0,
+    row_traffic=1.0,
+    seen_traffic=0.1,
+    slot_s=1e-8,
+)
 V3 = ExpertBlock(width=7168, inner=2048, ups=2, weight_type="fp8", choices=8, experts=256)
 loads = st.lists(st.integers(0, 3000), min_size=1, max_size=32)
 
@@ -161,7 +170,7 @@ def test_loads_are_whole_and_the_fullest_rank_has_at_least_its_share(
 ) -> None:
     load_P = loads_of_rank(
         tokens=tokens, choices=choices, experts=32, parts=ep, law=law, random=np.random.default_rng(0)
-    )  # fmt: skip
+    )
     assert load_P.shape == (32 // ep,)
     assert load_P.min() >= 0
     assert load_P.max() <= tokens

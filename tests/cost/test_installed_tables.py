@@ -37,10 +37,19 @@ def write_gemm(root, factor=GEMM):
     parameters = gemm.find_parameters(FITTED.hardware, engine="vllm", element_type="bf16").parameters
     seconds = factor * gemm.gemm_seconds(parameters, FITTED.hardware, m, n, k, element_type="bf16")
     size = m.size
-    written(root, "gemm", "gemm_perf.parquet", {
-        "gemm_dtype": ["bfloat16"] * size, "kernel_source": ["some"] * size, "m": m, "n": n, "k": k,
-        "latency": seconds * 1e3,
-    })  # fmt: skip
+    written(
+        root,
+        "gemm",
+        "gemm_perf.parquet",
+        {
+            "gemm_dtype": ["bfloat16"] * size,
+            "kernel_source": ["some"] * size,
+            "m": m,
+            "n": n,
+            "k": k,
+            "latency": seconds * 1e3,
+        },
+    )
 
 
 def write_attention(root):
@@ -51,11 +60,22 @@ def write_attention(root):
         parameters, FITTED.hardware, batch, keys, **shape, value_dim=128, key_bytes=2 * 2 * 128, warm=True
     )
     size = batch.size
-    written(root, "attention", "generation_attention_perf.parquet", {
-        "batch_size": batch, "isl": [1] * size, "step": keys - 1, "num_heads": [shape["heads"]] * size,
-        "num_key_value_heads": [shape["kv_heads"]] * size, "head_dim": [128] * size, "latency": seconds * 1e3,
-        "kernel_source": ["some"] * size, "kv_cache_dtype": ["bfloat16"] * size,
-    })  # fmt: skip
+    written(
+        root,
+        "attention",
+        "generation_attention_perf.parquet",
+        {
+            "batch_size": batch,
+            "isl": [1] * size,
+            "step": keys - 1,
+            "num_heads": [shape["heads"]] * size,
+            "num_key_value_heads": [shape["kv_heads"]] * size,
+            "head_dim": [128] * size,
+            "latency": seconds * 1e3,
+            "kernel_source": ["some"] * size,
+            "kv_cache_dtype": ["bfloat16"] * size,
+        },
+    )
 
 
 def write_moe(root, ep=8):
@@ -65,11 +85,24 @@ def write_moe(root, ep=8):
         EXPERTS * FITTED.expert_seconds(BLOCK, load[None], phase="decode", seen_G=[some * 8])[0]
         for some, load in zip(tokens, loads, strict=True)
     ]
-    written(root, "moe", "moe_perf.parquet", {
-        "moe_dtype": ["bfloat16"] * 4, "kernel_source": ["some"] * 4, "num_tokens": tokens, "hidden_size": [2048] * 4,
-        "inter_size": [768] * 4, "topk": [8] * 4, "num_experts": [128] * 4, "moe_tp_size": [1] * 4,
-        "moe_ep_size": [ep] * 4, "distribution": ["balanced"] * 4, "latency": np.array(seconds) * 1e3,
-    })  # fmt: skip
+    written(
+        root,
+        "moe",
+        "moe_perf.parquet",
+        {
+            "moe_dtype": ["bfloat16"] * 4,
+            "kernel_source": ["some"] * 4,
+            "num_tokens": tokens,
+            "hidden_size": [2048] * 4,
+            "inter_size": [768] * 4,
+            "topk": [8] * 4,
+            "num_experts": [128] * 4,
+            "moe_tp_size": [1] * 4,
+            "moe_ep_size": [ep] * 4,
+            "distribution": ["balanced"] * 4,
+            "latency": np.array(seconds) * 1e3,
+        },
+    )
 
 
 @pytest.fixture(scope="module")
@@ -156,9 +189,7 @@ def test_tables_that_show_the_hosts_time_price_nothing(tmp_path):
 
 def test_a_forecast_says_part_by_part_what_priced_it(root):
     cluster, plan = kernels_on(CLUSTER, kernels=f"tables:{root}"), Plan.contiguous(QWEN, ep=8)
-    trace = routing_by_law(
-        parse_law("uniform"), QWEN, tokens=128, sequence=1, phase="decode", position=0, seed=0
-    )  # fmt: skip
+    trace = routing_by_law(parse_law("uniform"), QWEN, tokens=128, sequence=1, phase="decode", position=0, seed=0)
     work = Workload(phase="decode", tokens_per_rank=16, steps=1, context=1024, reuse=True)
     found = simulate(cluster, QWEN, plan, trace, work, network="bound", gains=False)
     by_tables, fitted = found.labels[-2:]

@@ -121,12 +121,18 @@ def megatron_lines(step, rank, choices_TLK, layers, **more):
     """The lines of one micro-batch of Megatron-Core's trace."""
     return [
         {
-            "step": step, "stage": "pre_dispatch", "block": "decoder", "layer": layer, "rank": rank,
-            "num_tokens": len(choices_TLK), "topk": choices_TLK.shape[2],
-            "top_indices": choices_TLK[:, index].tolist(), **more,
+            "step": step,
+            "stage": "pre_dispatch",
+            "block": "decoder",
+            "layer": layer,
+            "rank": rank,
+            "num_tokens": len(choices_TLK),
+            "topk": choices_TLK.shape[2],
+            "top_indices": choices_TLK[:, index].tolist(),
+            **more,
         }
         for index, layer in enumerate(layers)
-    ]  # fmt: skip
+    ]
 
 
 def trtllm_folder(folder, counts, *, experts, choices, tokens=None):
@@ -152,8 +158,20 @@ def as_choices(choices_TLK):
 
 def route_lines(choices_TK, *, layer, request, weights_TK=None, meta=True, first=0, **more):
     """Lines of a route log of patched vLLM: tokens of one request at one layer, after a meta line."""
-    lines = [{"type": "meta", "model_id": "maker/tiny", "vllm_version": "0.11.2", "layers_logged": [layer],
-              "top_k": choices_TK.shape[1], **more}] if meta else []  # fmt: skip
+    lines = (
+        [
+            {
+                "type": "meta",
+                "model_id": "maker/tiny",
+                "vllm_version": "0.11.2",
+                "layers_logged": [layer],
+                "top_k": choices_TK.shape[1],
+                **more,
+            }
+        ]
+        if meta
+        else []
+    )
     for token, ids in enumerate(choices_TK.tolist()):
         line = {"type": "route", "req_id": request, "token_idx": first + token, "layer": layer, "topk_ids": ids}
         if weights_TK is not None:
@@ -168,7 +186,9 @@ def routes_document(prompt, generated, layer_ids, *, experts, weights_TLK=None):
     weights_TLK = np.ones(rows.shape) if weights_TLK is None else weights_TLK
     routes = [
         {
-            "token_pos": token, "token_id": 100 + token, "token_str": "x",
+            "token_pos": token,
+            "token_id": 100 + token,
+            "token_str": "x",
             "phase": "prefill" if token < len(prompt) else "decode",
             "layers": {
                 str(layer): {"experts": rows[token, at].tolist(), "weights": weights_TLK[token, at].tolist()}
@@ -176,7 +196,7 @@ def routes_document(prompt, generated, layer_ids, *, experts, weights_TLK=None):
             },
         }
         for token in range(len(rows))
-    ]  # fmt: skip
+    ]
     meta = {"model_id": "tiny", "num_experts": experts, "top_k": rows.shape[2], "backend": "vllm"}
     return {"meta": meta, "prompt_tokens": [1] * len(prompt), "routes": routes}
 

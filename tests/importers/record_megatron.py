@@ -51,9 +51,15 @@ def _router(layer):
 
     moe_utils.te_general_gemm = None  # 0.16.1 forgets to, where there is no Transformer Engine
     config = TransformerConfig(
-        num_layers=5, hidden_size=HIDDEN, num_attention_heads=2, num_moe_experts=EXPERTS, moe_router_topk=CHOICES,
-        moe_router_load_balancing_type="none", use_cpu_initialization=True, add_bias_linear=False,
-    )  # fmt: skip
+        num_layers=5,
+        hidden_size=HIDDEN,
+        num_attention_heads=2,
+        num_moe_experts=EXPERTS,
+        moe_router_topk=CHOICES,
+        moe_router_load_balancing_type="none",
+        use_cpu_initialization=True,
+        add_bias_linear=False,
+    )
     alone = SimpleNamespace(size=lambda: 1, rank=lambda: 0)
     groups = SimpleNamespace(tp=alone, cp=alone, tp_cp=alone, tp_dp_cp=alone)
     router = TopKRouter(config, pg_collection=groups)

@@ -72,12 +72,15 @@ def load_recorder(wheel, mode, folder):
     """SGLang's module, with what it asks of the rest of SGLang answered for one CPU."""
     settings = SimpleNamespace(
         moe=SimpleNamespace(
-            expert_distribution_recorder_mode=mode, moe_a2a_backend="none", deepep_mode="auto",
-            expert_distribution_recorder_buffer_size=-1, eplb_min_rebalancing_utilization_threshold=1.0,
+            expert_distribution_recorder_mode=mode,
+            moe_a2a_backend="none",
+            deepep_mode="auto",
+            expert_distribution_recorder_buffer_size=-1,
+            eplb_min_rebalancing_utilization_threshold=1.0,
             elastic_ep_backend=None,
         ),
         overlap=SimpleNamespace(enable_two_batch_overlap=False),
-    )  # fmt: skip
+    )
     names = {
         "einops": {},
         "sglang": {},
@@ -89,7 +92,9 @@ def load_recorder(wheel, mode, folder):
         "sglang.srt.model_executor.forward_batch_info": {"ForwardBatch": object, "ForwardMode": _ForwardMode},
         "sglang.srt.observability": {},
         "sglang.srt.observability.metrics_collector": {
-            "STAT_LOGGER_ROLE_EXPERT_DISPATCH": "", "ExpertDispatchCollector": object, "resolve_collector_class": None,
+            "STAT_LOGGER_ROLE_EXPERT_DISPATCH": "",
+            "ExpertDispatchCollector": object,
+            "resolve_collector_class": None,
         },
         "sglang.srt.runtime_context": {
             "get_device": lambda: SimpleNamespace(device="cpu"),
@@ -100,11 +105,13 @@ def load_recorder(wheel, mode, folder):
             "reports_expert_balancedness": lambda: False,
         },
         "sglang.srt.utils": {
-            "Withable": _Withable, "get_device": lambda: "cpu", "get_int_env_var": lambda _, default: default,
+            "Withable": _Withable,
+            "get_device": lambda: "cpu",
+            "get_int_env_var": lambda _, default: default,
         },
         "sglang.srt.layers": {},
         "sglang.srt.layers.moe": {"get_moe_a2a_backend": None},
-    }  # fmt: skip
+    }
     for name, values in names.items():
         sys.modules[name] = types.ModuleType(name)
         vars(sys.modules[name]).update(values)
@@ -122,9 +129,13 @@ def record(wheel, mode, rank, folder):
 
     module = load_recorder(wheel, mode, folder)
     location = SimpleNamespace(
-        num_layers=HIDDEN_LAYERS, num_physical_experts=PHYSICAL, num_local_physical_experts=PHYSICAL // RANKS,
-        num_logical_experts=EXPERTS, physical_to_logical_map=torch.from_numpy(physical_to_logical()), ep_size=RANKS,
-    )  # fmt: skip
+        num_layers=HIDDEN_LAYERS,
+        num_physical_experts=PHYSICAL,
+        num_local_physical_experts=PHYSICAL // RANKS,
+        num_logical_experts=EXPERTS,
+        physical_to_logical_map=torch.from_numpy(physical_to_logical()),
+        ep_size=RANKS,
+    )
     recorder = module.ExpertDistributionRecorder.init_new(location, rank)
     recorder.start_record()
     for forward_pass, name, lengths in PASSES:

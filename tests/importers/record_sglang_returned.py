@@ -104,9 +104,12 @@ def load(wheel):
         "sglang.srt.utils": {"is_cuda": lambda: False, "is_hip": lambda: False},
     }
     real = {
-        "state_capturer.base", "state_capturer.routed_experts", "managers.detokenizer_manager",
-        "managers.scheduler_components.batch_result_processor", "entrypoints.openai.protocol",
-    }  # fmt: skip
+        "state_capturer.base",
+        "state_capturer.routed_experts",
+        "managers.detokenizer_manager",
+        "managers.scheduler_components.batch_result_processor",
+        "entrypoints.openai.protocol",
+    }
     sys.meta_path.insert(0, _Finder(wheel, {f"sglang.srt.{name}" for name in real}, names))
     return {name.rpartition(".")[2]: importlib.import_module(f"sglang.srt.{name}") for name in sorted(real)}
 
@@ -138,9 +141,13 @@ def run(modules):
             output.map_device_tensors(lambda tensor: tensor.cpu())
             output.finalize()
         request = SimpleNamespace(
-            return_routed_experts=True, routed_experts_start_len=start, origin_input_ids=list(range(prompt)),
-            output_ids_through_stop=list(range(generated)), kv=SimpleNamespace(req_pool_idx=row), rid=name,
-        )  # fmt: skip
+            return_routed_experts=True,
+            routed_experts_start_len=start,
+            origin_input_ids=list(range(prompt)),
+            output_ids_through_stop=list(range(generated)),
+            kv=SimpleNamespace(req_pool_idx=row),
+            rid=name,
+        )
         kind = modules["batch_result_processor"].SchedulerBatchResultProcessor
         kind._maybe_collect_routed_experts(processor, request)
         collected.append(request.routed_experts)
@@ -164,9 +171,13 @@ def main():
         )
         choice = protocol.CompletionResponseChoice(index=0, text=name, finish_reason="length")
         response = protocol.CompletionResponse(
-            id=name, model="tiny", created=0, choices=[choice], usage=usage,
+            id=name,
+            model="tiny",
+            created=0,
+            choices=[choice],
+            usage=usage,
             sglext=protocol.SglExt(routed_experts=encoded, input_ids=list(range(prompt))),
-        )  # fmt: skip
+        )
         completions.append(response.model_dump(mode="json"))
     for stem, records in (("generate", generate), ("completions", completions)):
         lines = "".join(json.dumps(record) + "\n" for record in records)

@@ -162,8 +162,12 @@ def tensor(shape, strides, *, elements=4, offset=0, key="0"):
     storage = b"(" + named + b"X\x03\x00\x00\x00cpu" + number(elements) + b"tQ"
     return (
         b"\x80\x02}X\x0d\x00\x00\x00logical_countctorch._utils\n_rebuild_tensor_v2\n("
-        + storage + number(offset) + numbers(shape) + numbers(strides) + b"\x89ccollections\nOrderedDict\n)RtRs."
-    )  # fmt: skip
+        + storage
+        + number(offset)
+        + numbers(shape)
+        + numbers(strides)
+        + b"\x89ccollections\nOrderedDict\n)RtRs."
+    )
 
 
 FOUR = np.array([1, 2, 3, 4], "<i8").tobytes()

@@ -25,11 +25,13 @@ def file_of(rank):
 
 def chosen(replicas, layers):
     """[tokens, layers, choices] of some replicas, by the model's layers."""
-    return np.concatenate([
-        np.stack([routing(replica, step, batch, layer) for layer in layers], axis=1)
-        for replica in replicas
-        for step, batch in BATCHES
-    ])  # fmt: skip
+    return np.concatenate(
+        [
+            np.stack([routing(replica, step, batch, layer) for layer in layers], axis=1)
+            for replica in replicas
+            for step, batch in BATCHES
+        ]
+    )
 
 
 @pytest.mark.parametrize("stage", range(len(STAGES)))

@@ -120,11 +120,15 @@ def passes(draw):
     choices = draw(st.integers(1, min(experts, 4)))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     ranks, steps = draw(st.integers(1, 3)), draw(st.integers(1, 3))
-    return (layers, experts, choices), {
-        (rank, step): draw_choices(rng, draw(st.integers(2, 5)), layers, experts, choices)
-        for rank in range(ranks)
-        for step in range(steps)
-    }, rng  # fmt: skip
+    return (
+        (layers, experts, choices),
+        {
+            (rank, step): draw_choices(rng, draw(st.integers(2, 5)), layers, experts, choices)
+            for rank in range(ranks)
+            for step in range(steps)
+        },
+        rng,
+    )
 
 
 @settings(deadline=None, max_examples=12)
@@ -217,10 +221,12 @@ def test_sglang_counts(tmp_path_factory, drawn):
     (layers, experts, choices), of_pass, _ = drawn
     folder = tmp_path_factory.mktemp("t")
     steps = sorted({step for _, step in of_pass})
-    by_step = np.stack([
-        np.insert(sum(counts_of(c, experts) for (_, at), c in of_pass.items() if at == step), 0, 0, axis=0)
-        for step in steps
-    ])  # fmt: skip
+    by_step = np.stack(
+        [
+            np.insert(sum(counts_of(c, experts) for (_, at), c in of_pass.items() if at == step), 0, 0, axis=0)
+            for step in steps
+        ]
+    )
     value = {"rank": 0, "logical_count": by_step.astype(np.int32), "average_utilization_rate_over_window": None}
     stat = torch_save(value, folder / "stat.pt")
     table = import_trace(stat, ImportOptions(choices=choices))
@@ -239,14 +245,18 @@ def test_sglang_per_pass_counts_each_token_once(tmp_path, kind):
         sglang_dump(
             tmp_path / f"{rank}.pt",
             [
-                {"forward_pass_id": step, "rank": rank, "gatherer_key": "primary",
-                 "global_physical_count": counts * (1 if kind == "same" else rank + 1)}
+                {
+                    "forward_pass_id": step,
+                    "rank": rank,
+                    "gatherer_key": "primary",
+                    "global_physical_count": counts * (1 if kind == "same" else rank + 1),
+                }
                 for step in range(2)
             ],
             map_RP,
         )
         for rank in range(2)
-    ]  # fmt: skip
+    ]
     table = import_trace(files, ImportOptions(choices=2))
     once = np.array([[5, 2, 3], [7, 14, 5]])
     np.testing.assert_array_equal(table.load_LE, once * 2 if kind == "same" else once * 6)

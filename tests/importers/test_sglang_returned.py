@@ -50,9 +50,12 @@ def hash_layers(folder):
         ids = ids.reshape(count, layers, choices).astype("<i4")
         ids[:, :3] = 0
         info = {
-            "id": f"r{request}", "prompt_tokens": prompt, "completion_tokens": generated, "cached_tokens": 0,
+            "id": f"r{request}",
+            "prompt_tokens": prompt,
+            "completion_tokens": generated,
+            "cached_tokens": 0,
             "routed_experts": base64.b64encode(ids.tobytes()).decode(),
-        }  # fmt: skip
+        }
         lines.append(json.dumps({"text": "", "meta_info": info}))
     (folder / "r.jsonl").write_text("\n".join(lines) + "\n")
     config = {

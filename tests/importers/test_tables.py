@@ -62,8 +62,9 @@ def check(trace, drawn, layer_ids=None):
 @given(routed())
 def test_event_tables(tmp_path_factory, drawn):
     topic_T = drawn["sequence_T"] % 2
-    table = event_table(drawn["choices_TLK"], drawn["sequence_T"] + 100, drawn["position_T"], topic_T,
-                        weights_TLK=drawn["weights_TLK"])  # fmt: skip
+    table = event_table(
+        drawn["choices_TLK"], drawn["sequence_T"] + 100, drawn["position_T"], topic_T, weights_TLK=drawn["weights_TLK"]
+    )
     path = tmp_path_factory.mktemp("t") / "routing_trace.npz"
     np.savez(path, **table)
     trace = import_trace(path, ImportOptions(experts=drawn["experts"]))
@@ -84,9 +85,14 @@ def test_route_logs(tmp_path_factory, drawn, apart):
         for sequence in range(int(drawn["sequence_T"].max()) + 1):
             of_it = drawn["sequence_T"] == sequence
             lines = route_lines(
-                drawn["choices_TLK"][of_it, at], layer=layer, request=f"r{sequence}", first=3,
-                weights_TK=drawn["weights_TLK"][of_it, at], meta=sequence == 0, num_experts=drawn["experts"],
-            )  # fmt: skip
+                drawn["choices_TLK"][of_it, at],
+                layer=layer,
+                request=f"r{sequence}",
+                first=3,
+                weights_TK=drawn["weights_TLK"][of_it, at],
+                meta=sequence == 0,
+                num_experts=drawn["experts"],
+            )
             log.append((layer, sequence, lines))
     for name in drawn["layer_ids"] if apart else ["all"]:
         of_file = [part for part in log if name in (part[0], "all")]
@@ -110,8 +116,15 @@ def test_routes_by_token(tmp_path_factory, drawn, form):
     for sequence in range(int(drawn["sequence_T"].max()) + 1):
         of_it = drawn["sequence_T"] == sequence
         rows = drawn["choices_TLK"][of_it]
-        documents.append(routes_document(rows[:2], rows[2:], drawn["layer_ids"], experts=drawn["experts"],
-                                         weights_TLK=drawn["weights_TLK"][of_it]))  # fmt: skip
+        documents.append(
+            routes_document(
+                rows[:2],
+                rows[2:],
+                drawn["layer_ids"],
+                experts=drawn["experts"],
+                weights_TLK=drawn["weights_TLK"][of_it],
+            )
+        )
     if form == "lines":
         write_lines(path, documents)
     else:
@@ -206,8 +219,10 @@ def test_rows_stand_in_any_order(tmp_path_factory, drawn, rng):
 
 
 def test_rows_of_one_choice_without_slots_stand_in_their_order(tmp_path):
-    lines = [{"pos": p, "lay": lay, "exp": e} for p, lay, e in [(0, 4, 3), (0, 4, 1), (0, 9, 0), (0, 9, 5), (1, 4, 2),
-             (1, 9, 2), (1, 9, 4)]]  # fmt: skip
+    lines = [
+        {"pos": p, "lay": lay, "exp": e}
+        for p, lay, e in [(0, 4, 3), (0, 4, 1), (0, 9, 0), (0, 9, 5), (1, 4, 2), (1, 9, 2), (1, 9, 4)]
+    ]
     options = ImportOptions(experts=6, columns={"position": "pos", "layer": "lay", "expert": "exp"})
     trace = import_trace(write_lines(tmp_path / "x.jsonl", lines), options)
     assert trace.experts_TLK.tolist() == [[[3, 1], [0, 5]], [[2, NO_CHOICE], [2, 4]]]
@@ -298,8 +313,11 @@ def test_columns_at_the_command_line(tmp_path):
     assert "--columns reads other tables" in unknown.stderr
     good = subprocess.run(
         [*command, "--columns", "position=a, layer=b, expert=c", "--experts", "8"],
-        capture_output=True, text=True, env=env, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env=env,
+        check=False,
+    )
     assert good.returncode == 0, good.stderr
     assert read_trace(tmp_path / "t.parquet").experts_TLK.tolist() == [[[t % 3, 3], [t % 3, 4]] for t in range(5)]
 
@@ -311,8 +329,12 @@ def test_token_numbers_that_begin_anew_are_passes(tmp_path):
     """One request name for all, the place in the batch for the token, and a meta line in every pass."""
     rng = np.random.default_rng(0)
     passes = [draw_choices(rng, tokens, 2, 6, 2) for tokens in (4, 1, 1, 3)]
-    lines = [line for choices_TLK in passes for at in (0, 1)
-             for line in route_lines(choices_TLK[:, at], layer=at + 5, request="r1")]  # fmt: skip
+    lines = [
+        line
+        for choices_TLK in passes
+        for at in (0, 1)
+        for line in route_lines(choices_TLK[:, at], layer=at + 5, request="r1")
+    ]
     trace = import_trace(write_lines(tmp_path / "x.jsonl", lines), ImportOptions(experts=6))
     np.testing.assert_array_equal(trace.experts_TLK, as_choices(np.concatenate(passes)))
     assert trace.sequence_T.tolist() == [0, 0, 0, 0, 1, 2, 3, 3, 3]
@@ -355,12 +377,16 @@ def test_some_layers_of_a_model_carry_their_ids(tmp_path):
 
 GOOD = {"type": "route", "req_id": "r", "token_idx": 0, "layer": 0, "topk_ids": [1, 2], "topk_weights": [0.5, 0.5]}
 BAD_ROUTES = {
-    "no token_idx": ([{k: v for k, v in GOOD.items() if k != "token_idx"}],
-                     "line 1 = 'token_idx': no such column, for position; there are: 'type', 'req_id', 'layer'"),
+    "no token_idx": (
+        [{k: v for k, v in GOOD.items() if k != "token_idx"}],
+        "line 1 = 'token_idx': no such column, for position; there are: 'type', 'req_id', 'layer'",
+    ),
     "a layer below": ([GOOD | {"layer": -1}], "line 1, layer = -1: must be from 0"),
     "the same twice": ([GOOD | {"token_idx": 3}] * 2, r"line 2: a second row for the same token and layer 0 \(req_id"),
-    "a layer lacking": ([GOOD, GOOD | {"layer": 1}, GOOD | {"token_idx": 1}],
-                        "line 3: the token has no row for layer 1"),
+    "a layer lacking": (
+        [GOOD, GOOD | {"layer": 1}, GOOD | {"token_idx": 1}],
+        "line 3: the token has no row for layer 1",
+    ),
     "an expert twice": ([GOOD | {"topk_ids": [2, 2]}], r"line 1, topk_ids = \[2, 2\]: an expert is chosen twice"),
     "a huge id": ([GOOD | {"topk_ids": [1, 70000]}], "topk_ids = 70000: must be from -1 to 65535"),
     "an id of seventy bits": ([GOOD | {"topk_ids": [1, 2**70]}], "must be a whole number of at most 64 bits"),
@@ -381,7 +407,7 @@ BAD_ROUTES = {
     "a number of 6,000 digits": ('{"type": "route", "topk_ids": [' + "9" * 6000 + "]}", "not whole JSON"),
     "nested deep": ('{"type": "route", "topk_ids": ' + "[" * 10**5 + "]" * 10**5 + "}", "nested too deep"),
     "cut off": ('{"type": "route", "topk_ids": [1, 2', "not whole JSON"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD_ROUTES)

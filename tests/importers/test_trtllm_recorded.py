@@ -18,11 +18,13 @@ WHOLE = range(START, STOP + 1)
 
 def chosen(iterations):
     """[tokens, layers, choices], ranks one after the other."""
-    return np.concatenate([
-        np.stack([routing(rank, iteration, layer) for layer in LAYERS], axis=1)
-        for rank in range(RANKS)
-        for iteration in iterations
-    ])  # fmt: skip
+    return np.concatenate(
+        [
+            np.stack([routing(rank, iteration, layer) for layer in LAYERS], axis=1)
+            for rank in range(RANKS)
+            for iteration in iterations
+        ]
+    )
 
 
 def counted(iterations):

@@ -41,9 +41,11 @@ def options(name):
     """What the model's config says."""
     sizes = MODELS[name]
     return ImportOptions(
-        experts=sizes["num_experts"], choices=sizes["num_experts_per_tok"], hidden_layers=sizes["num_hidden_layers"],
+        experts=sizes["num_experts"],
+        choices=sizes["num_experts_per_tok"],
+        hidden_layers=sizes["num_hidden_layers"],
         layer_ids=LAYERS[name],
-    )  # fmt: skip
+    )
 
 
 def response(name):

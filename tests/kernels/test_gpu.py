@@ -21,9 +21,15 @@ SHAPES = [(2048, 1408, 64, 6), (2880, 2880, 16, 4), (2048, 768, 128, 8)]
 @pytest.mark.parametrize("tokens", [1, 64, 4096])
 def test_real_widths_in_bf16(hidden: int, width: int, experts: int, choices: int, tokens: int) -> None:
     case = make_case(
-        tokens=tokens, experts=experts, choices=choices, hidden=hidden, width=width,
-        missing=0.05, dtype=torch.bfloat16, device="cuda",
-    )  # fmt: skip
+        tokens=tokens,
+        experts=experts,
+        choices=choices,
+        hidden=hidden,
+        width=width,
+        missing=0.05,
+        dtype=torch.bfloat16,
+        device="cuda",
+    )
     fused, reference = (moe_layer(*case.arguments, path=path).float() for path in ("triton", "reference"))
     torch.testing.assert_close(fused, reference, rtol=0.03, atol=0.03)
 

@@ -42,9 +42,12 @@ def test_reference_is_the_sum_over_single_tokens(sizes: dict[str, Any]) -> None:
 def test_fused_agrees_with_the_reference_in_float32(sizes: dict[str, Any], device: torch.device) -> None:
     case = make_case(**sizes, device=device)
     expected = moe_layer_reference(
-        case.x_TH, case.weights, case.experts_TK.where(case.experts_TK < 65535, -1), case.gates_TK,
+        case.x_TH,
+        case.weights,
+        case.experts_TK.where(case.experts_TK < 65535, -1),
+        case.gates_TK,
         accumulate=torch.float64,
-    )  # fmt: skip
+    )
     close(moe_layer(*case.arguments, path="triton"), expected)
 
 

@@ -23,19 +23,26 @@ from moecast.sim.memory import usable_bytes
 from moecast.topology import load_cluster
 
 MODEL = ModelShape(
-    name="tiny", hidden=512, n_layers=4, moe_layer_ids=(1, 2, 3), experts=16, choices=4, expert_intermediate=256,
-    shared_experts=1, shared_intermediate=256, dense_intermediate=1024, vocab=1000,
+    name="tiny",
+    hidden=512,
+    n_layers=4,
+    moe_layer_ids=(1, 2, 3),
+    experts=16,
+    choices=4,
+    expert_intermediate=256,
+    shared_experts=1,
+    shared_intermediate=256,
+    dense_intermediate=1024,
+    vocab=1000,
     attention=AttentionShape(kind="gqa", heads=8, kv_heads=4, head_dim=64, value_dim=64),
-)  # fmt: skip
+)
 
 
 def question(
     law: str = "zipf:0.8", cluster: str = "dgx-h100", engine: str = "sglang", **kernels: str
 ) -> ServingQuestion:
     built = kernels_on(load_cluster(cluster, nodes=2), engine=engine, **kernels)
-    trace = routing_by_law(
-        parse_law(law), MODEL, tokens=512, sequence=32, phase="decode", position=0, seed=1
-    )  # fmt: skip
+    trace = routing_by_law(parse_law(law), MODEL, tokens=512, sequence=32, phase="decode", position=0, seed=1)
     return ServingQuestion(cluster=built, model=MODEL, trace=trace, isl=256, osl=64)
 
 
@@ -100,9 +107,15 @@ def test_what_does_not_fit_is_what_memory_says() -> None:
 def test_brute_force_finds_the_same_winner() -> None:
     asked = QUESTIONS[0]
     space = Space(
-        model=MODEL, gpus=4, batches=(2, 16), most_pp=1, most_cp=1, schedules=("sequential",), spare_slots=(0,),
+        model=MODEL,
+        gpus=4,
+        batches=(2, 16),
+        most_pp=1,
+        most_cp=1,
+        schedules=("sequential",),
+        spare_slots=(0,),
         dispatch=("per_choice",),
-    )  # fmt: skip
+    )
     limits = Slo(tpot_s=0.004)
     found = find_serving(asked, 4, limits, space=space, scored=10_000, placed=10_000, network="bound", modes=("agg",))
     scores, best = StepScores(question=asked), 0.0
@@ -138,9 +151,7 @@ def test_nobody_on_the_front_is_beaten() -> None:
     decode = ServingLayout(batch=8)
     some = [together(decode, decode, step, 0.1, gpus=8, isl=8, osl=9 + i) for i, step in enumerate((0.1, 0.2, 0.05))]
     for one in pareto(some):
-        assert not any(
-            two.tpot_s <= one.tpot_s and two.tokens_per_s_per_gpu > one.tokens_per_s_per_gpu for two in some
-        )  # fmt: skip
+        assert not any(two.tpot_s <= one.tpot_s and two.tokens_per_s_per_gpu > one.tokens_per_s_per_gpu for two in some)
 
 
 def test_impossible_limits_and_gpus_that_are_not_there_are_one_line() -> None:

@@ -16,9 +16,12 @@ def served(problem: PlacementProblem, items: Items, experts_TK: np.ndarray, wind
     """The item of each choice (int16 [T, K]); tokens come from the windows' ranks, in their steps."""
     experts, place_G = problem.wanted.experts, places(problem)
     tokens = swaps.Tokens.of(
-        np.where(experts_TK < experts, experts_TK, -1).astype(np.int16), np.zeros(len(experts_TK), np.int32), experts,
-        place_T=place_G[windows.rank_T], turn_TK=turns_of(experts_TK, windows, problem.wanted),
-    )  # fmt: skip
+        np.where(experts_TK < experts, experts_TK, -1).astype(np.int16),
+        np.zeros(len(experts_TK), np.int32),
+        experts,
+        place_T=place_G[windows.rank_T],
+        turn_TK=turns_of(experts_TK, windows, problem.wanted),
+    )
     serve(
         tokens,
         Holders.of(items.expert_V, place_G, np.zeros((experts, int(place_G.max()) + 1, 1)), np.zeros(1)),

@@ -24,9 +24,14 @@ def advice(contiguous_S, plan_S, oracle_S, copies="") -> Advice:
 def test_the_oracle_is_no_slower_than_a_plan_and_a_plan_than_nothing(phase: str) -> None:
     trace = skewed_trace(0, layers=2, experts=16, choices=2, tokens=4096, phase=phase)
     found = place(
-        small_cluster(1), small_model(2, 16, 2), trace, Workload(phase=phase, tokens_per_rank=16, steps=4),
-        solver="balance", advise=True, work_limit=1000,
-    )  # fmt: skip
+        small_cluster(1),
+        small_model(2, 16, 2),
+        trace,
+        Workload(phase=phase, tokens_per_rank=16, steps=4),
+        solver="balance",
+        advise=True,
+        work_limit=1000,
+    )
     assert found.advice is not None
     assert found.advice.plan_S.mean() == pytest.approx(found.objective_s)
     assert 0 < found.advice.reached <= 1.02

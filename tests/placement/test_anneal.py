@@ -43,9 +43,13 @@ def small_layer(
     holders = Holders.of(expert_V, np.zeros(ranks, np.int32), load_EQW, np.zeros(windows))
     copies = rng.random((4, windows)) / tokens
     state = State.of(
-        rank_V, expert_V, domain_G=domain_G, experts=items, scenario_W=np.arange(windows, dtype=np.int32) % scenarios,
+        rank_V,
+        expert_V,
+        domain_G=domain_G,
+        experts=items,
+        scenario_W=np.arange(windows, dtype=np.int32) % scenarios,
         seed=seed,
-    )  # fmt: skip
+    )
     return Layer.of(asked, again, Prices(np.zeros((items, windows)), *copies), state, holders)
 
 

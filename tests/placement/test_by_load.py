@@ -189,9 +189,20 @@ def test_the_groups_of_a_load_table_are_said_on_the_command_line(tmp_path: Path)
     )
     write_load_table(table_of(np.array(EPLB_LOAD), 2), tmp_path / "load.json")
     invoke(
-        "place", "--load", tmp_path / "load.json", "--cluster", tmp_path / "c.yaml", "--solver", "eplb",
-        "--slots-per-rank", 2, "--expert-groups", 4, "--out", tmp_path / "p.json",
-    )  # fmt: skip
+        "place",
+        "--load",
+        tmp_path / "load.json",
+        "--cluster",
+        tmp_path / "c.yaml",
+        "--solver",
+        "eplb",
+        "--slots-per-rank",
+        2,
+        "--expert-groups",
+        4,
+        "--out",
+        tmp_path / "p.json",
+    )
     assert read_plan(tmp_path / "p.json").slots_DLGP.reshape(2, 16).tolist() == EPLB_SLOTS
 
 

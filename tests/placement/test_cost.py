@@ -71,13 +71,9 @@ def test_a_choice_costs_the_slope_of_the_experts_roofline(phase: str) -> None:
     cost = LayerCost.of(problem)
     mean = 4 * 64  # choices of a rank: as many tokens as each rank holds, four choices each
     low, high = (
-        float(
-            expert_seconds(
-                problem.model, problem.cluster.hardware, np.full((1, 4), round(load / 4)), phase=phase
-            )[0]
-        )
+        float(expert_seconds(problem.model, problem.cluster.hardware, np.full((1, 4), round(load / 4)), phase=phase)[0])
         for load in (0.5 * mean, 1.5 * mean)
-    )  # fmt: skip
+    )
     assert cost.choice_s == pytest.approx(max((high - low) / mean, 0.0))
 
 

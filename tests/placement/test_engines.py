@@ -62,9 +62,12 @@ def test_exflows_table_there_and_back(
     rng, model = np.random.default_rng(seed), small_model(layers, ep * share, 1)
     table = np.stack([rng.permutation(ep * share) for _ in range(layers)]).reshape(1, layers, ep, share)
     plan = Plan(
-        experts=ep * share, choices=1, layer_ids=model.moe_layer_ids, gpu_of_rank=tuple(range(ep)),
+        experts=ep * share,
+        choices=1,
+        layer_ids=model.moe_layer_ids,
+        gpu_of_rank=tuple(range(ep)),
         slots_DLGP=np.sort(table, axis=-1).astype(np.int32),
-    )  # fmt: skip
+    )
     path = engine_path(tmp_path_factory.mktemp("engine") / "plan.json", "exflow")
     write_engine_file(plan, path, engine="exflow", model=model)
     lines = path.read_text().splitlines()
@@ -202,9 +205,13 @@ def ranks_taken(plan: Plan, **where: np.ndarray) -> list[list[int]]:
 def one_layer(slots_GP: list[list[int]], rule: str) -> Plan:
     slots = np.array(slots_GP, np.int32)[None, None]
     return Plan(
-        experts=int(slots.max()) + 1, choices=1, layer_ids=(0,), slots_DLGP=slots, replica_rule=rule,
+        experts=int(slots.max()) + 1,
+        choices=1,
+        layer_ids=(0,),
+        slots_DLGP=slots,
+        replica_rule=rule,
         gpu_of_rank=tuple(range(len(slots_GP))),
-    )  # fmt: skip
+    )
 
 
 def test_sglangs_node_is_the_host_also_inside_a_larger_domain() -> None:

@@ -65,10 +65,12 @@ def test_what_is_too_large_is_refused() -> None:
     assert "experts × 16 ranks" in str(exact.supports(wide_problem(32, 16)))
     layout = Plan.contiguous(layers=1, experts=4, choices=2, ep=2, slots_per_rank=3)
     spare = PlacementProblem(
-        cluster=small_cluster(1), model=small_model(1, 4, 2), wanted=layout,
+        cluster=small_cluster(1),
+        model=small_model(1, 4, 2),
+        wanted=layout,
         trace=skewed_trace(0, layers=1, experts=4, choices=2, tokens=64, phase="prefill"),
         workload=Workload(phase="prefill", tokens_per_rank=8, steps=1),
-    )  # fmt: skip
+    )
     assert "2 slots would be left" in str(exact.supports(spare))
 
 

@@ -134,9 +134,12 @@ def test_certificate_under_renaming_and_more_slots(problem: PlacementProblem, se
     assert certificate_s(again) == pytest.approx(certificate, rel=1e-9)
     layout = problem.wanted
     wider = Plan.contiguous(
-        layers=layout.layers, experts=layout.experts, choices=layout.choices, ep=layout.ep,
+        layers=layout.layers,
+        experts=layout.experts,
+        choices=layout.choices,
+        ep=layout.ep,
         slots_per_rank=layout.max_slots + 1,
-    ).with_(dispatch=layout.dispatch, gpu_of_rank=layout.gpu_of_rank)  # fmt: skip
+    ).with_(dispatch=layout.dispatch, gpu_of_rank=layout.gpu_of_rank)
     more = PlacementProblem(
         cluster=problem.cluster, model=problem.model, trace=trace, workload=problem.workload, wanted=wider
     )
@@ -150,9 +153,15 @@ def small_place(solver: str, *, slots: int = 3, work: int | None = 20_000, **mor
     trace = skewed_trace(3, **SMALL, tokens=1024, phase="prefill")
     workload = Workload(phase="prefill", tokens_per_rank=24, steps=3)
     return place(
-        small_cluster(1), small_model(**SMALL), trace, workload, solver=solver, slots_per_rank=slots,
-        work_limit=work, **more,
-    )  # fmt: skip
+        small_cluster(1),
+        small_model(**SMALL),
+        trace,
+        workload,
+        solver=solver,
+        slots_per_rank=slots,
+        work_limit=work,
+        **more,
+    )
 
 
 @pytest.mark.parametrize("slots", [2, 3])
@@ -189,10 +198,11 @@ def test_an_expert_chosen_twice_is_no_problem_to_search() -> None:
     twice_TLK = trace.experts_TLK.copy()
     twice_TLK[5, 0] = 3
     asked: dict[str, Any] = {
-        "cluster": small_cluster(1), "model": small_model(1, 8, 2),
+        "cluster": small_cluster(1),
+        "model": small_model(1, 8, 2),
         "workload": Workload(phase="prefill", tokens_per_rank=4, steps=2),
         "wanted": Plan.contiguous(layers=1, experts=8, choices=2, ep=4),
-    }  # fmt: skip
+    }
     with pytest.raises(MoecastError, match="token 5, layer 0: expert 3 is chosen twice"):
         PlacementProblem(trace=replace(trace, experts_TLK=twice_TLK), **asked)
     problem = PlacementProblem(trace=trace, **asked)

@@ -35,15 +35,18 @@ def test_bytes_by_hand_on_four_ranks() -> None:
     expected_GG[0, 1] = expected_GG[1, 0] = expected_GG[0, 3] = model.expert_bytes
     np.testing.assert_array_equal(found.bytes_GG, expected_GG)
     assert sorted(zip(found.layer_M, found.expert_M, found.source_M, found.destination_M, strict=True)) == [
-        (0, 1, 0, 1), (0, 2, 1, 0), (1, 0, 0, 3),
-    ]  # fmt: skip
+        (0, 1, 0, 1),
+        (0, 2, 1, 0),
+        (1, 0, 0, 3),
+    ]
     # One expert on the busiest link of either layer, one layer after the other.
     cluster = small_cluster(1)
     hardware = cluster.hardware
     at_least_s = 2 * model.expert_bytes / max(cluster.capacity_J)
     setup_s = 2 * (hardware.collective_launch_s + hardware.barrier_s)
-    nvlink_Bps = min(link for link, kind in zip(cluster.capacity_J, cluster.link_kind_J, strict=True)
-                     if kind == "nvlink-out")  # fmt: skip
+    nvlink_Bps = min(
+        link for link, kind in zip(cluster.capacity_J, cluster.link_kind_J, strict=True) if kind == "nvlink-out"
+    )
     assert found.seconds >= at_least_s
     assert found.seconds == pytest.approx(setup_s + 2 * model.expert_bytes / nvlink_Bps, rel=0.2)
 

@@ -132,7 +132,12 @@ def test_words_follow_the_total_and_the_gain(step_s: float, added_s: float, said
         return Course(period=period, step_s_W=np.full(4, step_s), migrations=(), added_s=added_s)
 
     found = Replanned(
-        window_steps=10, tokens_per_step=64.0, paused=True, order="recorded", contiguous=course(0, 1.1),
-        static=course(0, 1.0), replanned=(course(1, step_s, added_s),),
-    )  # fmt: skip
+        window_steps=10,
+        tokens_per_step=64.0,
+        paused=True,
+        order="recorded",
+        contiguous=course(0, 1.1),
+        static=course(0, 1.0),
+        replanned=(course(1, step_s, added_s),),
+    )
     assert found.words()[0].startswith(said)

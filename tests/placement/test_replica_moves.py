@@ -35,10 +35,15 @@ def layer_of(seed: int, *, experts: int, places: int, spare: int = 3, tokens: in
     load_EQW = rng.random((experts, places, windows))
     holders = Holders.of(expert_V, place_G.astype(np.int32), load_EQW, rng.random(windows) / 5)
     state = State.of(
-        rank_V, expert_V, domain_G=np.array([0, 0, 1, 1], np.int32), experts=experts,
-        scenario_W=np.zeros(windows, np.int32), pinned=places == 2, replicas=(slots if full else experts, slots),
+        rank_V,
+        expert_V,
+        domain_G=np.array([0, 0, 1, 1], np.int32),
+        experts=experts,
+        scenario_W=np.zeros(windows, np.int32),
+        pinned=places == 2,
+        replicas=(slots if full else experts, slots),
         seed=seed,
-    )  # fmt: skip
+    )
     prices = Prices(np.zeros((slots, windows)), *(rng.random((4, windows)) / tokens))
     return Layer.of(asked, again, prices, state, holders)
 
@@ -48,9 +53,12 @@ def anew(layer: Layer) -> Layer:
     state, old = layer.state, layer.holders
     holders = Holders.of(state.expert_V, old.place_G, old.load_EQW, old.held_s_W)
     fresh = State.of(
-        state.rank_V.copy(), state.expert_V.copy(), domain_G=state.domain_G, experts=len(state.holds_EG),
+        state.rank_V.copy(),
+        state.expert_V.copy(),
+        domain_G=state.domain_G,
+        experts=len(state.holds_EG),
         scenario_W=state.scenario_W,
-    )  # fmt: skip
+    )
     tokens = [one._replace(item_TK=one.item_TK.copy()) for one in (layer.tokens, layer.domain_tokens)]
     prices = layer.prices._replace(load_VW=np.zeros_like(layer.prices.load_VW))
     return Layer.of(tokens[0], tokens[1], prices, fresh, holders)
@@ -104,9 +112,12 @@ def test_annealing_keeps_the_best_state_with_its_experts(layer: Layer) -> None:
     anneal.anneal(layer, 600, float(layer.state.total[0]) / 10, float(layer.state.total[0]) / 1000)
     check_same(layer)
     best = State.of(
-        layer.state.best_rank_V.copy(), layer.state.best_expert_V.copy(), domain_G=layer.state.domain_G,
-        experts=len(layer.state.holds_EG), scenario_W=layer.state.scenario_W,
-    )  # fmt: skip
+        layer.state.best_rank_V.copy(),
+        layer.state.best_expert_V.copy(),
+        domain_G=layer.state.domain_G,
+        experts=len(layer.state.holds_EG),
+        scenario_W=layer.state.scenario_W,
+    )
     # Items do not all stand where the best state has them: so serve, share and settle it afresh.
     assert anew(layer._replace(state=best)).state.total[0] == pytest.approx(layer.state.total[1], rel=1e-9)
 
@@ -130,9 +141,12 @@ def every_cost(layer: Layer) -> Iterator[float]:
         if len(set(held)) < len(held) or len({e for e, _ in held}) < experts:
             continue
         other = State.of(
-            state.rank_V.copy(), np.array(expert_V, np.int32), domain_G=state.domain_G, experts=experts,
+            state.rank_V.copy(),
+            np.array(expert_V, np.int32),
+            domain_G=state.domain_G,
+            experts=experts,
             scenario_W=state.scenario_W,
-        )  # fmt: skip
+        )
         yield float(anew(layer._replace(state=other)).state.total[0])
 
 

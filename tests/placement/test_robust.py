@@ -57,19 +57,25 @@ def test_what_a_plan_cannot_be_robust_against(robust: str, topics: tuple[str, ..
         trace = replace(trace, topics=(), topic_T=np.full(4096, -1, np.int16))
     with pytest.raises(MoecastError, match="robust"):
         place(
-            small_cluster(1), small_model(1, 8, 2), trace, Workload(phase="prefill", tokens_per_rank=64),
-            ep=2, robust=robust,
-        )  # fmt: skip
+            small_cluster(1),
+            small_model(1, 8, 2),
+            trace,
+            Workload(phase="prefill", tokens_per_rank=64),
+            ep=2,
+            robust=robust,
+        )
 
 
 @pytest.mark.parametrize("solver", ["local-search", "balance", "random", "contiguous"])
 def test_slots_in_all_are_dealt_evenly(solver: str) -> None:
     shape = PlanShape(slots=18).contiguous((1, 16, 3), None, ranks=4)
     problem = PlacementProblem(
-        cluster=small_cluster(1), model=small_model(1, 16, 3), wanted=shape,
+        cluster=small_cluster(1),
+        model=small_model(1, 16, 3),
+        wanted=shape,
         trace=skewed_trace(3, layers=1, experts=16, choices=3, tokens=512, phase="prefill"),
         workload=Workload(phase="prefill", tokens_per_rank=32, steps=2),
-    )  # fmt: skip
+    )
     assert problem.slots_G.tolist() == [4, 5, 4, 5]
     found = place(
         problem.cluster, problem.model, problem.trace, problem.workload, solver=solver, slots=18, work_limit=500
@@ -102,8 +108,13 @@ def test_threads_do_not_change_the_plan(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setenv("MOECAST_THREADS", threads)
         found.append(
             place(
-                small_cluster(1), small_model(4, 16, 3), trace, Workload(phase="prefill", tokens_per_rank=32, steps=2),
-                slots_per_rank=3, work_limit=4000, seed=5,
+                small_cluster(1),
+                small_model(4, 16, 3),
+                trace,
+                Workload(phase="prefill", tokens_per_rank=32, steps=2),
+                slots_per_rank=3,
+                work_limit=4000,
+                seed=5,
             ).plan.slots_DLGP
-        )  # fmt: skip
+        )
     np.testing.assert_array_equal(found[0], found[1])

@@ -81,9 +81,12 @@ def test_items_are_served_as_slots_are(rule: str) -> None:
     layout = Plan.contiguous(layers=1, experts=8, choices=3, ep=4, slots_per_rank=3)
     layout = layout.with_(replica_rule=rule, gpu_of_rank=(0, 1, 8, 9))
     problem = PlacementProblem(
-        cluster=small_cluster(2), model=small_model(1, 8, 3), trace=trace, wanted=layout,
+        cluster=small_cluster(2),
+        model=small_model(1, 8, 3),
+        trace=trace,
+        wanted=layout,
         workload=Workload(phase="prefill", tokens_per_rank=64, steps=2),
-    )  # fmt: skip
+    )
     load_E = np.bincount(trace.experts_TLK[:, 0].ravel(), minlength=8)
     replicas_E = replica_counts(load_E, slots=12, ranks=2)  # two at most: one a domain, so none is on a source's rank
     items = longest_first(load_E, replicas_E, problem.slots_G, problem.domain_G)
@@ -134,10 +137,12 @@ def clustered_problem() -> PlacementProblem:
     trace.experts_TLK[:, :, 3] = (24 + rng.integers(0, 8, (4096, 3))).astype(np.uint16)
     layout = Plan.contiguous(layers=3, experts=32, choices=4, ep=8, slots_per_rank=5)
     return PlacementProblem(
-        cluster=kernels_on(small_cluster(2), kernels="roofline"), model=small_model(3, 32, 4), trace=trace,
+        cluster=kernels_on(small_cluster(2), kernels="roofline"),
+        model=small_model(3, 32, 4),
+        trace=trace,
         workload=Workload(phase="prefill", tokens_per_rank=128, steps=2),
         wanted=layout.with_(gpu_of_rank=(0, 1, 2, 3, 8, 9, 10, 11)),
-    )  # fmt: skip
+    )
 
 
 def test_local_search_is_no_slower_than_the_simpler_solvers_and_repeats_itself() -> None:
@@ -175,8 +180,12 @@ def test_progress_rises_to_the_end() -> None:
     trace = skewed_trace(1, layers=2, experts=8, choices=2, tokens=512, phase="prefill")
     seen: list[int] = []
     place(
-        small_cluster(1), small_model(2, 8, 2), trace, Workload(phase="prefill", tokens_per_rank=8, steps=2),
-        work_limit=2000, progress=lambda done, whole: seen.append(1000 * done // whole),
-    )  # fmt: skip
+        small_cluster(1),
+        small_model(2, 8, 2),
+        trace,
+        Workload(phase="prefill", tokens_per_rank=8, steps=2),
+        work_limit=2000,
+        progress=lambda done, whole: seen.append(1000 * done // whole),
+    )
     assert seen == sorted(seen)
     assert seen[-1] == 1000

@@ -97,9 +97,12 @@ def test_questions_without_an_answer(more: dict[str, object], words: str) -> Non
     trace = skewed_trace(0, layers=1, experts=16, choices=2, tokens=512, phase="prefill")
     with pytest.raises(MoecastError, match=words) as caught:
         place(
-            small_cluster(1), small_model(1, 16, 2), trace, Workload(phase="prefill", tokens_per_rank=8, steps=2),
+            small_cluster(1),
+            small_model(1, 16, 2),
+            trace,
+            Workload(phase="prefill", tokens_per_rank=8, steps=2),
             **{"ep": 8, **more},
-        )  # fmt: skip
+        )
     assert "\n" not in str(caught.value)
 
 
@@ -118,9 +121,15 @@ def test_full_plans_leave_no_slot_empty() -> None:
     workload = Workload(phase="decode", tokens_per_rank=4, steps=2)
     for solver in ("contiguous", "round-robin", "local-search"):
         found = place(
-            small_cluster(1), small_model(2, 16, 2), trace, workload, solver=solver, slots_per_rank=3, fill=True,
+            small_cluster(1),
+            small_model(2, 16, 2),
+            trace,
+            workload,
+            solver=solver,
+            slots_per_rank=3,
+            fill=True,
             work_limit=5000,
-        )  # fmt: skip
+        )
         assert (found.plan.slots_DLGP >= 0).all()
         assert found.wasted_slots == 0
 

@@ -111,10 +111,12 @@ def test_recorded_steps_are_all_there_is() -> None:
 def test_a_trace_without_a_token_to_spare_is_fitted_to_as_it_is() -> None:
     trace = skewed_trace(1, layers=1, experts=8, choices=2, tokens=64, phase="prefill")
     problem = PlacementProblem(
-        cluster=small_cluster(1), model=small_model(1, 8, 2), trace=trace,
+        cluster=small_cluster(1),
+        model=small_model(1, 8, 2),
+        trace=trace,
         workload=Workload(phase="prefill", tokens_per_rank=16, steps=1),
         wanted=Plan.contiguous(layers=1, experts=8, choices=2, ep=4),
-    )  # fmt: skip
+    )
     assert len(problem.steps) == 1
     assert set(problem.windows.row_T.tolist()) == set(range(64))
     assert problem.held_out
@@ -125,9 +127,12 @@ def test_a_trace_without_a_token_to_spare_is_fitted_to_as_it_is() -> None:
 def test_choices_are_served_as_the_rule_says(problem: PlacementProblem, rule: str) -> None:
     """In plain Python: in turn over all replicas, over the near ones, or one for each rank for good."""
     problem = PlacementProblem(
-        cluster=problem.cluster, model=problem.model, trace=problem.trace, workload=problem.workload,
+        cluster=problem.cluster,
+        model=problem.model,
+        trace=problem.trace,
+        workload=problem.workload,
         wanted=problem.wanted.with_(replica_rule=rule),
-    )  # fmt: skip
+    )
     windows, ep = problem.windows, problem.wanted.ep
     replicas_E = replica_counts(windows.load_LWE[0], slots=int(problem.slots_G.sum()), ranks=ep)
     items = longest_first(windows.load_LWE[0].sum(0), replicas_E, problem.slots_G, problem.domain_G)

@@ -133,11 +133,19 @@ def fitted(trace: Trace, rng: random.Random) -> Trace:
     longest = max(prompt + output for _, prompt, output, _, _ in trace.requests)
     blocks = int((longest + 2) * rng.choice((1, 1.2, 1.5, 2, 3, 4, 8, 40)))
     settings = Settings(
-        max_num_batched_tokens=trace.settings.max_num_batched_tokens, max_num_seqs=trace.settings.max_num_seqs,
-        block_size=1, kv_blocks=blocks, chunked=True, prefix_caching=False, long_prefill_token_threshold=0,
-        long_prefill_token_threshold_adaptive=False, reserve_full_isl=False, watermark=0.0,
-        ignore_eos=rng.random() < 0.3, conservativeness=rng.choice((1.0, 1.0, 0.3, 0.05)),
-    )  # fmt: skip
+        max_num_batched_tokens=trace.settings.max_num_batched_tokens,
+        max_num_seqs=trace.settings.max_num_seqs,
+        block_size=1,
+        kv_blocks=blocks,
+        chunked=True,
+        prefix_caching=False,
+        long_prefill_token_threshold=0,
+        long_prefill_token_threshold_adaptive=False,
+        reserve_full_isl=False,
+        watermark=0.0,
+        ignore_eos=rng.random() < 0.3,
+        conservativeness=rng.choice((1.0, 1.0, 0.3, 0.05)),
+    )
     rows = [(arrival, prompt, output, -1, 0) for arrival, prompt, output, _, _ in trace.requests]
     return replace(trace, settings=settings, requests=rows)
 
@@ -223,9 +231,14 @@ def result_of(batch: Any) -> Any:
     tokens = torch.ones(len(batch.reqs), dtype=torch.int64)
     batch.output_ids = tokens
     return SimpleNamespace(
-        copy_done=None, logits_output=None, next_token_ids=tokens, extend_input_len_per_req=None,
-        extend_logprob_start_len_per_req=None, can_run_cuda_graph=False, num_accepted_tokens=0,
-    )  # fmt: skip
+        copy_done=None,
+        logits_output=None,
+        next_token_ids=tokens,
+        extend_input_len_per_req=None,
+        extend_logprob_start_len_per_req=None,
+        can_run_cuda_graph=False,
+        num_accepted_tokens=0,
+    )
 
 
 def make_request(index: int, row: tuple[int, int, int, int, int], *, ignore_eos: bool) -> Any:
@@ -286,12 +299,22 @@ def make_scheduler(trace: Trace, *, overlap: bool) -> Any:
         setattr(Driven, name, nothing)
     options = MagicMock()
     options.configure_mock(
-        chunked_prefill_size=limits.max_num_batched_tokens, enable_mixed_chunk=False, enable_dynamic_chunking=False,
-        schedule_conservativeness=limits.conservativeness, enable_prefill_delayer=False, prefill_max_requests=None,
-        pp_max_micro_batch_size=limits.max_num_seqs, attention_backend="torch_native", speculative_algorithm=None,
-        disaggregation_mode="null", disaggregation_decode_enable_offload_kvcache=False, page_size=1,
-        decode_log_interval=1 << 30, enable_priority_scheduling=False, enable_lora=False,
-    )  # fmt: skip
+        chunked_prefill_size=limits.max_num_batched_tokens,
+        enable_mixed_chunk=False,
+        enable_dynamic_chunking=False,
+        schedule_conservativeness=limits.conservativeness,
+        enable_prefill_delayer=False,
+        prefill_max_requests=None,
+        pp_max_micro_batch_size=limits.max_num_seqs,
+        attention_backend="torch_native",
+        speculative_algorithm=None,
+        disaggregation_mode="null",
+        disaggregation_decode_enable_offload_kvcache=False,
+        page_size=1,
+        decode_log_interval=1 << 30,
+        enable_priority_scheduling=False,
+        enable_lora=False,
+    )
     options.enable_mamba_extra_buffer = lambda: False
     server_arguments._global_server_args = options
 
@@ -302,16 +325,34 @@ def make_scheduler(trace: Trace, *, overlap: bool) -> Any:
         CacheInitParams(disable=True, req_to_token_pool=pool, token_to_kv_pool_allocator=allocator, page_size=1)
     )
     given: dict[str, Any] = {
-        "server_args": options, "req_to_token_pool": pool, "token_to_kv_pool_allocator": allocator,
-        "tree_cache": cache, "page_size": 1, "pp_size": 1, "max_prefill_tokens": 16384, "schedule_policy": "fcfs",
-        "schedule_low_priority_values_first": False, "disaggregation_mode": DisaggregationMode.NULL,
-        "dllm_config": None, "waiting_queue": [], "last_batch": None, "cur_batch": None, "enable_overlap": overlap,
-        "is_generation": True, "spec_algorithm": SpeculativeAlgorithm.NONE, "truncation_align_size": None,
+        "server_args": options,
+        "req_to_token_pool": pool,
+        "token_to_kv_pool_allocator": allocator,
+        "tree_cache": cache,
+        "page_size": 1,
+        "pp_size": 1,
+        "max_prefill_tokens": 16384,
+        "schedule_policy": "fcfs",
+        "schedule_low_priority_values_first": False,
+        "disaggregation_mode": DisaggregationMode.NULL,
+        "dllm_config": None,
+        "waiting_queue": [],
+        "last_batch": None,
+        "cur_batch": None,
+        "enable_overlap": overlap,
+        "is_generation": True,
+        "spec_algorithm": SpeculativeAlgorithm.NONE,
+        "truncation_align_size": None,
         "model_config": MagicMock(is_encoder_decoder=False, is_matryoshka=False, vocab_size=100, context_len=4096),
-        "grammar_manager": SimpleNamespace(has_waiting_grammars=lambda: False), "num_generated_tokens": 0,
-        "forward_ct": 0, "forward_ct_decode": 0, "retracted": [],
-        "priority_scheduling_preemption_threshold": 0, "device": "cpu", "metrics_collector": MagicMock(),
-    }  # fmt: skip
+        "grammar_manager": SimpleNamespace(has_waiting_grammars=lambda: False),
+        "num_generated_tokens": 0,
+        "forward_ct": 0,
+        "forward_ct_decode": 0,
+        "retracted": [],
+        "priority_scheduling_preemption_threshold": 0,
+        "device": "cpu",
+        "metrics_collector": MagicMock(),
+    }
     for name, value in given.items():
         setattr(scheduler, name, value)
     scheduler.running_batch = ScheduleBatch(reqs=[], batch_is_full=False)

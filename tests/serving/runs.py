@@ -44,9 +44,14 @@ def run(
     limits = replace(how.limits(kv_blocks=kv_blocks), **changes)  # type: ignore[arg-type]
     records, times = Records(len(requests), ramp=concurrency or 0), PoolTimes()
     instance = Instance(
-        [how.start(limits) for _ in range(ranks)], cost, ahead=how.ahead, limits=limits, records=records, times=times,
+        [how.start(limits) for _ in range(ranks)],
+        cost,
+        ahead=how.ahead,
+        limits=limits,
+        records=records,
+        times=times,
         receive_every=receive_every,
-    )  # fmt: skip
+    )
     pool = Pool(instances=(instance,), ranks=ranks, dispatcher=Dispatcher(rule, ranks), times=times)
     source: Source = OpenSource(requests) if concurrency is None else ClosedSource(requests, concurrency)
     return Run(records=records, times=times, limits=limits, duration_s=EventLoop(source, [pool], records).run())
@@ -57,7 +62,11 @@ def drawn(seed: int, count: int, *, rate_per_s: float = 50.0, most: int = 60) ->
     rng = np.random.default_rng(seed)
     times_s = np.cumsum(rng.exponential(1 / rate_per_s, count))
     return [
-        Request(id=number, arrival_s=float(times_s[number]), prompt_tokens=int(rng.integers(1, most)),
-                output_tokens=int(rng.integers(1, most)))
+        Request(
+            id=number,
+            arrival_s=float(times_s[number]),
+            prompt_tokens=int(rng.integers(1, most)),
+            output_tokens=int(rng.integers(1, most)),
+        )
         for number in range(count)
-    ]  # fmt: skip
+    ]

@@ -46,8 +46,13 @@ def _pool(policy: str, gpus: int, records: Records, blocks: int, cost: LinearCos
     limits = how.limits(kv_blocks=blocks, block_tokens=16)
     limits = limits if seats is None else replace(limits, max_sequences=seats)
     instance = Instance(
-        [how.start(limits) for _ in range(gpus)], cost, ahead=how.ahead, limits=limits, records=records, times=times,
-    )  # fmt: skip
+        [how.start(limits) for _ in range(gpus)],
+        cost,
+        ahead=how.ahead,
+        limits=limits,
+        records=records,
+        times=times,
+    )
     return Pool(instances=(instance,), ranks=gpus, dispatcher=Dispatcher("round_robin", gpus), times=times)
 
 
@@ -76,9 +81,13 @@ def run_apart(
     loop = EventLoop(source, [first, second], records, moves=moves)
     duration_s = loop.run()
     return Apart(
-        records=records, prefill=first.times, decode=second.times, moves=moves, held_s=loop.held_s,
+        records=records,
+        prefill=first.times,
+        decode=second.times,
+        moves=moves,
+        held_s=loop.held_s,
         duration_s=duration_s,
-    )  # fmt: skip
+    )
 
 
 def _one(prompt: int, output: int = 4) -> list[Request]:

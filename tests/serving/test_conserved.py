@@ -80,8 +80,11 @@ def test_many_iterations_at_once_are_the_same_as_one_by_one(policy, seed, blocks
 
 def test_ranks_that_step_together_are_as_slow_as_the_busiest():
     cost = LinearCost(fixed_s=1.0, decode_s=0.5)
-    load = StepLoad(**{name: np.array([0, 0]) for name in ("prompt_tokens_G", "prompt_keys_G", "prompts_G")},
-                    decodes_G=np.array([1, 6]), decode_keys_G=np.array([10, 60]))  # fmt: skip
+    load = StepLoad(
+        **{name: np.array([0, 0]) for name in ("prompt_tokens_G", "prompt_keys_G", "prompts_G")},
+        decodes_G=np.array([1, 6]),
+        decode_keys_G=np.array([10, 60]),
+    )
     assert cost.seconds(load) == 4.0
     np.testing.assert_allclose(cost.ahead(load, 3), 4.0)
 

@@ -12,9 +12,7 @@ from moecast.sim.serving.step_times import StepsByBatch
 from tests.serving.runs import drawn, run
 from tests.serving.test_conserved import POLICIES, STEP, EveryStep
 
-spans = st.lists(
-    st.tuples(st.floats(0, 50), st.floats(0.01, 20), st.floats(0.1, 9)), min_size=1, max_size=30
-)  # fmt: skip
+spans = st.lists(st.tuples(st.floats(0, 50), st.floats(0.01, 20), st.floats(0.1, 9)), min_size=1, max_size=30)
 
 
 @given(spans=spans)
@@ -28,7 +26,7 @@ def test_bins_hold_what_came_up_in_their_time(spans):
     for start_s, took_s, amount in spans:
         covered_B = np.clip(ends_s, start_s, start_s + took_s) - np.clip(
             ends_s - history.bin_s, start_s, start_s + took_s
-        )  # fmt: skip
+        )
         wanted_B += amount * covered_B / took_s
     last_s = max(start_s + took_s for start_s, took_s, _ in spans)
     found = history.over_time(last_s, 1)

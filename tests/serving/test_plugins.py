@@ -37,10 +37,11 @@ def chat(seed: int = 0, count: int = 500, rate_per_s: float = 60.0) -> list[Requ
     times_s = np.cumsum(rng.exponential(1 / rate_per_s, count))
     outputs = np.clip(rng.lognormal(3.8, 0.9, count), 1, LONGEST).astype(int)
     return [
-        Request(id=at, arrival_s=float(times_s[at]), prompt_tokens=int(rng.integers(20, 60)),
-                output_tokens=int(outputs[at]))
+        Request(
+            id=at, arrival_s=float(times_s[at]), prompt_tokens=int(rng.integers(20, 60)), output_tokens=int(outputs[at])
+        )
         for at in range(count)
-    ]  # fmt: skip
+    ]
 
 
 def kept(requests: list[Request], found: Run, ttft_s: float, tpot_s: float) -> float:
@@ -82,10 +83,17 @@ def test_past_futures_options_have_ranges(change):
 def bulk(groups: int = 24, each: int = 8, prefix: int = 256) -> list[Request]:
     """All at once, groups in turn as a job's rows may stand; the last groups have most to decode."""
     return [
-        Request(id=row * groups + group, arrival_s=0.0, prompt_tokens=prefix + 16, output_tokens=8 + 4 * group,
-                prefix_group=group, prefix_tokens=prefix)
-        for row in range(each) for group in range(groups)
-    ]  # fmt: skip
+        Request(
+            id=row * groups + group,
+            arrival_s=0.0,
+            prompt_tokens=prefix + 16,
+            output_tokens=8 + 4 * group,
+            prefix_group=group,
+            prefix_tokens=prefix,
+        )
+        for row in range(each)
+        for group in range(groups)
+    ]
 
 
 SMALL = {"kv_blocks": 160, "block_tokens": 16, "max_batched_tokens": 256, "cost": COST}

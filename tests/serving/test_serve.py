@@ -26,9 +26,14 @@ def question(*, ep: int = 8, groups: int = 1, **changes: object) -> Question:
     )
     plan = plan.with_(gpu_of_rank=tuple(range(ep * groups)), **changes)
     return Question(
-        cluster=load_cluster("dgx-h200"), model=MODEL, plan=plan,
-        trace=TRACE, workload=Workload(phase="decode", tokens_per_rank=1), network="bound", gains=False,
-    )  # fmt: skip
+        cluster=load_cluster("dgx-h200"),
+        model=MODEL,
+        plan=plan,
+        trace=TRACE,
+        workload=Workload(phase="decode", tokens_per_rank=1),
+        network="bound",
+        gains=False,
+    )
 
 
 @pytest.mark.parametrize("engine", ["neutral", "vllm", "sglang", "trtllm", "static"])

@@ -32,9 +32,13 @@ def in_any_order(step: Step) -> Step:
     """Requests by number: the order within a batch changes nothing."""
     tokens = dict(zip(step.requests, step.tokens, strict=True))
     return replace(
-        step, requests=sorted(tokens), tokens=[tokens[id_] for id_ in sorted(tokens)], admitted=sorted(step.admitted),
-        preempted=sorted(step.preempted), finished=sorted(step.finished),
-    )  # fmt: skip
+        step,
+        requests=sorted(tokens),
+        tokens=[tokens[id_] for id_ in sorted(tokens)],
+        admitted=sorted(step.admitted),
+        preempted=sorted(step.preempted),
+        finished=sorted(step.finished),
+    )
 
 
 def identical(policy: Sglang, trace: Trace) -> float:

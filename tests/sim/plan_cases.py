@@ -43,10 +43,15 @@ def tiny_model(trace: RoutingTrace, *, dense_layers: int = 1, shared: int = 0, w
         dense_intermediate=512,
         vocab=1000,
         attention=AttentionShape(
-            kind="gqa", heads=8, kv_heads=2, head_dim=32, value_dim=32,
-            window=window, windowed_layers=() if window is None else ids,
+            kind="gqa",
+            heads=8,
+            kv_heads=2,
+            head_dim=32,
+            value_dim=32,
+            window=window,
+            windowed_layers=() if window is None else ids,
         ),
-    )  # fmt: skip
+    )
 
 
 @st.composite

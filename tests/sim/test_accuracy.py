@@ -28,9 +28,14 @@ from moecast.topology import load_cluster
 
 def judged(error: float, *, configuration: str, source: str = "s") -> JudgedRow:
     return JudgedRow(
-        id=configuration, family="f", source=source, configuration=configuration, setting="", predicted_s=1.0,
+        id=configuration,
+        family="f",
+        source=source,
+        configuration=configuration,
+        setting="",
+        predicted_s=1.0,
         error=error,
-    )  # fmt: skip
+    )
 
 
 def asked(*, preset: str = "dgx-h200", name: str | None = None, kernels: str = "fitted", **work: object) -> Prediction:
@@ -42,7 +47,7 @@ def asked(*, preset: str = "dgx-h200", name: str | None = None, kernels: str = "
     workload = Workload(**{"phase": "decode", "tokens_per_rank": 4, "steps": 1, "context": 64, "reuse": True} | work)
     trace = routing_by_law(
         parse_law("uniform"), model, tokens=256, sequence=16, phase=workload.phase, position=0, seed=0
-    )  # fmt: skip
+    )
     return simulate(cluster, model, plan, trace, workload, network="bound", gains=False)
 
 

@@ -90,9 +90,16 @@ def test_the_last_rank_still_has_to_send_everything() -> None:
 
 def test_relay_is_exact() -> None:
     flows = make_flows(
-        [8.0, 8.0, 8.0], [[0], [0], [1]], source=[0, 0, 1], destination=[1, 1, 2], waiter=[-1, -1, 2],
-        parents=[[], [], [0, 1]], latency=0.125, delay=0.5, tail=0.25,
-    )  # fmt: skip
+        [8.0, 8.0, 8.0],
+        [[0], [0], [1]],
+        source=[0, 0, 1],
+        destination=[1, 1, 2],
+        waiter=[-1, -1, 2],
+        parents=[[], [], [0, 1]],
+        latency=0.125,
+        delay=0.5,
+        tail=0.25,
+    )
     program = make_program(exchange(flows, 3), capacity=[2.0, 4.0], ranks=3)
     assert Bound().run(program).leave_SG[0, 2] == pytest.approx(8.0 + 0.125 + 0.25, **CLOSE)
     assert Fluid().run(program).leave_SG[0, 2] == pytest.approx(8.0 + 0.125 + 0.25, **CLOSE)

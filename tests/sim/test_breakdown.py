@@ -115,14 +115,30 @@ def test_idle_of_the_bound_is_not_above_that_of_fluid_on_random_programs() -> No
     seed=st.integers(0, 99),
 )  # fmt: skip
 def test_idle_of_the_bound_is_not_above_that_of_fluid(
-    nodes: int, ratio: int, phase: str, groups: int, choices: int, mode: str | None, hidden: int, intermediate: int,
-    many: bool, seed: int,
-) -> None:  # fmt: skip
+    nodes: int,
+    ratio: int,
+    phase: str,
+    groups: int,
+    choices: int,
+    mode: str | None,
+    hidden: int,
+    intermediate: int,
+    many: bool,
+    seed: int,
+) -> None:
     """By at most 5 % of the step, on any fabric, for skewed routing; and so where ranks drift apart."""
     idle_of, step_s = rungs_of(
-        nodes=nodes, ratio=ratio, phase=phase, groups=groups, choices=choices, mode=mode, hidden=hidden,
-        intermediate=intermediate, tokens={"prefill": (32, 512), "decode": (1, 4)}[phase][many], seed=seed,
-    )  # fmt: skip
+        nodes=nodes,
+        ratio=ratio,
+        phase=phase,
+        groups=groups,
+        choices=choices,
+        mode=mode,
+        hidden=hidden,
+        intermediate=intermediate,
+        tokens={"prefill": (32, 512), "decode": (1, 4)}[phase][many],
+        seed=seed,
+    )
     assert idle_of["bound"] <= idle_of["fluid"] + 0.05 * step_s
 
 
@@ -130,16 +146,33 @@ def test_idle_of_the_bound_is_not_above_that_of_fluid(
 @pytest.mark.parametrize("mode", MODE_OR_DEFAULT)
 def test_eight_to_one_is_no_idling(nodes: int, mode: str | None) -> None:
     idle_of, step_s = rungs_of(
-        nodes=nodes, ratio=8, phase="prefill", groups=1, choices=2, mode=mode, hidden=8192, intermediate=256,
-        tokens=256, seed=0,
-    )  # fmt: skip
+        nodes=nodes,
+        ratio=8,
+        phase="prefill",
+        groups=1,
+        choices=2,
+        mode=mode,
+        hidden=8192,
+        intermediate=256,
+        tokens=256,
+        seed=0,
+    )
     assert idle_of["bound"] == pytest.approx(idle_of["fluid"], abs=0.05 * step_s)
 
 
 def rungs_of(
-    *, nodes: int, ratio: int, phase: str, groups: int, choices: int, mode: str | None, hidden: int, intermediate: int,
-    tokens: int, seed: int,
-) -> tuple[dict[str, float], float]:  # fmt: skip
+    *,
+    nodes: int,
+    ratio: int,
+    phase: str,
+    groups: int,
+    choices: int,
+    mode: str | None,
+    hidden: int,
+    intermediate: int,
+    tokens: int,
+    seed: int,
+) -> tuple[dict[str, float], float]:
     """Idle seconds under each rung, and the step's time under `fluid`."""
     cluster = load_cluster("dgx-h200", nodes=nodes, fabric=f"leaf-spine:{ratio}")
     ranks = cluster.n_gpus

@@ -339,8 +339,13 @@ def test_decode_gathers_queries_and_reads_a_part_of_each_cache() -> None:
     own_G = forward.attended_at(0)
     into, queries, core, outputs, merge, behind = parts_of(forward)
     assert [type(task) for task in (into, queries, core, outputs, merge, behind)] == [
-        Compute, Exchange, Compute, Exchange, Compute, Compute,
-    ]  # fmt: skip
+        Compute,
+        Exchange,
+        Compute,
+        Exchange,
+        Compute,
+        Compute,
+    ]
     np.testing.assert_allclose(bytes_out([queries]), own_G * (cp - 1) * sizes.query_bytes(MODEL.attention), rtol=1e-9)
     others_G = own_G[plan.layout.peers_of_ranks("cp")].sum(axis=1) - own_G
     np.testing.assert_allclose(bytes_out([outputs]), others_G * sizes.output_bytes(MODEL.attention), rtol=1e-9)

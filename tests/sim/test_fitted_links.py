@@ -101,9 +101,13 @@ def test_sums_of_a_tp_group_are_the_engines_or_ncclss(engine: str) -> None:
     found = [pick(choices, sites, [size]).estimate_s(sites, [size]) for size in SIZES]
     own = find_parameters("b200_sxm", engine).parameters
     wanted = engine_all_reduce_seconds(
-        own, find_parameters("b200_sxm", "nccl").parameters, 8, sizes,
-        link_Bps=NOMINAL_Bps["b200_sxm"], memory_Bps=GPUS["b200_sxm"].memory_Bps,
-    )  # fmt: skip
+        own,
+        find_parameters("b200_sxm", "nccl").parameters,
+        8,
+        sizes,
+        link_Bps=NOMINAL_Bps["b200_sxm"],
+        memory_Bps=GPUS["b200_sxm"].memory_Bps,
+    )
     assert found == pytest.approx(wanted, rel=0.07)
 
 

@@ -128,9 +128,14 @@ def program(*, name="1f1b", tokens=16, gpus=GPUS, etp=1, **values) -> StepProgra
     recipe = Recipe(sequence=tokens, batch=2 * plan.dp, **values)
     steps = [microbatch(rng, trace, dp=plan.dp, tokens=tokens)]
     return training_program(
-        load_cluster("dgx-h100", nodes=2), model, plan, recipe, schedule=find_pipeline_schedule(name), trace=trace,
+        load_cluster("dgx-h100", nodes=2),
+        model,
+        plan,
+        recipe,
+        schedule=find_pipeline_schedule(name),
+        trace=trace,
         steps=steps,
-    )  # fmt: skip
+    )
 
 
 def moved(found: StepProgram, stream: str | None = None) -> float:

@@ -62,8 +62,12 @@ def test_nics_and_their_pcie_together(cluster: Cluster, trace: RoutingTrace, net
     wide = {"nic": nic, "pcie": pcie * nic}
     links = (replace(link, capacity_Bps=wide.get(link.kind.split("-")[0], link.capacity_Bps)) for link in cluster.links)
     thin = replace(cluster, links=tuple(links))
-    asked = (tiny_model(trace), contiguous(dispatch="per_choice"), trace,
-             Workload(phase="prefill", tokens_per_rank=40, steps=1, reuse=True))  # fmt: skip
+    asked = (
+        tiny_model(trace),
+        contiguous(dispatch="per_choice"),
+        trace,
+        Workload(phase="prefill", tokens_per_rank=40, steps=1, reuse=True),
+    )
     plain = simulate(thin, *asked, network=network, max_fluid_steps=1)
     built = simulate(twice_nics_and_pcie(thin), *asked, network=network, max_fluid_steps=1, gains=False)
     gain = 1 - built.step_times_s[0] / plain.step_times_s[0]  # type: ignore[index]

@@ -116,8 +116,11 @@ def test_every_stream_of_a_rank_is_a_track() -> None:
     events = [event for event in events if event["pid"] == PROCESS]
     names = {e["tid"]: e["args"]["name"] for e in events if e["name"] == "thread_name"}
     assert sorted(names.values()) == [
-        "rank 0, communication", "rank 0, compute", "rank 1, communication", "rank 1, compute",
-    ]  # fmt: skip
+        "rank 0, communication",
+        "rank 0, compute",
+        "rank 1, communication",
+        "rank 1, compute",
+    ]
     [arrival] = [e for e in events if e["ph"] == "X" and e["name"] == "dispatch"]
     assert names[arrival["tid"]] == "rank 1, communication"
     assert arrival["args"]["microbatch"] == 3

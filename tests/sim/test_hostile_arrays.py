@@ -259,13 +259,21 @@ def test_graphs(data: st.DataObject, rung: Any, name: str) -> None:
 
 def program(**changed: Any) -> StepProgram:
     values: dict[str, Any] = {
-        "flows": FLOWS, "seconds_R": np.ones(2), "group_R": np.zeros(2, np.int32), "capacity_J": CAPACITY,
-        "setup_s": 0.5, **changed,
-    }  # fmt: skip
+        "flows": FLOWS,
+        "seconds_R": np.ones(2),
+        "group_R": np.zeros(2, np.int32),
+        "capacity_J": CAPACITY,
+        "setup_s": 0.5,
+        **changed,
+    }
     exchange = Exchange(
-        kind="dispatch", layer=0, flows=values["flows"], setup_s=values["setup_s"], barrier=True,
+        kind="dispatch",
+        layer=0,
+        flows=values["flows"],
+        setup_s=values["setup_s"],
+        barrier=True,
         group_R=values["group_R"],
-    )  # fmt: skip
+    )
     return StepProgram(
         tasks=(Compute(kind="expert", layer=0, seconds_R=values["seconds_R"]), exchange),
         n_ranks=2,

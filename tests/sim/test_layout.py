@@ -28,10 +28,16 @@ def layouts(draw: st.DrawFn) -> Layout:
     ep = draw(st.sampled_from([n for n in range(1, in_stage // etp + 1) if in_stage // etp % n == 0]))
     folded = draw(st.booleans())
     return Layout(
-        tp=tp, cp=cp, pp=pp, etp=etp, ep=ep, groups=in_stage // etp // ep, folded=folded,
+        tp=tp,
+        cp=cp,
+        pp=pp,
+        etp=etp,
+        ep=ep,
+        groups=in_stage // etp // ep,
+        folded=folded,
         virtual=2 if folded else draw(st.integers(1, 2)),
         gpu_of_rank=tuple(draw(st.permutations(range(in_stage * pp)))),
-    )  # fmt: skip
+    )
 
 
 @settings(deadline=None, max_examples=40)
@@ -103,8 +109,10 @@ def test_values_of_shares_stand_on_each_of_their_ranks(layout: Layout, seed: int
     rng, one = np.random.default_rng(seed), layout.of_stage(0)
     values_D, values_C = rng.integers(0, 100, layout.dp), rng.integers(0, 100, one.shares)
     assert (one.sum_by_share(one.by_share(values_C)) == values_C * layout.tp).all()
-    assert (one.of_all_shares(values_C)[one.share_G] == [values_C[one.share_G[one.dp_G == d][:: layout.tp]].sum()
-                                                         for d in one.dp_G]).all()  # fmt: skip
+    assert (
+        one.of_all_shares(values_C)[one.share_G]
+        == [values_C[one.share_G[one.dp_G == d][:: layout.tp]].sum() for d in one.dp_G]
+    ).all()
     assert (one.share_G[one.first_DN.ravel()] == np.arange(one.shares)).all()
     assert one.sum_by_group(values_D).sum() == values_D.sum()
     assert (one.dp_G[one.holders_D()] == np.arange(layout.dp)).all()
@@ -161,8 +169,12 @@ def test_a_file_of_the_first_schema_lists_stages_of_moe_layers() -> None:
     plan = Plan.contiguous(layers=3, experts=4, choices=1, ep=2, layer_ids=(1, 2, 4))
     value = plan.with_(pp=2, gpu_of_rank=(0, 1, 2, 3)).to_json() | {"schema": 1, "stage_of_layer": [0, 0, 1]}
     assert plan_fields({k: v for k, v in value.items() if k not in ("virtual", "folded")})["stage_of_layer"] == (
-        0, 0, 0, 1, 1,
-    )  # fmt: skip
+        0,
+        0,
+        0,
+        1,
+        1,
+    )
 
 
 def test_tokens_that_stay_do_not_go_through_pipelines() -> None:

@@ -89,9 +89,13 @@ def replicated(seed: int, rule: str) -> tuple[Plan, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     slots = np.concatenate([rng.permutation(12), rng.integers(0, 12, 4)]).reshape(4, 4).astype(np.int32)
     plan = Plan(
-        experts=12, choices=3, layer_ids=(0, 1), slots_DLGP=np.stack([slots, slots[::-1]])[None],
-        gpu_of_rank=(0, 1, 8, 9), replica_rule=rule,
-    )  # fmt: skip
+        experts=12,
+        choices=3,
+        layer_ids=(0, 1),
+        slots_DLGP=np.stack([slots, slots[::-1]])[None],
+        gpu_of_rank=(0, 1, 8, 9),
+        replica_rule=rule,
+    )
     trace = skewed_trace(seed, layers=2, experts=12, choices=3, tokens=400, phase="prefill")
     return plan, trace.experts_TLK, np.sort(rng.integers(0, 4, 400)).astype(np.int32)
 

@@ -87,8 +87,15 @@ def test_a_load_table_is_followed() -> None:
     with pytest.raises(MoecastError, match="layer 0: has no choice"):
         routing_by_load(empty, LITE, tokens=10, sequence=8, phase="decode", position=0, seed=0)
     with pytest.raises(MoecastError, match="experts = 64"):
-        routing_by_load(table, V3.with_routing("x", layers=26, experts=256, choices=8), tokens=10, sequence=8,
-                        phase="decode", position=0, seed=0)  # fmt: skip
+        routing_by_load(
+            table,
+            V3.with_routing("x", layers=26, experts=256, choices=8),
+            tokens=10,
+            sequence=8,
+            phase="decode",
+            position=0,
+            seed=0,
+        )
 
 
 @pytest.mark.parametrize(

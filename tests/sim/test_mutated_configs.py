@@ -27,9 +27,27 @@ def test_a_mutated_config_is_read_or_refused_in_one_line(config: dict[str, Any])
 
 
 BAD: tuple[Any, ...] = (
-    None, True, -1, 0, 2**31, 10**30, 10**5000, 1.5, float("nan"), "", "x", "re:(((", [], [None], [[1]], [{}], {},
-    {"quant_method": []}, {"quant_method": "fp8", "ignore": 3}, {"full_attn_layers": [{}]},
-)  # fmt: skip
+    None,
+    True,
+    -1,
+    0,
+    2**31,
+    10**30,
+    10**5000,
+    1.5,
+    float("nan"),
+    "",
+    "x",
+    "re:(((",
+    [],
+    [None],
+    [[1]],
+    [{}],
+    {},
+    {"quant_method": []},
+    {"quant_method": "fp8", "ignore": 3},
+    {"full_attn_layers": [{}]},
+)
 
 
 @pytest.mark.parametrize("name", ["nemotron-3-nano-30b", "gemma-4-26b-a4b", "compressed-tensors", "kimi-linear-48b"])

@@ -193,11 +193,31 @@ def test_attention_of_its_own_type_has_its_own_bytes() -> None:
 
 # Expressions as such files have them, and names: `re` itself is the judge. A number is followed by a dot: it is taken
 # as far as it goes.
-PIECES = st.sampled_from([
-    ".*", ".+", r"\.", "mlp", "self_attn", "experts", r"\d+\.", r"[0-9]+\.", "[a-z]_proj", "gate", "up",
-    "(gate|up)_proj",
-    "(?:q|k)?", "w[13]", ".", "(mlp|self_attn)", "a?", "$", "^", "q_proj|o_proj", "(a|.*b)",
-])  # fmt: skip
+PIECES = st.sampled_from(
+    [
+        ".*",
+        ".+",
+        r"\.",
+        "mlp",
+        "self_attn",
+        "experts",
+        r"\d+\.",
+        r"[0-9]+\.",
+        "[a-z]_proj",
+        "gate",
+        "up",
+        "(gate|up)_proj",
+        "(?:q|k)?",
+        "w[13]",
+        ".",
+        "(mlp|self_attn)",
+        "a?",
+        "$",
+        "^",
+        "q_proj|o_proj",
+        "(a|.*b)",
+    ]
+)
 NAMES = st.lists(
     st.sampled_from(
         ["model", "layers", "3", "12", "mlp", "self_attn", "experts", "0", "gate_proj", "up_proj", "w1", "q"]

@@ -25,9 +25,16 @@ ALL = [*SCHEDULES, Chunked(degree=3), FsMoe(degree=3)]
 
 seconds = st.sampled_from([0.0, 0.25, 1.0, 2.0, 3.0])
 passes = st.builds(
-    ToyPass, layers=st.integers(1, 4), attention_s=seconds, router_s=seconds, shared_s=seconds, expert_s=seconds,
-    dispatch_s=seconds, combine_s=seconds, phase=st.sampled_from(["prefill", "decode"]),
-)  # fmt: skip
+    ToyPass,
+    layers=st.integers(1, 4),
+    attention_s=seconds,
+    router_s=seconds,
+    shared_s=seconds,
+    expert_s=seconds,
+    dispatch_s=seconds,
+    combine_s=seconds,
+    phase=st.sampled_from(["prefill", "decode"]),
+)
 
 
 def time_s(name: str, step: ToyPass, rung: object) -> float:

@@ -105,8 +105,14 @@ print(asked())
 def asked() -> Prediction:
     """A prediction whose table holds µs, × and ÷."""
     trace = small_trace()
-    return simulate(load_cluster("dgx-h200"), tiny_model(trace), Plan.contiguous(layers=3, experts=16, choices=2, ep=8),
-                    trace, Workload(phase="decode", tokens_per_rank=1, steps=1), network="bound")  # fmt: skip
+    return simulate(
+        load_cluster("dgx-h200"),
+        tiny_model(trace),
+        Plan.contiguous(layers=3, experts=16, choices=2, ep=8),
+        trace,
+        Workload(phase="decode", tokens_per_rank=1, steps=1),
+        network="bound",
+    )
 
 
 @pytest.mark.parametrize(("encoding", "times"), [("ascii", "3x16x2"), ("utf-8", "3×16×2")])

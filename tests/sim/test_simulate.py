@@ -148,8 +148,10 @@ def test_bound_times_all_steps_and_fluid_a_sample(cluster: Cluster, trace: Routi
     runs = 6 + len(all_steps.gains)
     assert seen == [(done, runs) for done in range(1, runs + 1)]
     assert (all_steps.balance, all_steps.fan_out, all_steps.dispatch_bytes) == (
-        sample.balance, sample.fan_out, sample.dispatch_bytes,
-    )  # fmt: skip
+        sample.balance,
+        sample.fan_out,
+        sample.dispatch_bytes,
+    )
     assert timed_steps(3, 10) == (0, 1, 2)
 
 
@@ -159,10 +161,14 @@ def test_warnings_and_labels(cluster: Cluster, trace: RoutingTrace) -> None:
     plan = contiguous(slots_DLGP=slots, made_by=MadeBy(solver="eplb"))
     model = tiny_model(trace).with_dims(tiny_model(trace, shared=1))
     prediction = simulate(
-        cluster, model, plan, trace,
+        cluster,
+        model,
+        plan,
+        trace,
         Workload(phase="decode", from_phase="prefill", tokens_per_rank=1, steps=1, reuse=True),
-        network="bound", overrides=["dispatch = per_rank"],
-    )  # fmt: skip
+        network="bound",
+        overrides=["dispatch = per_rank"],
+    )
     assert prediction.labels == ("decode drawn from prefill routing",)
     assert prediction.model == "routing of tiny at the dimensions of tiny"
     text = "\n".join(prediction.warnings)
@@ -282,10 +288,13 @@ def test_forecaster_agrees_with_simulate(cluster: Cluster, trace: RoutingTrace) 
     slots = np.stack([random_slots(rng, 16, 32) for _ in range(3)]).reshape(1, 3, 16, 2)
     forecaster = Forecaster(cluster, model, trace, steps)
     for plan in (
-        contiguous(), contiguous(slots_DLGP=slots), contiguous(slots_DLGP=slots, replica_rule="nearest"),
+        contiguous(),
+        contiguous(slots_DLGP=slots),
+        contiguous(slots_DLGP=slots, replica_rule="nearest"),
         contiguous(slots_DLGP=slots, replica_rule="fixed"),
-        contiguous(dispatch="nccl"), contiguous(),
-    ):  # fmt: skip
+        contiguous(dispatch="nccl"),
+        contiguous(),
+    ):
         expected = simulate(cluster, model, plan, trace, workload, network="bound")
         assert tuple(forecaster.step_times(plan)) == expected.step_times_s
         assert forecaster.objective_s(plan) == pytest.approx(expected.step_time_s, rel=1e-12)

@@ -93,8 +93,15 @@ def test_one_token_across_nvlink_by_hand(network: str) -> None:
     idle_rank = start + expert_G[1] + hardware.collective_launch_s
     np.testing.assert_allclose(times.leave_SG[-1], [back + head_G[0], idle_rank, sent], rtol=1e-12)
     assert [stage.kind for stage in program.tasks] == [
-        "other", "attention", "router", "dispatch", "dispatch", "expert", "combine", "other",
-    ]  # fmt: skip
+        "other",
+        "attention",
+        "router",
+        "dispatch",
+        "dispatch",
+        "expert",
+        "combine",
+        "other",
+    ]
 
 
 @pytest.mark.parametrize("network", ["bound", "fluid"])
@@ -182,9 +189,12 @@ def test_more_tokens_never_take_less_time_by_the_bound(question: Question) -> No
         last_T=None if step.last_T is None else step.last_T.repeat(2),
     )
     once = Plan.contiguous(
-        layers=question.plan.layers, experts=question.plan.experts, choices=question.plan.choices,
-        ep=question.plan.ep, groups=question.plan.groups,
-    ).with_(dispatch=question.plan.dispatch, gpu_of_rank=question.plan.gpu_of_rank)  # fmt: skip
+        layers=question.plan.layers,
+        experts=question.plan.experts,
+        choices=question.plan.choices,
+        ep=question.plan.ep,
+        groups=question.plan.groups,
+    ).with_(dispatch=question.plan.dispatch, gpu_of_rank=question.plan.gpu_of_rank)
     args = (question.cluster, question.model, once, question.trace)
     short = simulate_step(*args, step, network="bound")[1].step_time_s
     long = simulate_step(*args, twice, network="bound")[1].step_time_s

@@ -75,11 +75,21 @@ def test_gathered_tokens_are_sent_to_every_rank_and_their_sums_come_back(phase: 
 
 def test_a_named_dispatch_sends_each_token_once_and_gathers_it_again() -> None:
     assert in_order(plan_of(tp=16, sequence_parallel=False, dispatch="per_domain")) == [
-        ("other", -1), ("other", -1),  # sums of the dense layer's attention and MLP
-        ("other", 0), ("dispatch", 0), ("combine", 0),  # attention's sums, and experts
-        ("other", 1), ("other", 1), ("dispatch", 1), ("combine", 1),  # what came home is gathered
-        ("other", 2), ("other", 2), ("dispatch", 2), ("combine", 2), ("other", -1),  # and for the logits
-    ]  # fmt: skip
+        ("other", -1),
+        ("other", -1),  # sums of the dense layer's attention and MLP
+        ("other", 0),
+        ("dispatch", 0),
+        ("combine", 0),  # attention's sums, and experts
+        ("other", 1),
+        ("other", 1),
+        ("dispatch", 1),
+        ("combine", 1),  # what came home is gathered
+        ("other", 2),
+        ("other", 2),
+        ("dispatch", 2),
+        ("combine", 2),
+        ("other", -1),  # and for the logits
+    ]
 
 
 def test_experts_by_width_over_the_ranks_that_share_tokens_are_only_summed() -> None:

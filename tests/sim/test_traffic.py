@@ -211,9 +211,12 @@ def test_threads_change_no_count(monkeypatch: pytest.MonkeyPatch, extra: int) ->
     rng = np.random.default_rng(extra)
     slots_GP = np.stack([np.arange(72), *rng.integers(0, 72, (extra, 72))], axis=1).astype(np.int32)
     plan = Plan(
-        experts=72, choices=3, layer_ids=(0, 1, 2), slots_DLGP=np.tile(slots_GP, (1, 3, 1, 1)),
+        experts=72,
+        choices=3,
+        layer_ids=(0, 1, 2),
+        slots_DLGP=np.tile(slots_GP, (1, 3, 1, 1)),
         gpu_of_rank=tuple(range(72)),
-    )  # fmt: skip
+    )
     layout = Sites.of(load_cluster("dgx-h200", nodes=9), plan)
     experts_TLK = rng.permuted(np.tile(np.arange(72, dtype=np.uint16), (500, 3, 1)), axis=2)[:, :, :3].copy()
     experts_TLK[rng.random(experts_TLK.shape) < 0.1] = NO_CHOICE
@@ -250,9 +253,14 @@ def replicated(rule: str, weights: np.ndarray | None = None) -> Plan:
     """Expert 0 on all 4 ranks, experts 1 to 4 once each."""
     slots = np.array([[0, 1], [0, 2], [0, 3], [0, 4]], np.int32)[None, None]
     return Plan(
-        experts=5, choices=1, layer_ids=(0,), slots_DLGP=slots, gpu_of_rank=(0, 1, 8, 9),
-        replica_rule=rule, replica_weights_DLGP=weights,
-    )  # fmt: skip
+        experts=5,
+        choices=1,
+        layer_ids=(0,),
+        slots_DLGP=slots,
+        gpu_of_rank=(0, 1, 8, 9),
+        replica_rule=rule,
+        replica_weights_DLGP=weights,
+    )
 
 
 def loads(plan: Plan, home_T: list[int]) -> list[int]:

@@ -112,6 +112,10 @@ class ToyPass:
         if inside:
             flows = replace(flows, link_X=flows.link_X + 2 * self.ranks)
         return Exchange(
-            kind=kind, layer=layer, flows=flows, setup_s=0.0, barrier=False,
+            kind=kind,
+            layer=layer,
+            flows=flows,
+            setup_s=0.0,
+            barrier=False,
             group_R=np.zeros(self.ranks, np.int32),
-        )  # fmt: skip
+        )

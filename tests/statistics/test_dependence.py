@@ -92,8 +92,9 @@ def test_routing_by_the_token_before_is_added_by_it():
 
 def test_uniform_routing_depends_on_nothing():
     ids_T = np.random.default_rng(0).integers(0, 100, 6000)
-    trace = trace_of(uniform(6000, 2, 32, 4), experts=32, ids_T=ids_T, lengths=[100] * 60, topics=("a", "b"),
-                     topic_Q=[0, 1] * 30)  # fmt: skip
+    trace = trace_of(
+        uniform(6000, 2, 32, 4), experts=32, ids_T=ids_T, lengths=[100] * 60, topics=("a", "b"), topic_Q=[0, 1] * 30
+    )
     found = dependence(trace)
     for share_L in (found.token_id_L, found.previous_L, found.sequence_L, found.position_L, found.topic_L):
         np.testing.assert_allclose(share_L, 0, atol=0.03)

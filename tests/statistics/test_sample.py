@@ -68,8 +68,12 @@ def test_whole_pieces_are_kept():
 def test_positions_that_are_missing_or_repeated_end_a_run():
     trace = trace_of(uniform(6, 1, 4, 1), experts=4, position_T=np.array([0, 1, 3, 3, 4, 2**32 - 1], np.uint32))
     assert sample_of(trace).run_R1.tolist() == [0, 2, 3, 5, 6]
-    after = trace_of(uniform(2, 1, 4, 1), experts=4, sequence_T=np.array([0, 1], np.uint32),
-                     position_T=np.array([2**32 - 1, 0], np.uint32))  # fmt: skip
+    after = trace_of(
+        uniform(2, 1, 4, 1),
+        experts=4,
+        sequence_T=np.array([0, 1], np.uint32),
+        position_T=np.array([2**32 - 1, 0], np.uint32),
+    )
     assert sample_of(after).run_R1.tolist() == [0, 1, 2]
 
 

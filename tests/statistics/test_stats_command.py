@@ -67,9 +67,18 @@ def test_a_published_trace_through_the_command_line(shared_traces, tmp_path):
     """Contiguous balance .795 and fan-out 4.552 on 8 ranks, second halves: what is known of this trace."""
     write_trace(import_npz(shared_traces / "deepseek-v2-lite.npz"), tmp_path / "t.parquet")
     command = [
-        sys.executable, "-m", "moecast", "trace", "stats", str(tmp_path / "t.parquet"), "--ranks", "8",
-        "--part", "measuring", "--json",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "moecast",
+        "trace",
+        "stats",
+        str(tmp_path / "t.parquet"),
+        "--ranks",
+        "8",
+        "--part",
+        "measuring",
+        "--json",
+    ]
     value = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert value.keys() >= KEYS
     assert value["tokens"] == 16641

@@ -244,8 +244,10 @@ def test_rates_that_nccl_says(tmp_path: Path) -> None:
 
 
 def test_gpus_that_nccl_sees_cabled(tmp_path: Path) -> None:
-    pair = ['<nvlink target="0000:01:01.0" count="12" tclass="0x030200"/>',
-            '<nvlink target="0000:00:01.0" count="12" tclass="0x030200"/>']  # fmt: skip
+    pair = [
+        '<nvlink target="0000:01:01.0" count="12" tclass="0x030200"/>',
+        '<nvlink target="0000:00:01.0" count="12" tclass="0x030200"/>',
+    ]
     body = "".join(gpu_xml(dev, links) + nic_xml(dev) for dev, links in enumerate(pair))
     found = built(tmp_path, f'<system version="1"><cpu numaid="0">{body}</cpu></system>', "topo.xml")
     assert domain_of(found).nvlink_Bps == pytest.approx(370e9 * 12 / 18)

@@ -57,9 +57,15 @@ def test_a_domain_comes_back_whatever_it_is_made_of(
     nics = data.draw(st.integers(1, gpus))
     spread = [*range(nics), *data.draw(st.lists(st.integers(0, nics - 1), min_size=gpus - nics, max_size=gpus - nics))]
     domain = replace(
-        DOMAIN, gpus_per_host=gpus, nics_per_host=nics, nic_of_gpu=tuple(data.draw(st.permutations(spread))),
-        direct_nvlink=direct, nvlink_Bps=rate, nic_latency_s=latency, sources={"nic_Bps": "measured: 'here'"},
-    )  # fmt: skip
+        DOMAIN,
+        gpus_per_host=gpus,
+        nics_per_host=nics,
+        nic_of_gpu=tuple(data.draw(st.permutations(spread))),
+        direct_nvlink=direct,
+        nvlink_Bps=rate,
+        nic_latency_s=latency,
+        sources={"nic_Bps": "measured: 'here'"},
+    )
     cluster = build("rail", 2, domain=domain, oversubscription=1.5)
     cluster = build_cluster(replace(cluster.recipe, hardware=replace(HARDWARE, message_s=latency, memory_Bps=rate)))
     for listing in (False, True):

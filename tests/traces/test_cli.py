@@ -88,9 +88,18 @@ def test_bad_imports_fail_and_write_nothing(tmp_path, arguments, rule):
 def test_info_prints_provenance_without_obeying_it(run, tmp_path):
     meta = small().meta
     trace = small(topics=("[bold]law\x1b[31m",), topic_T=np.zeros(4, np.int16))
-    with TraceWriter(tmp_path / "shards", type(meta)(
-        model="tiny", layers=2, experts=4, choices=2, layer_ids=(1, 3), source={"hardware": "CPU", "cores": 2},
-    ), shard_tokens=2) as writer:  # fmt: skip
+    with TraceWriter(
+        tmp_path / "shards",
+        type(meta)(
+            model="tiny",
+            layers=2,
+            experts=4,
+            choices=2,
+            layer_ids=(1, 3),
+            source={"hardware": "CPU", "cores": 2},
+        ),
+        shard_tokens=2,
+    ) as writer:
         writer.append(trace)
     text = run("info", tmp_path / "shards", "--hash")
     for fact in ("tiny", "2 · 4 · 2", "1, 3", "4 in 4 sequences", "CPU", "2 files", "[bold]law [31m"):

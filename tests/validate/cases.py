@@ -48,10 +48,16 @@ def question(*, ranks: int, groups: int = 1, rule: str = "round_robin", tokens: 
 
 def model() -> ModelShape:
     return ModelShape(
-        name="narrow", hidden=24, n_layers=LAYERS, moe_layer_ids=tuple(range(LAYERS)), experts=EXPERTS,
-        choices=CHOICES, expert_intermediate=12, vocab=100,
+        name="narrow",
+        hidden=24,
+        n_layers=LAYERS,
+        moe_layer_ids=tuple(range(LAYERS)),
+        experts=EXPERTS,
+        choices=CHOICES,
+        expert_intermediate=12,
+        vocab=100,
         attention=AttentionShape(kind="gqa", heads=4, kv_heads=2, head_dim=8, value_dim=8),
-    )  # fmt: skip
+    )
 
 
 def plan(*, ranks: int, groups: int = 1, rule: str = "round_robin") -> Plan:

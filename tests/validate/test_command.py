@@ -27,10 +27,20 @@ def arguments(tmp_path: Path) -> list[str]:
     write_trace(trace(tokens=40), tmp_path / "trace.parquet")
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     return [
-        "validate", "--cluster", "dgx-h200", "--plan", str(tmp_path / "plan.json"), "--ep", "4",
-        "--trace", str(tmp_path / "trace.parquet"), "--model", str(tmp_path / "config.json"),
-        "--tokens-per-rank", "5",
-    ]  # fmt: skip
+        "validate",
+        "--cluster",
+        "dgx-h200",
+        "--plan",
+        str(tmp_path / "plan.json"),
+        "--ep",
+        "4",
+        "--trace",
+        str(tmp_path / "trace.parquet"),
+        "--model",
+        str(tmp_path / "config.json"),
+        "--tokens-per-rank",
+        "5",
+    ]
 
 
 def test_the_table_lists_every_rung(arguments: list[str]) -> None:

@@ -106,9 +106,17 @@ def test_no_row_of_that_name_is_an_error() -> None:
 
 def answer(error: float, *, use: str = "check", family: str = "f") -> RowAnswer:
     return RowAnswer(
-        id=f"{family} {error}", family=family, source="s", configuration="c", use=use, unit="s", published=1.0,  # type: ignore[arg-type]
-        published_s=1.0, predicted=1 + error, predicted_s=1 + error,
-    )  # fmt: skip
+        id=f"{family} {error}",
+        family=family,
+        source="s",
+        configuration="c",
+        use=use,
+        unit="s",
+        published=1.0,  # type: ignore[arg-type]
+        published_s=1.0,
+        predicted=1 + error,
+        predicted_s=1 + error,
+    )
 
 
 def test_fitted_rows_are_counted_and_do_not_judge() -> None:

@@ -22,12 +22,25 @@ def measurement(asked: Question, **changes: Any) -> Measurement:
     times = tuple(tuple((1e-4 * (layer + 1),) * 4 for layer in range(3)) for _ in range(2))
     fields: dict[str, Any] = {
         **question_hashes(asked.plan, asked.trace, asked.workload),
-        "model": "narrow", "dispatch": "nccl", "ranks": 4, "layers": 3, "steps": 2,
-        "dispatch_s_WLG": times, "combine_s_WLG": times, "expert_s_WLG": None,
-        "dispatch_bytes": 1.0, "combine_bytes": 2.0, "row_bytes": {"dispatch": 64, "combine": 64}, "rows_checked": 3,
-        "repeats": 5, "warmup": 2, "backend": "nccl", "hardware": ("NVIDIA H200",) * 4, "software": {"torch": "2"},
+        "model": "narrow",
+        "dispatch": "nccl",
+        "ranks": 4,
+        "layers": 3,
+        "steps": 2,
+        "dispatch_s_WLG": times,
+        "combine_s_WLG": times,
+        "expert_s_WLG": None,
+        "dispatch_bytes": 1.0,
+        "combine_bytes": 2.0,
+        "row_bytes": {"dispatch": 64, "combine": 64},
+        "rows_checked": 3,
+        "repeats": 5,
+        "warmup": 2,
+        "backend": "nccl",
+        "hardware": ("NVIDIA H200",) * 4,
+        "software": {"torch": "2"},
         "date": "2025-01-01T00:00:00+00:00",
-    }  # fmt: skip
+    }
     return Measurement(**(fields | changes))
 
 

@@ -100,8 +100,10 @@ def test_what_one_rank_sends_is_what_the_others_receive() -> None:
 @given(st.data(), st.sampled_from(["domain_G", "experts_TLK", "source_T"]))
 def test_arrays_that_do_not_fit_are_refused(data: st.DataObject, name: str) -> None:
     arrays: dict[str, Any] = {
-        "domain_G": np.zeros(4, np.int32), "experts_TLK": trace(tokens=40).experts_TLK, "source_T": np.arange(40) % 4,
-    }  # fmt: skip
+        "domain_G": np.zeros(4, np.int32),
+        "experts_TLK": trace(tokens=40).experts_TLK,
+        "source_T": np.arange(40) % 4,
+    }
     arrays[name] = data.draw(bad_ids(arrays[name]))
     with pytest.raises((ValueError, TypeError), match=r"domain_G|experts_TLK|source_T"):
         serve(plan(ranks=4), **arrays)

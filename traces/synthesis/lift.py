@@ -117,9 +117,19 @@ class _Layer:
     def fill(self, blur: float, needed_T: Mask, made_TMJ: Rows, at: int) -> None:
         """Write the needed tokens' choices; at `blur` 0 the path decides among finer experts, at 1 chance."""
         choose(
-            self.parent_TK, self.place_TK, self.noise_TK, float(blur), self.first_E, self.count_E, self.label_M,
-            self.neighbours_TR, self.chance_T2, needed_T, at, made_TMJ,
-        )  # fmt: skip
+            self.parent_TK,
+            self.place_TK,
+            self.noise_TK,
+            float(blur),
+            self.first_E,
+            self.count_E,
+            self.label_M,
+            self.neighbours_TR,
+            self.chance_T2,
+            needed_T,
+            at,
+            made_TMJ,
+        )
 
 
 class _Lift:

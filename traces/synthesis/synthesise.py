@@ -89,12 +89,18 @@ def synthetic_meta(
     own = Shape(layers=source.layers, experts=source.experts, choices=source.choices)
     record = {
         "like": {
-            "model": source.model, "content_hash": model.content_hash, "tokens": model.tokens, "shape": str(own),
-            "phase": model.phase, "donor_tokens": model.donors.n_tokens,
+            "model": source.model,
+            "content_hash": model.content_hash,
+            "tokens": model.tokens,
+            "shape": str(own),
+            "phase": model.phase,
+            "donor_tokens": model.donors.n_tokens,
         },
-        "shape": str(wanted), "seed": seed, "topics": _plain(topics),
+        "shape": str(wanted),
+        "seed": seed,
+        "topics": _plain(topics),
         "software": {"moecast": version("moecast")},
-    }  # fmt: skip
+    }
     return TraceMeta(
         model=f"synthetic {wanted}, like {source.model}",
         layers=wanted.layers,

@@ -133,8 +133,16 @@ def _rows(cut: FarCut, near: Any) -> Rows:
 
 def _entry(engine: str, phase: str, parameters: object, cuts: Sequence[FarCut], note: str) -> Fitted:
     return Fitted(
-        gpu="h200_sxm", engine=engine, version="0", phase=phase, parameters=parameters,
+        gpu="h200_sxm",
+        engine=engine,
+        version="0",
+        phase=phase,
+        parameters=parameters,
         rows_fitted=sum(int(cut.drawn_R.sum()) for cut in cuts) or len(RDMA_ROWS),
-        rows=sum(len(cut.drawn_R) for cut in cuts) or len(RDMA_ROWS), seed=SEED,
-        median=None, p90=None, bias=None, note=note,
-    )  # fmt: skip
+        rows=sum(len(cut.drawn_R) for cut in cuts) or len(RDMA_ROWS),
+        seed=SEED,
+        median=None,
+        p90=None,
+        bias=None,
+        note=note,
+    )

@@ -48,10 +48,25 @@ RANGES = {"nccl": ("2.23",), "vllm": ("0.14.0",), "sglang": ("0.5.6", "0.5.14"),
 
 # Where fits start: a launch of a few us, hops of about 1 us, links' usable part; Simple and NVLS start later.
 NCCL_START = NcclParameters(
-    low_start_s=5e-6, low_hop_s=0.9e-6, low_part=0.15, mid_start_s=7e-6, mid_hop_s=1e-6, mid_part=0.35,
-    high_start_s=20e-6, high_hop_s=0.3e-6, high_part=0.8, switch_start_s=50e-6, switch_part=0.6, own=0.3,
-    pair_start_s=6.5e-6, pair_part=0.02, pairs_start_s=13e-6, pairs_part=0.7, pairs_own=0.1, pairs_ramp_bytes=1e6,
-)  # fmt: skip
+    low_start_s=5e-6,
+    low_hop_s=0.9e-6,
+    low_part=0.15,
+    mid_start_s=7e-6,
+    mid_hop_s=1e-6,
+    mid_part=0.35,
+    high_start_s=20e-6,
+    high_hop_s=0.3e-6,
+    high_part=0.8,
+    switch_start_s=50e-6,
+    switch_part=0.6,
+    own=0.3,
+    pair_start_s=6.5e-6,
+    pair_part=0.02,
+    pairs_start_s=13e-6,
+    pairs_part=0.7,
+    pairs_own=0.1,
+    pairs_ramp_bytes=1e6,
+)
 ALL_REDUCE_START = AllReduceParameters(start_s=4e-6, rank_s=0.05e-6, one_part=0.8, two_part=0.8, host_s=25e-6)
 
 
@@ -98,9 +113,14 @@ def nccl_rows(parameters: NcclParameters, table: CollectiveTable) -> Float:
 def engine_rows(parameters: AllReduceParameters, nccl: NcclParameters, table: CollectiveTable) -> Float:
     """Predict every row of a table of an engine's all-reduce [R]."""
     return engine_all_reduce_seconds(
-        parameters, nccl, table.ranks_R, table.bytes_R,
-        link_Bps=NOMINAL_Bps[table.gpu], memory_Bps=GPUS[table.gpu].memory_Bps, eager=table.eager_R,
-    )  # fmt: skip
+        parameters,
+        nccl,
+        table.ranks_R,
+        table.bytes_R,
+        link_Bps=NOMINAL_Bps[table.gpu],
+        memory_Bps=GPUS[table.gpu].memory_Bps,
+        eager=table.eager_R,
+    )
 
 
 def predict(entries: Sequence[Fitted], table: CollectiveTable) -> Float:
@@ -180,8 +200,16 @@ def _entries(cuts: Sequence[Cut], nccl: NcclParameters, base: AllReduceParameter
 def _entry(gpu: str, engine: str, version: str, parameters: object, cuts: Sequence[Cut]) -> Fitted:
     own = [cut for cut in cuts if cut.table.gpu == gpu]
     return Fitted(
-        gpu=gpu, engine=engine, version=version, phase="", parameters=parameters,
-        rows_fitted=sum(len(cut.drawn_R) for cut in own), rows=sum(len(cut.table.seconds_R) for cut in own), seed=SEED,
-        median=None, p90=None, bias=None,
+        gpu=gpu,
+        engine=engine,
+        version=version,
+        phase="",
+        parameters=parameters,
+        rows_fitted=sum(len(cut.drawn_R) for cut in own),
+        rows=sum(len(cut.table.seconds_R) for cut in own),
+        seed=SEED,
+        median=None,
+        p90=None,
+        bias=None,
         note=f"pooled with {sum(len(cut.drawn_R) for cut in cuts)} drawn rows of {len(cuts)} tables",
-    )  # fmt: skip
+    )

@@ -55,9 +55,11 @@ class MoeRows:
         random = np.random.default_rng(seed)
         counted = [work for table in tables for work in _counted(table, random)]
         work = GroupedWork(
-            **{item.name: np.concatenate([np.atleast_1d(getattr(one, item.name)) for one in counted])
-               for item in fields(GroupedWork)}
-        )  # fmt: skip
+            **{
+                item.name: np.concatenate([np.atleast_1d(getattr(one, item.name)) for one in counted])
+                for item in fields(GroupedWork)
+            }
+        )
         seconds_R = np.concatenate([table.seconds_R for table in tables])
         return cls(gpu=tables[0].gpu, element_type=tables[0].element_type, work=work, seconds_R=seconds_R)
 
@@ -115,9 +117,7 @@ def _whole(table: MoeTable, seed: int) -> Entry[GroupedParameters]:
     return _fitted([table], seed=seed, note=f"kernel: {table.kernel}")
 
 
-def _fitted(
-    pool: Sequence[MoeTable], *, seed: int, note: str, engine: str | None = None
-) -> Entry[GroupedParameters]:  # fmt: skip
+def _fitted(pool: Sequence[MoeTable], *, seed: int, note: str, engine: str | None = None) -> Entry[GroupedParameters]:
     drawn = [draw_rows(table.seconds_R.size, seed=seed, most=700 // len(pool)) for table in pool]
     parameters = _fit(MoeRows.of([t.where(d) for t, d in zip(pool, drawn, strict=True)], seed=seed))
     unseen = [table.where(judged_rows(~which, seed)) for table, which in zip(pool, drawn, strict=True)]

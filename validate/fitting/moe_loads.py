@@ -20,9 +20,7 @@ MOST_OF_TOKENS = 0.8
 FEW = (0.01, 2.0)  # where there are no more choices than experts, counts are drawn between these
 
 
-def loads_of_rank(
-    *, tokens: int, choices: int, experts: int, parts: int, law: str, random: np.random.Generator
-) -> Int:  # fmt: skip
+def loads_of_rank(*, tokens: int, choices: int, experts: int, parts: int, law: str, random: np.random.Generator) -> Int:
     """Choices that each slot of the timed rank serves, of as many ranks as experts are cut in `parts`.
 
     Raises

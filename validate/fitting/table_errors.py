@@ -110,10 +110,16 @@ def _core_errors(
     kept, asked = rows_of(rows, ~out), rows_of(rows, out)
     cache, (heads, kv_heads, head_dim) = rows.types.split("/")[-1], (int(size) for size in shape)
     core = AttentionCore(
-        latent=rows.latent, heads=heads, kv_heads=heads if rows.latent else kv_heads,
-        head_dim=192 if rows.latent else head_dim, value_dim=128 if rows.latent else head_dim,
-        cached_width=2 * head_dim, kv_type=cache, kv_rank=512 if rows.latent else 0, rope_dim=64 if rows.latent else 0,
-    )  # fmt: skip
+        latent=rows.latent,
+        heads=heads,
+        kv_heads=heads if rows.latent else kv_heads,
+        head_dim=192 if rows.latent else head_dim,
+        value_dim=128 if rows.latent else head_dim,
+        cached_width=2 * head_dim,
+        kv_type=cache,
+        kv_rank=512 if rows.latent else 0,
+        rope_dim=64 if rows.latent else 0,
+    )
     hardware, alone = modelled_on(tables), replace(tables, attention=(kept,))
     if not kept.seconds_R.size or not asked.seconds_R.size or (ratio := core_ratio(alone, core, rows.phase)) is None:
         return None
@@ -176,9 +182,7 @@ def _expert_errors(
         for tokens, law in zip(asked.tokens_R.tolist(), asked.law_R.tolist(), strict=True)
     ]
     load_RP, seen_R = np.stack(loads), asked.tokens_R * choices
-    modelled = grouped_seconds(
-        usual.parameters, modelled_on(tables), block, load_RP, element_type=kind, seen_G=seen_R
-    )  # fmt: skip
+    modelled = grouped_seconds(usual.parameters, modelled_on(tables), block, load_RP, element_type=kind, seen_G=seen_R)
     straight, _ = interpolate_log((kept.tokens_R,), kept.seconds_R, (asked.tokens_R,))
     return [(asked.seconds_R, straight, modelled, usual.ratio.at(load_RP.sum(axis=1)))]
 

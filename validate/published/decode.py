@@ -21,14 +21,26 @@ def answer_serving(fields: Fields, *, network: str = "bound") -> RowAnswer:
             raise ValueError(f"tpot_mean_ms = {row.tpot_ms:g}: a positive number")
     except ValueError as error:
         return RowAnswer(
-            id=fields["id"], family=UNREAD, source=fields.get("engine") or "unknown", configuration=fields["id"],
-            use="check", unit="ms", published=None, why=str(error),
-        )  # fmt: skip
+            id=fields["id"],
+            family=UNREAD,
+            source=fields.get("engine") or "unknown",
+            configuration=fields["id"],
+            use="check",
+            unit="ms",
+            published=None,
+            why=str(error),
+        )
     use: Use = "fit" if row.use == "fit" else "check"
     about = {
-        "id": row.id, "family": row.family, "source": f"{row.engine} on {row.gpu}", "use": use,
-        "configuration": configuration_of(row), "setting": setting_of(row), "unit": "ms", "published": row.tpot_ms,
-    }  # fmt: skip
+        "id": row.id,
+        "family": row.family,
+        "source": f"{row.engine} on {row.gpu}",
+        "use": use,
+        "configuration": configuration_of(row),
+        "setting": setting_of(row),
+        "unit": "ms",
+        "published": row.tpot_ms,
+    }
     known = row.engine in {engine.name for engine in ENGINES}
     try:
         predicted_ms = (row if known else replace(row, engine=NEUTRAL.name)).predict_ms(network=network)
@@ -36,9 +48,12 @@ def answer_serving(fields: Fields, *, network: str = "bound") -> RowAnswer:
         return RowAnswer(why=str(error), **about)  # type: ignore[arg-type]
     notes = [note_of(row), "" if known else f"{row.engine} is not known: the neutral engine stands for it"]
     return RowAnswer(
-        published_s=row.tpot_ms / 1e3, predicted_s=predicted_ms / 1e3, predicted=predicted_ms,
-        note="; ".join(filter(None, notes)), **about,  # type: ignore[arg-type]
-    )  # fmt: skip
+        published_s=row.tpot_ms / 1e3,
+        predicted_s=predicted_ms / 1e3,
+        predicted=predicted_ms,
+        note="; ".join(filter(None, notes)),
+        **about,  # type: ignore[arg-type]
+    )
 
 
 def configuration_of(row: ServingRow) -> str:

@@ -23,12 +23,17 @@ def _low_latency(ranks: int, dispatch_us: float, combine_us: float, use: Use, *,
             unit="us",
             use=use,
             question=TokenExchange(
-                cluster="h800-node", nodes=max(1, ranks // 8), ranks=ranks, tokens=128, mode="per_choice",
-                exchange=exchange, only_nics=only_nics,
+                cluster="h800-node",
+                nodes=max(1, ranks // 8),
+                ranks=ranks,
+                tokens=128,
+                mode="per_choice",
+                exchange=exchange,
+                only_nics=only_nics,
             ),
         )
         for exchange, value in values.items()
-    )  # fmt: skip
+    )
 
 
 def _normal(

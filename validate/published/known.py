@@ -32,9 +32,14 @@ def judged_row(row: RowAnswer) -> JudgedRow:
     assert row.predicted_s is not None
     assert row.published_s is not None
     return JudgedRow(
-        id=row.id, family=row.family, source=row.source, configuration=row.configuration, setting=row.setting,
-        predicted_s=row.predicted_s, error=math.log(row.published_s / row.predicted_s),
-    )  # fmt: skip
+        id=row.id,
+        family=row.family,
+        source=row.source,
+        configuration=row.configuration,
+        setting=row.setting,
+        predicted_s=row.predicted_s,
+        error=math.log(row.published_s / row.predicted_s),
+    )
 
 
 def errors_of(
@@ -57,9 +62,17 @@ def errors_of(
 
 def _family(found: FamilyErrors, rows: int, configurations: int, sources: int) -> KnownFamily:
     return KnownFamily(
-        name=found.name, asked=found.asked, answered=found.answered, fitted=found.fitted, rows=rows,
-        configurations=configurations, sources=sources, median=found.median, p90=found.p90, bias=found.bias,
-    )  # fmt: skip
+        name=found.name,
+        asked=found.asked,
+        answered=found.answered,
+        fitted=found.fitted,
+        rows=rows,
+        configurations=configurations,
+        sources=sources,
+        median=found.median,
+        p90=found.p90,
+        bias=found.bias,
+    )
 
 
 def known_line(family: str, line: FamilyErrors, error_R: Float) -> KnownFamily:

@@ -268,14 +268,21 @@ class SharedTokensStep:
         """Answer, in ms."""
         cluster, model, ranks = load_cluster(self.cluster), load_model("mixtral-8x22b"), 8
         trace = uniform_trace(
-            tokens=self.tokens, experts=model.experts, choices=model.choices, layers=model.layers, groups=1,
+            tokens=self.tokens,
+            experts=model.experts,
+            choices=model.choices,
+            layers=model.layers,
+            groups=1,
             groups_per_token=1,
-        )  # fmt: skip
+        )
         position_T = np.arange(self.tokens, dtype=np.int64) + 1
         step = Step(
-            token_T=position_T - 1, source_T=np.zeros(self.tokens, np.int32), context_T=position_T, phase="prefill",
+            token_T=position_T - 1,
+            source_T=np.zeros(self.tokens, np.int32),
+            context_T=position_T,
+            phase="prefill",
             last_T=position_T == self.tokens,
-        )  # fmt: skip
+        )
         plan = _contiguous(model, 1).with_(
             tp=ranks, etp=ranks, sequence_parallel=False, schedule=self.schedule, gpu_of_rank=tuple(range(ranks))
         )

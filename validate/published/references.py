@@ -14,16 +14,24 @@ WAITING = "rows that nothing predicts yet"
 def answer_reference(source: Source, row: Row) -> RowAnswer:
     """Forecast a row of a source, or say why not."""
     about = {
-        "id": f"{source.name}: {row.name}", "family": family_of(row), "source": source.name,
-        "configuration": configuration_of(source, row), "use": row.use, "unit": row.unit, "published": row.value,
-    }  # fmt: skip
+        "id": f"{source.name}: {row.name}",
+        "family": family_of(row),
+        "source": source.name,
+        "configuration": configuration_of(source, row),
+        "use": row.use,
+        "unit": row.unit,
+        "published": row.value,
+    }
     if row.question is None:
         return RowAnswer(why=row.why_not, note=row.note, **about)  # type: ignore[arg-type]
     found = outcome_of(source, row)
     return RowAnswer(
-        predicted=found.predicted, predicted_s=found.predicted_s, published_s=found.published_s, note=row.note,
+        predicted=found.predicted,
+        predicted_s=found.predicted_s,
+        published_s=found.published_s,
+        note=row.note,
         **about,  # type: ignore[arg-type]
-    )  # fmt: skip
+    )
 
 
 def family_of(row: Row) -> str:

@@ -55,15 +55,25 @@ def answer_requests(fields: Fields, measure: str, *, network: str = "bound") -> 
         published = published_of(row, measure)
     except ValueError as error:
         return RowAnswer(
-            id=f"{fields['id']}: {measure}", family=FAMILIES[measure], source=fields.get("engine") or "unknown",
-            configuration=fields["id"], use="check", unit="ms", published=None, why=str(error),
-        )  # fmt: skip
+            id=f"{fields['id']}: {measure}",
+            family=FAMILIES[measure],
+            source=fields.get("engine") or "unknown",
+            configuration=fields["id"],
+            use="check",
+            unit="ms",
+            published=None,
+            why=str(error),
+        )
     use: Use = "fit" if row.use == "fit" else "check"
     about = {
-        "id": f"{row.id}: {measure}", "family": FAMILIES[measure], "source": f"{row.engine} on {row.gpu}", "use": use,
-        "configuration": configuration_of(row), "unit": "tokens/s per GPU" if measure == "throughput" else "ms",
+        "id": f"{row.id}: {measure}",
+        "family": FAMILIES[measure],
+        "source": f"{row.engine} on {row.gpu}",
+        "use": use,
+        "configuration": configuration_of(row),
+        "unit": "tokens/s per GPU" if measure == "throughput" else "ms",
         "published": 1 / published if measure == "throughput" else published * 1e3,
-    }  # fmt: skip
+    }
     known = row.engine in {engine.name for engine in ENGINES}
     try:
         found = forecast(row if known else replace(row, engine=NEUTRAL.name), network)
@@ -107,7 +117,7 @@ def forecast(row: ServingRow, network: str) -> RunForecast:
     stay_s = mean_s + (outputs - 1) * tpot_s
     return RunForecast(
         ttft_ms=mean_s * 1e3, tpot_ms=tpot_s * 1e3, gpu_s_per_token=stay_s * row.gpus / (row.concurrency * outputs)
-    )  # fmt: skip
+    )
 
 
 def run_of(row: ServingRow, network: str) -> Served:
@@ -124,9 +134,14 @@ def run_of(row: ServingRow, network: str) -> Served:
         return serve(question, requests, arrivals=arrivals, serving=serving, cost=cost)
     serving = replace(serving, max_sequences=max(1, round(row.stated)), dp_dispatch=DISPATCH_APART)
     return serve(
-        question, requests, arrivals=arrivals, serving=serving, cost=cost, instances=row.workers,
+        question,
+        requests,
+        arrivals=arrivals,
+        serving=serving,
+        cost=cost,
+        instances=row.workers,
         prefill=prefill_of(row, network),
-    )  # fmt: skip
+    )
 
 
 def prefill_of(row: ServingRow, network: str) -> PrefillPool:
@@ -138,9 +153,11 @@ def prefill_of(row: ServingRow, network: str) -> PrefillPool:
     first = row.workers * row.ranks
     serving = Serving(tries=0, max_batched_tokens=how.batched_tokens, dp_dispatch=DISPATCH_APART)
     return PrefillPool(
-        plan=plan.with_(gpu_of_rank=tuple(range(first, first + plan.ranks))), instances=row.prefill.workers,
-        serving=serving, cost=_cost_of(_alike(worker), network, kv_type=how.kv_type, prompts=True),
-    )  # fmt: skip
+        plan=plan.with_(gpu_of_rank=tuple(range(first, first + plan.ranks))),
+        instances=row.prefill.workers,
+        serving=serving,
+        cost=_cost_of(_alike(worker), network, kv_type=how.kv_type, prompts=True),
+    )
 
 
 def prefill_worker(row: ServingRow) -> ServingRow:
@@ -164,10 +181,15 @@ def question_of(row: ServingRow, network: str, *, how: RunSettings, prompts: boo
         # DeepEP's low-latency kernels keep a buffer for every choice: workers that prefill run its others
         plan = plan.with_(dispatch="per_domain")
     return Question(
-        cluster=row.cluster(), model=model, plan=plan,
-        trace=one_text_routing(model, TRACE_TOKENS), workload=work,
-        network=network, gains=False, memory_fraction=how.memory_fraction,
-    )  # fmt: skip
+        cluster=row.cluster(),
+        model=model,
+        plan=plan,
+        trace=one_text_routing(model, TRACE_TOKENS),
+        workload=work,
+        network=network,
+        gains=False,
+        memory_fraction=how.memory_fraction,
+    )
 
 
 @lru_cache(maxsize=64)

@@ -29,10 +29,12 @@ class RowPool:
             A number that is none.
         """
         return cls(
-            workers=max(1, int(number(f"{kind}_workers", 1))), tp=max(1, int(number(f"{kind}_attn_tp", 1))),
-            dp=max(1, int(number(f"{kind}_attn_dp", 1))), ep=int(number(f"{kind}_moe_ep", 0)) or None,
+            workers=max(1, int(number(f"{kind}_workers", 1))),
+            tp=max(1, int(number(f"{kind}_attn_tp", 1))),
+            dp=max(1, int(number(f"{kind}_attn_dp", 1))),
+            ep=int(number(f"{kind}_moe_ep", 0)) or None,
             etp=max(1, int(number(f"{kind}_moe_tp", 1))),
-        )  # fmt: skip
+        )
 
     @property
     def gpus(self) -> int:

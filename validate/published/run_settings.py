@@ -49,7 +49,7 @@ def settings_of(row: ServingRow) -> RunSettings:
     kv_type, fraction = cache_of(row, budget or WHOLE_PROMPT_TOKENS)
     return RunSettings(
         kv_type=kv_type, memory_fraction=fraction, batched_tokens=budget, receive_every=receive_every_of(row)
-    )  # fmt: skip
+    )
 
 
 def batched_tokens_of(row: ServingRow) -> int | None:
@@ -100,9 +100,13 @@ def cache_of(row: ServingRow, batched_tokens: int) -> tuple[str, float]:
 def _tokens_held(row: ServingRow, model: ModelShape, tokens: int, batched_tokens: int, fraction: float) -> float:
     try:
         capacity = kv_capacity(
-            model, row.plan(model), row.cluster().hardware, tokens=tokens, batched_tokens=batched_tokens,
+            model,
+            row.plan(model),
+            row.cluster().hardware,
+            tokens=tokens,
+            batched_tokens=batched_tokens,
             fraction=fraction,
-        )  # fmt: skip
+        )
     except MoecastError:
         return 0.0
     return capacity.free_bytes / capacity.token_bytes

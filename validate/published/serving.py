@@ -110,15 +110,28 @@ class ServingRow:
         apart = (fields.get("mode") or "agg") == "disagg"
         stated = number("decode_batch_stated_per_attn_dp_rank", number("concurrency", 1) / max(workers * dp, 1))
         return cls(
-            id=fields["id"], model=fields["model"], gpu=fields["gpu"], engine=fields.get("engine") or "neutral",
-            version=fields.get("image_version") or "", precision=fields.get("precision") or "fp8",
-            mode=fields.get("mode") or "agg", isl=int(number("isl")), osl=int(number("osl")),
-            batch=number("decode_in_flight_per_attn_dp_rank", stated), stated=stated,
-            concurrency=number("concurrency", stated * workers * dp), ttft_ms=number("ttft_mean_ms", 0.0),
-            tpot_ms=number("tpot_mean_ms"), tp=tp, dp=dp, ep=int(number("decode_moe_ep", 0)) or None,
-            etp=etp, use=fields.get("use") or "check", workers=max(1, int(workers)) if apart else 1,
+            id=fields["id"],
+            model=fields["model"],
+            gpu=fields["gpu"],
+            engine=fields.get("engine") or "neutral",
+            version=fields.get("image_version") or "",
+            precision=fields.get("precision") or "fp8",
+            mode=fields.get("mode") or "agg",
+            isl=int(number("isl")),
+            osl=int(number("osl")),
+            batch=number("decode_in_flight_per_attn_dp_rank", stated),
+            stated=stated,
+            concurrency=number("concurrency", stated * workers * dp),
+            ttft_ms=number("ttft_mean_ms", 0.0),
+            tpot_ms=number("tpot_mean_ms"),
+            tp=tp,
+            dp=dp,
+            ep=int(number("decode_moe_ep", 0)) or None,
+            etp=etp,
+            use=fields.get("use") or "check",
+            workers=max(1, int(workers)) if apart else 1,
             prefill=RowPool.of(number, "prefill") if apart else None,
-        )  # fmt: skip
+        )
 
     @property
     def ranks(self) -> int:
@@ -240,6 +253,4 @@ def one_text_routing(model: ModelShape, tokens: int) -> RoutingTrace:
 
 @lru_cache(maxsize=16)
 def _routing(model: ModelShape, tokens: int) -> RoutingTrace:
-    return routing_by_law(
-        parse_law(ONE_TEXT), model, tokens=tokens, sequence=1, phase="decode", position=0, seed=SEED
-    )  # fmt: skip
+    return routing_by_law(parse_law(ONE_TEXT), model, tokens=tokens, sequence=1, phase="decode", position=0, seed=SEED)

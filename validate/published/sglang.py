@@ -8,9 +8,15 @@ from moecast.validate.published.questions import WholeStep
 from moecast.validate.published.row import Row, Source
 
 _PREFILL = WholeStep(
-    cluster="dgx-h100", nodes=4, phase="prefill", tokens=16_384, prompt=4096, routing="even", engine="sglang",
+    cluster="dgx-h100",
+    nodes=4,
+    phase="prefill",
+    tokens=16_384,
+    prompt=4096,
+    routing="even",
+    engine="sglang",
     schedule="two-batch",
-)  # fmt: skip
+)
 _DECODE = replace(_PREFILL, nodes=9, phase="decode", tokens=256, prompt=0, context=2000, routing="uniform")
 _NO_BATCH = "the batch was not recorded"
 

@@ -28,10 +28,15 @@ def answer_steady(fields: Fields, *, network: str = "bound") -> RowAnswer | None
     if row.mode != "agg" or measured <= 0:
         return None
     about = {
-        "id": row.id, "family": STEADY, "source": f"{row.engine} on {row.gpu}", "configuration": configuration_of(row),
-        "setting": setting_of(row), "use": "fit" if row.use == "fit" else "check", "unit": "tokens/s of a GPU",
+        "id": row.id,
+        "family": STEADY,
+        "source": f"{row.engine} on {row.gpu}",
+        "configuration": configuration_of(row),
+        "setting": setting_of(row),
+        "use": "fit" if row.use == "fit" else "check",
+        "unit": "tokens/s of a GPU",
         "published": measured,
-    }  # fmt: skip
+    }
     known = row.engine in {engine.name for engine in ENGINES}
     try:
         asked = row if known else replace(row, engine=NEUTRAL.name)

@@ -65,9 +65,13 @@ def answer_training(row: Fields, *, network: str = "bound", host: HostWait | Non
     use: Use = "fit" if row.get("use") == "fit" else "check"
     names = ("source", "model", "gpu", "gpus", "tp", "pp", "cp", "ep")
     about = {
-        "id": row["id"], "family": FAMILY, "source": row.get("source") or "unknown", "use": use,
-        "configuration": " ".join(row.get(name) or "-" for name in names), "unit": row.get("unit") or "s/iteration",
-    }  # fmt: skip
+        "id": row["id"],
+        "family": FAMILY,
+        "source": row.get("source") or "unknown",
+        "use": use,
+        "configuration": " ".join(row.get(name) or "-" for name in names),
+        "unit": row.get("unit") or "s/iteration",
+    }
     value = None
     try:
         value = positive(row, "value")
@@ -78,9 +82,13 @@ def answer_training(row: Fields, *, network: str = "bound", host: HostWait | Non
         return RowAnswer(why=str(error), published=value, **about)  # type: ignore[arg-type]
     predicted = value * (published_s / predicted_s if is_rate(row) else predicted_s / published_s)
     return RowAnswer(
-        published=value, published_s=published_s, predicted_s=predicted_s, predicted=predicted, note=assumed_of(row),
+        published=value,
+        published_s=published_s,
+        predicted_s=predicted_s,
+        predicted=predicted,
+        note=assumed_of(row),
         **about,  # type: ignore[arg-type]
-    )  # fmt: skip
+    )
 
 
 def check_asked(row: Fields) -> None:

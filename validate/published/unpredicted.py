@@ -60,7 +60,8 @@ PROFILE = Source(
     where="deepseek-ai/profile-data",
     conditions="DeepSeek-V3 training, EP64, 1F1B overlap, 20 of 132 SMs for communication",
     rows=_rows(
-        "ms", _TRAINING,
+        "ms",
+        _TRAINING,
         ("dispatch alone", 2.37, "fit"),
         ("combine alone", 4.70, "fit"),
         ("dispatch under compute, the fastest", 3.4, "fit"),
@@ -68,17 +69,18 @@ PROFILE = Source(
         ("combine under compute", 6.18, "fit"),
         ("grouped FP8 GEMM", 1.43, "fit"),
     ),
-)  # fmt: skip
+)
 
 MEGATRON = Source(
     name="Megatron-Bridge",
     where="NVIDIA-NeMo/Megatron-Bridge, performance summary",
     conditions="training, tokens/s per GPU",
     rows=_rows(
-        "tokens/s", _TRAINING,
+        "tokens/s",
+        _TRAINING,
         ("Qwen3-30B-A3B, 16 x H100, FP8, TP1 PP2 EP8", 5275, "check"),
         ("DeepSeek-V3, 256 x GB200, bf16, TP1 PP4 EP64", 3139, "check"),
     ),
-)  # fmt: skip
+)
 
 SOURCES = (GLM, EPLB_MEASURED, MOETUNER, PROFILE, MEGATRON)

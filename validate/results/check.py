@@ -71,9 +71,13 @@ def check_serving(
     name = f"{result.name}: " if result.name else ""
     note = f"a decode step of {batch:.4g} sequences a rank at {result.context:,} keys"
     checked = Checked(
-        what=f"{name}time per output token", measured_s=result.tpot_s, predicted_s=time_s, low_s=low_s, high_s=high_s,
+        what=f"{name}time per output token",
+        measured_s=result.tpot_s,
+        predicted_s=time_s,
+        low_s=low_s,
+        high_s=high_s,
         note=note,
-    )  # fmt: skip
+    )
     return checked, first
 
 
@@ -100,8 +104,12 @@ def check_collectives(result: NcclResult, cluster: Cluster, *, rung: Rung, ranks
         low_s, high_s = (None, None) if interval is None else interval.of(row.time_s)
         found.append(
             Checked(
-                what=f"{result.operation}, {size:,} bytes", measured_s=measured_s, predicted_s=row.time_s, low_s=low_s,
-                high_s=high_s, note=row.carried_by,
+                what=f"{result.operation}, {size:,} bytes",
+                measured_s=measured_s,
+                predicted_s=row.time_s,
+                low_s=low_s,
+                high_s=high_s,
+                note=row.carried_by,
             )
-        )  # fmt: skip
+        )
     return found

@@ -138,31 +138,58 @@ def _low_latency(gpu: str, source: int, row: dict[str, Any]) -> list[tuple[Any, 
 def _normal(gpu: str, source: int, row: dict[str, Any]) -> list[tuple[Any, ...]]:
     return [
         _deepep(
-            "deepep-normal", gpu, source, row, phase, row[f"{phase}_transmit_us"] + row[f"{phase}_notify_us"],
+            "deepep-normal",
+            gpu,
+            source,
+            row,
+            phase,
+            row[f"{phase}_transmit_us"] + row[f"{phase}_notify_us"],
             row[f"{phase}_sms"],
         )
         for phase in ("dispatch", "combine")
-    ]  # fmt: skip
+    ]
 
 
 def _deepep(library: str, gpu: str, source: int, row: dict[str, Any], phase: str, us: float, sms: int) -> Any:
     element_type, hosts = "fp8" if phase == "dispatch" else "bfloat16", row["node_num"]
     return (
-        library, phase, element_type, row["num_token"], row["num_topk"], row["num_experts"], row["hidden_size"],
-        hosts * HOST_GPUS.get(gpu, 8), hosts, sms, copy_bytes(row["hidden_size"], element_type), us * 1e-6,
+        library,
+        phase,
+        element_type,
+        row["num_token"],
+        row["num_topk"],
+        row["num_experts"],
+        row["hidden_size"],
+        hosts * HOST_GPUS.get(gpu, 8),
+        hosts,
+        sms,
+        copy_bytes(row["hidden_size"], element_type),
+        us * 1e-6,
         source,
-    )  # fmt: skip
+    )
 
 
 def _nvlink(gpu: str, source: int, row: dict[str, Any]) -> list[tuple[Any, ...]]:
     phase, element_type = row["op_name"].removeprefix("alltoall_"), row["moe_dtype"]
     library = {"NVLinkOneSided": "nvlink-one-sided"}.get(row["kernel_source"], "nvlink-two-sided")
     moved = copy_bytes(row["hidden_size"], element_type if phase == "dispatch" else "bfloat16")
-    return [(
-        library, phase, element_type, row["num_tokens"], row["topk"], row["num_experts"], row["hidden_size"],
-        row["moe_ep_size"], max(1, row["moe_ep_size"] // HOST_GPUS.get(gpu, 8)), 0,
-        4.0 * row["topk"] if phase == "prepare" else moved, row["latency"] * 1e-3, source,
-    )]  # fmt: skip
+    return [
+        (
+            library,
+            phase,
+            element_type,
+            row["num_tokens"],
+            row["topk"],
+            row["num_experts"],
+            row["hidden_size"],
+            row["moe_ep_size"],
+            max(1, row["moe_ep_size"] // HOST_GPUS.get(gpu, 8)),
+            0,
+            4.0 * row["topk"] if phase == "prepare" else moved,
+            row["latency"] * 1e-3,
+            source,
+        )
+    ]
 
 
 def _hosted(gpu: str, source: int, row: dict[str, Any]) -> list[tuple[Any, ...]]:  # noqa: ARG001

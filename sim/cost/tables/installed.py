@@ -70,14 +70,18 @@ def open_tables(directory: str, gpu: str, engine: str) -> InstalledTables:
             (table.latent, table.kind): table
             for read in (read_attention, read_mla)
             for table in read(root, owner=owner)
-        }  # fmt: skip
+        }
         moe = tuple(read_moe(root, owner=owner))
     except (OSError, ValueError, TypeError, pa.ArrowException) as error:
         raise MoecastError(f"tables that can be read: {error}", field="kernels", value=directory) from None
     return InstalledTables(
-        directory=directory, gpu=gpu, engine=owner.engine, gemm=tuple(gemm.values()),
-        attention=tuple(attention.values()), moe=moe,
-    )  # fmt: skip
+        directory=directory,
+        gpu=gpu,
+        engine=owner.engine,
+        gemm=tuple(gemm.values()),
+        attention=tuple(attention.values()),
+        moe=moe,
+    )
 
 
 def _engine_in(root: Path, gpu: str, engine: str) -> str:

@@ -87,9 +87,7 @@ def read_moe(root: Path, *, owner: Owner = ANY) -> Iterator[MoeTable]:
         for kernel, name in sorted((pair["kernel_source"], pair["moe_dtype"]) for pair in pairs):
             if name not in TYPE_NAMES:
                 raise MoecastError(f"{file.path}: moe_dtype {name!r}: one of {', '.join(TYPE_NAMES)}")
-            part = rows.filter(
-                pc.and_(pc.equal(rows["kernel_source"], kernel), pc.equal(rows["moe_dtype"], name))
-            )  # fmt: skip
+            part = rows.filter(pc.and_(pc.equal(rows["kernel_source"], kernel), pc.equal(rows["moe_dtype"], name)))
             numbers = {column: part[column].to_numpy().astype(np.int64) for column in _NUMBERS}
             law = np.asarray(part["distribution"].to_pylist(), np.str_)
             seconds = part["latency"].to_numpy().astype(np.float64) * 1e-3
@@ -98,13 +96,21 @@ def read_moe(root: Path, *, owner: Owner = ANY) -> Iterator[MoeTable]:
             numbers = {column: values[order] for column, values in numbers.items()}
             try:
                 yield MoeTable(
-                    gpu=file.gpu, engine=file.engine, version=file.version, kernel=kernel,
-                    element_type=TYPE_NAMES[name], tokens_R=numbers["num_tokens"], width_R=numbers["hidden_size"],
+                    gpu=file.gpu,
+                    engine=file.engine,
+                    version=file.version,
+                    kernel=kernel,
+                    element_type=TYPE_NAMES[name],
+                    tokens_R=numbers["num_tokens"],
+                    width_R=numbers["hidden_size"],
                     inner_R=-(-numbers["inter_size"] // np.maximum(numbers["moe_tp_size"], 1)),
-                    choices_R=numbers["topk"], experts_R=numbers["num_experts"], ep_R=numbers["moe_ep_size"],
-                    law_R=law[order], seconds_R=seconds[order],
+                    choices_R=numbers["topk"],
+                    experts_R=numbers["num_experts"],
+                    ep_R=numbers["moe_ep_size"],
+                    law_R=law[order],
+                    seconds_R=seconds[order],
                     gated_R=_gated(file, kernel, numbers["topk"], numbers["num_experts"]),
-                )  # fmt: skip
+                )
             except ValueError as error:
                 raise MoecastError(f"{file.path}: {kernel}, {name}: {error}") from None
 

@@ -154,7 +154,7 @@ class SglangBatcher(QueuedBatcher):
         known = self._known(job)
         return Asking(
             tokens=tokens, given=known, output_tokens=job.request.output_tokens, held=job.request.prompt_tokens + known
-        )  # fmt: skip
+        )
 
     def _prefill(self) -> list[tuple[Job, int]]:
         """Chunks of this iteration: who is in the middle of a prompt first, then who waits, in order."""
@@ -166,11 +166,14 @@ class SglangBatcher(QueuedBatcher):
             self._full = True
             return []
         admission = Admission(
-            free=self._cache.free * limits.block_tokens, running=[self._asking(job, 0) for job in self._batch],
-            ratio=self._ratio, input_tokens=self._policy.max_prefill_tokens,
-            chunk=limits.max_batched_tokens if limits.chunked else None, page=limits.block_tokens,
+            free=self._cache.free * limits.block_tokens,
+            running=[self._asking(job, 0) for job in self._batch],
+            ratio=self._ratio,
+            input_tokens=self._policy.max_prefill_tokens,
+            chunk=limits.max_batched_tokens if limits.chunked else None,
+            page=limits.block_tokens,
             mixed=len(self._batch) if self._policy.mix else 0,
-        )  # fmt: skip
+        )
         parts: list[tuple[Job, int]] = []
         if (job := self._chunked) is not None:
             count = admission.go_on(self._asking(job, self._to_prefill(job, job.computed)))

@@ -45,7 +45,7 @@ class Trtllm:
         size = 32 if block_tokens is None else block_tokens
         return Limits(
             max_batched_tokens=8192, max_sequences=2048, kv_blocks=kv_blocks, block_tokens=size, chunked=False
-        )  # fmt: skip
+        )
 
     def start(self, limits: Limits) -> Batcher:
         """Make an empty scheduler."""

@@ -146,13 +146,26 @@ def pieces_of(scheduled_G: Sequence[Scheduled], topic_Q: Int) -> list[Piece]:
     pieces = []
     for rank, scheduled in enumerate(scheduled_G):
         decodes = scheduled.decodes.tolist()
-        rows = zip(scheduled.request.tolist(), scheduled.tokens.tolist(), scheduled.context.tolist(),
-                   decodes, scheduled.samples.tolist(), strict=True)  # fmt: skip
+        rows = zip(
+            scheduled.request.tolist(),
+            scheduled.tokens.tolist(),
+            scheduled.context.tolist(),
+            decodes,
+            scheduled.samples.tolist(),
+            strict=True,
+        )
         for request, tokens, context, decoding, samples in rows:
             pieces.append(
-                Piece(rank=rank, request=request, topic=int(topic_Q[request]), first=context, tokens=tokens,
-                      decodes=decoding, wanted=samples)
-            )  # fmt: skip
+                Piece(
+                    rank=rank,
+                    request=request,
+                    topic=int(topic_Q[request]),
+                    first=context,
+                    tokens=tokens,
+                    decodes=decoding,
+                    wanted=samples,
+                )
+            )
         for number in range(scheduled.wasted):
             context = scheduled.wasted_context // scheduled.wasted
             pieces.append(Piece(rank=rank, request=number, first=context, tokens=1, decodes=True))

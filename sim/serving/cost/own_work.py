@@ -132,9 +132,15 @@ class OwnWork:
             for most, share in reads:
                 read_NK = read_NK + tokens_NK * np.minimum(KEYS_K, np.inf if most is None else most) / share
             seconds_NK = compute.attention_seconds(
-                model, hardware, phase=part, tokens_G=tokens_NK, context_sum_G=keys_NK,
-                window_sum_G=read_NK if windowed else None, mixer=mixer, tp=tp,
-            )  # fmt: skip
+                model,
+                hardware,
+                phase=part,
+                tokens_G=tokens_NK,
+                context_sum_G=keys_NK,
+                window_sum_G=read_NK if windowed else None,
+                mixer=mixer,
+                tp=tp,
+            )
             if isinstance(mixer, AttentionShape):
                 seconds_NK = seconds_NK - compute.projection_seconds(
                     model, hardware, tokens_NK, shape=mixer, tp=tp, phase=part

@@ -75,7 +75,11 @@ def load_of(scheduled_G: Sequence[Scheduled]) -> StepLoad:
     """Sum up what ranks were scheduled."""
     rows = np.array([numbers_of(scheduled) for scheduled in scheduled_G], np.int64).reshape(-1, ROWS).T
     return StepLoad(
-        prompt_tokens_G=rows[0], prompt_keys_G=rows[1], prompts_G=rows[2], decodes_G=rows[3], decode_keys_G=rows[4],
+        prompt_tokens_G=rows[0],
+        prompt_keys_G=rows[1],
+        prompts_G=rows[2],
+        decodes_G=rows[3],
+        decode_keys_G=rows[4],
         swapped_blocks=max((scheduled.swapped_blocks for scheduled in scheduled_G), default=0),
         scheduled_G=tuple(scheduled_G),
-    )  # fmt: skip
+    )

@@ -169,9 +169,15 @@ class SurrogateCost:
             for size in sizes:
                 first = PROBE_KEYS if part == "decode" else 0
                 pieces.append(
-                    Piece(rank=rank, request=number, topic=self._topic(number), first=first, tokens=size,
-                          decodes=part == "decode")
-                )  # fmt: skip
+                    Piece(
+                        rank=rank,
+                        request=number,
+                        topic=self._topic(number),
+                        first=first,
+                        tokens=size,
+                        decodes=part == "decode",
+                    )
+                )
                 number += 1
         timed = self._engine.time(self._engine.step(pieces))
         self.simulated += 1
@@ -203,9 +209,12 @@ def _load_of_pieces(pieces: list[Piece], ranks: int) -> StepLoad:
         numbers_GN[piece.rank] += row
     prompt_tokens_G, prompt_keys_G, prompts_G, decodes_G, decode_keys_G = numbers_GN.T
     return StepLoad(
-        prompt_tokens_G=prompt_tokens_G, prompt_keys_G=prompt_keys_G, prompts_G=prompts_G, decodes_G=decodes_G,
+        prompt_tokens_G=prompt_tokens_G,
+        prompt_keys_G=prompt_keys_G,
+        prompts_G=prompts_G,
+        decodes_G=decodes_G,
         decode_keys_G=decode_keys_G,
-    )  # fmt: skip
+    )
 
 
 def _prompts(tokens: int) -> list[int]:

@@ -63,9 +63,23 @@ _LINES: dict[str, list[list[str]]] = {
 }
 # None that asks for honest work of hours: `trace synth --tokens 1000000000` is one.
 _NUMBERS = (
-    "0", "-1", "1", "2", "3", "4", "7", str(10**10), str(10**12), str(2**63), "9" * 6000, "nan", "inf", "1e999", "0.5",
+    "0",
+    "-1",
+    "1",
+    "2",
+    "3",
+    "4",
+    "7",
+    str(10**10),
+    str(10**12),
+    str(2**63),
+    "9" * 6000,
+    "nan",
+    "inf",
+    "1e999",
+    "0.5",
     "x",
-)  # fmt: skip
+)
 _VALUES = (
     "-inf", "1e-9", "1.5", "", " ", "[/bold]", "[bold", "x" * 300, "\x1b[31m", "é", "\udcff", "a\nb", "none", "true",
     "shipped", "t.parquet", "c.yaml", "config.json", "plan.json", ".", "missing/x.json", "1 us", "64KiB", "law=nan,x=1",
