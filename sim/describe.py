@@ -146,7 +146,7 @@ def _of_the_rate(workload: Workload) -> list[str]:
     found = []
     if workload.speculate:
         found.append("what drafting itself costs is not counted: tokens/s and latency are without it")
-    if workload.phase == "mixed" and workload.prefill_tokens_per_rank:
+    if workload.prefill_tokens_per_rank:
         found.append(
             f"tokens/s counts prompts, too: {workload.prefill_tokens_per_rank} of their tokens a step and rank, beside "
             f"{workload.tokens_per_rank} sequences that decode"

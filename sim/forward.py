@@ -17,7 +17,7 @@ from moecast.sim import compute
 from moecast.sim.collectives.legs import Leg
 from moecast.sim.collectives.template import no_flows
 from moecast.sim.context.rules import check_step
-from moecast.sim.context.shared import SharedContext
+from moecast.sim.context.shared import SharedContext, shared_context
 from moecast.sim.engines import find_engine
 from moecast.sim.forward_attention import AttentionStage
 from moecast.sim.model import ModelShape
@@ -93,9 +93,7 @@ class ForwardPass:
             raise ValueError(f"trace: has L, E, K = {trace.meta.shape_LEK}, the plan {sizes}")
         step.check_within(tokens=trace.n_tokens, ranks=placed.plan.dp)
         check_step(placed.plan, step.phase)
-        shared = None
-        if placed.plan.cp > 1 and step.kernels == "prefill":
-            shared = SharedContext.of(placed.plan, step, placed.sites.domain_G)
+        shared = shared_context(placed.plan, step, placed.sites.domain_G)
         home_T = placed.plan.layout.homes_T(step.source_T) if shared is None else shared.home_T
         traffic = count_checked_traffic(
             placed.plan,
@@ -251,7 +249,7 @@ class ForwardPass:
         """
         if self.model.is_whole:
             yield from self.logits()
-        if self.placed.mode.stay and self.step.kernels == "decode":
+        if self.placed.mode.stay and self.step.decodes_only:
             shared = [
                 self.tokens.tokens_G(row)
                 for row in map(self.tokens.moe_layers_before, range(self.model.n_layers))

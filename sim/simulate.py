@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from moecast.topology import Cluster
     from moecast.traces import RoutingTrace
 
-LATENCY_KIND = {"prefill": "time to first token", "decode": "inter-token latency", "mixed": "inter-token latency"}
-
 
 def simulate(
     cluster: Cluster,
@@ -253,5 +251,5 @@ def _speed(timing: TimeTotals, steps: Sequence[Step], ranks: int, workload: Work
         "tokens_per_s": rate,
         "tokens_per_s_per_gpu": rate / ranks,
         "latency_s": fields["step_time_s"] / workload.accepted_per_step,
-        "latency_kind": LATENCY_KIND[workload.phase],
+        "latency_kind": workload.latency_kind,
     }

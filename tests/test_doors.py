@@ -40,6 +40,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "sim/cost/tile_loop.py": ("cost/test_gemm.py::test_sizes_that_are_none_are_refused",),
     "sim/drawing.py": ("statistics/test_hostile_arrays.py::test_traces",),
     "sim/exposed.py": (*NETWORK, "sim/test_hostile_arrays.py::test_graphs"),
+    "sim/filling.py": ("statistics/test_hostile_arrays.py::test_traces",),
     # Its arrays are a plan's and a step's, which traffic has checked.
     "sim/lplb.py": ("sim/test_hostile_arrays.py::test_traffic", "sim/test_hostile_arrays.py::test_steps"),
     "sim/made_routing.py": ("statistics/test_hostile_arrays.py::test_load_tables",),

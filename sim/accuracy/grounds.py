@@ -12,6 +12,7 @@ from moecast.sim.accuracy.interval import Interval, interval_of
 from moecast.sim.accuracy.known_errors import STEADY, JudgedRow, KnownErrors, known_errors, steady_errors
 from moecast.sim.cost.gpus import GPUS, gpu_key
 from moecast.sim.engines import find_engine
+from moecast.sim.parts import Part
 from moecast.units import format_percent
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def grounds_of(asked: Question) -> Grounds:
     source = f"{hardware.engine} on {gpu_key(hardware)}"
     about = _about(hardware, asked.trace)
     known = known_errors()
-    family = _serving_family(asked.workload.phase, source, known)
+    family = _serving_family(asked.workload.kernels, source, known)
     why = _unmeasured_serving(asked) or _unmeasured_hardware(hardware)
     return _grounds(known, family, source, why, about)
 
@@ -131,9 +132,9 @@ def _grounds(known: KnownErrors, family: str, source: str, why: str, about: Mapp
     )
 
 
-def _serving_family(phase: str, source: str, known: KnownErrors) -> str:
-    if phase != "decode":
-        return PREFILL if phase == "prefill" else ""
+def _serving_family(part: Part, source: str, known: KnownErrors) -> str:
+    if part is Part.PREFILL:
+        return PREFILL
     of_source = (family for family in DECODE if any(row.source == source for row in known.of(family)))
     return next(of_source, DECODE[0])
 
@@ -143,7 +144,7 @@ def _unmeasured_serving(asked: Question) -> str:
     plan, work = asked.plan, asked.workload
     checks = (
         (not asked.model.is_whole, "the time of some layers, not of a step of the model"),
-        (work.phase == "mixed", "mixed steps"),
+        (len(work.parts) > 1, "mixed steps"),
         (bool(work.speculate), "speculative decoding"),
         (plan.layout.stages * plan.microbatches > 1, "a pipeline in serving"),
         (plan.layout.cp > 1, "context parallelism in serving"),
