@@ -205,11 +205,6 @@ class Step:
         """Tokens on each rank."""
         return np.bincount(self.source_T, minlength=ranks)
 
-    def context_sum_G(self, ranks: int, window: int | None = None) -> Int:
-        """Keys that each rank's tokens attend to, at most `window` each."""
-        keys_T = self.context_T if window is None else np.minimum(self.context_T, window)
-        return np.bincount(self.source_T, keys_T, ranks).astype(np.int64)
-
     def logits_G(self, ranks: int) -> Int:
         """Tokens on each rank whose logits are wanted."""
         return self.tokens_G(ranks) if self.last_T is None else np.bincount(self.source_T[self.last_T], minlength=ranks)

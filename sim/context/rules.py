@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from moecast.errors import MoecastError
 from moecast.sim.attention_shape import AttentionShape, LinearAttention
-from moecast.sim.parts import Part
+from moecast.sim.parts import PARTS_OF, Part
 
 if TYPE_CHECKING:
     from moecast.sim.model import ModelShape
@@ -63,7 +63,7 @@ def check_step(plan: Plan, phase: str) -> None:
     MoecastError
         It is a mixed one.
     """
-    if plan.cp > 1 and phase == "mixed":
+    if plan.cp > 1 and len(PARTS_OF[phase]) > 1:
         raise MoecastError(
             "prompts and running sequences of one step are not shared by ranks at once: use 1",
             field="cp",

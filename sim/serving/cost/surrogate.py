@@ -21,7 +21,7 @@ import numpy.typing as npt
 from moecast.sim.parts import Part
 from moecast.sim.serving.cost.engine_step import EngineStep, Piece, pieces_of
 from moecast.sim.serving.cost.own_work import OwnWork
-from moecast.sim.serving.cost.step_load import StepLoad
+from moecast.sim.serving.cost.step_load import ROWS, StepLoad
 
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
@@ -193,19 +193,12 @@ def _says_all(load: StepLoad) -> bool:
 
 
 def _load_of_pieces(pieces: list[Piece], ranks: int) -> StepLoad:
-    numbers_GN = np.zeros((ranks, 5), np.int64)
+    numbers_GN = np.zeros((ranks, len(ROWS)), np.int64)
     for piece in pieces:
         keys = piece.tokens * piece.first + piece.tokens * (piece.tokens + 1) // 2
         row = (0, 0, 0, piece.tokens, keys) if piece.decodes else (piece.tokens, keys, int(piece.wanted), 0, 0)
         numbers_GN[piece.rank] += row
-    prompt_tokens_G, prompt_keys_G, prompts_G, decodes_G, decode_keys_G = numbers_GN.T
-    return StepLoad(
-        prompt_tokens_G=prompt_tokens_G,
-        prompt_keys_G=prompt_keys_G,
-        prompts_G=prompts_G,
-        decodes_G=decodes_G,
-        decode_keys_G=decode_keys_G,
-    )
+    return StepLoad.of(numbers_GN.T)
 
 
 def _prompts(tokens: int) -> list[tuple[int, int]]:

@@ -1,6 +1,6 @@
 """Which rows of a trace stand for a request's tokens: a run of a sequence of its topic, from a place of its own on.
 
-Axes: T token, Q request.
+Axes: T token.
 """
 
 from __future__ import annotations
@@ -47,17 +47,6 @@ class TokenRows:
         low, end = self._topic_at.get((part, topic), (0, len(rows_T)))
         offset = (request * _PRIME + self._seed * 40_503) % (end - low)
         return rows_T[low + (offset + first + np.arange(count)) % (end - low)]
-
-    def ones(self, part: Part, request_Q: Int, topic_Q: Int, first_Q: Int) -> Int:
-        """The row of one token of each of several requests."""
-        rows_T = self._rows[part]
-        low_Q, end_Q = np.zeros(len(request_Q), np.int64), np.full(len(request_Q), len(rows_T))
-        for topic in np.unique(topic_Q).tolist():
-            if (part, topic) in self._topic_at:
-                low_Q[topic_Q == topic], end_Q[topic_Q == topic] = self._topic_at[part, topic]
-        offset_Q = (request_Q * _PRIME + self._seed * 40_503) % (end_Q - low_Q)
-        found: Int = rows_T[low_Q + (offset_Q + first_Q) % (end_Q - low_Q)]
-        return found
 
 
 def _rows_of(trace: RoutingTrace, part: Part) -> Int:
