@@ -128,7 +128,8 @@ def _weights(model: ModelShape, plan: Plan, ids: Sequence[int], stage: int) -> i
     dense = set(model.dense_layer_ids)
     mixers = sum(map(model.mixer_parameters, ids))
     mlps = whole + sum(layer in dense for layer in ids) * model.dense_parameters / plan.tp
-    total = model.type_bytes(model.dense_type) * mlps + model.type_bytes(model.mixer_type) * mixers / plan.tp
+    weight_bytes = element_types.weight_bytes
+    total = weight_bytes(model.dense_type) * mlps + weight_bytes(model.mixer_type) * mixers / plan.tp
     total += 2 * sum(2 * model.hidden + (model.router_parameters if layer in moe else 0) for layer in ids)
     first, last = (int(plan.layout.home_V[end]) for end in (0, -1))
     matrices = (stage == first) + (stage == last and not (model.tied_embedding and first == last))
