@@ -22,9 +22,9 @@ import numpy as np
 
 from moecast.files import write_text
 from moecast.sim.breakdown import IdleTimes, waits_for_peers
+from moecast.sim.busy import add_link_units
 from moecast.sim.collectives.links import link_kinds
 from moecast.sim.critical_path import NO_RANK, PathPart, critical_path
-from moecast.sim.gains import link_load
 from moecast.sim.network import Rung, find_rung
 from moecast.sim.program import Compute, Exchange, Float, StepProgram, StepTimes, Task
 from moecast.sim.simulate import simulate_step
@@ -224,7 +224,9 @@ def _link_rates(program: StepProgram, times: StepTimes, link_kind_J: tuple[str, 
         if isinstance(task, Exchange) and (flows := task.fill()).n:
             begin, end = times.enter_S[index].min(), times.leave_S[index].max()
             if end > begin:
-                load_J = program.on_every_link(link_load(flows, len(of_kind_J)))
+                load_J = np.zeros(len(of_kind_J))
+                add_link_units(flows, load_J)
+                load_J = program.on_every_link(load_J)
                 load = np.bincount(of_kind_J, load_J, len(kinds))
                 changes += [(begin, load / (end - begin)), (end, -load / (end - begin))]
     changes.sort(key=lambda change: change[0])
