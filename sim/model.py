@@ -14,7 +14,7 @@ from moecast.errors import MoecastError
 from moecast.sim import element_types
 from moecast.sim.attention_shape import AttentionShape, LinearAttention, Mixer
 from moecast.sim.configs.files import config_fields
-from moecast.sim.parameters import parameters_by_part
+from moecast.sim.parameters import CONTROL_TYPE, Parameters
 
 STATE_BYTES = 4  # of an element of a linear layer's state (`mamba_ssm_dtype`: float32 in the published configs)
 
@@ -346,9 +346,24 @@ class ModelShape:
         mixer = self.mixer_of(layer_id)
         return 0 if mixer is None else mixer.parameters(self.hidden)
 
+    def parameters_by_part(self) -> tuple[Parameters, ...]:
+        """All weights but biases, norms inside attention (under 0.1 %) and multi-token prediction."""
+        dense, mixers = self.dense_type, sum(map(self.mixer_parameters, range(self.n_layers)))
+        matrices = 1 if self.tied_embedding else 2
+        return (
+            Parameters("routed experts", self.layers * self.experts * self.expert_parameters, self.weight_type),
+            Parameters("shared experts", self.layers * self.shared_parameters, dense),
+            Parameters("latent projections", self.layers * self.latent_parameters, dense),
+            Parameters("dense layers", len(self.dense_layer_ids) * self.dense_parameters, dense),
+            Parameters("attention", mixers, self.mixer_type),
+            Parameters("routers", self.layers * self.router_parameters, CONTROL_TYPE),
+            Parameters("norms", (2 * self.n_layers + 1) * self.hidden, CONTROL_TYPE),
+            Parameters("embedding, LM head", matrices * self.vocab * self.hidden, CONTROL_TYPE),
+        )
+
     def total_parameters(self) -> int:
-        """Count all weights; biases, norms inside attention (under 0.1 %) and multi-token prediction are left out."""
-        return sum(part.count for part in parameters_by_part(self))
+        """Count all of them."""
+        return sum(part.count for part in self.parameters_by_part())
 
     def active_parameters(self, *, embedding: bool = True) -> int:
         """Count the weights that one token meets, K experts of each layer; with `embedding`, that matrix too."""

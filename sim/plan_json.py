@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -16,9 +16,6 @@ from moecast.errors import MoecastError
 from moecast.sim.layout import MOST_RANKS
 from moecast.sim.made_by import MadeBy
 from moecast.sim.slots import EMPTY, MOST_EXPERTS
-
-if TYPE_CHECKING:
-    from moecast.sim.plan import Plan
 
 SCHEMA = 2
 FIRST_SCHEMA = 1
@@ -82,6 +79,8 @@ _SAME = (
     "microbatches",
 )  # fmt: skip
 
+_ARRAYS = {"slots": "slots_DLGP", "replica_weights": "replica_weights_DLGP"}
+
 
 def plan_fields(value: Any, *, file: str | Path | None = None) -> dict[str, Any]:
     """Read the fields of a Plan from its parsed JSON.
@@ -119,39 +118,18 @@ def plan_fields(value: Any, *, file: str | Path | None = None) -> dict[str, Any]
     }
 
 
-def plan_value(plan: Plan) -> dict[str, Any]:
-    """A plan as plain JSON values, which `plan_fields` reads."""
-    return {
-        "schema": SCHEMA,
-        "layers": plan.layers,
-        "experts": plan.experts,
-        "choices": plan.choices,
-        "layer_ids": list(plan.layer_ids),
-        "tp": plan.tp,
-        "pp": plan.pp,
-        "dp": plan.dp,
-        "cp": plan.cp,
-        "ep": plan.ep,
-        "etp": plan.etp,
-        "groups": plan.groups,
-        "virtual": plan.virtual,
-        "folded": plan.folded,
-        "sequence_parallel": plan.sequence_parallel,
-        "context_exchange": plan.context_exchange,
-        "context_split": plan.context_split,
-        "stage_of_layer": None if plan.stage_of_layer is None else list(plan.stage_of_layer),
-        "gpu_of_rank": list(plan.gpu_of_rank),
-        "slots_per_rank": None if plan.slots_per_rank is None else list(plan.slots_per_rank),
-        "slots": plan.slots_DLGP.tolist(),
-        "replica_rule": plan.replica_rule,
-        "replica_weights": None if plan.replica_weights_DLGP is None else plan.replica_weights_DLGP.tolist(),
-        "dispatch": plan.dispatch,
-        "dispatch_type": plan.dispatch_type,
-        "combine_type": plan.combine_type,
-        "schedule": plan.schedule,
-        "microbatches": plan.microbatches,
-        "made_by": {name: getattr(plan.made_by, name) for name in MadeBy.__dataclass_fields__},
-    }
+def plan_value(plan: object) -> dict[str, Any]:
+    """The fields of a Plan as plain JSON values, which `plan_fields` reads."""
+    fields = {name: _plain(getattr(plan, _ARRAYS.get(name, name))) for name in _PlanFile.model_fields}
+    return {"schema": SCHEMA, **fields}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, MadeBy):
+        return {name: getattr(value, name) for name in MadeBy.__dataclass_fields__}
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _tuple(values: list[int] | None) -> tuple[int, ...] | None:

@@ -120,7 +120,7 @@ def simulate_question(asked: Question, *, progress: Callable[[int, int], None] |
         warnings=(
             *asked.notes,
             *describe.transferred(asked.cluster.hardware),
-            *describe.loose_bound(plan, rung.name, workload.kernels),
+            *describe.loose_bound(plan, rung, workload.kernels),
             *describe.empty_layers(routing.empty_layers, plan.layers),
             *describe.warnings(plan, model, trace, workload, memory=memory, overrides=asked.overrides),
         ),

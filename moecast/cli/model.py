@@ -131,11 +131,9 @@ def _values(model: ModelShape) -> dict[str, Any]:
 
 def _parts(model: ModelShape) -> list[dict[str, Any]]:
     """Parameters and bytes by part; they add up to the model."""
-    from moecast.sim.parameters import parameters_by_part
-
     return [
         {"part": part.part, "parameters": part.count, "type": part.element_type, "bytes": part.bytes}
-        for part in parameters_by_part(model)
+        for part in model.parameters_by_part()
         if part.count
     ]
 
