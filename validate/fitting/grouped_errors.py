@@ -29,6 +29,7 @@ _ROOFLINE_TYPES = {
 
 def compare(table: MoeTable) -> tuple[Errors, Errors, Errors]:
     """Errors on unseen rows: of the roofline, of the model, and with the nearest other GPU's parameters."""
+    table = table.where(table.known_R)
     entries = load_parameters()
     entry = _entry(table.gpu, table)
     drawn = draw_rows(table.seconds_R.size, seed=0 if entry is None else entry.seed)
