@@ -24,7 +24,7 @@ from moecast.sim.model import ModelShape
 from moecast.sim.placed_model import PlacedModel
 from moecast.sim.program import Compute, Exchange, StepProgram, Task
 from moecast.sim.shared_tokens import SharedTokens
-from moecast.sim.stage_tasks import OUTSIDE, compute_of, exchange_of
+from moecast.sim.stage_tasks import OUTSIDE, compute_of, token_exchange
 from moecast.sim.step import Step
 from moecast.sim.step_tokens import StepTokens
 from moecast.sim.traffic import StepTraffic, count_checked_traffic
@@ -215,9 +215,7 @@ class ForwardPass:
                 group_R=self.placed.sites.group_G,
             )
         counts = self.placed.mode.dispatch_counts(self.traffic.layer(moe))
-        yield exchange_of(
-            self.placed, "dispatch", moe, self.placed.dispatch_flows.counted(counts), barrier=self.placed.mode.barrier
-        )
+        yield token_exchange(self.placed, "dispatch", moe, counts, self.tokens.tokens_G(moe))
 
     def experts(self, moe: int) -> Compute:
         """Run the routed experts that each rank holds over the choices they serve."""
@@ -237,9 +235,7 @@ class ForwardPass:
             )
         if self.placed.plan.ep > 1:
             counts = self.placed.mode.combine_counts(self.traffic.layer(moe))
-            yield exchange_of(
-                self.placed, "combine", moe, self.placed.combine_flows.counted(counts), barrier=self.placed.mode.barrier
-            )
+            yield token_exchange(self.placed, "combine", moe, counts, self.tokens.tokens_G(moe))
 
     def head(self) -> Iterator[Task]:
         """Run the LM head for the tokens whose logits are wanted; the ranks that share tokens split the vocabulary.
