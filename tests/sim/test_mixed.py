@@ -69,7 +69,7 @@ def test_a_mixed_step_has_the_tokens_of_both_parts(question: tuple[RoutingTrace,
         assert sorted(mixed.token_T.tolist()) == sorted([*one.token_T.tolist(), *other.token_T.tolist()])
         assert mixed.decode_T is not None
         assert sorted(mixed.token_T[mixed.decode_T].tolist()) == sorted(other.token_T.tolist())
-        for name in ("tokens_G", "context_sum_G", "sequences_G", "held_G", "logits_G"):
+        for name in ("tokens_G", "sequences_G", "held_G", "logits_G"):
             np.testing.assert_array_equal(getattr(mixed, name)(2), getattr(one, name)(2) + getattr(other, name)(2))
 
 
@@ -178,7 +178,7 @@ def test_a_mixed_step_says_that_tokens_per_second_count_prompts() -> None:
         ({"phase": "decode", "speculate": 2, "acceptance": 1.5}, "acceptance = 1.5: a chance, from 0 to 1"),
         ({"phase": "decode", "acceptance": 0.5}, "acceptance = 0.5: is of drafts, and there are none"),
         ({"phase": "mixed", "tokens_per_rank": 0}, "tokens_per_rank = 0"),
-        ({"phase": "mixed", "steps_mode": "as-recorded"}, "phase = mixed: recorded steps are of one phase"),
+        ({"phase": "mixed", "steps_mode": "as-recorded"}, "phase = 'mixed': recorded steps are of one phase"),
     ],
 )
 def test_what_no_step_can_be_is_refused(wrong: dict[str, object], rule: str) -> None:
