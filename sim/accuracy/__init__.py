@@ -4,17 +4,22 @@ from moecast.sim.accuracy.difference import Difference, difference_of, layouts_a
 from moecast.sim.accuracy.grounds import Grounds, grounds_of, steady_grounds, training_grounds
 from moecast.sim.accuracy.interval import LEVEL, Interval, error_interval, interval_of
 from moecast.sim.accuracy.known_errors import (
+    SERVED,
     STEADY,
     JudgedRow,
     KnownErrors,
     KnownFamily,
     PairedErrors,
+    kernel_errors,
     known_errors,
+    request_errors,
     steady_errors,
 )
+from moecast.sim.accuracy.served import served_grounds, served_text
 
 __all__ = [
     "LEVEL",
+    "SERVED",
     "STEADY",
     "Difference",
     "Grounds",
@@ -27,8 +32,12 @@ __all__ = [
     "error_interval",
     "grounds_of",
     "interval_of",
+    "kernel_errors",
     "known_errors",
     "layouts_apart",
+    "request_errors",
+    "served_grounds",
+    "served_text",
     "steady_errors",
     "steady_grounds",
     "training_grounds",

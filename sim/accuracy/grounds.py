@@ -90,12 +90,9 @@ def _errors(rows: tuple[JudgedRow, ...]) -> dict[str, float | None]:
 def grounds_of(asked: Question) -> Grounds:
     """Find what stands behind the step time of a serving question."""
     hardware = asked.cluster.hardware
-    source = f"{hardware.engine} on {gpu_key(hardware)}"
-    about = _about(hardware, asked.trace)
     known = known_errors()
-    family = _serving_family(asked.workload.phase, source, known)
-    why = _unmeasured_serving(asked) or _unmeasured_hardware(hardware)
-    return _grounds(known, family, source, why, about)
+    family = _serving_family(asked.workload.phase, source_of(hardware), known)
+    return grounds_in(known, family, asked, unmeasured(asked))
 
 
 def steady_grounds(asked: Question) -> Grounds:
@@ -103,10 +100,23 @@ def steady_grounds(asked: Question) -> Grounds:
 
     The workload is the decode step. Factors are on GPU seconds of an output token, and on the time of one.
     """
+    return grounds_in(steady_errors(), STEADY, asked, unmeasured(asked))
+
+
+def grounds_in(known: KnownErrors, family: str, asked: Question, why_not: str) -> Grounds:
+    """What a family of known errors says of a question; `why_not`: why it says nothing."""
     hardware = asked.cluster.hardware
-    source = f"{hardware.engine} on {gpu_key(hardware)}"
-    why = _unmeasured_serving(asked) or _unmeasured_hardware(hardware)
-    return _grounds(steady_errors(), STEADY, source, why, _about(hardware, asked.trace))
+    return _grounds(known, family, source_of(hardware), why_not, _about(hardware, asked.trace))
+
+
+def source_of(hardware: Hardware) -> str:
+    """Whose rows of serving a question is like."""
+    return f"{hardware.engine} on {gpu_key(hardware)}"
+
+
+def unmeasured(asked: Question) -> str:
+    """What of a question of serving no measured row has; empty where each part is in some."""
+    return _unmeasured_serving(asked) or _unmeasured_hardware(asked.cluster.hardware)
 
 
 def training_grounds(hardware: Hardware, plan: Plan, recipe: Recipe, trace: RoutingTrace) -> Grounds:
@@ -209,6 +219,14 @@ def grounds_text(rests_on: Mapping[str, Any]) -> str:
     return (
         f"80 %: by {rests_on['rows']} rows of {rests_on['configurations']} configurations that set nothing "
         f"({rests_on['errors']}; median error {format_percent(rests_on['median'])}, p90 "
-        f"{format_percent(rests_on['p90'])}), {whose}, judged by {rests_on['judged_by']} with even routing; here "
-        f"{rests_on['kernels']} kernels of engine {rests_on['engine']}{version}, {rests_on['routing']} routing"
+        f"{format_percent(rests_on['p90'])}), {whose}, judged by {rests_on['judged_by']}{_routing_text(rests_on)}; "
+        f"here {rests_on['kernels']} kernels of engine {rests_on['engine']}{version}, {rests_on['routing']} routing"
     )
+
+
+def _routing_text(rests_on: Mapping[str, Any]) -> str:
+    """How the family's rows were routed when they were asked."""
+    family = rests_on["errors"]
+    if family == TRAINING:
+        return " with even routing"
+    return " with routing of one kind of text" if family in (*DECODE, STEADY) else ""

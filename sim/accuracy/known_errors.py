@@ -1,7 +1,7 @@
 """Known errors: what the forecast said of rows that set no parameter, shipped as data.
 
 `python benchmarks/coverage.py --write` writes `known_errors.json`, from `moecast validate published`; with `--steady`
-it writes `steady_errors.json`.
+it writes `steady_errors.json`, with `--requests` `request_errors.json`, with `--tables` `kernel_errors.json`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Any
 from moecast.errors import MoecastError
 
 SCHEMA = 1
+KERNELS = "kernels: "
+"""Before the name of a family of kernel tables."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +131,11 @@ class KnownErrors:
         """The rows of a family."""
         return tuple(row for row in self.rows if row.family == family)
 
+    def lines_of(self, family: str) -> tuple[KnownFamily, ...]:
+        """The lines of a family of kernel tables: "kernels: gemm" has those named "gemm: …"."""
+        start = f"{family.removeprefix(KERNELS)}: "
+        return tuple(line for line in self.kernels if line.name.startswith(start))
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values: texts that repeat stand once."""
         setups = list(dict.fromkeys((row.source, row.configuration, row.setting) for row in self.rows))
@@ -210,3 +217,22 @@ STEADY = "serving in steady state"
 def steady_errors() -> KnownErrors:
     """Known errors of `STEADY`, which ship apart: their rows are those of other families, asked for more."""
     return known_errors("steady_errors.json")
+
+
+SERVED = {"ttft": "serving TTFT", "tpot": "serving TPOT", "throughput": "serving throughput"}
+"""Families of what requests of a closed loop see, by measure: means over all of them."""
+
+
+def served_family(measure: str, *, apart: bool) -> str:
+    """The family of a measure of `SERVED`; `apart`: prompts are computed on GPUs of their own."""
+    return f"{SERVED[measure]}, prefill apart" if apart else SERVED[measure]
+
+
+def request_errors() -> KnownErrors:
+    """Known errors of the families `SERVED`: rows asked request by request."""
+    return known_errors("request_errors.json")
+
+
+def kernel_errors() -> KnownErrors:
+    """Known errors of kernel tables: families, and lines with quantiles in place of their rows."""
+    return known_errors("kernel_errors.json")
