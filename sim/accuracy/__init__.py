@@ -1,5 +1,6 @@
 """How far off forecasts were on rows that nobody fitted, and what that says of the next one: intervals and grounds."""
 
+from moecast.sim.accuracy.collectives import collective_grounds, collective_text
 from moecast.sim.accuracy.difference import Difference, difference_of, layouts_apart
 from moecast.sim.accuracy.grounds import Grounds, grounds_of, steady_grounds, training_grounds
 from moecast.sim.accuracy.interval import LEVEL, Interval, error_interval, interval_of
@@ -28,6 +29,8 @@ __all__ = [
     "KnownErrors",
     "KnownFamily",
     "PairedErrors",
+    "collective_grounds",
+    "collective_text",
     "difference_of",
     "error_interval",
     "grounds_of",

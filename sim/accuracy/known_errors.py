@@ -222,6 +222,10 @@ def steady_errors() -> KnownErrors:
 SERVED = {"ttft": "serving TTFT", "tpot": "serving TPOT", "throughput": "serving throughput"}
 """Families of what requests of a closed loop see, by measure: means over all of them."""
 
+PROMPTS = "prompts inside engines, few in flight"
+"""TTFT of closed loops with few in flight, less what engines and hosts add to each request: a prefill step, and the
+decode steps that it waits for."""
+
 
 def served_family(measure: str, *, apart: bool) -> str:
     """The family of a measure of `SERVED`; `apart`: prompts are computed on GPUs of their own."""
