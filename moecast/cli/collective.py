@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 SIZES = "64KiB,1MiB,8MiB,64MiB,256MiB,1GiB"
 MOST_SIZES = 64
 NOTE = (
-    "Even, out of place, all ranks at once. NCCL's own losses between nodes (channels, proxies) are not modelled: the "
-    "links set the rate."
+    "Even, out of place, all ranks at once. Between nodes the links set NCCL's rate, and its proxies post a message "
+    "in a microsecond; channels that do not fill cards are not modelled."
 )
 
 
