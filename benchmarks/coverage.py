@@ -3,12 +3,11 @@
     python benchmarks/coverage.py [--write] [--tables DIR] [--steady | --requests [--only agg]]
 
 Without options: from the known errors that ship, in a second. `--write` asks every published row anew (some four CPU
-minutes) and writes `sim/accuracy/known_errors.json`; `--tables` judges a folder of measured kernels anew (two) and
-writes `kernel_errors.json`. `--steady` is about serving in steady state, what a search
-for a layout forecasts, and `steady_errors.json`: with `--write` its rows are asked anew (some two CPU minutes).
-`--requests` is about what users of a served model see, and `request_errors.json`: with `--write` rows run request by
-request, for five CPU minutes those of one kind of instance (`--only agg`), for ten those whose prompts are computed on
-GPUs of their own (`--only disagg`).
+minutes) and writes `sim/accuracy/known_errors.json`; `--tables` judges a folder of measured kernels anew. `--steady` is
+about serving in steady state, what a search for a layout forecasts, and `steady_errors.json`: with `--write` its rows
+are asked anew (some two CPU minutes). `--requests` is about what users of a served model see, and
+`request_errors.json`: with `--write` rows run request by request, for five CPU minutes those of one kind of instance
+(`--only agg`), for ten those whose prompts are computed on GPUs of their own (`--only disagg`).
 """
 
 from __future__ import annotations
@@ -20,10 +19,9 @@ from pathlib import Path
 
 from moecast.files import write_text
 from moecast.sim.accuracy import KnownErrors, known_errors, request_errors, steady_errors
-from moecast.sim.accuracy.known_errors import KERNELS
 from moecast.validate.published.answers import families
 from moecast.validate.published.door import ask_published, kernel_families
-from moecast.validate.published.known import coverage, errors_of, known_family, known_line
+from moecast.validate.published.known import coverage, errors_of
 from moecast.validate.published.request_errors import ask_requests
 from moecast.validate.published.steady import ask_steady
 
@@ -44,9 +42,7 @@ def main() -> None:
         show_apart(asked)
         return
     if asked.tables is not None:
-        kernels = judged_tables(asked.tables)
-        write_text(FOLDER / "kernel_errors.json", dumped(kernels))
-        print(kernel_table(kernels))
+        print(kernel_table(asked.tables))
         return
     known = ask() if asked.write else known_errors()
     if asked.write:
@@ -89,16 +85,6 @@ def ask_steadily() -> KnownErrors:
     return errors_of(rows, families(rows), network=NETWORK)
 
 
-def judged_tables(tables: Path) -> KnownErrors:
-    """Judge every line of a folder of measured kernels; families have no rows that could ship."""
-    found = list(kernel_families(tables))
-    lines = tuple(
-        known_line(family.name.removeprefix(KERNELS), *line) for family, of_family in found for line in of_family
-    )
-    whole = tuple(known_family(family, family.asked - family.fitted, len(of_family), 1) for family, of_family in found)
-    return KnownErrors(network="", families=whole, rows=(), pairs={}, kernels=lines)
-
-
 def dumped(known: KnownErrors) -> str:
     """JSON with a row a line: a change of one forecast is a change of one line."""
     parts = []
@@ -111,14 +97,13 @@ def dumped(known: KnownErrors) -> str:
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
-def kernel_table(known: KnownErrors) -> str:
-    """Errors of each family of kernels."""
+def kernel_table(tables: Path) -> str:
+    """Errors of each family of kernels, all its lines together."""
     lines = ["| family | rows | fitted | lines | median | p90 | bias |", "|---|---:|---:|---:|---:|---:|---:|"]
-    for family in known.families:
-        counts = f"{family.asked - family.fitted:,} | {family.fitted:,} | {family.configurations}"
-        lines.append(
-            f"| {family.name} | {counts} | {family.median or 0:.1%} | {family.p90 or 0:.1%} | {family.bias or 0:+.1%} |"
-        )
+    for family, of in kernel_families(tables):
+        counts = f"{family.asked - family.fitted:,} | {family.fitted:,} | {len(of)}"
+        errors = f"{family.median or 0:.1%} | {family.p90 or 0:.1%} | {family.bias or 0:+.1%}"
+        lines.append(f"| {family.name} | {counts} | {errors} |")
     return "\n".join(lines)
 
 

@@ -72,7 +72,7 @@ def collective_command(
     with render.progress("timing", quiet=json) as advance:
         found = time_collective(built, operation, asked, rung=rung, kind=kind, ranks=ranks, seed=seed, progress=advance)
     grounds = collective_grounds(built, operation, kind=kind, ranks=count)
-    told = collective_text(grounds, operation)
+    told = collective_text(grounds)
     if json:
         rows = [{**row.to_json(), "interval_s": grounds.interval_s(row.time_s)} for row in found]
         said = {"collective": operation, "kind": kind, "cluster": built.name, "ranks": count, "network": rung.name}

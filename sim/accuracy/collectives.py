@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moecast.sim.accuracy.grounds import NO_ROWS, Grounds, grounds_of_family, unmeasured_hardware
-from moecast.sim.accuracy.known_errors import kernel_errors, known_errors
+from moecast.sim.accuracy.known_errors import known_errors
+from moecast.sim.cost.fitted_errors import fitted_errors
 from moecast.sim.cost.gpus import gpu_key
 from moecast.units import format_percent
 
@@ -34,18 +35,16 @@ def collective_grounds(cluster: Cluster, operation: str, *, kind: str = "nccl", 
     return grounds_of_family(known_errors(), family, f"nccl on {gpu_key(cluster.hardware)}", why, about)
 
 
-def collective_text(grounds: Grounds, operation: str) -> str:
+def collective_text(grounds: Grounds) -> str:
     """Say in a sentence what a collective's interval rests on, or why there is none."""
     if grounds.why_not:
         return f"no interval: {NO_ROWS}: {grounds.why_not}"
     said = grounds.to_json()
     gpu = grounds.source.removeprefix("nccl on ")
-    start, end = f"collectives: {gpu} nccl ", f" {operation}"
     tables = "; ".join(
-        f"{line.rows:,} rows of NCCL {line.name[len(start) : -len(end)]} on {gpu}: median "
-        f"{format_percent(line.median or 0)}, p90 {format_percent(line.p90 or 0)}"
-        for line in kernel_errors().lines_of("collectives")
-        if line.name.startswith(start) and line.name.endswith(end) and line.rows
+        f"{line.rows:,} rows of NCCL on {gpu}: median {format_percent(line.median)}, p90 {format_percent(line.p90)}"
+        for line in fitted_errors("collectives")
+        if (line.gpu, line.engine) == (gpu, "nccl")
     )
     return (
         f"80 %: by {said['rows']} rows of {said['configurations']} configurations that set nothing ({grounds.family}; "

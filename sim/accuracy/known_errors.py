@@ -1,7 +1,7 @@
 """Known errors: what the forecast said of rows that set no parameter, shipped as data.
 
 `python benchmarks/coverage.py --write` writes `known_errors.json`, from `moecast validate published`; with `--steady`
-it writes `steady_errors.json`, with `--requests` `request_errors.json`, with `--tables` `kernel_errors.json`.
+it writes `steady_errors.json`, with `--requests` `request_errors.json`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from typing import Any
 from moecast.errors import MoecastError
 
 SCHEMA = 1
-KERNELS = "kernels: "
-"""Before the name of a family of kernel tables."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,11 +129,6 @@ class KnownErrors:
         """The rows of a family."""
         return tuple(row for row in self.rows if row.family == family)
 
-    def lines_of(self, family: str) -> tuple[KnownFamily, ...]:
-        """The lines of a family of kernel tables: "kernels: gemm" has those named "gemm: …"."""
-        start = f"{family.removeprefix(KERNELS)}: "
-        return tuple(line for line in self.kernels if line.name.startswith(start))
-
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values: texts that repeat stand once."""
         setups = list(dict.fromkeys((row.source, row.configuration, row.setting) for row in self.rows))
@@ -235,8 +228,3 @@ def served_family(measure: str, *, apart: bool) -> str:
 def request_errors() -> KnownErrors:
     """Known errors of the families `SERVED`: rows asked request by request."""
     return known_errors("request_errors.json")
-
-
-def kernel_errors() -> KnownErrors:
-    """Known errors of kernel tables: families, and lines with quantiles in place of their rows."""
-    return known_errors("kernel_errors.json")

@@ -15,7 +15,7 @@ def test_inside_a_node_published_rows_speak_for_it() -> None:
     assert ends is not None
     assert 0.5 < ends[0] < 1 < ends[1] < 2
     check_rests_on(grounds.to_json())
-    assert f"by {len(grounds.interval.rows)} rows of " in collective_text(grounds, "all-reduce")  # type: ignore[union-attr]
+    assert f"by {len(grounds.interval.rows)} rows of " in collective_text(grounds)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,6 @@ def test_inside_a_node_published_rows_speak_for_it() -> None:
 def test_where_there_are_none_it_says_why(preset, nodes, operation, changed, why) -> None:  # type: ignore[no-untyped-def]
     grounds = collective_grounds(load_cluster(preset, nodes=nodes), operation, **changed)
     assert grounds.interval is None
-    text = collective_text(grounds, operation)
+    text = collective_text(grounds)
     assert text.startswith(f"no interval: {NO_ROWS}: ")
     assert why in text

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.errors import MoecastError
-from moecast.sim.accuracy.known_errors import KERNELS, SERVED
+from moecast.sim.accuracy.known_errors import SERVED
+from moecast.sim.cost.fitted_errors import fitted_errors
 from moecast.sim.cost.tables.folder import unknown_gpus
 from moecast.validate.published import SOURCES
 from moecast.validate.published.answers import FamilyErrors, RowAnswer, families, sources
@@ -21,7 +22,7 @@ from moecast.validate.published.known import with_intervals
 from moecast.validate.published.references import answer_reference
 from moecast.validate.published.request_runs import answer_requests
 from moecast.validate.published.row_files import SHIPPED, RowFile, read_rows
-from moecast.validate.published.shipped import Kernels, shipped_families, shipped_kernels
+from moecast.validate.published.shipped import KERNELS, Kernels, shipped_families, shipped_kernels
 from moecast.validate.published.training import answer_training
 
 Progress = Callable[[int, int], None]
@@ -152,7 +153,6 @@ def kernel_families(tables: Path) -> Iterator[tuple[FamilyErrors, tuple[tuple[Fa
 
     Each family comes with its lines, and these with the errors of their rows.
     """
-    from moecast.sim.cost.fitted_rows import rows_fitted
     from moecast.validate.fitting.lines import FAMILIES as KERNEL_FAMILIES
 
     for name, lines_of in KERNEL_FAMILIES.items():
@@ -164,7 +164,7 @@ def kernel_families(tables: Path) -> Iterator[tuple[FamilyErrors, tuple[tuple[Fa
                 for error_R, rows in [(line.judged.error_R, line.judged.rows)]
             )
             pooled_R = np.concatenate([error_R for _, error_R in parts])
-            fitted = rows_fitted(name)
+            fitted = sum(line.fitted for line in fitted_errors(name))
             rows = int(pooled_R.size) + fitted
             whole = FamilyErrors.of_errors(f"{KERNELS}{name}", pooled_R, asked=rows, answered=rows, fitted=fitted)
             yield whole, parts

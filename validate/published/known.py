@@ -76,15 +76,6 @@ def known_family(found: FamilyErrors, rows: int, configurations: int, sources: i
     )
 
 
-def known_line(family: str, line: FamilyErrors, error_R: Float) -> KnownFamily:
-    """A line of kernel tables, with the quantiles of its rows."""
-    low, high = (
-        (None, None) if not error_R.size else (float(end) for end in np.quantile(-np.log1p(error_R), (0.1, 0.9)))
-    )
-    found = known_family(line, int(error_R.size), 1, 1)
-    return replace(found, name=f"{family}: {line.name}", low=low, high=high)
-
-
 def with_intervals(rows: Sequence[RowAnswer]) -> list[RowAnswer]:
     """Give each row with a forecast the interval of others of its family: its own configuration is left out."""
     known = known_errors()
