@@ -20,6 +20,7 @@ from moecast.sim.made_by import MadeBy
 from moecast.sim.memory import memory_by_part
 from moecast.sim.network import Rung, find_rung, usual_rung
 from moecast.sim.plan import Plan
+from moecast.sim.simulated import check_whole_experts
 from moecast.sim.slots import EMPTY
 from moecast.sim.workload import Workload
 from moecast.traces.checks import check_choices
@@ -91,7 +92,7 @@ class PlacementProblem:
 
     def __post_init__(self) -> None:
         wanted = self.wanted
-        wanted.check_whole_experts()
+        check_whole_experts(wanted)
         rung = find_rung(self.network) if self.network else judging_rung(wanted)
         object.__setattr__(self, "network", rung)
         slots_G = np.full(wanted.ep, wanted.max_slots, np.int32)

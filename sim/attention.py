@@ -19,7 +19,6 @@ import numpy.typing as npt
 from moecast.sim import element_types
 from moecast.sim.attention_shape import AttentionShape, LinearAttention, Mixer
 from moecast.sim.cost import AttentionCore, AttentionProducts, RecurrentState, costs_of, roofline
-from moecast.sim.cost.roofline import QUERY_TILE
 
 if TYPE_CHECKING:
     from moecast.sim.model import ModelShape
@@ -127,7 +126,7 @@ def index_seconds(
         outer=shape.index_key_outputs + shape.index_heads,
         element_type=model.mixer_type,
     )
-    key_bytes = shape.index_dim / (QUERY_TILE if phase == "prefill" else queries)  # one byte an element: FP8 keys
+    key_bytes = shape.index_dim / roofline.readers(phase, queries)  # one byte an element: FP8 keys
     scores = roofline.kernel_seconds(
         hardware, flop=2.0 * keys_G * width, traffic_bytes=keys_G * key_bytes, element_type="fp8", kernel="attention"
     )

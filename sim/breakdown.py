@@ -25,7 +25,7 @@ from moecast.sim.waiting import network_seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Waits:
+class IdleTimes:
     """What of a step's time is waiting for peers, in seconds.
 
     Parameters
@@ -77,19 +77,19 @@ class Breakdown:
 
 def breakdown(program: StepProgram, times: StepTimes, used_L: npt.NDArray[np.bool_] | None = None) -> Breakdown:
     """Read where the time of a step went, of the MoE layers only those that `used_L` says; None: all."""
-    waits = waits_for_peers(program, times)
-    path_s = path_seconds(program, critical_path(program, times, waits.peer_S))
+    idling = waits_for_peers(program, times)
+    path_s = path_seconds(program, critical_path(program, times, idling.peer_S))
     if not program.is_sequence:
-        return _of_streams(program, times, used_L, waits, path_s)
+        return _of_streams(program, times, used_L, idling, path_s)
     step, layers = dict.fromkeys(BREAKDOWN_PARTS, 0.0), dict.fromkeys(BREAKDOWN_PARTS, 0.0)
-    idle_S = np.mean(waits.idle_S, axis=1)
-    spent_S = (times.leave_SG - times.enter_SG + np.stack(waits.end_fabric_S)).mean(axis=1) - idle_S
+    idle_S = np.mean(idling.idle_S, axis=1)
+    spent_S = (times.leave_SG - times.enter_SG + np.stack(idling.end_fabric_S)).mean(axis=1) - idle_S
     for task, spent, idle in zip(program.tasks, spent_S.tolist(), idle_S.tolist(), strict=True):
         for parts in (step, layers) if _counts(task, used_L) else (step,):
             parts[task.kind] += spent
             parts["idle"] += idle
-    step["idle"] += float(waits.end_idle_G.mean())
-    return Breakdown(step=step, layers=layers, held_up_s=waits.held_up_s, path_s=path_s)
+    step["idle"] += float(idling.end_idle_G.mean())
+    return Breakdown(step=step, layers=layers, held_up_s=idling.held_up_s, path_s=path_s)
 
 
 def _counts(task: Task, used_L: npt.NDArray[np.bool_] | None) -> bool:
@@ -100,12 +100,12 @@ def _of_streams(
     program: StepProgram,
     times: StepTimes,
     used_L: npt.NDArray[np.bool_] | None,
-    waits: Waits,
+    idling: IdleTimes,
     path_s: Mapping[str, float],
 ) -> Breakdown:
     """Where tasks run beside each other: compute first, then communication that it does not hide, then waiting."""
-    spent_S, overlapped_s = exposed_seconds(program, times, waits.idle_S)
-    network_S = network_seconds(program, times, waits.idle_S, waits.peer_S)
+    spent_S, overlapped_s = exposed_seconds(program, times, idling.idle_S)
+    network_S = network_seconds(program, times, idling.idle_S, idling.peer_S)
     step, layers = dict.fromkeys(BREAKDOWN_PARTS, 0.0), dict.fromkeys(BREAKDOWN_PARTS, 0.0)
     for task, spent in zip(program.tasks, ((spent_S + network_S) / program.n_ranks).tolist(), strict=True):
         for parts in (step, layers) if _counts(task, used_L) else (step,):
@@ -120,14 +120,14 @@ def _of_streams(
     )
 
 
-def waits_for_peers(program: StepProgram, times: StepTimes) -> Waits:
+def waits_for_peers(program: StepProgram, times: StepTimes) -> IdleTimes:
     """Find what of a step's time each rank waits for peers.
 
     Where tasks run on several streams, it is all time until they enter; what holds them up then says
     `moecast.sim.waiting`.
     """
     if not program.is_sequence:
-        return _waits_of_streams(program, times)
+        return _idle_of_streams(program, times)
     idle_SG, end_fabric_SG = np.zeros_like(times.enter_SG), np.zeros_like(times.enter_SG)
     tasks = {index: task for index, task in enumerate(program.tasks) if isinstance(task, Exchange)}
     exchanges, all_enter_SG, all_leave_SG = list(tasks), times.enter_SG, times.leave_SG
@@ -152,7 +152,7 @@ def waits_for_peers(program: StepProgram, times: StepTimes) -> Waits:
         end_idle_G = end_idle_G - seconds_G
     held_up_s += float(end_fabric_SG.sum(axis=0).mean())
     end_fabric_SG[exchanges] += _of_no_rank(exchanges, times)[:, None]
-    return Waits(
+    return IdleTimes(
         idle_S=list(idle_SG),
         end_idle_G=np.clip(end_idle_G, 0.0, None),
         end_fabric_S=list(end_fabric_SG),
@@ -161,7 +161,7 @@ def waits_for_peers(program: StepProgram, times: StepTimes) -> Waits:
     )
 
 
-def _waits_of_streams(program: StepProgram, times: StepTimes) -> Waits:
+def _idle_of_streams(program: StepProgram, times: StepTimes) -> IdleTimes:
     idle_S, peer_S = [], []
     for index, task in enumerate(program.tasks):
         enter_R, leave_R = times.enter_S[index], times.leave_S[index]
@@ -174,7 +174,7 @@ def _waits_of_streams(program: StepProgram, times: StepTimes) -> Waits:
     for task, leave_R in zip(program.tasks, times.leave_S, strict=True):
         np.maximum.at(done_G, program.ranks_of(task), leave_R)
     nothing_S = [np.zeros_like(idle_R) for idle_R in idle_S]
-    return Waits(idle_S=idle_S, end_idle_G=times.step_time_s - done_G, end_fabric_S=nothing_S, peer_S=peer_S)
+    return IdleTimes(idle_S=idle_S, end_idle_G=times.step_time_s - done_G, end_fabric_S=nothing_S, peer_S=peer_S)
 
 
 def last_peer(exchange: Exchange, enter_G: Float) -> Int:

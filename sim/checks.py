@@ -6,6 +6,7 @@ from moecast.errors import MoecastError
 from moecast.sim.model import ModelShape
 from moecast.sim.plan import Plan
 from moecast.sim.schedules import find_schedule
+from moecast.sim.simulated import check_simulated
 from moecast.topology import Cluster
 from moecast.traces import RoutingTrace
 
@@ -35,7 +36,7 @@ def check_question(
         not simulated.
     """
     check_sizes(model, plan, trace, alike=alike)
-    plan.check_simulated(pipeline=pipeline)
+    check_simulated(plan, pipeline=pipeline)
     if plan.ranks > cluster.n_gpus:
         raise MoecastError(f"{cluster.name} has {cluster.n_gpus} GPUs", field="ranks", value=plan.ranks)
     find_schedule(plan.schedule)

@@ -47,7 +47,7 @@ def critical_path(program: StepProgram, times: StepTimes, peer_S: Sequence[Int |
     Parameters
     ----------
     peer_S
-        Of each exchange, who of those that each of its ranks [R] waits for enters last (`Waits.peer_S`).
+        Of each exchange, who of those that each of its ranks [R] waits for enters last (`IdleTimes.peer_S`).
     """
     walk = _Walk(program, times, peer_S)
     return tuple(reversed([part for part in walk.back() if part.end_s > part.begin_s]))
@@ -100,8 +100,8 @@ class _Walk:
 
     def _before(self, task: int, at: int) -> tuple[int, int] | None:
         """The task, and the place of a rank in it, that was over last of those that a rank waited for to enter one."""
-        waits = list(self._waited_for(task, self._rank(task, at)))
-        return max(waits, key=lambda wait: (self._times.leave_S[wait[0]][wait[1]], wait[0]), default=None)
+        before = list(self._waited_for(task, self._rank(task, at)))
+        return max(before, key=lambda stay: (self._times.leave_S[stay[0]][stay[1]], stay[0]), default=None)
 
     def _waited_for(self, task: int, rank: int) -> Iterator[tuple[int, int]]:
         asked = self._program.tasks[task]

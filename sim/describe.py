@@ -11,6 +11,7 @@ from moecast.sim.cost.gemm import find_parameters
 from moecast.sim.cost.gpus import GPUS, gpu_key
 from moecast.sim.engines import find_engine
 from moecast.sim.model import ModelShape
+from moecast.sim.network import Rung
 from moecast.sim.plan import Plan
 from moecast.sim.schedules import beside_in
 from moecast.sim.workload import Workload
@@ -117,14 +118,14 @@ def transferred(hardware: Hardware) -> tuple[str, ...]:
     return (f"{hardware.name}: the part of its peaks that kernels reach ({', '.join(kernels)}) is a Hopper GPU's",)
 
 
-def loose_bound(plan: Plan, rung: str, kernels: str) -> tuple[str, ...]:
+def loose_bound(plan: Plan, rung: Rung, kernels: str) -> tuple[str, ...]:
     """Say that `bound` flatters schedules that overlap: it is sharpest where every rank does every task in order."""
     beside = beside_in(plan, kernels)
-    if rung != "bound" or beside is None:
+    if not rung.is_lower_bound or beside is None:
         return ()
     beside = beside.removeprefix("schedule ")
     told = (
-        f"bound knows less of {beside} than of the sequential order, so that it may gain where it does not: "
+        f"{rung.name} knows less of {beside} than of the sequential order, so that it may gain where it does not: "
         "compare schedules by --network fluid"
     )
     return (told,)
@@ -146,7 +147,7 @@ def _of_the_rate(workload: Workload) -> list[str]:
     found = []
     if workload.speculate:
         found.append("what drafting itself costs is not counted: tokens/s and latency are without it")
-    if workload.phase == "mixed" and workload.prefill_tokens_per_rank:
+    if workload.prefill_tokens_per_rank:
         found.append(
             f"tokens/s counts prompts, too: {workload.prefill_tokens_per_rank} of their tokens a step and rank, beside "
             f"{workload.tokens_per_rank} sequences that decode"

@@ -66,7 +66,7 @@ def _drawn_steps(trace: RoutingTrace, workload: Workload, ranks: int) -> list[St
             context_T=_contexts(trace, workload, row_T),
             phase=workload.phase,
             topic=drawn[stratum].topic,
-            last_T=None if workload.phase == "decode" else last[row_T],
+            last_T=workload.kernels.wanted_T(last[row_T]),
         )
         for row_T, stratum in zip(done, stratum_W, strict=True)
     ]
@@ -104,9 +104,10 @@ def fit_workload(trace: RoutingTrace, workload: Workload, *, ranks: int, steps_t
     ranks = index("ranks", ranks, least=1, most=MOST_RANKS)
     if workload.steps_mode == "as-recorded" or workload.reuse:
         return workload
-    if workload.phase == "mixed":
-        parts = [fit_workload(trace, part, ranks=ranks, steps_too=steps_too) for part in workload.parts]
-        return workload.with_parts(parts)
+    return workload.with_parts([_fit_part(trace, part, ranks, steps_too) for part in workload.parts])
+
+
+def _fit_part(trace: RoutingTrace, workload: Workload, ranks: int, steps_too: bool) -> Workload:
     drawn = strata.make_strata(trace, workload)
     tried = range(workload.steps, 0, -1) if steps_too else (workload.steps,)
     for steps in tried:
@@ -130,8 +131,6 @@ def recorded_steps(trace: RoutingTrace, workload: Workload, *, ranks: int) -> li
         raise MoecastError(
             f"the trace did not record {missing}; draw the steps instead", field="steps", value="as-recorded"
         )
-    if workload.phase == "mixed":
-        raise MoecastError("recorded steps are of one phase", field="phase", value=workload.phase)
     mask_T = strata.phase_mask(trace, workload)
     last = strata.last_rows(trace, [drawing.sequences_of(trace, mask_T)])
     row_T = np.flatnonzero(mask_T)
@@ -149,7 +148,7 @@ def recorded_steps(trace: RoutingTrace, workload: Workload, *, ranks: int) -> li
             source_T=trace.source_rank_T[rows].astype(np.int32),
             context_T=_contexts(trace, workload, rows),
             phase=workload.phase,
-            last_T=None if workload.phase == "decode" else last[rows],
+            last_T=workload.kernels.wanted_T(last[rows]),
         )
         for rows in np.split(row_T, bounds)[: workload.steps]
     ]

@@ -17,14 +17,14 @@ from moecast.sim import compute
 from moecast.sim.collectives.legs import Leg
 from moecast.sim.collectives.template import no_flows
 from moecast.sim.context.rules import check_step
-from moecast.sim.context.shared import SharedContext
+from moecast.sim.context.shared import SharedContext, shared_context
 from moecast.sim.engines import find_engine
 from moecast.sim.forward_attention import AttentionStage
 from moecast.sim.model import ModelShape
 from moecast.sim.placed_model import PlacedModel
 from moecast.sim.program import Compute, Exchange, StepProgram, Task
 from moecast.sim.shared_tokens import SharedTokens
-from moecast.sim.stage_tasks import OUTSIDE, compute_of, exchange_of
+from moecast.sim.stage_tasks import OUTSIDE, compute_of, token_exchange
 from moecast.sim.step import Step
 from moecast.sim.step_tokens import StepTokens
 from moecast.sim.traffic import StepTraffic, count_checked_traffic
@@ -93,9 +93,7 @@ class ForwardPass:
             raise ValueError(f"trace: has L, E, K = {trace.meta.shape_LEK}, the plan {sizes}")
         step.check_within(tokens=trace.n_tokens, ranks=placed.plan.dp)
         check_step(placed.plan, step.phase)
-        shared = None
-        if placed.plan.cp > 1 and step.kernels == "prefill":
-            shared = SharedContext.of(placed.plan, step, placed.sites.domain_G)
+        shared = shared_context(placed.plan, step, placed.sites.domain_G)
         home_T = placed.plan.layout.homes_T(step.source_T) if shared is None else shared.home_T
         traffic = count_checked_traffic(
             placed.plan,
@@ -217,9 +215,7 @@ class ForwardPass:
                 group_R=self.placed.sites.group_G,
             )
         counts = self.placed.mode.dispatch_counts(self.traffic.layer(moe))
-        yield exchange_of(
-            self.placed, "dispatch", moe, self.placed.dispatch_flows.counted(counts), barrier=self.placed.mode.barrier
-        )
+        yield token_exchange(self.placed, "dispatch", moe, counts, self.tokens.tokens_G(moe))
 
     def experts(self, moe: int) -> Compute:
         """Run the routed experts that each rank holds over the choices they serve."""
@@ -239,9 +235,7 @@ class ForwardPass:
             )
         if self.placed.plan.ep > 1:
             counts = self.placed.mode.combine_counts(self.traffic.layer(moe))
-            yield exchange_of(
-                self.placed, "combine", moe, self.placed.combine_flows.counted(counts), barrier=self.placed.mode.barrier
-            )
+            yield token_exchange(self.placed, "combine", moe, counts, self.tokens.tokens_G(moe))
 
     def head(self) -> Iterator[Task]:
         """Run the LM head for the tokens whose logits are wanted; the ranks that share tokens split the vocabulary.
@@ -251,7 +245,7 @@ class ForwardPass:
         """
         if self.model.is_whole:
             yield from self.logits()
-        if self.placed.mode.stay and self.step.kernels == "decode":
+        if self.placed.mode.stay and self.step.decodes_only:
             shared = [
                 self.tokens.tokens_G(row)
                 for row in map(self.tokens.moe_layers_before, range(self.model.n_layers))

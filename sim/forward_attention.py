@@ -16,6 +16,7 @@ from moecast.sim.attention_shape import AttentionShape, Mixer
 from moecast.sim.context.attention import ContextAttention, around_core
 from moecast.sim.context.shared import SharedContext
 from moecast.sim.model import ModelShape
+from moecast.sim.parts import Part
 from moecast.sim.placed_model import PlacedModel
 from moecast.sim.program import Exchange, Task
 from moecast.sim.shared_tokens import SharedTokens
@@ -55,7 +56,7 @@ class AttentionStage:
         """Attend at a hidden layer: what stands before the core (`first`), the core and what follows (`rest`)."""
         row, moe = self.tokens.moe_layers_before(layer), self.tokens.moe_index(layer)
         mixer = self.model.mixer_of(layer)
-        if first and self.placed.mode.stay and row and self.step.kernels == "prefill":
+        if first and self.placed.mode.stay and row and not self.step.decodes_only:
             yield self.shared.share_context(self.tokens.tokens_G(row), moe)
         if mixer is None:  # the layer is an MLP or experts only
             return
@@ -116,36 +117,36 @@ class AttentionStage:
 
         The parts of a step attend each by itself; their tokens go through the projections together.
         """
-        parts = [self._part_seconds(layer, row, mixer, phase, of_T) for phase, of_T in self.step.parts]
+        parts = [self._part_seconds(layer, row, mixer, part, of_T) for part, of_T in self.step.parts]
         if len(parts) == 1 or not isinstance(mixer, AttentionShape):
             return np.asarray(np.sum(parts, axis=0), np.float64)
         model, hardware, tp = self.model, self._hardware, self.placed.plan.tp
         apart_G = [
             compute.projection_seconds(
-                model, hardware, self.tokens.attended_G(row, of_T), shape=mixer, tp=tp, phase=phase
+                model, hardware, self.tokens.attended_G(row, of_T), shape=mixer, tp=tp, phase=part
             )
-            for phase, of_T in self.step.parts
+            for part, of_T in self.step.parts
         ]
         together_G = compute.projection_seconds(
             model, hardware, self.tokens.attended_G(row), shape=mixer, tp=tp, phase=self.step.kernels
         )
         return np.asarray(np.sum(parts, axis=0) - np.sum(apart_G, axis=0) + together_G, np.float64)
 
-    def _part_seconds(self, layer: int, row: int, mixer: Mixer, phase: str, of_T: Bool | None) -> Float:
+    def _part_seconds(self, layer: int, row: int, mixer: Mixer, part: Part, of_T: Bool | None) -> Float:
         """Seconds of attention of one part of the step."""
         reads = mixer.reads_of(layer) if isinstance(mixer, AttentionShape) else ((None, 1),)
         return compute.attention_seconds(
             self.model,
             self._hardware,
-            phase=phase,
+            phase=part,
             tokens_G=self.tokens.attended_G(row, of_T),
-            context_sum_G=self.tokens.keys_G(row, None, phase, of_T),
+            context_sum_G=self.tokens.keys_G(row, None, part, of_T),
             window_sum_G=None
             if reads == ((None, 1),)
-            else sum(self.tokens.keys_G(row, most, phase, of_T) / share for most, share in reads),
+            else sum(self.tokens.keys_G(row, most, part, of_T) / share for most, share in reads),
             mixer=mixer,
             tp=self.placed.plan.tp,
-            queries=self.step.queries if phase == "decode" else 1.0,
+            queries=part.readers(self.step.queries),
         )
 
     def _gather(self, layer: int) -> Iterator[Exchange]:

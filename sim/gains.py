@@ -26,7 +26,7 @@ import numpy.typing as npt
 from moecast.sim.collectives.links import ISSUE_KIND, link_kinds
 from moecast.sim.forward import ForwardPass
 from moecast.sim.placed_model import PlacedModel
-from moecast.sim.program import Compute, Exchange, Flows, StepProgram, StepTimes, Task
+from moecast.sim.program import Compute, Exchange, StepProgram, StepTimes, Task
 from moecast.sim.schedules import program_of
 
 if TYPE_CHECKING:
@@ -140,12 +140,6 @@ def bottleneck_of(gains: Mapping[str, float]) -> str:
 def listed_gains(gains: Mapping[str, float]) -> dict[str, float]:
     """Those that change the step by `LEAST` of it, either way, the largest first."""
     return {name: gain for name, gain in sorted(gains.items(), key=lambda item: -item[1]) if abs(gain) >= LEAST}
-
-
-def link_load(flows: Flows, n_links: int) -> Float:
-    """Units that the flows put on each link."""
-    units_X = np.repeat(flows.bytes_F, np.diff(flows.offsets_F1)) * flows.share_X
-    return np.bincount(flows.link_X, units_X, n_links).astype(np.float64)
 
 
 def _changes(program: StepProgram) -> dict[str, Callable[[Task], Task]]:

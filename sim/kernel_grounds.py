@@ -8,11 +8,14 @@ from moecast.sim.attention import projection_matrices
 from moecast.sim.attention_shape import AttentionShape
 from moecast.sim.cost import AttentionCore, ExpertBlock, TableCosts, costs_of
 from moecast.sim.model import ModelShape
+from moecast.sim.parts import PARTS_OF, Part
 from moecast.sim.plan import Plan
 from moecast.topology import Hardware
 
 NEVER = ("norms and activations", "linear attention's states", "collectives, dispatch and combine")
 """What no table of a user's prices."""
+
+_READS = {Part.PREFILL: "prompts", Part.DECODE: "caches"}
 
 
 def kernel_grounds(
@@ -30,8 +33,8 @@ def kernel_grounds(
     costs = costs_of(hardware)
     if not isinstance(costs, TableCosts):
         return ()
-    phases = {"mixed": ("prefill", "decode"), "decode": ("decode",)}.get(phase, ("prefill",))
-    covered = {part: tuple(each) for part, each in _parts(costs, model, plan, phases, summed=summed)}
+    of_step = PARTS_OF.get(phase, (Part.PREFILL,))
+    covered = {part: tuple(each) for part, each in _parts(costs, model, plan, of_step, summed=summed)}
     found = {part: each for part, each in covered.items() if each}
     of_tables = [part for part, each in found.items() if all(each)]
     in_part = [f"{part} ({sum(each)} of {len(each)})" for part, each in found.items() if any(each) and not all(each)]
@@ -45,7 +48,7 @@ def kernel_grounds(
 
 
 def _parts(
-    costs: TableCosts, model: ModelShape, plan: Plan, phases: tuple[str, ...], *, summed: bool
+    costs: TableCosts, model: ModelShape, plan: Plan, of_step: tuple[Part, ...], *, summed: bool
 ) -> Iterator[tuple[str, Iterator[bool]]]:
     """Each part, and whether the tables cover each of its kernels."""
     tp, hidden, mixer, dense = plan.tp, model.hidden, model.mixer_type, model.dense_type
@@ -53,9 +56,8 @@ def _parts(
     into = [pair for shape in shapes for pair in projection_matrices(model, shape, tp=tp)]
     yield "attention's products", (costs.covers_gemm(inner=i, outer=o, element_type=mixer) for i, o in into)
     cores = [AttentionCore.of(model, shape, tp=tp) for shape in shapes]
-    for phase, name in (("prefill", "attention over prompts"), ("decode", "attention over caches")):
-        if phase in phases:
-            yield name, (costs.covers_core(core, phase) for core in cores)
+    for part in of_step:
+        yield f"attention over {_READS[part]}", (costs.covers_core(core, part) for core in cores)
     yield "router", (costs.covers_gemm(inner=hidden, outer=model.experts, element_type="bf16") for _ in (0,))
     yield "routed experts", (costs.covers_experts(ExpertBlock.of(model, etp=plan.etp), plan.max_slots) for _ in (0,))
     ups, of_shared = model.mlp_matrices - 1, -(-model.shared_intermediate // (tp if summed else 1))

@@ -14,8 +14,11 @@ import numpy.typing as npt
 
 from moecast.sim import element_types
 from moecast.sim.attention_shape import AttentionShape, LinearAttention
+from moecast.sim.collectives.modes import mode_of
 from moecast.sim.context import sizes
+from moecast.sim.context.rules import cuts_prompts
 from moecast.sim.dispatch_type import dispatch_type_of
+from moecast.sim.parts import Part
 
 if TYPE_CHECKING:
     from moecast.sim.model import ModelShape
@@ -26,7 +29,6 @@ if TYPE_CHECKING:
 
 Int = npt.NDArray[np.int64]
 
-LOW_LATENCY = "per_choice"
 MEMORY_FRACTION = 0.9
 """What engines take of a GPU's memory by default (vLLM's `gpu_memory_utilization`)."""
 
@@ -126,7 +128,8 @@ def _weights(model: ModelShape, plan: Plan, ids: Sequence[int], stage: int) -> i
     dense = set(model.dense_layer_ids)
     mixers = sum(map(model.mixer_parameters, ids))
     mlps = whole + sum(layer in dense for layer in ids) * model.dense_parameters / plan.tp
-    total = model.type_bytes(model.dense_type) * mlps + model.type_bytes(model.mixer_type) * mixers / plan.tp
+    weight_bytes = element_types.weight_bytes
+    total = weight_bytes(model.dense_type) * mlps + weight_bytes(model.mixer_type) * mixers / plan.tp
     total += 2 * sum(2 * model.hidden + (model.router_parameters if layer in moe else 0) for layer in ids)
     first, last = (int(plan.layout.home_V[end]) for end in (0, -1))
     matrices = (stage == first) + (stage == last and not (model.tied_embedding and first == last))
@@ -179,16 +182,16 @@ def _activations(
     shape = model.attention
     heads = -(-shape.heads // plan.tp)
     # In decode ranks that share sequences attend with the queries of all of them.
-    attended = of_dp if workload.kernels == "decode" else tokens
+    attended = of_dp if workload.kernels is Part.DECODE else tokens
     attention: float = attended * 2 * heads * (2 * shape.head_dim + 2 * shape.value_dim)
-    if plan.cp > 1 and workload.kernels == "prefill":
+    if cuts_prompts(plan, workload.kernels):
         attention += _travelling_bytes(model, plan, of_dp, tokens)
     own = -(-tokens // plan.tp)
     dense = own * 2 * 3 * max(model.dense_intermediate, model.shared_intermediate)
     logits = -(-wanted // plan.tp) * 2 * 4 * model.vocab
     rows = own * model.choices if expert_rows is None else expert_rows
-    low_latency = plan.dispatch == LOW_LATENCY or (plan.dispatch is None and workload.kernels == "decode")
-    buffers = _buffer_bytes(model, plan, hardware, own) if low_latency else 0
+    messages = mode_of(plan.dispatch, workload.kernels).messages
+    buffers = _buffer_bytes(model, plan, hardware, own) if messages else 0
     moe = _expert_rows_bytes(model, plan, hardware, rows)
     return round(tokens * 2 * 2 * model.hidden + max(attention, dense, logits, moe) + buffers)
 

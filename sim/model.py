@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from moecast.errors import MoecastError
-from moecast.files import read_json
 from moecast.sim import element_types
 from moecast.sim.attention_shape import AttentionShape, LinearAttention, Mixer
-from moecast.sim.configs.config import shape_fields
-from moecast.sim.configs.types import BESIDE
+from moecast.sim.configs.files import config_fields
+from moecast.sim.parameters import CONTROL_TYPE, Parameters
 
 STATE_BYTES = 4  # of an element of a linear layer's state (`mamba_ssm_dtype`: float32 in the published configs)
 
@@ -174,21 +173,9 @@ class ModelShape:
             The file cannot be read; a field is missing, of the wrong type or out of range, or says what cannot be
             priced.
         """
-        file: Path | None = None
-        beside: Mapping[str, Any] | None = None
-        if not isinstance(config, Mapping):
-            file = Path(config)
-            file = file / "config.json" if file.is_dir() else file
-            config = _read_object(file)
-            if (quantised := file.parent / BESIDE).is_file():
-                beside = _read_object(quantised)
-        where = file if file is not None else name
-        fields = shape_fields(config, file=where, beside=beside)
-        default = (
-            file.parent.name if file is not None and file.name == "config.json" else file.stem if file else "model"
-        )
+        default, fields, where = config_fields(config, name=name)
         try:
-            return cls(name=name or default or "model", **fields)
+            return cls(name=name or default, **fields)
         except ValueError as error:
             raise MoecastError(str(error), file=where) from error
 
@@ -243,22 +230,12 @@ class ModelShape:
         wrong = sorted(set(layer_ids) - set(self.moe_layer_ids))
         if wrong:
             raise ValueError(f"layer {wrong[0]} is no MoE layer of {self.name}")
-        kept = self.mixer_of_layer
-        slides = {layer: index for index, layer in enumerate(layer_ids)}
-        return replace(
-            self,
+        return self._only(
+            layer_ids,
             name=f"{len(layer_ids)} of the {self.layers} MoE layers of {self.name}",
-            n_layers=len(layer_ids),
             moe_layer_ids=tuple(range(len(layer_ids))),
-            attention=self.attention.renumbered(slides),
-            more_attention=tuple(
-                mixer.renumbered(slides) if isinstance(mixer, AttentionShape) else mixer
-                for mixer in self.more_attention
-            ),
-            mixer_of_layer=tuple(kept[layer] for layer in layer_ids) if kept else (),
             no_mlp_layers=(),
             dense_intermediate=0,
-            named_shape=self.named_shape or self.shape_LEK,
         )
 
     def part(self, layer_ids: tuple[int, ...]) -> ModelShape:
@@ -276,20 +253,28 @@ class ModelShape:
         moe = tuple(number_of[layer] for layer in self.moe_layer_ids if layer in number_of)
         if not moe:
             raise ValueError(f"layers {layer_ids} of {self.name}: there is no MoE layer among them")
-        kept = self.mixer_of_layer
+        return self._only(
+            layer_ids,
+            name=f"{len(layer_ids)} of the {self.n_layers} layers of {self.name}",
+            moe_layer_ids=moe,
+            no_mlp_layers=tuple(number_of[layer] for layer in self.no_mlp_layers if layer in number_of),
+        )
+
+    def _only(self, layer_ids: tuple[int, ...], **changes: Any) -> ModelShape:
+        """Keep the attention of some hidden layers, numbered anew, as a part of the model that the name is of."""
+        number_of = {layer: index for index, layer in enumerate(layer_ids)}
+        own = [self.mixer_of_layer[layer] for layer in layer_ids] if self.mixer_of_layer else ()
         return replace(
             self,
-            name=f"{len(layer_ids)} of the {self.n_layers} layers of {self.name}",
             n_layers=len(layer_ids),
-            moe_layer_ids=moe,
             attention=self.attention.renumbered(number_of),
             more_attention=tuple(
                 mixer.renumbered(number_of) if isinstance(mixer, AttentionShape) else mixer
                 for mixer in self.more_attention
             ),
-            mixer_of_layer=tuple(kept[layer] for layer in layer_ids) if kept else (),
-            no_mlp_layers=tuple(number_of[layer] for layer in self.no_mlp_layers if layer in number_of),
+            mixer_of_layer=tuple(own),
             named_shape=self.named_shape or self.shape_LEK,
+            **changes,
         )
 
     def with_types(
@@ -361,35 +346,30 @@ class ModelShape:
         mixer = self.mixer_of(layer_id)
         return 0 if mixer is None else mixer.parameters(self.hidden)
 
-    def total_parameters(self) -> int:
-        """Count all weights; biases, norms inside attention (under 0.1 %) and multi-token prediction are left out."""
-        per_moe_layer = self.experts * self.expert_parameters + self._beside_experts
+    def parameters_by_part(self) -> tuple[Parameters, ...]:
+        """All weights but biases, norms inside attention (under 0.1 %) and multi-token prediction."""
+        dense, mixers = self.dense_type, sum(map(self.mixer_parameters, range(self.n_layers)))
+        matrices = 1 if self.tied_embedding else 2
         return (
-            self._common_parameters() + self.layers * per_moe_layer + (1 if self.tied_embedding else 2) * self._matrix
+            Parameters("routed experts", self.layers * self.experts * self.expert_parameters, self.weight_type),
+            Parameters("shared experts", self.layers * self.shared_parameters, dense),
+            Parameters("latent projections", self.layers * self.latent_parameters, dense),
+            Parameters("dense layers", len(self.dense_layer_ids) * self.dense_parameters, dense),
+            Parameters("attention", mixers, self.mixer_type),
+            Parameters("routers", self.layers * self.router_parameters, CONTROL_TYPE),
+            Parameters("norms", (2 * self.n_layers + 1) * self.hidden, CONTROL_TYPE),
+            Parameters("embedding, LM head", matrices * self.vocab * self.hidden, CONTROL_TYPE),
         )
+
+    def total_parameters(self) -> int:
+        """Count all of them."""
+        return sum(part.count for part in self.parameters_by_part())
 
     def active_parameters(self, *, embedding: bool = True) -> int:
         """Count the weights that one token meets, K experts of each layer; with `embedding`, that matrix too."""
-        per_moe_layer = self.choices * self.expert_parameters + self._beside_experts
-        matrices = 2 if embedding and not self.tied_embedding else 1
-        return self._common_parameters() + self.layers * per_moe_layer + matrices * self._matrix
-
-    @property
-    def _matrix(self) -> int:
-        return self.vocab * self.hidden
-
-    @property
-    def _beside_experts(self) -> int:
-        return self.shared_parameters + self.router_parameters + self.latent_parameters
-
-    def _common_parameters(self) -> int:
-        norms = (2 * self.n_layers + 1) * self.hidden
-        dense = len(self.dense_layer_ids) * self.dense_parameters
-        return norms + dense + sum(map(self.mixer_parameters, range(self.n_layers)))
-
-    def type_bytes(self, element_type: str) -> float:
-        """Bytes per weight of an element type, its share of the block scales included."""
-        return element_types.weight_bytes(element_type)
+        idle = self.layers * (self.experts - self.choices) * self.expert_parameters
+        looked_up = 0 if embedding or self.tied_embedding else self.vocab * self.hidden
+        return self.total_parameters() - idle - looked_up
 
     def copy_bytes(self, element_type: str) -> int:
         """Bytes of one dispatched token copy: the hidden vector with its scales, and 16 bytes of metadata."""
@@ -406,9 +386,9 @@ class ModelShape:
         Of compressed keys a token adds its share of one.
         """
         mixer = self.mixer_of(layer_id)
-        return (
-            -(-self.cached_bytes(mixer.kv_width) // max(mixer.compress, 1)) if isinstance(mixer, AttentionShape) else 0
-        )
+        if not isinstance(mixer, AttentionShape):
+            return 0
+        return -(-self.cached_bytes(mixer.kv_width) // max(mixer.compress, 1))
 
     def cached_bytes(self, width: int) -> int:
         """Bytes of so many elements in the KV cache."""
@@ -423,10 +403,3 @@ class ModelShape:
     def kv_bytes_per_token(self) -> int:
         """Bytes that one token adds to the KV cache of a layer with the model's own attention."""
         return element_types.cache_bytes(self.kv_type, self.attention.kv_width)
-
-
-def _read_object(file: Path) -> Mapping[str, Any]:
-    value = read_json(file, limit_bytes=16 << 20)
-    if not isinstance(value, dict):
-        raise MoecastError("not a JSON object", file=file)
-    return value

@@ -26,6 +26,7 @@ from moecast.sim.network.links import Paths, narrowest_links
 from moecast.sim.overlap import FUSED_SMS, beside_compute, with_fewer_sms
 from moecast.sim.plan import Plan
 from moecast.sim.replicas import ReplicaTable
+from moecast.sim.simulated import check_simulated
 from moecast.sim.sites import Sites
 from moecast.topology import Cluster
 
@@ -112,7 +113,7 @@ class PlacedModel:
         ValueError
             An EP group has no slot for some expert.
         """
-        plan.check_simulated()
+        check_simulated(plan)
         check_context(plan, model, phase)
         sites = Sites.of(cluster, plan, seed=seed) if sites is None else sites
         if beside or fused:

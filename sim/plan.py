@@ -19,9 +19,9 @@ from moecast.sim import element_types
 from moecast.sim.context.split import EXCHANGES, SPLITS
 from moecast.sim.layout import MOST_RANKS, Layout
 from moecast.sim.made_by import MadeBy
-from moecast.sim.plan_json import SCHEMA, plan_fields
-from moecast.sim.plan_tables import slot_table, weight_table
-from moecast.sim.slots import EMPTY, MOST_EXPERTS, MOST_GROUP_SLOTS, MOST_SLOTS
+from moecast.sim.plan_json import plan_fields, plan_value
+from moecast.sim.plan_tables import check_filled, contiguous_slots, slot_table, weight_table
+from moecast.sim.slots import EMPTY, MOST_EXPERTS
 from moecast.sim.whole import short, whole, whole_list
 
 if TYPE_CHECKING:
@@ -33,17 +33,6 @@ ReplicaRule = Literal["round_robin", "nearest", "fixed", "by_rank", "weights", "
 
 DISPATCH_MODES: tuple[str, ...] = get_args(DispatchMode)
 REPLICA_RULES: tuple[str, ...] = get_args(ReplicaRule)
-
-_NOT_STAYING = {
-    "tp": "cannot share heads",
-    "cp": "cannot share sequences",
-    "etp": "cannot share them by width",
-    "pp": "do not leave a pipeline stage together",
-}
-_NOT_SIMULATED = {
-    "pp": "no pipelines here (moecast simulate and train have them)",
-    "microbatches": "no pipelines here (moecast simulate has them)",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -150,36 +139,6 @@ class Plan:
         if not isinstance(self.schedule, str):
             raise ValueError(f"schedule = {self.schedule!r}: must be the name of a schedule")
 
-    def check_simulated(self, *, pipeline: bool = False, file: str | Path | None = None) -> None:
-        """Refuse what can be said and not simulated yet; everything that lays a plan out asks this first.
-
-        `pipeline`: whoever asks goes through pipeline stages, as serving and training do.
-
-        Raises
-        ------
-        MoecastError
-            Names the degree.
-        """
-        for field_, reason in _NOT_SIMULATED.items():
-            if getattr(self, field_) > 1 and not (pipeline and field_ in ("pp", "microbatches")):
-                raise MoecastError(f"{reason}: use 1", file=file, field=field_, value=getattr(self, field_))
-        for field_, reason in _NOT_STAYING.items():
-            if getattr(self, field_) > 1 and self.dispatch == "stay":
-                rule = f"tokens that stay with their experts {reason}: use {field_} 1"
-                raise MoecastError(rule, file=file, field=field_, value=getattr(self, field_))
-
-    def check_whole_experts(self, *, file: str | Path | None = None) -> None:
-        """Refuse expert tensor parallelism: whoever asks for one rank for each slot asks this first.
-
-        Raises
-        ------
-        MoecastError
-            Ranks share experts by width.
-        """
-        if self.etp > 1:
-            rule = "a slot is taken to stand on one rank here: use 1"
-            raise MoecastError(rule, file=file, field="etp", value=self.etp)
-
     @property
     def layers(self) -> int:
         """L: how many MoE layers."""
@@ -248,25 +207,12 @@ class Plan:
         for name, value in (("layers", layers), ("experts", experts), ("choices", choices), ("ep", ep)):
             whole(name, value)
         groups = whole("groups", 1 if groups is None else groups)
-        per_rank = -(-experts // ep)
-        slots = per_rank if slots_per_rank is None else whole("slots_per_rank", slots_per_rank)
-        if slots < per_rank:
-            raise ValueError(f"{ep} ranks × {slots} slots cannot hold {experts} experts: need {per_rank} slots a rank")
-        if groups * layers * ep * slots > MOST_SLOTS:
-            raise ValueError(f"slots_per_rank = {slots}: more than {MOST_SLOTS} slots in all")
-        if ep * slots > MOST_GROUP_SLOTS:
-            raise ValueError(f"slots_per_rank = {slots}: more than {MOST_GROUP_SLOTS} slots in an EP group's layer")
-        table_GP = np.full((ep, slots), EMPTY, np.int32)
-        share = [len(part) for part in np.array_split(np.arange(experts), ep)]
-        first = 0
-        for rank, count in enumerate(share):
-            table_GP[rank, :count] = np.arange(first, first + count)
-            first += count
+        slots_DLGP = contiguous_slots((groups, layers, ep), experts, slots_per_rank)
         return cls(
             experts=experts,
             choices=choices,
             layer_ids=tuple(range(layers)) if layer_ids is None else layer_ids,
-            slots_DLGP=np.broadcast_to(table_GP, (groups, layers, ep, slots)).copy(),
+            slots_DLGP=slots_DLGP,
             gpu_of_rank=tuple(range(groups * ep)),
             made_by=MadeBy(solver="contiguous"),
         )
@@ -307,24 +253,7 @@ class Plan:
         MoecastError
             Names the first layer and expert or rank that breaks the rule.
         """
-        slots = self.slots_DLGP
-        for group, layer in np.ndindex(self.groups, self.layers):
-            present = np.unique(slots[group, layer])
-            missing = np.setdiff1d(np.arange(self.experts), present)
-            if len(missing):
-                raise MoecastError(
-                    f"layer {layer} of EP group {group} misses expert {missing[0]}"
-                    + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
-                    + "; every expert needs a slot",
-                    file=file,
-                    field="slots",
-                )
-        if self.slots_per_rank is not None:
-            for rank, count in enumerate(self.slots_per_rank):
-                if (slots[:, :, rank, count:] != EMPTY).any():
-                    raise MoecastError(
-                        f"rank {rank} holds more experts than its {count} slots", file=file, field="slots_per_rank"
-                    )
+        check_filled(self.slots_DLGP, self.experts, self.slots_per_rank, file=file)
 
     def wasted_slots(self) -> int:
         """Slots that repeat an expert their own rank already holds, over all groups and layers."""
@@ -341,37 +270,7 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain JSON values."""
-        return {
-            "schema": SCHEMA,
-            "layers": self.layers,
-            "experts": self.experts,
-            "choices": self.choices,
-            "layer_ids": list(self.layer_ids),
-            "tp": self.tp,
-            "pp": self.pp,
-            "dp": self.dp,
-            "cp": self.cp,
-            "ep": self.ep,
-            "etp": self.etp,
-            "groups": self.groups,
-            "virtual": self.virtual,
-            "folded": self.folded,
-            "sequence_parallel": self.sequence_parallel,
-            "context_exchange": self.context_exchange,
-            "context_split": self.context_split,
-            "stage_of_layer": None if self.stage_of_layer is None else list(self.stage_of_layer),
-            "gpu_of_rank": list(self.gpu_of_rank),
-            "slots_per_rank": None if self.slots_per_rank is None else list(self.slots_per_rank),
-            "slots": self.slots_DLGP.tolist(),
-            "replica_rule": self.replica_rule,
-            "replica_weights": None if self.replica_weights_DLGP is None else self.replica_weights_DLGP.tolist(),
-            "dispatch": self.dispatch,
-            "dispatch_type": self.dispatch_type,
-            "combine_type": self.combine_type,
-            "schedule": self.schedule,
-            "microbatches": self.microbatches,
-            "made_by": {name: getattr(self.made_by, name) for name in MadeBy.__dataclass_fields__},
-        }
+        return plan_value(self)
 
     @classmethod
     def from_json(cls, value: Any, *, file: str | Path | None = None) -> Plan:

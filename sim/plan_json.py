@@ -79,6 +79,8 @@ _SAME = (
     "microbatches",
 )  # fmt: skip
 
+_ARRAYS = {"slots": "slots_DLGP", "replica_weights": "replica_weights_DLGP"}
+
 
 def plan_fields(value: Any, *, file: str | Path | None = None) -> dict[str, Any]:
     """Read the fields of a Plan from its parsed JSON.
@@ -114,6 +116,20 @@ def plan_fields(value: Any, *, file: str | Path | None = None) -> dict[str, Any]
         "dp": read.dp or 0,
         "made_by": MadeBy(**read.made_by.model_dump()),
     }
+
+
+def plan_value(plan: object) -> dict[str, Any]:
+    """The fields of a Plan as plain JSON values, which `plan_fields` reads."""
+    fields = {name: _plain(getattr(plan, _ARRAYS.get(name, name))) for name in _PlanFile.model_fields}
+    return {"schema": SCHEMA, **fields}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, MadeBy):
+        return {name: getattr(value, name) for name in MadeBy.__dataclass_fields__}
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _tuple(values: list[int] | None) -> tuple[int, ...] | None:

@@ -5,12 +5,15 @@ Axes: D EP group, L MoE layer, G rank inside an EP group, P slot of a rank.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from moecast.errors import MoecastError
 from moecast.sim.slots import EMPTY, MOST_GROUP_SLOTS, MOST_SLOTS
+from moecast.sim.whole import whole
 
 
 def slot_table(slots: Any, layers: int, experts: int) -> npt.NDArray[np.int32]:
@@ -69,3 +72,54 @@ def weight_table(weights: Any, slots_DLGP: npt.NDArray[np.int32]) -> npt.NDArray
             raise ValueError(f"replica_weights = {total:g} in all: {rule}")
     array.setflags(write=False)
     return array
+
+
+def contiguous_slots(
+    groups_layers_ep: tuple[int, int, int], experts: int, slots_per_rank: int | None = None
+) -> npt.NDArray[np.int32]:
+    """Experts in order, ⌈E / ep⌉ to a rank, spare slots empty: int32 [D, L, G, P].
+
+    Raises
+    ------
+    ValueError
+        Slots that cannot hold every expert, or more than there may be.
+    """
+    groups, layers, ep = groups_layers_ep
+    per_rank = -(-experts // ep)
+    slots = per_rank if slots_per_rank is None else whole("slots_per_rank", slots_per_rank)
+    if slots < per_rank:
+        raise ValueError(f"{ep} ranks × {slots} slots cannot hold {experts} experts: need {per_rank} slots a rank")
+    if groups * layers * ep * slots > MOST_SLOTS:
+        raise ValueError(f"slots_per_rank = {slots}: more than {MOST_SLOTS} slots in all")
+    if ep * slots > MOST_GROUP_SLOTS:
+        raise ValueError(f"slots_per_rank = {slots}: more than {MOST_GROUP_SLOTS} slots in an EP group's layer")
+    table_GP = np.full((ep, slots), EMPTY, np.int32)
+    for rank, part in enumerate(np.array_split(np.arange(experts), ep)):
+        table_GP[rank, : len(part)] = part
+    return np.broadcast_to(table_GP, (groups, layers, ep, slots)).copy()
+
+
+def check_filled(
+    slots_DLGP: npt.NDArray[np.int32],
+    experts: int,
+    slots_per_rank: tuple[int, ...] | None,
+    *,
+    file: str | Path | None = None,
+) -> None:
+    """Every expert at least once per layer and EP group, no slot beyond what a rank has.
+
+    Raises
+    ------
+    MoecastError
+        Names the first layer and expert or rank that breaks the rule.
+    """
+    for group, layer in np.ndindex(*slots_DLGP.shape[:2]):
+        missing = np.setdiff1d(np.arange(experts), slots_DLGP[group, layer])
+        if len(missing):
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            rule = f"layer {layer} of EP group {group} misses expert {missing[0]}{more}; every expert needs a slot"
+            raise MoecastError(rule, file=file, field="slots")
+    for rank, count in enumerate(slots_per_rank or ()):
+        if (slots_DLGP[:, :, rank, count:] != EMPTY).any():
+            rule = f"rank {rank} holds more experts than its {count} slots"
+            raise MoecastError(rule, file=file, field="slots_per_rank")

@@ -12,6 +12,7 @@ from moecast.arrays import whole_numbers
 from moecast.errors import MoecastError
 from moecast.sim.plan import Plan
 from moecast.sim.replicas import ReplicaTable
+from moecast.sim.simulated import check_simulated, check_whole_experts
 from moecast.sim.traffic import checked_choices
 from moecast.sim.traffic_pass import Serving, rank_choices
 
@@ -35,8 +36,8 @@ class ServingRanks:
     """
 
     def __init__(self, plan: Plan, domain_G: npt.NDArray[np.int32]) -> None:
-        plan.check_simulated()
-        plan.check_whole_experts()
+        check_simulated(plan)
+        check_whole_experts(plan)
         if plan.replica_rule == "lplb":
             rule = "lplb splits the load of a step, and a trace is read here without steps: use another rule"
             raise MoecastError(rule, field="replica_rule", value="lplb")

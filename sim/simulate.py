@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from moecast.topology import Cluster
     from moecast.traces import RoutingTrace
 
-LATENCY_KIND = {"prefill": "time to first token", "decode": "inter-token latency", "mixed": "inter-token latency"}
-
 
 def simulate(
     cluster: Cluster,
@@ -122,7 +120,7 @@ def simulate_question(asked: Question, *, progress: Callable[[int, int], None] |
         warnings=(
             *asked.notes,
             *describe.transferred(asked.cluster.hardware),
-            *describe.loose_bound(plan, rung.name, workload.kernels),
+            *describe.loose_bound(plan, rung, workload.kernels),
             *describe.empty_layers(routing.empty_layers, plan.layers),
             *describe.warnings(plan, model, trace, workload, memory=memory, overrides=asked.overrides),
         ),
@@ -253,5 +251,5 @@ def _speed(timing: TimeTotals, steps: Sequence[Step], ranks: int, workload: Work
         "tokens_per_s": rate,
         "tokens_per_s_per_gpu": rate / ranks,
         "latency_s": fields["step_time_s"] / workload.accepted_per_step,
-        "latency_kind": LATENCY_KIND[workload.phase],
+        "latency_kind": workload.latency_kind,
     }

@@ -12,15 +12,11 @@ import numpy.typing as npt
 
 from moecast.arrays import index, whole_numbers
 from moecast.sim.layout import MOST_RANKS
+from moecast.sim.parts import PARTS_OF, PHASES, Part, phase_of
 
 Int = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]
 Bool = npt.NDArray[np.bool_]
-
-PHASES = ("prefill", "decode", "mixed")
-"""The phases that can be simulated: a mixed step holds chunks of prompts beside tokens of running sequences."""
-
-PARTS = PHASES[:2]
 
 MOST_CONTEXT = 1 << 32
 """Traces number positions in 32 bits."""
@@ -88,7 +84,7 @@ class Step:
                 if marks_T.shape != shape:
                     raise ValueError(f"{name}: shape {list(marks_T.shape)}, must be [{shape[0]}]")
                 object.__setattr__(self, name, marks_T)
-        if (self.phase == "mixed") != (self.decode_T is not None):
+        if (len(PARTS_OF[self.phase]) > 1) != (self.decode_T is not None):
             raise ValueError("decode_T: a mixed step says which tokens decode, no other does")
 
     def check_within(self, *, tokens: int, ranks: int) -> None:
@@ -130,22 +126,45 @@ class Step:
             **{name: marks_T[chosen_T] for name in _MARKS if (marks_T := getattr(self, name)) is not None},
         )
 
-    @property
-    def kernels(self) -> str:
-        """Whose kernels run, dispatch and experts: decode's low-latency ones only where there is no prefill part."""
-        return "decode" if self.phase == "decode" else "prefill"
+    @classmethod
+    def of_tokens(
+        cls, *, token_T: Int, source_T: Int32, context_T: Int, decode_T: Bool, wanted_T: Bool, end_T: Bool
+    ) -> Step:
+        """Make a step of tokens that each say of which part they are, whether a sequence ends there, and is asked."""
+        found = {Part.DECODE if decodes else Part.PREFILL for decodes in np.unique(decode_T).tolist()}
+        phase = phase_of(found)
+        alone = found == {Part.DECODE}
+        return cls(
+            token_T=token_T,
+            source_T=source_T,
+            context_T=context_T,
+            phase=phase,
+            last_T=None if alone else wanted_T,
+            decode_T=decode_T if len(found) > 1 else None,
+            end_T=None if alone else end_T,
+        )
 
     @property
-    def parts(self) -> tuple[tuple[str, Bool | None], ...]:
-        """The parts that have tokens: `prefill` or `decode`, and which tokens are of it, None for all of the step."""
+    def kernels(self) -> Part:
+        """Whose kernels run, dispatch and experts: decode's low-latency ones only where there is no prefill part."""
+        return PARTS_OF[self.phase][0]
+
+    @property
+    def decodes_only(self) -> bool:
+        """Whether there is no prefill part."""
+        return self.kernels is Part.DECODE
+
+    @property
+    def parts(self) -> tuple[tuple[Part, Bool | None], ...]:
+        """The parts that have tokens, and which tokens are of each, None for all of the step."""
         if self.decode_T is None:
-            return ((self.phase, None),)
-        return tuple((part, of_T) for part, of_T in zip(PARTS, (~self.decode_T, self.decode_T), strict=True))
+            return ((self.kernels, None),)
+        return ((Part.PREFILL, ~self.decode_T), (Part.DECODE, self.decode_T))
 
     @property
     def queries(self) -> float:
         """Tokens of a running sequence in the decode part, mean: they share one reading of its keys."""
-        decode_T = np.full(self.n_tokens, self.phase == "decode") if self.decode_T is None else self.decode_T
+        decode_T = np.full(self.n_tokens, self.decodes_only) if self.decode_T is None else self.decode_T
         return max(1.0, float(decode_T.sum()) / max(1, int(self.ends_T()[decode_T].sum())))
 
     def beside(self, other: Step) -> Step:
@@ -156,7 +175,7 @@ class Step:
         ValueError
             The steps are not of prefill and decode, in this order.
         """
-        if (self.phase, other.phase) != PARTS:
+        if (self.phase, other.phase) != (Part.PREFILL, Part.DECODE):
             raise ValueError(f"phase = {self.phase!r}, {other.phase!r}: a decode step stands beside a prefill step")
         if not (self.n_tokens and other.n_tokens):
             return self if self.n_tokens else other
@@ -186,11 +205,6 @@ class Step:
         """Tokens on each rank."""
         return np.bincount(self.source_T, minlength=ranks)
 
-    def context_sum_G(self, ranks: int, window: int | None = None) -> Int:
-        """Keys that each rank's tokens attend to, at most `window` each."""
-        keys_T = self.context_T if window is None else np.minimum(self.context_T, window)
-        return np.bincount(self.source_T, keys_T, ranks).astype(np.int64)
-
     def logits_G(self, ranks: int) -> Int:
         """Tokens on each rank whose logits are wanted."""
         return self.tokens_G(ranks) if self.last_T is None else np.bincount(self.source_T[self.last_T], minlength=ranks)
@@ -210,6 +224,6 @@ class Step:
         if self.end_T is not None:
             return self.end_T
         ends_T = np.ones(self.n_tokens, bool)
-        if self.phase == "prefill" and self.n_tokens:  # of a chunk, the last token's context
+        if self.decode_T is None and not self.decodes_only:  # of a chunk, the last token's context
             ends_T[:-1] = (np.diff(self.context_T) != 1) | (np.diff(self.source_T) != 0)
         return ends_T

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from moecast.errors import MoecastError
 from moecast.sim import drawing
+from moecast.sim.filling import Filling, filling_of
 from moecast.traces import PHASES as TRACE_PHASES
 
 if TYPE_CHECKING:
@@ -147,34 +148,28 @@ def draw_rows(
 
 
 def _fill(stratum: Stratum, workload: Workload, ranks: int, tokens: int, steps: int) -> tuple[Int, int]:
-    sequences, decode = stratum.sequences, workload.phase == "decode"
-    per_step = ranks * tokens
-    if per_step * steps > MAX_TOKENS:
-        raise MoecastError(
-            f"{per_step * steps} tokens in all, more than {MAX_TOKENS}", field="tokens_per_rank", value=tokens
-        )
-    if not workload.reuse and (per_step > sequences.n if decode else per_step * steps > len(sequences.row_T)):
-        return np.empty((0, 0, 0), np.int64), 0 if decode else len(sequences.row_T) // per_step
+    sequences, total = stratum.sequences, ranks * tokens * steps
+    if total > MAX_TOKENS:
+        rule = f"{total} tokens in all, more than {MAX_TOKENS}"
+        raise MoecastError(rule, field="tokens_per_rank", value=tokens)
+    filling = filling_of(workload.kernels, sequences, ranks=ranks, places=tokens, steps=steps)
+    if not workload.reuse and (done := filling.too_few) is not None:
+        return np.empty((0, 0, 0), np.int64), done
     rng = np.random.default_rng(stratum.seed)
-    length_S = sequences.length_S
-    if decode:  # a place's first sequence lasts a step or more, each later one at least the shortest length
-        cost_S, need = np.ones(sequences.n, np.int64), per_step * (1 - (1 - steps) // int(length_S.min()))
-    else:  # beyond what is asked, each rank can hold the rest of one sequence
-        cost_S, need = length_S, per_step * steps + ranks * int(length_S.max())
-    if stratum.weight_C is not None:
-        order_Q = drawing.weighted_order(
-            sequences, stratum.weight_C, cost_S, need=need if workload.reuse else None, rng=rng
-        )
-    else:
-        rounds = 1 + need // int(cost_S.sum()) if workload.reuse else 1
-        order_Q = drawing.shuffled(sequences.n, rounds, rng)
+    order_Q = _order(stratum, filling, workload.reuse, rng)
     serves_SG = None
     if workload.request_placement == "topic":
-        serves_SG = drawing.ranks_of_topics(sequences.topic_S, cost_S, stratum.weight_C, ranks)
-    if decode:
-        start_Q = rng.random(len(order_Q))
-        return drawing.fill_decode(order_Q, start_Q, sequences.first_S1, ranks, tokens, steps, serves_SG)
-    return drawing.fill_prefill(order_Q, sequences.first_S1, ranks, tokens, steps, serves_SG)
+        serves_SG = drawing.ranks_of_topics(sequences.topic_S, filling.cost_S, stratum.weight_C, ranks)
+    return filling.fill(order_Q, serves_SG, rng)
+
+
+def _order(stratum: Stratum, filling: Filling, reuse: bool, rng: np.random.Generator) -> Int:
+    """Which sequences come one after another: once each, or with `reuse` as often as is sure to be enough."""
+    sequences, cost_S = stratum.sequences, filling.cost_S
+    need = filling.need if reuse else None
+    if stratum.weight_C is not None:
+        return drawing.weighted_order(sequences, stratum.weight_C, cost_S, need=need, rng=rng)
+    return drawing.shuffled(sequences.n, 1 if need is None else 1 + need // int(cost_S.sum()), rng)
 
 
 def most_that_fits(strata: list[Stratum], stratum_W: list[int], workload: Workload, ranks: int) -> int:
@@ -198,7 +193,7 @@ def too_small(
     fits = most_that_fits(strata, stratum_W, workload, ranks)
     held = sum(len(stratum.sequences.row_T) for stratum in strata)
     count = sum(stratum.sequences.n for stratum in strata)
-    what = "sequences" if workload.phase == "decode" else "tokens"
+    what = workload.kernels.counts
     steps = f"{len(stratum_W)} step" + "s" * (len(stratum_W) != 1)
     many = f"{fits} {what} per rank fit {steps}" if fits else f"nothing fits {steps}"
     long = f", {done} steps fit as asked" if done else ""

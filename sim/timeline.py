@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moecast.files import write_text
-from moecast.sim.breakdown import Waits, waits_for_peers
+from moecast.sim.breakdown import IdleTimes, waits_for_peers
+from moecast.sim.busy import add_link_units
 from moecast.sim.collectives.links import link_kinds
 from moecast.sim.critical_path import NO_RANK, PathPart, critical_path
-from moecast.sim.gains import link_load
 from moecast.sim.network import Rung, find_rung
 from moecast.sim.program import Compute, Exchange, Float, StepProgram, StepTimes, Task
 from moecast.sim.simulate import simulate_step
@@ -87,9 +87,9 @@ def program_timeline(
         Goes into the file's `otherData`.
     """
     names = rank_names or [f"rank {rank}" for rank in range(program.n_ranks)]
-    waits = waits_for_peers(program, times)
-    events = [*_names(program, names, about or {}), *_spans(program, times, waits), *_activity(program, times, waits)]
-    events += _path(program, critical_path(program, times, waits.peer_S), names)
+    idling = waits_for_peers(program, times)
+    events = [*_names(program, names, about or {}), *_spans(program, times, idling), *_activity(program, times, idling)]
+    events += _path(program, critical_path(program, times, idling.peer_S), names)
     if link_kind_J is not None:
         events += _link_rates(program, times, link_kind_J)
     return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": dict(about or {})}
@@ -112,14 +112,14 @@ def _names(program: StepProgram, rank_names: list[str], about: Mapping[str, Any]
             yield {"ph": "M", "pid": PROCESS, "tid": place, "name": "thread_sort_index", "args": {"sort_index": place}}
 
 
-def _spans(program: StepProgram, times: StepTimes, waits: Waits) -> Iterator[Event]:
+def _spans(program: StepProgram, times: StepTimes, idling: IdleTimes) -> Iterator[Event]:
     # Once: `program.streams` walks all tasks, and a training step has a hundred thousand spans.
     place_of = {stream: at for at, stream in enumerate(program.streams)}
     for index, task in enumerate(program.tasks):
         sent_R, received_R = _rank_bytes(task)
         category = "compute" if isinstance(task, Compute) else "exchange"
         stays = zip(
-            times.enter_S[index].tolist(), times.leave_S[index].tolist(), waits.idle_S[index].tolist(), strict=True
+            times.enter_S[index].tolist(), times.leave_S[index].tolist(), idling.idle_S[index].tolist(), strict=True
         )
         for at, (rank, (enter, leave, idle)) in enumerate(zip(program.ranks_of(task).tolist(), stays, strict=True)):
             args: dict[str, Any] = {} if task.layer < 0 else {"MoE layer": task.layer}
@@ -134,7 +134,7 @@ def _spans(program: StepProgram, times: StepTimes, waits: Waits) -> Iterator[Eve
             yield from _span(track, task.kind, category, enter, leave, args)
             yield from _span(track, "idle", "idle", enter, enter + idle, {})
     if program.is_sequence:
-        yield from _ends(program, times, waits)
+        yield from _ends(program, times, idling)
 
 
 def _path(program: StepProgram, path: Sequence[PathPart], rank_names: list[str]) -> Iterator[Event]:
@@ -151,12 +151,12 @@ def _path(program: StepProgram, path: Sequence[PathPart], rank_names: list[str])
             yield span | {"pid": PATH_PROCESS}
 
 
-def _ends(program: StepProgram, times: StepTimes, waits: Waits) -> Iterator[Event]:
+def _ends(program: StepProgram, times: StepTimes, idling: IdleTimes) -> Iterator[Event]:
     """What each rank does after its last task."""
     for rank, done in enumerate(times.leave_S[-1].tolist()):
-        at = done + waits.end_idle_G[rank]
+        at = done + idling.end_idle_G[rank]
         yield from _span(rank, "idle", "idle", done, at, {"waits for": "the last rank"})
-        for index, end_fabric_R in enumerate(waits.end_fabric_S):
+        for index, end_fabric_R in enumerate(idling.end_fabric_S):
             if end_fabric_R[rank]:
                 before, at = at, at + end_fabric_R[rank]
                 kind = program.tasks[index].kind
@@ -188,7 +188,7 @@ def _rank_bytes(task: Task) -> tuple[list[float], list[float]]:
     return sent_G.tolist(), np.bincount(flows.destination_rank_F, away_F, n_ranks).tolist()
 
 
-def _activity(program: StepProgram, times: StepTimes, waits: Waits) -> Iterator[Event]:
+def _activity(program: StepProgram, times: StepTimes, idling: IdleTimes) -> Iterator[Event]:
     """Count the ranks that compute, that are in an exchange, and that wait, at every moment at which it changes."""
     changes: list[tuple[float, int, int]] = []  # when, what, one more or one less
 
@@ -198,14 +198,14 @@ def _activity(program: StepProgram, times: StepTimes, waits: Waits) -> Iterator[
                 changes.extend([(begin, _DOING.index(what), 1), (end, _DOING.index(what), -1)])
 
     for index, task in enumerate(program.tasks):
-        begin_R = times.enter_S[index] + waits.idle_S[index]
+        begin_R = times.enter_S[index] + idling.idle_S[index]
         if task.stream is not None:
             during("idle", times.enter_S[index], begin_R)
         during("compute" if isinstance(task, Compute) else "exchange", begin_R, times.leave_S[index])
     if program.is_sequence:
-        done_G = times.leave_S[-1] + waits.end_idle_G
+        done_G = times.leave_S[-1] + idling.end_idle_G
         during("idle", times.leave_S[-1], done_G)
-        during("exchange", done_G, done_G + np.sum(waits.end_fabric_S, axis=0))
+        during("exchange", done_G, done_G + np.sum(idling.end_fabric_S, axis=0))
     changes.sort()
     count = [0] * len(_DOING)
     for place, (at, what, more) in enumerate(changes):
@@ -224,7 +224,9 @@ def _link_rates(program: StepProgram, times: StepTimes, link_kind_J: tuple[str, 
         if isinstance(task, Exchange) and (flows := task.fill()).n:
             begin, end = times.enter_S[index].min(), times.leave_S[index].max()
             if end > begin:
-                load_J = program.on_every_link(link_load(flows, len(of_kind_J)))
+                load_J = np.zeros(len(of_kind_J))
+                add_link_units(flows, load_J)
+                load_J = program.on_every_link(load_J)
                 load = np.bincount(of_kind_J, load_J, len(kinds))
                 changes += [(begin, load / (end - begin)), (end, -load / (end - begin))]
     changes.sort(key=lambda change: change[0])

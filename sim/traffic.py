@@ -16,6 +16,7 @@ from moecast.arrays import whole_numbers
 from moecast.sim.lplb import split_of_step
 from moecast.sim.plan import Plan
 from moecast.sim.replicas import ReplicaTable
+from moecast.sim.simulated import check_simulated
 from moecast.sim.sites import Sites
 from moecast.sim.traffic_pass import Counts, Serving, count_tokens_of_sources
 from moecast.threads import run_parts, thread_count
@@ -143,7 +144,7 @@ def count_traffic(
     MoecastError
         The plan says what is not simulated yet.
     """
-    plan.check_simulated()
+    check_simulated(plan)
     experts_TLK = checked_choices(experts_TLK, plan)
     token_T = whole_numbers("token_T", token_T, most=len(experts_TLK) - 1)
     home_T = whole_numbers("home_T", home_T, most=plan.ranks - 1, shape=token_T.shape, dtype=np.int32)

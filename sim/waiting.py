@@ -33,7 +33,7 @@ def network_seconds(
     Parameters
     ----------
     idle_S, peer_S
-        As of `moecast.sim.breakdown.Waits`.
+        As of `moecast.sim.breakdown.IdleTimes`.
     """
     computes = [index for index, task in enumerate(program.tasks) if isinstance(task, Compute)]
     exchanges = [index for index, task in enumerate(program.tasks) if not isinstance(task, Compute)]

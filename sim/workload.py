@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from moecast.errors import MoecastError
-from moecast.sim.step import PHASES, Step
+from moecast.sim.parts import PARTS_OF, PHASES, Part
+from moecast.sim.step import Step
 from moecast.traces import PHASES as TRACE_PHASES
 
 MOST_SEED = 2**63 - 1
@@ -89,7 +90,8 @@ class Workload:
             raise MoecastError(f"one of {', '.join(PHASES)} can be simulated", field="phase", value=self.phase)
         if self.from_phase is not None and self.from_phase not in TRACE_PHASES:
             raise MoecastError(f"one of {', '.join(TRACE_PHASES)}", field="from_phase", value=self.from_phase)
-        least_tokens = 0 if self.phase == "mixed" and self.prefill_tokens_per_rank else 1
+        self._check_parts()
+        least_tokens = 0 if self.prefill_tokens_per_rank else 1
         for field, least in (
             ("tokens_per_rank", least_tokens),
             ("steps", 1),
@@ -107,14 +109,20 @@ class Workload:
             for field in ("topics", "one_topic_per_step", "reuse", "request_placement"):
                 if getattr(self, field) not in (None, False, "any"):
                     raise MoecastError("not with steps as recorded", field=field, value=getattr(self, field))
-        if self.context is not None and self.phase == "prefill":
-            raise MoecastError("only decode takes a context length", field="context", value=self.context)
-        if self.prefill_tokens_per_rank and self.phase != "mixed":
-            rule = "stands beside running sequences, in phase mixed"
-            raise MoecastError(rule, field="prefill_tokens_per_rank", value=self.prefill_tokens_per_rank)
         self._check_drafts()
         self._check_topics()
         self._check_names()
+
+    def _check_parts(self) -> None:
+        """Refuse what only another part has."""
+        parts = PARTS_OF[self.phase]
+        if self.context is not None and Part.DECODE not in parts:
+            raise MoecastError("only decode takes a context length", field="context", value=self.context)
+        if len(parts) == 1 and self.prefill_tokens_per_rank:
+            rule = "stands beside running sequences, in phase mixed"
+            raise MoecastError(rule, field="prefill_tokens_per_rank", value=self.prefill_tokens_per_rank)
+        if len(parts) > 1 and self.steps_mode == "as-recorded":
+            raise MoecastError("recorded steps are of one phase", field="phase", value=self.phase)
 
     def _check_names(self) -> None:
         if self.request_placement not in REQUEST_PLACEMENTS:
@@ -124,7 +132,7 @@ class Workload:
             raise MoecastError(f"one of {', '.join(STEPS_MODES)}", field="steps", value=self.steps_mode)
 
     def _check_drafts(self) -> None:
-        if self.speculate and (self.phase == "prefill" or self.steps_mode == "as-recorded"):
+        if self.speculate and (Part.DECODE not in PARTS_OF[self.phase] or self.steps_mode == "as-recorded"):
             raise MoecastError("drafts are for drawn steps that decode", field="speculate", value=self.speculate)
         if self.speculate > MOST_DRAFTS:
             raise MoecastError(f"at most {MOST_DRAFTS} drafts", field="speculate", value=self.speculate)
@@ -149,41 +157,48 @@ class Workload:
     @property
     def parts(self) -> tuple[Workload, ...]:
         """The Workloads whose steps stand beside each other: of a mixed one its prefill and its decode part."""
-        if self.phase != "mixed":
+        if len(PARTS_OF[self.phase]) == 1:
             return (self,)
         alone: dict[str, Any] = {"prefill_tokens_per_rank": 0}
         prompts: dict[str, Any] = {"tokens_per_rank": self.prefill_tokens_per_rank, "context": None}
         no_drafts: dict[str, Any] = {"speculate": 0, "acceptance": 0.0}
         parts = []
         if self.prefill_tokens_per_rank:
-            parts.append(replace(self, **alone, **prompts, **no_drafts, phase="prefill"))
+            parts.append(replace(self, **alone, **prompts, **no_drafts, phase=str(Part.PREFILL)))
         if self.tokens_per_rank:
-            parts.append(replace(self, **alone, phase="decode"))
+            parts.append(replace(self, **alone, phase=str(Part.DECODE)))
         return tuple(parts)
 
     def with_parts(self, parts: Sequence[Workload]) -> Workload:
         """Put changed parts in the place of `parts`."""
-        if self.phase != "mixed":
+        if len(PARTS_OF[self.phase]) == 1:
             return parts[0]
-        tokens = {part.phase: part.tokens_per_rank for part in parts}
-        context = next((part.context for part in parts if part.phase == "decode"), self.context)
+        of = {part.kernels: part for part in parts}
+        prompts, running = of.get(Part.PREFILL), of.get(Part.DECODE)
         return replace(
             self,
-            tokens_per_rank=tokens.get("decode", 0),
-            prefill_tokens_per_rank=tokens.get("prefill", 0),
+            tokens_per_rank=running.tokens_per_rank if running else 0,
+            prefill_tokens_per_rank=prompts.tokens_per_rank if prompts else 0,
             steps=min(part.steps for part in parts),
-            context=context,
+            context=running.context if running else self.context,
             reuse=any(part.reuse for part in parts),
         )
 
     @property
-    def kernels(self) -> str:
+    def kernels(self) -> Part:
         """Whose kernels run, as of `Step.kernels`."""
-        return (
-            "decode"
-            if self.phase == "decode" or (self.phase == "mixed" and not self.prefill_tokens_per_rank)
-            else "prefill"
-        )
+        first, *_ = self.parts
+        return PARTS_OF[first.phase][0]
+
+    @property
+    def decoding(self) -> Workload | None:
+        """Its decode part, if it has one."""
+        return next((part for part in self.parts if part.kernels is Part.DECODE), None)
+
+    @property
+    def latency_kind(self) -> str:
+        """What the time of a step is to a user; of steps that may decode, the time between tokens."""
+        return PARTS_OF[self.phase][-1].latency_kind
 
     @property
     def accepted_per_step(self) -> float:

@@ -211,6 +211,27 @@ def test_help_answers_at_once() -> None:
     assert done.stdout.strip() == "[]", done
 
 
+PHASES = {"prefill", "decode", "mixed"}
+
+
+def _asks_for_a_phase(node: ast.AST) -> bool:
+    """Whether a value is compared with the name of a phase, or looked up by it."""
+    if not isinstance(node, ast.Compare):
+        return False
+    return any(isinstance(side, ast.Constant) and side.value in PHASES for side in (node.left, *node.comparators))
+
+
+def test_no_file_of_the_simulator_switches_on_a_phase() -> None:
+    """What depends on the part that tokens are of is its method (`sim/parts.py`); kernels stand under their phase."""
+    found = []
+    for path in sources("sim"):
+        file = str(path.relative_to(ROOT))
+        if not file.startswith("sim/cost/"):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            found += [f"{file}:{node.lineno}" for node in ast.walk(tree) if _asks_for_a_phase(node)]
+    assert found == []
+
+
 # Who is which rank is said in one file: degrees are divided, and axes of ranks cut, nowhere else.
 DEGREES = {"tp", "cp", "dp", "pp", "ep", "etp", "ranks", "n_ranks"}
 KNOWS_RANKS = {

@@ -40,6 +40,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "sim/cost/tile_loop.py": ("cost/test_gemm.py::test_sizes_that_are_none_are_refused",),
     "sim/drawing.py": ("statistics/test_hostile_arrays.py::test_traces",),
     "sim/exposed.py": (*NETWORK, "sim/test_hostile_arrays.py::test_graphs"),
+    "sim/filling.py": ("statistics/test_hostile_arrays.py::test_traces",),
     # Its arrays are a plan's and a step's, which traffic has checked.
     "sim/lplb.py": ("sim/test_hostile_arrays.py::test_traffic", "sim/test_hostile_arrays.py::test_steps"),
     "sim/made_routing.py": ("statistics/test_hostile_arrays.py::test_load_tables",),
@@ -49,6 +50,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "sim/network/links.py": NETWORK,
     "sim/network/maxmin.py": (*NETWORK, "sim/test_hostile_arrays.py::test_rates"),
     "sim/network/exchange_bounds.py": NETWORK,
+    "sim/replica_turns.py": PLACEMENT,
     "sim/replicas.py": (
         "sim/test_hostile_arrays.py::test_replica_tables",
         "sim/test_hostile_arrays.py::test_replica_tables_with_places_that_are_not_there",

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from moecast.arrays import whole_numbers
 from moecast.sim import Plan, ReplicaTable
 from moecast.sim.lplb import split_of_step
+from moecast.sim.simulated import check_simulated, check_whole_experts
 from moecast.sim.traffic import checked_choices
 from moecast.traces import NO_CHOICE
 
@@ -91,8 +92,8 @@ def serve(
     MoecastError
         The plan says what is not simulated yet.
     """
-    plan.check_simulated()
-    plan.check_whole_experts()
+    check_simulated(plan)
+    check_whole_experts(plan)
     experts_TLK = checked_choices(experts_TLK, plan)
     shape = (len(experts_TLK),)
     source_T = whole_numbers("source_T", source_T, most=plan.ranks - 1, shape=shape, dtype=np.int32)

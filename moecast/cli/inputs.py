@@ -226,7 +226,7 @@ def _keys_read(trace: RoutingTrace, workload: Workload) -> tuple[str, ...]:
     """How long the contexts are that nobody gave: they decide what decode's attention and KV cache cost."""
     from moecast.traces import PHASES
 
-    decode = next((part for part in workload.parts if part.phase == "decode"), None)
+    decode = workload.decoding
     if decode is None or decode.context is not None:
         return ()
     keys_T = trace.position_T[trace.phase_T == PHASES.index(decode.drawn_phase)]
@@ -250,7 +250,7 @@ def _fitted(trace: RoutingTrace, workload: Workload, ranks: int) -> tuple[Worklo
     from moecast.sim import fit_workload
 
     fitted = fit_workload(trace, workload, ranks=ranks)
-    what = "sequences" if workload.phase == "decode" else "tokens"
+    what = workload.kernels.counts
     if fitted.reuse and not workload.reuse:
         note = f"the trace does not fill {ranks} ranks for {workload.steps} steps: its sequences are used again"
         return fitted, (note,)

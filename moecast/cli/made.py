@@ -56,10 +56,10 @@ def routing_for(
     """
     from moecast.sim import fit_workload
 
-    if workload.phase == "mixed":
+    if workload.parts != (workload,):
         return _for_parts(source, model, workload, ranks=ranks, seed=seed, quiet=quiet)
-    lifted = source.routing == "trace"
-    if lifted and workload.phase == "decode" and workload.context is None and _is_shipped(source.trace):
+    lifted, decodes = source.routing == "trace", workload.decoding is not None
+    if lifted and decodes and workload.context is None and _is_shipped(source.trace):
         workload = replace(workload, context=DEFAULT_CONTEXT)  # the shipped texts are short, as its model is small
     if lifted:
         made = _lifted(source, model, workload, ranks, seed, quiet)
@@ -67,9 +67,7 @@ def routing_for(
         made = _drawn(source, model, workload, ranks, seed)
     trace = source.cut(made)
     fits = workload.reuse or fit_workload(trace, workload, ranks=ranks) == workload
-    notes = (
-        () if lifted or workload.phase == "decode" else (f"prompts of {source.isl or DEFAULT_ISL} tokens each (--isl)",)
-    )
+    notes = () if lifted or decodes else (f"prompts of {source.isl or DEFAULT_ISL} tokens each (--isl)",)
     if fits:
         return trace, workload, notes
     again = f"{trace.n_tokens:,} different tokens are made, fewer than the steps hold: they are drawn again"
@@ -105,7 +103,7 @@ def sequences_needed(workload: Workload, *, ranks: int, length: int) -> int:
     In prefill each rank takes whole sequences until it holds its tokens of all steps. In decode each place of the batch
     begins its first one anywhere and goes on to others when it ends.
     """
-    if workload.phase == "decode":
+    if workload.decoding is not None:
         return ranks * workload.tokens_per_rank * (1 + math.ceil((workload.steps - 1) / length))
     return ranks * math.ceil(workload.tokens_per_rank * workload.steps / length)
 
@@ -115,7 +113,7 @@ def _drawn(source: Source, model: ModelShape, workload: Workload, ranks: int, se
     from moecast.sim.made_routing import parse_law, routing_by_law, routing_by_load
     from moecast.traces import read_load_table
 
-    decode = workload.phase == "decode"
+    decode = workload.decoding is not None
     length = workload.steps if decode else source.isl or DEFAULT_ISL
     asked: dict[str, Any] = {
         "tokens": _with_part(sequences_needed(workload, ranks=ranks, length=length), length, source),

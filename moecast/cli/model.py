@@ -131,22 +131,10 @@ def _values(model: ModelShape) -> dict[str, Any]:
 
 def _parts(model: ModelShape) -> list[dict[str, Any]]:
     """Parameters and bytes by part; they add up to the model."""
-    dense, expert = model.dense_type, model.weight_type
-    mixers = sum(map(model.mixer_parameters, range(model.n_layers)))
-    counts = (
-        ("routed experts", model.layers * model.experts * model.expert_parameters, expert),
-        ("shared experts", model.layers * model.shared_parameters, dense),
-        ("latent projections", model.layers * model.latent_parameters, dense),
-        ("dense layers", len(model.dense_layer_ids) * model.dense_parameters, dense),
-        ("attention", mixers, model.mixer_type),
-        ("routers", model.layers * model.router_parameters, "bf16"),
-        ("norms", (2 * model.n_layers + 1) * model.hidden, "bf16"),
-        ("embedding, LM head", (1 if model.tied_embedding else 2) * model.vocab * model.hidden, "bf16"),
-    )
     return [
-        {"part": part, "parameters": count, "type": kind, "bytes": round(count * model.type_bytes(kind))}
-        for part, count, kind in counts
-        if count
+        {"part": part.part, "parameters": part.count, "type": part.element_type, "bytes": part.bytes}
+        for part in model.parameters_by_part()
+        if part.count
     ]
 
 

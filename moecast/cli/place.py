@@ -10,49 +10,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moecast.cli import options
-from moecast.cli.asked import CONTEXT, LAYOUT, Asked, option
+from moecast.cli.asked import Asked
+from moecast.cli.place_by_load import place_loads, refuse_steps
+from moecast.cli.place_outputs import Outputs
 from moecast.cli.question_options import takes_question
 from moecast.cli.replanning import read_replanning
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Sequence
+    from collections.abc import Sequence
 
     from moecast.cli.inputs import Inputs
-    from moecast.placement import LoadPlacement, Placement
-    from moecast.sim import ModelShape
-    from moecast.sim.plan import ReplicaRule
-    from moecast.traces import TraceMeta
+    from moecast.placement import Placement
 
 STARTED = time.monotonic()
 """When the command began: a time limit is for all of it, reading and writing too."""
-
-# What says which tokens are in flight together: a load table has no tokens.
-OF_STEPS = (
-    "dims",
-    "isl",
-    *LAYOUT,
-    "sequence_parallel",
-    *CONTEXT,
-    "recorded_steps",
-    "time_limit",
-    "work_limit",
-    "balance_weight",
-    "balance_at_least",
-    "robust",
-    "advise",
-    "prove",
-    "replan_every",
-    "plan_on",
-    "phase",
-    "tokens_per_rank",
-    "steps",
-    "context",
-    "topics",
-    "one_topic_per_step",
-    "request_placement",
-    "reuse",
-    "from_phase",
-)
 
 
 UNUSED = ("part", "plan", "fluid_steps", "memory_fraction", "gains")
@@ -185,13 +156,12 @@ def place_command(
     """
     from moecast.cli import render
     from moecast.cli.inputs import read_inputs
-    from moecast.files import check_outputs
     from moecast.placement import place
-    from moecast.placement.engines import engine_path, find_engine, write_engine_file
-    from moecast.sim import describe, write_plan
+    from moecast.placement.engines import find_engine
+    from moecast.sim import describe
 
-    exported = None if export is None else engine_path(out, export)
-    check_outputs({"--out": out, "--export": exported}, asked.files)
+    outputs = Outputs(out=out, export=export)
+    outputs.check(asked.files)
     rule = options.replica_rule(asked.replica_rule, made=True)
     rule = rule or ("round_robin" if export is None else find_engine(export).replica_rule)
     if asked.load is not None:
@@ -205,24 +175,16 @@ def place_command(
             "prove": prove,
             "replan_every": replan_every,
         }
-        _refuse_steps({*asked.given, *(name for name, value in searched.items() if value is not None)})
-        by_load, shape, notes = _place_by_load(
+        refuse_steps({*asked.given, *(name for name, value in searched.items() if value is not None)})
+        place_loads(
             asked,
+            outputs,
             solver=solver or "balance",
             slots=slots,
             replica_rule=rule,
-            export=export,
             expert_groups=expert_groups,
+            json=json,
         )
-        write_plan(by_load.plan, out)
-        launch = "" if export is None else find_engine(export).launch(str(exported), by_load.plan)
-        if export is not None and exported is not None and shape is not None:
-            write_engine_file(by_load.plan, exported, engine=export, model=shape)
-        if json:
-            said = {"notes": list(notes), "plan": str(out), "export": exported and str(exported), "launch": launch}
-            render.echo_json(by_load.to_json() | said)
-        else:
-            _show_by_load(by_load, notes, out, exported, launch)
         return
     replanning = read_replanning(
         replan_every,
@@ -268,108 +230,12 @@ def place_command(
             replanning=replanning,
             progress=advance,
         )
-    write_plan(placement.plan, out)
-    launch = "" if export is None else find_engine(export).launch(str(exported), placement.plan)
+    launch = outputs.write(placement.plan, inputs.model)
     labels = describe.labels(inputs.model, inputs.trace, inputs.workload)
-    if export is not None and exported is not None:
-        write_engine_file(placement.plan, exported, engine=export, model=inputs.model)
     if json:
-        said = {"labels": list(labels), "notes": list(inputs.notes), "launch": launch}
-        render.echo_json(placement.to_json() | said | {"plan": str(out), "export": exported and str(exported)})
+        render.echo_json(placement.to_json() | {"labels": list(labels)} | outputs.said(inputs.notes, launch))
     else:
-        _show(placement, inputs, labels, out, exported, launch)
-
-
-def _refuse_steps(given: Container[str]) -> None:
-    """Options about steps and searches mean nothing to a load table: say so rather than ignore them."""
-    from moecast.errors import MoecastError
-
-    for name in OF_STEPS:
-        if name in given:
-            raise MoecastError("a load table has no tokens, steps or times for it to act on", field=option(name))
-
-
-def _place_by_load(
-    asked: Asked,
-    *,
-    solver: str,
-    slots: int | None,
-    replica_rule: ReplicaRule,
-    export: str | None,
-    expert_groups: int | None,
-) -> tuple[LoadPlacement, ModelShape | None, tuple[str, ...]]:
-    """Read the counts and place by them; what was assumed of the cluster comes along."""
-    from moecast.errors import MoecastError
-    from moecast.placement import place_by_load
-    from moecast.topology import load_cluster
-    from moecast.traces import read_load_table
-
-    asked.source  # noqa: B018  a trace beside a load table is refused
-    assert asked.load is not None
-    if asked.cluster is None and (asked.nodes, asked.fabric) != (None, None):
-        raise MoecastError("name the cluster they are of", field="--cluster")
-    table = read_load_table(asked.load)
-    shape = _model_of(asked.model, table.meta, asked.load)
-    if export is not None and shape is None:
-        raise MoecastError("an engine's file needs the model: name it with --model", file=asked.load)
-    built = None if asked.cluster is None else load_cluster(asked.cluster, nodes=asked.nodes, fabric=asked.fabric)
-    placement = place_by_load(
-        table,
-        cluster=built,
-        model=shape,
-        solver=solver,
-        ep=asked.ep,
-        slots_per_rank=asked.slots_per_rank,
-        slots=slots,
-        dispatch=options.dispatch_mode(asked.dispatch),
-        replica_rule=replica_rule,
-        fill=export is not None,
-        expert_groups=expert_groups,
-        seed=asked.seed,
-    )
-    return placement, shape, built.notes if built else ()
-
-
-def _model_of(model: str | None, meta: TraceMeta, file: Path) -> ModelShape | None:
-    """The model of `--model`, else of the table's own config; None where neither is there."""
-    from moecast.cli.inputs import read_model
-
-    return None if model is None and meta.config is None else read_model(model, None, meta, file=file)
-
-
-def _show_by_load(
-    placement: LoadPlacement, notes: Sequence[str], out: Path, exported: Path | None, launch: str
-) -> None:
-    _show_notes(notes)
-    _show_found(placement.table_title, placement.table_rows(), placement.table_notes(), out, exported, launch)
-
-
-def _show_notes(notes: Sequence[str]) -> None:
-    from rich.markup import escape
-
-    from moecast.cli import render
-
-    for note in notes:
-        render.console().print(f"[yellow]{escape(note)}[/yellow]")
-
-
-def _show_found(
-    title: str,
-    rows: Sequence[tuple[str, str]],
-    notes: Sequence[str],
-    out: Path,
-    exported: Path | None,
-    launch: str,
-) -> None:
-    from rich.markup import escape
-
-    from moecast.cli import render
-
-    render.show_rows(title, rows, notes)
-    engine = f", for the engine: [bold]{escape(str(exported))}[/bold]" if exported else ""
-    render.console().print(f"plan: [bold]{escape(str(out))}[/bold]{engine}")
-    if launch:
-        render.console().print(f"with it: {escape(launch)}", soft_wrap=True)
+        _show(placement, inputs, labels, outputs, launch)
 
 
 def parse_time_limit(text: str | None) -> float | None:
@@ -391,12 +257,9 @@ def parse_time_limit(text: str | None) -> float | None:
     return seconds
 
 
-def _show(
-    placement: Placement, inputs: Inputs, labels: Sequence[str], out: Path, exported: Path | None, launch: str
-) -> None:
+def _show(placement: Placement, inputs: Inputs, labels: Sequence[str], outputs: Outputs, launch: str) -> None:
     rows = placement.table_rows()
     if not inputs.model.is_whole:
         objective = f"objective: time of the {inputs.model.layers} layers simulated, on the planning part"
         rows[0] = (objective, rows[0][1])
-    _show_notes([*labels, *inputs.notes])
-    _show_found(placement.table_title, rows, placement.table_notes(), out, exported, launch)
+    outputs.show(placement.table_title, rows, placement.table_notes(), launch=launch, warned=[*labels, *inputs.notes])

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from moecast.errors import MoecastError
 from moecast.sim import Plan, read_plan
 from moecast.sim.serving_ranks import ServingRanks
+from moecast.sim.simulated import check_simulated, check_whole_experts
 from moecast.sim.slots import EMPTY
 from moecast.traces import RoutingTrace, TraceCounter, TraceMeta, TraceStats
 
@@ -34,8 +35,8 @@ def read_plan_for(path: Path, meta: TraceMeta) -> Plan:
         ours, theirs = getattr(plan, name), getattr(meta, name)
         if ours != theirs:
             raise MoecastError(f"the trace has {theirs}", file=path, field=name, value=ours)
-    plan.check_simulated(file=path)
-    plan.check_whole_experts(file=path)
+    check_simulated(plan, file=path)
+    check_whole_experts(plan, file=path)
     for name in ("tp", "cp"):
         if getattr(plan, name) > 1 and rank_of_expert_LE(plan) is None:
             rule = "replicas are counted here for ranks with tokens of their own: use 1"

@@ -32,28 +32,26 @@ link that ranks share: that is no bound, since one rank's experts run while anot
 Valid for schedules whose tasks stand on one stream, refused for others. Proved copies are of all steps together: a mean
 over steps of maxima is at least the maximum of their means.
 
-Axes: G rank, L MoE layer, E expert, T token, K choice.
+One layer is relaxed in `relaxed`, and what lies between two barriers summed up in `segments`.
+
+Axes: G rank, L MoE layer, D EP group, S step, I segment.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from moecast.errors import MoecastError
-from moecast.placement.certificates.ports import Port
-from moecast.placement.certificates.remote import Homes
-from moecast.placement.certificates.step_copies import group_and_member, homes_of, proved_copies
-from moecast.sim.cost import ExpertBlock, costs_of
+from moecast.placement.certificates.relaxed import CopyPorts, relaxed_layer
+from moecast.placement.certificates.segments import Segment, segments_of
+from moecast.placement.certificates.step_copies import proved_copies
 from moecast.sim.forward import ForwardPass
 from moecast.sim.placed_model import PlacedModel
-from moecast.sim.program import Compute, Exchange, Task
 from moecast.sim.schedules import beside_in, schedule_tasks
-from moecast.traces import NO_CHOICE
 
 if TYPE_CHECKING:
     from moecast.placement.problem import PlacementProblem
@@ -62,7 +60,6 @@ if TYPE_CHECKING:
 Float = npt.NDArray[np.float64]
 
 SAFETY = 1 - 1e-9  # sums of thousands of stages round
-INCOMING = ("nvlink-in", "nic-in")
 
 
 def certificate_s(
@@ -87,14 +84,14 @@ def certificate_s(
         rule = f"a certificate holds for tasks on one stream, not for {beside}: use sequential and all-gather"
         raise MoecastError(rule, field="schedule", value=plan.schedule)
     placed = PlacedModel.of(problem.cluster, problem.model, plan, phase=problem.workload.kernels, seed=problem.seed)
-    ports = _Ports.of(problem, placed)
+    ports = CopyPorts.of(problem, placed)
     bounds, segments_S = [], []
     steps = problem.steps if steps is None else tuple(steps)
     for step in steps:
         forward = ForwardPass.of(placed, problem.trace, step)
-        relaxed = [_relaxed_layer(problem, placed, ports, step, layer) for layer in range(plan.layers)]
+        relaxed = [relaxed_layer(problem, placed, ports, step, layer) for layer in range(plan.layers)]
         tasks = schedule_tasks(forward)
-        segments_S.append(_segments(forward, tasks, relaxed, ports))
+        segments_S.append(segments_of(forward, tasks, relaxed, ports))
         bounds.append(_step_bound(segments_S[-1]))
     least = float(np.mean(bounds))
     if prove_nodes and ports.counted:
@@ -103,60 +100,7 @@ def certificate_s(
     return SAFETY * least
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Ports:
-    """What a copy costs a rank's own links, where copies go straight from rank to rank; nothing where relays help.
-
-    `counted`: whether copies between ranks are what the placement decides, and each expert has one slot.
-    """
-
-    dispatch_in: Port
-    dispatch_out: Port
-    combine_in: Port
-    combine_out: Port
-    counted: bool
-
-    @classmethod
-    def of(cls, problem: PlacementProblem, placed: PlacedModel) -> _Ports:
-        mode, plan = placed.mode, problem.wanted
-        sends = plan.ep > 1 and plan.etp == 1 and not mode.gathers and not placed.experts_are_summed
-        straight = not (mode.relayed and placed.sites.crosses_domains)
-        nothing = Port(copy_s=0.0, latency_s=0.0)
-        there, back = placed.dispatch_flows, placed.combine_flows
-        return cls(
-            dispatch_in=Port.into(placed, there) if sends and straight else nothing,
-            dispatch_out=Port.out_of(placed, there) if sends and straight else nothing,
-            combine_in=Port.into(placed, back) if sends and straight else nothing,
-            combine_out=Port.out_of(placed, back) if sends and straight else nothing,
-            counted=sends and straight and problem.spare_slots == 0,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Relaxed:
-    """Lower bounds for one layer of one step, by EP group: the mean over its ranks, and the slowest of them.
-
-    Copies have means only: which rank is slowest to take them in depends on the plan. `copies_mean_D`: that a rank
-    takes in, and sends back; `expert_least_D`: of any one rank's experts; `hears_D`, `sends_D`: whether every rank
-    takes copies in, and every rank's own tokens need another one.
-    """
-
-    expert_mean_D: Float
-    expert_most_D: Float
-    expert_least_D: Float
-    dispatch_mean_D: Float
-    combine_mean_D: Float
-    copies_mean_D: Float
-    hears_D: Float
-    sends_D: Float
-
-    def copies_s(self, kind: str) -> Float:
-        """Of the layer's dispatch or combine; nothing of other exchanges."""
-        known = {"dispatch": self.dispatch_mean_D, "combine": self.combine_mean_D}
-        return known.get(kind, np.zeros_like(self.dispatch_mean_D))
-
-
-def _step_bound(segments_DI: Sequence[Sequence[_Segment]]) -> float:
+def _step_bound(segments_DI: Sequence[Sequence[Segment]]) -> float:
     """The larger of what the average rank needs and, group by group, what barriers make everybody wait for."""
     bounds = []
     for segments in segments_DI:
@@ -165,7 +109,7 @@ def _step_bound(segments_DI: Sequence[Sequence[_Segment]]) -> float:
     return float(max(bounds))
 
 
-def _pooled_bound(segments_SDI: Sequence[Sequence[Sequence[_Segment]]], copies_DL: Float, ports: _Ports) -> float:
+def _pooled_bound(segments_SDI: Sequence[Sequence[Sequence[Segment]]], copies_DL: Float, ports: CopyPorts) -> float:
     """The same for the mean of all steps, of which the copies are known together: `copies_DL` of a rank and step.
 
     A mean of maxima is at least the maximum of means.
@@ -188,217 +132,10 @@ def _pooled_bound(segments_SDI: Sequence[Sequence[Sequence[_Segment]]], copies_D
     return max(bounds)
 
 
-def _by_layer(parts: Sequence[_Segment], ports: _Ports) -> Iterator[tuple[tuple[int, float], list[float], list[float]]]:
+def _by_layer(
+    parts: Sequence[Segment], ports: CopyPorts
+) -> Iterator[tuple[tuple[int, float], list[float], list[float]]]:
     """Of each layer of a segment: seconds of a copy, and over steps what a rank needs by itself and for a trip."""
     copy_s = max(ports.dispatch_out.copy_s, ports.combine_in.copy_s)
     for trips in zip(*(part.trips for part in parts), strict=True):
         yield (trips[0].layer, copy_s), [trip.own_s for trip in trips], [trip.base_s for trip in trips]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Trip:
-    """One layer of one step: the mean rank's own experts, and what a round trip of its tokens takes but for copies."""
-
-    layer: int
-    own_s: float
-    base_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Segment:
-    """What one EP group needs between two barriers: its average rank, its slowest, and its chain.
-
-    `chain`: seconds without copies, and seconds of one copy, of the chain dispatch, experts, combine of each rank;
-    `trips`: of each layer, where no barrier divides them; `rest_s`: what the average rank needs beside these.
-    """
-
-    mean_s: float
-    most_s: float
-    chain: tuple[float, float] | None = None
-    layer: int = -1
-    copies: float = 0.0
-    trips: tuple[_Trip, ...] = ()
-    rest_s: float = 0.0
-
-    def chain_s(self, copies_L: Float | None = None) -> float:
-        """Of the chain, with copies that a rank takes in on average; None: those that counting choices gives."""
-        if self.chain is None:
-            return 0.0
-        return self.chain[0] + self.chain[1] * (self.copies if copies_L is None else float(copies_L[self.layer]))
-
-
-def _segments(
-    forward: ForwardPass, tasks: Sequence[Task], relaxed: Sequence[_Relaxed], ports: _Ports
-) -> list[list[_Segment]]:
-    """Cut a step at its barriers, for each EP group."""
-    group_G = forward.placed.sites.group_G
-    parts = _between_barriers(tasks, group_G)
-    return [
-        [
-            _segment(forward, part, relaxed, ports, group, group_G == group, index > 0)
-            for index, part in enumerate(parts)
-        ]
-        for group in range(forward.placed.plan.groups)
-    ]
-
-
-def _segment(
-    forward: ForwardPass,
-    stages: Sequence[Task],
-    relaxed: Sequence[_Relaxed],
-    ports: _Ports,
-    group: int,
-    members_G: npt.NDArray[np.bool_],
-    behind_barrier: bool,
-) -> _Segment:
-    moves = forward.placed.mode.stay  # then attention, too, is where the plan puts the tokens
-    fixed_G = np.zeros(int(members_G.sum()))
-    setups = copies = 0.0
-    layers = [relaxed[stage.layer] for stage in stages if stage.kind == "expert"]
-    for index, stage in enumerate(stages):
-        if isinstance(stage, Exchange):
-            setups += stage.setup_s
-            if stage.fill().n and (stage.barrier or (index == 0 and behind_barrier)):
-                copies += relaxed[stage.layer].copies_s(stage.kind)[group]
-        elif isinstance(stage, Compute) and stage.kind != "expert" and not moves:
-            fixed_G += stage.seconds_R[members_G]
-    expert_mean = sum(layer.expert_mean_D[group] for layer in layers)
-    expert_most = max((layer.expert_most_D[group] for layer in layers), default=0.0)
-    mean_s = setups + copies + expert_mean + float(fixed_G.mean())
-    most_s = setups + max(float(fixed_G.min()) + expert_most, float(fixed_G.max()))
-    first = stages[0] if stages else None
-    chained = behind_barrier and len(layers) == 1 and ports.dispatch_in.copy_s > 0
-    if chained and isinstance(first, Exchange) and first.kind == "dispatch":
-        layer = layers[0]
-        latency_s = (ports.dispatch_in.latency_s + ports.combine_out.latency_s) * layer.hears_D[group]
-        base_s = setups + expert_mean + latency_s + float(fixed_G.min())
-        return _Segment(
-            mean_s=mean_s,
-            most_s=most_s,
-            chain=(base_s, ports.dispatch_in.copy_s + ports.combine_out.copy_s),
-            layer=first.layer,
-            copies=float(layer.copies_mean_D[group]),
-        )
-    last = stages[-1] if stages else None
-    if isinstance(last, Exchange) and last.barrier and last.kind in {"dispatch", "combine"} and last.fill().n:
-        there, back = (ports.dispatch_in, ports.dispatch_out), (ports.combine_in, ports.combine_out)
-        copy_s = max(port.copy_s for port in (there if last.kind == "dispatch" else back))
-        base_s = setups + expert_mean + float(fixed_G.mean())
-        return _Segment(
-            mean_s=mean_s,
-            most_s=most_s,
-            chain=(base_s, copy_s),
-            layer=last.layer,
-            copies=float(relaxed[last.layer].copies_mean_D[group]),
-        )
-    trips = []
-    if ports.counted and layers and all(layer.sends_D[group] for layer in layers):
-        latency_s = ports.dispatch_out.latency_s + ports.combine_in.latency_s
-        copy_s = max(ports.dispatch_out.copy_s, ports.combine_in.copy_s)
-        for stage in stages:
-            if stage.kind == "expert":
-                layer = relaxed[stage.layer]
-                base_s = latency_s + float(layer.expert_least_D[group])
-                trips.append(_Trip(layer=stage.layer, own_s=float(layer.expert_mean_D[group]), base_s=base_s))
-        rest_s = setups + float(fixed_G.mean())
-        tripped = [max(t.own_s, t.base_s + copy_s * float(relaxed[t.layer].copies_mean_D[group])) for t in trips]
-        mean_s = max(mean_s, rest_s + sum(tripped))
-        return _Segment(mean_s=mean_s, most_s=most_s, trips=tuple(trips), rest_s=rest_s)
-    return _Segment(mean_s=mean_s, most_s=most_s)
-
-
-def _between_barriers(stages: Sequence[Task], group_G: npt.NDArray[np.int32]) -> list[list[Task]]:
-    """Cut the stages behind each barrier of whole EP groups; an all-reduce of ranks that share tokens is none."""
-    parts: list[list[Task]] = [[]]
-    for stage in stages:
-        parts[-1].append(stage)
-        if isinstance(stage, Exchange) and stage.barrier and np.array_equal(stage.group_R, group_G):
-            parts.append([])
-    return parts
-
-
-def _relaxed_layer(problem: PlacementProblem, placed: PlacedModel, ports: _Ports, step: Step, layer: int) -> _Relaxed:
-    """Relax one layer: even loads, the hottest expert, the fewest copies."""
-    wanted = problem.wanted
-    group_T, _ = group_and_member(placed, step)
-    experts_TK = problem.trace.experts_TLK[step.token_T, layer]
-    most_replicas = min(wanted.ep, problem.spare_slots + 1)
-    relaxed = []
-    for group in range(wanted.groups):
-        chosen_TK = experts_TK[group_T == group]
-        load_E = np.bincount(chosen_TK[chosen_TK != NO_CHOICE], minlength=wanted.experts)[: wanted.experts]
-        even = _expert_floor(problem, float(load_E.sum()) / wanted.ep, np.count_nonzero(load_E) / wanted.ep)
-        least = 0.0
-        if sole := (problem.spare_slots == 0 and len(set(problem.slots_G.tolist())) == 1 and wanted.etp == 1):
-            mean_s, least = _partition_floor(problem, load_E)
-            even = max(even, mean_s)
-        hottest = -(-int(load_E.max(initial=0)) // most_replicas)
-        hot = _expert_floor(problem, float(hottest), float(hottest > 0))
-        copies, hears, sends = 0.0, False, False
-        if ports.counted and sole:
-            copies, hears, sends = _counted_copies(placed, homes_of(problem, placed, [step], layer, group))
-        relaxed.append((even, max(even, hot), least, *_copy_floor(problem, placed, chosen_TK), copies, hears, sends))
-    columns = [np.array(column, np.float64) for column in zip(*relaxed, strict=True)]
-    return _Relaxed(
-        expert_mean_D=columns[0],
-        expert_most_D=columns[1],
-        expert_least_D=columns[2],
-        dispatch_mean_D=columns[3],
-        combine_mean_D=columns[4],
-        copies_mean_D=columns[5],
-        hears_D=columns[6],
-        sends_D=columns[7],
-    )
-
-
-def _counted_copies(placed: PlacedModel, homes: Homes) -> tuple[float, bool, bool]:
-    """Copies that a rank takes in on average, by counting choices; whether all hear, and all send."""
-    ranks = len(homes.size_G)
-    if placed.mode.stay:  # homes move with the plan, and nobody knows who sends what
-        return 0.0, False, False
-    if placed.mode.per_choice:
-        return homes.remote_choices() / ranks, homes.all_hear, homes.all_send
-    slots = int(homes.size_G.max())
-    fewest = int(np.maximum(-(-homes.tokens.choices_T // slots) - 1, 0).sum())
-    return fewest / ranks, homes.all_hear, homes.all_send
-
-
-def _partition_floor(problem: PlacementProblem, load_E: npt.NDArray[np.int64]) -> tuple[float, float]:
-    """At least so long the mean rank's experts take, and any rank's, where each expert has one slot."""
-    costs, block = costs_of(problem.cluster.hardware), ExpertBlock.of(problem.model)
-    return costs.partition_floor_seconds(
-        block, load_E, ranks=problem.wanted.ep, slots=int(min(problem.slots_G)), phase=problem.workload.kernels
-    )
-
-
-def _expert_floor(problem: PlacementProblem, rows: float, hits: float) -> float:
-    """At least so long a rank's experts take for `rows` choices of `hits` experts; convex and rising in both."""
-    costs, block = costs_of(problem.cluster.hardware), ExpertBlock.of(problem.model)
-    return float(costs.expert_floor_seconds(block, rows, hits, phase=problem.workload.kernels))
-
-
-def _copy_floor(
-    problem: PlacementProblem, placed: PlacedModel, chosen_TK: npt.NDArray[np.uint16]
-) -> tuple[float, float]:
-    """Mean seconds for which the links into a rank carry the fewest copies that the choices allow: out and back."""
-    if placed.mode.stay or placed.mode.gathers or placed.experts_are_summed or problem.wanted.ep == 1:
-        return 0.0, 0.0
-    slots = int(problem.slots_G.max())
-    choices_T = (chosen_TK != NO_CHOICE).sum(1)
-    if placed.mode.per_choice:
-        out_T = back_T = np.maximum(choices_T - slots, 0)
-    else:
-        out_T = np.maximum(-(-choices_T // slots) - 1, 0)
-        back_T = np.minimum(out_T, 1) if placed.mode.relayed else out_T  # a domain's results are summed there
-    rate_Bps = _incoming_Bps(problem) * problem.wanted.ep
-    out, back = (
-        float(copies_T.sum()) * flows.copy_bytes / rate_Bps
-        for copies_T, flows in ((out_T, placed.dispatch_flows), (back_T, placed.combine_flows))
-    )
-    return out, back
-
-
-def _incoming_Bps(problem: PlacementProblem) -> float:
-    """Bytes/s that the links into one GPU carry together, at most."""
-    kinds = np.array(problem.cluster.link_kind_J)
-    return float(sum(problem.cluster.capacity_J[kinds == kind].max(initial=0.0) for kind in INCOMING))

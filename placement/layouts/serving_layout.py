@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
+from moecast.placement.layouts.degrees import AttentionDegrees
 from moecast.sim.degrees import Degrees
 from moecast.sim.whole import whole
 
@@ -18,7 +19,7 @@ SEQUENTIAL = "sequential"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class ServingLayout:
+class ServingLayout(AttentionDegrees):
     """A layout of one instance: its GPUs hold the model once, in one EP group for each pipeline stage.
 
     Copies of an instance stand beside each other and share nothing, so an instance says all there is to say.
@@ -26,7 +27,7 @@ class ServingLayout:
     Parameters
     ----------
     tp, cp, dp, pp
-        Ranks that share heads, and sequences; groups of those; pipeline stages.
+        As of `AttentionDegrees`.
     etp
         Ranks that share each expert by width; what it leaves of a stage's ranks is the EP group.
     sequence_parallel, dispatch, schedule, microbatches
@@ -42,10 +43,6 @@ class ServingLayout:
         A degree that is no whole number of at least 1, or that does not divide the ranks of a stage.
     """
 
-    tp: int = 1
-    cp: int = 1
-    dp: int = 1
-    pp: int = 1
     etp: int = 1
     sequence_parallel: bool = True
     dispatch: DispatchMode | None = None
@@ -62,16 +59,6 @@ class ServingLayout:
         whole("spare_slots", self.spare_slots, least=0)
         if self.ranks_of_stage % self.etp:
             raise ValueError(f"etp = {self.etp}: does not divide the {self.ranks_of_stage} ranks of a pipeline stage")
-
-    @property
-    def ranks_of_stage(self) -> int:
-        """Ranks of a pipeline stage."""
-        return self.tp * self.cp * self.dp
-
-    @property
-    def gpus(self) -> int:
-        """GPUs of an instance."""
-        return self.ranks_of_stage * self.pp
 
     @property
     def ep(self) -> int:

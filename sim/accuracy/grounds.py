@@ -20,6 +20,7 @@ from moecast.sim.accuracy.known_errors import (
 )
 from moecast.sim.cost.gpus import GPUS, gpu_key
 from moecast.sim.engines import find_engine
+from moecast.sim.parts import Part
 from moecast.units import format_percent
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def grounds_of(asked: Question) -> Grounds:
     """Find what stands behind the step time of a serving question."""
     hardware = asked.cluster.hardware
     known = known_errors()
-    family = _serving_family(asked.workload.phase, source_of(hardware), known)
+    family = _serving_family(asked.workload.kernels, source_of(hardware), known)
     if family == PREFILL and interval_of(known.of(PREFILL)) is None:
         known, family = request_errors(), PROMPTS
     return grounds_in(known, family, asked, unmeasured(asked))
@@ -161,9 +162,9 @@ def too_few(rows: int, configurations: int) -> str:
     return f"{rows} rows of {configurations} configuration{many} are too few for an interval"
 
 
-def _serving_family(phase: str, source: str, known: KnownErrors) -> str:
-    if phase != "decode":
-        return PREFILL if phase == "prefill" else ""
+def _serving_family(part: Part, source: str, known: KnownErrors) -> str:
+    if part is Part.PREFILL:
+        return PREFILL
     of_source = (family for family in DECODE if any(row.source == source for row in known.of(family)))
     return next(of_source, DECODE[0])
 
@@ -173,7 +174,7 @@ def _unmeasured_serving(asked: Question) -> str:
     plan, work = asked.plan, asked.workload
     checks = (
         (not asked.model.is_whole, "the time of some layers, not of a step of the model"),
-        (work.phase == "mixed", "mixed steps"),
+        (len(work.parts) > 1, "mixed steps"),
         (bool(work.speculate), "speculative decoding"),
         (plan.layout.stages * plan.microbatches > 1, "a pipeline in serving"),
         (plan.layout.cp > 1, "context parallelism in serving"),

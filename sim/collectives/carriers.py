@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moecast.sim.collectives.fitted import is_fitted, nccl_of, wire_of
+from moecast.sim.collectives.fitted import gathered_wire, is_fitted, nccl_of, wire_of
 from moecast.sim.collectives.links import with_senders_links
 from moecast.sim.collectives.template import FlowTemplate, Legs
 from moecast.sim.cost.dispatch import (
@@ -35,6 +35,11 @@ if TYPE_CHECKING:
     from moecast.topology import Hardware
 
 PHASES = ("dispatch", "combine")
+
+
+def has_carriers(hardware: Hardware) -> bool:
+    """Whether fitted costs say what kernels add; else links alone."""
+    return is_fitted(hardware) and find_engine(hardware.engine).measured_moe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,10 +106,12 @@ class Carried:
         return there, back
 
     def _carrier(self, phase: str, size: float) -> Carrier | None:
-        if not is_fitted(self.hardware) or self.ranks < 2 or not find_engine(self.hardware.engine).measured_moe:
+        if not has_carriers(self.hardware) or self.ranks < 2:
             return None
         if self.mode.messages:
             return self._low_latency(phase)
+        if self.mode.gathers and self._domains == 1:
+            return Carrier(latency_s=0.0, wire=gathered_wire(self.hardware, self.ranks), copy_s=0.0, added=False)
         if self.mode.barrier:
             return self._nccl()
         if (self.hardware.engine, self.mode.name) == ("trtllm", "per_rank") and self._domains == 1:

@@ -44,6 +44,23 @@ def ring_protocols(hardware: Hardware, operation: str, ranks: int) -> Iterator[P
         yield _protocol(hardware, name, start_s, own / part, hop_s=hop_s)
 
 
+def gathered_wire(hardware: Hardware, ranks: int) -> float:
+    """Bytes on a link for a byte that each of some ranks gets of an all-gather, by NCCL's protocol of most bytes/s."""
+    p = nccl_of(hardware)
+    return wire_of(hardware, (ranks - 1 + p.own) / (ranks - 1) / p.high_part)
+
+
+def gathered_setup_s(hardware: Hardware, ranks: int, size_bytes: float) -> float:
+    """What an all-gather or a reduce-scatter takes beside `gathered_wire`'s time of its bytes.
+
+    NCCL takes the protocol that is done first. Those of few bytes start sooner and move less, so that what is beside
+    the bytes at full rate grows with the size, up to the start of the protocol that has it.
+    """
+    p, link_Bps = nccl_of(hardware), NOMINAL_Bps[gpu_key(hardware)]
+    whole_s = float(cost.nccl_seconds(p, "all-gather", ranks, size_bytes, link_Bps=link_Bps))
+    return whole_s - (ranks - 1 + p.own) / ranks * size_bytes / link_Bps / p.high_part
+
+
 def in_switch_protocol(hardware: Hardware) -> Protocol:
     """NCCL's all-reduce in the switch; the switch's own efficiency is the hardware table's, where that is less."""
     p = nccl_of(hardware)

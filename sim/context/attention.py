@@ -67,7 +67,7 @@ class ContextAttention:
 
     def tasks(self) -> Iterator[Task]:
         """Give the core's tasks, what is sent for it among them; the last one ends it."""
-        if self.step.kernels == "decode":
+        if self.shared is None:
             yield from self._decode()
         elif self.placed.plan.context_exchange == "all-gather":
             held_C = self._cut.keys().held_RC.sum(axis=0)
@@ -152,7 +152,6 @@ class ContextAttention:
         return self._core_G(layout.by_share(tokens_C), layout.by_share(keys_C))
 
     def _core_G(self, tokens_G: npt.ArrayLike, keys_G: npt.ArrayLike) -> Float:
-        queries = self.step.queries if self.step.kernels == "decode" else 1.0
         return attention.core_seconds(
             self.placed.model,
             self._hardware,
@@ -161,14 +160,13 @@ class ContextAttention:
             keys_G=keys_G,
             shape=self.shape,
             tp=self._tp,
-            queries=queries,
+            queries=self.step.kernels.readers(self.step.queries),
         )
 
     def _index(self, tokens_G: npt.ArrayLike, scored_G: Float) -> Float:
         """Scores of an indexer, where the layer has one."""
         if not self.shape.index_heads:
             return np.zeros(np.shape(tokens_G))
-        queries = self.step.queries if self.step.kernels == "decode" else 1.0
         return attention.index_seconds(
             self.placed.model,
             self._hardware,
@@ -176,7 +174,7 @@ class ContextAttention:
             phase=self.step.kernels,
             tokens_G=tokens_G,
             keys_G=scored_G / max(self.shape.compress, 1),
-            queries=queries,
+            queries=self.step.kernels.readers(self.step.queries),
         )
 
     def _expand(self, rows_C: Float) -> Float:

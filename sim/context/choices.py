@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from moecast.sim.collectives.choice import Choice, candidates
+from moecast.sim.context.rules import cuts_prompts
 
 if TYPE_CHECKING:
     from moecast.sim.plan import Plan
@@ -13,6 +14,6 @@ if TYPE_CHECKING:
 
 def context_choices(sites: Sites, plan: Plan, operation: str, phase: str) -> tuple[Choice, ...]:
     """Lay out NCCL's choices; none where ranks pass keys on in a ring, or decode."""
-    if plan.cp == 1 or phase == "decode" or plan.context_exchange != "all-gather":
+    if not cuts_prompts(plan, phase) or plan.context_exchange != "all-gather":
         return ()
     return tuple(candidates(sites, plan.layout.peers("cp"), operation=operation))

@@ -6,10 +6,19 @@ from typing import TYPE_CHECKING
 
 from moecast.errors import MoecastError
 from moecast.sim.attention_shape import AttentionShape, LinearAttention
+from moecast.sim.parts import PARTS_OF, Part
 
 if TYPE_CHECKING:
     from moecast.sim.model import ModelShape
     from moecast.sim.plan import Plan
+
+
+def cuts_prompts(plan: Plan, phase: str) -> bool:
+    """Whether ranks share the sequences of prompts, so that keys (or queries) travel; caches in decode are dealt out.
+
+    `phase`: whose kernels run, or ``train``.
+    """
+    return plan.cp > 1 and phase != Part.DECODE
 
 
 def check_context(plan: Plan, model: ModelShape, phase: str) -> None:
@@ -28,7 +37,7 @@ def check_context(plan: Plan, model: ModelShape, phase: str) -> None:
     if any(isinstance(mixer, LinearAttention) for mixer in mixers):
         rule = "linear attention would hand its state from rank to rank, which is not simulated: use 1"
         raise MoecastError(rule, field="cp", value=plan.cp)
-    if phase == "decode":
+    if not cuts_prompts(plan, phase):
         return
     chosen = any(isinstance(mixer, AttentionShape) and mixer.sparse_keys for mixer in mixers)
     if chosen and plan.context_exchange != "all-gather":
@@ -54,7 +63,7 @@ def check_step(plan: Plan, phase: str) -> None:
     MoecastError
         It is a mixed one.
     """
-    if plan.cp > 1 and phase == "mixed":
+    if plan.cp > 1 and len(PARTS_OF[phase]) > 1:
         raise MoecastError(
             "prompts and running sequences of one step are not shared by ranks at once: use 1",
             field="cp",

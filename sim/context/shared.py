@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from moecast.sim.context.keys import RINGS, BlockKeys, block_keys
 from moecast.sim.context.rings import Rings
+from moecast.sim.context.rules import cuts_prompts
 from moecast.sim.context.split import ALL, NEAR, ContextSplit, split_sequences
 from moecast.sim.layout import Layout
 
@@ -82,12 +83,16 @@ class SharedContext:
         return self._keys[most]
 
 
+def shared_context(plan: Plan, step: Step, domain_G: Int32 | None = None) -> SharedContext | None:
+    """How a step's sequences are cut over ranks; None where none are."""
+    return SharedContext.of(plan, step, domain_G) if cuts_prompts(plan, step.kernels) else None
+
+
 def home_ranks(plan: Plan, step: Step, domain_G: Int32 | None = None) -> Int32:
     """The rank that each token of a step is at home on, which attends for it and dispatches it.
 
     Ranks that share tokens take equal runs of them; those that share sequences take what `context_split` says of a
     prefill step, and of a decode step equal runs.
     """
-    if plan.cp == 1 or step.kernels == "decode":
-        return plan.layout.homes_T(step.source_T)
-    return SharedContext.of(plan, step, domain_G).home_T
+    shared = shared_context(plan, step, domain_G)
+    return plan.layout.homes_T(step.source_T) if shared is None else shared.home_T

@@ -78,6 +78,11 @@ def elementwise_seconds(hardware: Hardware, rows_G: npt.ArrayLike, *, row_bytes:
     return launched(hardware, memory_seconds(hardware, rows * row_bytes), rows, kernels)
 
 
+def readers(phase: str, queries: float) -> float:
+    """Tokens that share one reading of a key: of decode a sequence's (`queries`), of prefill a tile of them."""
+    return QUERY_TILE if phase == "prefill" else queries
+
+
 def core_seconds(
     core: AttentionCore,
     hardware: Hardware,
@@ -93,7 +98,7 @@ def core_seconds(
     per tile of 128 queries.
     """
     tokens, keys = np.asarray(tokens_G, np.float64), np.asarray(keys_G, np.float64)
-    key_bytes = core.key_bytes(phase) / (QUERY_TILE if phase == "prefill" else queries)
+    key_bytes = core.key_bytes(phase) / readers(phase, queries)
     seconds = kernel_seconds(
         hardware,
         flop=keys * core.pair_flop(phase),

@@ -24,7 +24,7 @@ from moecast.sim.cost.shapes import AttentionCore, ExpertBlock
 from moecast.sim.cost.tables.attention import AttentionTable
 from moecast.sim.cost.tables.columns import rows_of
 from moecast.sim.cost.tables.installed import InstalledTables
-from moecast.sim.cost.tables.moe import MoeTable, even_loads
+from moecast.sim.cost.tables.moe import MoeTable, even_loads, grouped_loads
 from moecast.sim.cost.tables.ratio import MeasuredRatio
 from moecast.sim.element_types import cache_bytes
 from moecast.topology import Hardware
@@ -160,8 +160,8 @@ def least_expert_ratio(tables: InstalledTables, block: ExpertBlock) -> float:
 
 def _even_seconds(
     tables: InstalledTables, block: ExpertBlock, kind: str, slots: int, *, few_tokens: bool
-) -> tuple[int, dict[int, float]] | None:
-    """Ranks that shared the experts, and seconds by tokens of all of them.
+) -> tuple[int, dict[int, tuple[float, bool]]] | None:
+    """Ranks that shared the experts; by tokens of all of them seconds, and whether the kernel chose from groups.
 
     Of the newest version that has the block at so many slots; of several kernels the fastest. `few_tokens`: of the
     kernel that an engine has for these, else of all others.
@@ -180,10 +180,11 @@ def _even_seconds(
                 held.append(rows_of(rows, rows.ep_R == parts))
     if not newest:
         return None
-    measured: dict[int, float] = {}
+    measured: dict[int, tuple[float, bool]] = {}
     for table in newest[min(newest)]:
-        for tokens, seconds in zip(table.tokens_R.tolist(), table.seconds_R.tolist(), strict=True):
-            measured[tokens] = min(seconds, measured.get(tokens, np.inf))
+        timed_R = zip(table.seconds_R.tolist(), table.grouped_R.tolist(), strict=True)
+        for tokens, timed in zip(table.tokens_R.tolist(), timed_R, strict=True):
+            measured[tokens] = min(timed, measured.get(tokens, (np.inf, False)))
     return min(newest), measured
 
 
@@ -198,13 +199,15 @@ def _even_ratio(
     block: ExpertBlock,
     kind: str,
     parts: int,
-    measured: dict[int, float],
+    measured: dict[int, tuple[float, bool]],
 ) -> MeasuredRatio:
-    modelled = []
-    for tokens in measured:
+    modelled, rows = [], []
+    for tokens, (_, grouped) in measured.items():
         load_P = even_loads(tokens=tokens, choices=block.choices, experts=block.experts, parts=parts)
+        if grouped:
+            load_P = grouped_loads(tokens=tokens, experts=block.experts, parts=parts)
+        rows.append(float(load_P.sum()))
         seen = [tokens * block.choices]
         seconds = grouped_seconds(parameters, hardware, block, load_P[None], element_type=kind, seen_G=seen)
         modelled.append(float(seconds[0]))
-    rows = [tokens * block.choices / parts for tokens in measured]
-    return MeasuredRatio.of((rows,), list(measured.values()), modelled)
+    return MeasuredRatio.of((rows,), [seconds for seconds, _ in measured.values()], modelled)

@@ -51,6 +51,7 @@ class Bound:
 
     name = "bound"
     times_every_step = True
+    is_lower_bound = True
 
     def supports(self, _program: StepProgram, /) -> str | None:
         """Time everything."""

@@ -65,6 +65,11 @@ class Fluid:
         """No: a step takes seconds."""
         return False
 
+    @property
+    def is_lower_bound(self) -> bool:
+        """No: times are those of fair sharing."""
+        return False
+
     def supports(self, program: StepProgram, /) -> str | None:
         """Not more flows than memory holds."""
         flows = sum(exchange.flows.most for exchange in program.exchanges)

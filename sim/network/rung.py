@@ -31,6 +31,11 @@ class Rung(Protocol):
         """Whether it is cheap enough for all steps of a workload, and not for a few only."""
         ...
 
+    @property
+    def is_lower_bound(self) -> bool:
+        """Whether its times are lower bounds only: they flatter most what they know least of."""
+        ...
+
     def supports(self, program: StepProgram, /) -> str | None:
         """Say in one line why it cannot time a program; None where it can."""
         ...

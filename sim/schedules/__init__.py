@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
 from moecast.errors import MoecastError
+from moecast.sim.context.rules import cuts_prompts
 from moecast.sim.forward import ForwardPass
 from moecast.sim.program import StepProgram, Task
 from moecast.sim.schedules.chunked import MOST_DEGREE, Chunked
@@ -71,7 +72,7 @@ def beside_in(plan: Plan, kernels: str) -> str | None:
     """
     if not find_schedule(plan.schedule).in_sequence:
         return f"schedule {plan.schedule}"
-    if plan.cp > 1 and kernels == "prefill" and plan.context_exchange != "all-gather":
+    if cuts_prompts(plan, kernels) and plan.context_exchange != "all-gather":
         return f"context exchange {plan.context_exchange}"
     return None
 

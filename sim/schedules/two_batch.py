@@ -38,9 +38,9 @@ class TwoBatch:
     def tasks(self, step: ForwardPass) -> Iterator[Task]:
         """Lay both halves' tasks."""
         tasks = TaskList()
-        blocks = self._prefill if step.step.kernels == "prefill" else self._decode
+        blocks, behind = (self._decode, 2) if step.step.decodes_only else (self._prefill, 0)
         first, second = (blocks(half, Chain(tasks, microbatch=n)) for n, half in enumerate(step.split(2)))
-        take_turns(first, second, behind=0 if step.step.kernels == "prefill" else 2)
+        take_turns(first, second, behind=behind)
         yield from tasks.tasks
 
     def _prefill(self, half: ForwardPass, chain: Chain) -> Iterator[None]:

@@ -72,7 +72,7 @@ class Instance:
         self._records, self._times = records, times
         self._watch = Watch(number, ranks, limits, times)
         self._inbox: list[tuple[int, Request, bool, float]] = []
-        self._numbers_NG = np.zeros((ROWS, ranks), np.int64)
+        self._numbers_NG = np.zeros((len(ROWS), ranks), np.int64)
         self._quiet_G, self._behind_G = np.full(ranks, MOST), np.zeros(ranks, np.int64)
         self._ids_G: list[Int] = [_NOBODY] * ranks
         self._scheduled: dict[int, Scheduled] = {}  # of the ranks that were asked for the iteration in progress
@@ -132,15 +132,8 @@ class Instance:
                 return self.start(now_s)
             self._check_stuck()
             return False
-        load = StepLoad(
-            prompt_tokens_G=numbers_NG[0],
-            prompt_keys_G=numbers_NG[1],
-            prompts_G=numbers_NG[2],
-            decodes_G=numbers_NG[3],
-            decode_keys_G=numbers_NG[4],
-            swapped_blocks=swapped,
-            scheduled_G=tuple(self._scheduled.get(rank, _NOTHING) for rank in range(len(self._batchers))),
-        )
+        scheduled_G = tuple(self._scheduled.get(rank, _NOTHING) for rank in range(len(self._batchers)))
+        load = StepLoad.of(numbers_NG, swapped_blocks=swapped, scheduled_G=scheduled_G)
         self._start_s, self.busy = now_s, True
         if self._scheduled:
             self._ends_W = np.array([now_s + self._cost.seconds(load)])

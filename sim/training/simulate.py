@@ -173,8 +173,8 @@ def warnings_of(cluster: Cluster, plan: Plan, recipe: Recipe, rung: Rung, memory
             "gradients are reduced after the last backward pass, and parameters gathered, beside nothing: Megatron "
             "hides some of it where it is asked to (--overlap-grad-reduce, --overlap-param-gather)"
         )
-    if rung.name == "bound":
-        found.append("bound is a lower bound: --network fluid follows every flow")
+    if rung.is_lower_bound:
+        found.append(f"{rung.name} is a lower bound: --network fluid follows every flow")
     if memory["total"] > memory["usable"]:
         needed, usable = (format_bytes(memory[name]) for name in ("total", "usable"))
         found.append(f"needs {needed} of the {usable} that are usable: it does not fit")

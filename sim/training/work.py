@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.errors import MoecastError
-from moecast.sim.attention_shape import AttentionShape
 from moecast.sim.collectives.template import no_flows
 from moecast.sim.context.rules import check_context
 from moecast.sim.forward import ForwardPass
@@ -26,9 +25,8 @@ from moecast.sim.overlap import with_fewer_sms
 from moecast.sim.program import Compute, Exchange, Kind, Task
 from moecast.sim.schedules.fsmoe_training import Chunk, co_scheduled, legs_on_streams
 from moecast.sim.stage_tasks import OUTSIDE
-from moecast.sim.training import modules
-from moecast.sim.training.context import ContextCore
 from moecast.sim.training.host import NO_WAIT, HostWait
+from moecast.sim.training.layer_passes import LayerPasses
 from moecast.sim.training.passes import Passes
 from moecast.sim.training.precision import BF16, Precision
 from moecast.sim.training.recompute import NONE, Recompute
@@ -93,26 +91,26 @@ class TrainingPass:
 
     def embedding(self) -> Iterator[Compute]:
         """Look the tokens up: forward."""
-        yield self._compute("other", OUTSIDE, self._embedding().forward_G)
+        yield self._compute("other", OUTSIDE, self._passes.embedding().forward_G)
 
     def embedding_gradient(self) -> Iterator[Compute]:
         """Add the gradients of the rows that were looked up."""
-        yield self._compute("other", OUTSIDE, self._embedding().weight_G)
+        yield self._compute("other", OUTSIDE, self._passes.embedding().weight_G)
 
     def head(self) -> Iterator[Task]:
         """LM head and loss over all tokens: forward."""
         yield from self.step.gather(self._last)
-        yield self._compute("other", OUTSIDE, self._head().forward_G)
+        yield self._compute("other", OUTSIDE, self._passes.head().forward_G)
 
     def head_gradient(self, *, weights: bool) -> Iterator[Task]:
         """Input gradient of LM head and loss, with that of its weights in one where they are not split."""
-        passes = self._head()
+        passes = self._passes.head()
         yield self._compute("other", OUTSIDE, passes.backward_G if weights else passes.input_G)
         yield from self.step.scatter(self._last)
 
     def head_weights(self) -> Iterator[Compute]:
         """Weight gradient of the LM head."""
-        yield self._compute("other", OUTSIDE, self._head().weight_G)
+        yield self._compute("other", OUTSIDE, self._passes.head().weight_G)
 
     def forward(self, layer: int) -> Iterator[Task]:
         """One layer's forward pass."""
@@ -140,7 +138,7 @@ class TrainingPass:
         if moe is None:
             yield from (task for task in self._dense(layer, "weight") if isinstance(task, Compute))
         else:
-            yield self._compute("expert", moe, self._experts(moe).weight_G)
+            yield self._compute("expert", moe, self._passes.experts(moe).weight_G)
             yield from self._beside_experts(layer, moe, "weight")
         yield from (task for task in self._mix(layer, "weight") if isinstance(task, Compute))
 
@@ -180,7 +178,9 @@ class TrainingPass:
 
     def _at_experts(self, layer: int, which: str) -> Compute:
         moe = self.model.moe_layer_ids.index(layer)
-        return self._compute("expert", moe, self._of(which, self._experts(moe)) + self._again(layer, "moe_act", which))
+        return self._compute(
+            "expert", moe, self._of(which, self._passes.experts(moe)) + self._again(layer, "moe_act", which)
+        )
 
     def _from_experts(self, layer: int, which: str) -> Iterator[Exchange]:
         moe = self.model.moe_layer_ids.index(layer)
@@ -196,11 +196,9 @@ class TrainingPass:
         yield from (replace(exchange, kind=gradient_of) for exchange in sent)
 
     def _beside_experts(self, layer: int, moe: int, which: str) -> Iterator[Compute]:
-        tokens_G = self.step.tokens_at(layer)
-        router = modules.router_passes(self.model, self._hardware, tokens_G, precision=self.precision)
-        yield self._compute("router", moe, self._of(which, router))
+        yield self._compute("router", moe, self._of(which, self._passes.router(layer)))
         if self.model.shared_intermediate:
-            shared = modules.shared_expert_passes(self.model, self._hardware, tokens_G, precision=self.precision)
+            shared = self._passes.shared_experts(layer)
             yield self._compute("other", moe, self._of(which, shared) + self._again(layer, "shared_experts", which))
 
     def _mix(self, layer: int, which: str) -> Iterator[Task]:
@@ -208,7 +206,7 @@ class TrainingPass:
         if self.model.mixer_of(layer) is None:
             return
         moe = self._moe(layer)
-        seconds_G = self._of(which, self._attention(layer))
+        seconds_G = self._of(which, self._passes.attention(layer))
         for module in ("core_attn", "layernorm", "mla_up_proj"):
             seconds_G = seconds_G + self._again(layer, module, which)
         yield from self.step.gather(layer)
@@ -221,7 +219,7 @@ class TrainingPass:
 
         `around`: all of it but the core where that goes round a ring.
         """
-        core = self._shared_core(layer)
+        core = self._passes.shared_core(layer)
         if core is None or which == "weight":
             yield around
         elif core.gathers:
@@ -236,33 +234,12 @@ class TrainingPass:
             if which != "forward":
                 yield from core.backward()
 
-    def _shared_core(self, layer: int) -> ContextCore | None:
-        """The core of a layer where ranks share sequences; None elsewhere."""
-        mixer = self.model.mixer_of(layer)
-        if self.step.shared is None or not isinstance(mixer, AttentionShape):
-            return None
-        moe = self._moe(layer)
-        return ContextCore(
-            placed=self.step.placed,
-            shared=self.step.shared,
-            shape=mixer,
-            reads=mixer.reads_of(layer),
-            moe=OUTSIDE if moe is None else moe,
-        )
-
-    def _goes_round(self, layer: int) -> bool:
-        core = self._shared_core(layer)
-        return core is not None and not core.gathers
-
     def _dense(self, layer: int, which: str) -> Iterator[Task]:
         if layer in self.model.no_mlp_layers:
             return
-        passes = modules.dense_layer_passes(
-            self.model, self._hardware, self.step.attended_at(layer), precision=self.precision, tp=self._tp
-        )
         again_G = self._again(layer, "mlp", which) + self._again(layer, "mlp_act", which)
         yield from self.step.gather(layer)
-        yield self._compute("other", OUTSIDE, self._of(which, passes) + again_G)
+        yield self._compute("other", OUTSIDE, self._of(which, self._passes.dense(layer)) + again_G)
         yield from self.step.scatter(layer)
 
     def _after_host(self, sent: Iterable[Exchange]) -> Iterator[Exchange]:
@@ -282,78 +259,15 @@ class TrainingPass:
         """Forward seconds of a module that runs again before its gradients, unless it does within another."""
         if which in ("forward", "weight") or not self.recompute.runs_again(module):
             return np.zeros(self.step.placed.sites.n_ranks)
-        return self._forward_of(layer, module)
-
-    def _forward_of(self, layer: int, module: str) -> Float:
-        model, hardware, precision, tp = self.model, self._hardware, self.precision, self._tp
-        tokens_G, attended_G = self.step.tokens_at(layer), self.step.attended_at(layer)
-        mixer, width = model.mixer_of(layer), -(-model.dense_intermediate // tp)
-        if module == "layernorm":
-            return modules.norm_passes(model, hardware, tokens_G).forward_G
-        if module == "core_attn" and isinstance(mixer, AttentionShape) and not self._goes_round(layer):
-            return modules.core_passes(
-                model, hardware, attended_G, self.step.keys_at(layer)[0], shape=mixer, tp=tp
-            ).forward_G
-        if module == "mla_up_proj" and isinstance(mixer, AttentionShape):
-            return modules.up_projection_passes(
-                model, hardware, attended_G, shape=mixer, precision=precision, tp=tp
-            ).forward_G
-        if module == "shared_experts":
-            return modules.shared_expert_passes(model, hardware, tokens_G, precision=precision).forward_G
-        if module == "moe_act":
-            rows_G = self.step.traffic.rank_load_LG[model.moe_layer_ids.index(layer)]
-            return modules.activation_passes(model, hardware, rows_G, width=model.expert_intermediate).forward_G
-        if module == "mlp_act":
-            return modules.activation_passes(model, hardware, attended_G, width=width).forward_G
-        if module == "mlp":
-            return modules.mlp_passes(model, hardware, attended_G, width=width, precision=precision).forward_G
-        return np.zeros(np.shape(tokens_G))
-
-    def _attention(self, layer: int) -> Passes:
-        """All of attention with its norms, without the core where that goes round a ring."""
-        norms = modules.norm_passes(self.model, self._hardware, self.step.tokens_at(layer))
-        mixer = self.model.mixer_of(layer)
-        if self._goes_round(layer) and isinstance(mixer, AttentionShape):
-            return norms + modules.projection_passes(
-                self.model,
-                self._hardware,
-                self.step.attended_at(layer),
-                precision=self.precision,
-                shape=mixer,
-                tp=self._tp,
-            )
-        keys_G, scored_G = self.step.keys_at(layer)
-        passes = modules.attention_passes(
-            self.model,
-            self._hardware,
-            self.step.attended_at(layer),
-            keys_G,
-            scored_G=scored_G,
-            mixer=mixer,
-            precision=self.precision,
-            tp=self._tp,
-        )
-        return passes + norms
-
-    def _experts(self, moe: int) -> Passes:
-        load_GP = self.step.traffic.load_LGP[moe].astype(np.int64)
-        return modules.expert_passes(
-            self.model, self._hardware, load_GP, precision=self.precision, etp=self.step.placed.plan.etp
-        )
-
-    def _embedding(self) -> Passes:
-        return modules.embedding_passes(self.model, self._hardware, self.step.tokens_at(0), precision=self.precision)
-
-    def _head(self) -> Passes:
-        return modules.head_passes(self.model, self._hardware, self.step.attended_at(self._last), tp=self._tp)
+        return self._passes.forward_s(layer, module)
 
     @property
     def _last(self) -> int:
         return self.model.n_layers - 1
 
     @property
-    def _tp(self) -> int:
-        return self.step.placed.plan.tp
+    def _passes(self) -> LayerPasses:
+        return LayerPasses(step=self.step, precision=self.precision)
 
     @property
     def _hardware(self) -> Hardware:

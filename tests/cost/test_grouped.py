@@ -24,7 +24,7 @@ from moecast.sim.cost.grouped_parameters import (
     load_parameters,
 )
 from moecast.sim.cost.shapes import ExpertBlock
-from moecast.sim.cost.tables.moe import read_moe
+from moecast.sim.cost.tables.moe import grouped_loads, read_moe
 from moecast.validate.fitting.grouped import usual_kernels
 from moecast.validate.fitting.grouped_errors import compare
 from moecast.validate.fitting.moe_loads import loads_of_rank
@@ -179,6 +179,28 @@ def test_loads_are_whole_and_the_fullest_rank_has_at_least_its_share(
         assert load_P.sum() == tokens * choices
     if law == "balanced":
         assert load_P.max() - load_P.min() <= 1
+
+
+@pytest.mark.parametrize("tokens", [1, 4, 28, 32, 100])
+def test_a_router_by_groups_takes_half_of_even_experts_and_four_of_the_first_group_more(tokens: int) -> None:
+    whole_P, group_P = (grouped_loads(tokens=tokens, experts=256, parts=parts) for parts in (1, 8))
+    assert whole_P.sum() == 8 * tokens
+    assert (whole_P > 0).sum() == min(4 * tokens + 4, 128)
+    assert (group_P > 0).sum() == min(tokens + 4, 32)
+    assert group_P.max() == whole_P.max() == tokens
+    assert not whole_P[128:].any()
+
+
+@pytest.mark.parametrize(
+    ("kernel", "width", "grouped"),
+    [("sglang_flashinfer_trtllm_moe", 7168, True), ("sglang_flashinfer_trtllm_moe", 6144, False),
+     ("moe_torch_flow_min_latency", 6144, True), ("deepgemm", 7168, False)],
+)  # fmt: skip
+def test_rows_of_kernels_that_route_by_groups_are_told(tmp_path: Path, kernel: str, width: int, grouped: bool) -> None:
+    write_table(tmp_path, kernel_source=kernel, hidden_size=width, topk=8, num_experts=256, distribution="power_law_1")
+    [table] = read_moe(tmp_path)
+    assert table.grouped_R.tolist() == [grouped]
+    assert table.known_R.tolist() == [not grouped]
 
 
 def write_table(root: Path, **change: object) -> None:

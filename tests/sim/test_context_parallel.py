@@ -22,6 +22,7 @@ from moecast.sim.network import Bound, Fluid
 from moecast.sim.program import CONTEXT
 from moecast.sim.schedules import program_of
 from moecast.sim.schedules.lay import settled
+from moecast.sim.simulated import check_simulated
 from moecast.topology import load_cluster
 from tests.hostile import bad_ids
 from tests.sim.plan_cases import random_step, small_trace, tiny_model
@@ -415,7 +416,7 @@ def test_uneven_sequences_in_rings_of_two_sizes() -> None:
 def test_what_does_not_go_together_is_refused(changes: dict[str, str], phase: str, said: str) -> None:
     plan = plan_of(cp=4, **changes)
     with pytest.raises(MoecastError, match=said):  # noqa: PT012  the one or the other refuses it
-        plan.check_simulated()
+        check_simulated(plan)
         check_context(plan, MODEL, phase)
 
 

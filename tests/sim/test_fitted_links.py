@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from moecast.sim import Plan, find_rung, time_collective
+from moecast.sim import Plan, Workload, find_rung, load_model, simulate, time_collective
 from moecast.sim.collectives.carriers import Carried, Carrier
 from moecast.sim.collectives.choice import candidates, engine_candidates, pick
 from moecast.sim.collectives.modes import MODES
@@ -18,6 +18,8 @@ from moecast.sim.cost.dispatch import find_parameters as find_dispatch
 from moecast.sim.cost.dispatch import low_latency_seconds, normal_seconds, symmetric_seconds
 from moecast.sim.cost.gpus import GPUS, gpu_key
 from moecast.sim.cost.nvlink import NOMINAL_Bps, USABLE_Bps
+from moecast.sim.degrees import Degrees
+from moecast.sim.made_routing import parse_law, routing_by_law
 from moecast.sim.sites import Sites
 from moecast.topology import Cluster, load_cluster
 from moecast.validate.published.questions import TokenExchange
@@ -90,6 +92,25 @@ def test_the_roofline_has_links_alone() -> None:
     for mode in MODES:
         carried = Carried(hardware=cluster.hardware, mode=mode, ranks=8, near_ranks=8, choices=8, experts=256)
         assert carried.carriers((7392.0, 14336.0)) == (None, None)
+
+
+@pytest.mark.parametrize("preset", ["dgx-h200", "dgx-b200"])
+@pytest.mark.parametrize("tokens", [1, 8, 64, 512])
+def test_tokens_are_gathered_as_nccl_gathers(preset: str, tokens: int) -> None:
+    """Whatever protocol is the fastest for so many, of which each moves another number of bytes in a second."""
+    cluster, model = fitted(preset, engine="trtllm"), load_model("deepseek-v3")
+    plan = Degrees(ep=8).contiguous(model.shape_LEK, model.moe_layer_ids, ranks=8).with_(dispatch="all_gather")
+    trace = routing_by_law(
+        parse_law("uniform"), model, tokens=8 * tokens, sequence=1, phase="decode", position=0, seed=0
+    )
+    work = Workload(phase="decode", tokens_per_rank=tokens, steps=1, context=1, seed=0)
+    found = simulate(cluster, model, plan, trace, work, network="bound", gains=False).breakdown_s["dispatch"]
+    gpu = gpu_key(cluster.hardware)
+    size_bytes = 8 * tokens * model.copy_bytes("bf16")
+    wanted = nccl_seconds(
+        find_parameters(gpu, "nccl").parameters, "all-gather", 8, size_bytes, link_Bps=NOMINAL_Bps[gpu]
+    )
+    assert found / model.layers == pytest.approx(wanted, abs=1.5e-6)
 
 
 @pytest.mark.parametrize("engine", ["vllm", "trtllm", "neutral"])

@@ -14,6 +14,7 @@ from moecast.errors import MoecastError
 from moecast.sim import Layout, Plan, load_model
 from moecast.sim.degrees import Degrees
 from moecast.sim.plan_json import plan_fields
+from moecast.sim.simulated import check_simulated
 
 V2_LITE = load_model("deepseek-v2-lite")
 AXES = ("tp", "cp", "dp", "pp", "ep", "etp", "groups")
@@ -180,7 +181,7 @@ def test_a_file_of_the_first_schema_lists_stages_of_moe_layers() -> None:
 def test_tokens_that_stay_do_not_go_through_pipelines() -> None:
     plan = Plan.contiguous(layers=2, experts=4, choices=1, ep=2).with_(pp=2, gpu_of_rank=(0, 1, 2, 3), dispatch="stay")
     with pytest.raises(MoecastError, match="pp = 2"):
-        plan.check_simulated()
+        check_simulated(plan)
 
 
 def test_degrees_that_are_asked_for_lay_out_all_ranks_or_change_a_plan() -> None:

@@ -122,6 +122,40 @@ def test_drafts_are_verified_together_and_count_as_accepted(
     assert seconds(trace, step) >= seconds(trace, plain) * (1 - 1e-9)
 
 
+@pytest.mark.parametrize(
+    ("decodes", "phase", "kernels", "readers"),
+    [
+        ([False] * 4, "prefill", "prefill", [1.0]),
+        ([True] * 4, "decode", "decode", [2.0]),
+        ([False, False, True, True], "mixed", "prefill", [1.0, 2.0]),
+    ],
+)
+def test_tokens_of_parts_make_a_step_of_their_phase(
+    decodes: list[bool], phase: str, kernels: str, readers: list[float]
+) -> None:
+    decode_T, end_T = np.array(decodes), np.array([False, True, False, True])
+    token_T, source_T, context_T = np.arange(4), np.zeros(4, np.int32), np.array([1, 2, 7, 8])
+    step = Step.of_tokens(
+        token_T=token_T, source_T=source_T, context_T=context_T, decode_T=decode_T, wanted_T=end_T, end_T=end_T
+    )
+    assert (step.phase, step.kernels, step.decodes_only) == (phase, kernels, phase == "decode")
+    assert [part.readers(2.0) for part, _ in step.parts] == readers
+    covered = [np.ones(4, bool) if of_T is None else of_T for _, of_T in step.parts]
+    assert (np.sum(covered, axis=0) == 1).all()
+    assert step.logits_G(1).tolist() == [4 if phase == "decode" else 2]
+
+
+def test_parts_of_a_mixed_workload_go_back_into_it() -> None:
+    mixed = Workload(phase="mixed", tokens_per_rank=2, prefill_tokens_per_rank=6, context=9, speculate=1)
+    prompts, running = mixed.parts
+    assert (prompts.tokens_per_rank, prompts.context, prompts.speculate) == (6, None, 0)
+    assert (running, mixed.kernels) == (mixed.decoding, "prefill")
+    assert mixed.with_parts(mixed.parts) == mixed
+    for one in mixed.parts:
+        assert one.with_parts(one.parts) == one
+    assert (prompts.latency_kind, mixed.latency_kind) == ("time to first token", "inter-token latency")
+
+
 def test_a_mixed_step_says_that_tokens_per_second_count_prompts() -> None:
     trace = with_phases(small_trace())
     mixed = Workload(phase="mixed", tokens_per_rank=2, prefill_tokens_per_rank=6, steps=1, reuse=True)
@@ -144,6 +178,7 @@ def test_a_mixed_step_says_that_tokens_per_second_count_prompts() -> None:
         ({"phase": "decode", "speculate": 2, "acceptance": 1.5}, "acceptance = 1.5: a chance, from 0 to 1"),
         ({"phase": "decode", "acceptance": 0.5}, "acceptance = 0.5: is of drafts, and there are none"),
         ({"phase": "mixed", "tokens_per_rank": 0}, "tokens_per_rank = 0"),
+        ({"phase": "mixed", "steps_mode": "as-recorded"}, "phase = mixed: recorded steps are of one phase"),
     ],
 )
 def test_what_no_step_can_be_is_refused(wrong: dict[str, object], rule: str) -> None:

@@ -296,8 +296,6 @@ def test_sums_by_rank():
     step = draw_steps(trace, Workload(phase="prefill", tokens_per_rank=10, steps=1), ranks=2)[0]
     for rank in range(2):
         own = step.source_T == rank
-        assert step.context_sum_G(2)[rank] == step.context_T[own].sum()
-        assert step.context_sum_G(2, window=3)[rank] == np.minimum(step.context_T[own], 3).sum()
         longest = {}
         for row, context in zip(step.token_T[own], step.context_T[own], strict=True):
             longest[int(trace.sequence_T[row])] = int(context)

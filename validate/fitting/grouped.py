@@ -71,9 +71,12 @@ class MoeRows:
 def _counted(table: MoeTable, random: np.random.Generator) -> Iterator[GroupedWork]:
     """Each row's loads, drawn by their law."""
     numbers = (table.tokens_R, table.width_R, table.inner_R, table.choices_R, table.experts_R, table.ep_R)
-    rows = zip(*(values.tolist() for values in numbers), table.law_R.tolist(), table.gated_R.tolist(), strict=True)
-    for tokens, width, inner, choices, experts, ep, law, gated in rows:
-        load_P = loads_of_rank(tokens=tokens, choices=choices, experts=experts, parts=ep, law=law, random=random)
+    whats = (table.law_R, table.gated_R, table.grouped_R)
+    rows = zip(*(values.tolist() for values in numbers), *(values.tolist() for values in whats), strict=True)
+    for tokens, width, inner, choices, experts, ep, law, gated, grouped in rows:
+        load_P = loads_of_rank(
+            tokens=tokens, choices=choices, experts=experts, parts=ep, law=law, random=random, grouped=grouped
+        )
         block = ExpertBlock(
             width=width, inner=inner, ups=1 + gated, weight_type="bf16", choices=choices, experts=experts
         )
@@ -95,6 +98,7 @@ def usual_kernels(tables: Sequence[MoeTable]) -> list[MoeTable]:
 
 def fit_grouped(tables: Sequence[MoeTable], *, seed: int = 0) -> Iterator[Entry[GroupedParameters]]:
     """One entry for each usual kernel, and one for each GPU and type over all engines (`neutral`)."""
+    tables = [table.where(table.known_R) for table in tables]
     usual = usual_kernels(tables)
     for table in usual:
         yield _fitted([table], seed=seed, note=f"kernel: {table.kernel}")

@@ -29,6 +29,7 @@ _ROOFLINE_TYPES = {
 
 def compare(table: MoeTable) -> tuple[Errors, Errors, Errors]:
     """Errors on unseen rows: of the roofline, of the model, and with the nearest other GPU's parameters."""
+    table = table.where(table.known_R)
     entries = load_parameters()
     entry = _entry(table.gpu, table)
     drawn = draw_rows(table.seconds_R.size, seed=0 if entry is None else entry.seed)
@@ -59,9 +60,12 @@ def _roofline(table: MoeTable) -> Float:
     """What the roofline says of the same loads: of steps up to 256 tokens as decode, of longer ones as prefill."""
     random, seconds = np.random.default_rng(1), np.empty(table.seconds_R.size)
     numbers = (table.tokens_R, table.width_R, table.inner_R, table.choices_R, table.experts_R, table.ep_R)
-    rows = zip(*(values.tolist() for values in numbers), table.law_R.tolist(), table.gated_R.tolist(), strict=True)
-    for number, (tokens, width, inner, choices, experts, ep, law, gated) in enumerate(rows):
-        load_P = loads_of_rank(tokens=tokens, choices=choices, experts=experts, parts=ep, law=law, random=random)
+    whats = (table.law_R, table.gated_R, table.grouped_R)
+    rows = zip(*(values.tolist() for values in numbers), *(values.tolist() for values in whats), strict=True)
+    for number, (tokens, width, inner, choices, experts, ep, law, gated, grouped) in enumerate(rows):
+        load_P = loads_of_rank(
+            tokens=tokens, choices=choices, experts=experts, parts=ep, law=law, random=random, grouped=grouped
+        )
         block = ExpertBlock(width=width, inner=inner, ups=1 + gated, weight_type=_ROOFLINE_TYPES[table.element_type])
         phase = "decode" if tokens <= 256 else "prefill"
         seconds[number] = expert_seconds(block, GPUS[table.gpu], load_P[None], phase=phase)[0]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from moecast.sim.cost.tables.moe import even_loads
+from moecast.sim.cost.tables.moe import even_loads, grouped_loads
 
 Int = npt.NDArray[np.int64]
 
@@ -20,8 +20,19 @@ MOST_OF_TOKENS = 0.8
 FEW = (0.01, 2.0)  # where there are no more choices than experts, counts are drawn between these
 
 
-def loads_of_rank(*, tokens: int, choices: int, experts: int, parts: int, law: str, random: np.random.Generator) -> Int:
+def loads_of_rank(
+    *,
+    tokens: int,
+    choices: int,
+    experts: int,
+    parts: int,
+    law: str,
+    random: np.random.Generator,
+    grouped: bool = False,
+) -> Int:
     """Choices that each slot of the timed rank serves, of as many ranks as experts are cut in `parts`.
+
+    `grouped`: even ones, as a router by groups turns them.
 
     Raises
     ------
@@ -29,6 +40,8 @@ def loads_of_rank(*, tokens: int, choices: int, experts: int, parts: int, law: s
         An unknown law.
     """
     pairs = tokens * choices
+    if law == BALANCED and grouped:
+        return grouped_loads(tokens=tokens, experts=experts, parts=parts)
     if law == BALANCED:
         return even_loads(tokens=tokens, choices=choices, experts=experts, parts=parts)
     if not law.startswith("power_law_"):

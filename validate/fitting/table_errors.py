@@ -178,8 +178,12 @@ def _expert_errors(
         return []
     random = np.random.default_rng(seed)
     loads = [
-        loads_of_rank(tokens=tokens, choices=choices, experts=experts, parts=parts, law=law, random=random)
-        for tokens, law in zip(asked.tokens_R.tolist(), asked.law_R.tolist(), strict=True)
+        loads_of_rank(
+            tokens=tokens, choices=choices, experts=experts, parts=parts, law=law, random=random, grouped=grouped
+        )
+        for tokens, law, grouped in zip(
+            asked.tokens_R.tolist(), asked.law_R.tolist(), asked.grouped_R.tolist(), strict=True
+        )
     ]
     load_RP, seen_R = np.stack(loads), asked.tokens_R * choices
     modelled = grouped_seconds(usual.parameters, modelled_on(tables), block, load_RP, element_type=kind, seen_G=seen_R)

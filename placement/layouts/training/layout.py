@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from math import lcm
 from typing import TYPE_CHECKING
 
+from moecast.placement.layouts.degrees import AttentionDegrees
 from moecast.sim.degrees import Degrees
 from moecast.sim.schedules.pipeline import Pipeline, find_pipeline_schedule
 from moecast.sim.training import RECOMPUTES, Recipe
@@ -20,13 +21,13 @@ DEGREES = ("tp", "cp", "dp", "pp", "virtual", "ep", "etp")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class TrainingLayout:
+class TrainingLayout(AttentionDegrees):
     """A layout of all GPUs of a job.
 
     Parameters
     ----------
     tp, cp, dp, pp
-        Ranks that share heads, and sequences; groups of those; pipeline stages.
+        As of `AttentionDegrees`.
     virtual
         Chunks of layers of each pipeline stage.
     ep, etp
@@ -48,10 +49,6 @@ class TrainingLayout:
         A degree that is no whole number of at least 1, or EP and ETP that do not divide the ranks of a stage.
     """
 
-    tp: int = 1
-    cp: int = 1
-    dp: int = 1
-    pp: int = 1
     virtual: int = 1
     ep: int = 1
     etp: int = 1
@@ -69,16 +66,6 @@ class TrainingLayout:
             raise ValueError(
                 f"ep = {self.ep}, etp = {self.etp}: do not divide the {self.ranks_of_stage} ranks of a pipeline stage"
             )
-
-    @property
-    def ranks_of_stage(self) -> int:
-        """Ranks of a pipeline stage."""
-        return self.tp * self.cp * self.dp
-
-    @property
-    def gpus(self) -> int:
-        """GPUs of the job."""
-        return self.ranks_of_stage * self.pp
 
     @property
     def groups(self) -> int:

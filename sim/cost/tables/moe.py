@@ -29,6 +29,12 @@ UNGATED = (22, 512)
 """Choices and experts of Nemotron-3's larger models, whose experts square a ReLU and have no gate."""
 UNGATED_FROM = "0.24"
 """The version of vLLM from which they were timed so."""
+BY_GROUPS = {"flashinfer_trtllm": (7168, 256), "min_latency": None}
+"""Words in the names of kernels that choose experts by themselves, and (width, experts) of what they chose by groups.
+
+None: whatever chooses 8. SGLang and vLLM show them the routers of models, of which DeepSeek-V3's has groups.
+"""
+GROUPS, CHOSEN_GROUPS = 8, 4
 _NUMBERS = ("num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size", "moe_ep_size")
 _COLUMNS = ("kernel_source", "moe_dtype", *_NUMBERS, "distribution", "latency")
 
@@ -53,6 +59,7 @@ class MoeTable:
     ep_R: Int
     law_R: npt.NDArray[np.str_]  # balanced, or power_law_A
     gated_R: npt.NDArray[np.bool_]  # whether the kernel multiplies a gate, too
+    grouped_R: npt.NDArray[np.bool_]  # whether it chose by groups of experts, whatever was meant
     seconds_R: Float
 
     def __post_init__(self) -> None:
@@ -63,6 +70,11 @@ class MoeTable:
                 raise ValueError(f"{name}: at least 1")
         if (self.experts_R % self.ep_R).any():
             raise ValueError("moe_ep_size: must divide num_experts")
+
+    @property
+    def known_R(self) -> npt.NDArray[np.bool_]:
+        """Rows whose loads can be told: of a router by groups the even ones, not what it makes of a law."""
+        return ~self.grouped_R | (self.law_R == "balanced")
 
     def where(self, which_R: npt.NDArray[np.bool_]) -> MoeTable:
         """The same table with some of its rows."""
@@ -110,6 +122,7 @@ def read_moe(root: Path, *, owner: Owner = ANY) -> Iterator[MoeTable]:
                     law_R=law[order],
                     seconds_R=seconds[order],
                     gated_R=_gated(file, kernel, numbers["topk"], numbers["num_experts"]),
+                    grouped_R=_grouped(kernel, numbers["hidden_size"], numbers["topk"], numbers["num_experts"]),
                 )
             except ValueError as error:
                 raise MoecastError(f"{file.path}: {kernel}, {name}: {error}") from None
@@ -123,6 +136,38 @@ def _gated(file: TableFile, kernel: str, choices_R: Int, experts_R: Int) -> npt.
     bare_R = (choices_R == UNGATED[0]) & (experts_R == UNGATED[1])
     told = file.engine == "vllm" and version_key(file.version) >= version_key(UNGATED_FROM)
     return np.full(choices_R.shape, "nongated" not in kernel) & ~(bare_R & told)
+
+
+def _grouped(kernel: str, width_R: Int, choices_R: Int, experts_R: Int) -> npt.NDArray[np.bool_]:
+    """Whether rows are of a kernel that routes by itself, by groups.
+
+    At 32 even tokens such a row reads half of the experts' weights, by its time: all would be beyond the memory's rate.
+    """
+    for word, only in BY_GROUPS.items():
+        if word in kernel:
+            eight_R = (choices_R == GROUPS) & (experts_R % GROUPS == 0) & (experts_R > GROUPS)
+            return eight_R if only is None else eight_R & (width_R == only[0]) & (experts_R == only[1])
+    return np.zeros(choices_R.shape, np.bool_)
+
+
+def grouped_loads(*, tokens: int, experts: int, parts: int) -> Int:
+    """Choices that each slot of the first of `parts` ranks serves where even ones meet a router by groups.
+
+    Meant was one expert of each of 8 groups for every token. The router takes 4 groups, of equal ones the first, so
+    that half of the experts that were meant are chosen; what is missing to 8 are always the first experts. Meant ones
+    go over the ranks of a group by turns, and come to the first experts last: rows of 1 to 32 tokens read 4 experts'
+    weights more than they have tokens, on ranks with a whole group.
+    """
+    in_group, more = experts // GROUPS, GROUPS - CHOSEN_GROUPS
+    place_E = np.arange(experts)
+    slots = min(experts // parts, in_group)
+    turn_E = in_group - 1 - (place_E % slots * (in_group // slots) + place_E % in_group // slots)
+    meant_E = tokens // in_group + (turn_E < tokens % in_group)
+    load_E = np.where(place_E < CHOSEN_GROUPS * in_group, meant_E, 0)
+    # A token for which one of the first was meant already takes the one behind them.
+    load_E[:more] = tokens
+    load_E[more] += int(meant_E[:more].sum())
+    return np.asarray(load_E[: experts // parts], np.int64)
 
 
 def even_loads(*, tokens: int, choices: int, experts: int, parts: int) -> Int:

@@ -126,11 +126,6 @@ class Chunks:
         return self.n_ranks > 1 and self.rank_C == (*down, *reversed(down)) and len(self.routes) == 1
 
     @property
-    def n_stages(self) -> int:
-        """Into how many pieces the model is cut."""
-        return len(self.routes[0])
-
-    @property
     def stage_C(self) -> tuple[int, ...]:
         """Which piece of the model each chunk is, counted from its first layer."""
         stage_of = {chunk: stage for route in self.routes for stage, chunk in enumerate(route)}

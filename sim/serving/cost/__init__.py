@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from moecast.sim.serving.cost.step_cost import StepCost
-from moecast.sim.serving.cost.step_load import StepLoad, load_of
+from moecast.sim.serving.cost.step_load import StepLoad
 
-__all__ = ["StepCost", "StepLoad", "load_of"]
+__all__ = ["StepCost", "StepLoad"]

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.sim.forward import ForwardPass
+from moecast.sim.parts import Part
 from moecast.sim.placed_model import PlacedModel
 from moecast.sim.program import Exchange
 from moecast.sim.schedules import program_of
@@ -56,6 +57,11 @@ class Piece:
     topic: int = -1
     decodes: bool = False
     wanted: bool = True
+
+    @property
+    def part(self) -> Part:
+        """The part of the step that its tokens are of."""
+        return Part.DECODE if self.decodes else Part.PREFILL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,10 +122,8 @@ class EngineStep:
     def step(self, pieces: Sequence[Piece]) -> Step:
         """Lay requests' tokens out as a step: by rank, on each the decode tokens last."""
         ordered = sorted(pieces, key=lambda piece: (piece.rank, piece.decodes))
-        rows, counts = [], np.array([piece.tokens for piece in ordered])
-        for piece in ordered:
-            part = "decode" if piece.decodes else "prefill"
-            rows.append(self._rows.of(part, piece.request, piece.topic, piece.first, piece.tokens))
+        counts = np.array([piece.tokens for piece in ordered])
+        rows = [self._rows.of(one.part, one.request, one.topic, one.first, one.tokens) for one in ordered]
         ends_T = np.zeros(int(counts.sum()), bool)
         last = np.cumsum(counts) - 1
         ends_T[last] = True
@@ -128,16 +132,13 @@ class EngineStep:
         decode_T = np.repeat([piece.decodes for piece in ordered], counts)
         firsts = np.repeat([piece.first for piece in ordered], counts)
         place_T = np.arange(len(firsts)) - np.repeat(last - counts + 1, counts)
-        mixed = bool(decode_T.any()) and not bool(decode_T.all())
-        phase = "mixed" if mixed else "decode" if decode_T.all() else "prefill"
-        return Step(
+        return Step.of_tokens(
             token_T=np.concatenate(rows),
             source_T=np.repeat([piece.rank for piece in ordered], counts).astype(np.int32),
             context_T=firsts + place_T + 1,
-            phase=phase,
-            last_T=None if phase == "decode" else wanted_T,
-            decode_T=decode_T if mixed else None,
-            end_T=None if phase == "decode" else ends_T,
+            decode_T=decode_T,
+            wanted_T=wanted_T,
+            end_T=ends_T,
         )
 
 

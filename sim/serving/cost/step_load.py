@@ -5,7 +5,6 @@ Axes: G DP rank.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +14,8 @@ from moecast.sim.serving.batchers import Scheduled
 
 Int = npt.NDArray[np.int64]
 
-ROWS = 5
-"""Numbers of a rank: `prompt_tokens_G`, `prompt_keys_G`, `prompts_G`, `decodes_G`, `decode_keys_G`."""
+ROWS = ("prompt_tokens_G", "prompt_keys_G", "prompts_G", "decodes_G", "decode_keys_G")
+"""Numbers of a rank; see `StepLoad`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -45,6 +44,11 @@ class StepLoad:
     swapped_blocks: int = 0
     scheduled_G: tuple[Scheduled, ...] = ()
 
+    @classmethod
+    def of(cls, numbers_NG: Int, *, swapped_blocks: int = 0, scheduled_G: tuple[Scheduled, ...] = ()) -> StepLoad:
+        """Take the numbers of ranks, in the order of `ROWS`."""
+        return cls(**dict(zip(ROWS, numbers_NG, strict=True)), swapped_blocks=swapped_blocks, scheduled_G=scheduled_G)
+
     @property
     def tokens_G(self) -> Int:
         """Tokens of each rank."""
@@ -69,17 +73,3 @@ def numbers_of(scheduled: Scheduled) -> tuple[int, int, int, int, int]:
     prompt, before = tokens[~decodes], context[~decodes]
     keys = int((prompt * before + prompt * (prompt + 1) // 2).sum())
     return int(prompt.sum()), keys, int(scheduled.finishes_prompt.sum()), decoding, decode_keys
-
-
-def load_of(scheduled_G: Sequence[Scheduled]) -> StepLoad:
-    """Sum up what ranks were scheduled."""
-    rows = np.array([numbers_of(scheduled) for scheduled in scheduled_G], np.int64).reshape(-1, ROWS).T
-    return StepLoad(
-        prompt_tokens_G=rows[0],
-        prompt_keys_G=rows[1],
-        prompts_G=rows[2],
-        decodes_G=rows[3],
-        decode_keys_G=rows[4],
-        swapped_blocks=max((scheduled.swapped_blocks for scheduled in scheduled_G), default=0),
-        scheduled_G=tuple(scheduled_G),
-    )

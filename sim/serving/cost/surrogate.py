@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from moecast.sim.parts import Part
 from moecast.sim.serving.cost.engine_step import EngineStep, Piece, pieces_of
 from moecast.sim.serving.cost.own_work import OwnWork
-from moecast.sim.serving.cost.step_load import StepLoad
+from moecast.sim.serving.cost.step_load import ROWS, StepLoad
 
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
@@ -90,9 +91,9 @@ class SurrogateCost:
     ) -> None:
         self._engine, self._topic_Q = engine, topic_Q
         self._draws, self._swap_block_s, self._prompt_s = draws, swap_block_s, prompt_s
-        self._own: dict[str, OwnWork] = {}
-        self._points: dict[tuple[str, int, float], Float] = {}
-        self._networks: dict[tuple[str, int, float], float] = {}
+        self._own: dict[Part, OwnWork] = {}
+        self._points: dict[tuple[Part, int, float], Float] = {}
+        self._networks: dict[tuple[Part, int, float], float] = {}
         self._tries, self._asked, self._next_try = tries, 0, 4
         self.tried = Tried()
         self.simulated = 0
@@ -106,7 +107,7 @@ class SurrogateCost:
     def seconds(self, load: StepLoad) -> float:
         """Seconds of one iteration."""
         self._asked += 1
-        part = "decode" if load.decodes_only else "prefill"
+        part = Part.DECODE if load.decodes_only else Part.PREFILL
         own_s = float(self._own_work(part).seconds_G(load).max())
         together_s, network_s = self._together(part, load, self._asked % self._draws)
         found_s = own_s + together_s
@@ -119,8 +120,8 @@ class SurrogateCost:
 
     def ahead(self, load: StepLoad, steps: int) -> Float:
         """Seconds of so many decode iterations in turn [W]."""
-        own_W = self._own_work("decode").decode_ahead_WG(load, steps).max(axis=1)
-        drawn = [self._together("decode", load, draw) for draw in range(self._draws)]
+        own_W = self._own_work(Part.DECODE).decode_ahead_WG(load, steps).max(axis=1)
+        drawn = [self._together(Part.DECODE, load, draw) for draw in range(self._draws)]
         turn_W = (self._asked + 1 + np.arange(steps)) % self._draws
         self._asked += steps
         found_W = own_W + np.array([seconds for seconds, _ in drawn])[turn_W]
@@ -128,12 +129,12 @@ class SurrogateCost:
         self.network_s += drawn[0][1] * steps
         return np.asarray(found_W)
 
-    def _own_work(self, part: str) -> OwnWork:
+    def _own_work(self, part: Part) -> OwnWork:
         if part not in self._own:
             self._own[part] = OwnWork(placed=self._engine.placed(part))
         return self._own[part]
 
-    def _together(self, part: str, load: StepLoad, draw: int) -> tuple[float, float]:
+    def _together(self, part: Part, load: StepLoad, draw: int) -> tuple[float, float]:
         """Seconds that ranks spend together, and those of them in exchanges, from the grid's points around."""
         tokens_G = load.tokens_G
         total, most = int(tokens_G.sum()), int(tokens_G.max())
@@ -148,7 +149,7 @@ class SurrogateCost:
                     network_s += weight * point_network_s
         return found_s, network_s
 
-    def _point(self, part: str, tokens: int, uneven: float) -> tuple[Float, float]:
+    def _point(self, part: Part, tokens: int, uneven: float) -> tuple[Float, float]:
         """Seconds that ranks spend together at a point of the grid, by draw, and those in exchanges."""
         uneven = min(uneven, float(self._engine.ranks))
         key = (part, tokens, uneven)
@@ -160,24 +161,14 @@ class SurrogateCost:
             self._networks[key] = scale * float(np.mean([network_s for _, network_s in timed]))
         return self._points[key], self._networks[key]
 
-    def _probe(self, part: str, tokens_G: Int, draw: int) -> tuple[float, float]:
+    def _probe(self, part: Part, tokens_G: Int, draw: int) -> tuple[float, float]:
         """Simulate a step of so many tokens on each rank; what is not the rank's own work."""
         pieces: list[Piece] = []
         number = 7919 * (draw + 1)
         for rank, tokens in enumerate(tokens_G.tolist()):
-            sizes = [1] * tokens if part == "decode" else _prompts(tokens)
-            for size in sizes:
-                first = PROBE_KEYS if part == "decode" else 0
-                pieces.append(
-                    Piece(
-                        rank=rank,
-                        request=number,
-                        topic=self._topic(number),
-                        first=first,
-                        tokens=size,
-                        decodes=part == "decode",
-                    )
-                )
+            for first, size in PROBES[part](tokens):
+                topic, decodes = self._topic(number), part is Part.DECODE
+                pieces.append(Piece(rank=rank, request=number, topic=topic, first=first, tokens=size, decodes=decodes))
                 number += 1
         timed = self._engine.time(self._engine.step(pieces))
         self.simulated += 1
@@ -202,25 +193,26 @@ def _says_all(load: StepLoad) -> bool:
 
 
 def _load_of_pieces(pieces: list[Piece], ranks: int) -> StepLoad:
-    numbers_GN = np.zeros((ranks, 5), np.int64)
+    numbers_GN = np.zeros((ranks, len(ROWS)), np.int64)
     for piece in pieces:
         keys = piece.tokens * piece.first + piece.tokens * (piece.tokens + 1) // 2
         row = (0, 0, 0, piece.tokens, keys) if piece.decodes else (piece.tokens, keys, int(piece.wanted), 0, 0)
         numbers_GN[piece.rank] += row
-    prompt_tokens_G, prompt_keys_G, prompts_G, decodes_G, decode_keys_G = numbers_GN.T
-    return StepLoad(
-        prompt_tokens_G=prompt_tokens_G,
-        prompt_keys_G=prompt_keys_G,
-        prompts_G=prompts_G,
-        decodes_G=decodes_G,
-        decode_keys_G=decode_keys_G,
-    )
+    return StepLoad.of(numbers_GN.T)
 
 
-def _prompts(tokens: int) -> list[int]:
-    """Prompts of about a thousand tokens."""
+def _prompts(tokens: int) -> list[tuple[int, int]]:
+    """Prompts of about a thousand tokens: the first one's place, and how many."""
     count = max(1, round(tokens / (2 * PROBE_KEYS)))
-    return [tokens // count + (index < tokens % count) for index in range(count) if tokens]
+    return [(0, tokens // count + (index < tokens % count)) for index in range(count) if tokens]
+
+
+def _running(tokens: int) -> list[tuple[int, int]]:
+    """Running sequences with a token each."""
+    return [(PROBE_KEYS, 1)] * tokens
+
+
+PROBES = {Part.PREFILL: _prompts, Part.DECODE: _running}
 
 
 def _spread(tokens: int, sources: int, uneven: float) -> Int:

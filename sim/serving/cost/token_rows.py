@@ -1,6 +1,6 @@
 """Which rows of a trace stand for a request's tokens: a run of a sequence of its topic, from a place of its own on.
 
-Axes: T token, Q request.
+Axes: T token.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.errors import MoecastError
+from moecast.sim.parts import Part
 from moecast.traces import PHASES, RoutingTrace
 
 Int = npt.NDArray[np.int64]
@@ -32,34 +33,23 @@ class TokenRows:
         if not trace.n_tokens:
             raise MoecastError("the trace holds no token", field="trace")
         self._seed = seed
-        self._rows = {part: _rows_of(trace, part) for part in ("prefill", "decode")}
-        self._topic_at: dict[tuple[str, int], tuple[int, int]] = {}
+        self._rows = {part: _rows_of(trace, part) for part in Part}
+        self._topic_at: dict[tuple[Part, int], tuple[int, int]] = {}
         for part, rows_T in self._rows.items():
             topic_T = trace.topic_T[rows_T]
             for topic in np.unique(topic_T).tolist():
                 first, end = np.searchsorted(topic_T, [topic, topic + 1])
                 self._topic_at[part, topic] = int(first), int(end)
 
-    def of(self, part: str, request: int, topic: int, first: int, count: int) -> Int:
+    def of(self, part: Part, request: int, topic: int, first: int, count: int) -> Int:
         """Rows of `count` tokens of a request from its `first` one on."""
         rows_T = self._rows[part]
         low, end = self._topic_at.get((part, topic), (0, len(rows_T)))
         offset = (request * _PRIME + self._seed * 40_503) % (end - low)
         return rows_T[low + (offset + first + np.arange(count)) % (end - low)]
 
-    def ones(self, part: str, request_Q: Int, topic_Q: Int, first_Q: Int) -> Int:
-        """The row of one token of each of several requests."""
-        rows_T = self._rows[part]
-        low_Q, end_Q = np.zeros(len(request_Q), np.int64), np.full(len(request_Q), len(rows_T))
-        for topic in np.unique(topic_Q).tolist():
-            if (part, topic) in self._topic_at:
-                low_Q[topic_Q == topic], end_Q[topic_Q == topic] = self._topic_at[part, topic]
-        offset_Q = (request_Q * _PRIME + self._seed * 40_503) % (end_Q - low_Q)
-        found: Int = rows_T[low_Q + (offset_Q + first_Q) % (end_Q - low_Q)]
-        return found
 
-
-def _rows_of(trace: RoutingTrace, part: str) -> Int:
+def _rows_of(trace: RoutingTrace, part: Part) -> Int:
     rows_T = np.flatnonzero(trace.phase_T == PHASES.index(part))
     rows_T = rows_T if len(rows_T) else np.arange(trace.n_tokens)
     return rows_T[np.lexsort((trace.position_T[rows_T], trace.sequence_T[rows_T], trace.topic_T[rows_T]))]
