@@ -1,11 +1,13 @@
 """How often measured rows lie in the forecast's 80 % intervals, by rows that did not set them; writes the known errors.
 
-    python benchmarks/coverage.py [--write] [--tables DIR] [--steady]
+    python benchmarks/coverage.py [--write] [--tables DIR] [--steady | --requests [--only agg]]
 
 Without options: from the known errors that ship, in a second. `--write` asks every published row anew (some four CPU
-minutes) and writes `sim/accuracy/known_errors.json`; `--tables` judges a folder of measured kernels anew (two more) and
-writes their lines there. What is not asked stays as it is. `--steady` is about serving in steady state, what a search
-for a layout forecasts, and `steady_errors.json`: with `--write` its rows are asked anew (some two CPU minutes).
+minutes) and writes `sim/accuracy/known_errors.json`; `--tables` judges a folder of measured kernels anew. `--steady` is
+about serving in steady state, what a search for a layout forecasts, and `steady_errors.json`: with `--write` its rows
+are asked anew (some two CPU minutes). `--requests` is about what users of a served model see, and
+`request_errors.json`: with `--write` rows run request by request, for five CPU minutes those of one kind of instance
+(`--only agg`), for ten those whose prompts are computed on GPUs of their own (`--only disagg`).
 """
 
 from __future__ import annotations
@@ -16,10 +18,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from moecast.files import write_text
-from moecast.sim.accuracy import KnownErrors, KnownFamily, known_errors, steady_errors
+from moecast.sim.accuracy import KnownErrors, known_errors, request_errors, steady_errors
 from moecast.validate.published.answers import families
 from moecast.validate.published.door import ask_published, kernel_families
-from moecast.validate.published.known import coverage, errors_of, known_line
+from moecast.validate.published.known import coverage, errors_of
+from moecast.validate.published.request_errors import ask_requests
 from moecast.validate.published.steady import ask_steady
 
 FOLDER = Path(__file__).resolve().parent.parent / "sim" / "accuracy"
@@ -32,36 +35,54 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="ask all rows and write the known errors")
     parser.add_argument("--tables", type=Path, help="measured kernels: GPU/family/engine/version/*.parquet")
     parser.add_argument("--steady", action="store_true", help="serving in steady state")
+    parser.add_argument("--requests", action="store_true", help="what requests see")
+    parser.add_argument("--only", choices=("agg", "disagg"), default="", help="of requests, one mode's rows")
     asked = parser.parse_args()
-    if asked.steady:
-        steady = ask_steadily() if asked.write else steady_errors()
-        if asked.write:
-            write_text(FOLDER / "steady_errors.json", dumped(steady))
-        print(table(steady))
+    if asked.steady or asked.requests:
+        show_apart(asked)
+        return
+    if asked.tables is not None:
+        print(kernel_table(asked.tables))
         return
     known = ask() if asked.write else known_errors()
-    if asked.tables is not None:
-        known = replace(known, kernels=judged_tables(asked.tables))
-    if asked.write or asked.tables is not None:
+    if asked.write:
         write_text(FOLDER / "known_errors.json", dumped(known))
     print(table(known))
+
+
+def show_apart(asked: argparse.Namespace) -> None:
+    """What ships in files of its own, asked anew with `--write`."""
+    file, read = ("steady_errors.json", steady_errors) if asked.steady else ("request_errors.json", request_errors)
+    if not asked.write:
+        print(table(read()))
+        return
+    known = ask_steadily() if asked.steady else ask_requests_of(asked.only)
+    write_text(FOLDER / file, dumped(known))
+    print(table(known))
+
+
+def ask_requests_of(mode: str) -> KnownErrors:
+    """Run rows of a mode, or all; families of the other mode stay as they are."""
+    found = ask_requests(only=f"_{mode}_" if mode else "", network=NETWORK)
+    new = errors_of(found, families(found), network=NETWORK)
+    if not mode:
+        return new
+    names = {family.name for family in new.families}
+    kept = tuple(family for family in request_errors().families if family.name not in names)
+    rows = tuple(row for family in kept for row in request_errors().of(family.name))
+    return replace(new, families=(*new.families, *kept), rows=(*new.rows, *rows))
 
 
 def ask() -> KnownErrors:
     """Ask every published row."""
     found = ask_published(network=NETWORK)
-    return errors_of(found.rows, found.families, network=NETWORK, kernels=known_errors().kernels)
+    return errors_of(found.rows, found.families, network=NETWORK)
 
 
 def ask_steadily() -> KnownErrors:
     """Ask the rows of one kind of instance for their steady state."""
     rows = ask_steady(network=NETWORK)
     return errors_of(rows, families(rows), network=NETWORK)
-
-
-def judged_tables(tables: Path) -> tuple[KnownFamily, ...]:
-    """Judge every line of a folder of measured kernels."""
-    return tuple(known_line(family.name, *line) for family, lines in kernel_families(tables) for line in lines)
 
 
 def dumped(known: KnownErrors) -> str:
@@ -74,6 +95,16 @@ def dumped(known: KnownErrors) -> str:
         else:
             parts.append(f' "{name}": {json.dumps(value)}')
     return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def kernel_table(tables: Path) -> str:
+    """Errors of each family of kernels, all its lines together."""
+    lines = ["| family | rows | fitted | lines | median | p90 | bias |", "|---|---:|---:|---:|---:|---:|---:|"]
+    for family, of in kernel_families(tables):
+        counts = f"{family.asked - family.fitted:,} | {family.fitted:,} | {len(of)}"
+        errors = f"{family.median or 0:.1%} | {family.p90 or 0:.1%} | {family.bias or 0:+.1%}"
+        lines.append(f"| {family.name} | {counts} | {errors} |")
+    return "\n".join(lines)
 
 
 def table(known: KnownErrors) -> str:
@@ -98,6 +129,8 @@ def table(known: KnownErrors) -> str:
         lines.append(f"| {family.name} | {numbers} | {errors} | {' | '.join(cells)} | {width} |")
     whole = " | ".join(f"**{inside / max(among, 1):.1%}** of {among}" for inside, among in sums.values())
     lines += [f"| all | {len(known.rows)} | | | | | | {whole} | |", ""]
+    if not known.pairs:
+        return "\n".join(lines)
     lines += ["| pairs that differ in | pairs | settings | 80 % of errors below | below, a setting left out |"]
     lines += ["|---|---:|---:|---|---:|"]
     for kind, pairs in known.pairs.items():

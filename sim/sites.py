@@ -90,6 +90,14 @@ class Sites:
         """Whether an EP group stands in more than one domain."""
         return self.relay_SA.shape[1] > 1
 
+    @property
+    def most_away(self) -> int:
+        """Members of an EP group in other domains than one's own, the most of all ranks."""
+        sizes_G = np.bincount(self.group_G)[self.group_G]
+        place_G = self.group_G.astype(np.int64) * (int(self.domain_G.max()) + 1) + self.domain_G
+        _, at_G, here = np.unique(place_G, return_inverse=True, return_counts=True)
+        return int((sizes_G - here[at_G]).max())
+
     @classmethod
     def of(cls, cluster: Cluster, plan: Plan, *, seed: int = 0) -> Sites:
         """Lay the ranks of a plan out.

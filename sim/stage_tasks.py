@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from moecast.sim.collectives.carriers import has_carriers
 from moecast.sim.collectives.fitted import gathered_setup_s
+from moecast.sim.collectives.protocols import NETWORK_POST_s
 from moecast.sim.placed_model import PlacedModel
 from moecast.sim.program import Compute, Exchange, FlowSource, Kind
 
@@ -28,8 +29,11 @@ def exchange_of(placed: PlacedModel, kind: Kind, layer: int, flows: FlowSource, 
     """An exchange of the ranks of each EP group, with what the hardware table has it cost to launch."""
     hardware = placed.sites.cluster.hardware
     setup_s = hardware.collective_launch_s
-    if barrier:  # NCCL's, whose proxies send what leaves a domain
-        setup_s += hardware.barrier_s + (hardware.network_launch_s if placed.sites.groups_leave_domains else 0.0)
+    if barrier:
+        setup_s += hardware.barrier_s
+        if placed.sites.groups_leave_domains:  # NCCL's proxies send it, to each member that gets something of its own
+            posts = placed.sites.most_away if placed.mode.per_choice else 0
+            setup_s += hardware.network_launch_s + posts * NETWORK_POST_s
     return Exchange(kind=kind, layer=layer, flows=flows, setup_s=setup_s, barrier=barrier, group_R=placed.sites.group_G)
 
 

@@ -10,13 +10,14 @@ from moecast.cli import options
 
 if TYPE_CHECKING:
     from moecast.sim import CollectiveTime
+    from moecast.sim.accuracy import Grounds
     from moecast.topology import Cluster
 
 SIZES = "64KiB,1MiB,8MiB,64MiB,256MiB,1GiB"
 MOST_SIZES = 64
 NOTE = (
-    "Even, out of place, all ranks at once. NCCL's own losses between nodes (channels, proxies) are not modelled: the "
-    "links set the rate."
+    "Even, out of place, all ranks at once. Between nodes the links set NCCL's rate, and its proxies post a message "
+    "in a microsecond; channels that do not fill cards are not modelled."
 )
 
 
@@ -61,6 +62,7 @@ def collective_command(
     """
     from moecast.cli import render
     from moecast.sim import find_rung, time_collective, usual_rung
+    from moecast.sim.accuracy import collective_grounds, collective_text
     from moecast.topology import load_cluster
 
     asked = parse_sizes(sizes)
@@ -69,12 +71,15 @@ def collective_command(
     rung = find_rung(network) if network else usual_rung(count)
     with render.progress("timing", quiet=json) as advance:
         found = time_collective(built, operation, asked, rung=rung, kind=kind, ranks=ranks, seed=seed, progress=advance)
+    grounds = collective_grounds(built, operation, kind=kind, ranks=count)
+    told = collective_text(grounds)
     if json:
-        rows = [row.to_json() for row in found]
+        rows = [{**row.to_json(), "interval_s": grounds.interval_s(row.time_s)} for row in found]
         said = {"collective": operation, "kind": kind, "cluster": built.name, "ranks": count, "network": rung.name}
-        render.echo_json({**said, "rows": rows, "notes": [*built.notes, NOTE]})
+        render.echo_json({**said, "rows": rows, "notes": [*built.notes, NOTE, told], "rests_on": grounds.to_json()})
     else:
-        _show(built, f"{operation} over {count} GPUs", rung.name, found)
+        _show(built, f"{operation} over {count} GPUs", rung.name, found, grounds)
+        render.console().print(told, markup=False)
 
 
 def parse_sizes(text: str) -> list[float]:
@@ -97,7 +102,7 @@ def parse_sizes(text: str) -> list[float]:
     return sizes
 
 
-def _show(cluster: Cluster, what: str, network: str, rows: list[CollectiveTime]) -> None:
+def _show(cluster: Cluster, what: str, network: str, rows: list[CollectiveTime], grounds: Grounds) -> None:
     from rich.markup import escape
     from rich.table import Table
 
@@ -109,13 +114,16 @@ def _show(cluster: Cluster, what: str, network: str, rows: list[CollectiveTime])
         console.print(note, style="yellow", markup=False)
     title = f"{what} of {escape(cluster.name)}, rung {network}"
     table = Table(title=title, title_justify="left", title_style="bold")
-    for name in ("bytes", "time", "algorithm bandwidth", "bus bandwidth"):
+    between = [] if grounds.interval is None else ["80 %"]
+    for name in ("bytes", "time", *between, "algorithm bandwidth", "bus bandwidth"):
         table.add_column(name, justify="right")
     table.add_column("carried by")
     table.add_column("limited by")
     for row in rows:
-        rates = (f"{rate / 1e9:.2f} GB/s" for rate in (row.algorithm_Bps, row.bus_Bps))
-        table.add_row(format_bytes(row.bytes_per_rank), format_s(row.time_s), *rates, row.carried_by, _limit(row))
+        rates = [f"{rate / 1e9:.2f} GB/s" for rate in (row.algorithm_Bps, row.bus_Bps)]
+        ends = grounds.interval_s(row.time_s)
+        numbers = [format_s(row.time_s), *([] if ends is None else [f"{format_s(ends[0])} to {format_s(ends[1])}"])]
+        table.add_row(format_bytes(row.bytes_per_rank), *numbers, *rates, row.carried_by, _limit(row))
     console.print(table)
     console.print(NOTE)
 

@@ -44,7 +44,8 @@ def published_command(
 ) -> None:
     """Hold the forecast against what others measured: rows asked, answered, fitted, and how far off the others are.
 
-    Errors are of times, over rows on which nothing was fitted.
+    Errors are of times, over rows on which nothing was fitted. Where all that ships is asked, families of kernels
+    (without --tables) and of requests (without --requests) have the errors that ship.
 
     Example: moecast validate published --rows serving.csv --only h200_trtllm
     """
@@ -76,6 +77,8 @@ def _show(found: Published, *, every_row: bool) -> None:
     if every_row:
         out.print(_row_table(found.rows))
     out.print(_family_table(found))
+    if found.not_asked:
+        out.print(f"not asked now, errors that ship: {', '.join(found.not_asked)}", markup=False, highlight=False)
     out.print("median, p90: of the size of the relative error of the time, rows that may have set parameters left out")
     for gpu in found.unknown_gpus:
         out.print(f"not judged: tables of {escape(gpu)}, a GPU whose peaks nobody here knows")

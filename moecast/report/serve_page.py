@@ -37,10 +37,11 @@ def render(served: Served) -> str:
 
 def _cards(served: Served) -> list[tuple[str, str]]:
     ttft, tpot = served.latency["ttft"], served.latency["tpot"]
+    rate = served.between("output_tokens_per_s_per_gpu", format_count)
     cards = [
-        (format_s(ttft.p50_s), f"TTFT, median; p99 {format_s(ttft.p99_s)}"),
-        (format_s(tpot.p50_s), f"TPOT, median; p99 {format_s(tpot.p99_s)}"),
-        (format_count(served.output_tokens_per_s_per_gpu), f"output tokens/s of a GPU, {served.gpus} GPUs"),
+        (format_s(ttft.mean_s), f"TTFT, {_of_mean(served, 'ttft')}"),
+        (format_s(tpot.mean_s), f"TPOT, {_of_mean(served, 'tpot')}"),
+        (format_count(served.output_tokens_per_s_per_gpu), f"output tokens/s of a GPU{rate}, {served.gpus} GPUs"),
     ]
     if served.kept is not None:
         promised = ", ".join(f"{name.upper()} ≤ {format_s(time_s)}" for name, time_s in served.promised_s.items())
@@ -48,6 +49,12 @@ def _cards(served: Served) -> list[tuple[str, str]]:
     else:
         cards.append((f"{served.concurrency:,.4g}", "requests in the system, mean"))
     return cards
+
+
+def _of_mean(served: Served, name: str) -> str:
+    found = served.latency[name]
+    between = served.between(f"{name}_mean_s", format_s)
+    return f"mean{between}; median {format_s(found.p50_s)}, p99 {format_s(found.p99_s)}"
 
 
 def _seen(served: Served) -> list[Picture]:

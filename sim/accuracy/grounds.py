@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moecast.sim.accuracy.interval import Interval, interval_of
-from moecast.sim.accuracy.known_errors import STEADY, JudgedRow, KnownErrors, known_errors, steady_errors
+from moecast.sim.accuracy.known_errors import (
+    PROMPTS,
+    STEADY,
+    JudgedRow,
+    KnownErrors,
+    known_errors,
+    request_errors,
+    steady_errors,
+)
 from moecast.sim.cost.gpus import GPUS, gpu_key
 from moecast.sim.engines import find_engine
 from moecast.sim.parts import Part
@@ -72,7 +80,8 @@ class Grounds:
             **_errors(rows),
         }
         which = {"errors": self.family, "of": self.interval.source if self.interval else "", "source": self.source}
-        return {**which, "why_not": self.why_not, **numbers, "judged_by": known.network, **self.about}
+        judged_by = {"judged_by": known.network}
+        return {**which, "why_not": self.why_not, **numbers, **judged_by, **self.about}
 
 
 def _errors(rows: tuple[JudgedRow, ...]) -> dict[str, float | None]:
@@ -91,12 +100,11 @@ def _errors(rows: tuple[JudgedRow, ...]) -> dict[str, float | None]:
 def grounds_of(asked: Question) -> Grounds:
     """Find what stands behind the step time of a serving question."""
     hardware = asked.cluster.hardware
-    source = f"{hardware.engine} on {gpu_key(hardware)}"
-    about = _about(hardware, asked.trace)
     known = known_errors()
-    family = _serving_family(asked.workload.kernels, source, known)
-    why = _unmeasured_serving(asked) or _unmeasured_hardware(hardware)
-    return _grounds(known, family, source, why, about)
+    family = _serving_family(asked.workload.kernels, source_of(hardware), known)
+    if family == PREFILL and interval_of(known.of(PREFILL)) is None:
+        known, family = request_errors(), PROMPTS
+    return grounds_in(known, family, asked, unmeasured(asked))
 
 
 def steady_grounds(asked: Question) -> Grounds:
@@ -104,32 +112,54 @@ def steady_grounds(asked: Question) -> Grounds:
 
     The workload is the decode step. Factors are on GPU seconds of an output token, and on the time of one.
     """
+    return grounds_in(steady_errors(), STEADY, asked, unmeasured(asked))
+
+
+def grounds_in(known: KnownErrors, family: str, asked: Question, why_not: str) -> Grounds:
+    """What a family of known errors says of a question; `why_not`: why it says nothing."""
     hardware = asked.cluster.hardware
-    source = f"{hardware.engine} on {gpu_key(hardware)}"
-    why = _unmeasured_serving(asked) or _unmeasured_hardware(hardware)
-    return _grounds(steady_errors(), STEADY, source, why, _about(hardware, asked.trace))
+    return grounds_of_family(known, family, source_of(hardware), why_not, _about(hardware, asked.trace))
+
+
+def source_of(hardware: Hardware) -> str:
+    """Whose rows of serving a question is like."""
+    return f"{hardware.engine} on {gpu_key(hardware)}"
+
+
+def unmeasured(asked: Question) -> str:
+    """What of a question of serving no measured row has; empty where each part is in some."""
+    return _unmeasured_serving(asked) or unmeasured_hardware(asked.cluster.hardware)
 
 
 def training_grounds(hardware: Hardware, plan: Plan, recipe: Recipe, trace: RoutingTrace) -> Grounds:
     """Find what stands behind the time of a training step."""
-    why = _unmeasured_hardware(hardware)
+    why = unmeasured_hardware(hardware)
     if not recipe.host:
         why = why or "measured training steps wait for hosts, and none is counted here (--host-wait)"
     if plan.layout.cp > 1:
         why = why or "training with context parallelism"
-    return _grounds(known_errors(), TRAINING, f"training on {gpu_key(hardware)}", why, _about(hardware, trace))
+    return grounds_of_family(known_errors(), TRAINING, f"training on {gpu_key(hardware)}", why, _about(hardware, trace))
 
 
-def _grounds(known: KnownErrors, family: str, source: str, why: str, about: Mapping[str, str]) -> Grounds:
+def grounds_of_family(known: KnownErrors, family: str, source: str, why: str, about: Mapping[str, str]) -> Grounds:
+    """What a family of known errors says of a source's question; `why`: why it says nothing."""
     rows = () if why else known.of(family)
     interval = interval_of(rows, source=source)
     if not why and interval is None:
         configurations = len({row.configuration for row in rows})
-        why = f"{len(rows)} rows of {configurations} configurations are too few for an interval" if rows else "no row"
+        why = too_few(len(rows), configurations)
     own = sum(row.source == source for row in rows)
     return Grounds(
         family=family if rows else "", why_not=why, source=source, own_rows=own, interval=interval, about=about
     )
+
+
+def too_few(rows: int, configurations: int) -> str:
+    """Say that rows are too few for an interval."""
+    if not rows:
+        return "no row"
+    many = "" if configurations == 1 else "s"
+    return f"{rows} rows of {configurations} configuration{many} are too few for an interval"
 
 
 def _serving_family(part: Part, source: str, known: KnownErrors) -> str:
@@ -154,7 +184,8 @@ def _unmeasured_serving(asked: Question) -> str:
     return next((why for found, why in checks if found), "")
 
 
-def _unmeasured_hardware(hardware: Hardware) -> str:
+def unmeasured_hardware(hardware: Hardware) -> str:
+    """What of a GPU or of who prices its kernels no measured row has."""
     if hardware.name not in {known.name for known in GPUS.values()}:
         return f"GPU {hardware.name}"
     return "" if hardware.kernels == "fitted" else f"kernels by {hardware.kernels.partition(':')[0]}"
@@ -210,6 +241,14 @@ def grounds_text(rests_on: Mapping[str, Any]) -> str:
     return (
         f"80 %: by {rests_on['rows']} rows of {rests_on['configurations']} configurations that set nothing "
         f"({rests_on['errors']}; median error {format_percent(rests_on['median'])}, p90 "
-        f"{format_percent(rests_on['p90'])}), {whose}, judged by {rests_on['judged_by']} with even routing; here "
-        f"{rests_on['kernels']} kernels of engine {rests_on['engine']}{version}, {rests_on['routing']} routing"
+        f"{format_percent(rests_on['p90'])}), {whose}, judged by {rests_on['judged_by']}{_routing_text(rests_on)}; "
+        f"here {rests_on['kernels']} kernels of engine {rests_on['engine']}{version}, {rests_on['routing']} routing"
     )
+
+
+def _routing_text(rests_on: Mapping[str, Any]) -> str:
+    """How the family's rows were routed when they were asked."""
+    family = rests_on["errors"]
+    if family == TRAINING:
+        return " with even routing"
+    return " with routing of one kind of text" if family in (*DECODE, STEADY, PROMPTS) else ""

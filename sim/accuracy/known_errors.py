@@ -1,7 +1,7 @@
 """Known errors: what the forecast said of rows that set no parameter, shipped as data.
 
 `python benchmarks/coverage.py --write` writes `known_errors.json`, from `moecast validate published`; with `--steady`
-it writes `steady_errors.json`.
+it writes `steady_errors.json`, with `--requests` `request_errors.json`.
 """
 
 from __future__ import annotations
@@ -210,3 +210,21 @@ STEADY = "serving in steady state"
 def steady_errors() -> KnownErrors:
     """Known errors of `STEADY`, which ship apart: their rows are those of other families, asked for more."""
     return known_errors("steady_errors.json")
+
+
+SERVED = {"ttft": "serving TTFT", "tpot": "serving TPOT", "throughput": "serving throughput"}
+"""Families of what requests of a closed loop see, by measure: means over all of them."""
+
+PROMPTS = "prompts inside engines, few in flight"
+"""TTFT of closed loops with few in flight, less what engines and hosts add to each request: a prefill step, and the
+decode steps that it waits for."""
+
+
+def served_family(measure: str, *, apart: bool) -> str:
+    """The family of a measure of `SERVED`; `apart`: prompts are computed on GPUs of their own."""
+    return f"{SERVED[measure]}, prefill apart" if apart else SERVED[measure]
+
+
+def request_errors() -> KnownErrors:
+    """Known errors of the families `SERVED`: rows asked request by request."""
+    return known_errors("request_errors.json")

@@ -21,7 +21,7 @@ from moecast.sim.collectives import fitted
 from moecast.sim.collectives.groups import Group, groups_of
 from moecast.sim.collectives.links import link_capacity
 from moecast.sim.collectives.operations import Kind, collective_template, find_kind
-from moecast.sim.collectives.protocols import IN_SWITCH, PLAIN, RING_PROTOCOLS, TREE_PROTOCOLS, Protocol
+from moecast.sim.collectives.protocols import IN_SWITCH, PLAIN, RING_PROTOCOLS, TREE_PROTOCOLS, NETWORK_POST_s, Protocol
 from moecast.sim.collectives.template import FlowTemplate
 from moecast.sim.sites import Sites
 
@@ -37,6 +37,8 @@ class Choice:
     ----------
     by_network
         Whether NCCL's proxies send some of it to other domains.
+    posts
+        Messages to other domains that each rank's proxy posts one after the other, before the last of them can leave.
     """
 
     kind: Kind
@@ -49,12 +51,13 @@ class Choice:
         return self.kind.name if self.protocol is PLAIN else f"{self.kind.name}/{self.protocol.name}"
 
     by_network: bool = False
+    posts: int = 0
 
     def setup_s(self, sites: Sites) -> float:
         """Before the first byte moves."""
         hardware = sites.cluster.hardware
         launch_s = hardware.collective_launch_s + hardware.barrier_s
-        network_s = hardware.network_launch_s if self.by_network else 0.0
+        network_s = hardware.network_launch_s + self.posts * NETWORK_POST_s if self.by_network else 0.0
         return network_s + (launch_s if self.protocol.start_s is None else self.protocol.start_s)
 
     def estimate_s(self, sites: Sites, bytes_D: npt.ArrayLike) -> float:
@@ -71,13 +74,14 @@ def candidates(
     sites: Sites, groups_DM: npt.ArrayLike, *, operation: str, kind: str = NCCL, unit_bytes: float = 1.0
 ) -> list[Choice]:
     """Lay out all that may be chosen: NCCL's pairs of algorithm and protocol, or one kind over the links alone."""
-    by_network = False
+    by_network, posts = False, 0
     if kind != NCCL:
         pairs = [(find_kind(operation, kind), PLAIN)]
     else:
         groups = list(groups_of(sites, groups_DM))
         pairs = list(_nccl_pairs(operation, groups))
         by_network = not all(group.in_one_domain for group in groups)
+        posts = max(group.most_away for group in groups) if operation == "all-to-all" else 0
     return [
         Choice(
             kind=found,
@@ -86,6 +90,7 @@ def candidates(
                 sites, groups_DM, operation=operation, kind=found, protocol=protocol, unit_bytes=unit_bytes
             ),
             by_network=by_network,
+            posts=posts,
         )
         for found, protocol in pairs
     ]

@@ -43,6 +43,11 @@ class Group:
         return len(set(self.sites.domain_G[self.ranks_M].tolist())) == 1
 
     @property
+    def most_away(self) -> int:
+        """Members in other domains than one's own, the most of all members."""
+        return self.n - min(len(ranks) for ranks in self.by_domain())
+
+    @property
     def is_even(self) -> bool:
         """Whether each of its domains holds as many of its ranks."""
         return len({len(ranks) for ranks in self.by_domain()}) == 1

@@ -50,6 +50,10 @@ class Protocol:
 
 PLAIN = Protocol(name="plain")
 
+NETWORK_POST_s = 1e-6
+"""What a host's proxy takes to post a message to another domain, one after the other: the network overhead of NCCL's
+own model (1 us on Intel hosts, 2 on AMD's; NVIDIA/nccl, `getNetOverhead` in src/graph/tuning.cc). Not fitted."""
+
 # Fitted: `start_s` and `near_wire`, by least relative errors, on NCCL's rows up to 1 MiB marked fit (8 GPUs, NVLink 4):
 # all-reduce 64 KiB 19.89 us, 1 MiB 34.65 and 35.6 us, reduce-scatter 1 MiB 29.3 us. NCCL says 6.6 us.
 LOW_LATENCY = Protocol(name="LL", start_s=11.7e-6, near_hop_s=0.6e-6, far_hop_s=2.7e-6, near_wire=3.37, far_wire=8.0)

@@ -1,8 +1,8 @@
 """A collective by itself, what nccl-tests run: what a cluster's links give, without a model or routing.
 
 It has a fixed cost, latency and the links' rates. Where a kind is named, the fixed cost is the hardware table's (a
-launch and a barrier); NCCL's choice has NCCL's own (see `protocols`). How far NCCL stays below the links between
-nodes (channels, proxies) is not modelled.
+launch and a barrier); NCCL's choice has NCCL's own (see `protocols`). How far NCCL's channels stay below the links
+between nodes is not modelled, what its proxies take to post messages is.
 
 Axes: J link, D group.
 """

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from moecast.files import write_text
+from moecast.sim.accuracy.served import served_text
 from moecast.sim.serving.cost.surrogate_error import SurrogateError
 from moecast.sim.serving.history import OverTime
 from moecast.sim.serving.iteration_log import IterationLog
@@ -72,6 +73,11 @@ class Served(ShownAsTable):
         Where prompts are computed on GPUs of their own: both pools, and what moved between them.
     promised_s
         With an SLO: the most seconds by measure.
+    intervals
+        Ends of 80 % intervals, by what they are of: "ttft_mean_s", "tpot_mean_s", "itl_mean_s", "e2e_mean_s", rates and
+        "kept" by their own names; empty where no measured rows speak for the run.
+    rests_on
+        By measure ("ttft", "tpot", "throughput") what the intervals rest on, as a Prediction's `rests_on`.
     measures, times, logs
         Of each request, and by pool the iterations that were kept for a timeline; not in the JSON.
     """
@@ -114,6 +120,8 @@ class Served(ShownAsTable):
     pools: tuple[PoolServed, ...] = ()
     moved: KvMoved | None = None
     promised_s: Mapping[str, float] = field(default_factory=dict)
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    rests_on: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     measures: Measures = field(compare=False)
     times: RequestTimes = field(compare=False)
     logs: Mapping[str, IterationLog] = field(default_factory=dict, compare=False)
@@ -126,17 +134,8 @@ class Served(ShownAsTable):
     def table_rows(self) -> list[tuple[str, str]]:
         """What `moecast serve` prints."""
         rows = [("requests", f"{self.requests:,}, {self.counted:,} of them counted")]
-        rows += [(f"{words} ({name.upper()})", _shown(self.latency[name])) for name, words in MEASURES.items()]
-        per_gpu = format_count(self.output_tokens_per_s_per_gpu)
-        rows += [
-            ("output tokens/s", f"{format_count(self.output_tokens_per_s)}, {per_gpu} per GPU"),
-            ("input tokens/s", format_count(self.input_tokens_per_s)),
-            ("requests/s", f"{self.requests_per_s:.3g}"),
-        ]
-        if self.output_tokens_per_dollar is not None:
-            rows.append(("output tokens per $", format_count(self.output_tokens_per_dollar)))
-        if self.goodput_per_s is not None and self.kept is not None:
-            rows.append(("goodput", f"{self.goodput_per_s:.3g} requests/s, {format_percent(self.kept)} of them"))
+        rows += [(f"{words} ({name.upper()})", self._shown_latency(name)) for name, words in MEASURES.items()]
+        rows += self._shown_rates()
         rows.append(("in the system", f"{self.concurrency:.4g} requests in the mean, ramp and drain included"))
         rows += [(f"{pool.name} pool", pool.shown) for pool in self.pools]
         if self.moved is not None:
@@ -148,6 +147,34 @@ class Served(ShownAsTable):
             rows.append(("surrogate", self.error.shown))
         return rows
 
+    def _shown_latency(self, name: str) -> str:
+        found = self.latency[name]
+        named = (("p50", found.p50_s), ("p90", found.p90_s), ("p99", found.p99_s))
+        mean = f"{format_s(found.mean_s)} mean{self.between(f'{name}_mean_s', format_s)}"
+        return f"{mean}; " + ", ".join(f"{name} {format_s(value)}" for name, value in named)
+
+    def _shown_rates(self) -> list[tuple[str, str]]:
+        per_gpu = format_count(self.output_tokens_per_s_per_gpu)
+        rate = f"{format_count(self.output_tokens_per_s)}{self.between('output_tokens_per_s', format_count)}"
+        rows = [
+            ("output tokens/s", f"{rate}, {per_gpu} per GPU"),
+            ("input tokens/s", format_count(self.input_tokens_per_s)),
+            ("requests/s", f"{self.requests_per_s:.3g}{self.between('requests_per_s', '{:.3g}'.format)}"),
+        ]
+        if self.output_tokens_per_dollar is not None:
+            rows.append(("output tokens per $", format_count(self.output_tokens_per_dollar)))
+        if self.goodput_per_s is not None and self.kept is not None:
+            goodput = f"{self.goodput_per_s:.3g} requests/s{self.between('goodput_per_s', '{:.3g}'.format)}"
+            rows.append(("goodput", f"{goodput}, {format_percent(self.kept)} of them"))
+        return rows
+
+    def between(self, name: str, form: Callable[[float], str]) -> str:
+        """The 80 % interval of a number, to stand behind it; empty where there is none."""
+        if name not in self.intervals:
+            return ""
+        low, high = self.intervals[name]
+        return f" (80 %: {form(low)} to {form(high)})"
+
     def _shown_kv(self) -> str:
         blocks, size, preemptions = (int(self.kv[name]) for name in ("blocks", "block_tokens", "preemptions"))
         used = format_percent(self.kv["peak"])
@@ -155,7 +182,7 @@ class Served(ShownAsTable):
 
     def table_notes(self) -> list[str]:
         """What is to be read with it."""
-        return list(self.notes)
+        return [*self.notes, *filter(None, [served_text(self.rests_on)])]
 
     def to_json(self) -> dict[str, Any]:
         """Give it as plain JSON values: the keys of `vllm bench serve`, and ours under `moecast`."""
@@ -184,11 +211,6 @@ class Served(ShownAsTable):
                      ("p99", found.p99_s))  # fmt: skip
             bench |= {f"{part}_{key}_ms": seconds * 1e3 for part, seconds in parts}
         return bench
-
-
-def _shown(latency: Latency) -> str:
-    named = (("p50", latency.p50_s), ("p90", latency.p90_s), ("p99", latency.p99_s))
-    return f"{format_s(latency.mean_s)} mean; " + ", ".join(f"{name} {format_s(value)}" for name, value in named)
 
 
 def _plain(value: Any) -> Any:

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from moecast.sim.accuracy import served_grounds
 from moecast.sim.cost.gpus import gpu_key
 from moecast.sim.engines import find_engine
 from moecast.sim.serving.arrivals import ArrivalLaw
 from moecast.sim.serving.cost.surrogate_error import network_share, surrogate_error
+from moecast.sim.serving.intervals import goodput_interval, intervals_of
+from moecast.sim.serving.latency import Latency
 from moecast.sim.serving.measures import Measures, latencies, limited_by, percentiles_s, shares_of_time
 from moecast.sim.serving.pools_served import KvMoved, PoolServed, limited_apart
 from moecast.sim.serving.records import Records
@@ -26,8 +29,6 @@ if TYPE_CHECKING:
     from moecast.sim.question import Question
 
 Float = npt.NDArray[np.float64]
-
-NO_INTERVAL = "no interval: docs/serving.md has the errors of such forecasts on public runs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +79,7 @@ def summary(
     gpus = sum(of.gpus for of in run.pools.values())
     rates = _rates(run, gpus, dollars_per_gpu_hour)
     promised = _promised(slo, measures, rates["requests_per_s"])
+    latency = latencies(measures, records)
     return Served(
         cluster=question.cluster.name,
         model=question.model.name,
@@ -91,9 +93,10 @@ def summary(
         requests=len(requests),
         counted=int(measures.counted_Q.sum()),
         duration_s=run.duration_s,
-        latency=latencies(measures, records),
+        latency=latency,
         **rates,
         **promised,
+        **_sure(question, run, slo, measures, latency, rates),
         concurrency=records.in_system_s / run.duration_s,
         **_limits(run),
         kv={
@@ -107,7 +110,7 @@ def summary(
         quantiles_s=percentiles_s(measures, records),
         over_time={name: of.pool.times.history.over_time(run.duration_s, of.count) for name, of in run.pools.items()},
         step_times={name: of.pool.times.steps.found() for name, of in run.pools.items()},
-        notes=(*question.notes, *notes, NO_INTERVAL, *_notes(run, promised)),
+        notes=(*question.notes, *notes, *_notes(run, promised)),
         seed=question.seed,
         whole_run_s={"ttft": float(measures.ttft_Q.mean()), "tpot": float(measures.tpot_Q.mean())},
         pools=tuple(PoolServed.of(name, of) for name, of in run.pools.items()) if run.moved is not None else (),
@@ -155,6 +158,25 @@ def _promised(slo: Slo | None, measures: Measures, requests_per_s: float) -> dic
         "kept": kept,
         "shortfalls": slo.shortfalls(measures.timed()),
         "promised_s": slo.given,
+    }
+
+
+def _sure(
+    question: Question,
+    run: Run,
+    slo: Slo | None,
+    measures: Measures,
+    latency: Mapping[str, Latency],
+    rates: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Intervals, and what they rest on."""
+    law = "" if run.arrivals is None else run.arrivals.name
+    batcher, apart = list(run.pools.values())[-1].policy.name, run.moved is not None
+    grounds = served_grounds(question, run.requests, arrivals=law, batcher=batcher, apart=apart)
+    kept = goodput_interval(grounds, slo, measures.counted(), rates["requests_per_s"])
+    return {
+        "intervals": {**intervals_of(grounds, latency, rates), **kept},
+        "rests_on": {measure: of.to_json() for measure, of in grounds.items()},
     }
 
 

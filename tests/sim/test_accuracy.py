@@ -22,6 +22,7 @@ from moecast.sim.accuracy import (
     known_errors,
 )
 from moecast.sim.accuracy.grounds import NO_ROWS, check_rests_on, grounds_text
+from moecast.sim.accuracy.known_errors import PROMPTS
 from moecast.sim.made_routing import parse_law, routing_by_law
 from moecast.topology import load_cluster
 
@@ -119,12 +120,19 @@ def test_a_decode_step_has_an_interval_and_says_what_it_rests_on() -> None:
     assert grounds_text(found.rests_on)[:10] in found._repr_html_()
 
 
+def test_a_prefill_step_rests_on_prompts_of_public_runs() -> None:
+    found = asked(phase="prefill", tokens_per_rank=16, context=None)
+    assert found.interval_s is not None
+    assert found.rests_on["errors"] == PROMPTS
+    assert found.rests_on["rows"] > found.rests_on["configurations"] - 1 > 7
+    assert PROMPTS in grounds_text(found.rests_on)
+
+
 @pytest.mark.parametrize(
     ("changed", "why"),
     [
         ({"name": "T9000"}, "GPU T9000"),
         ({"kernels": "roofline"}, "kernels by roofline"),
-        ({"phase": "prefill", "tokens_per_rank": 16, "context": None}, "too few"),
         ({"speculate": 1, "acceptance": 0.5}, "speculative decoding"),
     ],
 )

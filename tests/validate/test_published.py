@@ -12,9 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moecast.sim import find_rung, time_collective
+from moecast.sim import Plan, find_rung, time_collective
+from moecast.sim.collectives.choice import candidates
+from moecast.sim.collectives.protocols import NETWORK_POST_s
 from moecast.sim.cost.collectives import find_parameters, nccl_seconds
 from moecast.sim.cost.nvlink import NOMINAL_Bps
+from moecast.sim.sites import Sites
 from moecast.topology import list_presets, load_cluster
 from moecast.validate.published import SOURCES, Row, markdown, mean_error, outcome_of, predict
 from moecast.validate.published.questions import AllToAll, GroupCollective, TokenExchange, WholeStep
@@ -157,6 +160,33 @@ def test_only_what_leaves_its_domain_waits_for_the_network_to_start() -> None:
         )
         assert slow - quick == pytest.approx(added_s, abs=1e-12)
     assert start_s > 1e-4
+
+
+@pytest.mark.parametrize(("nodes", "ranks"), [(1, 8), (2, 12), (4, 32)])
+def test_an_all_to_all_starts_a_post_later_for_each_rank_of_another_node(nodes: int, ranks: int) -> None:
+    """As NCCL's host proxies post messages, one after the other; the rank with the most peers elsewhere is the last."""
+    sites = Sites.of(
+        load_cluster("dgx-h100", nodes=nodes), Plan.contiguous(layers=1, experts=ranks, choices=1, ep=ranks)
+    )
+    everyone_DM = np.arange(ranks)[None, :]
+    (choice, *_) = candidates(sites, everyone_DM, operation="all-to-all")
+    inside = min(8, ranks - 8 * (nodes - 1))
+    posts = ranks - inside if nodes > 1 else 0
+    hardware = sites.cluster.hardware
+    assert sites.most_away == (posts if nodes > 1 else 0)
+    assert (choice.posts, choice.by_network) == (posts, nodes > 1)
+    if nodes > 1:
+        assert choice.setup_s(sites) == pytest.approx(
+            hardware.collective_launch_s + hardware.barrier_s + posts * NETWORK_POST_s
+        )
+
+
+def test_one_token_between_nodes_is_near_a_row_that_set_nothing() -> None:
+    (source,) = (source for source in SOURCES if source.name == "pplx-kernels")
+    outcome = outcome_of(source, next(row for row in source.rows if "128 ranks" in row.name))
+    assert outcome.row.use == "check"
+    assert outcome.error is not None
+    assert abs(outcome.error) < 0.15
 
 
 def test_uniform_routing_chooses_different_experts() -> None:

@@ -34,7 +34,7 @@ HARDWARE_SOURCES = {
     "collective_launch_s": f"fit, together with barrier_s, on {_NCCL_ROW}; the split of the two is an estimate",
     "count_exchange_s": f"fit on {_NCCL_ROW}: an exchange of counts is a small all-to-all",
     "barrier_s": f"fit, together with collective_launch_s, on {_NCCL_ROW}; the split of the two is an estimate",
-    "network_launch_s": "0: no row that may be fitted says what NCCL's proxies add over InfiniBand or RoCE",
+    "network_launch_s": "0: no row that may be fitted says what NCCL adds over InfiniBand beside posts",
     "in_switch_efficiency": "fit on NCCL all-reduce (NVLS) on 8 x H200: 256 MiB in 1052.6 us, 8 GiB at 480 GB/s",
 }
 

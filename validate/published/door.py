@@ -12,14 +12,17 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.errors import MoecastError
+from moecast.sim.accuracy.known_errors import SERVED
+from moecast.sim.cost.fitted_errors import fitted_errors
 from moecast.sim.cost.tables.folder import unknown_gpus
 from moecast.validate.published import SOURCES
 from moecast.validate.published.answers import FamilyErrors, RowAnswer, families, sources
 from moecast.validate.published.decode import answer_serving
 from moecast.validate.published.known import with_intervals
 from moecast.validate.published.references import answer_reference
-from moecast.validate.published.request_runs import FAMILIES, answer_requests
+from moecast.validate.published.request_runs import answer_requests
 from moecast.validate.published.row_files import SHIPPED, RowFile, read_rows
+from moecast.validate.published.shipped import KERNELS, Kernels, shipped_families, shipped_kernels
 from moecast.validate.published.training import answer_training
 
 Progress = Callable[[int, int], None]
@@ -39,16 +42,26 @@ class Published:
         Families of kernel tables, each with its lines: one of a GPU, engine, version and element type.
     unknown_gpus
         GPUs of the folder that nothing is known of: their tables are not judged.
+    shipped
+        Families that were not asked now: their errors are those that ship. Kernels are, too, where `kernels_shipped`.
     """
 
     rows: tuple[RowAnswer, ...]
     kernels: tuple[tuple[FamilyErrors, tuple[FamilyErrors, ...]], ...] = ()
     unknown_gpus: tuple[str, ...] = ()
+    shipped: tuple[FamilyErrors, ...] = ()
+    kernels_shipped: bool = False
 
     @property
     def families(self) -> list[FamilyErrors]:
         """Errors of each family."""
-        return [*families(self.rows), *(family for family, _ in self.kernels)]
+        return [*families(self.rows), *self.shipped, *(family for family, _ in self.kernels)]
+
+    @property
+    def not_asked(self) -> list[str]:
+        """Names of the families whose errors are those that ship."""
+        kernels = self.kernels if self.kernels_shipped else ()
+        return [family.name for family in (*self.shipped, *(family for family, _ in kernels))]
 
     @property
     def parts(self) -> list[tuple[str, FamilyErrors]]:
@@ -61,6 +74,7 @@ class Published:
             "families": {family.name: family.to_json() for family in self.families},
             "parts": [{"family": family, "name": part.name, **part.to_json()} for family, part in self.parts],
             "rows": [row.to_json() for row in self.rows],
+            "not_asked": self.not_asked,
         }
 
 
@@ -99,12 +113,18 @@ def ask_published(
         rows.append(ask())
         if progress is not None:
             progress(done, len(asks))
-    kernels = () if tables is None else tuple(kernel_families(tables))
+    everything = files is None and not only
     return Published(
         rows=tuple(with_intervals(rows)),
-        kernels=tuple((family, tuple(line for line, _ in lines)) for family, lines in kernels),
+        kernels=_kernels(tables) if tables is not None else shipped_kernels() if everything else (),
         unknown_gpus=() if tables is None else unknown_gpus(tables),
+        shipped=shipped_families({row.family for row in rows}) if everything else (),
+        kernels_shipped=tables is None,
     )
+
+
+def _kernels(tables: Path) -> Kernels:
+    return tuple((family, tuple(line for line, _ in lines)) for family, lines in kernel_families(tables))
 
 
 def _asks(files: Sequence[Path] | None, network: str, requests: bool) -> Iterator[tuple[str, Ask]]:
@@ -122,7 +142,7 @@ def _of_file(file: RowFile, network: str, requests: bool) -> Iterator[tuple[str,
     for row in file.rows:
         if file.kind == "serving":
             yield row["id"], partial(answer_serving, row, network=network)
-            for measure in FAMILIES if requests else ():
+            for measure in SERVED if requests else ():
                 yield f"{row['id']}: {measure}", partial(answer_requests, row, measure, network=network)
         else:
             yield row["id"], partial(answer_training, row, network=network)
@@ -144,6 +164,7 @@ def kernel_families(tables: Path) -> Iterator[tuple[FamilyErrors, tuple[tuple[Fa
                 for error_R, rows in [(line.judged.error_R, line.judged.rows)]
             )
             pooled_R = np.concatenate([error_R for _, error_R in parts])
-            rows = int(pooled_R.size)
-            whole = FamilyErrors.of_errors(f"kernels: {name}", pooled_R, asked=rows, answered=rows, fitted=0)
+            fitted = sum(line.fitted for line in fitted_errors(name))
+            rows = int(pooled_R.size) + fitted
+            whole = FamilyErrors.of_errors(f"{KERNELS}{name}", pooled_R, asked=rows, answered=rows, fitted=fitted)
             yield whole, parts

@@ -47,7 +47,6 @@ def errors_of(
     families: Sequence[FamilyErrors],
     *,
     network: str,
-    kernels: Sequence[KnownFamily] = (),
 ) -> KnownErrors:
     """What is known after these rows."""
     judged = judged_rows(rows)
@@ -55,12 +54,14 @@ def errors_of(
     for family in families:
         own = [row for row in judged if row.family == family.name]
         counts = len(own), len({row.configuration for row in own}), len({row.source for row in own})
-        summed.append(_family(family, *counts))
-    pairs = {kind: paired_errors(judged, kind=kind) for kind in ("batch", "layout")}
-    return KnownErrors(network=network, families=tuple(summed), rows=judged, pairs=pairs, kernels=tuple(kernels))
+        summed.append(known_family(family, *counts))
+    paired = any(row.setting for row in judged)
+    pairs = {kind: paired_errors(judged, kind=kind) for kind in (("batch", "layout") if paired else ())}
+    return KnownErrors(network=network, families=tuple(summed), rows=judged, pairs=pairs)
 
 
-def _family(found: FamilyErrors, rows: int, configurations: int, sources: int) -> KnownFamily:
+def known_family(found: FamilyErrors, rows: int, configurations: int, sources: int) -> KnownFamily:
+    """A family's errors, and how many rows count in them, of how many setups and sources."""
     return KnownFamily(
         name=found.name,
         asked=found.asked,
@@ -73,15 +74,6 @@ def _family(found: FamilyErrors, rows: int, configurations: int, sources: int) -
         p90=found.p90,
         bias=found.bias,
     )
-
-
-def known_line(family: str, line: FamilyErrors, error_R: Float) -> KnownFamily:
-    """A line of kernel tables, with the quantiles of its rows."""
-    low, high = (
-        (None, None) if not error_R.size else (float(end) for end in np.quantile(-np.log1p(error_R), (0.1, 0.9)))
-    )
-    found = _family(line, int(error_R.size), 1, 1)
-    return replace(found, name=f"{family}: {line.name}", low=low, high=high)
 
 
 def with_intervals(rows: Sequence[RowAnswer]) -> list[RowAnswer]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from moecast.errors import MoecastError
 from moecast.sim import Question, Workload
+from moecast.sim.accuracy.known_errors import SERVED, served_family
 from moecast.sim.engines import ENGINES, NEUTRAL
 from moecast.sim.serving import Lengths, PrefillPool, Served, Serving, make_requests, parse_arrivals, serve
 from moecast.sim.serving.cost.step_cost import StepCost
@@ -32,7 +33,6 @@ LEAST_LENGTH = 0.8
 TRACE_TOKENS = 4096
 DISPATCH_APART = "least_requests"
 """To ranks of pools apart: limits of such rows leave a rank no seat beside its even share."""
-FAMILIES = {"ttft": "serving TTFT", "tpot": "serving TPOT", "throughput": "serving throughput"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +56,7 @@ def answer_requests(fields: Fields, measure: str, *, network: str = "bound") -> 
     except ValueError as error:
         return RowAnswer(
             id=f"{fields['id']}: {measure}",
-            family=FAMILIES[measure],
+            family=SERVED[measure],
             source=fields.get("engine") or "unknown",
             configuration=fields["id"],
             use="check",
@@ -67,7 +67,7 @@ def answer_requests(fields: Fields, measure: str, *, network: str = "bound") -> 
     use: Use = "fit" if row.use == "fit" else "check"
     about = {
         "id": f"{row.id}: {measure}",
-        "family": FAMILIES[measure],
+        "family": served_family(measure, apart=row.mode == "disagg"),
         "source": f"{row.engine} on {row.gpu}",
         "use": use,
         "configuration": configuration_of(row),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moecast.sim import Prediction, time_collective
-from moecast.sim.accuracy import interval_of, known_errors
+from moecast.sim.accuracy import collective_grounds
 from moecast.sim.network import Rung
 from moecast.topology import Cluster
 from moecast.validate.compare import relative_error
@@ -96,9 +96,7 @@ def check_collectives(result: NcclResult, cluster: Cluster, *, rung: Rung, ranks
     count = ranks or result.ranks or cluster.n_gpus
     sizes = [float(size) for size, _ in result.rows]
     timed = time_collective(cluster, result.operation, sizes, ranks=count, rung=rung)
-    inside = count <= cluster.n_gpus // max(cluster.n_domains, 1)
-    family = f"collectives {'inside a node' if inside else 'between nodes'}"
-    interval = interval_of(known_errors().of(family))
+    interval = collective_grounds(cluster, result.operation, ranks=count).interval
     found = []
     for (size, measured_s), row in zip(result.rows, timed, strict=True):
         low_s, high_s = (None, None) if interval is None else interval.of(row.time_s)
