@@ -18,14 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.errors import MoecastError
-from moecast.sim.collectives.template import no_flows
 from moecast.sim.context.rules import check_context
 from moecast.sim.forward import ForwardPass
 from moecast.sim.overlap import with_fewer_sms
 from moecast.sim.program import Compute, Exchange, Kind, Task
 from moecast.sim.schedules.fsmoe_training import Chunk, co_scheduled, legs_on_streams
 from moecast.sim.stage_tasks import OUTSIDE
-from moecast.sim.training.host import NO_WAIT, HostWait
+from moecast.sim.training.host import NO_WAIT, HostWait, after_host
 from moecast.sim.training.layer_passes import LayerPasses
 from moecast.sim.training.passes import Passes
 from moecast.sim.training.precision import BF16, Precision
@@ -52,9 +51,10 @@ class TrainingPass:
     precision, recompute
         Of the recipe.
     host
-        What its ranks wait for their hosts in each direction of an MoE layer before they send: for counts of tokens
-        that come back from the device, and for kernels that are not launched as fast as they run. What runs beside the
-        exchange hides it. None with one rank in an EP group.
+        What its ranks' hosts take to launch a direction of an MoE layer, and what is waited for before it sends
+        (`moecast.sim.training.host`). None with one rank in an EP group.
+    slower
+        Times that its kernels take of what they are priced at.
 
     Raises
     ------
@@ -66,6 +66,7 @@ class TrainingPass:
     precision: Precision = BF16
     recompute: Recompute = NONE
     host: HostWait = NO_WAIT
+    slower: float = 1.0
     chunks: tuple[TrainingPass, ...] = ()
 
     def __post_init__(self) -> None:
@@ -174,7 +175,7 @@ class TrainingPass:
     def _to_experts(self, layer: int, which: str) -> Iterator[Exchange]:
         moe = self.model.moe_layer_ids.index(layer)
         sent = self.step.dispatch(moe) if which == "forward" else self._travel("combine", moe)
-        yield from self._after_host(sent)
+        yield from after_host(sent, self.host, self.step)
 
     def _at_experts(self, layer: int, which: str) -> Compute:
         moe = self.model.moe_layer_ids.index(layer)
@@ -242,19 +243,6 @@ class TrainingPass:
         yield self._compute("other", OUTSIDE, self._of(which, self._passes.dense(layer)) + again_G)
         yield from self.step.scatter(layer)
 
-    def _after_host(self, sent: Iterable[Exchange]) -> Iterator[Exchange]:
-        """Let the first exchange wait for the hosts: on no stream, so that what else there is goes on."""
-        exchanges = list(sent)
-        if self.host and exchanges:
-            yield replace(exchanges[0], flows=no_flows(), setup_s=self._host_seconds(), barrier=False, stream=None)
-        yield from exchanges
-
-    def _host_seconds(self) -> float:
-        placed = self.step.placed
-        copies = self.model.choices * float(np.mean(self.step.tokens_at(0)))
-        sent_bytes = copies * (placed.dispatch_flows.copy_bytes + placed.combine_flows.copy_bytes)
-        return self.host.seconds(experts=placed.plan.max_slots, sent_bytes=sent_bytes)
-
     def _again(self, layer: int, module: str, which: str = "input") -> Float:
         """Forward seconds of a module that runs again before its gradients, unless it does within another."""
         if which in ("forward", "weight") or not self.recompute.runs_again(module):
@@ -284,4 +272,5 @@ class TrainingPass:
         return seconds_G
 
     def _compute(self, kind: Kind, moe: int, seconds_G: Float) -> Compute:
-        return Compute(kind=kind, layer=moe, seconds_R=np.ascontiguousarray(seconds_G, np.float64))
+        seconds_R = np.ascontiguousarray(self.slower * seconds_G, np.float64)
+        return Compute(kind=kind, layer=moe, seconds_R=seconds_R)
