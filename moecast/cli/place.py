@@ -267,6 +267,7 @@ def place_command(
             prove_nodes=prove or 0,
             replanning=replanning,
             progress=advance,
+            say=None if advance is None else advance.say,
         )
     write_plan(placement.plan, out)
     launch = "" if export is None else find_engine(export).launch(str(exported), placement.plan)
