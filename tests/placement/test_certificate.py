@@ -149,6 +149,7 @@ def test_no_plan_without_replicas_is_below_the_proved_certificate(mode: str, pha
 
 
 def test_a_proof_says_which_layer_it_is_at_and_how_good_it_is_so_far() -> None:
+    """Two EP groups of two layers."""
     said: list[str] = []
     place(
         small_cluster(1),
@@ -161,8 +162,8 @@ def test_a_proof_says_which_layer_it_is_at_and_how_good_it_is_so_far() -> None:
         say=said.append,
     )
     proving = [words for words in said if words.startswith("proved")]
-    assert ["layer 1 of 2, gaps to" in proving[0], "left" in proving[0]] == [True, True]
-    assert ["layer 2 of 2, gaps to" in proving[1], "left" in proving[1]] == [True, False]
+    assert ["layer 1 of 4, gaps to" in proving[0], "left" in proving[0]] == [True, True]
+    assert ["layer 4 of 4, gaps to" in proving[3], "left" in proving[3]] == [True, False]
 
 
 @pytest.mark.parametrize("mode", ["per_rank", "nccl", "per_choice", "stay"])
