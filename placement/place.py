@@ -180,7 +180,7 @@ def place(
     slots_LGP, note = finished(solved, problem, chosen.name, by_choice=by_choice, fill=fill)
     problem.plan(slots_LGP).check_legal()  # before it is judged: loops rely on it
     seconds = budget.seconds
-    budget.tell("done", 1.0)
+    budget.tell("timing the plan that was found", 1.0)
     found = _judged(problem, objective, slots_LGP, known, solver=chosen.name, seconds=seconds, note=note)
     replanned = None if replanning is None else replan(problem, replanning, solver=chosen, work_limit=work_limit)
     if not advise:
