@@ -96,26 +96,26 @@ class Advice:
         """One answer a line."""
         gain, gain_text = _gain(self.contiguous_S, self.plan_S)
         more, more_text = _gain(self.plan_S, self.oracle_S)
-        even = f"with perfectly even experts in every step, this plan's steps: {more_text}"
-        reached = f"the static plan reaches {format_percent(self.reached)} of the per-step oracle's speed"
+        oracle = "an oracle that makes loads even before every step, for nothing"
+        limits = "yes" if more >= LITTLE else "no"
         words = [
-            f"is balance your bottleneck? {'yes' if more >= LITTLE else 'no'}: {even}",
-            f"this static plan against experts in order: {gain_text}",
-            f"{reached} (loads of every step even, its copies unchanged)",
+            f"is balance your bottleneck? {limits}; perfectly even loads against this plan's: {more_text}",
+            f"what is this plan worth? against experts in order: {gain_text}",
+            f"how good can it get? this plan has {format_percent(self.reached)} of the speed of {oracle}",
             *(self.rebalance or [_rebalance(more, float(self.plan_S.mean() - self.oracle_S.mean()))]),
         ]
         if gain < LITTLE and more < LITTLE and not any(word.startswith("rebalance every") for word in self.rebalance):
-            words.append("leave it: neither this plan nor any rebalancing shows a difference")
+            words.append(
+                "leave experts in order: what this plan and rebalancing could gain is within the forecast's error"
+            )
         return [*words, *([self.copies] if self.copies else [])]
 
 
 def _rebalance(more: float, saved_s: float) -> str:
     """When moving experts at run time could pay."""
     if more < LITTLE or saved_s <= 0:
-        return "rebalance: never, on this traffic: there is no more to gain than the forecast's error"
-    return (
-        f"rebalance: only where that costs less than {format_s(saved_s)} a step, all in all: no rebalancing saves more"
-    )
+        return "rebalance: never, on this traffic: what it could still gain is within the forecast's error"
+    return f"rebalance: only if it costs less than {format_s(saved_s)} a step, all in all: that is the most it can save"
 
 
 def _gain(before_S: Float, after_S: Float) -> tuple[float, str]:
@@ -123,12 +123,17 @@ def _gain(before_S: Float, after_S: Float) -> tuple[float, str]:
     gain_S = 1 - after_S / before_S
     gain, n = float(gain_S.mean()), len(gain_S)
     if abs(gain) < 1e-12:
-        return gain, "no difference"
+        return gain, "steps take as long"
     half = 0.0 if n < 2 else FEW_STEPS.get(n - 1, NORMAL_80) * float(gain_S.std(ddof=1)) / n**0.5
     if abs(gain) <= max(half, LITTLE):
-        return gain, f"no difference shown ({format_percent(gain)} shorter, inside the forecast's error)"
-    between = f" ({format_percent(gain - half)} to {format_percent(gain + half)})" if n > 1 else " (one step only)"
-    return gain, f"{format_percent(abs(gain))} {'shorter' if gain > 0 else 'longer'}{between}"
+        return gain, f"no difference shown ({_changed(gain)}, within the forecast's error)"
+    least, most = sorted((abs(gain - half), abs(gain + half)))
+    between = f" ({100 * least:.1f} to {format_percent(most)})" if n > 1 else " (one step only)"
+    return gain, f"{_changed(gain)}{between}"
+
+
+def _changed(gain: float) -> str:
+    return f"steps {format_percent(abs(gain))} {'shorter' if gain > 0 else 'longer'}"
 
 
 def _oracle_S(problem: PlacementProblem, objective: Objective, slots_LGP: Int32) -> Float:

@@ -16,7 +16,7 @@ from moecast.errors import MoecastError
 from moecast.placement.advice import Advice
 from moecast.placement.certificates import certificate_s
 from moecast.placement.finish import check_taken, finished
-from moecast.placement.limit import Budget, Limit, check_seed, stops_on_interrupt
+from moecast.placement.limit import Budget, Limit, Progress, check_seed, stops_on_interrupt
 from moecast.placement.notes import with_note
 from moecast.placement.objective import Objective
 from moecast.placement.placement import Placement
@@ -78,6 +78,7 @@ def place(
     prove_nodes: int = 0,
     replanning: Replanning | None = None,
     progress: Callable[[int, int], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Placement:
     """Find which expert stands on which rank, for the least mean step time under a Workload.
 
@@ -125,6 +126,8 @@ def place(
         ``eplb`` only: groups of successive experts that the router limits a token to; None: the model's.
     progress
         Called with (thousandths done, 1000).
+    say
+        Called with what is being done, in words.
 
     Raises
     ------
@@ -140,7 +143,7 @@ def place(
     if replanning is not None and time_limit_s is not None:
         rule = "is for one search, and every window has its own: give a work limit"
         raise MoecastError(rule, field="time_limit", value=time_limit_s)
-    budget = Budget(Limit(time_s=time_limit_s, work=work_limit), _thousandths(progress))
+    budget = Budget(Limit(time_s=time_limit_s, work=work_limit), _told(progress, say))
     shape = PlanShape(
         ep=ep,
         tp=tp,
@@ -168,7 +171,7 @@ def place(
     )
     check_taken(chosen.name, chosen.supports(problem))
     objective = Objective(problem)
-    known = _known_before(problem, objective, budget, prove_nodes)
+    known = _known_before(problem, objective, budget, prove_nodes, say)
     with stops_on_interrupt(budget):
         solved = chosen.solve(problem, objective, budget, seed=seed)
     if budget.stopped:
@@ -177,7 +180,7 @@ def place(
     slots_LGP, note = finished(solved, problem, chosen.name, by_choice=by_choice, fill=fill)
     problem.plan(slots_LGP).check_legal()  # before it is judged: loops rely on it
     seconds = budget.seconds
-    budget.tell("done", 1.0)
+    budget.tell("timing the plan that was found", 1.0)
     found = _judged(problem, objective, slots_LGP, known, solver=chosen.name, seconds=seconds, note=note)
     replanned = None if replanning is None else replan(problem, replanning, solver=chosen, work_limit=work_limit)
     if not advise:
@@ -195,7 +198,13 @@ class _Known:
     note: str = ""
 
 
-def _known_before(problem: PlacementProblem, objective: Objective, budget: Budget, prove_nodes: int) -> _Known:
+def _known_before(
+    problem: PlacementProblem,
+    objective: Objective,
+    budget: Budget,
+    prove_nodes: int,
+    say: Callable[[str], None] | None,
+) -> _Known:
     """Bound what any plan could take, before the search: so that a time limit knows what is still to be done after it.
 
     After it come the plan's routing, which is counted once here to see how long that takes, and writing the plan.
@@ -203,7 +212,7 @@ def _known_before(problem: PlacementProblem, objective: Objective, budget: Budge
     beside = beside_in(problem.wanted, problem.workload.kernels)
     known = _Known(bound_s=None, note=f"no certificate: it holds for tasks on one stream, not for {beside}")
     if beside is None:
-        known = _Known(bound_s=certificate_s(problem, objective.judged, prove_nodes=prove_nodes))
+        known = _Known(bound_s=certificate_s(problem, objective.judged, prove_nodes=prove_nodes, say=say))
     if budget.limit.time_s is not None:
         begin_s = budget.seconds
         _routing(problem, problem.any_plan())
@@ -260,7 +269,14 @@ def _routing(problem: PlacementProblem, plan: Plan) -> dict[str, float]:
     return {name: float(fields[name]) for name in ("balance_pooled", "fan_out", "fan_out_domains")}
 
 
-def _thousandths(progress: Callable[[int, int], None] | None) -> Callable[[str, float], None] | None:
-    if progress is None:
+def _told(progress: Callable[[int, int], None] | None, say: Callable[[str], None] | None) -> Progress | None:
+    if progress is None and say is None:
         return None
-    return lambda _, part: progress(round(1000 * part), 1000)
+
+    def told(what: str, part: float) -> None:
+        if say is not None:
+            say(what)
+        if progress is not None:
+            progress(round(1000 * part), 1000)
+
+    return told

@@ -229,6 +229,7 @@ def place_command(
             prove_nodes=prove or 0,
             replanning=replanning,
             progress=advance,
+            say=None if advance is None else advance.say,
         )
     launch = outputs.write(placement.plan, inputs.model)
     labels = describe.labels(inputs.model, inputs.trace, inputs.workload)

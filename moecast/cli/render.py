@@ -17,8 +17,30 @@ if TYPE_CHECKING:
     from moecast.report import Entry
     from moecast.sim import Prediction
 
-Advance = Callable[[int, int], None]  # (done, of)
 FIRST_LINE_S, LINE_EVERY_S = 6.0, 30.0
+
+
+class Advance:
+    """What work tells of itself while it is shown: called with (done, of).
+
+    Parameters
+    ----------
+    move
+        Told (done, of, what is being done in words; empty where that was not said).
+    """
+
+    def __init__(self, move: Callable[[int, int, str], None]) -> None:
+        self._move, self._at, self._said = move, (0, 0), ""
+
+    def __call__(self, done: int, of: int) -> None:
+        """Show that so much is done."""
+        self._at = done, of
+        self._move(done, of, self._said)
+
+    def say(self, what: str) -> None:
+        """Show what is being done."""
+        self._said = what
+        self._move(*self._at, what)
 
 
 def console() -> Console:
@@ -62,14 +84,25 @@ def progress(what: str, *, quiet: bool) -> Iterator[Advance | None]:
     left = TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn()
     with Progress(*columns, *left, console=stderr, transient=True) as bar:
         task = bar.add_task(what, total=None)
-        yield lambda done, of: bar.update(task, completed=done, total=of)
+
+        def move(done: int, of: int, said: str) -> None:
+            bar.update(task, completed=done, total=of or None, description=_named(what, said))
+
+        yield Advance(move)
+
+
+def _named(what: str, said: str) -> str:
+    return f"{what}, {said}" if said else what
 
 
 def two_halves(advance: Advance | None) -> tuple[Advance | None, Advance | None]:
     """The two halves of a way that is shown as one."""
     if advance is None:
         return None, None
-    return (lambda done, of: advance(done, 2 * of)), (lambda done, of: advance(of + done, 2 * of))
+    return (
+        Advance(lambda done, of, _: advance(done, 2 * of)),
+        Advance(lambda done, of, _: advance(of + done, 2 * of)),
+    )
 
 
 @contextlib.contextmanager
@@ -78,20 +111,21 @@ def _lines(what: str) -> Iterator[Advance]:
 
     A thread watches, since nothing is reported while loops are compiled or a library is at work.
     """
-    start, printed, told = time.monotonic(), 0, (0, 0)
+    start, printed, told = time.monotonic(), 0, (0, 0, "")
     ended, lock = threading.Event(), threading.Lock()
 
     def print_if_due() -> None:
         nonlocal printed
         with lock:
-            passed, (done, of) = time.monotonic() - start, told
+            passed, (done, of, said) = time.monotonic() - start, told
             if passed >= FIRST_LINE_S + printed * LINE_EVERY_S and not ended.is_set():
                 printed = max(printed + 1, int((passed - FIRST_LINE_S) // max(LINE_EVERY_S, 1e-9)) + 1)
-                say(f"{what}: {f'{done / of:.0%}' if of else 'at work'} after {passed:.0f} s", err=True)
+                part = f"{done / of:.0%}" if of else "at work"
+                say(f"{_named(what, said)}: {part} after {passed:.0f} s", err=True)
 
-    def advance(done: int, of: int) -> None:
+    def move(*moved: Any) -> None:
         nonlocal told
-        told = done, of
+        told = moved
         print_if_due()
 
     def watch() -> None:
@@ -102,7 +136,7 @@ def _lines(what: str) -> Iterator[Advance]:
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
-        yield advance
+        yield Advance(move)
     finally:
         ended.set()
         thread.join()

@@ -22,6 +22,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +38,13 @@ Int = npt.NDArray[np.int64]
 SLACK = 0.01  # of a set's copies below the cheapest known that pricing need not look for
 STARTS = 24
 FEW_PROPOSALS = 8  # for each pair of experts: only prices are wanted
+
+
+class FewestCopies(NamedTuple):
+    """What was proved of a layer's copies; how far the fan-out's proof is from the best placement met on its way."""
+
+    copies: float
+    gap: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,20 +92,23 @@ class Homes:
         slot, expert = linear_sum_assignment(of_slots, maximize=True)
         return int(chosen_GE.sum() - of_slots[slot, expert].sum())
 
-    def fan_out(self, *, most_nodes: int = MOST_NODES, time_limit_s: float = float("inf"), seed: int = 0) -> float:
+    def fan_out(
+        self, *, most_nodes: int = MOST_NODES, time_limit_s: float = float("inf"), seed: int = 0
+    ) -> FewestCopies:
         """Copies with those to the own rank, at the least."""
-        return fan_out_bound(
+        known = fan_out_bound(
             _as_choices(self.tokens),
             self.tokens.experts,
             self.size_G,
             most_nodes=most_nodes,
             seed=seed,
             time_limit_s=time_limit_s,
-        ).copies
+        )
+        return FewestCopies(known.copies, known.gap)
 
     def remote_copies(
         self, *, most_nodes: int = MOST_NODES, time_limit_s: float = float("inf"), seed: int = 0
-    ) -> float:
+    ) -> FewestCopies:
         """Copies that leave their rank, at the least.
 
         Parameters
@@ -120,7 +131,7 @@ class Homes:
         )
         chosen = self.tokens.choices_T > 0
         if not chosen.any():
-            return 0.0
+            return FewestCopies(0.0, known.gap)
         away = 1 - 1 / len(self.size_G)
         price_E, copies, nodes = away * known.price_E, 0.0, 0
         rng = np.random.default_rng(seed)
@@ -143,7 +154,7 @@ class Homes:
             copies += priced.least
         total = float(price_E.sum()) + copies - 1e-9 * self.tokens.n
         # Each token has at most one copy on its own rank.
-        return max(total, known.copies - float(chosen.sum()), float(least))
+        return FewestCopies(max(total, known.copies - float(chosen.sum()), float(least)), known.gap)
 
 
 def pooled(parts: Sequence[tuple[npt.NDArray[np.uint16], npt.NDArray[np.int32]]], experts: int, size_G: Int) -> Homes:

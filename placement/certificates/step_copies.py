@@ -6,14 +6,15 @@ Axes: D EP group, L MoE layer, T token, K choice, E expert, G rank.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from moecast.placement.certificates.remote import Homes, pooled
+from moecast.placement.certificates.remote import FewestCopies, Homes, pooled
 from moecast.sim.context.shared import home_ranks
+from moecast.units import format_percent, format_s
 
 if TYPE_CHECKING:
     from moecast.placement.problem import PlacementProblem
@@ -42,26 +43,58 @@ def homes_of(problem: PlacementProblem, placed: PlacedModel, steps: Sequence[Ste
 
 
 def proved_copies(
-    problem: PlacementProblem, placed: PlacedModel, steps: Sequence[Step], *, most_nodes: int, time_limit_s: float
+    problem: PlacementProblem,
+    placed: PlacedModel,
+    steps: Sequence[Step],
+    *,
+    most_nodes: int,
+    time_limit_s: float,
+    say: Callable[[str], None] | None = None,
 ) -> Float:
     """Copies that a rank takes in on average, over all steps: no placement has fewer; float64 [D, L].
 
     Where tokens stay, each is at home on a rank that serves one of its choices from then on, and at most one copy of it
-    does not travel: its fan-out less one. Elsewhere as `Homes` proves it.
+    does not travel: its fan-out less one. Elsewhere as `Homes` proves it. `say` is told after each layer.
     """
     mode, wanted = placed.mode, problem.wanted
-    until_s = time.process_time() + time_limit_s
+    until_s, begin_s = time.process_time() + time_limit_s, time.monotonic()
+    gaps: list[float] = []
     copies_DL = np.zeros((wanted.groups, wanted.layers))
     for group in range(wanted.groups):
         for layer in range(wanted.layers):
             homes = homes_of(problem, placed, steps, layer, group)
             left_s = max(0.0, until_s - time.process_time())
             if mode.per_choice and not mode.stay:
-                copies = float(homes.remote_choices())
+                fewest = FewestCopies(float(homes.remote_choices()), 0.0)
             elif mode.stay:
                 chosen = int((homes.tokens.choices_T > 0).sum())
-                copies = homes.fan_out(most_nodes=most_nodes, time_limit_s=left_s, seed=problem.seed) - chosen
+                fewest = homes.fan_out(most_nodes=most_nodes, time_limit_s=left_s, seed=problem.seed)
+                fewest = fewest._replace(copies=fewest.copies - chosen)
             else:
-                copies = homes.remote_copies(most_nodes=most_nodes, time_limit_s=left_s, seed=problem.seed)
-            copies_DL[group, layer] = max(copies, 0.0) / wanted.ep
+                fewest = homes.remote_copies(most_nodes=most_nodes, time_limit_s=left_s, seed=problem.seed)
+            copies_DL[group, layer] = max(fewest.copies, 0.0) / wanted.ep
+            gaps.append(fewest.gap)
+            if say is not None:
+                say(how_far(gaps, copies_DL.size, time.monotonic() - begin_s))
     return copies_DL
+
+
+def how_far(gaps: Sequence[float], layers: int, seconds: float) -> str:
+    """Say how many layers' copies are proved, how well, and how long the others will take at that pace.
+
+    Parameters
+    ----------
+    gaps
+        Of the layers that are proved: how far each proof is from the best placement that it met.
+    layers
+        How many there are, in all EP groups.
+    seconds
+        What those that are proved took.
+    """
+    done, left_s = len(gaps), seconds / len(gaps) * (layers - len(gaps))
+    said = f"proved fewest copies of layer {done} of {layers}"
+    known = [gap for gap in gaps if np.isfinite(gap)]
+    if known:
+        mean, worst = format_percent(float(np.mean(known))), format_percent(max(known))
+        said += f", gaps to the best placement met: mean {mean}, worst {worst}"
+    return said if done == layers else f"{said}, about {format_s(left_s)} left"

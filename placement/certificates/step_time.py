@@ -39,7 +39,7 @@ Axes: G rank, L MoE layer, D EP group, S step, I segment.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -68,6 +68,7 @@ def certificate_s(
     *,
     prove_nodes: int = 0,
     time_limit_s: float = np.inf,
+    say: Callable[[str], None] | None = None,
 ) -> float:
     """Mean over steps (None: all planning steps) of a lower bound on each, in seconds.
 
@@ -78,6 +79,8 @@ def certificate_s(
         counting choices alone.
     time_limit_s
         CPU seconds of it, over all layers.
+    say
+        Told how far that is, in words, layer by layer.
     """
     plan = problem.any_plan()
     if (beside := beside_in(plan, problem.workload.kernels)) is not None:
@@ -95,7 +98,7 @@ def certificate_s(
         bounds.append(_step_bound(segments_S[-1]))
     least = float(np.mean(bounds))
     if prove_nodes and ports.counted:
-        copies_DL = proved_copies(problem, placed, steps, most_nodes=prove_nodes, time_limit_s=time_limit_s)
+        copies_DL = proved_copies(problem, placed, steps, most_nodes=prove_nodes, time_limit_s=time_limit_s, say=say)
         least = max(least, _pooled_bound(segments_S, copies_DL / len(steps), ports))
     return SAFETY * least
 

@@ -56,3 +56,19 @@ def test_requests_are_placed_by_topic(run: Run, small: Path) -> None:
     assert done.returncode != 0
     assert "one of any, topic" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_plan_is_as_even_as_asked_on_any_number_of_threads(run: Run, small: Path) -> None:
+    asked = ("place", *ASKED[:-1], 200, "--model", small / "config.json", "--trace", small / "t.parquet")
+    plans, found = [], {}
+    for threads in ("1", "2"):
+        out = small / f"even{threads}.json"
+        even = ("--balance-at-least", 0.97, "--slots", 24, "--steps", 1, "--work-limit", 40000, "--json", "--out", out)
+        found = json.loads(run(*asked, *even, check=True, env={"MOECAST_THREADS": threads}).stdout)
+        plans.append(json.loads(out.read_text())["slots"])
+    assert plans[0] == plans[1]
+    assert found["balance_pooled"] > 0.9
+    refused = run(*asked, "--balance-at-least", 0.97, "--balance-weight", 1, "--out", small / "no.json")
+    assert refused.returncode == 2
+    assert "balance_weight" in refused.stderr
+    assert not (small / "no.json").exists()

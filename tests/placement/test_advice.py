@@ -46,7 +46,7 @@ def test_a_gain_within_the_error_is_no_gain() -> None:
     words = advice([1.0, 1.01], [0.99, 1.0], [0.985, 0.995]).words()
     assert "no difference shown" in words[1]
     assert "never" in words[3]
-    assert words[4].startswith("leave it")
+    assert words[4].startswith("leave experts in order")
 
 
 def test_a_gain_that_every_pair_of_steps_shows_is_one() -> None:
@@ -54,7 +54,7 @@ def test_a_gain_that_every_pair_of_steps_shows_is_one() -> None:
     assert words[0].startswith("is balance your bottleneck? yes")
     assert "shorter (" in words[1]
     assert "less than 200 ms" in words[3]
-    assert not any(word.startswith("leave it") for word in words)
+    assert not any(word.startswith("leave experts") for word in words)
 
 
 def test_steps_that_disagree_show_nothing() -> None:

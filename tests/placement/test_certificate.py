@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moecast.placement import Objective, PlacementProblem, certificate_s
+from moecast.placement import Objective, PlacementProblem, certificate_s, place
 from moecast.sim import Plan, Workload
 from moecast.traces import NO_CHOICE, RoutingTrace
 
@@ -146,6 +146,24 @@ def test_no_plan_without_replicas_is_below_the_proved_certificate(mode: str, pha
     for nodes in (1, 10**6):
         proved = certificate_s(problem, objective.judged, prove_nodes=nodes)
         assert counted <= proved <= fastest
+
+
+def test_a_proof_says_which_layer_it_is_at_and_how_good_it_is_so_far() -> None:
+    """Two EP groups of two layers."""
+    said: list[str] = []
+    place(
+        small_cluster(1),
+        small_model(2, 8, 2),
+        skewed_trace(0, layers=2, experts=8, choices=2, tokens=480, phase="prefill"),
+        Workload(phase="prefill", tokens_per_rank=16, steps=1),
+        solver="balance",
+        ep=4,
+        prove_nodes=1000,
+        say=said.append,
+    )
+    proving = [words for words in said if words.startswith("proved")]
+    assert ["layer 1 of 4, gaps to" in proving[0], "left" in proving[0]] == [True, True]
+    assert ["layer 4 of 4, gaps to" in proving[3], "left" in proving[3]] == [True, False]
 
 
 @pytest.mark.parametrize("mode", ["per_rank", "nccl", "per_choice", "stay"])

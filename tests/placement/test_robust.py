@@ -101,6 +101,29 @@ def test_the_first_interrupt_ends_the_search_and_the_handler_goes() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_an_interrupted_or_expired_search_gives_the_best_so_far_with_an_honest_gap() -> None:
+    asked = (
+        small_cluster(1),
+        small_model(2, 16, 3),
+        skewed_trace(3, layers=2, experts=16, choices=3, tokens=512, phase="prefill"),
+        Workload(phase="prefill", tokens_per_rank=32, steps=2),
+    )
+
+    def stop(_: int, __: int) -> None:  # a user who has seen enough when the first layer is done
+        if not stopped:
+            stopped.append(True)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    stopped: list[bool] = []
+    cut = place(*asked, slots_per_rank=3, progress=stop)
+    assert "stopped by Ctrl-C with the best so far" in cut.note
+    for found in (cut, place(*asked, slots_per_rank=3, time_limit_s=0.05)):
+        found.plan.check_legal()
+        assert found.bound_s is not None
+        assert found.bound_s <= found.objective_s
+        assert found.gap == pytest.approx(1 - found.bound_s / found.objective_s)
+
+
 def test_threads_do_not_change_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     trace = skewed_trace(3, layers=4, experts=16, choices=3, tokens=512, phase="prefill")
     found = []
