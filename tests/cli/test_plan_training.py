@@ -55,7 +55,7 @@ def test_options_of_a_recipe_hold_an_axis(run: Run, small: Path, tmp_path: Path)
     ("asked", "said"),
     [
         (("--for", "training", "--slo", "tpot=20ms"), "--slo = 'tpot=20ms': is of serving"),
-        (("--for", "training", "--report", "r.html"), "--report"),
+        (("--for", "training", "--requests", "closed:4"), "--requests"),
         (("--for", "training", "--weight-type", "fp8"), "--weight-type = 'fp8': --precision says it"),
         (("--batch", "64", "--slo", "tpot=20ms"), "--batch: is of a training job"),
         ((*ASKED, "--precision", "fp9"), "--precision = 'fp9': one of bf16, fp8"),
