@@ -21,10 +21,11 @@ def answer(
     """All that is said, as plain JSON values."""
     from moecast.placement.layouts.training.why import why_it_wins
     from moecast.placement.layouts.training.winner_passes import winner_passes
+    from moecast.report.saved_plan import KIND
     from moecast.sim.describe import describe_trace
 
     recipe, cluster = question.recipe, question.cluster
-    value = found.to_json()
+    value = {"kind": KIND, "for": "training", **found.to_json()}
     value["question"] = {
         "cluster": cluster.name,
         "model": question.model.name,

@@ -174,11 +174,12 @@ def answer(
     from moecast.placement.layouts.told import winner_interval
     from moecast.placement.layouts.why import why_it_wins
     from moecast.placement.layouts.winner_step import winner_timeline
+    from moecast.report.saved_plan import KIND
     from moecast.sim.accuracy import layouts_apart
     from moecast.sim.describe import describe_trace, element_types
 
     files = {} if plan_file is None else {name: str(path) for name, path in engine_files(plan_file).items()}
-    value = found.to_json()
+    value = {"kind": KIND, "for": "serving", **found.to_json()}
     value["question"] = {
         "cluster": question.cluster.name,
         "model": question.model.name,

@@ -35,7 +35,7 @@ def render(answer: Mapping[str, Any], rows: Sequence[tuple[str, str]]) -> str:
         "plan.html.j2",
         title=asked["model"],
         lead=f"{answer['gpus']:,} GPUs of {asked['cluster']}, {job}",
-        model=f"A training step with {asked['optimizer']}; routing: {asked['trace']}",
+        model=f"A training step with {asked['optimizer']}; routing: {asked['trace']['model']}",
         cards=_cards(answer),
         rows=[row for row in rows if row[0] not in ON_TOP],
         winner=answer["winner"]["name"],
