@@ -19,9 +19,9 @@ def answer(
     found: FoundTraining, question: TrainingQuestion, asked: Asked, *, hourly: float | None, plan_file: Path | None
 ) -> dict[str, Any]:
     """All that is said, as plain JSON values."""
+    from moecast.placement.layouts.told import KIND
     from moecast.placement.layouts.training.why import why_it_wins
     from moecast.placement.layouts.training.winner_passes import winner_passes
-    from moecast.report.saved_plan import KIND
     from moecast.sim.describe import describe_trace
 
     recipe, cluster = question.recipe, question.cluster

@@ -34,9 +34,9 @@ def report_command(
     from rich.markup import escape
 
     from moecast.cli import render
+    from moecast.cli.saved_plan import is_saved_plan, write_saved_plan_page
     from moecast.files import check_outputs
     from moecast.report import read_comparison, write_report
-    from moecast.report.saved_plan import is_saved_plan, write_saved_plan_page
 
     check_outputs({"--out": out}, {str(file): file for file in files})
     if len(files) == 1 and is_saved_plan(files[0]):

@@ -9,11 +9,11 @@ from typing import Any
 from moecast.errors import MoecastError
 from moecast.files import read_json, write_text
 
-KIND = "moecast plan"
-
 
 def is_saved_plan(path: str | Path) -> bool:
     """Whether a file holds what `moecast plan` found."""
+    from moecast.placement.layouts.told import KIND
+
     value = read_json(path)
     return isinstance(value, dict) and value.get("kind") == KIND
 
