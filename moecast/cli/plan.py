@@ -91,7 +91,7 @@ def plan_command(
     planning.check_job(job)
     check_outputs({"--out": out, "--write-plan": write, "--report": report}, asked.files)
     if job == "training":
-        plan_training.refuse_serving(asked, slo=slo, osl=osl, serve=serving, report=report, requests=requests)
+        plan_training.refuse_serving(asked, slo=slo, osl=osl, serve=serving, requests=requests)
         plan_training.plan(
             asked,
             recipe,
@@ -101,6 +101,8 @@ def plan_command(
             prices=price or [],
             out=out,
             write=write,
+            report=report,
+            moved=moved,
             json=json,
         )
         return

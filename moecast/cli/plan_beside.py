@@ -56,13 +56,14 @@ def tables(value: Mapping[str, Any]) -> Iterator[Table]:
     if value["requests"] is not None:
         runs = value["requests"]
         seen = ("ttft mean, p99", "tpot mean, p99", "tokens/s per GPU", "limits", "layout")
-        yield _table(f"by requests, {runs['arrivals']}", seen, requests_rows(runs["runs"]))
+        yield table_of(f"by requests, {runs['arrivals']}", seen, requests_rows(runs["runs"]))
     if value["sensitivity"] is not None:
         ends = ("parameter", "winner's tokens/s per GPU", "limits", "best there")
-        yield _table("if this is off by its own error", ends, sensitivity_rows(value["sensitivity"]["moves"]))
+        yield table_of("if this is off by its own error", ends, sensitivity_rows(value["sensitivity"]["moves"]))
 
 
-def _table(title: str, names: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
+def table_of(title: str, names: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
+    """Rows under a title; long texts are folded."""
     from rich.table import Table
     from rich.text import Text
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from moecast.errors import MoecastError
 
@@ -22,7 +22,7 @@ MADE_TOKENS = 8192
 """Different tokens that made routing holds; a microbatch that needs more uses them again."""
 AXES = {"schedule": "schedules", "microbatch": "microbatches", "recompute": "recomputes", "zero": "zeros"}
 """Options that hold an axis of the search to one value."""
-OF_SERVING = {"--slo": "", "--osl": 1024, "--serve": "both", "--report": None, "--requests": None}
+OF_SERVING = {"--slo": "", "--osl": 1024, "--serve": "both", "--requests": None}
 """Options that a training job has no use for, and their defaults."""
 
 DECIDED = {"isl": "--sequence", "weight_type": "--precision", "dense_type": "--precision", "kv_type": "--precision"}
@@ -39,6 +39,8 @@ def plan(
     prices: Sequence[str],
     out: Path | None,
     write: Path | None,
+    report: Path | None,
+    moved: bool,
     json: bool,
 ) -> None:
     """Search, and say what was found.
@@ -67,15 +69,28 @@ def plan(
             network=network,
             progress=planning.told(advance),
         )
-    value = plan_training_text.answer(found, question, asked, hourly=hourly, plan_file=write)
+        value = plan_training_text.answer(found, question, asked, hourly=hourly, plan_file=write)
+        value["sensitivity"] = _moved(question, found, planning.told(advance)) if moved else None
     if write is not None:
         write_winner(found, question, write)
     if out is not None:
         write_text(out, planning.to_text(value))
+    if report is not None:
+        from moecast.report.plan_training_page import write_plan_training_page
+
+        write_plan_training_page(value, plan_training_text.winner_rows(value), report)
     if json:
         render.echo_json(value)
     else:
         plan_training_text.show(value)
+
+
+def _moved(
+    question: TrainingQuestion, found: FoundTraining, progress: Callable[[str, int, int], None] | None
+) -> dict[str, Any]:
+    from moecast.placement.layouts.training.sensitivity import training_sensitivity
+
+    return training_sensitivity(question, found, progress=progress)
 
 
 def refuse_recipe(asked: Asked) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from moecast.cli.asked import Asked
     from moecast.placement.layouts.training import FoundTraining, TrainingLayout, TrainingQuestion
 
@@ -17,11 +19,13 @@ def answer(
     found: FoundTraining, question: TrainingQuestion, asked: Asked, *, hourly: float | None, plan_file: Path | None
 ) -> dict[str, Any]:
     """All that is said, as plain JSON values."""
+    from moecast.placement.layouts.told import KIND
     from moecast.placement.layouts.training.why import why_it_wins
+    from moecast.placement.layouts.training.winner_passes import winner_passes
     from moecast.sim.describe import describe_trace
 
     recipe, cluster = question.recipe, question.cluster
-    value = found.to_json()
+    value = {"kind": KIND, "for": "training", **found.to_json()}
     value["question"] = {
         "cluster": cluster.name,
         "model": question.model.name,
@@ -35,6 +39,7 @@ def answer(
         "seed": question.seed,
     }
     value["why"] = why_it_wins(found)
+    value["passes"] = winner_passes(question, found)
     value["again"] = again(found.winner.layout, plan_file)
     value["launch"] = _launch(found, question)
     if hourly is not None:
@@ -100,8 +105,25 @@ def show(value: dict[str, Any]) -> None:
             )
         )
     render.console().print(table)
+    if value["sensitivity"] is not None:
+        render.console().print(_moves_table(value["sensitivity"]["moves"]))
     planning.show_launch(value["launch"])
     render.console().print(f"asked alone: {value['again']}", markup=False, soft_wrap=True, highlight=False)
+
+
+def _moves_table(moves: list[dict[str, Any]]) -> Table:
+    from moecast.cli.plan_beside import table_of
+    from moecast.placement.layouts.told import LISTED
+    from moecast.units import format_s
+
+    rows = []
+    for move in moves[:LISTED]:
+        for end in move["ends"]:
+            change = f"{format_s(end['step_time_s'])} ({'+' if end['change'] >= 0 else ''}{100 * end['change']:.1f} %)"
+            best = end["best"] if end["another"] else "the winner"
+            rows.append((f"{move['parameter']}, {end['end']}", change, best))
+    names = ("parameter", "winner's step (speed)", "best there")
+    return table_of("if this is off by its own error", names, rows)
 
 
 def winner_rows(value: dict[str, Any]) -> list[tuple[str, str]]:

@@ -171,14 +171,14 @@ def answer(
     found: FoundServing, question: ServingQuestion, asked: Asked, *, hourly: float | None, plan_file: Path | None
 ) -> dict[str, Any]:
     """All that is said, as plain JSON values."""
-    from moecast.placement.layouts.told import winner_interval
+    from moecast.placement.layouts.told import KIND, winner_interval
     from moecast.placement.layouts.why import why_it_wins
     from moecast.placement.layouts.winner_step import winner_timeline
     from moecast.sim.accuracy import layouts_apart
     from moecast.sim.describe import describe_trace, element_types
 
     files = {} if plan_file is None else {name: str(path) for name, path in engine_files(plan_file).items()}
-    value = found.to_json()
+    value = {"kind": KIND, "for": "serving", **found.to_json()}
     value["question"] = {
         "cluster": question.cluster.name,
         "model": question.model.name,

@@ -57,13 +57,30 @@ class PrefillAsked:
                     "is of GPUs that compute prompts only: give --prefill-gpus", field=field, value=value
                 )
 
-    def gpus_left(self, inputs: Inputs) -> int | None:
+    def check_degrees(self, asked: Asked) -> None:
+        """Refuse degrees that do not go with so many GPUs, before anything is read.
+
+        Raises
+        ------
+        MoecastError
+            One that does not divide them.
+        """
+        for name in ("tp", "ep", "etp"):
+            own = getattr(self, name)
+            value = own if own is not None or name == "ep" else getattr(asked, name)
+            if self.gpus is None or value is None or self.gpus % value == 0:
+                continue
+            same = "" if own is not None else f"; it is --{name} where nobody says another"
+            rule = f"does not divide the {self.gpus} GPUs of --prefill-gpus{same}"
+            raise MoecastError(rule, field=f"--prefill-{name}", value=value)
+
+    def gpus_left(self, asked: Asked, inputs: Inputs) -> int | None:
         """GPUs that answer; None: all of them, as nothing was asked.
 
         Raises
         ------
         MoecastError
-            None is left.
+            None is left, or a degree does not divide those that are.
         """
         if self.gpus is None:
             return None
@@ -71,6 +88,10 @@ class PrefillAsked:
         if left < 1:
             rule = f"the cluster has {inputs.cluster.n_gpus} GPUs: none is left to answer"
             raise MoecastError(rule, field="--prefill-gpus", value=self.gpus)
+        for name in ("tp", "dp", "cp", "ep", "etp"):
+            if (value := getattr(asked, name)) is not None and left % value:
+                rule = f"does not divide the {left} GPUs that --prefill-gpus leaves to answer"
+                raise MoecastError(rule, field=f"--{name}", value=value)
         return left
 
     def pool(self, asked: Asked, inputs: Inputs, serving: Serving) -> PrefillPool | None:

@@ -13,7 +13,10 @@ from moecast.cli import options
 def report_command(
     files: Annotated[
         list[Path],
-        typer.Argument(help="Predictions (`simulate --out`) or a comparison (`demo`), as JSON.", metavar="FILE..."),
+        typer.Argument(
+            help="Predictions (`simulate --out`), a comparison (`demo`), or one search (`plan --out`), as JSON.",
+            metavar="FILE...",
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="The HTML file to write.")] = Path("report.html"),
     title: Annotated[
@@ -31,10 +34,18 @@ def report_command(
     from rich.markup import escape
 
     from moecast.cli import render
+    from moecast.cli.saved_plan import is_saved_plan, write_saved_plan_page
     from moecast.files import check_outputs
     from moecast.report import read_comparison, write_report
 
     check_outputs({"--out": out}, {str(file): file for file in files})
+    if len(files) == 1 and is_saved_plan(files[0]):
+        write_saved_plan_page(files[0], out)
+        if json:
+            render.echo_json({"report": str(out), "predictions": 0})
+        else:
+            render.console().print(f"the search of layouts in [bold]{escape(str(out))}[/bold]")
+        return
     with render.progress("drawing", quiet=json):
         comparison = read_comparison(files, title=title)
         write_report(comparison, out)

@@ -116,6 +116,7 @@ def serve_command(
     from moecast.sim.timeline import write_timeline
 
     check_outputs({"--out": out, "--report": report, "--timeline": timeline}, asked.files)
+    apart.check_degrees(asked)
     promised = None if slo is None else parse_slo(slo)
     serving = Serving(
         batcher=batcher,
@@ -134,7 +135,7 @@ def serve_command(
     inputs = read_inputs(asked.with_(reuse=True), quiet=json)
     # Requests have lengths of their own, and tokens of made routing are independent of the prompts they are made in.
     inputs = replace(inputs, notes=tuple(note for note in inputs.notes if not note.endswith("(--isl)")))
-    question = read_question(asked, inputs, gpus=apart.gpus_left(inputs))
+    question = read_question(asked, inputs, gpus=apart.gpus_left(asked, inputs))
     prefill = apart.pool(asked, inputs, serving)
     weights = topic_weights(asked.topics, inputs.trace.topics)
     prefixes = (prefix_groups, prefix_tokens)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from moecast.sim import Prediction
 
 MOST_POINTS = 10_000
+ANSWERS = ("step", "80 %", "tokens/s per GPU", "balance", "fits", "limited by")
+"""Columns of the table that is shown; one that no point has anything in is left out."""
 NUMBERS = (
     "step_time_s", "layer_time_s", "tokens_per_s", "tokens_per_s_per_gpu", "balance", "fan_out", "dispatch_bytes",
     "bottleneck", "fits",
@@ -170,6 +172,7 @@ def answer_points(
     points = [dict(zip(varied, values, strict=True)) for values in itertools.product(*varied.values())]
     with Journal(journal, name_of_sweep(asked, varied)) as kept:
         left = [(number, changed) for number, changed in enumerate(points) if number not in kept.finished]
+        left.sort(key=_inputs_of)  # points that share inputs follow each other: routing is read or made once for them
         if ray is None:
             answers = answered(asked, left, jobs=jobs_for(len(left), jobs))
         else:
@@ -186,6 +189,13 @@ def answer_points(
         named = {dotted(name): value for name, value in changed.items()}
         found.append(Point(values=named, prediction=prediction, refused=answer["refused"] or ""))
     return found
+
+
+def _inputs_of(point: tuple[int, Mapping[str, Any]]) -> list[str]:
+    """What the inputs of a point depend on, of the fields that vary."""
+    from moecast.cli.sweep_workers import OF_THE_PLAN
+
+    return [repr(value) for name, value in point[1].items() if name not in OF_THE_PLAN]
 
 
 def journal_of(*outputs: Path | None) -> Path | None:
@@ -245,16 +255,18 @@ def _show(points: Sequence[Point], varied: Collection[str]) -> None:
     for label in _counted([prediction.labels for prediction in found]):
         out.print(f"[yellow]{escape(label)}[/yellow]")
     table = Table(title=Text(_title(found)), title_justify="left", title_style="bold")
-    for name in (*points[0].values, "step", "80 %", "tokens/s per GPU", "balance", "fits", "limited by"):
+    answers = [_answers(point) for point in points]
+    told = [i for i in range(len(ANSWERS)) if any(cells[i] != "-" for cells in answers)]
+    for name in (*points[0].values, *(ANSWERS[i] for i in told)):
         table.add_column(Text(name), justify="right", overflow="fold")
-    for point in points:
+    for point, cells in zip(points, answers, strict=True):
         values = ["-" if value is None else str(value) for value in point.values.values()]
-        table.add_row(*map(Text, (*values, *_answers(point))))
+        table.add_row(*map(Text, (*values, *(cells[i] for i in told))))
     out.print(table)
-    told = tuple(f"override: {option(name)} " for name in varied)  # its column says it
+    said_by_columns = tuple(f"override: {option(name)} " for name in varied)
     for grounds in _counted([[grounds_text(prediction.rests_on)] for prediction in found]):
         out.print(grounds, markup=False)
-    said = [[line for line in prediction.warnings if not line.startswith(told)] for prediction in found]
+    said = [[line for line in prediction.warnings if not line.startswith(said_by_columns)] for prediction in found]
     for warning in _counted(said):
         out.print(f"[yellow]warning:[/yellow] {escape(warning)}")
 

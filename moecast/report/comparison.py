@@ -13,6 +13,12 @@ from moecast.files import read_json, write_text
 from moecast.sim import Prediction
 
 KIND = "moecast comparison"
+OTHERS = {
+    "moecast plan": "what `moecast plan` found is a page of its own: give this file alone",
+    "moecast": "a run of `moecast serve`: its page is what `moecast serve --report` draws",
+    "varied": "a table of `moecast sweep`: read its --csv or --parquet; single points are `moecast simulate --out`",
+}
+"""Files of other commands, by their kind or a field that only they have, and where their pages are."""
 SOLVER_NUMBERS = ("objective_s", "bound_s", "gap", "seconds")
 """What a table shows of an entry's `placement`."""
 
@@ -152,6 +158,9 @@ def _load(path: Path) -> dict[str, Any]:
     value = read_json(path)
     if not isinstance(value, dict):
         raise MoecastError("neither a prediction nor a comparison", file=path)
+    for name, what in OTHERS.items():
+        if value.get("kind") == name or name in value:
+            raise MoecastError(what, file=path)
     return value
 
 

@@ -53,14 +53,14 @@ def _add_interval(figure: go.Figure, winner: Mapping[str, Any]) -> None:
             figure.data[-1].update({axis: bars})
 
 
-def tornado(moves: Sequence[Mapping[str, Any]], now: float) -> go.Figure:
+def tornado(moves: Sequence[Mapping[str, Any]], now: float, *, axis: str = "output tokens/s of a GPU") -> go.Figure:
     """What the winner serves when each parameter moves by its own error, the largest change on top.
 
     Hollow bars miss a limit on latency; a star marks ends at which another layout is best.
     """
     figure = go.Figure()
     ends = [(move["parameter"], end) for move in reversed(moves) for end in move["ends"]]
-    for better, name, colour in ((False, "serves less", WORSE), (True, "serves more", BETTER)):
+    for better, name, colour in ((False, "less", WORSE), (True, "more", BETTER)):
         of = [(parameter, end) for parameter, end in ends if (end["change"] > 0) == better]
         figure.add_bar(
             y=[parameter for parameter, _ in of],
@@ -80,11 +80,13 @@ def tornado(moves: Sequence[Mapping[str, Any]], now: float) -> go.Figure:
             "best there: %{customdata[3]}<extra></extra>",
         )
     figure.add_vline(x=now, line_color="#1c2430", line_width=1)
-    figure.update_layout(barmode="overlay", xaxis_title="output tokens/s of a GPU", bargap=0.3)
+    figure.update_layout(barmode="overlay", xaxis_title=axis, bargap=0.3)
     return finished(figure, height=130 + 30 * max(len(moves), 3))
 
 
 def _kept(end: Mapping[str, Any]) -> str:
+    if "step_time_s" in end:  # of training, which has no limits
+        return f"{end['step_time_s']:.3g} s a step"
     return "limits kept" if end["meets"] else f"limits missed: {end['tpot_s'] * 1e3:.3g} ms a token"
 
 
@@ -109,10 +111,10 @@ def gains(saved: Mapping[str, float]) -> go.Figure:
     return finished(figure, height=120 + 24 * max(4, len(order)))
 
 
-def memory(held: Sequence[tuple[str, Mapping[str, int]]]) -> go.Figure:
-    """GiB of the fullest GPU by part, against what may be used."""
+def memory(held: Sequence[tuple[str, Mapping[str, int]]], colours: Mapping[str, str] = MEMORY_COLOURS) -> go.Figure:
+    """GiB of the fullest GPU by part, against what may be used; `colours`: of the parts."""
     figure = go.Figure()
-    for part, colour in MEMORY_COLOURS.items():
+    for part, colour in colours.items():
         figure.add_bar(
             x=[bytes_of[part] / GIB for _, bytes_of in held],
             y=[name for name, _ in held],

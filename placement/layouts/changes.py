@@ -38,6 +38,8 @@ class Change:
         A law that tokens choose by; None: as the question says.
     fill
         The part of each batch that is in flight.
+    host_s
+        What a rank waits for its host in each direction of an MoE layer of a training step; None: as the recipe says.
 
     Raises
     ------
@@ -51,6 +53,7 @@ class Change:
     times: float = 1.0
     routing: str | None = None
     fill: float = 1.0
+    host_s: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.times < float("inf"):
@@ -62,13 +65,18 @@ class Change:
         """The program changed so; routing and fill are changed before there is one."""
         if self.times == 1:
             return program
-        tasks = tuple(self._task(task) for task in program.tasks) if self.kinds else program.tasks
-        if not self.cables:
-            return replace(program, tasks=tasks)
-        slower_J = np.array([cable_of(kind) in self.cables for kind in link_kinds(cluster)])
-        return replace(program, tasks=tasks, capacity_J=np.where(slower_J, 1 / self.times, 1.0) * program.capacity_J)
+        tasks = tuple(self.task(task) for task in program.tasks) if self.kinds else program.tasks
+        return self.links(replace(program, tasks=tasks), cluster)
 
-    def _task(self, task: Task) -> Task:
+    def links(self, program: StepProgram, cluster: Cluster) -> StepProgram:
+        """The program with links changed so, and tasks as they are."""
+        if not self.cables or self.times == 1:
+            return program
+        slower_J = np.array([cable_of(kind) in self.cables for kind in link_kinds(cluster)])
+        return replace(program, capacity_J=np.where(slower_J, 1 / self.times, 1.0) * program.capacity_J)
+
+    def task(self, task: Task) -> Task:
+        """A task changed so."""
         if task.kind not in self.kinds or isinstance(task, Compute) != self.computing:
             return task
         if isinstance(task, Compute):

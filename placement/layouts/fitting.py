@@ -29,10 +29,12 @@ def fitting(question: ServingQuestion, layouts: Sequence[ServingLayout], phase: 
     batches: dict[ServingLayout, list[int]] = defaultdict(list)
     of_way: dict[tuple[Any, ...], ServingLayout] = {}
     alike = []
+    shown: dict[ServingLayout, ServingLayout] = {}  # who stands for those alike where one is named
     for layout in layouts:
         if (way := way_of(layout)) not in of_way:
             of_way[way] = _alike(layout)
         alike.append(of_way[way])
+        shown.setdefault(of_way[way], layout)
     for same, layout in zip(alike, layouts, strict=True):
         batches[same].append(layout.batch)
     most = {same: _most_batch(question, same, sorted(set(found)), phase) for same, found in batches.items()}
@@ -41,7 +43,7 @@ def fitting(question: ServingQuestion, layouts: Sequence[ServingLayout], phase: 
     for same, (batch, missing) in most.items():
         known = nearest.get(same.gpus)
         if batch == 0 and (known is None or missing < known.missing_bytes):
-            nearest[same.gpus] = Overfull(layout=replace(same, batch=min(batches[same])), missing_bytes=missing)
+            nearest[same.gpus] = Overfull(layout=replace(shown[same], batch=min(batches[same])), missing_bytes=missing)
     fitted_sizes = {layout.gpus for layout, fit in zip(layouts, fits, strict=True) if fit}
     return Fitting(
         layouts=tuple(layout for layout, fit in zip(layouts, fits, strict=True) if fit),

@@ -20,6 +20,11 @@ def pareto(found: Iterable[Steady]) -> tuple[Steady, ...]:
     return tuple(kept)
 
 
+def by_lateness(found: Iterable[Steady], slo: Slo) -> list[Steady]:
+    """Those nearest to the limits first; whoever is within both is nearer the further it is from the nearer limit."""
+    return sorted(found, key=lambda one: (one.late(slo), -one.tokens_per_s_per_gpu, one.decode))
+
+
 def ranked(found: Iterable[Steady], slo: Slo) -> list[Steady]:
     """Those within the limits, the best first; of equals the one that answers sooner."""
     within = [one for one in found if one.meets(slo)]

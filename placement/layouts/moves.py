@@ -17,6 +17,7 @@ from moecast.sim.gains import LINK_NAMES
 
 if TYPE_CHECKING:
     from moecast.placement.layouts.serving_question import ServingQuestion
+    from moecast.placement.layouts.training.question import TrainingQuestion
 
 KINDS = {EXPERTS: ("expert",), ATTENTION: ("attention",), PRODUCTS: ("router", "other")}
 """Parts of a step that a family of kernels prices; attention has its products, the rest elementwise work beside."""
@@ -26,6 +27,7 @@ STATED_LINK = 0.1
 STATED_EXCHANGE = 0.5
 SKEWED = "zipf:0.5"
 """Of made routing: between what log.md tried on measured runs, none of which recorded theirs."""
+FITTED_HOST_S = 0.011
 FILLS = {"agg": 0.95, "disagg": 0.66}
 """In nine of ten published runs more of the configured batch was in flight: 258 runs of one kind of instance, 93 with
 prefill apart (`serving.csv`, in flight / stated)."""
@@ -71,7 +73,23 @@ def moves_of(question: ServingQuestion, *, apart: bool, summed: bool = False) ->
     return (*_kernels(question), *_exchanges(summed=summed), *_links(), _routing(question), _fill(apart=apart))
 
 
-def _kernels(question: ServingQuestion) -> list[Move]:
+def training_moves(question: TrainingQuestion) -> tuple[Move, ...]:
+    """All parameters that the layers of a training step rest on."""
+    return (*_kernels(question), *_exchanges(summed=False), *_links(), _hosts(question.recipe.host.fixed_s))
+
+
+def _hosts(now_s: float) -> Move:
+    """Waits for hosts: none, or what was fitted on the one kind of machine whose training steps were measured."""
+    other_s = 0.0 if now_s else FITTED_HOST_S
+    return Move(
+        parameter="waits for hosts",
+        ends=(Change(host_s=other_s),),
+        told=(f"{other_s * 1e3:g} ms in each direction of an MoE layer",),
+        rests_on="fitted on measured steps on EC2 P6-B300 (docs/accuracy.md): of your machines nobody knows",
+    )
+
+
+def _kernels(question: ServingQuestion | TrainingQuestion) -> list[Move]:
     known = {error.family: error for error in family_errors(question.cluster.hardware, question.model)}
     moves = []
     for family, kinds in KINDS.items():

@@ -77,6 +77,10 @@ class Steady:
         """Whether both times are within the limits."""
         return self.tpot_s <= slo.tpot_s and self.ttft_s <= slo.ttft_s
 
+    def late(self, slo: Slo) -> float:
+        """The times over their limits, the later of the two; up to 1 is within."""
+        return max(self.tpot_s / slo.tpot_s, self.ttft_s / slo.ttft_s)
+
     def name(self) -> str:
         """In one line."""
         if not self.split:

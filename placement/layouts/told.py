@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from moecast.placement.layouts.found_serving import FoundServing
     from moecast.placement.layouts.serving_question import ServingQuestion
 
+KIND = "moecast plan"
+"""Of the JSON of a search."""
 LISTED = 5
 """Moves in the table; JSON and page have all."""
 

@@ -17,12 +17,26 @@ QUICK = ("--scored", "12", "--placed", "2")
 def test_a_job_comes_in_and_a_layout_to_run_goes_out(run: Run, small: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text((small / "config.json").read_text())
     (tmp_path / "t.parquet").write_bytes((small / "t.parquet").read_bytes())
-    more = ("--trace", "t.parquet", "--price", "h100=2.5/h", "--write-plan", "w.json", "--out", "o.json")
+    more = (
+        "--trace",
+        "t.parquet",
+        "--price",
+        "h100=2.5/h",
+        "--write-plan",
+        "w.json",
+        "--out",
+        "o.json",
+        "--report",
+        "r.html",
+    )
     done = run("plan", *ASKED, *JOB, *QUICK, *more, check=True)
     said = " ".join(done.stdout.split())
     assert "no layout of the searched space is faster than this by more than" in said
     assert "pretrain_gpt.py" in said
     assert "memory of the fullest rank" in said
+    assert "if this is off by its own error" in said
+    run("report", "o.json", "--out", "again.html", check=True)
+    assert (tmp_path / "again.html").read_text() == (tmp_path / "r.html").read_text()
     found = json.loads((tmp_path / "o.json").read_text())
     winner, layout = found["winner"], found["winner"]["layout"]
     assert winner["step_time_s"] == min(one["step_time_s"] for one in found["timed"])
@@ -55,7 +69,7 @@ def test_options_of_a_recipe_hold_an_axis(run: Run, small: Path, tmp_path: Path)
     ("asked", "said"),
     [
         (("--for", "training", "--slo", "tpot=20ms"), "--slo = 'tpot=20ms': is of serving"),
-        (("--for", "training", "--report", "r.html"), "--report"),
+        (("--for", "training", "--requests", "closed:4"), "--requests"),
         (("--for", "training", "--weight-type", "fp8"), "--weight-type = 'fp8': --precision says it"),
         (("--batch", "64", "--slo", "tpot=20ms"), "--batch: is of a training job"),
         ((*ASKED, "--precision", "fp9"), "--precision = 'fp9': one of bf16, fp8"),

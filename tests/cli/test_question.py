@@ -256,6 +256,25 @@ def test_a_question_without_an_answer_is_not_saved(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("folder")
+def test_a_sweep_makes_routing_once_for_points_that_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from moecast.cli import inputs
+
+    read: list[int] = []
+    wrapped = inputs.read_inputs
+
+    def counted(asked: Asked, *, quiet: bool = False) -> inputs.Inputs:
+        read.append(1)
+        return wrapped(asked, quiet=quiet)
+
+    monkeypatch.setattr(inputs, "read_inputs", counted)
+    vary = ("--vary", "plan.dispatch=per_choice,per_rank,per_domain", "--vary", "workload.tokens_per_rank=4,8")
+    text = invoke("sweep", *ASKED, "--model", "config.json", *vary)
+    assert len(read) == 2
+    assert "limited by" not in text  # nobody asked for gains
+    assert "tokens/s" in text
+
+
+@pytest.mark.usefixtures("folder")
 def test_a_sweep_without_an_answer_fails() -> None:
     done = CliRunner().invoke(app, ["sweep", *map(str, ASKED), "--model", "config.json", "--vary", "tp=3,5"])
     assert done.exit_code == 2

@@ -90,7 +90,12 @@ def test_prompts_on_gpus_of_their_own(run: Run) -> None:
     [
         (("--prefill-gpus", 8), "--prefill-gpus = 8: the cluster has 8 GPUs: none is left to answer"),
         (("--prefill-tp", 2), "--prefill-tp = 2: is of GPUs that compute prompts only: give --prefill-gpus"),
-        (("--prefill-gpus", 4, "--prefill-tp", 3), "of the GPUs that compute prompts: "),
+        (("--prefill-gpus", 4, "--prefill-tp", 3), "--prefill-tp = 3: does not divide the 4 GPUs of --prefill-gpus"),
+        (
+            ("--prefill-gpus", 3, "--tp", 2),
+            "--prefill-tp = 2: does not divide the 3 GPUs of --prefill-gpus; it is --tp",
+        ),
+        (("--prefill-gpus", 4, "--dp", 8), "--dp = 8: does not divide the 4 GPUs that --prefill-gpus leaves to answer"),
     ],
 )
 def test_pools_that_cannot_be_are_one_line(run: Run, more: tuple[object, ...], rule: str) -> None:

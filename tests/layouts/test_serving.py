@@ -155,7 +155,9 @@ def test_nobody_on_the_front_is_beaten() -> None:
 
 
 def test_impossible_limits_and_gpus_that_are_not_there_are_one_line() -> None:
-    with pytest.raises(MoecastError, match=r"no layout can meet it: .* tpot [\d.]+ [mµn]?s and ttft [\d.]+ [mµn]s$"):
+    with pytest.raises(
+        MoecastError, match=r"no layout can meet it: .* tpot [\d.]+ [mµn]?s and ttft [\d.]+ [mµn]s; the nearest"
+    ):
         find_serving(QUESTIONS[0], 2, Slo(tpot_s=1e-9))
     with pytest.raises(MoecastError, match="gpus"):
         find_serving(QUESTIONS[0], 17, Slo())

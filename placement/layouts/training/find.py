@@ -13,7 +13,7 @@ leaves open is in the certificate, which is made of the floors alone.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING
 
 from moecast.errors import MoecastError
@@ -36,6 +36,8 @@ ENGINES_OWN = ("1f1b", "interleaved_1f1b", "1f1b_overlapped")
 """Schedules that Megatron-LM has."""
 AT_ONCE = 16
 """Layouts that are scored before the rest are put in order again."""
+TOLD = 100
+"""Scored layouts that are told of."""
 SHARPENED = 2000
 """Lower bounds that are sharpened for the certificate at the most."""
 
@@ -197,10 +199,15 @@ class _Search:
             fitted=self.fits,
             left_out=sum(floor > best_s for floor in self.quick.values()),
             scored=len(self.scored),
+            best_scored=tuple(self._best_scored()),
             recut=self.tried,
             gpus=self.gpus,
             network=self.network,
         )
+
+    def _best_scored(self) -> Iterator[tuple[TrainingLayout, float, int]]:
+        for layout in sorted(self.scored, key=lambda one: (self.scored[one], one))[:TOLD]:
+            yield layout, self.scored[layout], self.floors.memory.total(layout)
 
     def _least_s(self) -> float:
         """The least floor of all layouts; those that stand lowest are sharpened until one that is sharp is lowest."""

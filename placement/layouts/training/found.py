@@ -88,6 +88,8 @@ class FoundTraining:
         How many layouts there were, why combinations were refused, and what fits.
     left_out, scored
         Layouts whose lower bound is above the winner's step; and those that were scored.
+    best_scored
+        The best of those that were scored: layout, seconds by its layers, and bytes of its fullest rank.
     recut
         Layouts that were tried with a cut of layers of their own.
     """
@@ -101,6 +103,7 @@ class FoundTraining:
     fitted: Fitting[TrainingLayout]
     left_out: int
     scored: int
+    best_scored: tuple[tuple[TrainingLayout, float, int], ...]
     recut: int
     gpus: int
     network: str
@@ -123,6 +126,15 @@ class FoundTraining:
         """The fastest that runs by one of some schedules; None where none was timed."""
         return next((one for one in self.timed if one.layout.schedule in schedules), None)
 
+    def _scored(self, layout: TrainingLayout, step_s: float, held_bytes: int) -> dict[str, Any]:
+        tokens_per_s_per_gpu = self.winner.prediction.tokens_per_s_per_gpu * self.winner.step_s / step_s
+        return {
+            "name": layout.name(),
+            "step_time_s": step_s,
+            "tokens_per_s_per_gpu": tokens_per_s_per_gpu,
+            "memory_bytes": held_bytes,
+        }
+
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
         other = self.runner_up
@@ -135,6 +147,7 @@ class FoundTraining:
             else {**other.timed.to_json(), "slower": other.slower, "faster_step": other.faster_step},
             "timed": [one.to_json() for one in self.timed],
             "front": [one.to_json() for one in self.front],
+            "scored": [self._scored(*one) for one in self.best_scored],
             "certificate": {"least_step_s": self.least_step_s, "gap": self.gap},
             "searched": {
                 "legal": self.legal,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from moecast.placement.layouts.changes import Change
 from moecast.placement.layouts.training.fitting import kinds_of_layers
 from moecast.placement.layouts.training.layer_floor import LayerFloors, LayerSeconds
 from moecast.sim.network import find_rung
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from moecast.sim.model import ModelShape
     from moecast.sim.network import Rung
     from moecast.sim.training import TrainingPass
+    from moecast.topology import Cluster
     from moecast.traces import RoutingTrace
 
 Float = npt.NDArray[np.float64]
@@ -62,13 +64,21 @@ class LayerTimes:
         Time each MoE layer by its own routing; else one of each kind stands for all.
     network
         The rung.
+    change
+        What is other than it is taken to be, of tasks and links.
     """
 
     def __init__(
-        self, question: TrainingQuestion, floors: LayerFloors, *, every_layer: bool = False, network: str = "bound"
+        self,
+        question: TrainingQuestion,
+        floors: LayerFloors,
+        *,
+        every_layer: bool = False,
+        network: str = "bound",
+        change: Change | None = None,
     ) -> None:
         self.question, self.floors, self.every_layer = question, floors, every_layer
-        self.rung = find_rung(network)
+        self.alone = _Alone(find_rung(network), question.cluster, Change() if change is None else change)
         self._passes: dict[tuple[object, ...], tuple[TrainingPass, int]] = {}
         self._known: dict[tuple[object, ...], LayerSeconds] = {}
         model = question.model
@@ -93,8 +103,8 @@ class LayerTimes:
         for kind, layer in shown.items():
             step, place = self._pass(layout, cut, layer)
             work = replace(step, recompute=RECOMPUTES[layout.recompute])
-            alone = _timed(work, place, self.rung)
-            found[kind] = _timed(work.beside(), place, self.rung) if beside else alone
+            alone = self.alone.timed(work, place)
+            found[kind] = self.alone.timed(work.beside(), place) if beside else alone
             travels[kind] = SLOWDOWN * beside * np.array(alone.travels_2)
         return LayerSeconds(
             computed_3H=np.array([found[kind].computed_3 for kind in self._kind_H]).T,
@@ -130,21 +140,35 @@ class LayerTimes:
         return model.part(ids), trace_of_layers(trace, [row]), ids.index(layer)
 
 
-def _timed(work: TrainingPass, layer: int, rung: Rung) -> LayerTime:
-    """Time the passes of one of a microbatch's layers by themselves."""
-    passes = (
-        list(work.forward(layer)),
-        list(work.backward(layer, weights=False)),
-        list(work.weights(layer)),
-    )
-    computed = [_computed_s(tasks) for tasks in passes]
-    chained = [_chained_s(work, tasks, rung) for tasks in passes]
-    stays = [_chained_s(work, [task for task in tasks if not _travels(task)], rung) for tasks in passes[:2]]
-    return LayerTime(
-        computed_3=(computed[0], computed[1], computed[2]),
-        chained_3=(chained[0], chained[1], chained[2]),
-        travels_2=(max(chained[0] - stays[0], 0.0), max(chained[1] - stays[1], 0.0)),
-    )
+@dataclass(frozen=True, slots=True)
+class _Alone:
+    """Passes of one layer by themselves, timed by a rung, with something changed."""
+
+    rung: Rung
+    cluster: Cluster
+    change: Change
+
+    def timed(self, work: TrainingPass, layer: int) -> LayerTime:
+        """Time the passes of one of a microbatch's layers."""
+        passes = [
+            [self.change.task(task) for task in tasks]
+            for tasks in (work.forward(layer), work.backward(layer, weights=False), work.weights(layer))
+        ]
+        computed = [_computed_s(tasks) for tasks in passes]
+        chained = [self._chained_s(work, tasks) for tasks in passes]
+        stays = [self._chained_s(work, [task for task in tasks if not _travels(task)]) for tasks in passes[:2]]
+        return LayerTime(
+            computed_3=(computed[0], computed[1], computed[2]),
+            chained_3=(chained[0], chained[1], chained[2]),
+            travels_2=(max(chained[0] - stays[0], 0.0), max(chained[1] - stays[1], 0.0)),
+        )
+
+    def _chained_s(self, work: TrainingPass, tasks: Sequence[Task]) -> float:
+        """All tasks of a pass one after another, as a pipeline's cell lays them."""
+        if not any(isinstance(task, Exchange) for task in tasks):
+            return _computed_s(tasks)
+        program = self.change.links(work.step.program(_laid(tasks)), self.cluster)
+        return float(self.rung.run(program).step_time_s)
 
 
 def _travels(task: Task) -> bool:
@@ -153,13 +177,6 @@ def _travels(task: Task) -> bool:
 
 def _computed_s(tasks: Sequence[Task]) -> float:
     return float(sum((task.seconds_R for task in tasks if isinstance(task, Compute)), np.zeros(1)).max())
-
-
-def _chained_s(work: TrainingPass, tasks: Sequence[Task], rung: Rung) -> float:
-    """All tasks of a pass one after another, as a pipeline's cell lays them."""
-    if not any(isinstance(task, Exchange) for task in tasks):
-        return _computed_s(tasks)
-    return float(rung.run(work.step.program(_laid(tasks))).step_time_s)
 
 
 def _laid(tasks: Iterable[Task]) -> list[Task]:
