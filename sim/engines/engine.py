@@ -46,8 +46,14 @@ class Engine:
         (GPU, seconds) where hosts of some GPUs take another time than `request_s`.
     request_apart_s
         As `request_s` where prompts are computed on GPUs of their own: two servers in a row; None: as `request_s`.
+    request_apart_on_s
+        (GPU, seconds) where hosts of some GPUs take another time than `request_apart_s`.
     request_source
         Where these come from.
+    prompts_apart
+        How many times as long as simulated iterations of GPUs take that compute prompts only, for others.
+    prompts_apart_source
+        Where it comes from.
     """
 
     name: str
@@ -63,7 +69,10 @@ class Engine:
     request_token_s: float = 0.0
     request_on_s: tuple[tuple[str, float], ...] = ()
     request_apart_s: float | None = None
+    request_apart_on_s: tuple[tuple[str, float], ...] = ()
     request_source: str = ""
+    prompts_apart: float = 1.0
+    prompts_apart_source: str = ""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -74,9 +83,12 @@ class Engine:
             if value is not None and not 0 <= value < 1:
                 raise ValueError(f"{name} = {value}: seconds of a host, from 0 to less than 1")
 
+        if not 1 <= self.prompts_apart < 10:
+            raise ValueError(f"prompts_apart = {self.prompts_apart}: from 1 to less than 10 times what is simulated")
+
     def outside_s(self, prompt_tokens_Q: Float, *, gpu: str, apart: bool) -> Float:
         """Seconds of requests outside iterations [Q]; `apart`: their prompts are computed on GPUs of their own."""
         fixed_s = dict(self.request_on_s).get(gpu, self.request_s)
         if apart and self.request_apart_s is not None:
-            fixed_s = self.request_apart_s
+            fixed_s = dict(self.request_apart_on_s).get(gpu, self.request_apart_s)
         return fixed_s + self.request_token_s * prompt_tokens_Q

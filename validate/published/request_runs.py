@@ -24,15 +24,16 @@ from moecast.sim.serving.workers import workers_of
 from moecast.validate.published.answers import RowAnswer
 from moecast.validate.published.decode import configuration_of
 from moecast.validate.published.row import Use
+from moecast.validate.published.run_seats import dealt_by, seats_of
 from moecast.validate.published.run_settings import RunSettings, batched_tokens_of, settings_of
 from moecast.validate.published.serving import SEED, Fields, ServingRow, one_text_routing
 
 ROUNDS = 10
 """Public runs send ten requests for each that is in flight."""
+MANY_USERS, FEW_ROUNDS = 256, 4
+"""With more in flight so many rounds are run: those between the first and the last stand for eight."""
 LEAST_LENGTH = 0.8
 TRACE_TOKENS = 4096
-DISPATCH_APART = "least_requests"
-"""To ranks of pools apart: limits of such rows leave a rank no seat beside its even share."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,8 +112,8 @@ def forecast(row: ServingRow, network: str) -> RunForecast:
     MoecastError
         The question has no answer.
     """
-    whole_s = run_of(row, network).whole_run_s
-    mean_s, tpot_s = whole_s["ttft"], whole_s["tpot"]
+    rounds = ROUNDS if row.concurrency <= MANY_USERS else FEW_ROUNDS
+    mean_s, tpot_s = means_of(run_of(row, network, rounds=rounds), rounds)
     outputs = (1 + LEAST_LENGTH) / 2 * row.osl
     stay_s = mean_s + (outputs - 1) * tpot_s
     return RunForecast(
@@ -120,19 +121,32 @@ def forecast(row: ServingRow, network: str) -> RunForecast:
     )
 
 
-def run_of(row: ServingRow, network: str) -> Served:
-    """Run a row's requests through its engine."""
+def means_of(served: Served, rounds: int) -> tuple[float, float]:
+    """Mean TTFT and time per token of a run of `ROUNDS` rounds, of which so many were run.
+
+    Rounds are requests in the order in which they came. The first one, all at once, and the last one are as they are;
+    each of the others counts as often as the whole run has it.
+    """
+    each = served.requests // rounds
+    weight_Q = np.full(served.requests, (ROUNDS - 2) / (rounds - 2))
+    weight_Q[:each] = weight_Q[-each:] = 1.0
+    ttft_Q, tpot_Q = served.measures.ttft_Q, served.measures.tpot_Q
+    return float(np.average(ttft_Q, weights=weight_Q)), float(np.average(tpot_Q, weights=weight_Q))
+
+
+def run_of(row: ServingRow, network: str, *, rounds: int = ROUNDS) -> Served:
+    """Run a row's requests through its engine, so many for each that is in flight."""
     users = max(1, round(row.concurrency))
     lengths = Lengths(prompt=row.isl, output=row.osl, least_part=LEAST_LENGTH)
     arrivals = parse_arrivals(f"closed:{users}")
-    requests = make_requests(arrivals, lengths, ROUNDS * users, seed=SEED)
+    requests = make_requests(arrivals, lengths, rounds * users, seed=SEED)
     how = settings_of(row)
     question = question_of(row, network, how=how)
     cost = _cost_of(_alike(row.worker), network, kv_type=how.kv_type)
     serving = Serving(tries=0, max_batched_tokens=how.batched_tokens, receive_every=how.receive_every)
     if row.prefill is None:
         return serve(question, requests, arrivals=arrivals, serving=serving, cost=cost)
-    serving = replace(serving, max_sequences=max(1, round(row.stated)), dp_dispatch=DISPATCH_APART)
+    serving = replace(serving, max_sequences=seats_of(row), dp_dispatch=dealt_by(row))
     return serve(
         question,
         requests,
@@ -151,7 +165,7 @@ def prefill_of(row: ServingRow, network: str) -> PrefillPool:
     how = RunSettings(kv_type=worker.shape().kv_type, batched_tokens=batched_tokens_of(worker))
     plan = question_of(worker, network, how=how, prompts=True).plan
     first = row.workers * row.ranks
-    serving = Serving(tries=0, max_batched_tokens=how.batched_tokens, dp_dispatch=DISPATCH_APART)
+    serving = Serving(tries=0, max_batched_tokens=how.batched_tokens, dp_dispatch=dealt_by(row))
     return PrefillPool(
         plan=plan.with_(gpu_of_rank=tuple(range(first, first + plan.ranks))),
         instances=row.prefill.workers,
@@ -197,4 +211,4 @@ def _cost_of(row: ServingRow, network: str, *, kv_type: str, prompts: bool = Fal
     nobody, asked = np.full(1, -1), question_of(row, network, how=RunSettings(kv_type=kv_type), prompts=prompts)
     # where memory leaves no cache is asked with each row's own limits
     serving = Serving(tries=0, kv_blocks=1)
-    return workers_of(asked, serving, Records(1), topic_Q=nobody, tokens=2048).cost
+    return workers_of(asked, serving, Records(1), topic_Q=nobody, tokens=2048, prompts_only=prompts).cost
