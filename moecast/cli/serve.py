@@ -87,7 +87,11 @@ def serve_command(
         ),
     ] = 1,
     dp_dispatch: Annotated[
-        str, typer.Option("--dp-dispatch", help="To attention-DP ranks: round_robin, least_requests or least_tokens.")
+        str,
+        typer.Option(
+            "--dp-dispatch",
+            help="To attention-DP ranks: round_robin, least_requests, least_tokens or instances_in_turn.",
+        ),
     ] = "round_robin",
     cost: Annotated[str, typer.Option("--cost", help="surrogate, or exact: simulate every iteration.")] = "surrogate",
     draws: Annotated[int, typer.Option("--draws", min=1, help="Surrogate: simulated steps at each point.")] = 1,

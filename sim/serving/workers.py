@@ -150,7 +150,7 @@ def workers_of(
         )
         for number in range(instances or count)
     )
-    dispatcher = Dispatcher(serving.dp_dispatch, plan.dp * len(made))
+    dispatcher = Dispatcher(serving.dp_dispatch, plan.dp * len(made), each=plan.dp)
     pool = Pool(instances=made, ranks=plan.dp, dispatcher=dispatcher, times=times)
     return Workers(
         pool=pool,

@@ -24,14 +24,13 @@ from moecast.validate.published.answers import RowAnswer
 from moecast.validate.published.decode import configuration_of
 from moecast.validate.published.row import Use
 from moecast.validate.published.run_settings import RunSettings, batched_tokens_of, settings_of
+from moecast.validate.published.run_seats import dealt_by, seats_of
 from moecast.validate.published.serving import SEED, Fields, ServingRow, one_text_routing
 
 ROUNDS = 10
 """Public runs send ten requests for each that is in flight."""
 LEAST_LENGTH = 0.8
 TRACE_TOKENS = 4096
-DISPATCH_APART = "least_requests"
-"""To ranks of pools apart: limits of such rows leave a rank no seat beside its even share."""
 FAMILIES = {"ttft": "serving TTFT", "tpot": "serving TPOT", "throughput": "serving throughput"}
 
 
@@ -132,7 +131,7 @@ def run_of(row: ServingRow, network: str) -> Served:
     serving = Serving(tries=0, max_batched_tokens=how.batched_tokens, receive_every=how.receive_every)
     if row.prefill is None:
         return serve(question, requests, arrivals=arrivals, serving=serving, cost=cost)
-    serving = replace(serving, max_sequences=max(1, round(row.stated)), dp_dispatch=DISPATCH_APART)
+    serving = replace(serving, max_sequences=seats_of(row), dp_dispatch=dealt_by(row))
     return serve(
         question,
         requests,
@@ -151,7 +150,7 @@ def prefill_of(row: ServingRow, network: str) -> PrefillPool:
     how = RunSettings(kv_type=worker.shape().kv_type, batched_tokens=batched_tokens_of(worker))
     plan = question_of(worker, network, how=how, prompts=True).plan
     first = row.workers * row.ranks
-    serving = Serving(tries=0, max_batched_tokens=how.batched_tokens, dp_dispatch=DISPATCH_APART)
+    serving = Serving(tries=0, max_batched_tokens=how.batched_tokens, dp_dispatch=dealt_by(row))
     return PrefillPool(
         plan=plan.with_(gpu_of_rank=tuple(range(first, first + plan.ranks))),
         instances=row.prefill.workers,

@@ -54,9 +54,15 @@ class MixedBatcher(QueuedBatcher):
         """Everybody who runs, in order of arrival, as far as budget and blocks go."""
         parts: list[tuple[Job, int]] = []
         budget, swapped, at = self._limits.max_batched_tokens, 0, 0
+        block = self._limits.block_tokens
         while at < len(self._running) and budget > 0:
             job = self._running[at]
-            count = self._of_budget(job.left, budget)
+            left = job.left
+            if left == 1 and job.computed < job.blocks * block:  # nearly everybody: a token for which there is room
+                parts.append((job, 1))
+                budget, at = budget - 1, at + 1
+                continue
+            count = self._of_budget(left, budget)
             while not self._grow(job, job.computed + count):
                 victim = self._running[-1]
                 swapped += self._preempt(victim)

@@ -50,7 +50,7 @@ class Job:
     @property
     def decodes(self) -> bool:
         """Whether it is past its prefill."""
-        return self.given > 0 and self.request.prompt_tokens + self.given - self.computed == 1
+        return self.given > 0 and self.request.prompt_tokens + self.given == self.computed + 1
 
     @property
     def to_give(self) -> int:
@@ -65,6 +65,12 @@ class Chosen:
     parts: list[tuple[Job, int]]
     preempted: tuple[int, ...] = ()
     swapped_blocks: int = 0
+
+
+def _row(job: Job, count: int) -> tuple[int, int, int, int, int]:
+    """Of a request in an iteration: id, tokens now, keys before, tokens left before its next one, and given."""
+    request, given, computed = job.request, job.given, job.computed
+    return request.id, count, computed, request.prompt_tokens + given - computed, given
 
 
 class QueuedBatcher(ABC):
@@ -139,16 +145,17 @@ class QueuedBatcher(ABC):
         parts = chosen.parts
         if not parts and not self._leaving:
             return Scheduled(preempted=chosen.preempted, swapped_blocks=chosen.swapped_blocks)
-        jobs, counts = [job for job, _ in parts], [count for _, count in parts]
-        lefts, decodes = [job.left for job in jobs], [job.decodes for job in jobs]
-        samples = [left == count for left, count in zip(lefts, counts, strict=True)]
-        wasted = self._leaving if any(decodes) or not parts else []
+        rows_RN = np.array([_row(job, count) for job, count in parts], np.int64).reshape(-1, 5)
+        left_R, given_R = rows_RN[:, 3], rows_RN[:, 4]
+        decodes_R = (left_R == 1) & (given_R > 0)
+        samples_R = left_R == rows_RN[:, 1]
+        wasted = self._leaving if decodes_R.any() or not parts else []
         return Scheduled(
-            request=np.array([job.request.id for job in jobs], np.int64),
-            tokens=np.array(counts, np.int64),
-            context=np.array([job.computed for job in jobs], np.int64),
-            finishes_prompt=np.array([s and not d for s, d in zip(samples, decodes, strict=True)], np.bool_),
-            samples=np.array(samples, np.bool_),
+            request=rows_RN[:, 0].copy(),
+            tokens=rows_RN[:, 1].copy(),
+            context=rows_RN[:, 2].copy(),
+            finishes_prompt=samples_R & ~decodes_R,
+            samples=samples_R,
             preempted=chosen.preempted,
             swapped_blocks=chosen.swapped_blocks,
             wasted=len(wasted),
@@ -159,13 +166,13 @@ class QueuedBatcher(ABC):
         """End an iteration."""
         self._release(self._leaving)
         ended = []
-        jobs = self._jobs
+        jobs, keeps = self._jobs, self._limits.prefix_cache
         for id_, tokens, samples in zip(
             scheduled.request.tolist(), scheduled.tokens.tolist(), scheduled.samples.tolist(), strict=True
         ):
             job = jobs[id_]
             job.computed += tokens
-            if tokens > 1 and self._limits.prefix_cache:
+            if keeps and tokens > 1:
                 self._cache.keep(job.request, job.shared, job.computed)
             if samples:
                 job.given += 1
@@ -243,7 +250,7 @@ class QueuedBatcher(ABC):
             return 0
         if len(self._running) > self._limits.max_batched_tokens or not all(job.decodes for job in self._running):
             return 0
-        last = min(job.to_give for job in self._running) - 1
+        last = min(job.request.output_tokens - job.given for job in self._running) - 1
         # Each running request opens a block every `block_tokens` iterations, and the first one perhaps at once.
         rounds = self._cache.free // len(self._running)
         room = (rounds - 1) * self._limits.block_tokens if rounds else 0
@@ -251,8 +258,9 @@ class QueuedBatcher(ABC):
 
     def advance(self, steps: int) -> None:
         """Take that many iterations at once."""
+        block = self._limits.block_tokens
         for job in self._running:
             job.computed += steps
             job.given += steps
-            if not self._grow(job, job.computed):
+            if job.computed > job.blocks * block and not self._grow(job, job.computed):
                 raise RuntimeError("more iterations at once than there are blocks for")

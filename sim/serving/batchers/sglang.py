@@ -93,6 +93,7 @@ class SglangBatcher(QueuedBatcher):
         self._joining: list[Job] = []
         self._chunked: Job | None = None
         self._full = False
+        self._ahead_tokens: int | None = None  # kept until something changes, since it is asked for again and again
         self._unknown: set[int] = set()
         self._lost: set[int] = set()
 
@@ -104,6 +105,7 @@ class SglangBatcher(QueuedBatcher):
         super().add(request)
 
     def _choose(self) -> Chosen:
+        self._ahead_tokens = None
         self._let_in_moved()
         self._join()
         chosen = self._iteration()
@@ -124,13 +126,17 @@ class SglangBatcher(QueuedBatcher):
     def done(self, scheduled: Scheduled) -> tuple[int, ...]:
         """End an iteration."""
         # who lost a token has it again when its prompt is computed up to that token: nobody is told of it twice
-        tokens = dict(zip(scheduled.request.tolist(), scheduled.tokens.tolist(), strict=True))
-        again = {id_ for id_ in self._lost & tokens.keys() if self._jobs[id_].left == tokens[id_] + 1}
+        again = self._regained(scheduled) if self._lost else set()
         ended = super().done(scheduled)
+        self._ahead_tokens = None
         self._lost -= again
         if self._policy.ahead:
             self._unknown = set(scheduled.request[scheduled.samples].tolist()) | again
         return ended
+
+    def _regained(self, scheduled: Scheduled) -> set[int]:
+        tokens = dict(zip(scheduled.request.tolist(), scheduled.tokens.tolist(), strict=True))
+        return {id_ for id_ in self._lost & tokens.keys() if self._jobs[id_].left == tokens[id_] + 1}
 
     def _join(self) -> None:
         """Let those who prefilled last into the running batch."""
@@ -209,8 +215,10 @@ class SglangBatcher(QueuedBatcher):
 
     def _decode(self) -> tuple[list[tuple[Job, int]], tuple[int, ...]]:
         """A token of all who run, after whose end is known is left out, and some are retracted where room is short."""
-        before = len(self._batch)
-        self._batch = [job for job in self._batch if not self._known_ended(job)]
+        before, leaving = len(self._batch), self._leaving
+        self._batch = [
+            job for job in self._batch if job.given < job.request.output_tokens or (leaving and job in leaving)
+        ]
         preempted: tuple[int, ...] = ()
         if self._batch:
             if self._short(self._batch):
@@ -219,12 +227,16 @@ class SglangBatcher(QueuedBatcher):
                 self._ratio = max(self._least_ratio, self._ratio - self._decay)
         if len(self._batch) < before or not self._batch:
             self._full = False
+        block = self._limits.block_tokens
         for job in self._batch:
-            self._grow(job, job.computed + 1)
+            if job.computed >= job.blocks * block:
+                self._grow(job, job.computed + 1)
         return [(job, 1) for job in self._batch if job.to_give], preempted
 
     def _short(self, jobs: list[Job]) -> bool:
         """Whether a step of these wants more blocks than are free."""
+        if len(jobs) <= self._cache.free:
+            return False
         return sum(job.computed % self._limits.block_tokens == 0 for job in jobs) > self._cache.free
 
     def _retract(self) -> tuple[int, ...]:
@@ -263,8 +275,9 @@ class SglangBatcher(QueuedBatcher):
     @property
     def kv_blocks_spoken_for(self) -> int:
         """Blocks of running requests, and of the tokens that a decode worker keeps free for each."""
-        ahead = sum(min(job.to_give, RESERVED_DECODE_TOKENS) for job in self._running)
-        return self._cache.used + self._limits.blocks_of(ahead)
+        if self._ahead_tokens is None:
+            self._ahead_tokens = sum(min(job.to_give, RESERVED_DECODE_TOKENS) for job in self._running)
+        return self._cache.used + self._limits.blocks_of(self._ahead_tokens)
 
     def blocks_to_enter(self, request: Request) -> int:
         """Blocks of its prompt, and of the tokens that are kept free for it."""
@@ -283,6 +296,7 @@ class SglangBatcher(QueuedBatcher):
     def advance(self, steps: int) -> None:
         """Take that many decode steps at once."""
         super().advance(steps)
+        self._ahead_tokens = None
         self._ratio = max(self._least_ratio, self._ratio - steps * self._decay)
         if self._policy.ahead:
             self._unknown = {job.request.id for job in self._running}

@@ -58,6 +58,7 @@ class TrtllmBatcher(MixedBatcher):
     def __init__(self, limits: Limits, policy: Trtllm) -> None:
         super().__init__(limits, late=policy.ahead)
         self._reserves = policy.capacity == "guaranteed_no_evict"
+        self._whole_blocks = 0
 
     def _has_free(self, job: Job, tokens: int, found: int, *, leave: float = 0.0) -> bool:
         fits = super()._has_free(job, tokens, found, leave=leave)
@@ -70,7 +71,15 @@ class TrtllmBatcher(MixedBatcher):
         """Where nobody is paused, blocks of whole answers."""
         if not self._reserves:
             return super().kv_blocks_spoken_for
-        return sum(self._whole(job.request) for job in (*self._running, *self._leaving))
+        return self._whole_blocks
+
+    def _enter(self, job: Job, tokens: int, *, found: int = 0) -> None:
+        self._whole_blocks += self._whole(job.request)
+        super()._enter(job, tokens, found=found)
+
+    def _leave(self, job: Job) -> None:
+        self._whole_blocks -= self._whole(job.request)
+        super()._leave(job)
 
     def blocks_to_enter(self, request: Request) -> int:
         """Blocks of its prompt, and where nobody is paused of its answer."""
