@@ -6,7 +6,7 @@ Axes: T token, G rank.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,7 @@ class AttentionStage:
     tokens: StepTokens
     shared: SharedTokens
     sequences: SharedContext | None
+    _alike: dict[tuple[object, ...], Float] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def placed(self) -> PlacedModel:
@@ -78,7 +79,7 @@ class AttentionStage:
         if first and not rest:
             yield compute_of("attention", moe, into_G)
         if rest:
-            seconds_G = self._attention_seconds(layer, row, mixer) - into_G
+            seconds_G = self._seconds_alike(layer, row, mixer) - into_G
             if norms:
                 seconds_G = seconds_G + compute.norm_seconds(self.model, self._hardware, self.tokens.kept_G(row))
             yield compute_of("attention", moe, seconds_G)
@@ -111,6 +112,15 @@ class AttentionStage:
                 behind_G = behind_G + compute.norm_seconds(self.model, self._hardware, kept_G)
             yield compute_of("attention", moe, behind_G)
             yield from self.shared.scatter(moe)
+
+    def _seconds_alike(self, layer: int, row: int, mixer: Mixer) -> Float:
+        """Seconds of attention on each rank, once for layers that attend alike over the same tokens."""
+        reads = tuple(mixer.reads_of(layer)) if isinstance(mixer, AttentionShape) else ()
+        # tokens are elsewhere at each layer only where they stay at their experts
+        key = (mixer, reads, row if self.placed.mode.stay else 0)
+        if key not in self._alike:
+            self._alike[key] = self._attention_seconds(layer, row, mixer)
+        return self._alike[key]
 
     def _attention_seconds(self, layer: int, row: int, mixer: Mixer) -> Float:
         """Seconds of attention on each rank.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +12,7 @@ import typer
 
 from moecast.cli import options
 from moecast.cli.asked import Asked
+from moecast.cli.plain import say
 from moecast.cli.prefill_options import PrefillAsked
 from moecast.cli.question_options import takes_question
 from moecast.errors import MoecastError
@@ -143,7 +146,7 @@ def serve_command(
     weights = topic_weights(asked.topics, inputs.trace.topics)
     prefixes = (prefix_groups, prefix_tokens)
     arrivals, made = _requests(requests, columns, num_requests, lengths, prefixes, weights, asked.seed)
-    with render.progress("serving", quiet=json) as advance:
+    with _told_when_interrupted(len(made)) as reached, render.progress("serving", quiet=json) as advance:
         served = serve(
             question,
             made,
@@ -153,7 +156,7 @@ def serve_command(
             dollars_per_gpu_hour=gpu_hour,
             prefill=prefill,
             log_spans=SPANS if timeline is not None else 0,
-            progress=advance,
+            progress=reached.beside(advance),
         )
     if out is not None:
         write_served(served, out)
@@ -167,6 +170,35 @@ def serve_command(
         render.echo_json(served.to_json())
     else:
         render.show_rows(served.table_title, served.table_rows(), served.table_notes())
+
+
+@dataclass(slots=True)
+class _Reached:
+    """Requests that are at an end, as far as was told."""
+
+    done: int = 0
+
+    def beside(self, advance: Callable[[int, int], None] | None) -> Callable[[int, int], None]:
+        """Count, and move a bar if there is one."""
+
+        def told(done: int, of: int) -> None:
+            self.done = done
+            if advance is not None:
+                advance(done, of)
+
+        return told
+
+
+@contextmanager
+def _told_when_interrupted(requests: int) -> Iterator[_Reached]:
+    """After Ctrl-C say in a line how far a run came; files are written when it is over, so that nothing is left."""
+    reached = _Reached()
+    try:
+        yield reached
+    except KeyboardInterrupt:
+        of = f"{reached.done:,} of {requests:,} requests"
+        say(f"moecast: interrupted after {of}; nothing is written: fewer (--num-requests) take less time", err=True)
+        raise typer.Exit(130) from None
 
 
 def topic_weights(text: str | None, topics: tuple[str, ...]) -> tuple[float, ...]:

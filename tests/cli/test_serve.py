@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from moecast.cli import app
 from tests.cli.conftest import CONFIG, Run
 
 ASKED = ("serve", "--cluster", "dgx-h200", "--routing", "uniform", "--model", "config.json", "--prompt-tokens", 40,
@@ -110,3 +113,17 @@ def test_a_pool_for_prompts_is_a_section_of_the_question(run: Run, there: Path) 
     wrong = run("serve", "q.yaml", *again, "--set", "prefill.gpus=0")
     assert wrong.returncode == 2
     assert "prefill.gpus = 0: must be at least 1" in wrong.stderr
+
+
+def test_an_interrupt_says_how_far_it_came_and_leaves_nothing(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, progress: Callable[[int, int], None], **__: object) -> None:
+        progress(1216, 9000)
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(there)
+    monkeypatch.setattr("moecast.sim.serving.serve", interrupted)
+    asked = (*ASKED, "--requests", "closed:4", "--num-requests", 9000, "--out", "s.json", "--report", "s.html")
+    done = CliRunner().invoke(app, [str(part) for part in asked])
+    assert done.exit_code == 130
+    assert done.stderr.startswith("moecast: interrupted after 1,216 of 9,000 requests; nothing is written")
+    assert [path.name for path in there.iterdir()] == ["config.json"]

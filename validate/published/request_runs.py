@@ -23,12 +23,14 @@ from moecast.sim.serving.workers import workers_of
 from moecast.validate.published.answers import RowAnswer
 from moecast.validate.published.decode import configuration_of
 from moecast.validate.published.row import Use
-from moecast.validate.published.run_settings import RunSettings, batched_tokens_of, settings_of
 from moecast.validate.published.run_seats import dealt_by, seats_of
+from moecast.validate.published.run_settings import RunSettings, batched_tokens_of, settings_of
 from moecast.validate.published.serving import SEED, Fields, ServingRow, one_text_routing
 
 ROUNDS = 10
 """Public runs send ten requests for each that is in flight."""
+MANY_USERS, FEW_ROUNDS = 256, 4
+"""With more in flight so many rounds are run: those between the first and the last stand for eight."""
 LEAST_LENGTH = 0.8
 TRACE_TOKENS = 4096
 FAMILIES = {"ttft": "serving TTFT", "tpot": "serving TPOT", "throughput": "serving throughput"}
@@ -110,8 +112,8 @@ def forecast(row: ServingRow, network: str) -> RunForecast:
     MoecastError
         The question has no answer.
     """
-    whole_s = run_of(row, network).whole_run_s
-    mean_s, tpot_s = whole_s["ttft"], whole_s["tpot"]
+    rounds = ROUNDS if row.concurrency <= MANY_USERS else FEW_ROUNDS
+    mean_s, tpot_s = means_of(run_of(row, network, rounds=rounds), rounds)
     outputs = (1 + LEAST_LENGTH) / 2 * row.osl
     stay_s = mean_s + (outputs - 1) * tpot_s
     return RunForecast(
@@ -119,12 +121,25 @@ def forecast(row: ServingRow, network: str) -> RunForecast:
     )
 
 
-def run_of(row: ServingRow, network: str) -> Served:
-    """Run a row's requests through its engine."""
+def means_of(served: Served, rounds: int) -> tuple[float, float]:
+    """Mean TTFT and time per token of a run of `ROUNDS` rounds, of which so many were run.
+
+    Rounds are requests in the order in which they came. The first one, all at once, and the last one are as they are;
+    each of the others counts as often as the whole run has it.
+    """
+    each = served.requests // rounds
+    weight_Q = np.full(served.requests, (ROUNDS - 2) / (rounds - 2))
+    weight_Q[:each] = weight_Q[-each:] = 1.0
+    ttft_Q, tpot_Q = served.measures.ttft_Q, served.measures.tpot_Q
+    return float(np.average(ttft_Q, weights=weight_Q)), float(np.average(tpot_Q, weights=weight_Q))
+
+
+def run_of(row: ServingRow, network: str, *, rounds: int = ROUNDS) -> Served:
+    """Run a row's requests through its engine, so many for each that is in flight."""
     users = max(1, round(row.concurrency))
     lengths = Lengths(prompt=row.isl, output=row.osl, least_part=LEAST_LENGTH)
     arrivals = parse_arrivals(f"closed:{users}")
-    requests = make_requests(arrivals, lengths, ROUNDS * users, seed=SEED)
+    requests = make_requests(arrivals, lengths, rounds * users, seed=SEED)
     how = settings_of(row)
     question = question_of(row, network, how=how)
     cost = _cost_of(_alike(row.worker), network, kv_type=how.kv_type)
