@@ -48,6 +48,10 @@ class Engine:
         As `request_s` where prompts are computed on GPUs of their own: two servers in a row; None: as `request_s`.
     request_source
         Where these come from.
+    prompts_apart
+        How many times as long as simulated iterations of GPUs take that compute prompts only, for others.
+    prompts_apart_source
+        Where it comes from.
     """
 
     name: str
@@ -64,6 +68,8 @@ class Engine:
     request_on_s: tuple[tuple[str, float], ...] = ()
     request_apart_s: float | None = None
     request_source: str = ""
+    prompts_apart: float = 1.0
+    prompts_apart_source: str = ""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -73,6 +79,9 @@ class Engine:
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 raise ValueError(f"{name} = {value}: seconds of a host, from 0 to less than 1")
+
+        if not 1 <= self.prompts_apart < 10:
+            raise ValueError(f"prompts_apart = {self.prompts_apart}: from 1 to less than 10 times what is simulated")
 
     def outside_s(self, prompt_tokens_Q: Float, *, gpu: str, apart: bool) -> Float:
         """Seconds of requests outside iterations [Q]; `apart`: their prompts are computed on GPUs of their own."""

@@ -76,6 +76,7 @@ class PrefillPool:
             tokens=max(1, tokens),
             instances=self.instances,
             cost=self.cost,
+            prompts_only=True,
         )
 
 

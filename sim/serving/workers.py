@@ -88,6 +88,7 @@ def workers_of(
     plans: Mapping[str, Plan] | None = None,
     cost: StepCost | None = None,
     prefilled: bool = False,
+    prompts_only: bool = False,
 ) -> Workers:
     """Set up the instances of a question's plan.
 
@@ -105,6 +106,8 @@ def workers_of(
         What iterations cost; None: as `serving` says.
     prefilled
         Prompts are computed elsewhere: iterations have a token of each request at the most, and need room for those.
+    prompts_only
+        Answers are given elsewhere.
 
     Raises
     ------
@@ -134,8 +137,9 @@ def workers_of(
         engine = EngineStep(
             question.cluster, question.model, dict(parts), question.trace, question.rung, seed=question.seed
         )
-        prompt_s = find_engine(hardware.engine).prompt_s
-        cost = _cost(engine, serving, topic_Q, capacity, limits, prompt_s)
+        runs = find_engine(hardware.engine)
+        slowdown = runs.prompts_apart if prompts_only else 1.0
+        cost = _cost(engine, serving, topic_Q, capacity, limits, prompt_s=runs.prompt_s, slowdown=slowdown)
     times = PoolTimes()
     made = tuple(
         Instance(
@@ -188,12 +192,25 @@ def _check(question: Question) -> None:
 
 
 def _cost(
-    engine: EngineStep, serving: Serving, topic_Q: Int, capacity: KvCapacity | None, limits: Limits, prompt_s: float
+    engine: EngineStep,
+    serving: Serving,
+    topic_Q: Int,
+    capacity: KvCapacity | None,
+    limits: Limits,
+    *,
+    prompt_s: float,
+    slowdown: float,
 ) -> StepCost:
     token_bytes = capacity.token_bytes if capacity is not None else 0.0
     swap_block_s = token_bytes * limits.block_tokens / engine.host_Bps
     if serving.cost == "exact":
-        return ExactCost(engine, topic_Q, swap_block_s=swap_block_s, prompt_s=prompt_s)
+        return ExactCost(engine, topic_Q, swap_block_s=swap_block_s, prompt_s=prompt_s, slowdown=slowdown)
     return SurrogateCost(
-        engine, topic_Q, draws=serving.draws, swap_block_s=swap_block_s, tries=serving.tries, prompt_s=prompt_s
+        engine,
+        topic_Q,
+        draws=serving.draws,
+        swap_block_s=swap_block_s,
+        tries=serving.tries,
+        prompt_s=prompt_s,
+        slowdown=slowdown,
     )

@@ -211,4 +211,4 @@ def _cost_of(row: ServingRow, network: str, *, kv_type: str, prompts: bool = Fal
     nobody, asked = np.full(1, -1), question_of(row, network, how=RunSettings(kv_type=kv_type), prompts=prompts)
     # where memory leaves no cache is asked with each row's own limits
     serving = Serving(tries=0, kv_blocks=1)
-    return workers_of(asked, serving, Records(1), topic_Q=nobody, tokens=2048).cost
+    return workers_of(asked, serving, Records(1), topic_Q=nobody, tokens=2048, prompts_only=prompts).cost

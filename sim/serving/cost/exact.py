@@ -25,11 +25,21 @@ class ExactCost:
         Seconds that a block takes between a GPU and its host.
     prompt_s
         Seconds of the host, in the iteration that ends it, for each prompt beside what is simulated.
+    slowdown
+        How many times as long as all that iterations take.
     """
 
-    def __init__(self, engine: EngineStep, topic_Q: Int, *, swap_block_s: float = 0.0, prompt_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        engine: EngineStep,
+        topic_Q: Int,
+        *,
+        swap_block_s: float = 0.0,
+        prompt_s: float = 0.0,
+        slowdown: float = 1.0,
+    ) -> None:
         self._engine, self._topic_Q, self._swap_block_s = engine, topic_Q, swap_block_s
-        self._prompt_s = prompt_s
+        self._prompt_s, self._slowdown = prompt_s, slowdown
         self.simulated = 0
 
     @property
@@ -42,7 +52,7 @@ class ExactCost:
         self.simulated += 1
         timed = self._engine.time(self._engine.step(pieces_of(load.scheduled_G, self._topic_Q)))
         prompts_s = self._prompt_s * float(load.prompts_G.max())
-        return timed.seconds + prompts_s + load.swapped_blocks * self._swap_block_s
+        return self._slowdown * (timed.seconds + prompts_s) + load.swapped_blocks * self._swap_block_s
 
     def ahead(self, load: StepLoad, steps: int) -> Float:
         """Not asked for: iterations are simulated one by one."""
