@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from moecast.errors import MoecastError
-from moecast.sim import Plan, Question, Workload
+from moecast.sim import Plan, Question, Workload, kernels_on
+from moecast.sim.engines import find_engine
 from moecast.sim.serving import Lengths, Request, Serving, make_requests, parse_arrivals, parse_slo, serve, write_served
-from moecast.sim.serving.workers import plans_of_instances
+from moecast.sim.serving.batchers import Scheduled
+from moecast.sim.serving.cost import load_of
+from moecast.sim.serving.records import Records
+from moecast.sim.serving.workers import plans_of_instances, workers_of
 from moecast.topology import load_cluster
 from tests.sim.plan_cases import small_trace, tiny_model
 
@@ -55,6 +60,20 @@ def test_layouts_have_surrogates_too(changes):
     error = serve(question(**changes), REQUESTS, arrivals=CLOSED).error
     assert error is not None
     assert error.median < 0.02
+
+
+@pytest.mark.parametrize("cost", ["surrogate", "exact"])
+def test_sglangs_workers_for_prompts_take_as_much_longer_as_the_engine_says(cost):
+    asked = replace(question(), cluster=kernels_on(load_cluster("dgx-h200"), engine="sglang"))
+    nobody, how = np.full(1, -1), Serving(cost=cost, kv_blocks=100, tries=0)
+    one = np.ones(1, bool)
+    prompt = Scheduled(request=~one * 0, tokens=one * 60, context=~one * 0, finishes_prompt=one, samples=one)
+    batch = load_of([prompt] * 8)
+    usual_s, apart_s = (
+        workers_of(asked, how, Records(1), topic_Q=nobody, tokens=80, prompts_only=only).cost.seconds(batch)
+        for only in (False, True)
+    )
+    assert apart_s == pytest.approx(find_engine("sglang").prompts_apart * usual_s)
 
 
 def test_groups_of_experts_are_instances():
