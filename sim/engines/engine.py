@@ -46,6 +46,8 @@ class Engine:
         (GPU, seconds) where hosts of some GPUs take another time than `request_s`.
     request_apart_s
         As `request_s` where prompts are computed on GPUs of their own: two servers in a row; None: as `request_s`.
+    request_apart_on_s
+        (GPU, seconds) where hosts of some GPUs take another time than `request_apart_s`.
     request_source
         Where these come from.
     prompts_apart
@@ -67,6 +69,7 @@ class Engine:
     request_token_s: float = 0.0
     request_on_s: tuple[tuple[str, float], ...] = ()
     request_apart_s: float | None = None
+    request_apart_on_s: tuple[tuple[str, float], ...] = ()
     request_source: str = ""
     prompts_apart: float = 1.0
     prompts_apart_source: str = ""
@@ -87,5 +90,5 @@ class Engine:
         """Seconds of requests outside iterations [Q]; `apart`: their prompts are computed on GPUs of their own."""
         fixed_s = dict(self.request_on_s).get(gpu, self.request_s)
         if apart and self.request_apart_s is not None:
-            fixed_s = self.request_apart_s
+            fixed_s = dict(self.request_apart_on_s).get(gpu, self.request_apart_s)
         return fixed_s + self.request_token_s * prompt_tokens_Q

@@ -67,12 +67,6 @@ class Chosen:
     swapped_blocks: int = 0
 
 
-def _row(job: Job, count: int) -> tuple[int, int, int, int, int]:
-    """Of a request in an iteration: id, tokens now, keys before, tokens left before its next one, and given."""
-    request, given, computed = job.request, job.given, job.computed
-    return request.id, count, computed, request.prompt_tokens + given - computed, given
-
-
 class QueuedBatcher(ABC):
     """A batcher over a queue; subclasses choose.
 
@@ -145,15 +139,17 @@ class QueuedBatcher(ABC):
         parts = chosen.parts
         if not parts and not self._leaving:
             return Scheduled(preempted=chosen.preempted, swapped_blocks=chosen.swapped_blocks)
-        rows_RN = np.array([_row(job, count) for job, count in parts], np.int64).reshape(-1, 5)
-        left_R, given_R = rows_RN[:, 3], rows_RN[:, 4]
-        decodes_R = (left_R == 1) & (given_R > 0)
-        samples_R = left_R == rows_RN[:, 1]
+        jobs = [job for job, _ in parts]
+        tokens_R = np.array([count for _, count in parts], np.int64)
+        context_R = np.array([job.computed for job in jobs], np.int64)
+        given_R = np.array([job.given for job in jobs], np.int64)
+        left_R = np.array([job.request.prompt_tokens for job in jobs], np.int64) + given_R - context_R
+        decodes_R, samples_R = (left_R == 1) & (given_R > 0), left_R == tokens_R
         wasted = self._leaving if decodes_R.any() or not parts else []
         return Scheduled(
-            request=rows_RN[:, 0].copy(),
-            tokens=rows_RN[:, 1].copy(),
-            context=rows_RN[:, 2].copy(),
+            request=np.array([job.request.id for job in jobs], np.int64),
+            tokens=tokens_R,
+            context=context_R,
             finishes_prompt=samples_R & ~decodes_R,
             samples=samples_R,
             preempted=chosen.preempted,
