@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from moecast.sim.compiled import entry
-from moecast.sim.program import Compute, Float, Int, StepProgram, StepTimes
+from moecast.sim.program import HOST, Compute, Exchange, Float, Int, StepProgram, StepTimes, Task
 
 
 def exposed_seconds(program: StepProgram, times: StepTimes, idle_S: Sequence[Float]) -> tuple[Float, float]:
@@ -20,7 +20,7 @@ def exposed_seconds(program: StepProgram, times: StepTimes, idle_S: Sequence[Flo
     began first. Waiting for peers, `idle_S` at the beginning of each stay, has none.
     """
     computes = [index for index, task in enumerate(program.tasks) if isinstance(task, Compute)]
-    exchanges = [index for index, task in enumerate(program.tasks) if not isinstance(task, Compute)]
+    exchanges = [index for index, task in enumerate(program.tasks) if is_sent(task)]
     work = stays(program, times, idle_S, computes)[:4]
     moving = stays(program, times, idle_S, exchanges)[:4]
     spent_S = np.zeros(len(program.tasks))
@@ -31,10 +31,16 @@ def exposed_seconds(program: StepProgram, times: StepTimes, idle_S: Sequence[Flo
 
 def seconds_of_ranks(program: StepProgram, times: StepTimes, idle_S: Sequence[Float]) -> Float:
     """Seconds in which each rank [G] computes or communicates, each moment once; waiting for peers is neither."""
-    rank_X, start_X, end_X, _, _ = stays(program, times, idle_S, list(range(len(program.tasks))))
+    at_work = [index for index, task in enumerate(program.tasks) if task.stream != HOST]
+    rank_X, start_X, end_X, _, _ = stays(program, times, idle_S, at_work)
     spent_G = np.zeros(program.n_ranks)
     _sweep_ranks(rank_X, start_X, end_X, spent_G)
     return spent_G
+
+
+def is_sent(task: Task) -> bool:
+    """Whether a task is communication, which what hosts do is not."""
+    return isinstance(task, Exchange) and task.stream != HOST
 
 
 def stays(

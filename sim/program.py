@@ -28,6 +28,9 @@ COMPUTE, COMMUNICATION = "compute", "communication"
 CONTEXT = "context"
 """The stream of what ranks that share sequences send each other beside attention."""
 
+HOST = "host"
+"""The stream of what hosts do: no GPU computes or sends meanwhile, so it has no part in a breakdown."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfRanks:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from moecast.sim.compiled import entry
-from moecast.sim.exposed import stays
+from moecast.sim.exposed import is_sent, stays
 from moecast.sim.program import Compute, Float, Int, StepProgram, StepTimes
 
 COMPUTES, SENDS, WAITS = 0, 1, 2
@@ -36,7 +36,7 @@ def network_seconds(
         As of `moecast.sim.breakdown.IdleTimes`.
     """
     computes = [index for index, task in enumerate(program.tasks) if isinstance(task, Compute)]
-    exchanges = [index for index, task in enumerate(program.tasks) if not isinstance(task, Compute)]
+    exchanges = [index for index, task in enumerate(program.tasks) if is_sent(task)]
     rank_W, start_W, end_W, _, _ = stays(program, times, idle_S, computes)
     rank_X, start_X, end_X, task_X, order_X = stays(program, times, idle_S, exchanges)
     peers = [program.ranks_of(program.tasks[index])[peer_S[index]] for index in exchanges]

@@ -17,7 +17,7 @@ from itertools import pairwise, zip_longest
 
 from moecast.errors import MoecastError
 from moecast.sim.collectives.legs import Leg
-from moecast.sim.program import COMPUTE, Compute, Exchange, Task
+from moecast.sim.program import COMPUTE, HOST, Compute, Exchange, Task
 from moecast.sim.schedules.fsmoe import BETWEEN, INSIDE
 from moecast.sim.schedules.lay import BEFORE, Places
 
@@ -42,10 +42,10 @@ class Chunk:
 
 
 def legs_on_streams(tasks: Iterable[Task], legs: Iterable[tuple[Leg, ...]]) -> Iterator[tuple[Task, str | None]]:
-    """Give exchanges leg by leg with the streams of their networks; a wait on no stream as it is."""
+    """Give exchanges leg by leg with the streams of their networks; a wait on no stream, or a launch, as it is."""
     for task, parts in zip(tasks, legs, strict=True):
-        if task.stream is None:
-            yield task, None
+        if task.stream in (None, HOST):
+            yield task, task.stream
         else:
             yield from ((part.exchange, BETWEEN if part.between else INSIDE) for part in parts)
 

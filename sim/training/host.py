@@ -1,9 +1,9 @@
-"""What ranks wait for their hosts in each direction of an MoE layer, before they send.
+"""What a rank's host takes to launch an MoE layer beside its GPU, and what the rank waits for before it sends.
 
-A training step is launched kernel by kernel, and the host waits for counts of tokens that come back from the device: it
-does not run ahead through an MoE layer. What it takes hangs on how many kernels it launches, of which each expert that
-a rank holds has its own (grouped products that a library multiplies one by one: 2 forward, 4 backward), and on how its
-proxies pass on what leaves a node, where the network has no GPU's own sends.
+A training step is launched kernel by kernel. The host runs ahead of its GPU, so that a layer takes as long as its
+launches or as its kernels, whichever is longer: launches are tasks on a stream of their own, and what a layer sends
+stands behind them. What a rank waits for besides, such as proxies that pass on what leaves a node where the network has
+no GPU's own sends, is added to what it sends.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from dataclasses import dataclass, fields
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostWait:
-    """Seconds in each direction of an MoE layer; what runs beside hides them.
+    """Seconds in each direction of an MoE layer: forward, and backward.
 
     Parameters
     ----------
+    launch_s
+        What the host takes to launch it, beside whatever the GPU does.
     fixed_s
-        Whatever the layer.
-    expert_s
-        For each expert that a rank holds.
+        What the rank waits for before it sends, whatever the layer; what runs beside the exchange hides it.
     byte_s
-        For each byte that a rank's tokens are, there and back, in copies of their choices.
+        The same, for each byte that a rank's tokens are, there and back, in copies of their choices.
 
     Raises
     ------
@@ -30,8 +30,8 @@ class HostWait:
         A negative time, or none.
     """
 
+    launch_s: float = 0.0
     fixed_s: float = 0.0
-    expert_s: float = 0.0
     byte_s: float = 0.0
 
     def __post_init__(self) -> None:
@@ -42,19 +42,11 @@ class HostWait:
 
     def __bool__(self) -> bool:
         """Whether there is any."""
-        return bool(self.fixed_s or self.expert_s or self.byte_s)
+        return any(getattr(self, field.name) for field in fields(self))
 
-    def __add__(self, other: HostWait) -> HostWait:
-        """One after the other."""
-        return HostWait(
-            fixed_s=self.fixed_s + other.fixed_s,
-            expert_s=self.expert_s + other.expert_s,
-            byte_s=self.byte_s + other.byte_s,
-        )
-
-    def seconds(self, *, experts: int, sent_bytes: float) -> float:
-        """Of a rank that holds so many experts and sends so many bytes, there and back."""
-        return self.fixed_s + self.expert_s * experts + self.byte_s * sent_bytes
+    def wait_s(self, *, sent_bytes: float) -> float:
+        """Of a rank that sends so many bytes, there and back."""
+        return self.fixed_s + self.byte_s * sent_bytes
 
 
 NO_WAIT = HostWait()

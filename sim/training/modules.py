@@ -34,6 +34,13 @@ if TYPE_CHECKING:
     from moecast.sim.model import ModelShape
     from moecast.topology import Hardware
 
+BACKWARD_RATE = 0.82
+"""FLOP/s of attention's backward pass over those of its forward pass.
+
+H100, heads of 128, causal, 4,096 keys: 499 ÷ 609 TFLOP/s with cuDNN and 542 ÷ 638 with FlashAttention-3 (arXiv
+2407.08608, figures 5 and 6).
+"""
+
 LINEAR_BACKWARD = 2.5  # a chunked recurrence's backward pass over its forward pass: inside a chunk it is like attention
 
 
@@ -127,29 +134,17 @@ def core_passes(
     """Scores, softmax and weighted sum of one layer in bf16; without weights, so all of the backward pass is input.
 
     Backward multiplies three times over the keys' width (scores again, gradients of queries and of keys) and twice over
-    the values' (gradients of the probabilities and of the values). It reads queries, keys, values, outputs and their
-    gradient, and writes three gradients.
+    the values' (gradients of the probabilities and of the values), at `BACKWARD_RATE` of the forward pass's speed.
     """
     shape = model.attention if shape is None else shape
-    tokens, keys = np.asarray(tokens_G, np.float64), np.asarray(keys_G, np.float64)
-    heads = -(-shape.heads // tp)
-    kv_heads = heads if shape.kind == "mla" else -(-shape.kv_heads // tp)
-    queries, values = heads * shape.head_dim, heads * shape.value_dim
-    row_bytes = 2 * (2 * queries + 2 * values + 2 * kv_heads * (shape.head_dim + shape.value_dim))
-    key_bytes = 2 * kv_heads * (shape.head_dim + shape.value_dim) / roofline.QUERY_TILE
-    seconds_G = roofline.kernel_seconds(
-        hardware,
-        flop=keys * (2.0 * (3 * queries + 2 * values)),
-        traffic_bytes=tokens * row_bytes + keys * key_bytes,
-        element_type="bf16",
-        kernel="attention",
+    forward_G = attention.core_seconds(
+        model, hardware, phase="prefill", tokens_G=tokens_G, keys_G=keys_G, shape=shape, tp=tp
     )
+    products = (3 * shape.head_dim + 2 * shape.value_dim) / (shape.head_dim + shape.value_dim)
     return Passes(
-        forward_G=attention.core_seconds(
-            model, hardware, phase="prefill", tokens_G=tokens_G, keys_G=keys_G, shape=shape, tp=tp
-        ),
-        input_G=roofline.launched(hardware, seconds_G, tokens, 1),
-        weight_G=np.zeros(np.shape(tokens)),
+        forward_G=forward_G,
+        input_G=forward_G * (products / BACKWARD_RATE),
+        weight_G=np.zeros(np.shape(forward_G)),
     )
 
 

@@ -99,18 +99,17 @@ def weight_gradient_seconds(
 ) -> Float:
     """Multiply [inner, rows] by [rows, outer] and add the product to the sum of earlier microbatches; one launch.
 
-    The sum is read and written in the gradients' element type (fused gradient accumulation).
+    As fast as the forward product of the same sizes, or as the traffic of the sum, which is read and written in the
+    gradients' element type (fused gradient accumulation).
     """
     rows = np.asarray(rows_G, np.float64)
-    row_bytes = _row_bytes(hardware, precision, inner) + _row_bytes(hardware, precision, outer)
-    seconds_G = roofline.kernel_seconds(
-        hardware,
-        flop=2.0 * rows * inner * outer,
-        traffic_bytes=rows * row_bytes + inner * outer * ACCUMULATE_BYTES * precision.gradient_bytes,
-        element_type=precision.weight_gradient,
-        kernel="gemm",
+    product_G = costs_of(hardware).gemm_seconds(
+        rows, inner=inner, outer=outer, element_type=precision.weight_gradient, quantised=True
     )
-    return roofline.launched(hardware, seconds_G, rows, 1)
+    row_bytes = _row_bytes(hardware, precision, inner) + _row_bytes(hardware, precision, outer)
+    traffic_G = rows * row_bytes + inner * outer * ACCUMULATE_BYTES * precision.gradient_bytes
+    moved_G = roofline.launched(hardware, roofline.memory_seconds(hardware, traffic_G), rows, 1)
+    return np.maximum(product_G, moved_G)
 
 
 def grouped_weight_gradient_seconds(

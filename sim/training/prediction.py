@@ -87,7 +87,7 @@ class TrainingPrediction(ShownAsTable):
         return [
             ("layout", degrees),
             ("recipe", ", ".join(f"{name} {value}" for name, value in self.recipe.items() if name not in _OWN_ROWS)),
-            ("wait for hosts", _host_text(self.recipe)),
+            ("hosts", _host_text(self.recipe)),
             ("beside microbatches", _beside_text(self.recipe)),
             ("microbatches", f"{self.microbatches} of each data-parallel rank, routing of {self.microbatches_drawn}"),
             ("step time", format_s(self.step_time_s)),
@@ -119,7 +119,7 @@ class TrainingPrediction(ShownAsTable):
 
 _OWN_ROWS = (
     "host_s",
-    "host_expert_s",
+    "host_launch_s",
     "host_byte_s",
     "overlap_grad_reduce",
     "overlap_param_gather",
@@ -129,10 +129,11 @@ _WHOLE = ("total", "usable", "capacity")
 
 
 def _host_text(recipe: Mapping[str, Any]) -> str:
-    """What ranks wait for their hosts."""
-    own = f"{format_s(recipe['host_s'])} in each direction of an MoE layer"
-    parts = {"expert of a rank": recipe["host_expert_s"], "byte there and back": recipe["host_byte_s"]}
-    return ", ".join([own, *(f"{format_s(seconds)} for each {what}" for what, seconds in parts.items() if seconds)])
+    """What hosts take, and what ranks wait for."""
+    launch, wait, byte = (recipe[name] for name in ("host_launch_s", "host_s", "host_byte_s"))
+    each = [f"{format_s(launch)} to launch", f"{format_s(wait)} waited for"]
+    each += [f"{format_s(byte)} for each byte there and back"] if byte else []
+    return f"{', '.join(each)}, in each direction of an MoE layer"
 
 
 def _beside_text(recipe: Mapping[str, Any]) -> str:

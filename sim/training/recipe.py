@@ -28,7 +28,9 @@ class Recipe:
     precision, recompute, optimizer, zero
         Element types; what is computed again; what turns gradients into weights; what ranks hold a part of only.
     host
-        What ranks wait for their hosts in each direction of an MoE layer.
+        What hosts take to launch a direction of an MoE layer, and what ranks wait for before they send.
+    slower
+        Times that kernels take of what they are priced at, exchanges and rings of attention apart: for engines whose kernels are others.
     overlap_grad_reduce, overlap_param_gather
         Whether gradients are reduced, and parameters gathered, beside microbatches (`moecast.sim.training.overlapped`).
     bucket_parameters
@@ -54,6 +56,7 @@ class Recipe:
     optimizer: Optimizer = ADAM
     zero: int = 1
     host: HostWait = NO_WAIT
+    slower: float = 1.0
     overlap_grad_reduce: bool = False
     overlap_param_gather: bool = False
     bucket_parameters: int | None = None
@@ -66,6 +69,8 @@ class Recipe:
                 raise ValueError(f"{field} = {getattr(self, field)}: must be at least 1")
         check_zero(self.zero)
         degree_of(self.moe_schedule)
+        if not 1 <= self.slower < float("inf"):
+            raise ValueError(f"slower = {self.slower}: must be at least 1")
         if self.bucket_parameters is not None and self.bucket_parameters < 1:
             raise ValueError(f"bucket_parameters = {self.bucket_parameters}: must be at least 1")
         if self.overlap_param_gather and not (self.overlap_grad_reduce and self.zero):
@@ -82,8 +87,9 @@ class Recipe:
             "optimizer": self.optimizer.name,
             "zero": self.zero,
             "host_s": self.host.fixed_s,
-            "host_expert_s": self.host.expert_s,
+            "host_launch_s": self.host.launch_s,
             "host_byte_s": self.host.byte_s,
+            "slower": self.slower,
             "overlap_grad_reduce": self.overlap_grad_reduce,
             "overlap_param_gather": self.overlap_param_gather,
             "bucket_parameters": self.bucket_parameters,

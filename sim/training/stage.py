@@ -222,7 +222,13 @@ def _one_pass(placed: PlacedModel, recipe: Recipe, trace: RoutingTrace, rows: li
         forward = _alike(placed, trace, step)
     else:
         forward = ForwardPass.of(placed, trace_of_layers(trace, rows), step)
-    return TrainingPass(step=forward, precision=recipe.precision, recompute=recipe.recompute, host=recipe.host)
+    return TrainingPass(
+        step=forward,
+        precision=recipe.precision,
+        recompute=recipe.recompute,
+        host=recipe.host,
+        slower=recipe.slower,
+    )
 
 
 def _alike(placed: PlacedModel, trace: RoutingTrace, step: Step) -> ForwardPass:

@@ -22,7 +22,7 @@ from moecast.sim.collectives.template import no_flows
 from moecast.sim.context.rules import check_context
 from moecast.sim.forward import ForwardPass
 from moecast.sim.overlap import with_fewer_sms
-from moecast.sim.program import Compute, Exchange, Kind, Task
+from moecast.sim.program import HOST, Compute, Exchange, Kind, Task
 from moecast.sim.schedules.fsmoe_training import Chunk, co_scheduled, legs_on_streams
 from moecast.sim.stage_tasks import OUTSIDE
 from moecast.sim.training.host import NO_WAIT, HostWait
@@ -52,9 +52,10 @@ class TrainingPass:
     precision, recompute
         Of the recipe.
     host
-        What its ranks wait for their hosts in each direction of an MoE layer before they send: for counts of tokens
-        that come back from the device, and for kernels that are not launched as fast as they run. What runs beside the
-        exchange hides it. None with one rank in an EP group.
+        What its ranks' hosts take to launch a direction of an MoE layer, and what is waited for before it sends
+        (`moecast.sim.training.host`). None with one rank in an EP group.
+    slower
+        Times that its kernels take of what they are priced at.
 
     Raises
     ------
@@ -66,6 +67,7 @@ class TrainingPass:
     precision: Precision = BF16
     recompute: Recompute = NONE
     host: HostWait = NO_WAIT
+    slower: float = 1.0
     chunks: tuple[TrainingPass, ...] = ()
 
     def __post_init__(self) -> None:
@@ -243,17 +245,21 @@ class TrainingPass:
         yield from self.step.scatter(layer)
 
     def _after_host(self, sent: Iterable[Exchange]) -> Iterator[Exchange]:
-        """Let the first exchange wait for the hosts: on no stream, so that what else there is goes on."""
+        """Let the first exchange stand behind its launch, and what ranks wait for behind no stream's other work."""
         exchanges = list(sent)
-        if self.host and exchanges:
-            yield replace(exchanges[0], flows=no_flows(), setup_s=self._host_seconds(), barrier=False, stream=None)
+        if exchanges and self.host:
+            nothing = replace(exchanges[0], flows=no_flows(), barrier=False)
+            if self.host.launch_s:
+                yield replace(nothing, kind="other", setup_s=self.host.launch_s, stream=HOST, behind=())
+            if wait_s := self.host.wait_s(sent_bytes=self._sent_bytes()):
+                yield replace(nothing, setup_s=wait_s, stream=None)
         yield from exchanges
 
-    def _host_seconds(self) -> float:
+    def _sent_bytes(self) -> float:
+        """What a rank's tokens are there and back, in copies of their choices."""
         placed = self.step.placed
         copies = self.model.choices * float(np.mean(self.step.tokens_at(0)))
-        sent_bytes = copies * (placed.dispatch_flows.copy_bytes + placed.combine_flows.copy_bytes)
-        return self.host.seconds(experts=placed.plan.max_slots, sent_bytes=sent_bytes)
+        return copies * (placed.dispatch_flows.copy_bytes + placed.combine_flows.copy_bytes)
 
     def _again(self, layer: int, module: str, which: str = "input") -> Float:
         """Forward seconds of a module that runs again before its gradients, unless it does within another."""
@@ -284,4 +290,5 @@ class TrainingPass:
         return seconds_G
 
     def _compute(self, kind: Kind, moe: int, seconds_G: Float) -> Compute:
-        return Compute(kind=kind, layer=moe, seconds_R=np.ascontiguousarray(seconds_G, np.float64))
+        seconds_R = np.ascontiguousarray(self.slower * seconds_G, np.float64)
+        return Compute(kind=kind, layer=moe, seconds_R=seconds_R)

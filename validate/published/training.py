@@ -13,7 +13,8 @@ import numpy as np
 
 from moecast.errors import MoecastError
 from moecast.sim import ModelShape, Plan, Step, load_model
-from moecast.sim.training import BF16, FP8, HostWait, Recipe, time_training
+from moecast.sim.attention_shape import AttentionShape
+from moecast.sim.training import BF16, FP8, FULL, NONE, HostWait, Recipe, Recompute, time_training
 from moecast.topology import Cluster, list_presets, load_cluster
 from moecast.traces import RoutingTrace, TraceMeta
 from moecast.validate.published.answers import RowAnswer
@@ -43,21 +44,19 @@ DEEPSEEK_V3 = DEEPSEEK_V2 | {
     "topk_group": 4, "num_key_value_heads": 128, "first_k_dense_replace": 1,
 }  # fmt: skip
 
-LAUNCHED = HostWait(fixed_s=0.00567, expert_s=51.3e-6)
-"""What hosts take to launch a direction of an MoE layer; for each expert of a rank some three products.
+OPERATION_S = 40e-6
+"""What a host takes to launch one operation of a layer."""
 
-Solved for SimuMax's two rows marked fit, of 20 and 64 experts a rank, which ask for 6.7 and 9.0 ms.
+OPERATIONS, OF_LATENT_ATTENTION, OF_SHARED_EXPERTS = 120, 35, 12
+"""Operations of a direction of an MoE layer in Megatron-Core: with grouped queries, more with MLA, and shared experts.
+
+Counted by hand in its modules without CUDA graphs, to a fifth or so: attention some 35, router 25, dispatch and combine
+40, experts 20.
 """
 
-DEEPEP_OVER_EFA = HostWait(fixed_s=0.00506)
-"""What DeepEP's ports to EFA add: AWS's two fit rows of them ask for 5.6 (DeepSeek-V3) and 4.5 ms (Qwen3-235B)."""
-
+DEEPEP_OVER_EFA = HostWait(fixed_s=0.005)
 NCCL_OVER_EFA = HostWait(byte_s=13e-12)
-"""What NCCL over EFA adds; AWS's two fit rows of it disagree: 28.6 (DeepSeek-V3) and 1.8 ps (Qwen3-235B, overlapped).
-
-13 is about as wrong for the one as for the other. That it goes by bytes, and DeepEP's does not, was chosen after the
-ratios of the check rows had been seen.
-"""
+PLAIN = 1.45
 
 
 def answer_training(row: Fields, *, network: str = "bound", host: HostWait | None = None) -> RowAnswer:
@@ -129,7 +128,7 @@ def predict_seconds(row: Fields, *, network: str = "bound", host: HostWait | Non
     plan = Plan.contiguous(model, ep=ep, groups=gpus // (pp * ep)).with_(
         tp=tp, pp=pp, cp=cp, virtual=virtual, dp=0, gpu_of_rank=gpus_of(cluster, gpus), dispatch=dispatch_of(row)
     )
-    recipe = replace(recipe_of(row), host=host_wait(row) if host is None else host)
+    recipe = replace(recipe_of(row), host=host_of(row, model) if host is None else host)
     trace, step = even_routing(model, dp=plan.dp, tokens=recipe.tokens_of_microbatch, sequence=recipe.sequence)
     schedule = schedule_of(row, virtual)
     timed = time_training(cluster, model, plan, trace, recipe, schedule=schedule, steps=[step], network=network)
@@ -194,14 +193,18 @@ def model_of(row: Fields) -> ModelShape:
     return load_model(row["model"])
 
 
-def host_wait(row: Fields) -> HostWait:
-    """The fitted wait of the system that the row was measured on."""
-    source = row.get("source") or ""
-    if source == "SimuMax":
-        return LAUNCHED
-    if source != "AWS":
-        return HostWait()
-    return LAUNCHED + (NCCL_OVER_EFA if dispatch_of(row) == "nccl" else DEEPEP_OVER_EFA)
+def host_of(row: Fields, model: ModelShape) -> HostWait:
+    """What hosts take to launch an MoE layer, and what sends over EFA add.
+
+    Megatron-Bridge's recipes for GB200 and GB300 put attention, router and what comes before a dispatch into CUDA
+    graphs: nothing is said of hosts there.
+    """
+    mla = isinstance(model.attention, AttentionShape) and model.attention.kind == "mla"
+    count = OPERATIONS + mla * OF_LATENT_ATTENTION + bool(model.shared_intermediate) * OF_SHARED_EXPERTS
+    launched = HostWait(launch_s=0.0 if row["gpu"].startswith("gb") else OPERATION_S * count)
+    if row.get("source") != "AWS":
+        return launched
+    return replace(NCCL_OVER_EFA if dispatch_of(row) == "nccl" else DEEPEP_OVER_EFA, launch_s=launched.launch_s)
 
 
 def gpus_of(cluster: Cluster, gpus: int) -> tuple[int, ...]:
@@ -226,10 +229,28 @@ def schedule_of(row: Fields, virtual: int) -> str:
 
 def recipe_of(row: Fields) -> Recipe:
     """Sequence, batch, microbatch and precision of the row; Megatron's distributed optimizer."""
-    precision = FP8 if "fp8" in (row.get("precision") or "") else BF16
     return Recipe(
-        sequence=whole(row, "seq"), batch=whole(row, "gbs"), microbatch=whole(row, "mbs"), precision=precision, zero=1
+        sequence=whole(row, "seq"),
+        batch=whole(row, "gbs"),
+        microbatch=whole(row, "mbs"),
+        precision=FP8 if "fp8" in (row.get("precision") or "") else BF16,
+        recompute=recompute_of(row),
+        slower=PLAIN if row.get("source") == "SimuMax" else 1.0,
+        zero=1,
     )
+
+
+def recompute_of(row: Fields) -> Recompute:
+    """What Megatron-Bridge's recipes of DeepSeek-V3 compute again; of other models they compute nothing again.
+
+    On 256 GPUs without overlap whole layers (`deepseek_v3_pretrain_config_32nodes`), which Megatron refuses with it; in
+    its performance recipes MLA's way up.
+    """
+    if row["model"] != "deepseek-v3":
+        return NONE
+    if row.get("source") == "AWS":
+        return FULL if row.get("overlap") == "off" else NONE
+    return Recompute(name="mla_up_proj", modules=("mla_up_proj",))
 
 
 def assumed_of(row: Fields) -> str:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from moecast.sim.collectives.template import CountedFlows
 from moecast.sim.network.links import narrowest_links
-from moecast.sim.program import COMMUNICATION, COMPUTE, Compute, Exchange, Float, Int, Task
+from moecast.sim.program import COMMUNICATION, COMPUTE, HOST, Compute, Exchange, Float, Int, Task
 from moecast.sim.schedules.fsmoe_training import turn_of
 from moecast.sim.schedules.pipeline.cells import Beside, Cell, Pair
 from moecast.sim.schedules.pipeline.companions import Companions, Nothing, Spot
@@ -182,7 +182,8 @@ class _Lowering:
             stream = travelling if step.travels else COMPUTE
             put = self._put(step.task, cell, stream=stream, after=layer.behind(step.task, last))
             layer.places.append(put[0])
-            last = last if step.loose else put
+            # what a host launches waits for nothing, and holds up what comes next beside what stands before it
+            last = last if step.loose else (*last, *put) if step.task.stream == HOST else put
             if step.rests:
                 self._beside(cell, step.layer, "rest", layer.before)
             if step.closes:
