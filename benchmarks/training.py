@@ -1,6 +1,6 @@
 """Measured training steps beside the forecast: every row of training.csv with a layout, and the ratios between them.
 
-    python benchmarks/training.py [--rows FILE] [--network bound] [--only SUBSTRING]
+    python benchmarks/training.py [--rows FILE] [--network bound] [--only SUBSTRING] [--no-hosts] [--parts]
 
 Rows are those that ship, or of a file in their form; `moecast validate published` asks them the same way.
 """
@@ -10,14 +10,15 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from moecast.sim.breakdown import breakdown
 from moecast.sim.training import HostWait
 from moecast.validate.published.row_files import SHIPPED, read_rows
-from moecast.validate.published.training import assumed_of, measured_seconds, predict_seconds, unasked
+from moecast.validate.published.training import assumed_of, measured_seconds, time_row, unasked
 
 Row = Mapping[str, str]
 
@@ -34,6 +35,7 @@ class Answer:
     predicted_s: float
     assumed: str
     cpu_s: float
+    parts_s: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def error(self) -> float:
@@ -41,16 +43,17 @@ class Answer:
         return self.predicted_s / self.measured_s - 1
 
 
-def answer(row: Row, *, network: str, host: HostWait | None = None) -> Answer:
-    """Forecast one row; `host` None: the fitted one."""
+def answer(row: Row, *, network: str, host: HostWait | None = None, parts: bool = False) -> Answer:
+    """Forecast one row, with the parts of its step where asked; `host` None: the fitted one."""
     began = time.process_time()
-    predicted_s = predict_seconds(row, network=network, host=host)
+    timed = time_row(row, network=network, host=host)
     return Answer(
         row=row,
         measured_s=measured_seconds(row),
-        predicted_s=predicted_s,
+        predicted_s=timed.times.step_time_s,
         assumed=assumed_of(row),
         cpu_s=time.process_time() - began,
+        parts_s=breakdown(timed.program, timed.times).step if parts else {},
     )
 
 
@@ -87,13 +90,27 @@ def median(errors: Sequence[float]) -> str:
     return f"{100 * float(np.median(np.abs(errors))):.1f} %" if len(errors) else "-"
 
 
+def is_even(row: Row) -> bool:
+    """Whether routing was exactly even and nothing overlapped, on one node of B200."""
+    return row["gpu"] == "b200" and row["balance"].startswith("exactly even") and row["overlap"] == "off"
+
+
+def show(what: str, errors: Sequence[float]) -> None:
+    """Print the median, the 90th percentile and the largest of some errors."""
+    if errors:
+        sizes = np.abs(errors)
+        worst = f"p90 {np.quantile(sizes, 0.9):.1%}, largest {sizes.max():.1%}"
+        print(f"{what}: {len(errors)} rows, median error {median(errors)}, {worst}")
+
+
 def main() -> None:
     """Print the rows and the ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=Path, default=SHIPPED / "training.csv")
     parser.add_argument("--network", default="bound")
     parser.add_argument("--only", default="")
-    parser.add_argument("--no-host-wait", action="store_true", help="Without the one number that is fitted.")
+    parser.add_argument("--no-hosts", action="store_true", help="Without launches and waits.")
+    parser.add_argument("--parts", action="store_true", help="Where the forecast's time goes, exposed seconds.")
     options = parser.parse_args()
     rows = [row for row in read_rows(options.rows).rows if options.only in row["id"]]
     answers = []
@@ -102,13 +119,18 @@ def main() -> None:
         if why := unasked(row):
             print(f"{row['id']:<58}{row['use']:<6}  {why}")
             continue
-        found = answer(row, network=options.network, host=HostWait() if options.no_host_wait else None)
+        host = HostWait() if options.no_hosts else None
+        found = answer(row, network=options.network, host=host, parts=options.parts)
         answers.append(found)
         numbers = f"{found.measured_s:>11.3f}{found.predicted_s:>12.3f}{100 * found.error:>+8.1f}%{found.cpu_s:>7.1f}"
         print(f"{row['id']:<58}{row['use']:<6}{numbers}  {found.assumed}", flush=True)
+        if found.parts_s:
+            print("  " + ", ".join(f"{part} {seconds:.3f}" for part, seconds in found.parts_s.items()))
     for use in ("fit", "check"):
-        errors = [found.error for found in answers if found.row["use"] == use]
-        print(f"{use}: {len(errors)} rows, median error {median(errors)}")
+        show(use, [found.error for found in answers if found.row["use"] == use])
+    even = [found for found in answers if is_even(found.row)]
+    show("even, not overlapped, 8 x B200", [found.error for found in even])
+    show("  of these, check", [found.error for found in even if found.row["use"] == "check"])
     for source in dict.fromkeys(found.row["source"] for found in answers):
         errors = [found.error for found in answers if found.row["source"] == source]
         print(f"{source}: {len(errors)} rows, errors from {min(errors):+.1%} to {max(errors):+.1%}")

@@ -114,7 +114,7 @@ def training_grounds(hardware: Hardware, plan: Plan, recipe: Recipe, trace: Rout
     """Find what stands behind the time of a training step."""
     why = _unmeasured_hardware(hardware)
     if not recipe.host:
-        why = why or "measured training steps wait for hosts, and none is counted here (--host-wait)"
+        why = why or "hosts launch measured training steps, and none is counted here (--host-launch)"
     if plan.layout.cp > 1:
         why = why or "training with context parallelism"
     return _grounds(known_errors(), TRAINING, f"training on {gpu_key(hardware)}", why, _about(hardware, trace))

@@ -15,7 +15,7 @@ from moecast.sim.training.prediction import TrainingPrediction, write_training
 from moecast.sim.training.recipe import Recipe
 from moecast.sim.training.recompute import FULL, NONE, RECOMPUTES, SELECTIVE, Recompute
 from moecast.sim.training.shard import Held, Shard
-from moecast.sim.training.simulate import draw_microbatches, simulate_training, time_training
+from moecast.sim.training.simulate import TimedTraining, draw_microbatches, simulate_training, time_training
 from moecast.sim.training.stage import StageWork, stage_work
 from moecast.sim.training.step import training_program
 from moecast.sim.training.work import TrainingPass
@@ -43,6 +43,7 @@ __all__ = [
     "Reduction",
     "Shard",
     "StageWork",
+    "TimedTraining",
     "TrainingPass",
     "TrainingPrediction",
     "draw_microbatches",

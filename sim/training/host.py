@@ -8,7 +8,14 @@ no GPU's own sends, is added to what it sends.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+from moecast.sim.collectives.template import no_flows
+from moecast.sim.forward import ForwardPass
+from moecast.sim.program import HOST, Exchange
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,3 +57,22 @@ class HostWait:
 
 
 NO_WAIT = HostWait()
+
+
+def after_host(sent: Iterable[Exchange], host: HostWait, step: ForwardPass) -> Iterator[Exchange]:
+    """Let what is sent first stand behind its launch, and behind what is waited for, on no stream."""
+    exchanges = list(sent)
+    if exchanges and host:
+        nothing = replace(exchanges[0], flows=no_flows(), barrier=False)
+        if host.launch_s:
+            yield replace(nothing, kind="other", setup_s=host.launch_s, stream=HOST, behind=())
+        if wait_s := host.wait_s(sent_bytes=_sent_bytes(step)):
+            yield replace(nothing, setup_s=wait_s, stream=None)
+    yield from exchanges
+
+
+def _sent_bytes(step: ForwardPass) -> float:
+    """What a rank's tokens are there and back, in copies of their choices."""
+    placed = step.placed
+    choices = step.model.choices * float(np.mean(step.tokens_at(0)))
+    return choices * (placed.dispatch_flows.copy_bytes + placed.combine_flows.copy_bytes)

@@ -130,10 +130,13 @@ _WHOLE = ("total", "usable", "capacity")
 
 def _host_text(recipe: Mapping[str, Any]) -> str:
     """What hosts take, and what ranks wait for."""
-    launch, wait, byte = (recipe[name] for name in ("host_launch_s", "host_s", "host_byte_s"))
-    each = [f"{format_s(launch)} to launch", f"{format_s(wait)} waited for"]
-    each += [f"{format_s(byte)} for each byte there and back"] if byte else []
-    return f"{', '.join(each)}, in each direction of an MoE layer"
+    named = {
+        "host_launch_s": "to launch",
+        "host_s": "waited for",
+        "host_byte_s": "for each byte there and back",
+    }
+    parts = [f"{format_s(recipe[name])} {what}" for name, what in named.items() if recipe[name]]
+    return f"{', '.join(parts) or 'nothing'}, in each direction of an MoE layer"
 
 
 def _beside_text(recipe: Mapping[str, Any]) -> str:

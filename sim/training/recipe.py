@@ -30,7 +30,8 @@ class Recipe:
     host
         What hosts take to launch a direction of an MoE layer, and what ranks wait for before they send.
     slower
-        Times that kernels take of what they are priced at, exchanges and rings of attention apart: for engines whose kernels are others.
+        Times that kernels take of what they are priced at, exchanges and rings of attention apart: for engines whose
+        kernels are others.
     overlap_grad_reduce, overlap_param_gather
         Whether gradients are reduced, and parameters gathered, beside microbatches (`moecast.sim.training.overlapped`).
     bucket_parameters

@@ -165,8 +165,8 @@ def warnings_of(cluster: Cluster, plan: Plan, recipe: Recipe, rung: Rung, memory
     found = list(transferred(cluster.hardware))
     if not recipe.host:
         found.append(
-            "no wait for hosts is counted (--host-wait): measured steps of Megatron on B200 and B300 ask for 7 to 20 "
-            "ms in each direction of an MoE layer; forecasts without it are half as long or less (docs/accuracy.md)"
+            "no host is counted (--host-launch, --host-wait): Megatron's hosts take some 5 ms to launch a direction of "
+            "an MoE layer without CUDA graphs, and a step is no shorter than that (docs/accuracy.md)"
         )
     if plan.layout.dp > 1 and not recipe.overlap_grad_reduce:
         found.append(

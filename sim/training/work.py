@@ -18,14 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.errors import MoecastError
-from moecast.sim.collectives.template import no_flows
 from moecast.sim.context.rules import check_context
 from moecast.sim.forward import ForwardPass
 from moecast.sim.overlap import with_fewer_sms
-from moecast.sim.program import HOST, Compute, Exchange, Kind, Task
+from moecast.sim.program import Compute, Exchange, Kind, Task
 from moecast.sim.schedules.fsmoe_training import Chunk, co_scheduled, legs_on_streams
 from moecast.sim.stage_tasks import OUTSIDE
-from moecast.sim.training.host import NO_WAIT, HostWait
+from moecast.sim.training.host import NO_WAIT, HostWait, after_host
 from moecast.sim.training.layer_passes import LayerPasses
 from moecast.sim.training.passes import Passes
 from moecast.sim.training.precision import BF16, Precision
@@ -176,7 +175,7 @@ class TrainingPass:
     def _to_experts(self, layer: int, which: str) -> Iterator[Exchange]:
         moe = self.model.moe_layer_ids.index(layer)
         sent = self.step.dispatch(moe) if which == "forward" else self._travel("combine", moe)
-        yield from self._after_host(sent)
+        yield from after_host(sent, self.host, self.step)
 
     def _at_experts(self, layer: int, which: str) -> Compute:
         moe = self.model.moe_layer_ids.index(layer)
@@ -243,23 +242,6 @@ class TrainingPass:
         yield from self.step.gather(layer)
         yield self._compute("other", OUTSIDE, self._of(which, self._passes.dense(layer)) + again_G)
         yield from self.step.scatter(layer)
-
-    def _after_host(self, sent: Iterable[Exchange]) -> Iterator[Exchange]:
-        """Let the first exchange stand behind its launch, and what ranks wait for behind no stream's other work."""
-        exchanges = list(sent)
-        if exchanges and self.host:
-            nothing = replace(exchanges[0], flows=no_flows(), barrier=False)
-            if self.host.launch_s:
-                yield replace(nothing, kind="other", setup_s=self.host.launch_s, stream=HOST, behind=())
-            if wait_s := self.host.wait_s(sent_bytes=self._sent_bytes()):
-                yield replace(nothing, setup_s=wait_s, stream=None)
-        yield from exchanges
-
-    def _sent_bytes(self) -> float:
-        """What a rank's tokens are there and back, in copies of their choices."""
-        placed = self.step.placed
-        copies = self.model.choices * float(np.mean(self.step.tokens_at(0)))
-        return copies * (placed.dispatch_flows.copy_bytes + placed.combine_flows.copy_bytes)
 
     def _again(self, layer: int, module: str, which: str = "input") -> Float:
         """Forward seconds of a module that runs again before its gradients, unless it does within another."""

@@ -150,12 +150,12 @@ def test_backward_of_experts_is_twice_forward_without_waves():
 
 
 def test_attention_recomputes_its_scores():
-    """Five products for two: 2.5 times where keys and values are equally wide; MLA's keys are wider."""
+    """Five products for two, at less than the forward pass's speed; MLA's keys are wider than its values."""
     tokens, keys = np.array([4096]), np.array([4096 * 2048])
     gqa = modules.core_passes(QWEN, FREE_MEMORY, tokens, keys)
-    assert gqa.input_G == pytest.approx(2.5 * gqa.forward_G)
+    assert modules.BACKWARD_RATE * gqa.input_G == pytest.approx(2.5 * gqa.forward_G)
     mla = modules.core_passes(V3, FREE_MEMORY, tokens, keys)
-    assert mla.input_G == pytest.approx((3 * 192 + 2 * 128) / (192 + 128) * mla.forward_G)
+    assert modules.BACKWARD_RATE * mla.input_G == pytest.approx((3 * 192 + 2 * 128) / (192 + 128) * mla.forward_G)
     assert not mla.weight_G.any()
 
 
@@ -491,9 +491,9 @@ def test_parts_without_experts_are_refused():
 
 
 def test_waits_for_hosts_add_up():
-    wait = HostWait(fixed_s=1.0, expert_s=0.5) + HostWait(byte_s=0.25)
-    assert wait.seconds(experts=4, sent_bytes=8.0) == 1.0 + 4 * 0.5 + 8 * 0.25
-    assert wait
+    wait = HostWait(launch_s=9.0, fixed_s=1.0, byte_s=0.25)
+    assert wait.wait_s(sent_bytes=8.0) == 1.0 + 8 * 0.25
+    assert HostWait(launch_s=1.0)
     assert not HostWait()
-    with pytest.raises(ValueError, match="expert_s = -1"):
-        HostWait(expert_s=-1.0)
+    with pytest.raises(ValueError, match="byte_s = -1"):
+        HostWait(byte_s=-1.0)

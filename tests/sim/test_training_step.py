@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from moecast.errors import MoecastError
 from moecast.sim import Exchange, Fluid, Plan, Step, find_rung
+from moecast.sim.breakdown import breakdown
 from moecast.sim.schedules.pipeline import (
     PIPELINE_SCHEDULES,
     Cell,
@@ -19,7 +20,7 @@ from moecast.sim.schedules.pipeline import (
     make_order,
     time_order,
 )
-from moecast.sim.training import Recipe, reductions, stage_work, step, training_program
+from moecast.sim.training import HostWait, Recipe, reductions, stage_work, step, training_program
 from moecast.topology import load_cluster
 from moecast.traces import RoutingTrace, TraceMeta
 from tests.sim.plan_cases import tiny_model
@@ -164,6 +165,44 @@ def test_pairs_hide_what_they_send():
         for name in ("interleaved_1f1b", "1f1b_overlapped")
     )
     assert paired < plain
+
+
+@settings(max_examples=10, deadline=None)
+@given(launch_s=st.floats(1e-9, 1e-2), pp=st.sampled_from((1, 2)), name=st.sampled_from(("1f1b", "gpipe")))
+def test_a_step_takes_its_launches_or_its_kernels(launch_s, pp, name):
+    """The host runs beside the GPU: a step is no shorter than either, and no longer than one after the other."""
+    microbatches, layers = 4, 4
+    asked = job(np.random.default_rng(2), pp=pp, ep=2, layers=layers, microbatches=microbatches)
+    schedule, bound = find_pipeline_schedule(name), find_rung("bound")
+    free_s = bound.run(program_of(asked, schedule)).step_time_s
+    program = program_of(asked | {"recipe": replace(asked["recipe"], host=HostWait(launch_s=launch_s))}, schedule)
+    times = bound.run(program)
+    launched_s = 2 * microbatches * layers // pp * launch_s
+    assert times.step_time_s >= max(free_s, launched_s) * (1 - 1e-9)
+    assert times.step_time_s <= (free_s + pp * launched_s) * (1 + 1e-9)
+    assert sum(breakdown(program, times).step.values()) == pytest.approx(times.step_time_s)
+
+
+def test_launches_under_kernels_cost_nothing():
+    asked = job(np.random.default_rng(2), ep=2, microbatches=4)
+    schedule, bound = find_pipeline_schedule("1f1b"), find_rung("bound")
+    free, hidden = (
+        bound.run(program_of(asked | {"recipe": replace(asked["recipe"], host=HostWait(launch_s=launch_s))}, schedule))
+        for launch_s in (0.0, 1e-7)
+    )
+    assert hidden.step_time_s == pytest.approx(free.step_time_s)
+
+
+def test_slower_kernels_take_that_much_longer():
+    asked = job(np.random.default_rng(3), ep=2)
+    schedule = find_pipeline_schedule("1f1b")
+    priced, slow = (
+        seconds(program_of(asked | {"recipe": replace(asked["recipe"], slower=slower)}, schedule).tasks[:-3])
+        for slower in (1.0, 2.0)
+    )
+    assert priced < slow < 2 * priced * (1 + 1e-9)
+    with pytest.raises(ValueError, match=r"slower = 0\.5"):
+        replace(asked["recipe"], slower=0.5)
 
 
 def test_microbatches_must_be_there():

@@ -6,21 +6,26 @@ recipe is assumed, and said.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from moecast.errors import MoecastError
 from moecast.sim import ModelShape, Plan, Step, load_model
-from moecast.sim.attention_shape import AttentionShape
-from moecast.sim.training import BF16, FP8, FULL, NONE, HostWait, Recipe, Recompute, time_training
+from moecast.sim.training import NONE, HostWait, TimedTraining, time_training
 from moecast.topology import Cluster, list_presets, load_cluster
 from moecast.traces import RoutingTrace, TraceMeta
 from moecast.validate.published.answers import RowAnswer
 from moecast.validate.published.row import Use
-
-Fields = Mapping[str, str]
+from moecast.validate.published.training_recipe import (
+    Fields,
+    dispatch_of,
+    host_of,
+    positive,
+    recipe_of,
+    recompute_of,
+    whole,
+)
 
 FAMILY = "training steps"
 CLUSTERS = {
@@ -43,20 +48,6 @@ DEEPSEEK_V3 = DEEPSEEK_V2 | {
     "n_routed_experts": 256, "n_shared_experts": 1, "num_experts_per_tok": 8, "vocab_size": 129280,
     "topk_group": 4, "num_key_value_heads": 128, "first_k_dense_replace": 1,
 }  # fmt: skip
-
-OPERATION_S = 40e-6
-"""What a host takes to launch one operation of a layer."""
-
-OPERATIONS, OF_LATENT_ATTENTION, OF_SHARED_EXPERTS = 120, 35, 12
-"""Operations of a direction of an MoE layer in Megatron-Core: with grouped queries, more with MLA, and shared experts.
-
-Counted by hand in its modules without CUDA graphs, to a fifth or so: attention some 35, router 25, dispatch and combine
-40, experts 20.
-"""
-
-DEEPEP_OVER_EFA = HostWait(fixed_s=0.005)
-NCCL_OVER_EFA = HostWait(byte_s=13e-12)
-PLAIN = 1.45
 
 
 def answer_training(row: Fields, *, network: str = "bound", host: HostWait | None = None) -> RowAnswer:
@@ -111,7 +102,12 @@ def unasked(row: Fields) -> str:
 
 
 def predict_seconds(row: Fields, *, network: str = "bound", host: HostWait | None = None) -> float:
-    """Seconds of a step; `host` None: the fitted wait.
+    """Seconds of a step; as of `time_row`."""
+    return time_row(row, network=network, host=host).times.step_time_s
+
+
+def time_row(row: Fields, *, network: str = "bound", host: HostWait | None = None) -> TimedTraining:
+    """Lay a row's step out and time it; `host` None: the fitted launches and waits.
 
     Raises
     ------
@@ -120,52 +116,29 @@ def predict_seconds(row: Fields, *, network: str = "bound", host: HostWait | Non
     ValueError
         A number that is none.
     """
-    cluster, model = cluster_of(row), model_of(row)
+    cluster, model, recipe = cluster_of(row), model_of(row), recipe_of(row)
+    plan = plan_of(row, cluster, model)
+    recipe = replace(recipe, host=host_of(row, model) if host is None else host)
+    trace, step = even_routing(model, dp=plan.dp, tokens=recipe.tokens_of_microbatch, sequence=recipe.sequence)
+    schedule = schedule_of(row, plan.virtual)
+    return time_training(cluster, model, plan, trace, recipe, schedule=schedule, steps=[step], network=network)
+
+
+def plan_of(row: Fields, cluster: Cluster, model: ModelShape) -> Plan:
+    """The row's layout.
+
+    Raises
+    ------
+    ValueError
+        A number that is none, or GPUs that are no multiple of pp x ep.
+    """
     gpus, tp, pp, cp = (whole(row, name) for name in ("gpus", "tp", "pp", "cp"))
     virtual, ep = whole(row, "vp"), whole(row, "ep")
     if gpus % (pp * ep):
         raise ValueError(f"gpus = {gpus}: not a multiple of pp {pp} x ep {ep}")
-    plan = Plan.contiguous(model, ep=ep, groups=gpus // (pp * ep)).with_(
+    return Plan.contiguous(model, ep=ep, groups=gpus // (pp * ep)).with_(
         tp=tp, pp=pp, cp=cp, virtual=virtual, dp=0, gpu_of_rank=gpus_of(cluster, gpus), dispatch=dispatch_of(row)
     )
-    recipe = replace(recipe_of(row), host=host_of(row, model) if host is None else host)
-    trace, step = even_routing(model, dp=plan.dp, tokens=recipe.tokens_of_microbatch, sequence=recipe.sequence)
-    schedule = schedule_of(row, virtual)
-    timed = time_training(cluster, model, plan, trace, recipe, schedule=schedule, steps=[step], network=network)
-    return timed.times.step_time_s
-
-
-def whole(row: Fields, name: str, default: int = 1) -> int:
-    """A number of the row, or what it is where it is empty.
-
-    Raises
-    ------
-    ValueError
-        No whole number from 1.
-    """
-    text = row.get(name) or ""
-    if not text:
-        return default
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise ValueError(f"{name} = {text!r}: a whole number from 1")
-    return int(text)
-
-
-def positive(row: Fields, name: str) -> float:
-    """A number of the row.
-
-    Raises
-    ------
-    ValueError
-        None, or not above 0.
-    """
-    try:
-        value = float(row.get(name) or "")
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise ValueError(f"{name} = {row.get(name)!r}: a positive number")
-    return value
 
 
 def cluster_of(row: Fields) -> Cluster:
@@ -193,20 +166,6 @@ def model_of(row: Fields) -> ModelShape:
     return load_model(row["model"])
 
 
-def host_of(row: Fields, model: ModelShape) -> HostWait:
-    """What hosts take to launch an MoE layer, and what sends over EFA add.
-
-    Megatron-Bridge's recipes for GB200 and GB300 put attention, router and what comes before a dispatch into CUDA
-    graphs: nothing is said of hosts there.
-    """
-    mla = isinstance(model.attention, AttentionShape) and model.attention.kind == "mla"
-    count = OPERATIONS + mla * OF_LATENT_ATTENTION + bool(model.shared_intermediate) * OF_SHARED_EXPERTS
-    launched = HostWait(launch_s=0.0 if row["gpu"].startswith("gb") else OPERATION_S * count)
-    if row.get("source") != "AWS":
-        return launched
-    return replace(NCCL_OVER_EFA if dispatch_of(row) == "nccl" else DEEPEP_OVER_EFA, launch_s=launched.launch_s)
-
-
 def gpus_of(cluster: Cluster, gpus: int) -> tuple[int, ...]:
     """The first GPUs of each node; of a rack as many as jobs use."""
     if "nvl72" not in cluster.name:
@@ -215,42 +174,11 @@ def gpus_of(cluster: Cluster, gpus: int) -> tuple[int, ...]:
     return tuple(rack * per_rack + gpu for rack in range(cluster.n_domains) for gpu in range(IN_RACK))[:gpus]
 
 
-def dispatch_of(row: Fields) -> str:
-    """NCCL's all-to-all where the row says so, else kernels that send a copy to each domain once."""
-    return "nccl" if (row.get("dispatcher") or "").startswith("nccl") else "per_domain"
-
-
 def schedule_of(row: Fields, virtual: int) -> str:
     """1F1B, interleaved where a rank holds several chunks; overlapped where the row says so."""
     if "all-to-all" in (row.get("overlap") or ""):
         return "1f1b_overlapped"
     return "1f1b" if virtual == 1 else "interleaved_1f1b"
-
-
-def recipe_of(row: Fields) -> Recipe:
-    """Sequence, batch, microbatch and precision of the row; Megatron's distributed optimizer."""
-    return Recipe(
-        sequence=whole(row, "seq"),
-        batch=whole(row, "gbs"),
-        microbatch=whole(row, "mbs"),
-        precision=FP8 if "fp8" in (row.get("precision") or "") else BF16,
-        recompute=recompute_of(row),
-        slower=PLAIN if row.get("source") == "SimuMax" else 1.0,
-        zero=1,
-    )
-
-
-def recompute_of(row: Fields) -> Recompute:
-    """What Megatron-Bridge's recipes of DeepSeek-V3 compute again; of other models they compute nothing again.
-
-    On 256 GPUs without overlap whole layers (`deepseek_v3_pretrain_config_32nodes`), which Megatron refuses with it; in
-    its performance recipes MLA's way up.
-    """
-    if row["model"] != "deepseek-v3":
-        return NONE
-    if row.get("source") == "AWS":
-        return FULL if row.get("overlap") == "off" else NONE
-    return Recompute(name="mla_up_proj", modules=("mla_up_proj",))
 
 
 def assumed_of(row: Fields) -> str:
@@ -262,6 +190,8 @@ def assumed_of(row: Fields) -> str:
         parts.append("no overlap")
     if row.get("precision") == "mxfp8":
         parts.append("FP8 by blocks")
+    if (again := recompute_of(row)) != NONE:
+        parts.append("whole layers again" if again.full else f"{again.name} again")
     return ", ".join(parts)
 
 

@@ -1,0 +1,124 @@
+"""How the jobs behind measured training steps trained: recipe, dispatcher, what hosts take, what is computed again.
+
+Four numbers from seven rows marked fit; docs/accuracy.md says what each rests on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from moecast.sim import ModelShape
+from moecast.sim.training import BF16, FP8, FULL, NONE, HostWait, Recipe, Recompute
+
+Fields = Mapping[str, str]
+
+OPERATION_S = 40.2e-6
+"""What a host takes to launch one operation of a layer: Qwen3-30B-A3B on 16 H100 without CUDA graphs, a row marked fit.
+
+A direction of its layers takes 4.83 ms, its kernels 2.3.
+"""
+
+OPERATIONS, OF_LATENT_ATTENTION, OF_SHARED_EXPERTS = 120, 35, 12
+"""Operations of a direction of an MoE layer in Megatron-Core: with grouped queries, more with MLA, and shared experts.
+
+Counted by hand in its modules without CUDA graphs, to a fifth or so: attention some 35, router 25, dispatch and combine
+40, experts 20.
+"""
+
+NCCL_OVER_EFA = HostWait(byte_s=23e-12)
+"""What NCCL's all-to-all over EFA adds: AWS's two fit rows ask for 21.9 (DeepSeek-V3) and 24.3 ps (Qwen3-235B)."""
+
+DEEPEP_OVER_EFA = HostWait(fixed_s=0.0079)
+"""What DeepEP's ports to EFA add: the two fit rows ask for 5.9 (DeepSeek-V3) and 10.3 ms (Qwen3-235B), at 2,048 tokens.
+
+Not by tokens: chosen after the rows of microbatch 1 had been seen. A host polls for the counts of a dispatch, so that
+it cannot launch beyond it.
+"""
+
+PLAIN = 1.73
+"""Times that kernels of plain Megatron-LM take of what they are priced at, experts without a grouped product and all.
+
+SimuMax's two fit rows ask for 1.75 (DeepSeek-V2) and 1.71 (DeepSeek-V3): their batches are padded to a capacity, so
+that no host waits, and take longer than any host.
+"""
+
+
+def recipe_of(row: Fields) -> Recipe:
+    """Sequence, batch, microbatch and precision of the row; Megatron's distributed optimizer."""
+    return Recipe(
+        sequence=whole(row, "seq"),
+        batch=whole(row, "gbs"),
+        microbatch=whole(row, "mbs"),
+        precision=FP8 if "fp8" in (row.get("precision") or "") else BF16,
+        recompute=recompute_of(row),
+        slower=PLAIN if row.get("source") == "SimuMax" else 1.0,
+        zero=1,
+    )
+
+
+def recompute_of(row: Fields) -> Recompute:
+    """What Megatron-Bridge's recipes of DeepSeek-V3 compute again; that of Qwen3-235B computes nothing again.
+
+    On 256 GPUs whole layers (`deepseek_v3_pretrain_config_32nodes`), with which Megatron refuses to overlap; AWS's rows
+    of NCCL marked fit agree with each other so and not without. In its performance recipes MLA's way up.
+    """
+    source = row.get("source") if row["model"] == "deepseek-v3" else ""
+    if source == "AWS" and row.get("overlap") == "off":
+        return FULL
+    return Recompute(name="mla_up_proj", modules=("mla_up_proj",)) if source == "Megatron-Bridge" else NONE
+
+
+def host_of(row: Fields, model: ModelShape) -> HostWait:
+    """What hosts take to launch an MoE layer, and what sends over EFA add.
+
+    Megatron-Bridge's recipes for GB200 and GB300 put attention, router and what comes before a dispatch into CUDA
+    graphs: nothing is said of hosts there.
+    """
+    count = (
+        OPERATIONS
+        + (model.attention.kind == "mla") * OF_LATENT_ATTENTION
+        + bool(model.shared_intermediate) * OF_SHARED_EXPERTS
+    )
+    launched = HostWait(launch_s=0.0 if row["gpu"].startswith("gb") else OPERATION_S * count)
+    if row.get("source") != "AWS":
+        return launched
+    return replace(NCCL_OVER_EFA if dispatch_of(row) == "nccl" else DEEPEP_OVER_EFA, launch_s=launched.launch_s)
+
+
+def dispatch_of(row: Fields) -> str:
+    """NCCL's all-to-all where the row says so, else kernels that send a copy to each domain once."""
+    return "nccl" if (row.get("dispatcher") or "").startswith("nccl") else "per_domain"
+
+
+def whole(row: Fields, name: str, default: int = 1) -> int:
+    """A number of the row, or what it is where it is empty.
+
+    Raises
+    ------
+    ValueError
+        No whole number from 1.
+    """
+    text = row.get(name) or ""
+    if not text:
+        return default
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise ValueError(f"{name} = {text!r}: a whole number from 1")
+    return int(text)
+
+
+def positive(row: Fields, name: str) -> float:
+    """A number of the row.
+
+    Raises
+    ------
+    ValueError
+        None, or not above 0.
+    """
+    try:
+        value = float(row.get(name) or "")
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name} = {row.get(name)!r}: a positive number")
+    return value
