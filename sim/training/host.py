@@ -2,8 +2,8 @@
 
 A training step is launched kernel by kernel. The host runs ahead of its GPU, so that a layer takes as long as its
 launches or as its kernels, whichever is longer: launches are tasks on a stream of their own, and what a layer sends
-stands behind them. What a rank waits for besides, such as proxies that pass on what leaves a node where the network has
-no GPU's own sends, is added to what it sends.
+stands behind them. A dispatch whose counts the host polls for (DeepEP) holds the host up: nothing else is launched
+meanwhile, of another microbatch neither. What a rank waits for besides is added to what it sends.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ class HostWait:
         What the rank waits for before it sends, whatever the layer; what runs beside the exchange hides it.
     byte_s
         The same, for each byte that a rank's tokens are, there and back, in copies of their choices.
+    copy_s
+        What its host polls for each copy of a rank's tokens that leaves its domain, one for each domain that a token
+        goes to.
 
     Raises
     ------
@@ -40,6 +43,7 @@ class HostWait:
     launch_s: float = 0.0
     fixed_s: float = 0.0
     byte_s: float = 0.0
+    copy_s: float = 0.0
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -51,22 +55,20 @@ class HostWait:
         """Whether there is any."""
         return any(getattr(self, field.name) for field in fields(self))
 
-    def wait_s(self, *, sent_bytes: float) -> float:
-        """Of a rank that sends so many bytes, there and back."""
-        return self.fixed_s + self.byte_s * sent_bytes
-
 
 NO_WAIT = HostWait()
 
 
 def after_host(sent: Iterable[Exchange], host: HostWait, step: ForwardPass) -> Iterator[Exchange]:
-    """Let what is sent first stand behind its launch, and behind what is waited for, on no stream."""
+    """Let what is sent first stand behind its launch, what its host polls for, and what is waited for, on no stream."""
     exchanges = list(sent)
     if exchanges and host:
         nothing = replace(exchanges[0], flows=no_flows(), barrier=False)
         if host.launch_s:
             yield replace(nothing, kind="other", setup_s=host.launch_s, stream=HOST, behind=())
-        if wait_s := host.wait_s(sent_bytes=_sent_bytes(step)):
+        if polled_s := host.copy_s * _copies(step):
+            yield replace(nothing, kind="other", setup_s=polled_s, stream=HOST)
+        if wait_s := host.fixed_s + host.byte_s * _sent_bytes(step):
             yield replace(nothing, setup_s=wait_s, stream=None)
     yield from exchanges
 
@@ -76,3 +78,9 @@ def _sent_bytes(step: ForwardPass) -> float:
     placed = step.placed
     choices = step.model.choices * float(np.mean(step.tokens_at(0)))
     return choices * (placed.dispatch_flows.copy_bytes + placed.combine_flows.copy_bytes)
+
+
+def _copies(step: ForwardPass) -> float:
+    """Copies of a rank's tokens that leave its domain, where all domains get as many."""
+    copies_LSA = step.traffic.domain_copies_LSA
+    return float(copies_LSA.mean()) * (copies_LSA.shape[-1] - 1)

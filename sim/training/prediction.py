@@ -121,6 +121,7 @@ _OWN_ROWS = (
     "host_s",
     "host_launch_s",
     "host_byte_s",
+    "host_copy_s",
     "overlap_grad_reduce",
     "overlap_param_gather",
     "bucket_parameters",
@@ -134,6 +135,7 @@ def _host_text(recipe: Mapping[str, Any]) -> str:
         "host_launch_s": "to launch",
         "host_s": "waited for",
         "host_byte_s": "for each byte there and back",
+        "host_copy_s": "polled for each copy to another domain",
     }
     parts = [f"{format_s(recipe[name])} {what}" for name, what in named.items() if recipe[name]]
     return f"{', '.join(parts) or 'nothing'}, in each direction of an MoE layer"

@@ -90,6 +90,7 @@ class Recipe:
             "host_s": self.host.fixed_s,
             "host_launch_s": self.host.launch_s,
             "host_byte_s": self.host.byte_s,
+            "host_copy_s": self.host.copy_s,
             "slower": self.slower,
             "overlap_grad_reduce": self.overlap_grad_reduce,
             "overlap_param_gather": self.overlap_param_gather,

@@ -490,10 +490,8 @@ def test_parts_without_experts_are_refused():
         V3.part((60, 61))
 
 
-def test_waits_for_hosts_add_up():
-    wait = HostWait(launch_s=9.0, fixed_s=1.0, byte_s=0.25)
-    assert wait.wait_s(sent_bytes=8.0) == 1.0 + 8 * 0.25
+def test_waits_for_hosts_are_checked():
     assert HostWait(launch_s=1.0)
     assert not HostWait()
-    with pytest.raises(ValueError, match="byte_s = -1"):
-        HostWait(byte_s=-1.0)
+    with pytest.raises(ValueError, match="copy_s = -1"):
+        HostWait(copy_s=-1.0)

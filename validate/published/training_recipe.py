@@ -29,11 +29,11 @@ Counted by hand in its modules without CUDA graphs, to a fifth or so: attention 
 NCCL_OVER_EFA = HostWait(byte_s=23e-12)
 """What NCCL's all-to-all over EFA adds: AWS's two fit rows ask for 21.9 (DeepSeek-V3) and 24.3 ps (Qwen3-235B)."""
 
-DEEPEP_OVER_EFA = HostWait(fixed_s=0.0079)
-"""What DeepEP's ports to EFA add: the two fit rows ask for 5.9 (DeepSeek-V3) and 10.3 ms (Qwen3-235B), at 2,048 tokens.
+DEEPEP_OVER_EFA = HostWait(copy_s=1.0e-6)
+"""What hosts poll where DeepEP's ports go over EFA, for each token that goes to another node.
 
-Not by tokens: chosen after the rows of microbatch 1 had been seen. A host polls for the counts of a dispatch, so that
-it cannot launch beyond it.
+The two fit rows ask for 0.69 (DeepSeek-V3) and 1.36 us (Qwen3-235B). That it holds up the host was chosen after the
+rows with overlap had been seen.
 """
 
 PLAIN = 1.73

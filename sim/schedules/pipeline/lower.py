@@ -182,7 +182,7 @@ class _Lowering:
             stream = travelling if step.travels else COMPUTE
             put = self._put(step.task, cell, stream=stream, after=layer.behind(step.task, last))
             layer.places.append(put[0])
-            # what a host launches waits for nothing, and holds up what comes next beside what stands before it
+            # what a host does holds up what comes next beside what stands before it
             last = last if step.loose else (*last, *put) if step.task.stream == HOST else put
             if step.rests:
                 self._beside(cell, step.layer, "rest", layer.before)
@@ -213,7 +213,8 @@ class _Lowering:
     def _put(self, task: Task, cell: Cell, *, stream: str, after: tuple[int, ...]) -> tuple[int, ...]:
         ranks_R = self._ranks_of(cell)
         # what waits on no stream holds up its own cell alone; what names what it waits for has its own stream
-        there = task.stream if task.stream is None or task.behind is not None else stream
+        own = task.stream in (None, HOST) or task.behind is not None
+        there = task.stream if own else stream
         self.tasks.append(
             replace(task, ranks_R=ranks_R, stream=there, after=after, behind=None, microbatch=cell.microbatch)
         )
