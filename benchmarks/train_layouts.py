@@ -4,7 +4,7 @@
 
 The search: DeepSeek-V3 in FP8 on 256 x dgx-h100 (2,048 GPUs), 15,360 sequences of 4,096 tokens, even routing; CPU
 seconds and the most memory of each part, the winner and its certificate. The pairs: rows of training.csv that differ in
-one thing, overlap or the microbatch; is the better of both named? Rows marked `fit` set four numbers (docs/accuracy.md);
+one thing, overlap or the microbatch; is the better of both named? Rows marked `fit` set four numbers;
 a pair counts as judged where both rows are marked `check`. What is better by the dispatcher is told beside.
 """
 
