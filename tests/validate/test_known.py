@@ -18,6 +18,9 @@ from moecast.validate.published.steady import ask_steady
 CLOSE = 0.002
 """In ln: what another machine's rounding may change of a forecast."""
 
+NEAR = 0.02
+"""Likewise of runs of requests, whose rows are asked seldom: well below the width of their intervals."""
+
 
 def compare(only: str) -> None:
     shipped = {row.id: row for row in known_errors().rows}
@@ -103,7 +106,7 @@ def test_errors_of_served_runs_are_todays() -> None:
     for row in rows:
         known = shipped[row.id]
         assert (known.family, known.source, known.configuration) == (row.family, row.source, row.configuration)
-        assert known.error == pytest.approx(row.error, abs=CLOSE), "python benchmarks/coverage.py --requests --write"
+        assert known.error == pytest.approx(row.error, abs=NEAR), "python benchmarks/coverage.py --requests --write"
 
 
 def test_families_that_are_not_asked_have_the_errors_that_ship() -> None:
