@@ -266,9 +266,10 @@ def test_a_sweep_makes_routing_once_for_points_that_share_it(monkeypatch: pytest
         read.append(1)
         return wrapped(asked, quiet=quiet)
 
+    invoke("simulate", *ASKED, "--model", "config.json", "--json", "--save-question", "q.yaml")
     monkeypatch.setattr(inputs, "read_inputs", counted)
     vary = ("--vary", "plan.dispatch=per_choice,per_rank,per_domain", "--vary", "workload.tokens_per_rank=4,8")
-    text = invoke("sweep", *ASKED, "--model", "config.json", *vary)
+    text = invoke("sweep", "q.yaml", *vary)
     assert len(read) == 2
     assert "limited by" not in text  # nobody asked for gains
     assert "tokens/s" in text
