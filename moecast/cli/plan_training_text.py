@@ -25,7 +25,7 @@ def answer(
     from moecast.sim.describe import describe_trace
 
     recipe, cluster = question.recipe, question.cluster
-    value = {"kind": KIND, "for": "training", **found.to_json()}
+    value: dict[str, Any] = {"kind": KIND, "for": "training", **found.to_json()}
     value["question"] = {
         "cluster": cluster.name,
         "model": question.model.name,

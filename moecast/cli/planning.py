@@ -178,7 +178,7 @@ def answer(
     from moecast.sim.describe import describe_trace, element_types
 
     files = {} if plan_file is None else {name: str(path) for name, path in engine_files(plan_file).items()}
-    value = {"kind": KIND, "for": "serving", **found.to_json()}
+    value: dict[str, Any] = {"kind": KIND, "for": "serving", **found.to_json()}
     value["question"] = {
         "cluster": question.cluster.name,
         "model": question.model.name,
