@@ -282,7 +282,14 @@ def _answers(point: Point) -> list[str]:
     rate = "-" if found.tokens_per_s_per_gpu is None else f"{found.tokens_per_s_per_gpu:,.0f}"
     fits = "-" if found.fits is None else "yes" if found.fits else "no"
     between = "-" if found.interval_s is None else " to ".join(map(format_s, found.interval_s))
-    return [format_s(time_s), between, rate, f"{found.balance:.2f}", fits, found.bottleneck or "-"]
+    return [format_s(time_s), between, rate, f"{found.balance:.2f}", fits, _limit(found)]
+
+
+def _limit(found: Prediction) -> str:
+    """What limits a point, where its gains were tried."""
+    from moecast.sim.gains import NONE
+
+    return found.bottleneck if found.bottleneck and found.bottleneck != NONE else "-"
 
 
 def _title(predictions: Sequence[Prediction]) -> str:
