@@ -109,6 +109,11 @@ class Flows:
         return len(self.bytes_F)
 
     @property
+    def paths(self) -> tuple[Int, Int32, Float]:
+        """The links of each flow as a CSR."""
+        return self.offsets_F1, self.link_X, self.share_X
+
+    @property
     def most(self) -> int:
         """How many flows there are at the most."""
         return self.n

@@ -16,12 +16,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from moecast.arrays import whole_numbers
-from moecast.topology.paths import Adjacency, Floats, Ints, flow_hash, follow_all, follow_one, next_hops
+from moecast.topology.paths import Adjacency, Floats, Found, Ints, flow_hash, follow_all, follow_one, next_hops
 
 # Entries that one block of destinations may take in each scratch array: 1 MiB of int64, so that they stay in the cache.
 _BLOCK_ENTRIES = 1 << 17
@@ -95,7 +96,7 @@ def find_routes(
     if source_F.shape != destination_F.shape:
         raise ValueError(f"source_F has {source_F.size} flows, destination_F has {destination_F.size}")
     same_F = network.domain_of_gpu_G[source_F] == network.domain_of_gpu_G[destination_F]
-    flow, link, share = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0)]
+    found_of: list[Crossed] = []
     for whole, part_F in ((network.inside, same_F & (source_F != destination_F)), (network.between, ~same_F)):
         part = np.flatnonzero(part_F)
         gpus = np.union1d(source_F[part], destination_F[part])
@@ -108,11 +109,8 @@ def find_routes(
             else:
                 hash_F = flow_hash(seed, source_F[block_F], destination_F[block_F])
                 found = follow_one(hops, start_F, column_F, hash_F)
-            flow += [block_F[hop] for hop in found.flow]
-            link += found.link
-            share += found.share
-    joined = np.concatenate(flow), np.concatenate(link), np.concatenate(share)
-    return _as_routes(*joined, network.latency_J, len(source_F))
+            found_of.append(_crossed(block_F, found))
+    return _as_routes(found_of, network.latency_J, len(source_F))
 
 
 def _blocks(part: Ints, destination_F: Ints, n_links: int) -> Iterator[tuple[Ints, Ints, Ints]]:
@@ -129,16 +127,47 @@ def _blocks(part: Ints, destination_F: Ints, n_links: int) -> Iterator[tuple[Int
         yield part[block], every_D[number * width : (number + 1) * width], column[block] - number * width
 
 
-def _as_routes(flow_X: Ints, link_X: Ints, share_X: Floats, latency_J: Floats, n_flows: int) -> Routes:
-    order = np.argsort(flow_X, kind="stable")
-    flow_X, link_X, share_X = flow_X[order], link_X[order], share_X[order]
-    counts_F = np.bincount(flow_X, minlength=n_flows)
-    return Routes(
-        offsets_F1=np.concatenate([[0], np.cumsum(counts_F)]).astype(np.int64),
-        link_X=link_X.astype(np.int32),
-        share_X=share_X,
-        latency_F=np.bincount(flow_X, weights=share_X * latency_J[link_X], minlength=n_flows).astype(np.float64),
+class Crossed(NamedTuple):
+    """What some flows cross: the flows, how many links each does, and one flow after another which and how much of it.
+
+    Numbers that are kept for every (flow, link) pair until all are found take no more bytes than they need.
+    """
+
+    flow_B: Ints
+    links_B: Ints
+    link_X: npt.NDArray[np.int32]
+    share_X: Floats
+
+
+def _crossed(flow_B: Ints, found: Found) -> Crossed:
+    """Join the hops of each flow of a block, sorted block by block so that all of it stays in the cache."""
+    place_X = np.concatenate(found.flow)
+    order = np.argsort(place_X, kind="stable")
+    return Crossed(
+        flow_B,
+        np.bincount(place_X, minlength=len(flow_B)),
+        np.concatenate(found.link).astype(np.int32)[order],
+        np.concatenate(found.share)[order],
     )
+
+
+def _as_routes(found_of: list[Crossed], latency_J: Floats, n_flows: int) -> Routes:
+    """Put the links of every flow where they belong; what has been put is let go."""
+    offsets_F1 = np.zeros(n_flows + 1, np.int64)
+    for found in found_of:
+        offsets_F1[found.flow_B + 1] = found.links_B
+    offsets_F1 = np.cumsum(offsets_F1)
+    link_X, share_X = np.empty(offsets_F1[-1], np.int32), np.empty(offsets_F1[-1])
+    latency_F = np.zeros(n_flows)
+    while found_of:
+        found = found_of.pop()
+        place_X = np.repeat(np.arange(len(found.flow_B)), found.links_B)
+        first_B = offsets_F1[found.flow_B] - (np.cumsum(found.links_B) - found.links_B)
+        put_X = first_B[place_X] + np.arange(len(place_X))
+        link_X[put_X], share_X[put_X] = found.link_X, found.share_X
+        weight_X = found.share_X * latency_J[found.link_X]
+        latency_F[found.flow_B] = np.bincount(place_X, weights=weight_X, minlength=len(found.flow_B))
+    return Routes(offsets_F1=offsets_F1, link_X=link_X, share_X=share_X, latency_F=latency_F)
 
 
 def _gpu_ids(ids: npt.ArrayLike, n_gpus: int, name: str) -> Ints:

@@ -5,7 +5,7 @@ Axes: F flow, X (flow, link) pair, J link.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -97,7 +97,8 @@ def with_senders_links(
     sending_J = np.isin(kind_J, ("nvlink-out", "pcie-out", "nic-out"))
     slowness_J = np.where(sending_J, 1 / link_capacity(sites), 0.0)
     slowness_F = row_max(routes.share_X * slowness_J[routes.link_X], routes.offsets_F1)
-    nic_F = row_max((kind_J[routes.link_X] == "nic-out").astype(np.float64), routes.offsets_F1) > 0
+    over_nic_J = kind_J == "nic-out"  # names are compared once a link, not once a pair
+    nic_F = row_max(over_nic_J[routes.link_X], routes.offsets_F1) > 0
     gpu_F = sites.gpu_G[source_F]
     sends_F = np.diff(routes.offsets_F1) > 0
     ends = routes.offsets_F1[1:][sends_F]
@@ -110,9 +111,9 @@ def with_senders_links(
     )
 
 
-def row_max(value_X: Float, offsets_F1: Int) -> Float:
-    """Find the largest value of each row of a CSR, 0 where it is empty."""
-    largest_F = np.zeros(len(offsets_F1) - 1)
-    flow_X = np.repeat(np.arange(len(largest_F)), np.diff(offsets_F1))
-    np.maximum.at(largest_F, flow_X, value_X)
-    return largest_F
+def row_max(value_X: npt.NDArray[Any], offsets_F1: Int) -> Float:
+    """Find the largest value of each row of a CSR, 0 where it is empty or nothing is above 0."""
+    largest_F, filled_F = np.zeros(len(offsets_F1) - 1), np.diff(offsets_F1) > 0
+    # An empty row starts where the next one does: without it each start stands for one row.
+    largest_F[filled_F] = np.maximum.reduceat(value_X, offsets_F1[:-1][filled_F]) if filled_F.any() else 0.0
+    return np.maximum(largest_F, 0.0)

@@ -181,7 +181,7 @@ class FlowTemplate:
 
     def on_narrowest(self, narrowest_J: Int) -> FlowTemplate:
         """Leave out of the paths the links that are not the narrowest of their row."""
-        offsets_F1, link_X, share_X = kept_pairs(*self.paths, narrowest_J)
+        offsets_F1, link_X, share_X = kept_pairs(self.paths, narrowest_J)
         return replace(self, offsets_F1=offsets_F1, link_X=link_X, share_X=share_X)
 
     def among(self, ranks_R: Int32) -> FlowTemplate:

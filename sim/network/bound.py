@@ -163,7 +163,7 @@ class _Walk:
         if exchange.barrier:
             setup_R = np.maximum(setup_R, _least(group_R, last_enter_R)[group_R])
         begin_R = setup_R + exchange.setup_s
-        offsets_F1, link_X, share_X = kept_pairs(flows.offsets_F1, flows.link_X, flows.share_X, self.bottleneck_J)
+        offsets_F1, link_X, share_X = kept_pairs(flows.paths, self.bottleneck_J)
         load_X = link_loads(flows.bytes_F, offsets_F1, link_X, share_X, self.program.capacity_J)
         links = Links(offsets_F1, link_X, load_X)
         fed = Fed(flows.parent_offsets_F1, flows.parent_R, flows.feed_delay_F, flows.feed_tail_F)

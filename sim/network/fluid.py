@@ -121,9 +121,9 @@ class OpenFluid:
         self._net = _empty(capacity_J, tolerance)
         self._sizes = dict.fromkeys("FXCKQ", 0)
         self._next_event_s = np.inf  # no later than the true one
-        if bottleneck_J is None:
-            bottleneck_J = np.arange(links)
-        self._bottleneck_J = whole_numbers("bottleneck_J", bottleneck_J, most=links - 1, shape=(links,))
+        if bottleneck_J is not None:
+            bottleneck_J = whole_numbers("bottleneck_J", bottleneck_J, most=links - 1, shape=(links,))
+        self._bottleneck_J = bottleneck_J
 
     @property
     def clock_s(self) -> float:
@@ -154,10 +154,10 @@ class OpenFluid:
         n_groups = index("n_groups", n_groups, most=MOST_GROUPS)
         group_F = whole_numbers("group_F", group_F, least=-1, most=n_groups - 1, shape=(flows.n,))
         child_offsets_F1, child_C = children(flows.parent_offsets_F1, flows.parent_R)
-        offsets_F1, link_X, share_X = kept_pairs(flows.offsets_F1, flows.link_X, flows.share_X, self._bottleneck_J)
+        offsets_F1, link_X, share_X = kept_pairs(flows.paths, self._bottleneck_J)
         parents_F = np.diff(flows.parent_offsets_F1)
         f, x, c, k, q = (self._sizes[axis] for axis in "FXCKQ")
-        rows = min(len(link_X), len(self._bottleneck_J))
+        rows = min(len(link_X), len(self._net.capacity_J))
         self._sizes = {"F": f + flows.n, "X": x + len(link_X), "C": c + len(child_C), "K": k + n_groups, "Q": q + rows}
         self._net = net = _with_room(self._net, self._sizes)
         flow_F, pair_X, group_K = net.flow_F[f : f + flows.n], net.on.pair_X[x:], net.group_K[k : k + n_groups]
