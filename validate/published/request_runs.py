@@ -30,7 +30,7 @@ from moecast.validate.published.serving import SEED, Fields, ServingRow, one_tex
 
 ROUNDS = 10
 """Public runs send ten requests for each that is in flight."""
-MANY_USERS, FEW_ROUNDS = 256, 4
+MANY_USERS, FEW_ROUNDS = 1024, 4
 """With more in flight so many rounds are run: those between the first and the last stand for eight."""
 LEAST_LENGTH = 0.8
 TRACE_TOKENS = 4096
