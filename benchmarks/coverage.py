@@ -76,7 +76,7 @@ def ask_requests_of(mode: str) -> KnownErrors:
 def ask() -> KnownErrors:
     """Ask every published row."""
     found = ask_published(network=NETWORK)
-    return errors_of(found.rows, found.families, network=NETWORK)
+    return errors_of(found.rows, families(found.rows), network=NETWORK)
 
 
 def ask_steadily() -> KnownErrors:

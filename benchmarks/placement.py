@@ -1,7 +1,7 @@
 """Solvers on a real trace: pooled balance and fan-out beside the published ones, then seconds per step, lost or won.
 
 The trace is DeepSeek-V2-Lite's, split as its README says: planned on the first half of each topic, measured on the
-rest. All weights of balance of a list that was fixed before are shown, so that none is chosen by what it measures.
+rest. All weights of balance of a fixed list are shown, so that none is chosen by what it measures.
 
 Run: python benchmarks/placement.py [--trace FILE.npz] [--steps] [--scale FILE.parquet --nodes N --slots N --model M]
 """
