@@ -13,7 +13,7 @@ from moecast.sim import Plan, Question, Workload, kernels_on
 from moecast.sim.engines import find_engine
 from moecast.sim.serving import Lengths, Request, Serving, make_requests, parse_arrivals, parse_slo, serve, write_served
 from moecast.sim.serving.batchers import Scheduled
-from moecast.sim.serving.cost import load_of
+from moecast.sim.serving.cost.step_load import StepLoad, numbers_of
 from moecast.sim.serving.records import Records
 from moecast.sim.serving.workers import plans_of_instances, workers_of
 from moecast.topology import load_cluster
@@ -68,7 +68,7 @@ def test_sglangs_workers_for_prompts_take_as_much_longer_as_the_engine_says(cost
     nobody, how = np.full(1, -1), Serving(cost=cost, kv_blocks=100, tries=0)
     one = np.ones(1, bool)
     prompt = Scheduled(request=~one * 0, tokens=one * 60, context=~one * 0, finishes_prompt=one, samples=one)
-    batch = load_of([prompt] * 8)
+    batch = StepLoad.of(np.array([numbers_of(prompt)] * 8).T, scheduled_G=(prompt,) * 8)
     usual_s, apart_s = (
         workers_of(asked, how, Records(1), topic_Q=nobody, tokens=80, prompts_only=only).cost.seconds(batch)
         for only in (False, True)
