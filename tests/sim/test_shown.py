@@ -56,7 +56,7 @@ def test_a_prediction_prints_the_rows_of_the_command_line(prediction: Prediction
     rows = [row for row in table_rows([Entry(plan="p", prediction=prediction)]) if row.group != "Placement"]
     assert shown[: len(rows)] == [[row.name.strip(), row.texts[0]] for row in rows]
     grounds, *notes = lines[len(rows) + 1 :]
-    assert grounds.startswith("no measured rows stand behind this: ")
+    assert grounds.startswith("80 %: by ")
     assert notes == [*prediction.labels, *(f"warning: {text}" for text in prediction.warnings)]
     assert "bottleneck" in text
     assert prediction.bottleneck in text

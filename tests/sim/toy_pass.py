@@ -35,7 +35,7 @@ class ToyPass:
 
     @property
     def step(self) -> Any:
-        return SimpleNamespace(phase=self.phase, kernels=self.phase)
+        return SimpleNamespace(phase=self.phase, kernels=self.phase, decodes_only=self.phase == "decode")
 
     @property
     def placed(self) -> Any:
