@@ -117,3 +117,15 @@ def _page_address(profile: Path) -> str:
     with urlopen(f"http://127.0.0.1:{port}/json/list") as answer:
         pages = json.load(answer)
     return str(next(page["webSocketDebuggerUrl"] for page in pages if page["type"] == "page"))
+
+
+def assert_page_is_whole(executable: str, path: Path, *, width: int) -> int:
+    """How many plots a page has: nothing complains or is fetched, all are drawn, nothing scrolls sideways."""
+    with browser(executable) as page:
+        page.open(path, width=width)
+        assert page.complaints == []
+        assert [url for url in page.requests if not url.startswith("data:")] == [path.as_uri()]
+        plots: int = page.evaluate("document.querySelectorAll('.js-plotly-plot').length")
+        assert page.evaluate("document.querySelectorAll('.js-plotly-plot:has(svg.main-svg)').length") == plots
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    return plots

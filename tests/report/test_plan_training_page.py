@@ -25,7 +25,7 @@ from moecast.sim.network import find_rung
 from moecast.sim.training import HostWait
 from moecast.sim.training.simulate import draw_microbatches, time_training
 from tests.layouts.training_cases import QUESTIONS, SMALL
-from tests.report.browser import browser, find_chromium
+from tests.report.browser import assert_page_is_whole, find_chromium
 
 ASKED = QUESTIONS[0]
 
@@ -50,14 +50,7 @@ def test_page_in_a_browser(answer: dict[str, Any], width: int, tmp_path: Path) -
     if executable is None:
         pytest.skip("no Chromium on the path")
     write_plan_training_page(answer, plan_training_text.winner_rows(answer), tmp_path / "p.html")
-    with browser(executable) as page:
-        page.open(tmp_path / "p.html", width=width)
-        assert page.complaints == []
-        assert [url for url in page.requests if not url.startswith("data:")] == [(tmp_path / "p.html").as_uri()]
-        plots = page.evaluate("document.querySelectorAll('.js-plotly-plot').length")
-        assert plots == 4
-        assert page.evaluate("document.querySelectorAll('.js-plotly-plot:has(svg.main-svg)').length") == plots
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert assert_page_is_whole(executable, tmp_path / "p.html", width=width) == 4
 
 
 def test_a_page_without_sensitivity_is_a_page(answer: dict[str, Any], tmp_path: Path) -> None:
