@@ -45,9 +45,9 @@ def run_program(program: StepProgram, network: OpenNetwork) -> StepTimes:
     """Send every rank through its tasks, stream by stream, over a network that nothing else uses."""
     env = simpy.Environment()
     step = _Step(env, program, network)
-    queues = [env.process(step.queue(rank, tasks)) for (rank, _), tasks in step.queues.items()]
-    env.process(step.network_clock())
-    env.run(until=env.all_of(queues))
+    queues = env.all_of([env.process(step.queue(rank, tasks)) for (rank, _), tasks in step.queues.items()])
+    while not queues.processed:
+        step.act()
     return step.times()
 
 
@@ -78,20 +78,18 @@ class _Step:
                 yield from self._meeting(index, task).attend(at)
             self._leave(index, rank, at)
 
-    def network_clock(self) -> Process:
-        """Keep the network's clock just behind the ranks': it may move on as long as no rank can start a flow.
+    def act(self) -> None:
+        """Bring the network's clock up to the next moment at which any rank may act, and go through that moment.
 
-        A timeout that ends now stands behind everything else that happens now, so when this process runs, SimPy's
-        next event is the first at which any rank may act. Two such processes in one environment would wait for each
-        other for ever.
+        Until then no rank can start a flow, so that the network knows all that happens.
         """
-        while True:
-            for group, end in self.network.advance(self.env.peek()):
-                arrival = self.env.timeout(max(0.0, end - self.env.now))
-                arrival.callbacks.append(partial(_succeed, self.ended.pop(group)))
-            if self.env.peek() == np.inf:
-                return
-            yield self.env.timeout(self.env.peek() - self.env.now)
+        for group, end in self.network.advance(self.env.peek()):
+            arrival = self.env.timeout(max(0.0, end - self.env.now))
+            arrival.callbacks.append(partial(_succeed, self.ended.pop(group)))
+        now = self.env.peek()
+        assert now < np.inf, "ranks wait for what nobody sends"
+        while self.env.peek() == now:
+            self.env.step()
 
     def times(self) -> StepTimes:
         """Read every rank's clock at every task."""

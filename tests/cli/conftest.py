@@ -1,7 +1,5 @@
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +7,7 @@ import numpy as np
 import pytest
 
 from moecast.traces import PHASES, RoutingTrace, TraceMeta, write_trace
+from tests.command_line import fresh, run_command
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -34,10 +33,7 @@ def run(tmp_path: Path) -> Run:
     def run_(
         *arguments: object, check: bool = False, env: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "moecast", *map(str, arguments)]
-        done = subprocess.run(
-            command, capture_output=True, text=True, cwd=tmp_path, timeout=300, env={**os.environ, **(env or {})}
-        )
+        done = run_command(*arguments, cwd=tmp_path) if env is None else fresh(*arguments, cwd=tmp_path, env=env)
         if check:
             assert done.returncode == 0, done.stderr
         return done
