@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from moecast.cli.trace import app
 from moecast.errors import MoecastError
 from moecast.traces import read_meta, read_trace, write_trace
+from tests.command_line import run_command
 from tests.synthesis.made import halves
 
 
@@ -23,7 +24,7 @@ def command(*arguments):
 
 
 def run(*arguments):
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=300)
+    return run_command("trace", "synth", *arguments)
 
 
 def test_it_writes_a_labelled_trace_and_the_same_one_again(like, tmp_path):
