@@ -94,9 +94,9 @@ def apply(layer: Any, a: int, b: int) -> None:
     rank_a, rank_b = state.rank_V[a], state.rank_V[b]
     domain_a, domain_b = state.domain_V[a], state.domain_V[b]
     follow_swap(state, a, b)
-    swaps.swap(layer.tokens, layer.ranks, state.rank_V, state.expert_V, a, b)
+    swaps.swap(layer.ranks, state.rank_V, a, b)
     if domain_a != domain_b:
-        swaps.swap(layer.domain_tokens, layer.domains, state.domain_V, state.expert_V, a, b)
+        swaps.swap(layer.domains, state.domain_V, a, b)
     for w in range(len(state.slowest_W)):
         settle_rank(layer, w, rank_a)
         settle_rank(layer, w, rank_b)

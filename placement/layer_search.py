@@ -117,10 +117,10 @@ class LayerSearch:
         place_G = places(problem)
         holders = Holders.of(self._items.expert_V, place_G, *_loads(experts_TK, windows, cost, place_G, problem))
         prices = _prices(problem, windows, cost, items=len(self._items.rank_V))
-        tokens, domain_tokens = (
-            _counted(windows, experts_TK, turn_TK, place_G, problem.wanted.experts, price > 0)
-            for price in (cost.copy_s, cost.domain_copy_s)
+        counted, nobody = (
+            _counted(windows, experts_TK, turn_TK, place_G, problem.wanted.experts, wanted) for wanted in (True, False)
         )
+        tokens, domain_tokens = (counted if price > 0 else nobody for price in (cost.copy_s, cost.domain_copy_s))
         state = State.of(
             self._items.rank_V,
             self._items.expert_V,

@@ -48,11 +48,11 @@ class Layer(NamedTuple):
     Parameters
     ----------
     tokens, domain_tokens
-        Those whose copies to ranks and to domains cost something.
+        Those whose copies to ranks and to domains cost something; where they are one value, so are their items' sets.
     prices
         What windows' ranks pay.
     ranks, domains
-        Counts of the tokens, with ranks and with domains as buckets.
+        Sets of the tokens, with ranks and with domains as buckets.
     state
         Where the items stand.
     holders
@@ -62,8 +62,8 @@ class Layer(NamedTuple):
     tokens: swaps.Tokens
     domain_tokens: swaps.Tokens
     prices: Prices
-    ranks: swaps.Counts
-    domains: swaps.Counts
+    ranks: swaps.Sets
+    domains: swaps.Sets
     state: State
     holders: Holders
 
@@ -71,12 +71,14 @@ class Layer(NamedTuple):
     def of(
         cls, tokens: swaps.Tokens, domain_tokens: swaps.Tokens, prices: Prices, state: State, holders: Holders
     ) -> Layer:
-        """Let the items serve the tokens as they stand, and count."""
+        """Let the items serve the tokens as they stand, and gather who has what."""
         windows, n_ranks = state.own_WG.shape
         serve(tokens, holders, state.rank_V)
         serve(domain_tokens, holders, state.rank_V)
-        ranks = swaps.count(tokens, state.rank_V, n_ranks, windows)
-        domains = swaps.count(domain_tokens, state.domain_V, state.entry_WN.shape[1], windows)
+        ranks = swaps.sets_of(tokens, state.rank_V, n_ranks, windows)
+        shared_VI = ranks.served_VI if domain_tokens is tokens else None
+        n_domains = state.entry_WN.shape[1]
+        domains = swaps.sets_of(domain_tokens, state.domain_V, n_domains, windows, served_VI=shared_VI)
         layer = cls(tokens, domain_tokens, prices, ranks, domains, state, holders)
         for expert in range(len(holders.replicas_E)):
             enter_loads(layer, expert)
