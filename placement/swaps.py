@@ -79,84 +79,90 @@ class Tokens(NamedTuple):
         )
 
 
-class Sets(NamedTuple):
-    """What decides the copies before and after any swap.
+class Served(NamedTuple):
+    """The tokens that each item serves, as bits.
 
     Parameters
     ----------
     bit_T, first_W1
         The bit of each token, and the words of each window.
     served_VI
-        The tokens that an item serves.
-    any_BI, one_BI
-        The tokens with anything in the bucket, and those with one item there.
-    copies_WB
-        How many of a window's tokens have anything in the bucket.
+        The set of each item.
     """
 
     bit_T: Int32
     first_W1: Int
     served_VI: Bits
-    any_BI: Bits
-    one_BI: Bits
-    copies_WB: Int
 
-
-def sets_of(tokens: Tokens, bucket_V: Int32, buckets: int, windows: int, *, served_VI: Bits | None = None) -> Sets:
-    """Gather the sets from nothing, for items that stand in buckets `bucket_V`.
-
-    `served_VI`: the items' sets, where other buckets of the same tokens have them already; they are shared then.
-    """
-    size_W = np.bincount(tokens.window_T, minlength=windows)
-    first_W1 = np.concatenate([[0], np.cumsum(-(-size_W // WORD))]).astype(np.int64)
-    order_T = np.argsort(tokens.window_T, kind="stable")
-    begin_W = np.cumsum(size_W) - size_W
-    window_T = tokens.window_T[order_T]
-    bit_T = np.empty(len(order_T), np.int32)
-    bit_T[order_T] = WORD * first_W1[window_T] + np.arange(len(order_T)) - begin_W[window_T]
-    words = int(first_W1[-1])
-    fresh = served_VI is None
-    sets = Sets(
-        bit_T,
-        first_W1,
-        np.zeros((len(bucket_V), words), np.uint64) if served_VI is None else served_VI,
-        np.zeros((buckets, words), np.uint64),
-        np.zeros((buckets, words), np.uint64),
-        np.zeros((windows, buckets), np.int64),
-    )
-    if fresh:
-        _enter_served(tokens, sets)
-    for bucket in range(buckets):
-        gather(sets, bucket_V, bucket)
-    return sets
+    @classmethod
+    def of(cls, tokens: Tokens, items: int, windows: int) -> Served:
+        """Enter the tokens as their choices are served."""
+        size_W = np.bincount(tokens.window_T, minlength=windows)
+        first_W1 = np.concatenate([[0], np.cumsum(-(-size_W // WORD))]).astype(np.int64)
+        order_T = np.argsort(tokens.window_T, kind="stable")
+        window_T, begin_W = tokens.window_T[order_T], np.cumsum(size_W) - size_W
+        bit_T = np.empty(len(order_T), np.int32)
+        bit_T[order_T] = WORD * first_W1[window_T] + np.arange(len(order_T)) - begin_W[window_T]
+        served = cls(bit_T, first_W1, np.zeros((items, int(first_W1[-1])), np.uint64))
+        _enter_served(tokens, served)
+        return served
 
 
 @njit(cache=True, nogil=True)
-def _enter_served(tokens, sets):  # type: ignore[no-untyped-def]
+def _enter_served(tokens, served):  # type: ignore[no-untyped-def]
     for t in range(tokens.item_TK.shape[0]):
         for k in range(tokens.item_TK.shape[1]):
             if tokens.item_TK[t, k] >= 0:
-                flip(sets.served_VI[tokens.item_TK[t, k]], sets.bit_T[t])
+                flip(served.served_VI, tokens.item_TK[t, k], served.bit_T[t])
 
 
 @njit(cache=True, nogil=True)
-def flip(set_I: Bits, bit: int) -> None:
-    """Put a token into a set that has it not, or take it out of one that has."""
-    set_I[bit // WORD] ^= np.uint64(1) << np.uint64(bit % WORD)
+def flip(set_VI: Bits, v: int, bit: int) -> None:
+    """Put a token into an item's set that has it not, or take it out of one that has."""
+    set_VI[v, bit // WORD] ^= np.uint64(1) << np.uint64(bit % WORD)
+
+
+class Sets(NamedTuple):
+    """What stands in each bucket; no words at all where copies to buckets of this kind cost nothing.
+
+    Parameters
+    ----------
+    any_BI, one_BI
+        The tokens with anything in the bucket, and those with one item there.
+    first_W1
+        The words of each window.
+    copies_WB
+        How many of a window's tokens have anything in the bucket.
+    """
+
+    any_BI: Bits
+    one_BI: Bits
+    first_W1: Int
+    copies_WB: Int
+
+    @classmethod
+    def of(cls, served: Served, bucket_V: Int32, buckets: int, *, counted: bool = True) -> Sets:
+        """Gather from nothing, for items that stand in buckets `bucket_V`."""
+        first_W1 = served.first_W1 if counted else np.zeros_like(served.first_W1)
+        words = int(first_W1[-1])
+        any_BI, one_BI = np.zeros((buckets, words), np.uint64), np.zeros((buckets, words), np.uint64)
+        sets = cls(any_BI, one_BI, first_W1, np.zeros((len(first_W1) - 1, buckets), np.int64))
+        for bucket in range(buckets):
+            gather(served.served_VI, sets, bucket_V, bucket)
+        return sets
 
 
 @njit(cache=True, nogil=True)
-def gather(sets: Any, bucket_V: Any, bucket: int) -> None:
+def gather(served_VI: Bits, sets: Any, bucket_V: Any, bucket: int) -> None:
     """Work out what stands in a bucket afresh from its items."""
     any_I, one_I = sets.any_BI[bucket], sets.one_BI[bucket]
     any_I[:] = np.uint64(0)
     one_I[:] = np.uint64(0)  # until the end: those with two or more
     for v in range(len(bucket_V)):
         if bucket_V[v] == bucket:
-            served_I = sets.served_VI[v]
             for i in range(len(any_I)):
-                one_I[i] |= any_I[i] & served_I[i]
-                any_I[i] |= served_I[i]
+                one_I[i] |= any_I[i] & served_VI[v, i]
+                any_I[i] |= served_VI[v, i]
     for i in range(len(any_I)):
         one_I[i] = any_I[i] & ~one_I[i]
     for w in range(sets.copies_WB.shape[0]):
@@ -182,21 +188,25 @@ def ones(word: Any) -> int:
 
 
 @njit(cache=True, nogil=True)
-def added_copies(sets: Any, a: int, b: int, bucket_a: int, w: int) -> int:
-    """Copies that bucket `bucket_a` gains in window `w` when `a` leaves it for the place of `b`; below 0: saves."""
-    a_I, b_I = sets.served_VI[a], sets.served_VI[b]
-    any_I, one_I = sets.any_BI[bucket_a], sets.one_BI[bucket_a]
+def added_copies(
+    served_VI: Bits, any_BI: Bits, one_BI: Bits, a: int, b: int, bucket_a: int, words: tuple[int, int]
+) -> int:
+    """Copies that bucket `bucket_a` gains in some words when `a` leaves it for the place of `b`; below 0: saves.
+
+    It takes arrays and not the values that hold them: these are copied at every call.
+    """
     added = 0
-    for i in range(sets.first_W1[w], sets.first_W1[w + 1]):
+    for i in range(words[0], words[1]):
         # A token with both items keeps its copy: b comes where a, alone, goes. It saves nothing and adds nothing.
-        added += ones(b_I[i] & ~any_I[i]) - ones(a_I[i] & one_I[i] & ~b_I[i])
+        added += ones(served_VI[b, i] & ~any_BI[bucket_a, i])
+        added -= ones(served_VI[a, i] & one_BI[bucket_a, i] & ~served_VI[b, i])
     return added
 
 
 @njit(cache=True, nogil=True)
-def swap(sets: Any, bucket_V: Any, a: int, b: int) -> None:
+def swap(served_VI: Bits, sets: Any, bucket_V: Any, a: int, b: int) -> None:
     """Let items `a` and `b`, which stand in different buckets, change places."""
     bucket_a, bucket_b = bucket_V[a], bucket_V[b]
     bucket_V[a], bucket_V[b] = bucket_b, bucket_a
-    gather(sets, bucket_V, bucket_a)
-    gather(sets, bucket_V, bucket_b)
+    gather(served_VI, sets, bucket_V, bucket_a)
+    gather(served_VI, sets, bucket_V, bucket_b)

@@ -274,27 +274,33 @@ def _draw(chance_LE, tokens, choices, groups, groups_per_token, rng):  # type: i
     made_TLK = np.empty((tokens, layers, choices), np.uint16)
     order_E, order_C = np.arange(experts), np.arange(groups)
     inside = experts // groups
-    chance_C, chosen_C, part_E = np.empty(groups), np.empty(groups, np.int64), np.empty(inside)
+    chance_C, chosen_C = np.empty(groups), np.empty(groups, np.int64)
+    # By whether a group gives one more than the least: what every token of a layer chooses by is worked out once.
+    part_MCI = np.empty((2, groups, inside))
     chosen_K = np.empty(choices, np.int64)
     order_I = np.arange(inside)
     for layer in range(layers):
+        # Limited to all groups is not limited.
+        free = groups == 1 or groups_per_token == groups
+        if not free:
+            _of_groups(chance_LE[layer], choices, groups_per_token, chance_C)
+            for c in range(groups):
+                for more in range(2):
+                    _of_a_group(chance_LE[layer], c * inside, choices // groups_per_token + more, part_MCI[more, c])
         for token in range(tokens):
-            # Limited to all groups is not limited.
-            if groups == 1 or groups_per_token == groups:
+            if free:
                 _systematic(chance_LE[layer], order_E, choices, chosen_K, rng)
                 for k in range(choices):
                     made_TLK[token, layer, k] = chosen_K[k]
                 continue
-            _of_groups(chance_LE[layer], choices, groups_per_token, chance_C)
             _systematic(chance_C, order_C, groups_per_token, chosen_C, rng)
             k = 0
             for g in range(groups_per_token):
-                wanted = choices // groups_per_token + (1 if g < choices % groups_per_token else 0)
-                first = chosen_C[g] * inside
-                _of_a_group(chance_LE[layer], first, wanted, part_E)
-                _systematic(part_E, order_I, wanted, chosen_K, rng)
-                for i in range(wanted):
-                    made_TLK[token, layer, k] = first + chosen_K[i]
+                more = 1 if g < choices % groups_per_token else 0
+                c = chosen_C[g]
+                _systematic(part_MCI[more, c], order_I, choices // groups_per_token + more, chosen_K, rng)
+                for i in range(choices // groups_per_token + more):
+                    made_TLK[token, layer, k] = c * inside + chosen_K[i]
                     k += 1
     return made_TLK
 

@@ -38,16 +38,19 @@ def test_copies_stay_exact_over_swaps(seed: int, items: int, choices: int, bucke
     rng = np.random.default_rng(seed)
     tokens = random_tokens(seed, items=items, choices=choices, windows=windows)
     bucket_V = rng.integers(0, buckets, items).astype(np.int32)
-    sets = swaps.sets_of(tokens, bucket_V, buckets, windows)
+    served = swaps.Served.of(tokens, items, windows)
+    served_VI, sets = served.served_VI, swaps.Sets.of(served, bucket_V, buckets)
     for _ in range(12):
         a, b = rng.integers(0, items, 2)
         if bucket_V[a] == bucket_V[b]:
             continue
         place_a, place_b, before_WB = int(bucket_V[a]), int(bucket_V[b]), sets.copies_WB.copy()
         for w in range(windows):
-            foretold = [swaps.added_copies(sets, a, b, place_a, w), swaps.added_copies(sets, b, a, place_b, w)]
-            before_WB[w, [place_a, place_b]] += foretold
-        swaps.swap(sets, bucket_V, a, b)
+            known = served_VI, sets.any_BI, sets.one_BI
+            words = int(sets.first_W1[w]), int(sets.first_W1[w + 1])
+            before_WB[w, place_a] += swaps.added_copies(*known, a, b, place_a, words)
+            before_WB[w, place_b] += swaps.added_copies(*known, b, a, place_b, words)
+        swaps.swap(served_VI, sets, bucket_V, a, b)
         np.testing.assert_array_equal(sets.copies_WB, before_WB)
         np.testing.assert_array_equal(sets.copies_WB, plain_copies(tokens, bucket_V, buckets, windows))
 
