@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from numba.np.random.generator_core import next_uint32
 
 from moecast.compiled import njit
 from moecast.errors import MoecastError
@@ -32,6 +33,7 @@ LAWS = ("uniform", "zipf", "power-law", "trace", "gamma")
 WITH_NUMBER = ("zipf", "power-law", "gamma")
 _LAW_DRAWS = {"uniform": 0, "zipf": 1, "power-law": 2, "trace": 3, "load": 4, "gamma": 5}
 """Each kind of routing draws numbers of its own from a seed."""
+_LOW = np.uint64(0xFFFFFFFF)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -332,11 +334,22 @@ def _cap(chance_E, wanted):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
+def _below(rng, end):  # type: ignore[no-untyped-def]
+    """What `rng.integers(0, end)` gives, without the array of one that it makes at each call (Lemire, 2019)."""
+    wide = np.uint64(next_uint32(rng.bit_generator)) * np.uint64(end)
+    if wide & _LOW < np.uint64(end):
+        least = (_LOW - np.uint64(end - 1)) % np.uint64(end)
+        while wide & _LOW < least:
+            wide = np.uint64(next_uint32(rng.bit_generator)) * np.uint64(end)
+    return np.int64(wide >> np.uint64(32))
+
+
+@njit(cache=True)
 def _systematic(chance_E, order_E, wanted, chosen_K, rng):  # type: ignore[no-untyped-def]
     """Choose exactly `wanted`, each with its chance: laid end to end in a random order, those hit by u, u + 1, … ."""
     n = len(order_E)
     for i in range(n - 1, 0, -1):  # a new random order for each token, or neighbours would never meet
-        j = rng.integers(0, i + 1)
+        j = _below(rng, i + 1)
         order_E[i], order_E[j] = order_E[j], order_E[i]
     mark = rng.random()
     reached, found = 0.0, 0
