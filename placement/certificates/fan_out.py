@@ -215,6 +215,7 @@ class _Program:
         """Look for prices whose heuristic value comes close to the program's."""
         mixed = MIXED
         for _ in range(MOST_ROUNDS):
+            self._value_anew()
             optimum, dual_E = self._solve()
             prices_E = mixed * self.best_E + (1 - mixed) * dual_E
             new = self._price(prices_E)
@@ -226,6 +227,19 @@ class _Program:
                 break
             if optimum - self.value < CLOSE * abs(optimum) or time.process_time() >= until_s:
                 break
+
+    def _value_anew(self) -> None:
+        """Lower the value of the best prices where sets that were met since are cheaper under them."""
+        for z, size in enumerate(self.size_Z if len(self.least_Z) else ()):
+            least = self._known(self.best_E, int(size))[1].min(initial=np.inf)
+            self.value -= self.count_Z[z] * max(0.0, self.least_Z[z] - least)
+            self.least_Z[z] = min(self.least_Z[z], least)
+
+    def _known(self, prices_E: Float, size: int) -> tuple[Int, Float]:
+        """The known sets of a size, and what they cost less their prices."""
+        known = np.array([key for key in self.copies_of if len(key) == size], np.int64).reshape(-1, size)
+        copies_N = np.array([self.copies_of[key] for key in map(tuple, known.tolist())])
+        return known, copies_N - prices_E[known].sum(axis=1)
 
     def _price(self, prices_E: Float) -> int:
         """Find cheap sets of each size under prices; how many are new and of use to the program."""
@@ -244,9 +258,7 @@ class _Program:
 
     def _starts(self, prices_E: Float, size: int) -> tuple[Int, float]:
         """The cheapest known sets of a size, and some at random; what the cheapest costs, less its prices."""
-        known = np.array([key for key in self.copies_of if len(key) == size], np.int64).reshape(-1, size)
-        copies_N = np.array([self.copies_of[key] for key in map(tuple, known.tolist())])
-        cost_N = copies_N - prices_E[known].sum(axis=1)
+        known, cost_N = self._known(prices_E, size)
         best = known[np.argsort(cost_N, kind="stable")[:BEST_SETS]]
         random = [self.rng.permutation(self.tokens.experts)[:size] for _ in range(RANDOM_SETS)]
         return np.ascontiguousarray(np.concatenate([best, np.array(random)])), float(cost_N.min(initial=np.inf))
