@@ -25,7 +25,7 @@ from moecast.placement.cost import LayerCost
 from moecast.placement.eplb import Eplb
 from moecast.placement.finalists import FINALISTS, SEARCHING, even_enough, fastest, layer_by_layer
 from moecast.placement.layer_search import LayerSearch
-from moecast.placement.notes import usual_work_note, with_note
+from moecast.placement.notes import usual_work
 from moecast.placement.polish import KEPT, is_small, polished, settled
 from moecast.placement.solver import Solved, Solver
 from moecast.sim.slots import EMPTY
@@ -121,7 +121,7 @@ class LocalSearch:
         """Search for the fastest placement."""
         solved = self._solved(problem, objective, budget, seed)
         if budget.limit.time_s is None and budget.limit.work is None and not budget.stopped:
-            solved = replace(solved, note=with_note(solved.note, usual_work_note(budget.used)))
+            solved = replace(solved, work=usual_work(budget.used))
         return solved
 
     def _solved(self, problem: PlacementProblem, objective: Objective, budget: Budget, seed: int) -> Solved:

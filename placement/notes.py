@@ -30,6 +30,6 @@ def filled_note(count: int) -> str:
     return f"{count} empty slots were filled with replicas" if count else ""
 
 
-def usual_work_note(moves: int) -> str:
+def usual_work(moves: int) -> str:
     """Say how much a search did without limits, and how to have more."""
     return f"{moves:,} moves judged, the usual work for this size; --work-limit or --time-limit gives more"

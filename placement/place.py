@@ -182,9 +182,11 @@ def place(
     seconds = budget.seconds
     budget.tell("timing the plan that was found", 1.0)
     found = _judged(problem, objective, slots_LGP, known, solver=chosen.name, seconds=seconds, note=note)
+    found = replace(found, work=solved.work)
     replanned = None if replanning is None else replan(problem, replanning, solver=chosen, work_limit=work_limit)
     if not advise:
         return replace(found, replanned=replanned)
+    budget.tell("timing experts in order, an oracle, and more slots", 1.0)
     rebalance = [] if replanned is None else replanned.words()
     advice = Advice.of(problem, objective, slots_LGP, rebalance=rebalance)
     return replace(found, advice=advice, replanned=replanned)
