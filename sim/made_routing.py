@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from numba.np.random.generator_core import next_uint32
 
-from moecast.compiled import njit
+from moecast.compiled import next_uint32, njit
 from moecast.errors import MoecastError
 from moecast.traces import PHASES, RoutingTrace, TraceMeta
 
