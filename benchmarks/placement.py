@@ -108,45 +108,36 @@ def scale(file: Path, model: ModelShape, nodes: int, slots: int) -> None:
 KINDS = ("mixed", "one topic")
 
 
-def per_step(planning: RoutingTrace, measuring: RoutingTrace, model: ModelShape) -> None:
+def per_step(planning: RoutingTrace, measuring: RoutingTrace, model: ModelShape, fabric: int, phase: str) -> None:
     """32 GPUs, 3 slots a rank, rung fluid: plans made for one kind of step, measured on it and on the other."""
     print("| fabric | phase | planned for | measured on | solver | balance | fan-out | domains | step, ms | gain |")
     print("|---|---|---|---|---|---:|---:|---:|---:|---:|")
-    for fabric in (2, 4):
-        cluster = load_cluster("dgx-h200", nodes=4, fabric=f"leaf-spine:{fabric}")
-        for phase, tokens in (("prefill", 256), ("decode", 24)):
-            workloads = {
-                kind: Workload(
-                    phase=phase,
-                    tokens_per_rank=tokens,
-                    steps=4,
-                    one_topic_per_step=kind == "one topic",
-                    reuse=True,
-                    from_phase="prefill",
-                )
-                for kind in KINDS
-            }
-            for planned, seen_on in (("mixed", "mixed"), ("one topic", "one topic"), ("mixed", "one topic")):
-                base = 0.0
-                for solver in SOLVERS:
-                    plan = _placed(cluster, model, planning, workloads[planned], solver).plan
-                    seen = simulate(
-                        cluster,
-                        model,
-                        plan,
-                        measuring,
-                        workloads[seen_on],
-                        network="fluid",
-                        max_fluid_steps=4,
-                        gains=False,
-                    )
-                    base = base or seen.step_time_s
-                    print(
-                        f"| {fabric}:1 | {phase} | {planned} | {seen_on} | {solver} | {seen.balance:.3f} "
-                        f"| {seen.fan_out:.3f} | {seen.fan_out_domains:.3f} "
-                        f"| {1e3 * seen.step_time_s:.3f} | {base / seen.step_time_s:.3f}× |",
-                        flush=True,
-                    )
+    cluster = load_cluster("dgx-h200", nodes=4, fabric=f"leaf-spine:{fabric}")
+    workloads = {kind: _workload(phase, one_topic=kind == "one topic") for kind in KINDS}
+    plans: dict[tuple[str, str], Plan] = {}
+    for planned, seen_on in (("mixed", "mixed"), ("one topic", "one topic"), ("mixed", "one topic")):
+        base = 0.0
+        for solver in SOLVERS:
+            if (planned, solver) not in plans:
+                plans[planned, solver] = _placed(cluster, model, planning, workloads[planned], solver).plan
+            plan = plans[planned, solver]
+            seen = simulate(
+                cluster, model, plan, measuring, workloads[seen_on], network="fluid", max_fluid_steps=4, gains=False
+            )
+            base = base or seen.step_time_s
+            print(
+                f"| {fabric}:1 | {phase} | {planned} | {seen_on} | {solver} | {seen.balance:.3f} "
+                f"| {seen.fan_out:.3f} | {seen.fan_out_domains:.3f} "
+                f"| {1e3 * seen.step_time_s:.3f} | {base / seen.step_time_s:.3f}× |",
+                flush=True,
+            )
+
+
+def _workload(phase: str, *, one_topic: bool) -> Workload:
+    tokens = {"prefill": 256, "decode": 24}[phase]
+    return Workload(
+        phase=phase, tokens_per_rank=tokens, steps=4, one_topic_per_step=one_topic, reuse=True, from_phase="prefill"
+    )
 
 
 def _placed(cluster: Cluster, model: ModelShape, planning: RoutingTrace, workload: Workload, solver: str) -> Placement:
@@ -157,7 +148,9 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trace", type=Path, default=SHARED / "traces" / "deepseek-v2-lite.npz")
-    parser.add_argument("--steps", action="store_true", help="also the table per step (several minutes)")
+    parser.add_argument("--steps", action="store_true", help="only the table per step (several minutes)")
+    parser.add_argument("--fabrics", type=int, nargs="*", default=[2, 4], help="its fabrics, 2 meaning 2:1")
+    parser.add_argument("--phases", nargs="*", default=["prefill", "decode"], help="its phases")
     parser.add_argument("--scale", type=Path, help="a trace that `moecast trace synth` made: only the table of scale")
     parser.add_argument("--nodes", type=int, default=8)
     parser.add_argument("--slots", type=int, default=288)
@@ -171,10 +164,12 @@ def main() -> None:
         return
     planning, measuring = import_npz(arguments.trace).split(0.5)
     model = load_model("deepseek-v2-lite")
-    pooled(planning, measuring, model)
-    if arguments.steps:
-        print()
-        per_step(planning, measuring, model)
+    if not arguments.steps:
+        pooled(planning, measuring, model)
+        return
+    for fabric in arguments.fabrics:
+        for phase in arguments.phases:
+            per_step(planning, measuring, model, fabric, phase)
 
 
 if __name__ == "__main__":

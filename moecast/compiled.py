@@ -18,6 +18,7 @@ import numba
 import numpy as np
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.dispatcher import Dispatcher
+from numba.np.random.generator_core import next_uint32 as next_uint32  # 32 bits of a generator, in a compiled loop
 
 # Of each module with compiled functions: its source and what it takes from others, as a digest.
 _digest_of: dict[str, bytes] = {}

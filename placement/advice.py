@@ -18,13 +18,14 @@ import numpy.typing as npt
 from moecast.placement.contiguous import Contiguous
 from moecast.placement.limit import Budget, Limit
 from moecast.placement.notes import copies_note
+from moecast.placement.spare_slots import SpareSlots, try_spare_slots
 from moecast.sim.collectives import mode_of
 from moecast.sim.forward import ForwardPass
 from moecast.sim.network import find_rung
 from moecast.sim.placed_model import PlacedModel
 from moecast.sim.program import Compute
 from moecast.sim.schedules import program_of
-from moecast.units import format_percent, format_s
+from moecast.units import format_bytes, format_percent, format_s
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 Float = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
 
+NO_DIFFERENCE = "no difference shown"
 NORMAL_80 = 1.2816  # an 80 % interval of a normal distribution
 FEW_STEPS = {1: 3.078, 2: 1.886, 3: 1.638, 4: 1.533, 5: 1.476, 6: 1.440, 7: 1.415}  # Student's, by degrees of freedom
 LITTLE = (
@@ -55,6 +57,8 @@ class Advice:
     rebalance
         Whether and how often to make new plans, where that was tried (`moecast.placement.replan`); else the most that
         rebalancing may cost is said.
+    spare
+        What steps take with more slots on each rank, from none on (`moecast.placement.spare_slots`).
     """
 
     contiguous_S: Float
@@ -62,6 +66,7 @@ class Advice:
     oracle_S: Float
     copies: str
     rebalance: tuple[str, ...] = ()
+    spare: tuple[SpareSlots, ...] = ()
 
     @classmethod
     def of(
@@ -79,6 +84,7 @@ class Advice:
             oracle_S=_oracle_S(problem, objective, slots_LGP),
             copies=copies_note(problem.wanted.replica_rule) if by_choice else "",
             rebalance=tuple(rebalance),
+            spare=tuple(try_spare_slots(problem)),
         )
 
     @property
@@ -90,7 +96,8 @@ class Advice:
         """Plain JSON values: the means, and the words."""
         means = {name: float(getattr(self, f"{name}_S").mean()) for name in ("contiguous", "plan", "oracle")}
         seconds = {f"{name}_s": value for name, value in means.items()}
-        return {**seconds, "reached": self.reached, "words": self.words()}
+        spare = [one.to_json() for one in self.spare]
+        return {**seconds, "reached": self.reached, "spare_slots": spare, "words": self.words()}
 
     def words(self) -> list[str]:
         """One answer a line."""
@@ -102,6 +109,7 @@ class Advice:
             f"is balance your bottleneck? {limits}; perfectly even loads against this plan's: {more_text}",
             f"what is this plan worth? against experts in order: {gain_text}",
             f"how good can it get? this plan has {format_percent(self.reached)} of the speed of {oracle}",
+            *spare_words(self.spare),
             *(self.rebalance or [_rebalance(more, float(self.plan_S.mean() - self.oracle_S.mean()))]),
         ]
         if gain < LITTLE and more < LITTLE and not any(word.startswith("rebalance every") for word in self.rebalance):
@@ -109,6 +117,30 @@ class Advice:
                 "leave experts in order: what this plan and rebalancing could gain is within the forecast's error"
             )
         return [*words, *([self.copies] if self.copies else [])]
+
+
+def spare_words(spare: Sequence[SpareSlots]) -> list[str]:
+    """How many redundant slots are worth their memory: the fewest that no more are shown to beat; each in words."""
+    if len(spare) < 2 or spare[0].step_S is None:
+        return []
+    tried, worth = [], spare[0]
+    for one in spare[1:]:
+        if one.step_S is None:
+            tried.append(f"{one.spare} do not fit")
+            continue
+        tried.append(f"{one.spare}: {_gain(spare[0].step_S, one.step_S)[1]}")
+        assert worth.step_S is not None
+        if _is_shown(worth.step_S, one.step_S):
+            worth = one
+    size = f"each takes {format_bytes(spare[1].memory_bytes)} of a GPU"
+    answer = "none" if worth.spare == 0 else f"{worth.spare} a rank"
+    return [f"how many redundant slots are worth their memory? {answer}; {size}; against none, {', '.join(tried)}"]
+
+
+def _is_shown(before_S: Float, after_S: Float) -> bool:
+    """Whether steps are shorter by more than the forecast's error."""
+    gain, text = _gain(before_S, after_S)
+    return gain >= LITTLE and not text.startswith(NO_DIFFERENCE)
 
 
 def _rebalance(more: float, saved_s: float) -> str:
@@ -126,7 +158,7 @@ def _gain(before_S: Float, after_S: Float) -> tuple[float, str]:
         return gain, "steps take as long"
     half = 0.0 if n < 2 else FEW_STEPS.get(n - 1, NORMAL_80) * float(gain_S.std(ddof=1)) / n**0.5
     if abs(gain) <= max(half, LITTLE):
-        return gain, f"no difference shown ({_changed(gain)}, within the forecast's error)"
+        return gain, f"{NO_DIFFERENCE} ({_changed(gain)}, within the forecast's error)"
     least, most = sorted((abs(gain - half), abs(gain + half)))
     between = f" ({100 * least:.1f} to {format_percent(most)})" if n > 1 else " (one step only)"
     return gain, f"{_changed(gain)}{between}"

@@ -1,7 +1,7 @@
 """Simulated annealing of one layer: items change places, or become replicas of other experts.
 
 Every proposal is judged exactly, by what `moecast.placement.priced_layer` says that the layer costs after it: a swap
-from counts, so that only accepted ones touch the tokens.
+from sets of tokens, which only accepted ones touch.
 
 Axes: V item, G rank, P slot of a rank, N domain, W window, E expert.
 """
@@ -50,22 +50,24 @@ def gain(layer: Any, a: int, b: int) -> float:
     prices, ranks, domains, state = layer.prices, layer.ranks, layer.domains, layer.state
     rank_a, rank_b = state.rank_V[a], state.rank_V[b]
     domain_a, domain_b = state.domain_V[a], state.domain_V[b]
-    n_windows, n_scenarios = len(state.slowest_W), len(state.scenario_s)
+    n_windows, n_scenarios, served_VI = len(state.slowest_W), len(state.scenario_s), layer.served.served_VI
     for c in range(n_scenarios):
         state.change_C[c] = 0.0
     shared = 0.0
     for w in range(n_windows):
-        # From counts, without touching the state: nearly all proposals are turned down.
-        copies_a = swaps.added_copies(ranks, a, b, rank_a, w)
-        copies_b = swaps.added_copies(ranks, b, a, rank_b, w)
+        # Without touching the state: nearly all proposals are turned down.
+        words = (ranks.first_W1[w], ranks.first_W1[w + 1])
+        copies_a = swaps.added_copies(served_VI, ranks.any_BI, ranks.one_BI, a, b, rank_a, words)
+        copies_b = swaps.added_copies(served_VI, ranks.any_BI, ranks.one_BI, b, a, rank_b, words)
         load = prices.load_VW[b, w] - prices.load_VW[a, w]
         seconds_a = state.own_WG[w, rank_a] + prices.copy_W[w] * copies_a + load
         seconds_b = state.own_WG[w, rank_b] + prices.copy_W[w] * copies_b - load
         shared += prices.mean_W[w] * (copies_a + copies_b)
         entering_s = (0.0, 0.0)
         if domain_a != domain_b:  # within a domain the copies to domains stay as they are
-            entering_a = swaps.added_copies(domains, a, b, domain_a, w)
-            entering_b = swaps.added_copies(domains, b, a, domain_b, w)
+            words = (domains.first_W1[w], domains.first_W1[w + 1])
+            entering_a = swaps.added_copies(served_VI, domains.any_BI, domains.one_BI, a, b, domain_a, words)
+            entering_b = swaps.added_copies(served_VI, domains.any_BI, domains.one_BI, b, a, domain_b, words)
             shared += prices.domain_mean_W[w] * (entering_a + entering_b)
             price = prices.domain_copy_W[w]
             entering_s = (price * entering_a, price * entering_b)
@@ -94,9 +96,9 @@ def apply(layer: Any, a: int, b: int) -> None:
     rank_a, rank_b = state.rank_V[a], state.rank_V[b]
     domain_a, domain_b = state.domain_V[a], state.domain_V[b]
     follow_swap(state, a, b)
-    swaps.swap(layer.tokens, layer.ranks, state.rank_V, state.expert_V, a, b)
+    swaps.swap(layer.served.served_VI, layer.ranks, state.rank_V, a, b)
     if domain_a != domain_b:
-        swaps.swap(layer.domain_tokens, layer.domains, state.domain_V, state.expert_V, a, b)
+        swaps.swap(layer.served.served_VI, layer.domains, state.domain_V, a, b)
     for w in range(len(state.slowest_W)):
         settle_rank(layer, w, rank_a)
         settle_rank(layer, w, rank_b)

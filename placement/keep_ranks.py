@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment
 
 Int32 = npt.NDArray[np.int32]
 
@@ -24,6 +23,8 @@ def keep_ranks(before_LGP: Int32, after_LGP: Int32, *, domain_G: Int32, slots_G:
     domain_G, slots_G
         Domain and slots of each rank: only ranks that are alike in both trade.
     """
+    from scipy.optimize import linear_sum_assignment  # .4 s, and few commands need it
+
     kept_LGP = after_LGP.copy()
     alike_GG = (domain_G[:, None] == domain_G) & (slots_G[:, None] == slots_G)
     for before_GP, after_GP, kept_GP in zip(before_LGP, after_LGP, kept_LGP, strict=True):

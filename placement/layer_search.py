@@ -117,10 +117,8 @@ class LayerSearch:
         place_G = places(problem)
         holders = Holders.of(self._items.expert_V, place_G, *_loads(experts_TK, windows, cost, place_G, problem))
         prices = _prices(problem, windows, cost, items=len(self._items.rank_V))
-        tokens, domain_tokens = (
-            _counted(windows, experts_TK, turn_TK, place_G, problem.wanted.experts, price > 0)
-            for price in (cost.copy_s, cost.domain_copy_s)
-        )
+        wanted = cost.copy_s > 0 or cost.domain_copy_s > 0
+        tokens = _counted(windows, experts_TK, turn_TK, place_G, problem.wanted.experts, wanted)
         state = State.of(
             self._items.rank_V,
             self._items.expert_V,
@@ -131,7 +129,7 @@ class LayerSearch:
             replicas=self._replicas if problem.spare_slots else None,
             seed=self._seed,
         )
-        return Layer.of(tokens, domain_tokens, prices, state, holders)
+        return Layer.of(tokens, prices, state, holders)
 
 
 def places_matter(wanted: Plan) -> bool:

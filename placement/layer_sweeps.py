@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment
 
 Int = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]
@@ -32,6 +31,8 @@ def set_in_turns(pairs_LEE: Int, rank_LE: Int32, ranks: int) -> Int32:
     -------
     int32 [L, E], with no more pairs apart than at the start.
     """
+    from scipy.optimize import linear_sum_assignment  # .4 s, and few commands need it
+
     rank_LE, layers = rank_LE.copy(), len(rank_LE)
     order = [*range(1, layers), *range(layers - 2, -1, -1)]
     for _ in range(MOST_SWEEPS):

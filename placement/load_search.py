@@ -40,6 +40,6 @@ def balance_layer(load_E: npt.NDArray[np.int64], slots_G: Int32, domain_G: Int32
     prices = Prices(np.zeros((len(items.rank_V), 1)), nothing, nothing, nothing, nothing)
     state = State.of(items.rank_V, items.expert_V, domain_G=domain_G, experts=experts, scenario_W=np.zeros(1, np.int32))
     nobody = swaps.Tokens.of(np.zeros((0, 1), np.int16), np.zeros(0, np.int32), experts)
-    layer = Layer.of(nobody, nobody, prices, state, holders)
+    layer = Layer.of(nobody, prices, state, holders)
     anneal.descend(layer, proposals, anneal.LEAST_GAIN * mean)
     return slots_of(state.best_rank_V, state.best_expert_V, ranks=ranks, slots=most_slots)

@@ -11,7 +11,7 @@ Axes: L MoE layer, G rank, P slot of a rank.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,8 @@ from moecast.placement.cost import LayerCost
 from moecast.placement.eplb import Eplb
 from moecast.placement.finalists import FINALISTS, SEARCHING, even_enough, fastest, layer_by_layer
 from moecast.placement.layer_search import LayerSearch
-from moecast.placement.polish import KEPT, is_small, polished
+from moecast.placement.notes import usual_work
+from moecast.placement.polish import KEPT, is_small, polished, settled
 from moecast.placement.solver import Solved, Solver
 from moecast.sim.slots import EMPTY
 from moecast.threads import in_order, thread_count
@@ -118,6 +119,12 @@ class LocalSearch:
 
     def solve(self, problem: PlacementProblem, objective: Objective, budget: Budget, *, seed: int = 0) -> Solved:
         """Search for the fastest placement."""
+        solved = self._solved(problem, objective, budget, seed)
+        if budget.limit.time_s is None and budget.limit.work is None and not budget.stopped:
+            solved = replace(solved, work=usual_work(budget.used))
+        return solved
+
+    def _solved(self, problem: PlacementProblem, objective: Objective, budget: Budget, seed: int) -> Solved:
         if self.balance_weight is not None:
             slots = int(problem.slots_G.sum())
             only = Candidate(balance_weight=self.balance_weight, replicas=slots, full=self.full, by_hand=True)
@@ -135,7 +142,8 @@ class LocalSearch:
         if not is_small(problem):
             return Solved(slots_LGP=fastest([mixed, *found], simple, objective, budget))
         found += polished(problem, objective, [mixed, *found], budget, full=self.full)
-        return Solved(slots_LGP=fastest([mixed, *found], simple, objective, budget, most=KEPT))
+        best_LGP = fastest([mixed, *found], simple, objective, budget, most=KEPT)
+        return Solved(slots_LGP=settled(problem, objective, best_LGP, budget, full=self.full))
 
     def _searched(self, problem: PlacementProblem, objective: Objective, budget: Budget, seed: int) -> list[Estimate]:
         """Anneal for every candidate, and again for the best while a time limit leaves time."""

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment
 
 from moecast.placement.eplb import stand_evenly
 from moecast.sim.slots import EMPTY
@@ -59,6 +58,8 @@ def tokens_found(chosen_TK: npt.NDArray[np.uint16], rank_T: Int32, slots_GP: Int
 
 def _assigned(found_GH: Int, domain_G: Int32) -> Int:
     """What each rank should hold: the former holder's number."""
+    from scipy.optimize import linear_sum_assignment  # .4 s, and few commands need it
+
     domains = int(domain_G.max()) + 1
     members_NG = np.argsort(domain_G, kind="stable").reshape(domains, -1)
     by_domain_NM = np.array([[found_GH[np.ix_(here, there)].sum() for there in members_NG] for here in members_NG])

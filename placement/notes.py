@@ -28,3 +28,8 @@ def with_note(*notes: str) -> str:
 def filled_note(count: int) -> str:
     """Say how many empty slots were filled; empty where none was."""
     return f"{count} empty slots were filled with replicas" if count else ""
+
+
+def usual_work(moves: int) -> str:
+    """Say how much a search did without limits, and how to have more."""
+    return f"{moves:,} moves judged, the usual work for this size; --work-limit or --time-limit gives more"

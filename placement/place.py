@@ -181,10 +181,13 @@ def place(
     problem.plan(slots_LGP).check_legal()  # before it is judged: loops rely on it
     seconds = budget.seconds
     budget.tell("timing the plan that was found", 1.0)
-    found = _judged(problem, objective, slots_LGP, known, solver=chosen.name, seconds=seconds, note=note)
+    found = _judged(
+        problem, objective, slots_LGP, known, solver=chosen.name, seconds=seconds, note=note, work=solved.work
+    )
     replanned = None if replanning is None else replan(problem, replanning, solver=chosen, work_limit=work_limit)
     if not advise:
         return replace(found, replanned=replanned)
+    budget.tell("timing experts in order, an oracle, and more slots", 1.0)
     rebalance = [] if replanned is None else replanned.words()
     advice = Advice.of(problem, objective, slots_LGP, rebalance=rebalance)
     return replace(found, advice=advice, replanned=replanned)
@@ -229,6 +232,7 @@ def _judged(
     solver: str,
     seconds: float,
     note: str,
+    work: str,
 ) -> Placement:
     """Time the slots that were found, and write that and the certificate into the plan."""
     objective_s = objective.step_s(slots_LGP)
@@ -253,6 +257,7 @@ def _judged(
         legal=True,
         wasted_slots=plan.wasted_slots(),
         note=note,
+        work=work,
         advice=None,
         replanned=None,
         **_routing(problem, plan),

@@ -34,6 +34,8 @@ class Placement(ShownAsTable):
         Checked, not assumed; slots that repeat an expert of their own rank.
     note
         What a reader should know of how it was found.
+    work
+        How much work was done where no limit said how much.
     advice
         What to do about it, in words; None where none was asked for.
     replanned
@@ -52,6 +54,7 @@ class Placement(ShownAsTable):
     legal: bool
     wasted_slots: int
     note: str = ""
+    work: str = ""
     advice: Advice | None = None
     replanned: Replanned | None = None
 
@@ -84,7 +87,7 @@ class Placement(ShownAsTable):
         """How it was found."""
         words = [word for word in self.advice.words() if word not in self.note] if self.advice else []
         words += self.replanned.words() if self.replanned and not self.advice else []
-        return [*words, *([f"note: {self.note}"] if self.note else [])]
+        return [*words, *([f"note: {self.note}"] if self.note else []), *([self.work] if self.work else [])]
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the plan, as plain JSON values."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from moecast.placement.finalists import DOUBT
 from moecast.sim.slots import EMPTY
 
 if TYPE_CHECKING:
@@ -26,10 +27,13 @@ if TYPE_CHECKING:
 Int32 = npt.NDArray[np.int32]
 
 MOST_SLOTS = 24
+LEAST_GAIN = 1e-9  # of a step: smaller gains are rounding
 MOST_TOKENS = 1 << 13  # of all layers of the held-out steps: what an estimate costs
 MOST_TRIES = 400  # estimates; every one is of all layers
 STARTS = 3  # plans to begin at
 KEPT = 12  # of the plans met, the fastest
+MOST_NEAR = 400  # neighbours of all layers, up to which the last plan's are looked at one by one
+MOST_TIMED = 60  # of them timed: each takes as long as tens of estimates
 
 
 def is_small(problem: PlacementProblem) -> bool:
@@ -82,6 +86,49 @@ def _descent(
             slots_LGP[layer], layer_s_L[layer], at_L[layer] = trial_LGP[layer], found.layer_s_L[layer], 0
             near[layer] = neighbours(slots_LGP[layer], problem.slots_G, problem.wanted.experts, full=full)
     return [objective.estimate(slots_LGP), *met]
+
+
+def settled(problem: PlacementProblem, objective: Objective, slots_LGP: Int32, budget: Budget, *, full: bool) -> Int32:
+    """Time neighbours of a plan, those first that are estimated fastest, and go to one that is faster, until none is.
+
+    Plans that the estimate cannot tell apart may differ by more than a percent.
+    """
+    best_s, left = np.inf, MOST_TIMED
+    while left > 0 and budget.seconds_left > 0:
+        near = _near(problem, slots_LGP, full=full)
+        if len(near) > MOST_NEAR:
+            break
+        best_s = min(best_s, objective.expected_s(slots_LGP))
+        for trial in _estimated(objective, slots_LGP, near, budget):
+            if left == 0 or budget.seconds_left <= 0:
+                break
+            left -= 1
+            if objective.expected_s(trial.slots_LGP) < best_s * (1 - LEAST_GAIN):
+                slots_LGP = trial.slots_LGP
+                break
+        else:
+            break
+    return slots_LGP
+
+
+def _estimated(objective: Objective, slots_LGP: Int32, near: Sequence[Int32], budget: Budget) -> list[Estimate]:
+    """Neighbours that the estimate cannot tell from a plan, or puts before it, the fastest first."""
+    most_s, found = (1 + DOUBT) * objective.estimate(slots_LGP).step_s, []
+    for trial_LGP in near:
+        if budget.seconds_left <= 0:
+            break
+        found.append(objective.estimate(trial_LGP))
+    return [trial for trial in _unlike(found) if trial.step_s <= most_s]
+
+
+def _near(problem: PlacementProblem, slots_LGP: Int32, *, full: bool) -> list[Int32]:
+    """Plans in which one layer is a neighbour of what it is."""
+    near = []
+    for layer, slots_GP in enumerate(slots_LGP):
+        for table in neighbours(slots_GP, problem.slots_G, problem.wanted.experts, full=full):
+            near.append(slots_LGP.copy())
+            near[-1][layer] = table
+    return near
 
 
 def neighbours(slots_GP: Int32, slots_G: Int32, experts: int, *, full: bool) -> list[Int32]:

@@ -41,18 +41,23 @@ class Prices(NamedTuple):
     mean_W: Float
     domain_mean_W: Float
 
+    @property
+    def of_copies(self) -> tuple[tuple[Float, Float], tuple[Float, Float]]:
+        """What a copy to a rank costs it and everybody, and one to a domain."""
+        return (self.copy_W, self.mean_W), (self.domain_copy_W, self.domain_mean_W)
+
 
 class Layer(NamedTuple):
     """One layer to be searched: its tokens, what they cost, and where its items stand.
 
     Parameters
     ----------
-    tokens, domain_tokens
-        Those whose copies to ranks and to domains cost something.
+    tokens, served
+        Those whose copies cost something, and which of them each item serves.
     prices
         What windows' ranks pay.
     ranks, domains
-        Counts of the tokens, with ranks and with domains as buckets.
+        Sets of the tokens, with ranks and with domains as buckets; where a copy to one costs nothing, no sets.
     state
         Where the items stand.
     holders
@@ -60,24 +65,23 @@ class Layer(NamedTuple):
     """
 
     tokens: swaps.Tokens
-    domain_tokens: swaps.Tokens
+    served: swaps.Served
     prices: Prices
-    ranks: swaps.Counts
-    domains: swaps.Counts
+    ranks: swaps.Sets
+    domains: swaps.Sets
     state: State
     holders: Holders
 
     @classmethod
-    def of(
-        cls, tokens: swaps.Tokens, domain_tokens: swaps.Tokens, prices: Prices, state: State, holders: Holders
-    ) -> Layer:
-        """Let the items serve the tokens as they stand, and count."""
+    def of(cls, tokens: swaps.Tokens, prices: Prices, state: State, holders: Holders) -> Layer:
+        """Let the items serve the tokens as they stand, and gather who has what."""
         windows, n_ranks = state.own_WG.shape
         serve(tokens, holders, state.rank_V)
-        serve(domain_tokens, holders, state.rank_V)
-        ranks = swaps.count(tokens, state.rank_V, n_ranks, windows)
-        domains = swaps.count(domain_tokens, state.domain_V, state.entry_WN.shape[1], windows)
-        layer = cls(tokens, domain_tokens, prices, ranks, domains, state, holders)
+        served = swaps.Served.of(tokens, len(state.rank_V), windows)
+        counted = [bool(own.any() or mean.any()) for own, mean in prices.of_copies]
+        ranks = swaps.Sets.of(served, state.rank_V, n_ranks, counted=counted[0])
+        domains = swaps.Sets.of(served, state.domain_V, state.entry_WN.shape[1], counted=counted[1])
+        layer = cls(tokens, served, prices, ranks, domains, state, holders)
         for expert in range(len(holders.replicas_E)):
             enter_loads(layer, expert)
         settle(layer)

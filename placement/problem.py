@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from moecast.errors import MoecastError
 from moecast.placement.scenarios import SCENARIOS, by_topic, topic_steps
-from moecast.placement.windows import Windows, draw_more, most_windows
+from moecast.placement.windows import Windows, draw_more
 from moecast.sim.checks import check_question
 from moecast.sim.drawn_steps import draw_steps
 from moecast.sim.made_by import MadeBy
@@ -116,8 +116,7 @@ class PlacementProblem:
         object.__setattr__(self, "domain_G", counted_from_0(domains_G[: wanted.ep]))
         object.__setattr__(self, "steps", tuple(draw_steps(self.trace, self.workload, ranks=self.sources)))
         more_steps, held_out = draw_more(self.trace, self.workload, self.steps, ranks=self.sources)
-        most = most_windows(int(slots_G.sum()), wanted.ep)
-        windows = Windows.of(self.trace, more_steps, wanted, domain_G=domains_G, most=most)
+        windows = Windows.of(self.trace, more_steps, wanted, domain_G=domains_G)
         if self.robust is not None:
             if self.robust not in SCENARIOS:
                 raise MoecastError(f"one of {', '.join(SCENARIOS)}", field="robust", value=self.robust)

@@ -1,9 +1,9 @@
 """Moves that change how many replicas experts have: an item is given to another expert, or a hole is filled or left.
 
 What such a move does to loads and copies is exact: the choices of both experts are dealt out anew, as the replica rule
-says, on the tokens' own counts, and put back where the move is turned down.
+says, to sets of tokens made for it.
 
-Axes: V item, G rank, N domain, W window, B bucket, E expert, R replica, X choice, M choice that changes its bucket.
+Axes: V item, G rank, N domain, W window, B bucket, E expert, R replica or its row, X choice, I word of 64 tokens.
 """
 
 from __future__ import annotations
@@ -42,8 +42,10 @@ def conversion_gain(layer: Any, v: int, expert: int) -> float:
     _hand_over(layer, v, old, expert)
     _add_loads(layer, old, load_WG, 1.0)
     _add_loads(layer, expert, load_WG, 1.0)
-    copies_WG = _foretold(layer.tokens, layer.ranks, layer, state.rank_V, old, expert)
-    copies_WN = _foretold(layer.domain_tokens, layer.domains, layer, state.domain_V, old, expert)
+    row_V = np.full(len(state.rank_V), -1, np.int64)
+    served_RI = _dealt(layer, v, old, expert, row_V)
+    copies_WG = _foretold(layer.served.served_VI, layer.ranks, state.rank_V, row_V, served_RI)
+    copies_WN = _foretold(layer.served.served_VI, layer.domains, state.domain_V, row_V, served_RI)
     _hand_over(layer, v, expert, old)
     return _cost_after(layer, load_WG, copies_WG, copies_WN) - float(state.total[0])
 
@@ -60,8 +62,9 @@ def convert(layer: Any, v: int, expert: int) -> None:
         state.holds_EG[one, rank] += change
         state.spare[3] += change
         enter_loads(layer, one)
-        _serve_anew(layer.tokens, layer.ranks, layer, state.rank_V, one)
-        _serve_anew(layer.domain_tokens, layer.domains, layer, state.domain_V, one)
+        _serve_anew(layer.tokens, layer.served, layer, one)
+    _gather_all(layer.served.served_VI, layer.ranks, state.rank_V, v, old, expert, layer.holders)
+    _gather_all(layer.served.served_VI, layer.domains, state.domain_V, v, old, expert, layer.holders)
     settle(layer)
 
 
@@ -89,53 +92,88 @@ def _add_loads(layer, expert, load_WG, sign):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _foretold(tokens, counts, layer, bucket_V, old, new):  # type: ignore[no-untyped-def]
-    """Count the copies to each bucket that come and go when two experts' choices are dealt out anew."""
-    change_WB = np.zeros(counts.copies_WB.shape, np.int64)
-    most = 0
+def _dealt(layer, v, old, new, row_V):  # type: ignore[no-untyped-def]
+    """Deal two experts' choices out anew, to sets made for it: a row for each of their items, and one for item `v`."""
+    holders = layer.holders
+    row_V[v], rows = 0, 1
     for expert in (old, new):
         if expert >= 0:
-            most += tokens.first_E1[expert + 1] - tokens.first_E1[expert]
-    moved_M3 = np.empty((most, 3), np.int32)
-    moved = 0
+            for r in range(holders.replicas_E[expert]):
+                item = np.int64(holders.item_ER[expert, r])
+                if row_V[item] < 0:
+                    row_V[item], rows = rows, rows + 1
+    served_RI = np.zeros((rows, layer.served.served_VI.shape[1]), np.uint64)
     for expert in (old, new):
         if expert >= 0:
-            moved = _deal(tokens, counts, layer, bucket_V, expert, change_WB, moved_M3, moved)
-    for m in range(moved):
-        counts.held_TB[moved_M3[m, 0], moved_M3[m, 1]] += 1
-        counts.held_TB[moved_M3[m, 0], moved_M3[m, 2]] -= 1
+            _deal(layer.tokens, layer.served.bit_T, holders, layer.state.rank_V, expert, row_V, served_RI)
+    return served_RI
+
+
+@njit(cache=True, nogil=True)
+def _deal(tokens, bit_T, holders, rank_V, expert, row_V, served_RI):  # type: ignore[no-untyped-def]
+    """Enter who would serve each of an expert's choices, in the rows of its items."""
+    places, replicas = holders.load_EQW.shape[1], holders.replicas_E[expert]
+    for x in range(tokens.first_E1[expert], tokens.first_E1[expert + 1]):
+        t = tokens.token_X[x]
+        if places == 1:  # as `serving_item`, whose call takes longer than what it does
+            item = np.int64(holders.item_ER[expert, tokens.turn_X[x] % replicas])
+        else:
+            item = serving_item(holders, rank_V, expert, tokens.place_T[t], tokens.turn_X[x])
+        swaps.flip(served_RI, row_V[item], bit_T[t])
+
+
+@njit(cache=True, nogil=True)
+def _foretold(served_VI, sets, bucket_V, row_V, served_RI):  # type: ignore[no-untyped-def]
+    """Count the copies to each bucket that come and go when the items with rows serve those instead."""
+    change_WB = np.zeros(sets.copies_WB.shape, np.int64)
+    done_B = np.zeros(sets.copies_WB.shape[1], np.bool_)
+    any_I = np.empty(sets.any_BI.shape[1], np.uint64)
+    for item in range(len(row_V)):
+        bucket = bucket_V[item]
+        if row_V[item] < 0 or done_B[bucket]:
+            continue
+        done_B[bucket] = True
+        any_I[:] = np.uint64(0)
+        for v in range(len(bucket_V)):
+            if bucket_V[v] == bucket:
+                _join(any_I, served_VI if row_V[v] < 0 else served_RI, v if row_V[v] < 0 else row_V[v])
+        for w in range(change_WB.shape[0]):
+            copies = swaps.members(any_I, sets.first_W1[w], sets.first_W1[w + 1])
+            change_WB[w, bucket] = copies - sets.copies_WB[w, bucket]
     return change_WB
 
 
 @njit(cache=True, nogil=True)
-def _deal(tokens, counts, layer, bucket_V, expert, change_WB, moved_M3, moved):  # type: ignore[no-untyped-def]
-    """Deal out an expert's choices; tokens' buckets follow, since the other expert's choices may be of the same tokens.
-
-    Nothing else does, and what has moved is noted, to be put back.
-    """
-    for x in range(tokens.first_E1[expert], tokens.first_E1[expert + 1]):
-        t = tokens.token_X[x]
-        item = serving_item(layer.holders, layer.state.rank_V, expert, tokens.place_T[t], tokens.turn_X[x])
-        origin, to = bucket_V[tokens.item_TK[t, tokens.k_X[x]]], bucket_V[item]
-        if origin == to:
-            continue
-        w = tokens.window_T[t]
-        counts.held_TB[t, origin] -= 1
-        change_WB[w, origin] -= counts.held_TB[t, origin] == 0
-        change_WB[w, to] += counts.held_TB[t, to] == 0
-        counts.held_TB[t, to] += 1
-        moved_M3[moved, 0], moved_M3[moved, 1], moved_M3[moved, 2] = t, origin, to
-        moved += 1
-    return moved
+def _join(any_I, set_VI, v):  # type: ignore[no-untyped-def]
+    for i in range(len(any_I)):
+        any_I[i] |= set_VI[v, i]
 
 
 @njit(cache=True, nogil=True)
-def _serve_anew(tokens, counts, layer, bucket_V, expert):  # type: ignore[no-untyped-def]
+def _serve_anew(tokens, served, layer, expert):  # type: ignore[no-untyped-def]
     for x in range(tokens.first_E1[expert], tokens.first_E1[expert + 1]):
-        t = tokens.token_X[x]
+        t, k = tokens.token_X[x], tokens.k_X[x]
         item = serving_item(layer.holders, layer.state.rank_V, expert, tokens.place_T[t], tokens.turn_X[x])
-        if item != tokens.item_TK[t, tokens.k_X[x]]:
-            swaps.serve_by(tokens, counts, bucket_V, x, item)
+        old = np.int64(tokens.item_TK[t, k])
+        if item != old:
+            swaps.flip(served.served_VI, old, served.bit_T[t])
+            swaps.flip(served.served_VI, item, served.bit_T[t])
+            tokens.item_TK[t, k] = item
+
+
+@njit(cache=True, nogil=True)
+def _gather_all(served_VI, sets, bucket_V, v, old, new, holders):  # type: ignore[no-untyped-def]
+    """Gather every bucket that a replica of one of two experts stands in, and that of item `v`."""
+    done_B = np.zeros(sets.copies_WB.shape[1], np.bool_)
+    done_B[bucket_V[v]] = True
+    swaps.gather(served_VI, sets, bucket_V, bucket_V[v])
+    for expert in (old, new):
+        if expert >= 0:
+            for r in range(holders.replicas_E[expert]):
+                bucket = bucket_V[holders.item_ER[expert, r]]
+                if not done_B[bucket]:
+                    done_B[bucket] = True
+                    swaps.gather(served_VI, sets, bucket_V, bucket)
 
 
 @njit(cache=True, nogil=True)

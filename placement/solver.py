@@ -33,11 +33,14 @@ class Solved:
     slots_LGP
         The expert in each slot, -1 where empty.
     note
-        What a reader should know of how it was found; empty where there is nothing to say.
+        What a reader of the plan should know of how it was found; empty where there is nothing to say.
+    work
+        How much work was done where no limit said how much, for who searches.
     """
 
     slots_LGP: Int32
     note: str = ""
+    work: str = ""
 
 
 def checked_slots(solved: Solved, problem: SlotProblem, name: str) -> Int32:

@@ -1,10 +1,11 @@
-"""Which copies of tokens a swap of two experts saves or adds: exact counts, kept up to date as experts move.
+"""Which copies of tokens a swap of two experts saves or adds: exact, from sets of tokens kept as bits.
 
 A layer's slots are *items*: replicas of experts, or holes. Items stand in buckets (ranks, or domains), and a token
-costs one copy per bucket that holds at least one of its items. Only three kinds of counts are needed to tell what any
-swap does to the copies of any window, without looking at a token again.
+costs one copy per bucket that holds at least one of its items. Each item has the set of the tokens that it serves, each
+bucket the set of those with anything there, and of those with one item only; what a swap does to the copies of a window
+is then some hundred words' bits counted. A token's bit is found by its window, so that a window is a run of words.
 
-Axes: T token, K choice, V item, B bucket, W window, X (item, token) pair.
+Axes: T token, K choice, V item, B bucket, W window, X (item, token) pair, I word of 64 tokens.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from moecast.compiled import njit
 
 Int = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]
+Bits = npt.NDArray[np.uint64]
+
+WORD = 64  # tokens
 
 
 class Tokens(NamedTuple):
@@ -75,171 +79,134 @@ class Tokens(NamedTuple):
         )
 
 
-class Counts(NamedTuple):
-    """What decides the copies before and after any swap.
+class Served(NamedTuple):
+    """The tokens that each item serves, as bits.
 
     Parameters
     ----------
-    held_TB
-        uint8; how many of a token's items stand in each bucket.
-    enter_VBW
-        Tokens with the item, and nothing in the bucket: copies added when the item comes in.
-    leave_VW
-        Tokens for which the item is alone in its bucket: copies saved when it goes.
-    both_VVW
-        [v, u]: those among them that have item u too, so that nothing is saved when v and u change places.
-    copies_WB
-        Tokens with anything in the bucket.
+    bit_T, first_W1
+        The bit of each token, and the words of each window.
+    served_VI
+        The set of each item.
     """
 
-    held_TB: npt.NDArray[np.uint8]
-    enter_VBW: Int32
-    leave_VW: Int32
-    both_VVW: Int32
+    bit_T: Int32
+    first_W1: Int
+    served_VI: Bits
+
+    @classmethod
+    def of(cls, tokens: Tokens, items: int, windows: int) -> Served:
+        """Enter the tokens as their choices are served."""
+        size_W = np.bincount(tokens.window_T, minlength=windows)
+        first_W1 = np.concatenate([[0], np.cumsum(-(-size_W // WORD))]).astype(np.int64)
+        order_T = np.argsort(tokens.window_T, kind="stable")
+        window_T, begin_W = tokens.window_T[order_T], np.cumsum(size_W) - size_W
+        bit_T = np.empty(len(order_T), np.int32)
+        bit_T[order_T] = WORD * first_W1[window_T] + np.arange(len(order_T)) - begin_W[window_T]
+        served = cls(bit_T, first_W1, np.zeros((items, int(first_W1[-1])), np.uint64))
+        _enter_served(tokens, served)
+        return served
+
+
+@njit(cache=True, nogil=True)
+def _enter_served(tokens, served):  # type: ignore[no-untyped-def]
+    for t in range(tokens.item_TK.shape[0]):
+        for k in range(tokens.item_TK.shape[1]):
+            if tokens.item_TK[t, k] >= 0:
+                flip(served.served_VI, tokens.item_TK[t, k], served.bit_T[t])
+
+
+@njit(cache=True, nogil=True)
+def flip(set_VI: Bits, v: int, bit: int) -> None:
+    """Put a token into an item's set that has it not, or take it out of one that has."""
+    set_VI[v, bit // WORD] ^= np.uint64(1) << np.uint64(bit % WORD)
+
+
+class Sets(NamedTuple):
+    """What stands in each bucket; no words at all where copies to buckets of this kind cost nothing.
+
+    Parameters
+    ----------
+    any_BI, one_BI
+        The tokens with anything in the bucket, and those with one item there.
+    first_W1
+        The words of each window.
+    copies_WB
+        How many of a window's tokens have anything in the bucket.
+    """
+
+    any_BI: Bits
+    one_BI: Bits
+    first_W1: Int
     copies_WB: Int
 
-
-@njit(cache=True, nogil=True)
-def count(tokens: Any, bucket_V: Any, buckets: int, windows: int) -> Counts:
-    """Count from nothing, for items that stand in buckets `bucket_V`."""
-    n_tokens, choices = tokens.item_TK.shape
-    items = len(bucket_V)
-    held_TB = np.zeros((n_tokens, buckets), np.uint8)
-    enter_VBW = np.zeros((items, buckets, windows), np.int32)
-    leave_VW = np.zeros((items, windows), np.int32)
-    both_VVW = np.zeros((items, items, windows), np.int32)
-    copies_WB = np.zeros((windows, buckets), np.int64)
-    counts = Counts(held_TB, enter_VBW, leave_VW, both_VVW, copies_WB)
-    for t in range(n_tokens):
-        w = tokens.window_T[t]
-        for k in range(choices):
-            v = tokens.item_TK[t, k]
-            if v >= 0:
-                copies_WB[w, bucket_V[v]] += held_TB[t, bucket_V[v]] == 0
-                held_TB[t, bucket_V[v]] += 1
-        # All of the token's items must stand before it can be said which is alone.
-        for k in range(choices):
-            v = tokens.item_TK[t, k]
-            if v < 0:
-                continue
-            for b in range(buckets):
-                enter_VBW[v, b, w] += held_TB[t, b] == 0
-            if held_TB[t, bucket_V[v]] == 1:
-                _alone(tokens, counts, t, v, 1)
-    return counts
+    @classmethod
+    def of(cls, served: Served, bucket_V: Int32, buckets: int, *, counted: bool = True) -> Sets:
+        """Gather from nothing, for items that stand in buckets `bucket_V`."""
+        first_W1 = served.first_W1 if counted else np.zeros_like(served.first_W1)
+        words = int(first_W1[-1])
+        any_BI, one_BI = np.zeros((buckets, words), np.uint64), np.zeros((buckets, words), np.uint64)
+        sets = cls(any_BI, one_BI, first_W1, np.zeros((len(first_W1) - 1, buckets), np.int64))
+        for bucket in range(buckets):
+            gather(served.served_VI, sets, bucket_V, bucket)
+        return sets
 
 
 @njit(cache=True, nogil=True)
-def added_copies(counts: Any, a: int, b: int, bucket_a: int, w: int) -> int:
-    """Copies that bucket `bucket_a` gains in window `w` when `a` leaves it for the place of `b`; below 0: saves."""
-    # A token with both items keeps its copy: b comes where a, alone, goes. It saves nothing and adds nothing.
-    return int(counts.enter_VBW[b, bucket_a, w]) - counts.leave_VW[a, w] + counts.both_VVW[a, b, w]
+def gather(served_VI: Bits, sets: Any, bucket_V: Any, bucket: int) -> None:
+    """Work out what stands in a bucket afresh from its items."""
+    any_I, one_I = sets.any_BI[bucket], sets.one_BI[bucket]
+    any_I[:] = np.uint64(0)
+    one_I[:] = np.uint64(0)  # until the end: those with two or more
+    for v in range(len(bucket_V)):
+        if bucket_V[v] == bucket:
+            for i in range(len(any_I)):
+                one_I[i] |= any_I[i] & served_VI[v, i]
+                any_I[i] |= served_VI[v, i]
+    for i in range(len(any_I)):
+        one_I[i] = any_I[i] & ~one_I[i]
+    for w in range(sets.copies_WB.shape[0]):
+        sets.copies_WB[w, bucket] = members(any_I, sets.first_W1[w], sets.first_W1[w + 1])
 
 
 @njit(cache=True, nogil=True)
-def swap(tokens: Any, counts: Any, bucket_V: Any, expert_V: Any, a: int, b: int) -> None:
+def members(set_I: Bits, first: int, end: int) -> int:
+    """Tokens of a set in the words from `first` to before `end`."""
+    number = 0
+    for i in range(first, end):
+        number += ones(set_I[i])
+    return number
+
+
+@njit(cache=True, nogil=True)
+def ones(word: Any) -> int:
+    """Bits that are set: the compiler knows this way to count them as one instruction, and takes four words at once."""
+    word = word - ((word >> np.uint64(1)) & np.uint64(0x5555555555555555))
+    word = (word & np.uint64(0x3333333333333333)) + ((word >> np.uint64(2)) & np.uint64(0x3333333333333333))
+    word = (word + (word >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    return np.int64((word * np.uint64(0x0101010101010101)) >> np.uint64(56))  # type: ignore[return-value]
+
+
+@njit(cache=True, nogil=True)
+def added_copies(
+    served_VI: Bits, any_BI: Bits, one_BI: Bits, a: int, b: int, bucket_a: int, words: tuple[int, int]
+) -> int:
+    """Copies that bucket `bucket_a` gains in some words when `a` leaves it for the place of `b`; below 0: saves.
+
+    It takes arrays and not the values that hold them: these are copied at every call.
+    """
+    added = 0
+    for i in range(words[0], words[1]):
+        # A token with both items keeps its copy: b comes where a, alone, goes. It saves nothing and adds nothing.
+        added += ones(served_VI[b, i] & ~any_BI[bucket_a, i])
+        added -= ones(served_VI[a, i] & one_BI[bucket_a, i] & ~served_VI[b, i])
+    return added
+
+
+@njit(cache=True, nogil=True)
+def swap(served_VI: Bits, sets: Any, bucket_V: Any, a: int, b: int) -> None:
     """Let items `a` and `b`, which stand in different buckets, change places."""
     bucket_a, bucket_b = bucket_V[a], bucket_V[b]
-    # One move after the other: the counts hold in every state, also in the one between.
-    _move(tokens, counts, bucket_V, expert_V[a], a, bucket_b)
-    _move(tokens, counts, bucket_V, expert_V[b], b, bucket_a)
-
-
-@njit(cache=True, nogil=True)
-def _move(tokens, counts, bucket_V, expert, v, to):  # type: ignore[no-untyped-def]
-    origin = bucket_V[v]
-    bucket_V[v] = to
-    if expert < 0:  # nobody chooses a hole
-        return
-    # Only tokens that have the item: the others' copies do not know of it.
-    for x in range(tokens.first_E1[expert], tokens.first_E1[expert + 1]):
-        t = tokens.token_X[x]
-        if tokens.item_TK[t, tokens.k_X[x]] != v:  # another replica serves it
-            continue
-        left_behind(tokens, counts, bucket_V, t, v, origin)
-        found_there(tokens, counts, bucket_V, t, v, to)
-
-
-@njit(cache=True, nogil=True)
-def left_behind(tokens: Any, counts: Any, bucket_V: Any, t: int, v: int, origin: int) -> None:
-    """Count that item `v` of token `t` stands in bucket `origin` no more."""
-    w = tokens.window_T[t]
-    counts.held_TB[t, origin] -= 1
-    left = counts.held_TB[t, origin]
-    if left == 0:
-        counts.copies_WB[w, origin] -= 1
-        _alone(tokens, counts, t, v, -1)
-        _enterable(tokens, counts, t, origin, 1)
-    # Whoever stays behind is alone now, and saves a copy when it goes.
-    elif left == 1:
-        _alone(tokens, counts, t, _other(tokens, bucket_V, t, v, origin), 1)
-
-
-@njit(cache=True, nogil=True)
-def found_there(tokens: Any, counts: Any, bucket_V: Any, t: int, v: int, to: int) -> None:
-    """Count that item `v` of token `t` stands in bucket `to` now."""
-    w = tokens.window_T[t]
-    found = counts.held_TB[t, to]
-    counts.held_TB[t, to] += 1
-    if found == 0:
-        counts.copies_WB[w, to] += 1
-        _alone(tokens, counts, t, v, 1)
-        _enterable(tokens, counts, t, to, -1)
-    # Whoever stood there alone has company: its going saves nothing any more.
-    elif found == 1:
-        _alone(tokens, counts, t, _other(tokens, bucket_V, t, v, to), -1)
-
-
-@njit(cache=True, nogil=True)
-def serve_by(tokens: Any, counts: Any, bucket_V: Any, x: int, v: int) -> None:
-    """Let item `v` serve choice `x` of its expert's, in place of the item that does."""
-    t, k = tokens.token_X[x], tokens.k_X[x]
-    old = np.int64(tokens.item_TK[t, k])
-    left_behind(tokens, counts, bucket_V, t, old, bucket_V[old])
-    _known(tokens, counts, bucket_V, t, old, -1)
-    tokens.item_TK[t, k] = v
-    _known(tokens, counts, bucket_V, t, v, 1)
-    found_there(tokens, counts, bucket_V, t, v, bucket_V[v])
-
-
-@njit(cache=True, nogil=True)
-def _known(tokens, counts, bucket_V, t, v, sign):  # type: ignore[no-untyped-def]
-    """Item v, which stands nowhere as token t sees it, becomes (sign -1: ceases to be) one of the token's items."""
-    w = tokens.window_T[t]
-    for b in range(counts.held_TB.shape[1]):
-        if counts.held_TB[t, b] == 0:
-            counts.enter_VBW[v, b, w] += sign
-    for k in range(tokens.item_TK.shape[1]):
-        u = tokens.item_TK[t, k]
-        if u >= 0 and u != v and counts.held_TB[t, bucket_V[u]] == 1:
-            counts.both_VVW[u, v, w] += sign
-
-
-@njit(cache=True, nogil=True)
-def _alone(tokens, counts, t, v, sign):  # type: ignore[no-untyped-def]
-    """Item v of token t becomes (or, with sign -1, ceases to be) alone in its bucket."""
-    w = tokens.window_T[t]
-    counts.leave_VW[v, w] += sign
-    for k in range(tokens.item_TK.shape[1]):
-        u = tokens.item_TK[t, k]
-        if u >= 0 and u != v:
-            counts.both_VVW[v, u, w] += sign
-
-
-@njit(cache=True, nogil=True)
-def _enterable(tokens, counts, t, bucket, sign):  # type: ignore[no-untyped-def]
-    w = tokens.window_T[t]
-    for k in range(tokens.item_TK.shape[1]):
-        u = tokens.item_TK[t, k]
-        if u >= 0:
-            counts.enter_VBW[u, bucket, w] += sign
-
-
-@njit(cache=True, nogil=True)
-def _other(tokens, bucket_V, t, v, bucket):  # type: ignore[no-untyped-def]
-    """Find the item of token t, other than v, that stands in the bucket."""
-    for k in range(tokens.item_TK.shape[1]):
-        u = tokens.item_TK[t, k]
-        if u >= 0 and u != v and bucket_V[u] == bucket:
-            return u
-    return v
+    bucket_V[a], bucket_V[b] = bucket_b, bucket_a
+    gather(served_VI, sets, bucket_V, bucket_a)
+    gather(served_VI, sets, bucket_V, bucket_b)

@@ -36,7 +36,6 @@ MAX_WINDOWS = 16
 ENOUGH_TOKENS = 1 << 14  # drawn for a search, where the trace has them
 MOST_DRAWINGS = 4
 DRAWN_TOKENS = 1 << 16  # of all drawings together, but at least one is made
-MOST_COUNTS = 1 << 26  # numbers that a layer's search keeps of pairs of slots, and of slots and ranks
 MAX_TOKENS = 1 << 14  # whose copies are counted; loads are of all
 
 
@@ -148,11 +147,6 @@ class Windows:
         """What a window's sums count for, so that the mean over each scenario's steps comes out: 1 / their number."""
         share_C = np.bincount(self.scenario_W, self.step_share_W)
         return np.asarray(1.0 / (self.n_steps * share_C[self.scenario_W]))
-
-
-def most_windows(slots: int, ranks: int) -> int:
-    """Say how many windows a search can keep apart within its memory: fewer where slots are many."""
-    return max(1, min(MAX_WINDOWS, MOST_COUNTS // (slots * (slots + ranks))))
 
 
 def draw_more(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from moecast.compiled import njit
+from moecast.compiled import next_uint32, njit
 from moecast.errors import MoecastError
 from moecast.traces import PHASES, RoutingTrace, TraceMeta
 
@@ -32,6 +32,7 @@ LAWS = ("uniform", "zipf", "power-law", "trace", "gamma")
 WITH_NUMBER = ("zipf", "power-law", "gamma")
 _LAW_DRAWS = {"uniform": 0, "zipf": 1, "power-law": 2, "trace": 3, "load": 4, "gamma": 5}
 """Each kind of routing draws numbers of its own from a seed."""
+_LOW = np.uint64(0xFFFFFFFF)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,27 +275,33 @@ def _draw(chance_LE, tokens, choices, groups, groups_per_token, rng):  # type: i
     made_TLK = np.empty((tokens, layers, choices), np.uint16)
     order_E, order_C = np.arange(experts), np.arange(groups)
     inside = experts // groups
-    chance_C, chosen_C, part_E = np.empty(groups), np.empty(groups, np.int64), np.empty(inside)
+    chance_C, chosen_C = np.empty(groups), np.empty(groups, np.int64)
+    # By whether a group gives one more than the least: what every token of a layer chooses by is worked out once.
+    part_MCI = np.empty((2, groups, inside))
     chosen_K = np.empty(choices, np.int64)
     order_I = np.arange(inside)
     for layer in range(layers):
+        # Limited to all groups is not limited.
+        free = groups == 1 or groups_per_token == groups
+        if not free:
+            _of_groups(chance_LE[layer], choices, groups_per_token, chance_C)
+            for c in range(groups):
+                for more in range(2):
+                    _of_a_group(chance_LE[layer], c * inside, choices // groups_per_token + more, part_MCI[more, c])
         for token in range(tokens):
-            # Limited to all groups is not limited.
-            if groups == 1 or groups_per_token == groups:
+            if free:
                 _systematic(chance_LE[layer], order_E, choices, chosen_K, rng)
                 for k in range(choices):
                     made_TLK[token, layer, k] = chosen_K[k]
                 continue
-            _of_groups(chance_LE[layer], choices, groups_per_token, chance_C)
             _systematic(chance_C, order_C, groups_per_token, chosen_C, rng)
             k = 0
             for g in range(groups_per_token):
-                wanted = choices // groups_per_token + (1 if g < choices % groups_per_token else 0)
-                first = chosen_C[g] * inside
-                _of_a_group(chance_LE[layer], first, wanted, part_E)
-                _systematic(part_E, order_I, wanted, chosen_K, rng)
-                for i in range(wanted):
-                    made_TLK[token, layer, k] = first + chosen_K[i]
+                more = 1 if g < choices % groups_per_token else 0
+                c = chosen_C[g]
+                _systematic(part_MCI[more, c], order_I, choices // groups_per_token + more, chosen_K, rng)
+                for i in range(choices // groups_per_token + more):
+                    made_TLK[token, layer, k] = c * inside + chosen_K[i]
                     k += 1
     return made_TLK
 
@@ -326,11 +333,22 @@ def _cap(chance_E, wanted):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
+def _below(rng, end):  # type: ignore[no-untyped-def]
+    """What `rng.integers(0, end)` gives, without the array of one that it makes at each call (Lemire, 2019)."""
+    wide = np.uint64(next_uint32(rng.bit_generator)) * np.uint64(end)
+    if wide & _LOW < np.uint64(end):
+        least = (_LOW - np.uint64(end - 1)) % np.uint64(end)
+        while wide & _LOW < least:
+            wide = np.uint64(next_uint32(rng.bit_generator)) * np.uint64(end)
+    return np.int64(wide >> np.uint64(32))
+
+
+@njit(cache=True)
 def _systematic(chance_E, order_E, wanted, chosen_K, rng):  # type: ignore[no-untyped-def]
     """Choose exactly `wanted`, each with its chance: laid end to end in a random order, those hit by u, u + 1, … ."""
     n = len(order_E)
     for i in range(n - 1, 0, -1):  # a new random order for each token, or neighbours would never meet
-        j = rng.integers(0, i + 1)
+        j = _below(rng, i + 1)
         order_E[i], order_E[j] = order_E[j], order_E[i]
     mark = rng.random()
     reached, found = 0.0, 0

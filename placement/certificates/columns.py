@@ -179,6 +179,9 @@ def _descend(tokens, price_E, load_E, set_P, most_load):  # type: ignore[no-unty
                     continue
                 after = load - load_E[goes] + load_E[expert]
                 change = enter_E[expert] - leave_E[goes] + both_EE[goes, expert] - price_E[expert] + price_E[goes]
+                # A set within the load stays so: beyond it most sets are cheaper, and none of them is of use.
+                if load <= most_load < after:
+                    continue
                 change += OVER_PRICE * (max(after - most_load, 0.0) - max(load - most_load, 0.0))
                 if change < least:
                     least, place, comes = change, p, expert

@@ -215,6 +215,7 @@ class _Program:
         """Look for prices whose heuristic value comes close to the program's."""
         mixed = MIXED
         for _ in range(MOST_ROUNDS):
+            self._value_anew()
             optimum, dual_E = self._solve()
             prices_E = mixed * self.best_E + (1 - mixed) * dual_E
             new = self._price(prices_E)
@@ -227,27 +228,40 @@ class _Program:
             if optimum - self.value < CLOSE * abs(optimum) or time.process_time() >= until_s:
                 break
 
+    def _value_anew(self) -> None:
+        """Lower the value of the best prices where sets that were met since are cheaper under them."""
+        for z, size in enumerate(self.size_Z if len(self.least_Z) else ()):
+            least = self._known(self.best_E, int(size))[1].min(initial=np.inf)
+            self.value -= self.count_Z[z] * max(0.0, self.least_Z[z] - least)
+            self.least_Z[z] = min(self.least_Z[z], least)
+
+    def _known(self, prices_E: Float, size: int) -> tuple[Int, Float]:
+        """The known sets of a size, and what they cost less their prices."""
+        known = np.array([key for key in self.copies_of if len(key) == size], np.int64).reshape(-1, size)
+        copies_N = np.array([self.copies_of[key] for key in map(tuple, known.tolist())])
+        return known, copies_N - prices_E[known].sum(axis=1)
+
     def _price(self, prices_E: Float) -> int:
         """Find cheap sets of each size under prices; how many are new and of use to the program."""
         new, value, least_Z = 0, float(prices_E.sum()), np.zeros(len(self.size_Z))
         for z, size in enumerate(self.size_Z):
-            copies_N, set_NP = cheap_sets(self.tokens, prices_E, self._starts(prices_E, int(size)), self.most_load)
+            starts_NP, known = self._starts(prices_E, int(size))
+            copies_N, set_NP = cheap_sets(self.tokens, prices_E, starts_NP, self.most_load)
             kept_N = self.tokens.load_E[set_NP].sum(axis=1) <= self.most_load
             copies_N, set_NP = copies_N[kept_N], set_NP[kept_N]
-            least_Z[z] = (copies_N - prices_E[set_NP].sum(axis=1)).min(initial=np.inf)
+            least_Z[z] = min(known, (copies_N - prices_E[set_NP].sum(axis=1)).min(initial=np.inf))
             value += self.count_Z[z] * least_Z[z]
             new += sum(self.put(set_P) for set_P in set_NP)
         if np.isfinite(value) and value > self.value:
             self.value, self.best_E, self.least_Z = value, prices_E, least_Z
         return new
 
-    def _starts(self, prices_E: Float, size: int) -> Int:
-        """The cheapest known sets of a size, and some at random."""
-        known = np.array([key for key in self.copies_of if len(key) == size], np.int64).reshape(-1, size)
-        copies_N = np.array([self.copies_of[key] for key in map(tuple, known.tolist())])
-        best = known[np.argsort(copies_N - prices_E[known].sum(axis=1), kind="stable")[:BEST_SETS]]
+    def _starts(self, prices_E: Float, size: int) -> tuple[Int, float]:
+        """The cheapest known sets of a size, and some at random; what the cheapest costs, less its prices."""
+        known, cost_N = self._known(prices_E, size)
+        best = known[np.argsort(cost_N, kind="stable")[:BEST_SETS]]
         random = [self.rng.permutation(self.tokens.experts)[:size] for _ in range(RANDOM_SETS)]
-        return np.ascontiguousarray(np.concatenate([best, np.array(random)]))
+        return np.ascontiguousarray(np.concatenate([best, np.array(random)])), float(cost_N.min(initial=np.inf))
 
     def _solve(self) -> tuple[float, Float]:
         """Solve the program over the known sets; its value and the experts' duals.

@@ -26,7 +26,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment
 
 from moecast.placement.certificates.columns import cheap_sets
 from moecast.placement.certificates.fan_out import MOST_NODES, fan_out_bound
@@ -87,6 +86,8 @@ class Homes:
 
     def remote_choices(self) -> int:
         """Choices that are served away from home, at the least."""
+        from scipy.optimize import linear_sum_assignment  # .4 s, and few commands need it
+
         chosen_GE = self.chosen_GE
         of_slots = np.repeat(chosen_GE, self.size_G, axis=0)
         slot, expert = linear_sum_assignment(of_slots, maximize=True)

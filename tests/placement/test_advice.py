@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from moecast.placement import place
-from moecast.placement.advice import Advice
-from moecast.sim import Workload
+from moecast.placement.advice import Advice, spare_words
+from moecast.placement.spare_slots import SpareSlots, with_slots
+from moecast.sim import Plan, Workload
 
 from .test_invariants import skewed_trace, small_cluster, small_model
 
@@ -37,6 +38,10 @@ def test_the_oracle_is_no_slower_than_a_plan_and_a_plan_than_nothing(phase: str)
     assert 0 < found.advice.reached <= 1.02
     said = json.loads(json.dumps(found.to_json()))["advice"]
     assert said["words"] == found.advice.words()
+    spare = said["spare_slots"]
+    assert [one["spare"] for one in spare] == [0, 1, 2]
+    assert spare[1]["memory_bytes"] == spare[2]["memory_bytes"] > 0
+    assert any(word.startswith("how many redundant slots") for word in said["words"])
     per_choice = any("one travels for each choice" in line for line in said["words"])
     assert per_choice == (phase == "decode")
     assert sum("one travels for each choice" in note for note in found.table_notes()) == per_choice
@@ -59,3 +64,21 @@ def test_a_gain_that_every_pair_of_steps_shows_is_one() -> None:
 
 def test_steps_that_disagree_show_nothing() -> None:
     assert "no difference shown" in advice([1.0, 1.0], [0.6, 1.1], [0.6, 1.1]).words()[1]
+
+
+def test_the_fewest_slots_that_no_more_are_shown_to_beat_are_worth_it() -> None:
+    def tried(spare: int, *step_S: float) -> SpareSlots:
+        return SpareSlots(spare=spare, memory_bytes=2**30, step_S=np.array(step_S) if step_S else None)
+
+    slow, fast, faster = (1.0, 1.01), (0.9, 0.91), (0.895, 0.905)
+    assert "memory? none;" in spare_words([tried(0, *slow), tried(1, *slow), tried(2)])[0]
+    assert "2 do not fit" in spare_words([tried(0, *slow), tried(1, *slow), tried(2)])[0]
+    assert "memory? 1 a rank;" in spare_words([tried(0, *slow), tried(1, *fast), tried(2, *faster)])[0]
+    assert "memory? 2 a rank;" in spare_words([tried(0, *slow), tried(1, *slow), tried(2, *fast)])[0]
+
+
+def test_spare_slots_are_there_for_a_replica_of_each_expert() -> None:
+    plan = with_slots(Plan.contiguous(layers=2, experts=6, choices=2, ep=4, slots_per_rank=2), 3)
+    plan.check_legal()
+    assert plan.max_slots == 3
+    assert (plan.slots_DLGP >= 0).sum() == 12

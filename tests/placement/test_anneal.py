@@ -38,7 +38,6 @@ def small_layer(
     item_TK = np.argsort(rng.random((tokens, chosen)), axis=1)[:, :3].astype(np.int16)
     item_TK[rng.random(item_TK.shape) < 0.2] = -1
     window_T = rng.integers(0, windows, tokens).astype(np.int32)
-    asked, again = (swaps.Tokens.of(item_TK, window_T, items) for _ in range(2))
     load_EQW = rng.random((items, 1, windows))
     holders = Holders.of(expert_V, np.zeros(ranks, np.int32), load_EQW, np.zeros(windows))
     copies = rng.random((4, windows)) / tokens
@@ -50,7 +49,9 @@ def small_layer(
         scenario_W=np.arange(windows, dtype=np.int32) % scenarios,
         seed=seed,
     )
-    return Layer.of(asked, again, Prices(np.zeros((items, windows)), *copies), state, holders)
+    return Layer.of(
+        swaps.Tokens.of(item_TK, window_T, items), Prices(np.zeros((items, windows)), *copies), state, holders
+    )
 
 
 def plain_cost(layer: Layer, rank_V: Any) -> float:

@@ -135,3 +135,14 @@ def test_where_it_is_reached_nowhere_the_most_even_is_taken() -> None:
     solved = LocalSearch(balance_at_least=1.0).solve(problem, Objective(problem), Budget(Limit(work=4000)))
     balanced = find_solver("balance").solve(problem, Objective(problem), Budget()).slots_LGP
     assert balance_L(problem, solved.slots_LGP)[0] >= balance_L(problem, balanced)[0] - 1e-12
+
+
+def test_the_usual_work_is_said_and_asked_for_gives_the_same_plan() -> None:
+    """It is counted, so that whoever asks for as much gets the same plan; with a limit nothing is to be said."""
+    problem = search_problem(layers=1)
+    budget = Budget()
+    usual = find_solver("local-search").solve(problem, Objective(problem), budget, seed=3)
+    assert usual.work.startswith(f"{budget.used:,} moves judged")
+    again = find_solver("local-search").solve(problem, Objective(problem), Budget(), seed=3)
+    np.testing.assert_array_equal(usual.slots_LGP, again.slots_LGP)
+    assert find_solver("local-search").solve(problem, Objective(problem), Budget(Limit(work=500)), seed=3).work == ""

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from moecast.placement import Budget, Limit, Objective
-from moecast.placement.polish import neighbours, polished
+from moecast.placement.finalists import DOUBT
+from moecast.placement.polish import neighbours, polished, settled
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,7 +32,10 @@ CASES = small_cases()
 
 
 def test_the_search_finds_the_least_step_time_or_nearly() -> None:
-    gaps = [CASES.gap(CASES.case(number))[0] for number in range(8)]
+    problems = [CASES.case(number) for number in range(9) if number != 7]  # that one has 2,520 placements
+    gaps = [
+        CASES.gap(problem, list(CASES.every_filling(problem.wanted.experts, problem.slots_G))) for problem in problems
+    ]
     assert np.mean(gaps) <= 0.0015
     assert max(gaps) <= 0.02
 
@@ -70,3 +74,17 @@ def test_out_of_time_it_gives_what_it_was_given() -> None:
     start = objective.estimate(problem.any_plan().slots_DLGP[0])
     (found,) = polished(problem, objective, [start], Budget(Limit(time_s=1e-9)), full=False)
     np.testing.assert_array_equal(found.slots_LGP, start.slots_LGP)
+
+
+def test_no_neighbour_of_a_settled_plan_is_timed_faster() -> None:
+    problem = CASES.case(3)
+    objective = Objective(problem)
+    start = problem.any_plan().slots_DLGP[0]
+    found = settled(problem, objective, start, Budget(), full=False)
+    assert objective.expected_s(found) <= objective.expected_s(start)
+    most_s = (1 + DOUBT) * objective.estimate(found).step_s
+    near = [table[None] for table in neighbours(found[0], problem.slots_G, problem.wanted.experts, full=False)]
+    close = [table for table in near if objective.estimate(table).step_s <= most_s]
+    assert objective.expected_s(found) <= min(objective.expected_s(table) for table in close) * (1 + 1e-9)
+    stopped = settled(problem, objective, start, Budget(Limit(time_s=1e-9)), full=False)
+    np.testing.assert_array_equal(stopped, start)

@@ -31,7 +31,7 @@ def layer_of(seed: int, *, experts: int, places: int, spare: int = 3, tokens: in
     source_T = rng.integers(0, ranks, tokens)
     place_T = place_G[source_T].astype(np.int32)
     turn_TK, window_T = rng.integers(0, 9, expert_TK.shape).astype(np.int32), rng.integers(0, windows, tokens)
-    asked, again = (Tokens.of(expert_TK, window_T, experts, place_T=place_T, turn_TK=turn_TK) for _ in range(2))
+    tokens_asked = Tokens.of(expert_TK, window_T, experts, place_T=place_T, turn_TK=turn_TK)
     load_EQW = rng.random((experts, places, windows))
     holders = Holders.of(expert_V, place_G.astype(np.int32), load_EQW, rng.random(windows) / 5)
     state = State.of(
@@ -45,7 +45,7 @@ def layer_of(seed: int, *, experts: int, places: int, spare: int = 3, tokens: in
         seed=seed,
     )
     prices = Prices(np.zeros((slots, windows)), *(rng.random((4, windows)) / tokens))
-    return Layer.of(asked, again, prices, state, holders)
+    return Layer.of(tokens_asked, prices, state, holders)
 
 
 def anew(layer: Layer) -> Layer:
@@ -59,14 +59,14 @@ def anew(layer: Layer) -> Layer:
         experts=len(state.holds_EG),
         scenario_W=state.scenario_W,
     )
-    tokens = [one._replace(item_TK=one.item_TK.copy()) for one in (layer.tokens, layer.domain_tokens)]
+    tokens = layer.tokens._replace(item_TK=layer.tokens.item_TK.copy())
     prices = layer.prices._replace(load_VW=np.zeros_like(layer.prices.load_VW))
-    return Layer.of(tokens[0], tokens[1], prices, fresh, holders)
+    return Layer.of(tokens, prices, fresh, holders)
 
 
 def check_same(layer: Layer) -> None:
     fresh = anew(layer)
-    for part in ("ranks", "domains", "tokens", "holders"):
+    for part in ("ranks", "domains", "served", "tokens", "holders"):
         for kept, made in zip(getattr(layer, part), getattr(fresh, part), strict=True):
             np.testing.assert_array_equal(kept, made)
     np.testing.assert_allclose(layer.prices.load_VW, fresh.prices.load_VW, rtol=1e-12)

@@ -34,23 +34,34 @@ def random_tokens(seed: int, *, items: int, choices: int, windows: int, tokens: 
     seed=st.integers(0, 9999), items=st.integers(4, 12), choices=st.integers(1, 4), buckets=st.integers(2, 4),
     windows=st.integers(1, 3),
 )  # fmt: skip
-def test_counts_stay_exact_over_swaps(seed: int, items: int, choices: int, buckets: int, windows: int) -> None:
+def test_copies_stay_exact_over_swaps(seed: int, items: int, choices: int, buckets: int, windows: int) -> None:
     rng = np.random.default_rng(seed)
     tokens = random_tokens(seed, items=items, choices=choices, windows=windows)
     bucket_V = rng.integers(0, buckets, items).astype(np.int32)
-    counts = swaps.count(tokens, bucket_V, buckets, windows)
+    served = swaps.Served.of(tokens, items, windows)
+    served_VI, sets = served.served_VI, swaps.Sets.of(served, bucket_V, buckets)
     for _ in range(12):
         a, b = rng.integers(0, items, 2)
         if bucket_V[a] == bucket_V[b]:
             continue
-        place_a, place_b, before_WB = int(bucket_V[a]), int(bucket_V[b]), counts.copies_WB.copy()
+        place_a, place_b, before_WB = int(bucket_V[a]), int(bucket_V[b]), sets.copies_WB.copy()
         for w in range(windows):
-            foretold = [swaps.added_copies(counts, a, b, place_a, w), swaps.added_copies(counts, b, a, place_b, w)]
-            before_WB[w, [place_a, place_b]] += foretold
-        swaps.swap(tokens, counts, bucket_V, np.arange(items, dtype=np.int32), a, b)
-        np.testing.assert_array_equal(counts.copies_WB, before_WB)
-        for kept, fresh in zip(counts, swaps.count(tokens, bucket_V, buckets, windows), strict=True):
-            np.testing.assert_array_equal(kept, fresh)
+            known = served_VI, sets.any_BI, sets.one_BI
+            words = int(sets.first_W1[w]), int(sets.first_W1[w + 1])
+            before_WB[w, place_a] += swaps.added_copies(*known, a, b, place_a, words)
+            before_WB[w, place_b] += swaps.added_copies(*known, b, a, place_b, words)
+        swaps.swap(served_VI, sets, bucket_V, a, b)
+        np.testing.assert_array_equal(sets.copies_WB, before_WB)
+        np.testing.assert_array_equal(sets.copies_WB, plain_copies(tokens, bucket_V, buckets, windows))
+
+
+def plain_copies(tokens: swaps.Tokens, bucket_V: np.ndarray, buckets: int, windows: int) -> np.ndarray:
+    """Tokens of each window with anything in each bucket, token by token: int64 [W, B]."""
+    copies_WB = np.zeros((windows, buckets), np.int64)
+    for row, w in zip(tokens.item_TK, tokens.window_T, strict=True):
+        for bucket in {int(bucket_V[v]) for v in row if v >= 0}:
+            copies_WB[w, bucket] += 1
+    return copies_WB
 
 
 @settings(max_examples=25, deadline=None)
