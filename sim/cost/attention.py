@@ -39,7 +39,9 @@ def key_bytes(types: str) -> float:
 @cache
 def all_parameters(family: str) -> tuple[Entry[Any], ...]:
     """All fitted parameters of a family, older versions of an engine before newer ones."""
-    return read_entries(family, lambda kind: PrefillParameters if kind.startswith("prefill") else DecodeParameters)
+    return read_entries(
+        family, lambda item: PrefillParameters if item["kind"].startswith("prefill") else DecodeParameters
+    )
 
 
 @cache

@@ -18,11 +18,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from moecast.sim.cost.fitted_parameters import Fitted, Found, find_fitted, read_fitted
+from moecast.sim.cost.entries import Entries, Entry, newest, read_entries, the_entry
 from moecast.sim.cost.formulas import check_positive
 
 Float = npt.NDArray[np.float64]
@@ -187,12 +188,22 @@ def engine_all_reduce_seconds(
     return seconds
 
 
+FORMS = {form.__name__: form for form in (NcclParameters, AllReduceParameters)}
+"""Dataclasses of parameters by their names."""
+
+
 @cache
-def load_parameters() -> tuple[Fitted, ...]:
+def all_parameters() -> tuple[Entry[Any], ...]:
     """All fitted parameters of NCCL ("nccl") and of engines' all-reduces, by GPU, engine and range of versions."""
-    return read_fitted("collectives", {"NcclParameters": NcclParameters, "AllReduceParameters": AllReduceParameters})
+    return read_entries("collectives", lambda item: FORMS[item["form"]])
 
 
-def find_parameters(gpu: str, engine: str, *, version: str | None = None) -> Found:
-    """The parameters of a GPU and an engine, or "nccl" (see `find_fitted`)."""
-    return find_fitted(load_parameters(), gpu, engine, version=version)
+@cache
+def load_parameters(version: str | None = None) -> Entries[Any]:
+    """Those of a version, or the newest."""
+    return newest(all_parameters(), version)
+
+
+def find_parameters(gpu: str, engine: str, *, version: str | None = None) -> Entry[Any]:
+    """The parameters of a GPU and an engine, or "nccl" (see `the_entry`)."""
+    return the_entry(load_parameters(version), gpu, engine)

@@ -18,11 +18,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from moecast.sim.cost.fitted_parameters import Fitted, Found, find_fitted, read_fitted
+from moecast.sim.cost.entries import Entries, Entry, newest, read_entries, the_entry
 from moecast.sim.cost.formulas import check_positive, soft_maximum
 
 Float = npt.NDArray[np.float64]
@@ -284,14 +285,32 @@ def hosted_seconds(parameters: HostedParameters, kernel_s: npt.ArrayLike) -> Flo
     return soft_maximum(np.full_like(scaled, parameters.host_s), scaled, SOFT)
 
 
+FORMS = {
+    form.__name__: form
+    for form in (
+        LowLatencyParameters,
+        NormalParameters,
+        SymmetricParameters,
+        HostedParameters,
+        FarLowLatencyParameters,
+        FarNormalParameters,
+    )
+}
+"""Dataclasses of parameters by their names."""
+
+
 @cache
-def load_parameters() -> tuple[Fitted, ...]:
-    """All fitted parameters, by GPU, library (or engine/library, called from its host) and phase."""
-    kinds: tuple[type, ...] = (LowLatencyParameters, NormalParameters, SymmetricParameters, HostedParameters)
-    kinds += (FarLowLatencyParameters, FarNormalParameters)
-    return read_fitted("dispatch", {kind.__name__: kind for kind in kinds})
+def all_parameters() -> tuple[Entry[Any], ...]:
+    """All fitted parameters; the engine is a library, or engine/library where it is called from its host."""
+    return read_entries("dispatch", lambda item: FORMS[item["form"]])
 
 
-def find_parameters(gpu: str, library: str, phase: str) -> Found:
-    """The parameters of a GPU, library and phase (see `find_fitted`)."""
-    return find_fitted(load_parameters(), gpu, library, phase=phase)
+@cache
+def load_parameters() -> Entries[Any]:
+    """Fitted parameters by GPU, library and phase."""
+    return newest(all_parameters())
+
+
+def find_parameters(gpu: str, library: str, phase: str) -> Entry[Any]:
+    """The parameters of a GPU, library and phase (see `the_entry`)."""
+    return the_entry(load_parameters(), gpu, library, phase)

@@ -180,7 +180,9 @@ def state_seconds(
 @cache
 def all_parameters() -> tuple[Entry[Any], ...]:
     """All fitted parameters; the kind is one of `KINDS`."""
-    return read_entries("linear_attention", lambda kind: ConvParameters if kind.startswith("conv") else StateParameters)
+    return read_entries(
+        "linear_attention", lambda item: ConvParameters if item["kind"].startswith("conv") else StateParameters
+    )
 
 
 @cache

@@ -18,9 +18,9 @@ from moecast.sim.cost.collectives import (
     MEASURED_OPERATIONS,
     AllReduceParameters,
     NcclParameters,
+    all_parameters,
     engine_all_reduce_seconds,
     find_parameters,
-    load_parameters,
     nccl_seconds,
 )
 from moecast.sim.cost.nvlink import NOMINAL_Bps
@@ -90,19 +90,19 @@ def test_parameters_and_operations_check_themselves() -> None:
 
 
 def test_parameters_are_found_by_gpu_engine_and_version() -> None:
-    assert {entry.engine for entry in load_parameters()} == {"nccl", "neutral", "sglang", "trtllm", "vllm"}
+    assert {entry.engine for entry in all_parameters()} == {"nccl", "neutral", "sglang", "trtllm", "vllm"}
     own, borrowed = find_parameters("h200_sxm", "nccl"), find_parameters("h20", "nccl")
     assert isinstance(own.parameters, NcclParameters)
     assert not own.transferred
     assert borrowed.transferred
-    assert borrowed.fitted.gpu == "h200_sxm"
+    assert borrowed.gpu == "h200_sxm"
     assert find_parameters("gb300", "vllm").transferred
     unknown = find_parameters("h100_sxm", "megatron")
-    assert unknown.fitted.engine == "neutral"
+    assert unknown.engine == "neutral"
     assert isinstance(unknown.parameters, AllReduceParameters)
     old, new = (find_parameters("h200_sxm", "sglang", version=version) for version in ("0.5.10", "0.5.14"))
-    assert (old.fitted.version, new.fitted.version) == ("0.5.6", "0.5.14")
-    assert find_parameters("h200_sxm", "sglang").fitted == new.fitted
+    assert (old.version, new.version) == ("0.5.6", "0.5.14")
+    assert find_parameters("h200_sxm", "sglang") == new
     with pytest.raises(ValueError, match="gpu 'tpu'"):
         find_parameters("tpu", "nccl")
 
@@ -166,6 +166,6 @@ def test_the_fit_draws_two_percent_and_is_the_one_that_is_shipped() -> None:
     [again] = [entry.parameters for entry in found if (entry.gpu, entry.engine) == ("h200_sxm", "nccl")]
     for name in ("low_start_s", "high_part", "pairs_part"):
         assert getattr(again, name) == pytest.approx(getattr(shipped, name), rel=1e-2)
-    errors = errors_of(load_parameters(), newest)
+    errors = errors_of(all_parameters(), newest)
     assert errors.median < 0.06
     assert errors.p90 < 0.18

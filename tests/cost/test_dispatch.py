@@ -112,12 +112,12 @@ def test_a_table_is_read_with_both_phases_of_a_row(tmp_path: Path) -> None:
 def test_what_is_shipped_is_close_to_rows_that_nobody_drew() -> None:
     if not KERNELS.is_dir():
         pytest.skip(f"no measured tables: {KERNELS} is absent (set MOECAST_SHARED)")
-    from moecast.sim.cost.dispatch import load_parameters
+    from moecast.sim.cost.dispatch import all_parameters
 
     cuts = [cut for cut in read_cuts(KERNELS) if cut.table.gpu in ("h200_sxm", "b200_sxm")]
     for library, most in (("deepep-ll", 0.1), ("deepep-normal", 0.07)):
         some = [cut for cut in cuts if cut.engine == library and cut.table.version == "0.5.12"]
-        errors = errors_of(load_parameters(), some)
+        errors = errors_of(all_parameters(), some)
         assert errors.median < most
         assert errors.p90 < 0.2
     per_file = {(cut.table.gpu, cut.table.engine, cut.library) for cut in cuts}

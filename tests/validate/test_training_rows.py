@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from math import comb
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from moecast.sim import load_model
+from moecast.sim import ModelShape, load_model
+from moecast.traces import RoutingTrace
 from moecast.validate.published import training
 from moecast.validate.published.row_files import SHIPPED, Fields, read_rows
+from moecast.validate.published.training_recipe import OF_A_SUM, OF_LATENT_SUMS, OPERATIONS, SUMS, operations
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = read_rows(SHIPPED / "training.csv").rows
@@ -88,6 +93,40 @@ def test_routing_is_exactly_even() -> None:
     chosen = trace.experts_TLK[step.token_T, 0]
     counts = [int((chosen == expert).sum()) for expert in range(model.experts)]
     assert min(counts) == max(counts) == 4 * 4096 * model.choices // model.experts
+
+
+def domains_of(model: ModelShape) -> tuple[RoutingTrace, NDArray[np.int64]]:
+    """Forced routing, and how many of four nodes each token goes to [T]."""
+    trace, step = training.forced_routing(model, dp=4, tokens=4096, sequence=4096)
+    chosen_TK = trace.experts_TLK[step.token_T, 0].astype(int)
+    assert len(set(np.bincount(chosen_TK.ravel(), minlength=model.experts).tolist())) == 1
+    visited_T = np.array([len(set(row)) for row in (chosen_TK * 4 // model.experts).tolist()])
+    assert all(len(set(row)) == model.choices for row in chosen_TK[:500].tolist())
+    return trace, visited_T
+
+
+def test_forced_routing_is_even_in_its_loads_and_drawn_at_random_otherwise() -> None:
+    """Of 128 experts on four nodes 8 drawn at random miss a node with the chance C(96, 8) / C(128, 8)."""
+    model = load_model("qwen3-235b-a22b")
+    _, visited_T = domains_of(model)
+    assert visited_T.mean() == pytest.approx(4 * (1 - comb(96, 8) / comb(128, 8)), rel=0.02)
+
+
+def test_forced_routing_keeps_to_the_groups_of_the_router() -> None:
+    """DeepSeek-V3's choices stand in 4 of 8 groups, two groups on a node: fewer nodes than without groups."""
+    model = load_model("deepseek-v3")
+    trace, visited_T = domains_of(model)
+    groups_T = [len(set(row)) for row in (trace.experts_TLK[:, 0].astype(int) // 32).tolist()]
+    assert max(groups_T) == 4
+    assert visited_T.mean() < 4 * (1 - comb(192, 8) / comb(256, 8)) - 0.3
+
+
+def test_ranks_that_share_tokens_launch_their_sums_too() -> None:
+    """MLA gathers queries, keys and positions apart, and shared experts are cut as well."""
+    grouped, latent = load_model("qwen3-235b-a22b"), load_model("deepseek-v3")
+    more = [operations(model, tp=8) - operations(model) for model in (grouped, latent)]
+    assert more == [OF_A_SUM * SUMS, OF_A_SUM * (OF_LATENT_SUMS + SUMS)]
+    assert operations(latent) > operations(grouped) == OPERATIONS
 
 
 def test_ratios_are_of_rows_that_differ_in_one_thing(benchmark: Any) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from moecast.sim.cost.dispatch import (
     distinct_ranks,
     sm_seconds_of_copy,
 )
-from moecast.sim.cost.fitted_parameters import Fitted, find_fitted
+from moecast.sim.cost.entries import Entry, newest, the_entry
 from moecast.sim.cost.tables.columns import rows_of
 from moecast.sim.cost.tables.dispatch import DispatchTable, read_tables
 from moecast.validate.fitting.dispatch import SEED, drawn_sources
@@ -100,24 +101,26 @@ def read_far_cuts(root: Path) -> list[FarCut]:
     return found
 
 
-def fit_between(entries: Sequence[Fitted], cuts: Sequence[FarCut]) -> list[Fitted]:
+def fit_between(entries: Sequence[Entry[Any]], cuts: Sequence[FarCut]) -> list[Entry[Any]]:
     """Fit both kinds of kernels; `entries` are what was fitted inside a node."""
     low = fit_low_latency()
     found = [_entry(LOW_LATENCY, phase, low, [], "rows of DeepEP's page") for phase in ("dispatch", "combine")]
     for phase in ("dispatch", "combine"):
         some = [cut for cut in cuts if cut.phase == phase]
-        near = find_fitted(entries, "h200_sxm", "deepep-normal", phase=phase).parameters
+        near = the_entry(newest(entries), "h200_sxm", "deepep-normal", phase).parameters
         fitted = fit_pool([_rows(cut, near) for cut in some], _NORMAL_START, _NORMAL_SPREAD)
         found.append(_entry(NORMAL, phase, fitted, some, "H100 and H200 on 2 and 4 nodes, exchange of counts included"))
     return found
 
 
-def with_far_errors(entries: Sequence[Fitted], near: Sequence[Fitted], cuts: Sequence[FarCut]) -> list[Fitted]:
+def with_far_errors(
+    entries: Sequence[Entry[Any]], near: Sequence[Entry[Any]], cuts: Sequence[FarCut]
+) -> list[Entry[Any]]:
     """The same entries, normal kernels' with their errors on rows that were not drawn."""
     found = []
     for entry in entries:
-        some = [cut for cut in cuts if entry.engine == NORMAL and cut.phase == entry.phase]
-        below = find_fitted(near, "h200_sxm", "deepep-normal", phase=entry.phase).parameters
+        some = [cut for cut in cuts if entry.engine == NORMAL and cut.phase == entry.kind]
+        below = the_entry(newest(near), "h200_sxm", "deepep-normal", entry.kind).parameters
         forecast = [normal_rows(entry.parameters, below, cut.table)[~cut.drawn_R] for cut in some]
         measured = [cut.table.seconds_R[~cut.drawn_R] for cut in some]
         nothing = np.empty(0)
@@ -131,18 +134,18 @@ def _rows(cut: FarCut, near: Any) -> Rows:
     return Rows(seconds_R=table.seconds_R, predict=lambda p: normal_rows(p, near, table))
 
 
-def _entry(engine: str, phase: str, parameters: object, cuts: Sequence[FarCut], note: str) -> Fitted:
-    return Fitted(
+def _entry(engine: str, phase: str, parameters: object, cuts: Sequence[FarCut], note: str) -> Entry[Any]:
+    return Entry(
         gpu="h200_sxm",
         engine=engine,
         version="0",
-        phase=phase,
+        kind=phase,
         parameters=parameters,
-        rows_fitted=sum(int(cut.drawn_R.sum()) for cut in cuts) or len(RDMA_ROWS),
+        fitted=sum(int(cut.drawn_R.sum()) for cut in cuts) or len(RDMA_ROWS),
         rows=sum(len(cut.drawn_R) for cut in cuts) or len(RDMA_ROWS),
         seed=SEED,
-        median=None,
-        p90=None,
-        bias=None,
+        median=nan,
+        p90=nan,
+        bias=nan,
         note=note,
     )

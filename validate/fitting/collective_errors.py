@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from moecast.errors import MoecastError
 from moecast.sim.collectives.choice import Choice, candidates, pick
-from moecast.sim.cost.collectives import load_parameters
-from moecast.sim.cost.fitted_parameters import Fitted
+from moecast.sim.cost.collectives import all_parameters
+from moecast.sim.cost.entries import Entry
 from moecast.sim.plan import Plan
 from moecast.sim.sites import Sites
 from moecast.topology import load_cluster
@@ -39,7 +40,7 @@ def compare(root: Path) -> Iterator[tuple[tuple[str, str, str, str], Errors, Err
     The model is judged with the parameters that ship; a relative's are fitted on the other GPUs' drawn rows.
     """
     cuts = read_cuts(root)
-    entries = load_parameters()
+    entries = all_parameters()
     for gpu in sorted({cut.table.gpu for cut in cuts}):
         others = fit(cuts, without=gpu)
         for cut in (cut for cut in cuts if cut.table.gpu == gpu):
@@ -52,7 +53,7 @@ def compare(root: Path) -> Iterator[tuple[tuple[str, str, str, str], Errors, Err
                 yield (gpu, cut.table.engine, cut.table.version, what), first, second, third
 
 
-def _by_relatives(others: Sequence[Fitted], cut: Cut) -> Float:
+def _by_relatives(others: Sequence[Entry[Any]], cut: Cut) -> Float:
     """Predict by what was fitted on other GPUs; nan where there are none [R]."""
     try:
         return predict(others, cut.table)

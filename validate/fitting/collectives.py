@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import nan
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +24,7 @@ from moecast.sim.cost.collectives import (
     engine_all_reduce_seconds,
     nccl_seconds,
 )
-from moecast.sim.cost.fitted_parameters import NEUTRAL, Fitted, find_fitted
+from moecast.sim.cost.entries import ANY, NEUTRAL, Entry, newest, the_entry
 from moecast.sim.cost.gpus import GPUS
 from moecast.sim.cost.nvlink import GENERATIONS, NOMINAL_Bps
 from moecast.sim.cost.tables.collectives import CollectiveTable, read_tables
@@ -123,15 +125,15 @@ def engine_rows(parameters: AllReduceParameters, nccl: NcclParameters, table: Co
     )
 
 
-def predict(entries: Sequence[Fitted], table: CollectiveTable) -> Float:
+def predict(entries: Sequence[Entry[Any]], table: CollectiveTable) -> Float:
     """Predict every row of a table by what was fitted, its own GPU's or a relative's [R]."""
-    nccl = find_fitted(entries, table.gpu, "nccl").parameters
+    nccl = the_entry(newest(entries), table.gpu, "nccl").parameters
     if table.engine == "nccl":
         return nccl_rows(nccl, table)
-    return engine_rows(find_fitted(entries, table.gpu, table.engine, version=table.version).parameters, nccl, table)
+    return engine_rows(the_entry(newest(entries, table.version), table.gpu, table.engine).parameters, nccl, table)
 
 
-def with_own_errors(entries: Sequence[Fitted], cuts: Sequence[Cut]) -> list[Fitted]:
+def with_own_errors(entries: Sequence[Entry[Any]], cuts: Sequence[Cut]) -> list[Entry[Any]]:
     """The same entries with their errors on the rows of shapes that nobody drew."""
     found = []
     for entry in entries:
@@ -142,12 +144,12 @@ def with_own_errors(entries: Sequence[Fitted], cuts: Sequence[Cut]) -> list[Fitt
     return found
 
 
-def entry_key(entry: Fitted) -> tuple[str, str, str]:
+def entry_key(entry: Entry[Any]) -> tuple[str, str, str]:
     """Whose an entry is."""
     return entry.gpu, entry.engine, entry.version
 
 
-def errors_of(entries: Sequence[Fitted], cuts: Sequence[Cut]) -> Errors:
+def errors_of(entries: Sequence[Entry[Any]], cuts: Sequence[Cut]) -> Errors:
     """Errors of what was fitted, on the rows of shapes that were not drawn."""
     nothing = np.empty(0)
     forecast = [predict(entries, cut.table)[cut.unseen_R] for cut in cuts]
@@ -155,9 +157,9 @@ def errors_of(entries: Sequence[Fitted], cuts: Sequence[Cut]) -> Errors:
     return Errors.of(np.concatenate([nothing, *forecast]), np.concatenate([nothing, *measured]))
 
 
-def fit(cuts: Sequence[Cut], without: str = "") -> list[Fitted]:
+def fit(cuts: Sequence[Cut], without: str = "") -> list[Entry[Any]]:
     """Fit all parameters on the drawn rows, of all GPUs but one where it is named."""
-    entries: list[Fitted] = []
+    entries: list[Entry[Any]] = []
     nccl, engines = NCCL_START, ALL_REDUCE_START
     for generation, gpus in GENERATIONS.items():
         some = [cut for cut in cuts if cut.table.gpu in gpus and cut.table.gpu != without]
@@ -182,7 +184,7 @@ def _engine(cut: Cut, nccl: NcclParameters) -> Rows:
     return Rows(seconds_R=table.seconds_R, predict=lambda parameters: engine_rows(parameters, nccl, table))
 
 
-def _entries(cuts: Sequence[Cut], nccl: NcclParameters, base: AllReduceParameters) -> list[Fitted]:
+def _entries(cuts: Sequence[Cut], nccl: NcclParameters, base: AllReduceParameters) -> list[Entry[Any]]:
     """The entries of one generation."""
     found = []
     for gpu in sorted({cut.table.gpu for cut in cuts}):
@@ -197,19 +199,19 @@ def _entries(cuts: Sequence[Cut], nccl: NcclParameters, base: AllReduceParameter
     return found
 
 
-def _entry(gpu: str, engine: str, version: str, parameters: object, cuts: Sequence[Cut]) -> Fitted:
+def _entry(gpu: str, engine: str, version: str, parameters: object, cuts: Sequence[Cut]) -> Entry[Any]:
     own = [cut for cut in cuts if cut.table.gpu == gpu]
-    return Fitted(
+    return Entry(
         gpu=gpu,
         engine=engine,
         version=version,
-        phase="",
+        kind=ANY,
         parameters=parameters,
-        rows_fitted=sum(len(cut.drawn_R) for cut in own),
+        fitted=sum(len(cut.drawn_R) for cut in own),
         rows=sum(len(cut.table.seconds_R) for cut in own),
         seed=SEED,
-        median=None,
-        p90=None,
-        bias=None,
+        median=nan,
+        p90=nan,
+        bias=nan,
         note=f"pooled with {sum(len(cut.drawn_R) for cut in cuts)} drawn rows of {len(cuts)} tables",
     )

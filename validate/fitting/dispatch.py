@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from moecast.sim.cost.dispatch import (
     normal_seconds,
     symmetric_seconds,
 )
-from moecast.sim.cost.fitted_parameters import Fitted, find_fitted
+from moecast.sim.cost.entries import Entry, newest, the_entry
 from moecast.sim.cost.gpus import GPUS
 from moecast.sim.cost.nvlink import GENERATIONS, NOMINAL_Bps
 from moecast.sim.cost.tables.columns import rows_of
@@ -83,7 +84,7 @@ class Cut:
 
     @property
     def key(self) -> tuple[str, str]:
-        """Whose parameters these rows set: engine and phase as `Fitted` has them."""
+        """Whose parameters these rows set: engine and kind as `Entry` has them."""
         return self.engine, self.phase
 
 
@@ -141,27 +142,27 @@ def kernel_rows(parameters: Any, table: DispatchTable) -> Float:
     return symmetric_seconds(parameters, **shape)
 
 
-def predict(entries: Sequence[Fitted], cut: Cut) -> Float:
+def predict(entries: Sequence[Entry[Any]], cut: Cut) -> Float:
     """Predict every row of a cut by what was fitted, its own GPU's or a relative's [R]."""
-    own = find_fitted(entries, cut.table.gpu, cut.engine, phase=cut.phase).parameters
+    own = the_entry(newest(entries), cut.table.gpu, cut.engine, cut.phase).parameters
     if cut.library not in BELOW:
         return kernel_rows(own, cut.table)
-    kernel = find_fitted(entries, cut.table.gpu, BELOW[cut.library], phase=cut.phase).parameters
+    kernel = the_entry(newest(entries), cut.table.gpu, BELOW[cut.library], cut.phase).parameters
     return hosted_seconds(own, kernel_rows(kernel, cut.table))
 
 
-def with_own_errors(entries: Sequence[Fitted], cuts: Sequence[Cut]) -> list[Fitted]:
+def with_own_errors(entries: Sequence[Entry[Any]], cuts: Sequence[Cut]) -> list[Entry[Any]]:
     """The same entries with their errors on the rows of shapes that nobody drew."""
     return [
         with_errors(
             entry,
-            errors_of(entries, [c for c in cuts if (c.table.gpu, *c.key) == (entry.gpu, entry.engine, entry.phase)]),
+            errors_of(entries, [c for c in cuts if (c.table.gpu, *c.key) == (entry.gpu, entry.engine, entry.kind)]),
         )
         for entry in entries
     ]
 
 
-def errors_of(entries: Sequence[Fitted], cuts: Sequence[Cut]) -> Errors:
+def errors_of(entries: Sequence[Entry[Any]], cuts: Sequence[Cut]) -> Errors:
     """Errors of what was fitted, on the rows of shapes that were not drawn."""
     nothing = np.empty(0)
     forecast = [predict(entries, cut)[cut.unseen_R] for cut in cuts]
@@ -169,9 +170,9 @@ def errors_of(entries: Sequence[Fitted], cuts: Sequence[Cut]) -> Errors:
     return Errors.of(np.concatenate([nothing, *forecast]), np.concatenate([nothing, *measured]))
 
 
-def fit(cuts: Sequence[Cut], without: str = "") -> list[Fitted]:
+def fit(cuts: Sequence[Cut], without: str = "") -> list[Entry[Any]]:
     """Fit all parameters on the drawn rows, of all GPUs but one where it is named."""
-    entries: list[Fitted] = []
+    entries: list[Entry[Any]] = []
     kept = [cut for cut in cuts if cut.table.gpu != without]
     for key in sorted({cut.key for cut in kept}, key=lambda key: ("/" in key[0], key)):  # kernels, then calls of them
         of_key = [cut for cut in kept if cut.key == key]
@@ -183,7 +184,7 @@ def fit(cuts: Sequence[Cut], without: str = "") -> list[Fitted]:
     return entries
 
 
-def _start(cuts: Sequence[Cut], kernels: Sequence[Fitted]) -> tuple[Any, float | dict[str, float]]:
+def _start(cuts: Sequence[Cut], kernels: Sequence[Entry[Any]]) -> tuple[Any, float | dict[str, float]]:
     """Where a generation's fit starts, and how far it may stray: calls from hosts where those of all GPUs are."""
     first = cuts[0]
     if first.library in BELOW:
@@ -192,34 +193,34 @@ def _start(cuts: Sequence[Cut], kernels: Sequence[Fitted]) -> tuple[Any, float |
     return start, RANK_SPREAD if isinstance(start, SymmetricParameters) else SPREAD
 
 
-def _entries(cuts: Sequence[Cut], kernels: Sequence[Fitted], shared: Any) -> list[Fitted]:
+def _entries(cuts: Sequence[Cut], kernels: Sequence[Entry[Any]], shared: Any) -> list[Entry[Any]]:
     """The entries of one generation, engine and phase."""
     first, found = cuts[0], []
     for gpu in sorted({cut.table.gpu for cut in cuts}):
         own = [cut for cut in cuts if cut.table.gpu == gpu]
         found.append(
-            Fitted(
+            Entry(
                 gpu=gpu,
                 engine=first.engine,
                 version=SINCE,
-                phase=first.phase,
+                kind=first.phase,
                 parameters=fit_pool([_rows(cut, kernels) for cut in own], shared, GPU_SPREAD),
-                rows_fitted=sum(len(cut.drawn_R) for cut in own),
+                fitted=sum(len(cut.drawn_R) for cut in own),
                 rows=sum(len(cut.table.seconds_R) for cut in own),
                 seed=SEED,
-                median=None,
-                p90=None,
-                bias=None,
+                median=nan,
+                p90=nan,
+                bias=nan,
                 note=f"prior: {sum(len(cut.drawn_R) for cut in cuts)} drawn rows of {len(cuts)} tables",
             )
         )
     return found
 
 
-def _rows(cut: Cut, kernels: Sequence[Fitted]) -> Rows:
+def _rows(cut: Cut, kernels: Sequence[Entry[Any]]) -> Rows:
     table = rows_of(cut.table, cut.drawn_R)
     if cut.library not in BELOW:
         return Rows(seconds_R=table.seconds_R, predict=lambda parameters: kernel_rows(parameters, table))
-    kernel = find_fitted(kernels, table.gpu, BELOW[cut.library], phase=cut.phase).parameters
+    kernel = the_entry(newest(kernels), table.gpu, BELOW[cut.library], cut.phase).parameters
     kernel_R = kernel_rows(kernel, table)
     return Rows(seconds_R=table.seconds_R, predict=lambda parameters: hosted_seconds(parameters, kernel_R))

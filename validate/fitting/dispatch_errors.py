@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.errors import MoecastError
-from moecast.sim.cost.dispatch import distinct_ranks, load_parameters
+from moecast.sim.cost.dispatch import all_parameters, distinct_ranks
 from moecast.sim.cost.gpus import GPUS
 from moecast.sim.cost.nvlink import NOMINAL_Bps
 from moecast.validate.fitting.dispatch import BELOW, LOW_LATENCY, Cut, fit, predict, read_cuts
@@ -31,7 +31,7 @@ def compare(root: Path) -> Iterator[tuple[tuple[str, str, str, str], Errors, Err
     The model is judged with the parameters that ship; a relative's are fitted on the other GPUs' drawn rows.
     """
     cuts = read_cuts(root)
-    entries = load_parameters()
+    entries = all_parameters()
     for gpu in sorted({cut.table.gpu for cut in cuts}):
         others = fit(cuts, without=gpu)
         for cut in (cut for cut in cuts if cut.table.gpu == gpu):

@@ -137,10 +137,10 @@ def linear_attention_lines(tables: Path) -> Iterator[Line]:
 
 def collective_lines(tables: Path) -> Iterator[Line]:
     """NCCL by operation, engines' all-reduces by how they are launched; first what the simulator says."""
-    from moecast.sim.cost.collectives import load_parameters
+    from moecast.sim.cost.collectives import all_parameters
     from moecast.validate.fitting.collective_errors import compare
 
-    owners = {entry.gpu for entry in load_parameters()}
+    owners = {entry.gpu for entry in all_parameters()}
     for label, simulated, model, left_out in compare(tables):
         note = "" if label[0] in owners else ANOTHERS
         yield Line(label=label, roofline=simulated, model=model, left_out=left_out, note=note)
@@ -148,10 +148,10 @@ def collective_lines(tables: Path) -> Iterator[Line]:
 
 def dispatch_lines(tables: Path) -> Iterator[Line]:
     """Dispatch and combine; first what links alone and the hardware table's fixed costs say."""
-    from moecast.sim.cost.dispatch import load_parameters
+    from moecast.sim.cost.dispatch import all_parameters
     from moecast.validate.fitting.dispatch_errors import compare
 
-    owners = {entry.gpu for entry in load_parameters()}
+    owners = {entry.gpu for entry in all_parameters()}
     for label, simulated, model, left_out in compare(tables):
         note = "" if label[0] in owners else ANOTHERS
         yield Line(label=label, roofline=simulated, model=model, left_out=left_out, note=note)

@@ -6,14 +6,13 @@ Axes: P parameter, R row.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from math import isnan
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from moecast.sim.cost.fitted_parameters import Fitted
+from moecast.sim.cost.entries import ERRORS, Entry
 from moecast.validate.fitting.draw import fit_logarithms
 from moecast.validate.fitting.errors import Errors
 
@@ -55,16 +54,14 @@ def fit_pool(rows: Sequence[Rows], start: Parameters, spread: float | Mapping[st
     return fitted
 
 
-def entry_json(fitted: Fitted) -> dict[str, Any]:
-    """Give parameters as plain JSON values, to four digits."""
-    values = asdict(fitted)
-    numbers = {name: float(f"{number:.4g}") for name, number in values["parameters"].items()}
-    errors = {name: None if isnan(values[name]) else round(values[name], 4) for name in ("median", "p90", "bias")}
-    kind = fitted.phase or "any"
-    return {**values, **errors, "kind": kind, "parameters": {"kind": type(fitted.parameters).__name__, **numbers}}
+def entry_json(entry: Entry[Any]) -> dict[str, Any]:
+    """Give parameters as plain JSON values, to four digits, and which dataclass has them."""
+    value = entry.as_json()
+    numbers = {name: float(f"{number:.4g}") for name, number in value["parameters"].items()}
+    errors = {name: None if value[name] is None else round(value[name], 4) for name in ERRORS}
+    return {**value, **errors, "form": type(entry.parameters).__name__, "parameters": numbers}
 
 
-def with_errors(fitted: Fitted, errors: Errors) -> Fitted:
+def with_errors(entry: Entry[Any], errors: Errors) -> Entry[Any]:
     """The same parameters with their errors."""
-    values = {item.name: getattr(fitted, item.name) for item in fields(fitted)}
-    return Fitted(**{**values, "median": errors.median, "p90": errors.p90, "bias": errors.bias})
+    return replace(entry, median=errors.median, p90=errors.p90, bias=errors.bias)

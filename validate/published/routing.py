@@ -80,6 +80,41 @@ def even_trace(
     return _trace("even", experts_TLK[:tokens], experts)
 
 
+def forced_trace(
+    *, experts: int, choices: int, groups: int = 1, groups_per_token: int = 1, drawn: int = 64, seed: int = 0
+) -> RoutingTrace:
+    """What a router sends whose scores are drawn at random, as recipes do that force balance.
+
+    Loads are exactly even: of each drawn token all rotations are taken, of its groups and of the experts inside them.
+    A token's experts are not spread evenly: some share a rank, and some domains have none.
+
+    Parameters
+    ----------
+    groups, groups_per_token
+        As of `uniform_trace`; groups rank by their K / `groups_per_token` best scores, as Megatron-Core's do.
+    drawn
+        Tokens drawn; there are E times as many in the trace.
+    """
+    best = choices // groups_per_token
+    first = uniform_trace(
+        tokens=drawn,
+        experts=experts,
+        choices=choices,
+        groups=groups,
+        groups_per_token=groups_per_token,
+        best=best,
+        seed=seed,
+    )
+    inside = experts // groups
+    group_TK, place_TK = np.divmod(first.experts_TLK[:, 0].astype(np.int64), inside)
+    turn_E, step_E = np.divmod(np.arange(experts), inside)
+    group_ETK = (group_TK[None] + turn_E[:, None, None]) % groups
+    place_ETK = (place_TK[None] + step_E[:, None, None]) % inside
+    chosen_TK = (group_ETK * inside + place_ETK).reshape(-1, choices)
+    order_T = np.random.default_rng(seed).permutation(len(chosen_TK))
+    return _trace("forced", chosen_TK[order_T, None, :].astype(np.uint16), experts)
+
+
 @lru_cache(maxsize=1)
 def skewed_trace(*, experts: int, choices: int, layers: int, tokens: int = 4096) -> RoutingTrace:
     """Make routing whose experts are as unlike each other as those of the shipped trace, at another shape."""

@@ -1,7 +1,7 @@
 """Training steps that others measured: rows of `training.csv`, asked as questions.
 
-Routing is exactly even, as these runs force it, so one microbatch of one layer stands for all. What a row leaves to its
-recipe is assumed, and said.
+Loads are exactly even, as these runs force them, so one microbatch of one layer stands for all. What a row leaves to
+its recipe is assumed, and said.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from moecast.sim.training import NONE, HostWait, TimedTraining, time_training
 from moecast.topology import Cluster, list_presets, load_cluster
 from moecast.traces import RoutingTrace, TraceMeta
 from moecast.validate.published.answers import RowAnswer
+from moecast.validate.published.routing import forced_trace
 from moecast.validate.published.row import Use
 from moecast.validate.published.training_recipe import (
     Fields,
@@ -119,7 +120,8 @@ def time_row(row: Fields, *, network: str = "bound", host: HostWait | None = Non
     cluster, model, recipe = cluster_of(row), model_of(row), recipe_of(row)
     plan = plan_of(row, cluster, model)
     recipe = replace(recipe, host=host_of(row, model) if host is None else host)
-    trace, step = even_routing(model, dp=plan.dp, tokens=recipe.tokens_of_microbatch, sequence=recipe.sequence)
+    routing = forced_routing if row.get("balance") == "forced" else even_routing
+    trace, step = routing(model, dp=plan.dp, tokens=recipe.tokens_of_microbatch, sequence=recipe.sequence)
     schedule = schedule_of(row, plan.virtual)
     return time_training(cluster, model, plan, trace, recipe, schedule=schedule, steps=[step], network=network)
 
@@ -234,11 +236,26 @@ def even_routing(model: ModelShape, *, dp: int, tokens: int, sequence: int) -> t
         phase_T=np.zeros(n, np.uint8),
         topic_T=np.full(n, -1, np.int16),
     )
+    return trace, microbatch_of(trace, dp=dp, tokens=tokens, sequence=sequence)
+
+
+def forced_routing(model: ModelShape, *, dp: int, tokens: int, sequence: int) -> tuple[RoutingTrace, Step]:
+    """One layer of a router that draws its scores at random, as Megatron's forced balance does, and a microbatch."""
+    trace = forced_trace(
+        experts=model.experts,
+        choices=model.choices,
+        groups=model.expert_groups,
+        groups_per_token=model.groups_per_token,
+    )
+    return trace, microbatch_of(trace, dp=dp, tokens=tokens, sequence=sequence)
+
+
+def microbatch_of(trace: RoutingTrace, *, dp: int, tokens: int, sequence: int) -> Step:
+    """As many tokens on every data-parallel rank, the trace's in turn."""
     total = dp * tokens
-    step = Step(
-        token_T=np.arange(total) % n,
+    return Step(
+        token_T=np.arange(total) % len(trace.experts_TLK),
         source_T=np.repeat(np.arange(dp, dtype=np.int32), tokens),
         context_T=np.arange(total) % sequence + 1,
         phase="prefill",
     )
-    return trace, step

@@ -26,13 +26,22 @@ Counted by hand in its modules without CUDA graphs, to a fifth or so: attention 
 40, experts 20.
 """
 
-NCCL_OVER_EFA = HostWait(byte_s=23e-12)
-"""What NCCL's all-to-all over EFA adds: AWS's two fit rows ask for 21.9 (DeepSeek-V3) and 24.3 ps (Qwen3-235B)."""
+SUMS, OF_LATENT_SUMS, OF_A_SUM = 2.5, 5.0, 3
+"""Collectives among ranks that share tokens, mean of both directions, and operations of one.
 
-DEEPEP_OVER_EFA = HostWait(copy_s=1.0e-6)
+With sequence parallelism grouped queries gather once and scatter once forward, and gather twice and scatter once
+backward, as the two products of shared experts do; MLA gathers for queries, keys and positions apart (4 and 6;
+Megatron-Core's `MLASelfAttention`). Each is an allocation, a launch, and events between two streams: counted by hand,
+when rows of microbatch 1 had been seen to be short.
+"""
+
+NCCL_OVER_EFA = HostWait(byte_s=23e-12)
+"""What NCCL's all-to-all over EFA adds: AWS's two fit rows are 3 % (DeepSeek-V3) and 1 % (Qwen3-235B) too long."""
+
+DEEPEP_OVER_EFA = HostWait(copy_s=1.1e-6)
 """What hosts poll where DeepEP's ports go over EFA, for each token that goes to another node.
 
-The two fit rows ask for 0.69 (DeepSeek-V3) and 1.36 us (Qwen3-235B). That it holds up the host was chosen after the
+The two fit rows ask for 0.78 (DeepSeek-V3) and 1.41 us (Qwen3-235B). That it holds up the host was chosen after the
 rows with overlap had been seen.
 """
 
@@ -75,15 +84,18 @@ def host_of(row: Fields, model: ModelShape) -> HostWait:
     Megatron-Bridge's recipes for GB200 and GB300 put attention, router and what comes before a dispatch into CUDA
     graphs: nothing is said of hosts there.
     """
-    count = (
-        OPERATIONS
-        + (model.attention.kind == "mla") * OF_LATENT_ATTENTION
-        + bool(model.shared_intermediate) * OF_SHARED_EXPERTS
-    )
+    count = operations(model, tp=whole(row, "tp"))
     launched = HostWait(launch_s=0.0 if row["gpu"].startswith("gb") else OPERATION_S * count)
     if row.get("source") != "AWS":
         return launched
     return replace(NCCL_OVER_EFA if dispatch_of(row) == "nccl" else DEEPEP_OVER_EFA, launch_s=launched.launch_s)
+
+
+def operations(model: ModelShape, *, tp: int = 1) -> float:
+    """What a host launches for a direction of an MoE layer, whose ranks may share tokens."""
+    latent, shared = model.attention.kind == "mla", bool(model.shared_intermediate)
+    sums = (OF_LATENT_SUMS if latent else SUMS) + shared * SUMS if tp > 1 else 0.0
+    return OPERATIONS + latent * OF_LATENT_ATTENTION + shared * OF_SHARED_EXPERTS + OF_A_SUM * sums
 
 
 def dispatch_of(row: Fields) -> str:
