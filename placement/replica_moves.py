@@ -37,6 +37,7 @@ def conversion_gain(layer: Any, v: int, expert: int) -> float:
     """Change of the cost when item `v` becomes a replica of `expert`; nothing is changed."""
     state, old = layer.state, np.int64(layer.state.expert_V[v])
     load_WG = np.zeros(state.own_WG.shape)
+    # Taken off before the hand-over and put on after it: near and far depend on where all replicas stand.
     _add_loads(layer, old, load_WG, -1.0)
     _add_loads(layer, expert, load_WG, -1.0)
     _hand_over(layer, v, old, expert)
@@ -92,7 +93,7 @@ def _add_loads(layer, expert, load_WG, sign):  # type: ignore[no-untyped-def]
 def _foretold(tokens, counts, layer, bucket_V, old, new):  # type: ignore[no-untyped-def]
     """Count the copies to each bucket that come and go when two experts' choices are dealt out anew."""
     change_WB = np.zeros(counts.copies_WB.shape, np.int64)
-    most = 0
+    most = 0  # room for every choice of both: each may move
     for expert in (old, new):
         if expert >= 0:
             most += tokens.first_E1[expert + 1] - tokens.first_E1[expert]
@@ -101,6 +102,7 @@ def _foretold(tokens, counts, layer, bucket_V, old, new):  # type: ignore[no-unt
     for expert in (old, new):
         if expert >= 0:
             moved = _deal(tokens, counts, layer, bucket_V, expert, change_WB, moved_M3, moved)
+    # Counts only go up and down, so that the order in which they are put back does not matter.
     for m in range(moved):
         counts.held_TB[moved_M3[m, 0], moved_M3[m, 1]] += 1
         counts.held_TB[moved_M3[m, 0], moved_M3[m, 2]] -= 1
@@ -120,6 +122,7 @@ def _deal(tokens, counts, layer, bucket_V, expert, change_WB, moved_M3, moved): 
         if origin == to:
             continue
         w = tokens.window_T[t]
+        # Only the last choice to leave a bucket takes a copy away, and only the first to come brings one.
         counts.held_TB[t, origin] -= 1
         change_WB[w, origin] -= counts.held_TB[t, origin] == 0
         change_WB[w, to] += counts.held_TB[t, to] == 0
