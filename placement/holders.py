@@ -58,7 +58,7 @@ def serving_item(holders: Any, rank_V: Any, expert: int, place: int, turn: int) 
     if replicas == 1:
         return np.int64(holders.item_ER[expert, 0])  # type: ignore[return-value]
     near = 0 if holders.load_EQW.shape[1] == 1 else replicas_near(holders, rank_V, expert, place)
-    if near == 0 or near == replicas:
+    if near == 0 or near == replicas:  # all are alike then, so the turn alone says which, without a walk
         return np.int64(holders.item_ER[expert, turn % replicas])  # type: ignore[return-value]
     wanted = turn % near
     for r in range(replicas):
@@ -101,6 +101,7 @@ def share_load(holders: Any, rank_V: Any, expert: int, out_RW: Any) -> None:
 @njit(cache=True, nogil=True)
 def take_item(holders: Any, expert: int, v: int) -> None:
     """Strike an item from an expert's list."""
+    # Those behind it move up and the order stays: whose turn it is goes by the place in the list.
     last, found = holders.replicas_E[expert] - 1, False
     for r in range(last):
         found = found or holders.item_ER[expert, r] == v

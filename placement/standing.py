@@ -147,7 +147,7 @@ def _spare(expert_V: Int32, experts: int, replicas: tuple[int, int] | None) -> n
 def follow_swap(state: Any, a: int, b: int) -> None:
     """Enter in the tables of ranks that items `a` and `b` change places; the items' own ranks are not touched."""
     rank_a, rank_b = state.rank_V[a], state.rank_V[b]
-    if state.expert_V[a] >= 0:
+    if state.expert_V[a] >= 0:  # holes move as items do, but hold nothing
         state.holds_EG[state.expert_V[a], rank_a] -= 1
         state.holds_EG[state.expert_V[a], rank_b] += 1
     if state.expert_V[b] >= 0:
@@ -164,7 +164,7 @@ def rank_slowest(state: Any, w: int) -> None:
     for r in range(3):
         state.order_WR[w, r] = -1
     for domain in range(state.entry_WN.shape[1]):
-        n = domain
+        n = domain  # who is pushed off a place goes on to ask for the next one
         for r in range(3):
             other = state.order_WR[w, r]
             if other < 0:
@@ -210,11 +210,12 @@ def slowest_but(
     """
     a, b, domain_a, domain_b = at
     slowest = max(seconds[0], _unchanged(own_G, top_NR[domain_a], a, b)) + entry_N[domain_a] + entry[0]
-    if domain_a == domain_b:
+    if domain_a == domain_b:  # within a domain nothing more enters; `_unchanged` has left both ranks out
         slowest = max(slowest, seconds[1] + entry_N[domain_b])
     else:
         own = max(seconds[1], _unchanged(own_G, top_NR[domain_b], a, b))
         slowest = max(slowest, own + entry_N[domain_b] + entry[1])
+    # The first domain in the order that holds neither rank pays what it paid: no later one pays more.
     for r in range(3):
         n = order_R[r]
         if n >= 0 and n != domain_a and n != domain_b:
