@@ -123,7 +123,7 @@ def _served(question: ServingQuestion, one: Steady, plan: Plan, law: ArrivalLaw,
 def _on_last(layout: ServingLayout, question: ServingQuestion, whole: int, gpus: int) -> Plan:
     """The plan of the first of some instances that stand on the last GPUs in use."""
     first = gpus - whole
-    return layout.plan(question.model).with_(gpu_of_rank=tuple(range(first, first + layout.gpus)))
+    return layout.plan(question.model).with_(gpu_of_rank=tuple(first + gpu for gpu in layout.gpu_of_rank))
 
 
 def requests_rows(runs: Sequence[dict[str, Any]]) -> list[tuple[str, str, str, str, str]]:
