@@ -33,6 +33,8 @@ Int = npt.NDArray[np.int64]
 
 AXES = ("tp", "cp", "dp", "pp", "etp", "ep", "groups")
 """Groups of ranks that talk to each other; `groups` have the same experts."""
+OF_RANKS = "ranks on consecutive GPUs"
+"""Whose certificate it is: lower bounds are of these alone."""
 DEALT = ("rails", "ep-across")
 """Mappings that deal blocks of ranks to domains in turn."""
 
@@ -128,6 +130,14 @@ def block_of(layout: Layout, name: str) -> int:
     return 1 if name == "rails" else lcm(layout.tp * layout.cp, layout.etp)
 
 
+def started_by(layout: Layout, cluster: Cluster, name: str) -> str:
+    """How a launcher puts ranks on GPUs that way, where engines have no option for it."""
+    hosts = np.array_equal(cluster.node_of_gpu_G, cluster.domain_of_gpu_G)
+    if name in DEALT and hosts:
+        return f"srun --distribution=plane={block_of(layout, name)}, if its processes are the ranks"
+    return "srun --distribution=arbitrary by the GPUs of the plan's ranks, if its processes are the ranks"
+
+
 def near_ranks(mapping: Mapping, cluster: Cluster, ranks: int, stride: int) -> int:
     """The most of a group's ranks that stand in one domain; of the group of rank 0, numbered so far apart."""
     gpus = range(0, ranks * stride, stride) if not mapping.gpus else mapping.gpus[: ranks * stride : stride]
@@ -135,20 +145,20 @@ def near_ranks(mapping: Mapping, cluster: Cluster, ranks: int, stride: int) -> i
 
 
 def _named(layout: Layout, domain_G: Int) -> Iterator[tuple[str, Int]]:
-    """All mappings by name, as far as blocks of ranks go into domains whole."""
-    rank_G = np.arange(layout.ranks)
-    for name in DEALT:
-        block = block_of(layout, name)
-        if not (np.bincount(domain_G) % block).any():
-            yield name, _dealt(domain_G, block)
+    """All mappings by name, those that an engine has an option for first, as far as blocks go into domains whole."""
     in_stage_G = layout.member_G * np.int64(layout.etp) + layout.etp_G
     for name, keys in (
         ("pipeline-inside", (layout.tp_G, layout.cp_G, layout.stage_G, layout.dp_G)),
         ("pipeline-of-groups", (in_stage_G, layout.stage_G, layout.group_in_stage_G)),
     ):
         gpu_G = np.empty(layout.ranks, np.int64)
-        gpu_G[np.lexsort(keys)] = rank_G  # keys: the one that runs fastest first
+        gpu_G[np.lexsort(keys)] = np.arange(layout.ranks)  # keys: the one that runs fastest first
         yield name, gpu_G
+
+    for name in DEALT:
+        block = block_of(layout, name)
+        if not (np.bincount(domain_G) % block).any():
+            yield name, _dealt(domain_G, block)
 
 
 def _dealt(domain_G: Int, block: int) -> Int:
