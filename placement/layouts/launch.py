@@ -77,9 +77,9 @@ def launches(
 
 def _cut(one: Launch, layout: ServingLayout, n_layers: int) -> Launch:
     """The same with the layers of each pipeline stage, where these are not as many."""
-    if n_layers % layout.pp == 0:
-        return one
     counts = [len(stage) for stage in layers_of_stages(n_layers, layout.pp)]
+    if len(set(counts)) == 1:
+        return one
     if one.engine in PARTITIONS:
         return replace(one, command=f"{PARTITIONS[one.engine]}={','.join(map(str, counts))} {one.command}")
     return replace(one, config=f"{one.config}pp_partition: {counts}\n")
