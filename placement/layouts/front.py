@@ -70,12 +70,11 @@ def _kind(layout: ServingLayout) -> ServingLayout:
     return replace(layout, batch=layout.microbatches, spare_slots=0, mapping=CONSECUTIVE)
 
 
-def best_of_kinds(order: Sequence[Steady], most: int, *, of_each: int = 2) -> list[Steady]:
-    """The first of an order, not more than a few of each kind."""
+def best_of_kinds(order: Sequence[Steady], most: int, *, of_each: int = 2, filled: bool = False) -> list[Steady]:
+    """The first of an order, not more than a few of each kind; `filled`: then whoever is next, up to `most`."""
     taken: Counter[object] = Counter()
-    chosen = []
+    chosen, rest = [], []
     for one in order:
         taken[kind_of(one)] += 1
-        if taken[kind_of(one)] <= of_each:
-            chosen.append(one)
-    return chosen[:most]
+        (chosen if taken[kind_of(one)] <= of_each else rest).append(one)
+    return [*chosen, *(rest if filled else ())][:most]
