@@ -25,6 +25,8 @@ AXES = {"schedule": "schedules", "microbatch": "microbatches", "recompute": "rec
 OF_SERVING = {"--slo": "", "--osl": 1024, "--serve": "both", "--requests": None}
 """Options that a training job has no use for, and their defaults."""
 
+TRAINERS = ("megatron", "neutral")
+"""Engines that train."""
 DECIDED = {"isl": "--sequence", "weight_type": "--precision", "dense_type": "--precision", "kv_type": "--precision"}
 """Fields of a question that another option says of a training job."""
 
@@ -118,6 +120,9 @@ def refuse_serving(asked: Asked, **given: object) -> None:
     for name in (name for name in DECIDED if name in asked.given):
         option = f"--{name.replace('_', '-')}"
         raise MoecastError(f"{DECIDED[name]} says it of a training job", field=option, value=getattr(asked, name))
+    if asked.engine not in (None, *TRAINERS):
+        rule = f"serves, and a training job runs on {' or '.join(TRAINERS)}"
+        raise MoecastError(rule, field="--engine", value=asked.engine)
     for name, value in given.items():
         if value != OF_SERVING[f"--{name}"]:
             raise MoecastError("is of serving: a training job has no such thing", field=f"--{name}", value=value)

@@ -56,7 +56,7 @@ class PlacedLayouts:
     placed: list[Placed] = field(default_factory=list)
 
     def place_best(self, most: int) -> None:
-        """Place those within the limits, the best of each kind first; then those nearest to them until one is within."""
+        """Place those within the limits, the best of each kind first; then the nearest to them until one is within."""
         scored = list(self.timed.scored().values())
         self._place(best_of_kinds(ranked(scored, self.timed.slo), most, filled=True))
         for one in () if self.within() else self._others(scored, most):

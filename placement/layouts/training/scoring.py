@@ -28,7 +28,7 @@ from moecast.placement.layouts.training.step_floor import (
 )
 from moecast.sim.overlap import SLOWDOWN
 from moecast.sim.schedules.pipeline.sends import HIDDEN_BYTES
-from moecast.sim.training import draw_microbatches, reductions, simulate_training, time_training
+from moecast.sim.training import draw_microbatches, overlaps, reductions, simulate_training, time_training
 
 if TYPE_CHECKING:
     from moecast.placement.layouts.training.fitting import Stage
@@ -156,6 +156,8 @@ class TrainingScores:
         if key not in self._sent:
             shard, ports, found = self.floors.memory.shard(layout, stage), self.floors.layers.ports, [0.0, 0.0]
             for part in reductions(shard, self.question.recipe.precision, zero=layout.zero):
+                if overlaps(part, self.question.recipe):  # hidden, as scores take it
+                    continue
                 ranks, stride = layout.group_of(part.group)
                 near = self._near(layout, ranks, stride)
                 Bps = ports.near_Bps if ranks <= near else ports.far_Bps * near
