@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from moecast.placement.layouts import FoundServing, ServingLayout, ServingQuestion, Slo
     from moecast.placement.layouts.launch import Launch
 
-MADE_TOKENS, MADE_SEQUENCE = 8192, 64
-"""Different tokens that made routing holds; a step that needs more uses them again."""
+MADE_SEQUENCE = 64
+"""Tokens of a sequence of made routing."""
 MODES = {"agg": ("agg",), "disagg": ("disagg",), "both": ("agg", "disagg")}
 
 
@@ -122,40 +122,18 @@ def read_serving_question(asked: Asked, *, osl: int, quiet: bool) -> ServingQues
         As of `read_inputs`.
     """
     from moecast.cli import made
-    from moecast.cli.inputs import read_inputs
+    from moecast.cli.plan_inputs import read_plan_inputs
     from moecast.placement.layouts import ServingQuestion
-    from moecast.sim import kernels_on
-    from moecast.sim.made_routing import parse_law, routing_by_law
-    from moecast.topology import load_cluster
 
-    isl = asked.isl or made.DEFAULT_ISL
-    if asked.trace is not None or asked.routing == "trace":
-        # Prompts' length is the question's; a recorded trace has its own.
-        without = {"isl": None} if asked.routing is None else {}
-        inputs = read_inputs(
-            asked.with_(phase="prefill", tokens_per_rank=1, steps=1, reuse=True, **without), quiet=quiet
-        )
-        cluster, model, trace = inputs.cluster, inputs.model, inputs.trace
-    else:
-        if asked.cluster is None:
-            raise MoecastError("name a preset (`moecast topology list`) or a YAML file", field="--cluster")
-        built = load_cluster(asked.cluster, nodes=asked.nodes, fabric=asked.fabric)
-        cluster = kernels_on(built, kernels=asked.kernels, engine=asked.engine)
-        model = made.model_of(asked.model, asked.dims, asked.types)
-        trace = routing_by_law(
-            parse_law(asked.routing or "uniform"),
-            model,
-            tokens=MADE_TOKENS,
-            sequence=MADE_SEQUENCE,
-            phase="prefill",
-            position=0,
-            seed=asked.seed,
-        )
+    # Prompts' length is the question's; a recorded trace has its own.
+    without = {"isl": None} if asked.routing is None else {}
+    drawn = asked.with_(phase="prefill", tokens_per_rank=1, steps=1, reuse=True, **without)
+    inputs = read_plan_inputs(asked, drawn=drawn, types=asked.types, sequence=MADE_SEQUENCE, quiet=quiet)
     return ServingQuestion(
-        cluster=cluster,
-        model=model,
-        trace=trace,
-        isl=isl,
+        cluster=inputs.cluster,
+        model=inputs.model,
+        trace=inputs.trace,
+        isl=asked.isl or made.DEFAULT_ISL,
         osl=osl,
         from_phase=asked.from_phase,
         memory_fraction=asked.memory_fraction,
