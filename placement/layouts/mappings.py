@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from moecast.sim.layout import Layout
     from moecast.topology import Cluster
 
-Int = npt.NDArray[np.int64]
+Int = npt.NDArray[np.integer[Any]]
 
 AXES = ("tp", "cp", "dp", "pp", "etp", "ep", "groups")
 """Groups of ranks that talk to each other; `groups` have the same experts."""
