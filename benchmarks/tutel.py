@@ -6,6 +6,10 @@ experts, and there are as many groups as GPUs allow. Experts are spread over at 
 that do not fit on fewer: 235 billion parameters in training, of 16 bytes each, take 64 GPUs. Sending: a copy per rank
 or per domain. Pipelining: the MoE layer in 1, 2, 4 or 8 chunks.
 
+Groups of ranks exchange nothing with each other, so a choice takes on all GPUs what the slowest of its groups takes:
+about what one takes alone. On more than `--whole` GPUs each choice is timed on one group alone first, and on all GPUs
+only where that is within 5 % of the best (and of the best in one chunk, and of the best with whole experts).
+
 Then 64 GPUs over a real trace with drift, one kind of text after another: the best of all choices that is kept, beside
 the best of each window, which is what adapting gains when it costs nothing (Tutel, arXiv 2206.03382, claims zero cost).
 
@@ -18,7 +22,7 @@ import argparse
 import itertools
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,7 +34,7 @@ from moecast.topology import Cluster, load_cluster
 from moecast.traces import RoutingTrace, import_npz
 
 SHARED = Path(os.environ.get("MOECAST_SHARED", Path(__file__).resolve().parents[2] / "shared"))
-LAYERS, WINDOWS = 2, 12
+LAYERS, WINDOWS, NEAR = 2, 12, 0.05
 EPS, ETPS, DISPATCHES, CHUNKS = (8, 16, 32, 64), (1, 2, 4, 8), ("per_rank", "per_domain"), (1, 2, 4, 8)
 
 
@@ -59,13 +63,15 @@ def choices(ranks: int, spread: int) -> Iterator[Choice]:
             yield Choice(ep=ep, etp=etp, dispatch=dispatch, chunks=chunks)
 
 
-def times_s(cluster: Cluster, model: ModelShape, trace: RoutingTrace, tokens: int, spread: int) -> dict[Choice, float]:
-    """Seconds of a layer by choice; those that are refused are left out."""
+def times_s(
+    cluster: Cluster, model: ModelShape, trace: RoutingTrace, tokens: int, of: Iterable[Choice], *, group: bool = False
+) -> dict[Choice, float]:
+    """Seconds of a layer by choice, `group`: of one group of ranks alone; those that are refused are left out."""
     work = Workload(phase="prefill", tokens_per_rank=tokens, steps=1, reuse=True)
     found = {}
-    for choice in choices(cluster.n_gpus, spread):
+    for choice in of:
         try:
-            plan = choice.plan(model, cluster.n_gpus)
+            plan = choice.plan(model, choice.ep * choice.etp if group else cluster.n_gpus)
             forecast = simulate(cluster, model, plan, trace, work, network="bound", gains=False)
         except (MoecastError, ValueError):
             continue
@@ -73,22 +79,33 @@ def times_s(cluster: Cluster, model: ModelShape, trace: RoutingTrace, tokens: in
     return found
 
 
-def sizes(model: ModelShape, gpus: list[int], tokens: int, spread: int) -> None:
+def near_best(found: dict[Choice, float]) -> list[Choice]:
+    """Choices within 5 % of the best, of the best in one chunk, and of the best with whole experts."""
+    near: dict[Choice, None] = {}
+    for kind in (found, [one for one in found if one.chunks == 1], [one for one in found if one.etp == 1]):
+        least = min((found[one] for one in kind), default=0.0)
+        near |= dict.fromkeys(one for one in kind if found[one] <= (1 + NEAR) * least)
+    return list(near)
+
+
+def sizes(model: ModelShape, gpus: list[int], tokens: int, spread: int, whole_gpus: int) -> None:
     """Which choice wins by size, and what those would lose that win at another."""
-    print("| GPUs | best | ms a layer | best in one chunk | best with whole experts | choices | CPU s |")
-    print("|---:|---|---:|---:|---:|---:|---:|")
+    print("| GPUs | best | ms a layer | best in one chunk | best with whole experts | choices | timed whole | CPU s |")
+    print("|---:|---|---:|---:|---:|---:|---:|---:|")
     law = parse_law("gamma:0.8")
     trace = routing_by_law(law, model, tokens=16_384, sequence=64, phase="prefill", position=0, seed=0)
     for n in gpus:
         start = time.process_time()
-        found = times_s(load_cluster("dgx-h100", nodes=n // 8), model, trace, tokens, spread)
+        cluster, every = load_cluster("dgx-h100", nodes=n // 8), list(choices(n, spread))
+        asked = every if n <= whole_gpus else near_best(times_s(cluster, model, trace, tokens, every, group=True))
+        found = times_s(cluster, model, trace, tokens, asked)
         best = min(found, key=found.__getitem__)
         plain = min(seconds for choice, seconds in found.items() if choice.chunks == 1)
         whole = min(seconds for choice, seconds in found.items() if choice.etp == 1)
         print(
             f"| {n:,} | {best} | {1e3 * found[best]:.3f} | {plain / found[best] - 1:+.1%} "
             f"| {whole / found[best] - 1:+.1%} "
-            f"| {len(found)} | {time.process_time() - start:.0f} |",
+            f"| {len(every)} | {len(found)} | {time.process_time() - start:.0f} |",
             flush=True,
         )
 
@@ -104,7 +121,8 @@ def adapting(model: ModelShape, path: Path, tokens: int, spread: int, ranks: int
         part = whole.select(whole.topic_T == topic)
         cuts = [part.n_tokens * i // (WINDOWS // 4) for i in range(WINDOWS // 4 + 1)]
         per_window += [
-            times_s(cluster, model, part.select(slice(a, b)), tokens, spread) for a, b in itertools.pairwise(cuts)
+            times_s(cluster, model, part.select(slice(a, b)), tokens, choices(ranks, spread))
+            for a, b in itertools.pairwise(cuts)
         ]
     kept = min(per_window[0], key=lambda choice: sum(window[choice] for window in per_window))
     static_s = sum(window[kept] for window in per_window)
@@ -125,10 +143,11 @@ def main() -> None:
     parser.add_argument("--gpus", default="16,64,256,1024,2048")
     parser.add_argument("--tokens", type=int, default=4096, help="a rank")
     parser.add_argument("--spread", type=int, default=64, help="ranks that hold the experts of a group at the least")
+    parser.add_argument("--whole", type=int, default=256, help="GPUs up to which every choice is timed on all")
     args = parser.parse_args()
     model = load_model("deepseek-v2-lite")
     model = model.of_layers(model.moe_layer_ids[:LAYERS])
-    sizes(model, [int(n) for n in args.gpus.split(",")], args.tokens, args.spread)
+    sizes(model, [int(n) for n in args.gpus.split(",")], args.tokens, args.spread, args.whole)
     adapting(model, args.trace, args.tokens, args.spread)
 
 

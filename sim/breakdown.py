@@ -75,9 +75,18 @@ class Breakdown:
     path_s: Mapping[str, float] = field(default_factory=dict)
 
 
-def breakdown(program: StepProgram, times: StepTimes, used_L: npt.NDArray[np.bool_] | None = None) -> Breakdown:
-    """Read where the time of a step went, of the MoE layers only those that `used_L` says; None: all."""
-    idling = waits_for_peers(program, times)
+def breakdown(
+    program: StepProgram,
+    times: StepTimes,
+    used_L: npt.NDArray[np.bool_] | None = None,
+    *,
+    idling: IdleTimes | None = None,
+) -> Breakdown:
+    """Read where the time of a step went, of the MoE layers only those that `used_L` says; None: all.
+
+    `idling`: what `waits_for_peers` says, where it was asked already.
+    """
+    idling = waits_for_peers(program, times) if idling is None else idling
     path_s = path_seconds(program, critical_path(program, times, idling.peer_S))
     if not program.is_sequence:
         return _of_streams(program, times, used_L, idling, path_s)

@@ -181,6 +181,11 @@ class Layout:
         groups = self.pp * self.groups
         return np.arange(groups, dtype=np.int32).repeat(self.ep * self.etp)
 
+    @property
+    def group_in_stage_G(self) -> Int32:
+        """EP group of each rank, counted in its pipeline stage: ranks with the same experts differ in it."""
+        return self._index_G(EXPERT_AXES, "groups")
+
     def _index_G(self, axes: tuple[str, ...], axis: str) -> Int32:
         sizes = [getattr(self, name) for name in axes]
         shape = [1] * len(axes)

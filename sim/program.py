@@ -9,7 +9,7 @@ Axes: S task, G rank of the program, R rank of a task, F flow, X (flow, link) pa
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, get_args
 
 import numpy as np
@@ -234,6 +234,7 @@ class StepTimes:
     busy_S: Sequence[Float]
     link_bytes_J: Float
     floor_S: Float | None = None
+    _last_S: list[Float] = field(default_factory=list, init=False, repr=False)
 
     @property
     def enter_SG(self) -> Float:
@@ -252,9 +253,11 @@ class StepTimes:
 
     @property
     def last_S(self) -> Float:
-        """When the last rank leaves each task."""
-        latest_S = np.array([leave_R.max(initial=0.0) for leave_R in self.leave_S])
-        return np.asarray(latest_S if self.floor_S is None else np.maximum(latest_S, self.floor_S))
+        """When the last rank leaves each task; found once, as programs have hundreds of thousands."""
+        if not self._last_S:
+            latest_S = np.array([leave_R.max(initial=0.0) for leave_R in self.leave_S])
+            self._last_S.append(latest_S if self.floor_S is None else np.maximum(latest_S, self.floor_S))
+        return self._last_S[0]
 
     @property
     def step_time_s(self) -> float:

@@ -18,13 +18,13 @@ SERVINGS_NETWORK = "fluid:1%"
 """The rung of `moecast plan` where nobody names one; whole training steps are timed by ``bound`` then."""
 TIMED = 2
 """Layouts that are timed whole where nobody says."""
-MADE_TOKENS = 8192
-"""Different tokens that made routing holds; a microbatch that needs more uses them again."""
 AXES = {"schedule": "schedules", "microbatch": "microbatches", "recompute": "recomputes", "zero": "zeros"}
 """Options that hold an axis of the search to one value."""
 OF_SERVING = {"--slo": "", "--osl": 1024, "--serve": "both", "--requests": None}
 """Options that a training job has no use for, and their defaults."""
 
+TRAINERS = ("megatron", "neutral")
+"""Engines that train."""
 DECIDED = {"isl": "--sequence", "weight_type": "--precision", "dense_type": "--precision", "kv_type": "--precision"}
 """Fields of a question that another option says of a training job."""
 
@@ -76,9 +76,9 @@ def plan(
     if out is not None:
         write_text(out, planning.to_text(value))
     if report is not None:
-        from moecast.report.plan_training_page import write_plan_training_page
+        from moecast.report.plan_page import write_plan_page
 
-        write_plan_training_page(value, plan_training_text.winner_rows(value), report)
+        write_plan_page(value, plan_training_text.winner_rows(value), report)
     if json:
         render.echo_json(value)
     else:
@@ -118,6 +118,9 @@ def refuse_serving(asked: Asked, **given: object) -> None:
     for name in (name for name in DECIDED if name in asked.given):
         option = f"--{name.replace('_', '-')}"
         raise MoecastError(f"{DECIDED[name]} says it of a training job", field=option, value=getattr(asked, name))
+    if asked.engine not in (None, *TRAINERS):
+        rule = f"serves, and a training job runs on {' or '.join(TRAINERS)}"
+        raise MoecastError(rule, field="--engine", value=asked.engine)
     for name, value in given.items():
         if value != OF_SERVING[f"--{name}"]:
             raise MoecastError("is of serving: a training job has no such thing", field=f"--{name}", value=value)
@@ -131,39 +134,19 @@ def read_question(asked: Asked, asked_recipe: AskedRecipe, *, quiet: bool) -> Tr
     MoecastError
         As of `read_inputs`, and of the recipe.
     """
-    from moecast.cli import made
-    from moecast.cli.inputs import read_inputs
+    from moecast.cli.plan_inputs import read_plan_inputs
     from moecast.cli.train import drawn_for
     from moecast.placement.layouts.training import TrainingQuestion
-    from moecast.sim import kernels_on
-    from moecast.sim.made_routing import parse_law, routing_by_law
     from moecast.sim.trace_layers import trace_of_layers
-    from moecast.topology import load_cluster
 
     recipe = asked_recipe.recipe()
-    if asked.trace is not None or asked.routing == "trace":
-        inputs = read_inputs(drawn_for(asked, asked_recipe), quiet=quiet)
-        cluster, model, trace = inputs.cluster, inputs.model, inputs.trace
-    else:
-        if asked.cluster is None:
-            raise MoecastError("name a preset (`moecast topology list`) or a YAML file", field="--cluster")
-        built = load_cluster(asked.cluster, nodes=asked.nodes, fabric=asked.fabric)
-        cluster = kernels_on(built, kernels=asked.kernels, engine=asked.engine)
-        model = made.model_of(asked.model, asked.dims, None)
-        law = routing_by_law(
-            parse_law(asked.routing or "uniform"),
-            model,
-            tokens=MADE_TOKENS,
-            sequence=min(recipe.sequence, MADE_TOKENS),
-            phase="prefill",
-            position=0,
-            seed=asked.seed,
-        )
-        trace = trace_of_layers(law, [0])  # a law makes all layers alike: one stands for all
+    drawn = drawn_for(asked, asked_recipe)
+    inputs = read_plan_inputs(asked, drawn=drawn, types=None, sequence=recipe.sequence, quiet=quiet)
     return TrainingQuestion(
-        cluster=cluster,
-        model=model,
-        trace=trace,
+        cluster=inputs.cluster,
+        model=inputs.model,
+        # A law makes all layers alike: one stands for all.
+        trace=trace_of_layers(inputs.trace, [0]) if inputs.made else inputs.trace,
         recipe=recipe,
         drawn=asked_recipe.drawn,
         from_phase=asked.from_phase,

@@ -61,6 +61,7 @@ def answer(
 
 def _launch(found: FoundTraining, question: TrainingQuestion) -> list[dict[str, Any]]:
     """What starts the winner, and the best that Megatron-LM has a schedule for, where that is another."""
+    from moecast.placement.layouts.mappings import started_by
     from moecast.placement.layouts.training.find import ENGINES_OWN
     from moecast.placement.layouts.training.launch import megatron
 
@@ -70,7 +71,9 @@ def _launch(found: FoundTraining, question: TrainingQuestion) -> list[dict[str, 
     for role, one in asked:
         if one is None or (launch and one is found.winner):
             continue
-        start = megatron(one.layout, question.recipe, question.model, gpus_of_node=each)
+        ranks, name = one.layout.plan(question.model).layout, one.layout.mapping.name
+        by = started_by(ranks, question.cluster, name)
+        start = megatron(one.layout, question.recipe, question.model, gpus_of_node=each, started_by=by)
         named = {name: getattr(start, name) for name in start.__dataclass_fields__}
         launch.append({"role": f"{role}: {one.layout.name()}", **named})
     return launch
@@ -128,6 +131,7 @@ def _moves_table(moves: list[dict[str, Any]]) -> Table:
 
 def winner_rows(value: dict[str, Any]) -> list[tuple[str, str]]:
     """The winner, why it wins, how far from the best it is, and what lies behind it, in words."""
+    from moecast.placement.layouts.mappings import OF_RANKS, mapping_told
     from moecast.units import format_bytes, format_percent, format_s
 
     winner, other = value["winner"], value["runner_up"]
@@ -148,7 +152,8 @@ def winner_rows(value: dict[str, Any]) -> list[tuple[str, str]]:
     held = f"{format_bytes(memory['total'])} of {format_bytes(memory['usable'])} usable: {', '.join(parts)}"
     rows.append(("memory of the fullest rank", held))
     gap = format_percent(value["certificate"]["gap"])
-    rows.append(("certificate", f"no layout of the searched space is faster than this by more than {gap}"))
+    rows.append(("certificate", f"no layout of the searched space is faster than this by more than {gap}, {OF_RANKS}"))
+    rows.append(("ranks on GPUs", mapping_told(value["mapping"])))
     rows += [("why: " + line["what"], line["told"]) for line in value["why"]]
     if other is not None:
         wins = format_percent(other["faster_step"])
@@ -171,6 +176,8 @@ def _searched_rows(value: dict[str, Any]) -> list[tuple[str, str]]:
 def again(layout: TrainingLayout, plan_file: Path | None) -> str:
     """What asks the winner alone, beside the question's own options."""
     degrees = {name: getattr(layout, name) for name in ("tp", "cp", "pp", "ep", "etp")} | {"vpp": layout.virtual}
+    if layout.mapped and not plan_file:  # no option says which GPU a rank has
+        plan_file = Path("the file of --write-plan")
     named = [f"--plan {plan_file}"] if plan_file else [f"--{name} {of}" for name, of in degrees.items() if of > 1]
     named += [f"--dispatch {layout.dispatch}"] if layout.dispatch and not plan_file else []
     held = " ".join(f"--{name} {getattr(layout, name)}" for name in HELD)

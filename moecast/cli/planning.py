@@ -14,10 +14,11 @@ from moecast.errors import MoecastError
 if TYPE_CHECKING:
     from moecast.cli.asked import Asked
     from moecast.cli.render import Advance
-    from moecast.placement.layouts import FoundServing, ServingQuestion, Slo
+    from moecast.placement.layouts import FoundServing, ServingLayout, ServingQuestion, Slo
+    from moecast.placement.layouts.launch import Launch
 
-MADE_TOKENS, MADE_SEQUENCE = 8192, 64
-"""Different tokens that made routing holds; a step that needs more uses them again."""
+MADE_SEQUENCE = 64
+"""Tokens of a sequence of made routing."""
 MODES = {"agg": ("agg",), "disagg": ("disagg",), "both": ("agg", "disagg")}
 
 
@@ -121,40 +122,18 @@ def read_serving_question(asked: Asked, *, osl: int, quiet: bool) -> ServingQues
         As of `read_inputs`.
     """
     from moecast.cli import made
-    from moecast.cli.inputs import read_inputs
+    from moecast.cli.plan_inputs import read_plan_inputs
     from moecast.placement.layouts import ServingQuestion
-    from moecast.sim import kernels_on
-    from moecast.sim.made_routing import parse_law, routing_by_law
-    from moecast.topology import load_cluster
 
-    isl = asked.isl or made.DEFAULT_ISL
-    if asked.trace is not None or asked.routing == "trace":
-        # Prompts' length is the question's; a recorded trace has its own.
-        without = {"isl": None} if asked.routing is None else {}
-        inputs = read_inputs(
-            asked.with_(phase="prefill", tokens_per_rank=1, steps=1, reuse=True, **without), quiet=quiet
-        )
-        cluster, model, trace = inputs.cluster, inputs.model, inputs.trace
-    else:
-        if asked.cluster is None:
-            raise MoecastError("name a preset (`moecast topology list`) or a YAML file", field="--cluster")
-        built = load_cluster(asked.cluster, nodes=asked.nodes, fabric=asked.fabric)
-        cluster = kernels_on(built, kernels=asked.kernels, engine=asked.engine)
-        model = made.model_of(asked.model, asked.dims, asked.types)
-        trace = routing_by_law(
-            parse_law(asked.routing or "uniform"),
-            model,
-            tokens=MADE_TOKENS,
-            sequence=MADE_SEQUENCE,
-            phase="prefill",
-            position=0,
-            seed=asked.seed,
-        )
+    # Prompts' length is the question's; a recorded trace has its own.
+    without = {"isl": None} if asked.routing is None else {}
+    drawn = asked.with_(phase="prefill", tokens_per_rank=1, steps=1, reuse=True, **without)
+    inputs = read_plan_inputs(asked, drawn=drawn, types=asked.types, sequence=MADE_SEQUENCE, quiet=quiet)
     return ServingQuestion(
-        cluster=cluster,
-        model=model,
-        trace=trace,
-        isl=isl,
+        cluster=inputs.cluster,
+        model=inputs.model,
+        trace=inputs.trace,
+        isl=asked.isl or made.DEFAULT_ISL,
         osl=osl,
         from_phase=asked.from_phase,
         memory_fraction=asked.memory_fraction,
@@ -214,16 +193,31 @@ def engine_files(plan_file: Path) -> dict[str, Path]:
 
 
 def _launch(found: FoundServing, question: ServingQuestion, files: dict[str, str]) -> list[dict[str, Any]]:
-    from moecast.placement.layouts.launch import launches
-
-    steady, experts = found.winner, question.model.experts
+    steady = found.winner
     usable = files if steady.decode.ep > 1 and steady.decode.etp == 1 and steady.decode.pp == 1 else {}
     roles = (("decode", steady.decode), ("prefill", steady.prefill)) if steady.split else (("", steady.decode),)
     return [
         {"role": role} | {name: getattr(one, name) for name in one.__dataclass_fields__}
         for role, layout in roles
-        for one in launches(layout, experts=experts, role=role, placement=usable if role != "prefill" else None)
+        for one in _started(layout, question, role, usable if role != "prefill" else {})
     ]
+
+
+def _started(
+    layout: ServingLayout, question: ServingQuestion, role: str, placement: dict[str, str]
+) -> tuple[Launch, ...]:
+    from moecast.placement.layouts.launch import launches
+    from moecast.placement.layouts.mappings import started_by
+
+    model, ranks = question.model, layout.plan(question.model).layout
+    return launches(
+        layout,
+        experts=model.experts,
+        n_layers=model.n_layers,
+        role=role,
+        placement=placement,
+        started_by=started_by(ranks, question.cluster, layout.mapping.name),
+    )
 
 
 def write_winner(found: FoundServing, question: ServingQuestion, path: Path) -> None:
@@ -288,6 +282,7 @@ def _numbers(one: dict[str, Any]) -> tuple[str, str, str]:
 
 def winner_rows(value: dict[str, Any]) -> list[tuple[str, str]]:
     """The winner, why it wins, how far from the best it is, and what lies behind it, in words."""
+    from moecast.placement.layouts.mappings import OF_RANKS, mapping_told
     from moecast.placement.layouts.told import interval_rows
     from moecast.units import format_percent
 
@@ -298,7 +293,8 @@ def winner_rows(value: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("$ per million output tokens", f"{winner['dollars_per_million_tokens']:.3g}"))
     rows += interval_rows(winner["interval"])
     gap = format_percent(value["certificate"]["gap"])
-    rows.append(("certificate", f"no layout of the searched space beats this by more than {gap}"))
+    rows.append(("certificate", f"no layout of the searched space beats this by more than {gap}, {OF_RANKS}"))
+    rows.append(("ranks on GPUs", mapping_told(value["mapping"])))
     rows += [("why: " + line["what"], line["told"]) for line in value["why"]]
     if other is not None:
         wins = format_percent(other["faster_step"])

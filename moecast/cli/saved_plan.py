@@ -37,8 +37,7 @@ def write_saved_plan_page(source: str | Path, path: str | Path) -> None:
 
 def _page(value: Mapping[str, Any]) -> str:
     from moecast.cli import plan_training_text, planning
-    from moecast.report import plan_page, plan_training_page
+    from moecast.report import plan_page
 
-    if value["for"] == "training":
-        return plan_training_page.render(value, plan_training_text.winner_rows(dict(value)))
-    return plan_page.render(value, planning.winner_rows(dict(value)))
+    told = plan_training_text if value["for"] == "training" else planning
+    return plan_page.render(value, told.winner_rows(dict(value)))

@@ -1,48 +1,25 @@
-"""The page of a search for a training layout: the winner, speed against memory, what it hangs on, its pipeline."""
+"""The page of a search for a training layout: speed against memory, what it hangs on, its pipeline."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from moecast.files import write_text
 from moecast.report import plan_figures, plan_training_figures
-from moecast.report.html import Picture, render_page
-
-ON_TOP = ("winner", "step", "tokens/s per GPU", "model TFLOP/s per GPU", "$ per million tokens")
-"""Rows of the table that stand above it."""
+from moecast.report.html import Picture
+from moecast.report.plan_content import PlanContent
 
 
-def write_plan_training_page(answer: Mapping[str, Any], rows: Sequence[tuple[str, str]], path: str | Path) -> None:
-    """Write what `moecast plan --for training` found as one self-contained HTML file, whole or not at all.
-
-    Parameters
-    ----------
-    answer
-        As `moecast plan --for training --json` prints it.
-    rows
-        The names and texts of its table.
-    """
-    write_text(path, render(answer, rows))
-
-
-def render(answer: Mapping[str, Any], rows: Sequence[tuple[str, str]]) -> str:
-    """The page as text."""
+def training_content(answer: Mapping[str, Any]) -> PlanContent:
+    """What is shown of a search, as `moecast plan --for training --json` prints it."""
     asked = answer["question"]
     job = f"{asked['batch']:,} sequences of {asked['sequence']:,} tokens a step, {asked['precision']}"
-    return render_page(
-        "plan.html.j2",
-        title=asked["model"],
+    return PlanContent(
         lead=f"{answer['gpus']:,} GPUs of {asked['cluster']}, {job}",
         model=f"A training step with {asked['optimizer']}; routing: {asked['trace']['model']}",
         cards=_cards(answer),
-        rows=[row for row in rows if row[0] not in ON_TOP],
-        winner=answer["winner"]["name"],
-        all=_pictures(answer),
-        moves=(answer["sensitivity"] or {}).get("moves", []),
-        launch=answer["launch"],
-        notes=answer["notes"],
+        on_top=("winner", "step", "tokens/s per GPU", "model TFLOP/s per GPU", "$ per million tokens"),
+        pictures=_pictures(answer),
     )
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from moecast.errors import MoecastError
-from moecast.sim.question import Question
 from moecast.sim.serving import Lengths, PrefillPool, Serving, make_requests, serve
 
 if TYPE_CHECKING:
@@ -99,17 +98,7 @@ def _served(question: ServingQuestion, one: Steady, plan: Plan, law: ArrivalLaw,
     lengths = Lengths(prompt=question.isl, output=question.osl)
     number = ROUNDS * law.concurrency if law.name == "closed" else OPEN_REQUESTS
     made = make_requests(law, lengths, min(number, MOST_REQUESTS), seed=question.seed)
-    asked = Question(
-        cluster=question.cluster,
-        model=question.model,
-        plan=plan,
-        trace=question.trace,
-        workload=question.workload(one.decode.batch, "decode"),
-        network="bound",
-        seed=question.seed,
-        memory_fraction=question.memory_fraction,
-        gains=False,
-    )
+    asked = question.decoding(plan, one.decode.batch)
     prefill = None
     if one.split:
         whole = one.prefill_instances * one.prefill.gpus
@@ -123,7 +112,7 @@ def _served(question: ServingQuestion, one: Steady, plan: Plan, law: ArrivalLaw,
 def _on_last(layout: ServingLayout, question: ServingQuestion, whole: int, gpus: int) -> Plan:
     """The plan of the first of some instances that stand on the last GPUs in use."""
     first = gpus - whole
-    return layout.plan(question.model).with_(gpu_of_rank=tuple(range(first, first + layout.gpus)))
+    return layout.plan(question.model).with_(gpu_of_rank=tuple(first + gpu for gpu in layout.gpu_of_rank))
 
 
 def requests_rows(runs: Sequence[dict[str, Any]]) -> list[tuple[str, str, str, str, str]]:

@@ -5,23 +5,24 @@
    the limits even so is out; so is whoever could not beat what has been found.
 3. The rest in the order of what they promise, timed by the rung ``bound`` (`timed_layouts`); where none of these is
    within the limits, those that are expected nearest to them; the best by ``fluid``, with a placement of their own.
+4. The best of these with ranks on other GPUs than consecutive ones (`mappings`).
 
 Nothing is left out by a score: scores order layouts, but only floors exclude them. What a limited number of scores
-leaves open is in the certificate, which is made of the floors alone.
+leaves open is in the certificate, which is made of the floors alone, and of consecutive ranks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from moecast.errors import MoecastError
 from moecast.placement.layouts.found_serving import FoundServing
-from moecast.placement.layouts.front import best_of_kinds, by_lateness, pareto, ranked, runner_up
-from moecast.placement.layouts.scoring import StepScores, placed_plan
+from moecast.placement.layouts.front import by_lateness, pareto, ranked, runner_up
+from moecast.placement.layouts.placed_layouts import PlacedLayouts
+from moecast.placement.layouts.scoring import StepScores
 from moecast.placement.layouts.space import Space
-from moecast.placement.layouts.steady import Slo, Steady
+from moecast.placement.layouts.steady import Slo
 from moecast.placement.layouts.timed_layouts import TimedLayouts
 from moecast.placement.layouts.unmet import nothing_meets
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from moecast.placement.layouts.scoring import Score
     from moecast.placement.layouts.serving_question import ServingQuestion
     from moecast.placement.layouts.timed_layouts import Progress
-    from moecast.sim.plan import Plan
 
 MODES = ("agg", "disagg")
 
@@ -74,8 +74,9 @@ def find_serving(
     space = Space(model=question.model, gpus=gpus) if space is None else space
     timed = TimedLayouts(question, gpus, slo, space, progress or _silent)
     timed.time_best(modes, scored)
-    last = _Placing(timed, score or StepScores(question=question, network=network))
+    last = PlacedLayouts(timed, score or StepScores(question=question, network=network), network)
     last.place_best(placed)
+    last.map_best()
     return _found(timed, last, modes, network)
 
 
@@ -83,61 +84,7 @@ def _silent(_what: str, _done: int, _of: int) -> None:
     return
 
 
-@dataclass(slots=True)
-class _Placing:
-    """The best of the timed layouts, timed once more by the last score with placements of their own."""
-
-    timed: TimedLayouts
-    score: Score
-    best: list[Steady] = field(default_factory=list)
-    """As ``bound`` timed them, with experts in order."""
-    placed: list[tuple[Steady, Plan]] = field(default_factory=list)
-
-    def place_best(self, most: int) -> None:
-        """Place the best of each kind within the limits; then those nearest to them until one is within."""
-        scored = list(self.timed.scored().values())
-        self._place(best_of_kinds(ranked(scored, self.timed.slo), most))
-        for one in () if self.within() else self._others(scored, most):
-            self._place([one])
-            if self.within():
-                return
-
-    def within(self) -> list[Steady]:
-        """Those within the limits by the last score, the best first."""
-        return ranked((one for one, _ in self.placed), self.timed.slo)
-
-    def _others(self, scored: Sequence[Steady], most: int) -> list[Steady]:
-        """Whom to try where the last score finds all too slow: by what it and placements made of those before."""
-        late = [again.late(self.timed.slo) / one.late(self.timed.slo) for one, (again, _) in self._pairs()]
-        over, left = min(late, default=1.0), [one for one in scored if one not in self.best]
-        hopeful = [one for one in left if one.late(self.timed.slo) * over <= 1]
-        hopeful.sort(key=lambda one: -one.tokens_per_s_per_gpu)
-        rest = [one for one in by_lateness(left, self.timed.slo) if one not in hopeful]
-        return best_of_kinds([*hopeful, *rest], most)
-
-    def _pairs(self) -> list[tuple[Steady, tuple[Steady, Plan]]]:
-        return list(zip(self.best, self.placed, strict=True))
-
-    def _place(self, best: Sequence[Steady]) -> None:
-        for done, one in enumerate(best):
-            self.timed.tell("placing the best", done, len(best))
-            self.best.append(one)
-            self.placed.append(self._placed(one))
-
-    def _placed(self, one: Steady) -> tuple[Steady, Plan]:
-        """A layout with its own placement or with experts in order, whichever is faster, by the last score."""
-        question, bound = self.timed.question, self.timed.bound
-        ordered, own = one.decode.plan(question.model), placed_plan(question, one.decode)
-        own_is_faster = bound.step_s(one.decode, "decode", own) < bound.step_s(one.decode, "decode")
-        plan = own if own_is_faster else ordered
-        decode_s = self.score.step_s(one.decode, "decode", plan)
-        prefill_s = self.score.step_s(one.prefill, "prefill")
-        again = self.timed.served("disagg" if one.split else "agg", one.decode, one.prefill, decode_s, prefill_s)
-        assert again is not None
-        return again, plan
-
-
-def _found(timed: TimedLayouts, last: _Placing, modes: Sequence[str], network: str) -> FoundServing:
+def _found(timed: TimedLayouts, last: PlacedLayouts, modes: Sequence[str], network: str) -> FoundServing:
     """All that was found.
 
     Raises
@@ -146,7 +93,7 @@ def _found(timed: TimedLayouts, last: _Placing, modes: Sequence[str], network: s
         None is within the limits, by ``bound`` or by the last score.
     """
     scored = list(timed.scored().values())
-    again, slo = [one for one, _ in last.placed], timed.slo
+    again, slo = [one.steady for one in last.placed], timed.slo
     # Where the last rung finds all of them too slow, the one that misses the limits least is told as it is.
     order = last.within() or by_lateness(again, slo)
     if not scored:
@@ -156,13 +103,14 @@ def _found(timed: TimedLayouts, last: _Placing, modes: Sequence[str], network: s
     if not any(one.meets(slo) for one in (*scored, *order[:1])):
         nearest = by_lateness([*again, *scored], slo)[0]
         raise MoecastError(nothing_meets(slo, nearest, timed=len(scored), untimed=timed.untimed(modes)), field="--slo")
-    plans = {id(one): plan for one, plan in last.placed}
+    of_steady = {id(one.steady): one for one in last.placed}
     promised = [timed.promises(mode) for mode in modes]
     within = [each.within_Y(slo) for each in promised]
     pairs = list(zip(promised, within, strict=True))
     return FoundServing(
         winner=order[0],
-        plan=plans[id(order[0])],
+        plan=of_steady[id(order[0])].plan,
+        mappings=of_steady[id(order[0])].tried,
         runner_up=runner_up(order[0], [*order[1:], *last.best]),
         scored=tuple(ranked(scored, Slo())),
         placed=tuple(order),

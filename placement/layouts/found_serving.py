@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moecast.placement.layouts.mappings import mapping_json
 from moecast.placement.layouts.steady import NO_QUEUE
 
 if TYPE_CHECKING:
     from moecast.placement.layouts.fitted import Fitting
     from moecast.placement.layouts.front import RunnerUp
+    from moecast.placement.layouts.mappings import Tried
     from moecast.placement.layouts.serving_layout import ServingLayout
     from moecast.placement.layouts.steady import Slo, Steady
     from moecast.sim.plan import Plan
@@ -25,6 +27,8 @@ class FoundServing:
     ----------
     winner, plan
         The best within the limits, by the last rung; and its plan, with its own placement.
+    mappings
+        What other ways to put the winner's ranks on GPUs make of it, against consecutive ones.
     runner_up
         The best of another kind; None where all that were placed are of one.
     scored, placed
@@ -43,6 +47,7 @@ class FoundServing:
 
     winner: Steady
     plan: Plan
+    mappings: tuple[Tried, ...]
     runner_up: RunnerUp | None
     scored: tuple[Steady, ...]
     placed: tuple[Steady, ...]
@@ -71,6 +76,7 @@ class FoundServing:
             "model": NO_QUEUE,
             "network": self.network,
             "winner": self.winner.to_json(),
+            "mapping": mapping_json(self.winner.mapping, self.mappings),
             "runner_up": None
             if other is None
             else {**other.steady.to_json(), "behind": other.behind, "faster_step": other.faster_step},

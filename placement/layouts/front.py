@@ -7,7 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from moecast.placement.layouts.mappings import CONSECUTIVE
+
 if TYPE_CHECKING:
+    from moecast.placement.layouts.serving_layout import ServingLayout
     from moecast.placement.layouts.steady import Slo, Steady
 
 
@@ -59,20 +62,19 @@ def runner_up(winner: Steady, others: Sequence[Steady]) -> RunnerUp | None:
 
 
 def kind_of(one: Steady) -> object:
-    """What is one layout to a reader: batches and redundant slots are its settings."""
-    return (
-        one.split,
-        replace(one.decode, batch=one.decode.microbatches, spare_slots=0),
-        replace(one.prefill, batch=one.prefill.microbatches, spare_slots=0) if one.split else None,
-    )
+    """What is one layout to a reader: batches, redundant slots and where ranks stand are its settings."""
+    return one.split, _kind(one.decode), _kind(one.prefill) if one.split else None
 
 
-def best_of_kinds(order: Sequence[Steady], most: int, *, of_each: int = 2) -> list[Steady]:
-    """The first of an order, not more than a few of each kind."""
+def _kind(layout: ServingLayout) -> ServingLayout:
+    return replace(layout, batch=layout.microbatches, spare_slots=0, mapping=CONSECUTIVE)
+
+
+def best_of_kinds(order: Sequence[Steady], most: int, *, of_each: int = 2, filled: bool = False) -> list[Steady]:
+    """The first of an order, not more than a few of each kind; `filled`: then whoever is next, up to `most`."""
     taken: Counter[object] = Counter()
-    chosen = []
+    chosen, rest = [], []
     for one in order:
         taken[kind_of(one)] += 1
-        if taken[kind_of(one)] <= of_each:
-            chosen.append(one)
-    return chosen[:most]
+        (chosen if taken[kind_of(one)] <= of_each else rest).append(one)
+    return [*chosen, *(rest if filled else ())][:most]

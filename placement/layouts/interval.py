@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from moecast.sim.accuracy import grounds_of, steady_grounds
 from moecast.sim.accuracy.grounds import grounds_text
-from moecast.sim.question import Question
 
 if TYPE_CHECKING:
     from moecast.placement.layouts.serving_question import ServingQuestion
@@ -56,16 +55,7 @@ def interval_of_serving(question: ServingQuestion, steady: Steady, plan: Plan) -
     plan
         Of the decode step.
     """
-    asked = Question(
-        cluster=question.cluster,
-        model=question.model,
-        plan=plan,
-        trace=question.trace,
-        workload=question.workload(steady.decode.batch, "decode"),
-        network="bound",
-        seed=question.seed,
-        memory_fraction=question.memory_fraction,
-    )
+    asked = question.decoding(plan, steady.decode.batch)
     grounds: Grounds = grounds_of(asked) if steady.split else steady_grounds(asked)
     found, rate = grounds.interval, steady.tokens_per_s_per_gpu
     of_rate = None if found is None or _prompts_limit(question, steady) else (rate / found.high, rate / found.low)

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from moecast.placement.layouts.space import layers_of_stages
 
 if TYPE_CHECKING:
     from moecast.placement.layouts.serving_layout import ServingLayout
 
 
+PARTITIONS = {"sglang": "SGLANG_PP_LAYER_PARTITION", "vllm": "VLLM_PP_LAYER_PARTITION"}
+"""Environment variables with the layers of each pipeline stage; TensorRT-LLM has them in its YAML file."""
 Options = dict[str, str | int | bool | tuple[str, ...]]
 """Of a command: a name with its value or values, or True for a name alone."""
 
@@ -43,7 +47,13 @@ class Launch:
 
 
 def launches(
-    layout: ServingLayout, *, experts: int, role: str = "", placement: Mapping[str, str] | None = None
+    layout: ServingLayout,
+    *,
+    experts: int,
+    n_layers: int = 0,
+    role: str = "",
+    placement: Mapping[str, str] | None = None,
+    started_by: str = "",
 ) -> tuple[Launch, ...]:
     """Start an instance in a layout with each serving engine.
 
@@ -51,13 +61,36 @@ def launches(
     ----------
     experts
         Of a layer, which redundant ones are counted beside.
+    n_layers
+        Of the model: engines are told of stages that have not as many each. 0: nobody is.
     role
         `prefill` or `decode` where these stand on instances of their own.
     placement
         Files that hold the experts' placement, by engine.
+    started_by
+        What puts ranks on GPUs that are not consecutive.
     """
     files = placement or {}
-    return tuple(start(layout, experts, role, files) for start in (_sglang, _vllm, _trtllm))
+    started = [start(layout, experts, role, files) for start in (_sglang, _vllm, _trtllm)]
+    return tuple(_on_gpus(_cut(one, layout, n_layers), layout, started_by) for one in started)
+
+
+def _cut(one: Launch, layout: ServingLayout, n_layers: int) -> Launch:
+    """The same with the layers of each pipeline stage, where these are not as many."""
+    counts = [len(stage) for stage in layers_of_stages(n_layers, layout.pp)]
+    if len(set(counts)) == 1:
+        return one
+    if one.engine in PARTITIONS:
+        return replace(one, command=f"{PARTITIONS[one.engine]}={','.join(map(str, counts))} {one.command}")
+    return replace(one, config=f"{one.config}pp_partition: {counts}\n")
+
+
+def _on_gpus(one: Launch, layout: ServingLayout, started_by: str) -> Launch:
+    """The same with what is said of ranks that are not consecutive GPUs: engines have no option for them."""
+    if not layout.mapped:
+        return one
+    told = f"ranks {layout.mapping.name} ({started_by})"
+    return replace(one, cannot="; ".join(filter(None, (one.cannot, told))))
 
 
 def _sglang(layout: ServingLayout, experts: int, role: str, files: Mapping[str, str]) -> Launch:

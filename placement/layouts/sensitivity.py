@@ -170,7 +170,8 @@ def _asked(found: FoundServing) -> list[Steady]:
 
 def _neighbours(one: Steady, fit: Iterable[ServingLayout]) -> Iterator[Steady]:
     """The same with other batches; their times are still this one's, and nobody reads them."""
-    same = [layout.batch for layout in fit if replace(layout, batch=one.decode.batch) == one.decode]
+    own = {"batch": one.decode.batch, "mapping": one.decode.mapping}
+    same = [layout.batch for layout in fit if replace(layout, **own) == one.decode]
     below = sorted(batch for batch in same if batch < one.decode.batch)[-BATCHES_BELOW:]
     above = sorted(batch for batch in same if batch > one.decode.batch)[:BATCHES_ABOVE]
     for batch in (*below, *above):

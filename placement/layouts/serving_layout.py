@@ -26,7 +26,7 @@ class ServingLayout(AttentionDegrees):
 
     Parameters
     ----------
-    tp, cp, dp, pp
+    tp, cp, dp, pp, mapping
         As of `AttentionDegrees`.
     etp
         Ranks that share each expert by width; what it leaves of a stage's ranks is the EP group.
@@ -92,6 +92,7 @@ class ServingLayout(AttentionDegrees):
             model.shape_LEK, model.moe_layer_ids, ranks=self.gpus, slots_per_rank=self.slots_per_rank(model.experts)
         )
         return plan.with_(
+            gpu_of_rank=self.gpu_of_rank,
             sequence_parallel=self.sequence_parallel,
             dispatch=self.dispatch,
             schedule=self.schedule,
@@ -113,6 +114,7 @@ class ServingLayout(AttentionDegrees):
         parts += [self.schedule] if self.schedule != SEQUENTIAL else []
         parts += [f"{self.microbatches} microbatches"] if self.microbatches > 1 else []
         parts += [f"{self.spare_slots} redundant slots a rank"] if self.spare_slots else []
+        parts += self.mapped
         return ", ".join([*parts, f"{self.batch:,} tokens a rank" if prompts else f"batch {self.batch}"])
 
 

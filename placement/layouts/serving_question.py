@@ -10,11 +10,13 @@ import numpy as np
 from moecast.errors import MoecastError
 from moecast.sim.drawn_steps import draw_steps
 from moecast.sim.memory import MEMORY_FRACTION
+from moecast.sim.question import Question
 from moecast.sim.workload import Workload
 from moecast.traces import PHASES
 
 if TYPE_CHECKING:
     from moecast.sim.model import ModelShape
+    from moecast.sim.plan import Plan
     from moecast.sim.step import Step
     from moecast.topology import Cluster
     from moecast.traces import RoutingTrace
@@ -87,6 +89,20 @@ class ServingQuestion:
             reuse=True,
             seed=self.seed,
             from_phase=self._rows_of(phase),
+        )
+
+    def decoding(self, plan: Plan, batch: int) -> Question:
+        """The decode steps of a plan, asked of the rung ``bound``; `batch` sequences on each data-parallel rank."""
+        return Question(
+            cluster=self.cluster,
+            model=self.model,
+            plan=plan,
+            trace=self.trace,
+            workload=self.workload(batch, "decode"),
+            network="bound",
+            seed=self.seed,
+            memory_fraction=self.memory_fraction,
+            gains=False,
         )
 
     def _rows_of(self, phase: str) -> str | None:

@@ -185,11 +185,11 @@ def _every_stage_has_experts(model: ModelShape, pp: int) -> bool:
     """Whether each of `pp` equal stages has an MoE layer."""
     if pp > model.n_layers:
         return False
-    stages = (part for part in _dealt(model.n_layers, pp))
+    stages = (part for part in layers_of_stages(model.n_layers, pp))
     return all(any(layer in model.moe_layer_ids for layer in stage) for stage in stages)
 
 
-def _dealt(n_layers: int, pp: int) -> Iterator[range]:
+def layers_of_stages(n_layers: int, pp: int) -> Iterator[range]:
     """Layers of each stage: as many to each, the first ones one more."""
     first, (each, more) = 0, divmod(n_layers, pp)
     for stage in range(pp):

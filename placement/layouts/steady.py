@@ -66,6 +66,12 @@ class Steady:
         """Whether prompts have instances of their own."""
         return self.prefill_instances > 0
 
+    @property
+    def mapping(self) -> str:
+        """How its ranks stand on GPUs, of both kinds of instances where these differ."""
+        decode, prefill = self.decode.mapping.name, self.prefill.mapping.name
+        return decode if decode == prefill else f"decode {decode}, prefill {prefill}"
+
     def step_seconds(self, *, isl: int, osl: int) -> tuple[float, float]:
         """Seconds of a decode step and of one of prompts, of which these times are made."""
         prefill_s = self.ttft_s / -(-isl // self.prefill.batch)
@@ -93,7 +99,8 @@ class Steady:
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
         layouts = {
-            name: {field: getattr(layout, field) for field in layout.__dataclass_fields__} | {"ep": layout.ep}
+            name: {field: getattr(layout, field) for field in layout.__dataclass_fields__}
+            | {"ep": layout.ep, "mapping": layout.mapping.name}
             for name, layout in (("decode", self.decode), ("prefill", self.prefill))
         }
         numbers = ("decode_instances", "prefill_instances", "tpot_s", "ttft_s", "tokens_per_s_per_gpu")

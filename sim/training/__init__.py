@@ -9,6 +9,7 @@ from moecast.sim.training.gradients import ZERO_LEVELS, Reduction, reductions
 from moecast.sim.training.host import HostWait
 from moecast.sim.training.memory import training_memory
 from moecast.sim.training.optimizer import OPTIMIZERS, Adam, Muon, Optimizer
+from moecast.sim.training.overlapped import overlaps
 from moecast.sim.training.passes import Passes
 from moecast.sim.training.precision import BF16, FP8, PRECISIONS, Precision
 from moecast.sim.training.prediction import TrainingPrediction, write_training
@@ -49,6 +50,7 @@ __all__ = [
     "draw_microbatches",
     "model_flop_per_token",
     "model_tflops_per_gpu",
+    "overlaps",
     "reductions",
     "simulate_training",
     "stage_work",

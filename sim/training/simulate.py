@@ -14,7 +14,7 @@ import numpy as np
 
 from moecast.errors import MoecastError
 from moecast.sim.accuracy import training_grounds
-from moecast.sim.breakdown import breakdown, waits_for_peers
+from moecast.sim.breakdown import IdleTimes, breakdown, waits_for_peers
 from moecast.sim.checks import check_question
 from moecast.sim.collectives.links import link_kinds
 from moecast.sim.cost import kernels_on
@@ -111,7 +111,8 @@ def simulate_training(
         drawing = program_timeline(timed.program, timed.times, rank_names=names, link_kind_J=kinds, about=about)
         write_timeline(drawing, timeline)
     step_s, tokens = timed.times.step_time_s, recipe.batch * recipe.sequence
-    where = breakdown(timed.program, timed.times)
+    idling = waits_for_peers(timed.program, timed.times)
+    where = breakdown(timed.program, timed.times, idling=idling)
     rate = tokens / step_s / plan.ranks
     memory = training_memory_of(model, plan, recipe, timed.order, cluster.hardware, fraction=memory_fraction)
     grounds = training_grounds(cluster.hardware, plan, recipe, trace)
@@ -135,7 +136,7 @@ def simulate_training(
         overlapped_s=where.overlapped_s,
         held_up_s=where.held_up_s,
         critical_path=shares_of(where.path_s),
-        waiting_P=waiting_of_pipeline(timed, plan),
+        waiting_P=waiting_of_pipeline(timed, plan, idling),
         in_flight_P=tuple(timed.order.peak_in_flight(rank) for rank in range(plan.layout.pp)),
         memory_bytes=memory,
         fits=memory["total"] <= memory["usable"],
@@ -298,9 +299,8 @@ def training_memory_of(
     return {**most, "total": sum(most.values()), "usable": usable, "capacity": int(hardware.memory_bytes)}
 
 
-def waiting_of_pipeline(timed: TimedTraining, plan: Plan) -> tuple[float, ...]:
+def waiting_of_pipeline(timed: TimedTraining, plan: Plan, idling: IdleTimes) -> tuple[float, ...]:
     """The part of the step in which the ranks of each pipeline rank neither compute nor communicate: their bubble."""
-    idle_S = waits_for_peers(timed.program, timed.times).idle_S
-    spent_G = seconds_of_ranks(timed.program, timed.times, idle_S)
+    spent_G = seconds_of_ranks(timed.program, timed.times, idling.idle_S)
     waiting_G = 1 - spent_G / timed.times.step_time_s
     return tuple(float(waiting_G[np.flatnonzero(plan.layout.stage_G == rank)].mean()) for rank in range(plan.layout.pp))

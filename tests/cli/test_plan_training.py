@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from moecast.cli.asked import Asked
+from moecast.cli.plan_training import refuse_serving
+from moecast.errors import MoecastError
 from tests.cli.conftest import Run
 
 ASKED = ("--for", "training", "--cluster", "dgx-h100", "--model", "config.json", "--gpus", "4", "--seed", "1")
@@ -87,3 +90,9 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert said in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "o.json").exists()
+
+
+def test_an_engine_that_serves_is_one_line() -> None:
+    with pytest.raises(MoecastError, match=r"--engine = 'sglang': serves"):
+        refuse_serving(Asked(engine="sglang"))
+    refuse_serving(Asked(engine="megatron"))

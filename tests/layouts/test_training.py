@@ -25,14 +25,14 @@ from moecast.placement.layouts.training.orders import in_flight
 from moecast.sim.memory import usable_bytes
 from moecast.sim.schedules.pipeline import Pipeline, find_pipeline_schedule, make_order
 from moecast.sim.training.simulate import draw_microbatches, time_training, training_memory_of, with_chunks_of
-from tests.layouts.training_cases import LAYOUTS, MODEL, QUESTIONS, SMALL, SPACE, question, step_s
+from tests.layouts.training_cases import HIDDEN, LAYOUTS, MODEL, QUESTIONS, SMALL, SPACE, question, step_s
 
-FLOORS = {id(asked): TrainingFloors(asked) for asked in QUESTIONS}
+FLOORS = {id(asked): TrainingFloors(asked) for asked in (*QUESTIONS, HIDDEN)}
 QUICK = [one for one in LAYOUTS if one.microbatches(32) * one.pp * one.virtual <= 64]
 
 
 @settings(deadline=None, max_examples=40)
-@given(asked=st.sampled_from(QUESTIONS), layout=st.sampled_from(QUICK))
+@given(asked=st.sampled_from((*QUESTIONS, HIDDEN)), layout=st.sampled_from(QUICK))
 def test_both_floors_are_below_bound(asked: TrainingQuestion, layout: TrainingLayout) -> None:
     floors = FLOORS[id(asked)]
     assert 0 < floors.quick(layout) <= floors.sharp(layout) <= step_s(asked, layout)
@@ -128,9 +128,17 @@ def test_a_cut_of_its_own_is_tried_and_never_worse() -> None:
     assert counts[-1] < max(counts)  # the stage with the LM head has fewer layers
 
 
+def test_parameters_are_gathered_beside_passes_with_zero_only() -> None:
+    asked = replace(HIDDEN, recipe=replace(HIDDEN.recipe, overlap_param_gather=True))
+    space = replace(SMALL, zeros=(0, 1))
+    assert {layout.zero for layout in space.layouts(asked)} == {1}
+    assert space.refused["without ZeRO no parameters are gathered beside passes"] > 0
+
+
 def test_scores_are_near_whole_steps() -> None:
     asked = QUESTIONS[1]
     scores = TrainingScores(asked, FLOORS[id(asked)])
+    assert scores.step_s(QUICK[0]) == scores.whole(QUICK[0]).step_time_s
     ratios = [scores.quick(one) / step_s(asked, one) for one in random.Random(5).sample(QUICK, 25)]
     assert 0.7 < float(np.median(ratios)) < 1.2
 
@@ -144,6 +152,8 @@ def test_what_has_no_answer_is_one_line() -> None:
     odd = replace(asked, recipe=replace(asked.recipe, batch=7))
     with pytest.raises(MoecastError, match=r"no layout is legal: .*microbatches"):
         find_training(odd, 16, space=TrainingSpace(gpus=16, most_pp=1, most_tp=1, most_cp=1))
+    with pytest.raises(MoecastError, match="--moe-schedule"):
+        replace(asked, recipe=replace(asked.recipe, moe_schedule="fsmoe:2"))
     with pytest.raises(ValueError, match="at least one value"):
         TrainingSpace(gpus=4, schedules=())
     with pytest.raises(ValueError, match="do not divide"):

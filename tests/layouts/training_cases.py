@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from moecast.placement.layouts.training import TrainingLayout, TrainingQuestion, TrainingScores, TrainingSpace
 from moecast.sim import ModelShape
 from moecast.sim.attention_shape import AttentionShape
@@ -35,6 +37,8 @@ def question(law: str = "zipf:0.8", *, fp8: bool = False, nodes: int = 2, batch:
 
 
 QUESTIONS = (question(), question("uniform", fp8=True), question("zipf:1.5"))
+HIDDEN = replace(QUESTIONS[0], recipe=replace(QUESTIONS[0].recipe, overlap_grad_reduce=True))
+"""Gradients are reduced beside passes."""
 SPACE = TrainingSpace(gpus=16)
 LAYOUTS = list(SPACE.layouts(QUESTIONS[0]))
 SMALL = TrainingSpace(

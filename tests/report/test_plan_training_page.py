@@ -20,7 +20,7 @@ from moecast.placement.layouts.training import (
     find_training,
 )
 from moecast.placement.layouts.training.sensitivity import training_sensitivity
-from moecast.report.plan_training_page import write_plan_training_page
+from moecast.report.plan_page import write_plan_page
 from moecast.sim.network import find_rung
 from moecast.sim.training import HostWait
 from moecast.sim.training.simulate import draw_microbatches, time_training
@@ -49,14 +49,12 @@ def test_page_in_a_browser(answer: dict[str, Any], width: int, tmp_path: Path) -
     executable = find_chromium()
     if executable is None:
         pytest.skip("no Chromium on the path")
-    write_plan_training_page(answer, plan_training_text.winner_rows(answer), tmp_path / "p.html")
+    write_plan_page(answer, plan_training_text.winner_rows(answer), tmp_path / "p.html")
     assert assert_page_is_whole(executable, tmp_path / "p.html", width=width) == 4
 
 
 def test_a_page_without_sensitivity_is_a_page(answer: dict[str, Any], tmp_path: Path) -> None:
-    write_plan_training_page(
-        answer | {"sensitivity": None}, plan_training_text.winner_rows(answer), tmp_path / "p.html"
-    )
+    write_plan_page(answer | {"sensitivity": None}, plan_training_text.winner_rows(answer), tmp_path / "p.html")
     text = (tmp_path / "p.html").read_text(encoding="utf-8")
     assert "pretrain_gpt.py" in text
     assert "What the answer hangs on" not in text

@@ -4,20 +4,23 @@
 2. A lower bound on the step of each, for any placement of the experts (`step_floor`). Whoever could not beat what has
    been found is left out.
 3. The most promising are scored by the schedule's order over layers that ``bound`` has timed, one by one (`scoring`).
-4. The best of these are timed whole, by the code of `moecast train`; the best again with layers cut anew (`cuts`).
+4. The best of these are timed whole, by the code of `moecast train`; the best again with layers cut anew (`cuts`), and
+   with ranks on other GPUs than consecutive ones (`mappings`).
 
 Nothing is left out by a score: scores order layouts, but only floors exclude them. What a limited number of scores
-leaves open is in the certificate, which is made of the floors alone.
+leaves open is in the certificate, which is made of the floors alone, and of consecutive ranks.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from moecast.errors import MoecastError
 from moecast.placement.layouts.fitted import Fitting
+from moecast.placement.layouts.mappings import Tried, other_mappings
 from moecast.placement.layouts.training.cuts import own_cut
 from moecast.placement.layouts.training.fitting import fitting
 from moecast.placement.layouts.training.found import FoundTraining, TimedLayout, by_speed, kind_of, runner_up
@@ -27,6 +30,7 @@ from moecast.placement.layouts.training.space import TrainingSpace
 from moecast.placement.layouts.training.step_floor import TrainingFloors
 
 if TYPE_CHECKING:
+    from moecast.placement.layouts.mappings import Mapping
     from moecast.placement.layouts.training.layout import TrainingLayout
     from moecast.placement.layouts.training.question import TrainingQuestion
 
@@ -38,6 +42,8 @@ AT_ONCE = 16
 """Layouts that are scored before the rest are put in order again."""
 TOLD = 100
 """Scored layouts that are told of."""
+WHOLE_MAPPINGS = 64
+"""GPUs of a job of which every mapping's whole step is timed."""
 SHARPENED = 2000
 """Lower bounds that are sharpened for the certificate at the most."""
 
@@ -81,6 +87,7 @@ def find_training(
     search.score(scored)
     search.time(timed, also)
     search.recut(recut)
+    search.map_best()
     return search.found()
 
 
@@ -108,6 +115,7 @@ class _Search:
         self.scored: dict[TrainingLayout, float] = {}
         self.timed: dict[TrainingLayout, TimedLayout] = {}
         self.tried = 0
+        self.mapped: tuple[Tried, ...] = ()
         self.over: dict[object, float] = {}
         """By kind of layout, the least ratio of a score to its guess: what orders the others."""
 
@@ -185,6 +193,28 @@ class _Search:
             if self.scored[again] < scores.quick(layout) and self.floors.sharp(again) < self.best_s:
                 self._time(again)
 
+    def map_best(self) -> None:
+        """Put the best one's ranks on other GPUs; whole steps are timed of small jobs, else of the best scored.
+
+        Floors are of consecutive ranks and say nothing here.
+        """
+        before = min(self.timed.values(), key=lambda one: (one.step_s, one.layout))
+        others = [replace(before.layout, mapping=each) for each in self._other_mappings(before.layout)]
+        if not others:
+            return
+        self.tell("mapping ranks", 0, len(others))
+        score_s = {layout: self.scores.mapped(layout) for layout in (before.layout, *others)}
+        best = min(score_s, key=score_s.__getitem__)
+        whole = [layout for layout in others if layout is best or self.gpus <= WHOLE_MAPPINGS]
+        for layout in whole:
+            self._time(layout)
+        told = {layout: (score_s[before.layout] / score_s[layout], "layers") for layout in others}
+        told |= {layout: (before.step_s / self.timed[layout].step_s, self.network) for layout in whole}
+        self.mapped = tuple(Tried(name=of.mapping.name, change=over - 1, by=by) for of, (over, by) in told.items())
+
+    def _other_mappings(self, layout: TrainingLayout) -> list[Mapping]:
+        return other_mappings(layout.plan(self.question.model).layout, self.question.cluster)
+
     def found(self) -> FoundTraining:
         """Put all that was found together."""
         order = by_speed(self.timed.values())
@@ -201,6 +231,7 @@ class _Search:
             scored=len(self.scored),
             best_scored=tuple(self._best_scored()),
             recut=self.tried,
+            mappings=self.mapped,
             gpus=self.gpus,
             network=self.network,
         )

@@ -6,8 +6,11 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from moecast.placement.layouts.mappings import CONSECUTIVE, mapping_json
+
 if TYPE_CHECKING:
     from moecast.placement.layouts.fitted import Fitting
+    from moecast.placement.layouts.mappings import Tried
     from moecast.placement.layouts.training.layout import TrainingLayout
     from moecast.sim.training import TrainingPrediction
 
@@ -92,6 +95,8 @@ class FoundTraining:
         The best of those that were scored: layout, seconds by its layers, and bytes of its fullest rank.
     recut
         Layouts that were tried with a cut of layers of their own.
+    mappings
+        What other ways to put the winner's ranks on GPUs make of it, against consecutive ones.
     """
 
     winner: TimedLayout
@@ -105,6 +110,7 @@ class FoundTraining:
     scored: int
     best_scored: tuple[tuple[TrainingLayout, float, int], ...]
     recut: int
+    mappings: tuple[Tried, ...]
     gpus: int
     network: str
 
@@ -149,6 +155,7 @@ class FoundTraining:
             "front": [one.to_json() for one in self.front],
             "scored": [self._scored(*one) for one in self.best_scored],
             "certificate": {"least_step_s": self.least_step_s, "gap": self.gap},
+            "mapping": mapping_json(self.winner.layout.mapping.name, self.mappings),
             "searched": {
                 "legal": self.legal,
                 "refused": self.refused,
@@ -166,8 +173,8 @@ class FoundTraining:
 
 
 def kind_of(layout: TrainingLayout) -> TrainingLayout:
-    """What is one layout to a reader: recomputation, ZeRO and the cut of layers are its settings."""
-    return replace(layout, recompute="none", zero=1, cut=())
+    """What is one layout to a reader: recomputation, ZeRO, the cut of layers and where ranks stand are its settings."""
+    return replace(layout, recompute="none", zero=1, cut=(), mapping=CONSECUTIVE)
 
 
 def runner_up(order: Sequence[TimedLayout]) -> TrainingRunnerUp | None:

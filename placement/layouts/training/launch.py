@@ -24,12 +24,17 @@ MODULES = ("core_attn", "moe_act", "layernorm", "mla_up_proj", "mlp", "moe", "sh
 """Modules that its selective recomputation names."""
 
 
-def megatron(layout: TrainingLayout, recipe: Recipe, model: ModelShape, *, gpus_of_node: int = 8) -> Launch:
-    """Start a job in a layout with Megatron-LM; MODEL_ARGS stands for the model's own sizes."""
+def megatron(
+    layout: TrainingLayout, recipe: Recipe, model: ModelShape, *, gpus_of_node: int = 8, started_by: str = ""
+) -> Launch:
+    """Start a job in a layout with Megatron-LM; MODEL_ARGS stands for the model's own sizes.
+
+    `started_by`: what puts ranks on GPUs that are not consecutive where it has no option for that.
+    """
     options = _degrees(layout, model) | _batch(layout, recipe) | _memory(layout) | _types(recipe)
     each = min(gpus_of_node, layout.gpus)
     start = START.format(each=each, nodes=-(-layout.gpus // each))
-    return Launch(engine="megatron", command=command_line(start, options), cannot=_missing(layout, model))
+    return Launch(engine="megatron", command=command_line(start, options), cannot=_missing(layout, model, started_by))
 
 
 def _degrees(layout: TrainingLayout, model: ModelShape) -> Options:
@@ -42,6 +47,7 @@ def _degrees(layout: TrainingLayout, model: ModelShape) -> Options:
         "--sequence-parallel": layout.tp > 1,
         "--moe-grouped-gemm": True,
     }
+    options["--use-tp-pp-dp-mapping"] = stages_first(layout)
     if layout.cp > 1:
         options["--cp-comm-type"] = "p2p"
     stages = layout.pp * layout.virtual
@@ -117,7 +123,16 @@ def _types(recipe: Recipe) -> Options:
     return options
 
 
-def _missing(layout: TrainingLayout, model: ModelShape) -> str:
+def stages_first(layout: TrainingLayout) -> bool:
+    """Whether ranks stand as its ``--use-tp-pp-dp-mapping`` puts them.
+
+    It wants attention and experts to have as many data-parallel ranks (`megatron/core/parallel_state.py`).
+    """
+    alike = layout.ep * layout.etp == layout.tp * layout.cp
+    return layout.mapping.name == "pipeline-inside" and alike
+
+
+def _missing(layout: TrainingLayout, model: ModelShape, started_by: str) -> str:
     """What of a layout Megatron-LM has no option for."""
     parts = []
     if layout.schedule not in ENGINES_OWN:
@@ -127,4 +142,6 @@ def _missing(layout: TrainingLayout, model: ModelShape) -> str:
         parts.append(f"recomputing {', '.join(apart)} of dense layers alone")
     if layout.zero in SHARDING and layout.pp > 1:
         parts.append(f"ZeRO {layout.zero} is Megatron-FSDP's, which was not seen with a pipeline")
+    if layout.mapped and not stages_first(layout):
+        parts.append(f"ranks {layout.mapping.name} ({started_by})")
     return "; ".join(parts)

@@ -89,13 +89,13 @@ class LayerTimes:
 
     def of(self, layout: TrainingLayout, *, beside: bool) -> LayerSeconds:
         """Those of a layout; `beside`: of work that runs beside what another microbatch sends."""
-        cut = layout.tp, layout.cp, layout.ep, layout.etp, layout.microbatch
+        cut = layout.tp, layout.cp, layout.ep, layout.etp, layout.microbatch, layout.one_group().mapping
         key = (*cut, layout.recompute, layout.dispatch, beside)
         if key not in self._known:
             self._known[key] = self._layers(layout, cut, beside)
         return self._known[key]
 
-    def _layers(self, layout: TrainingLayout, cut: tuple[int, ...], beside: bool) -> LayerSeconds:
+    def _layers(self, layout: TrainingLayout, cut: tuple[object, ...], beside: bool) -> LayerSeconds:
         ends = self.floors.of(layout)  # which nobody has to wait for: exact
         shown = {kind: layer for layer, kind in reversed(list(enumerate(self._kind_H)))}
         found: dict[object, LayerTime] = {}
@@ -114,7 +114,7 @@ class LayerTimes:
             travels_2H=np.array([travels[kind] for kind in self._kind_H]).T,
         )
 
-    def _pass(self, layout: TrainingLayout, cut: tuple[int, ...], layer: int) -> tuple[TrainingPass, int]:
+    def _pass(self, layout: TrainingLayout, cut: tuple[object, ...], layer: int) -> tuple[TrainingPass, int]:
         """One microbatch of a few layers, on as few ranks as share tokens or experts; and which of them is asked."""
         key = (*cut, layout.dispatch, self._kind_H[layer])
         if key not in self._passes:

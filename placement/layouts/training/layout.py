@@ -26,7 +26,7 @@ class TrainingLayout(AttentionDegrees):
 
     Parameters
     ----------
-    tp, cp, dp, pp
+    tp, cp, dp, pp, mapping
         As of `AttentionDegrees`.
     virtual
         Chunks of layers of each pipeline stage.
@@ -103,7 +103,16 @@ class TrainingLayout(AttentionDegrees):
     def one_group(self) -> TrainingLayout:
         """As few ranks as share tokens or experts, without a pipeline: what a layer takes on them it takes on all."""
         ranks = lcm(self.tp * self.cp, self.ep * self.etp)
-        return replace(self, dp=ranks // (self.tp * self.cp), pp=1, virtual=1, schedule="1f1b", zero=1, cut=())
+        return replace(
+            self,
+            dp=ranks // (self.tp * self.cp),
+            pp=1,
+            virtual=1,
+            schedule="1f1b",
+            zero=1,
+            cut=(),
+            mapping=self.mapping.first(ranks),
+        )
 
     def recipe(self, base: Recipe) -> Recipe:
         """A job's recipe with what the layout decides of it."""
@@ -127,6 +136,7 @@ class TrainingLayout(AttentionDegrees):
         degrees = Degrees(tp=self.tp, cp=self.cp, pp=self.pp, ep=self.ep, etp=self.etp)
         plan = degrees.contiguous(model.shape_LEK, model.moe_layer_ids, ranks=self.gpus)
         return plan.with_(
+            gpu_of_rank=self.gpu_of_rank,
             virtual=self.virtual,
             folded=self.chunks().folded,
             dp=0,
@@ -144,6 +154,7 @@ class TrainingLayout(AttentionDegrees):
         parts.append(f"microbatch {self.microbatch}")
         parts += [f"recompute {self.recompute}"] if self.recompute != "none" else []
         parts.append(f"ZeRO {self.zero}")
+        parts += self.mapped
         return ", ".join(parts + ([f"layers {self.layers_of_stages()}"] if self.cut else []))
 
     def layers_of_stages(self) -> str:
@@ -162,4 +173,5 @@ class TrainingLayout(AttentionDegrees):
     def to_json(self) -> dict[str, object]:
         """As plain JSON values."""
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        fields["mapping"] = self.mapping.name
         return fields | {"name": self.name(), "cut": list(self.cut), "layers_of_stages": self.layers_of_stages()}

@@ -56,6 +56,9 @@ class TrainingQuestion:
     def __post_init__(self) -> None:
         if self.drawn < 1:
             raise MoecastError("at least 1", field="drawn", value=self.drawn)
+        if self.recipe.moe_schedule != "sequential":
+            rule = "layouts are searched with MoE layers that are gone through in one piece: sequential"
+            raise MoecastError(rule, field="--moe-schedule", value=self.recipe.moe_schedule)
         layers, experts, choices = self.trace.meta.shape_LEK
         own = self.model.shape_LEK
         if (experts, choices) != own[1:] or layers not in (1, own[0]):

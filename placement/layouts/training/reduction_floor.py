@@ -12,23 +12,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moecast.sim.training import reductions
+from moecast.sim.training import overlaps, reductions
 
 if TYPE_CHECKING:
     from moecast.placement.layouts.training.layout import TrainingLayout
     from moecast.placement.layouts.training.ports import Ports
-    from moecast.sim.training import Precision, Shard
+    from moecast.sim.training import Recipe, Shard
 
 ROUNDED = 1 - 1e-6
 """Bytes of an exchange are whole, those of a part need not be."""
 RINGS = ("reduce-scatter", "all-gather")
 
 
-def reduced_s(layout: TrainingLayout, shard: Shard, precision: Precision, ports: Ports) -> tuple[float, float]:
-    """Least seconds of the mean rank: once a step, and for each microbatch."""
+def reduced_s(layout: TrainingLayout, shard: Shard, recipe: Recipe, ports: Ports) -> tuple[float, float]:
+    """Least seconds of the mean rank: once a step, and for each microbatch; nothing of what stands beside passes."""
     found = [0.0, 0.0]
-    for part in reductions(shard, precision, zero=layout.zero):
-        if part.operation in RINGS and part.group in ("dense", "expert"):
+    for part in reductions(shard, recipe.precision, zero=layout.zero):
+        if not overlaps(part, recipe) and part.operation in RINGS and part.group in ("dense", "expert"):
             ranks, near = layout.group_of(part.group)[0], layout.ranks_in_domain(part.group, ports.domain_gpus)
             if near and ranks > near:
                 found[part.per_microbatch] += part.sent_bytes(ranks) / near / ports.far_Bps

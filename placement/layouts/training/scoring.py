@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from moecast.placement.layouts.mappings import CONSECUTIVE, near_ranks
 from moecast.placement.layouts.training.layer_times import LayerTimes
 from moecast.placement.layouts.training.orders import chunks_of, order_table
 from moecast.placement.layouts.training.pipeline_floor import time_cells
@@ -26,7 +27,8 @@ from moecast.placement.layouts.training.step_floor import (
     passes_of,
 )
 from moecast.sim.overlap import SLOWDOWN
-from moecast.sim.training import reductions, simulate_training
+from moecast.sim.schedules.pipeline.sends import HIDDEN_BYTES
+from moecast.sim.training import draw_microbatches, overlaps, reductions, simulate_training, time_training
 
 if TYPE_CHECKING:
     from moecast.placement.layouts.training.fitting import Stage
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from moecast.placement.layouts.training.layout import TrainingLayout
     from moecast.placement.layouts.training.question import TrainingQuestion
     from moecast.sim.training import TrainingPrediction
+    from moecast.topology import Cluster
 
 Float = npt.NDArray[np.float64]
 
@@ -81,12 +84,45 @@ class TrainingScores:
     def quick(self, layout: TrainingLayout) -> float:
         """Seconds of a step, about."""
         if layout not in self._quick:
-            layers = self.times.of(layout, beside=layout.schedule in PAIRED)
-            cells = cells_of(layers, layout, self.question.model.n_layers)
-            table = order_table(layout.schedule, layout.pipeline(self.question.recipe.batch))
-            send_s = self.floors.send_s(layout)
-            self._quick[layout] = time_cells(table, *cells, send_s=send_s, end_G=self._end_G(layout))
+            self._quick[layout] = self._seconds(layout, self.floors.send_s(layout))
         return self._quick[layout]
+
+    def mapped(self, layout: TrainingLayout) -> float:
+        """The same with what is sent between pipeline ranks on the ways that it takes: for other mappings of ranks."""
+        ports, far = self.floors.layers.ports, leaves_domain(layout, self.question.cluster)
+        tokens = layout.own_tokens(self.question.recipe.sequence)
+        sent_s = tokens * HIDDEN_BYTES * self.question.model.hidden / (ports.far_Bps if far else ports.near_Bps)
+        return self._seconds(layout, self.question.cluster.hardware.collective_launch_s + sent_s)
+
+    def _seconds(self, layout: TrainingLayout, send_s: float) -> float:
+        layers = self.times.of(layout, beside=layout.schedule in PAIRED)
+        cells = cells_of(layers, layout, self.question.model.n_layers)
+        table = order_table(layout.schedule, layout.pipeline(self.question.recipe.batch))
+        return time_cells(table, *cells, send_s=send_s, end_G=self._end_G(layout))
+
+    def step_s(self, layout: TrainingLayout, *, network: str = "bound") -> float:
+        """Seconds of the step of `whole`, without all else that is said of it: in half the time."""
+        question, plan = self.question, layout.plan(self.question.model)
+        recipe = layout.recipe(question.recipe)
+        steps = draw_microbatches(
+            question.trace,
+            recipe,
+            ranks=layout.dp,
+            drawn=question.drawn,
+            from_phase=question.from_phase,
+            seed=question.seed,
+        )
+        timed = time_training(
+            question.cluster,
+            question.model,
+            plan,
+            question.trace,
+            recipe,
+            schedule=layout.schedule,
+            steps=steps,
+            network=network,
+        )
+        return timed.times.step_time_s
 
     def whole(self, layout: TrainingLayout, *, network: str = "bound") -> TrainingPrediction:
         """All that `moecast train` says of a layout: the whole step, laid out and timed by a rung."""
@@ -116,16 +152,32 @@ class TrainingScores:
 
     def _reduced_s(self, layout: TrainingLayout, stage: Stage) -> tuple[float, float]:
         """Once a step, and for each microbatch."""
-        key = (stage, layout.tp, layout.cp, layout.dp, layout.ep, layout.etp, layout.zero)
+        key = (stage, layout.tp, layout.cp, layout.dp, layout.ep, layout.etp, layout.zero, layout.mapping)
         if key not in self._sent:
             shard, ports, found = self.floors.memory.shard(layout, stage), self.floors.layers.ports, [0.0, 0.0]
             for part in reductions(shard, self.question.recipe.precision, zero=layout.zero):
+                if overlaps(part, self.question.recipe):  # hidden, as scores take it
+                    continue
                 ranks, stride = layout.group_of(part.group)
-                near = max(ports.domain_gpus // stride, 1)
+                near = self._near(layout, ranks, stride)
                 Bps = ports.near_Bps if ranks <= near else ports.far_Bps * near
                 found[part.per_microbatch] += part.sent_bytes(ranks) / Bps
             self._sent[key] = found[0], found[1]
         return self._sent[key]
+
+    def _near(self, layout: TrainingLayout, ranks: int, stride: int) -> int:
+        """Ranks of a group in each domain, at the most."""
+        if layout.mapping == CONSECUTIVE:
+            return max(self.floors.layers.ports.domain_gpus // stride, 1)
+        return near_ranks(layout.mapping, self.question.cluster, ranks, stride)
+
+
+def leaves_domain(layout: TrainingLayout, cluster: Cluster) -> bool:
+    """Whether what the first pipeline rank gives to the next leaves its domain."""
+    if layout.pp == 1:
+        return False
+    gpus, domain_G = layout.gpu_of_rank, cluster.domain_of_gpu_G
+    return bool(domain_G[gpus[0]] != domain_G[gpus[layout.ranks_of_stage]])
 
 
 def travel_s(question: TrainingQuestion, layout: TrainingLayout, floors: LayerFloors) -> float:

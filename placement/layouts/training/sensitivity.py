@@ -88,7 +88,7 @@ class _Asking:
     def _waiting_s(self, host_s: float) -> dict[TimedLayout, float]:
         recipe = replace(self.question.recipe, host=HostWait(fixed_s=host_s))
         scores = TrainingScores(replace(self.question, recipe=recipe), self.floors)
-        return {one: scores.whole(one.layout, network=self.network).step_time_s for one in self.over}
+        return {one: scores.step_s(one.layout, network=self.network) for one in self.over}
 
 
 def _asked(found: FoundTraining) -> list[TimedLayout]:

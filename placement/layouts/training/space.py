@@ -115,6 +115,9 @@ class TrainingSpace:
                 self.refused[reason] += 1
                 continue
             for mode, recompute, zero in itertools.product(modes, self.recomputes, self.zeros):
+                if question.recipe.overlap_param_gather and not zero:
+                    self.refused["without ZeRO no parameters are gathered beside passes"] += 1
+                    continue
                 yield TrainingLayout(
                     tp=one.tp,
                     cp=one.cp,

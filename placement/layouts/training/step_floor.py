@@ -106,8 +106,8 @@ class TrainingFloors:
     def _reduced_s(self, layout: TrainingLayout, stage: Stage) -> tuple[float, float]:
         key = (stage, *_held_by(layout))
         if key not in self._reduced:
-            shard, precision = self.memory.shard(layout, stage), self.question.recipe.precision
-            self._reduced[key] = reduced_s(layout, shard, precision, self.layers.ports)
+            shard = self.memory.shard(layout, stage)
+            self._reduced[key] = reduced_s(layout, shard, self.question.recipe, self.layers.ports)
         return self._reduced[key]
 
 

@@ -1,0 +1,177 @@
+"""The best of a search's timed layouts once more, by its last score: with placements and mappings of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from moecast.placement.layouts.front import best_of_kinds, by_lateness, ranked
+from moecast.placement.layouts.mappings import CONSECUTIVE, Tried, other_mappings
+from moecast.placement.layouts.scoring import placed_plan
+
+if TYPE_CHECKING:
+    from moecast.placement.layouts.scoring import Score
+    from moecast.placement.layouts.serving_layout import ServingLayout
+    from moecast.placement.layouts.steady import Slo, Steady
+    from moecast.placement.layouts.timed_layouts import TimedLayouts
+    from moecast.sim.plan import Plan
+
+MAPPED = 3
+"""Layouts, each of another kind, whose ranks are put on other GPUs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    """A layout with its plan, as the last score times it.
+
+    Parameters
+    ----------
+    tried
+        What other mappings of ranks to GPUs make of it, against consecutive ranks.
+    """
+
+    steady: Steady
+    plan: Plan
+    tried: tuple[Tried, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Way:
+    """A mapping, and what a layout serves with it by ``bound``."""
+
+    name: str
+    steady: Steady
+
+
+@dataclass(slots=True)
+class PlacedLayouts:
+    """Layouts timed by the last score, the plan of each with experts in order or placed by a solver."""
+
+    timed: TimedLayouts
+    score: Score
+    network: str = "bound"
+    best: list[Steady] = field(default_factory=list)
+    """As ``bound`` timed them, with experts in order."""
+    placed: list[Placed] = field(default_factory=list)
+
+    def place_best(self, most: int) -> None:
+        """Place those within the limits, the best of each kind first; then the nearest to them until one is within."""
+        scored = list(self.timed.scored().values())
+        self._place(best_of_kinds(ranked(scored, self.timed.slo), most, filled=True))
+        for one in () if self.within() else self._others(scored, most):
+            self._place([one])
+            if self.within():
+                return
+
+    def within(self) -> list[Steady]:
+        """Those within the limits by the last score, the best first."""
+        return ranked((one.steady for one in self.placed), self.timed.slo)
+
+    def map_best(self) -> None:
+        """Put the ranks of the best of some kinds on other GPUs, where that is better."""
+        order = self.within() or by_lateness((one.steady for one in self.placed), self.timed.slo)
+        chosen = {id(one) for one in best_of_kinds(order, MAPPED, of_each=1)}
+        for place, one in enumerate(self.placed):
+            if id(one.steady) in chosen:
+                self.placed[place] = self._mapped(one)
+
+    def _others(self, scored: Sequence[Steady], most: int) -> list[Steady]:
+        """Whom to try where the last score finds all too slow: by what it and placements made of those before."""
+        late = [again.late(self.timed.slo) / one.late(self.timed.slo) for one, again in self._pairs()]
+        over, left = min(late, default=1.0), [one for one in scored if one not in self.best]
+        hopeful = [one for one in left if one.late(self.timed.slo) * over <= 1]
+        hopeful.sort(key=lambda one: -one.tokens_per_s_per_gpu)
+        rest = [one for one in by_lateness(left, self.timed.slo) if one not in hopeful]
+        return best_of_kinds([*hopeful, *rest], most)
+
+    def _pairs(self) -> list[tuple[Steady, Steady]]:
+        return [(one, again.steady) for one, again in zip(self.best, self.placed, strict=True)]
+
+    def _place(self, best: Sequence[Steady]) -> None:
+        for done, one in enumerate(best):
+            self.timed.tell("placing the best", done, len(best))
+            self.best.append(one)
+            self.placed.append(self._placed(one))
+
+    def _placed(self, one: Steady) -> Placed:
+        """A layout with its own placement or with experts in order, whichever is faster, by the last score."""
+        question, bound = self.timed.question, self.timed.bound
+        ordered, own = one.decode.plan(question.model), placed_plan(question, one.decode)
+        own_is_faster = bound.step_s(one.decode, "decode", own) < bound.step_s(one.decode, "decode")
+        plan = own if own_is_faster else ordered
+        decode_s = self.score.step_s(one.decode, "decode", plan)
+        prefill_s = self.score.step_s(one.prefill, "prefill")
+        return Placed(steady=self._served(one, one.decode, one.prefill, decode_s, prefill_s), plan=plan)
+
+    def _served(
+        self, of: Steady, decode: ServingLayout, prefill: ServingLayout, decode_s: float, prefill_s: float
+    ) -> Steady:
+        again = self.timed.served("disagg" if of.split else "agg", decode, prefill, decode_s, prefill_s)
+        assert again is not None
+        return again
+
+    def _mapped(self, one: Placed) -> Placed:
+        """Try a layout's other mappings by ``bound``; the best is kept if by the last score it is better, too."""
+        ways, slo = self._ways(one), self.timed.slo
+        if len(ways) == 1:
+            return one
+        as_it_was = ways[0].steady
+        best = min(ways, key=lambda way: _order(way.steady, slo))
+        tried = [Tried(name=way.name, change=_change(way.steady, as_it_was), by="bound") for way in ways[1:]]
+        if best is ways[0]:
+            return replace(one, tried=tuple(tried))
+        decode, prefill = best.steady.decode, best.steady.prefill
+        plan = one.plan.with_(gpu_of_rank=decode.gpu_of_rank)
+        decode_s, prefill_s = self.score.step_s(decode, "decode", plan), self.score.step_s(prefill, "prefill")
+        again = self._served(one.steady, decode, prefill, decode_s, prefill_s)
+        tried[ways.index(best) - 1] = Tried(name=best.name, change=_change(again, one.steady), by=self.network)
+        if _order(again, slo) < _order(one.steady, slo):
+            return Placed(steady=again, plan=plan, tried=tuple(tried))
+        return replace(one, tried=tuple(tried))
+
+    def _ways(self, one: Placed) -> list[_Way]:
+        """What each mapping serves by ``bound``, consecutive ranks first; instances that do both have one for both."""
+        steady, bound = one.steady, self.timed.bound
+        decodes, prefills = self._layouts(steady.decode), self._layouts(steady.prefill)
+        if len(decodes) == len(prefills) == 1:
+            return [_Way("consecutive", steady)]
+        plans = [one.plan.with_(gpu_of_rank=layout.gpu_of_rank) for layout in decodes]
+        decode_s = {each: bound.step_s(each, "decode", plan) for each, plan in zip(decodes, plans, strict=True)}
+        prefill_s = {each: bound.step_s(each, "prefill") for each in prefills}
+        pairs = _pairs(decode_s, prefill_s) if steady.split else zip(decodes, prefills, strict=True)
+        return [
+            _Way(_name(*pair, steady.split), self._served(steady, *pair, decode_s[pair[0]], prefill_s[pair[1]]))
+            for pair in pairs
+        ]
+
+    def _layouts(self, layout: ServingLayout) -> list[ServingLayout]:
+        """A layout with each mapping that differs."""
+        question = self.timed.question
+        others = other_mappings(layout.plan(question.model).layout, question.cluster)
+        return [replace(layout, mapping=mapping) for mapping in (CONSECUTIVE, *others)]
+
+
+def _order(one: Steady, slo: Slo) -> tuple[bool, float]:
+    """Whoever is within the limits first, then by rate."""
+    return not one.meets(slo), -one.tokens_per_s_per_gpu
+
+
+def _change(one: Steady, before: Steady) -> float:
+    return one.tokens_per_s_per_gpu / before.tokens_per_s_per_gpu - 1
+
+
+def _pairs(
+    decode_s: dict[ServingLayout, float], prefill_s: dict[ServingLayout, float]
+) -> list[tuple[ServingLayout, ServingLayout]]:
+    """Each mapping of either kind of instances beside consecutive ranks of the other, and the fastest of both."""
+    decodes, prefills = list(decode_s), list(prefill_s)
+    both = min(decodes, key=decode_s.__getitem__), min(prefills, key=prefill_s.__getitem__)
+    pairs = [(each, prefills[0]) for each in decodes] + [(decodes[0], each) for each in prefills[1:]]
+    return list(dict.fromkeys([*pairs, both]))
+
+
+def _name(decode: ServingLayout, prefill: ServingLayout, split: bool) -> str:
+    if not split:
+        return decode.mapping.name
+    return f"decode {decode.mapping.name}, prefill {prefill.mapping.name}"
