@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from moecast.errors import MoecastError
 
 if TYPE_CHECKING:
-    from moecast.cli.asked import Asked
-    from moecast.sim import ElementTypes, ModelShape
+    from moecast.cli.asked import Asked, ElementTypes
+    from moecast.sim import ModelShape
     from moecast.topology import Cluster
     from moecast.traces import RoutingTrace
 

@@ -73,7 +73,8 @@ def _kind(layout: ServingLayout) -> ServingLayout:
 def best_of_kinds(order: Sequence[Steady], most: int, *, of_each: int = 2, filled: bool = False) -> list[Steady]:
     """The first of an order, not more than a few of each kind; `filled`: then whoever is next, up to `most`."""
     taken: Counter[object] = Counter()
-    chosen, rest = [], []
+    chosen: list[Steady] = []
+    rest: list[Steady] = []
     for one in order:
         taken[kind_of(one)] += 1
         (chosen if taken[kind_of(one)] <= of_each else rest).append(one)

@@ -170,12 +170,12 @@ def _asked(found: FoundServing) -> list[Steady]:
 
 def _neighbours(one: Steady, fit: Iterable[ServingLayout]) -> Iterator[Steady]:
     """The same with other batches; their times are still this one's, and nobody reads them."""
-    own = {"batch": one.decode.batch, "mapping": one.decode.mapping}
-    same = [layout.batch for layout in fit if replace(layout, **own) == one.decode]
-    below = sorted(batch for batch in same if batch < one.decode.batch)[-BATCHES_BELOW:]
-    above = sorted(batch for batch in same if batch > one.decode.batch)[:BATCHES_ABOVE]
-    for batch in (*below, *above):
-        yield replace(one, decode=replace(one.decode, batch=batch))
+    batch, mapping = one.decode.batch, one.decode.mapping
+    same = [layout.batch for layout in fit if replace(layout, batch=batch, mapping=mapping) == one.decode]
+    below = sorted(other for other in same if other < batch)[-BATCHES_BELOW:]
+    above = sorted(other for other in same if other > batch)[:BATCHES_ABOVE]
+    for other in (*below, *above):
+        yield replace(one, decode=replace(one.decode, batch=other))
 
 
 @dataclass(slots=True)
