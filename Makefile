@@ -32,6 +32,9 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
+# Loops are compiled in half the time and run as fast, or a tenth slower (docs/benchmarks.md); the demo of .ci/run is
+# compiled as users' loops are.
+tests: export NUMBA_OPT ?= 1
 tests: export MOECAST_THREADS ?= 1
 tests: $(VENV)/.dev
 	$(BIN)/pytest -n $(JOBS) --dist worksteal -q

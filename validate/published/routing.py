@@ -15,6 +15,7 @@ from moecast.traces import RoutingTrace, TraceMeta, concatenate, fit_trace, read
 Float32 = npt.NDArray[np.float32]
 
 
+@lru_cache(maxsize=2)  # dispatch and combine, forecast and unit, ask for the same
 def uniform_trace(
     *,
     tokens: int,
