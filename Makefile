@@ -7,6 +7,9 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 # One thread a process: the tests already run in parallel.
 export OMP_NUM_THREADS ?= 1
+# In a checkout loops are compiled in half the time, and run as fast or a tenth slower (docs/benchmarks.md); a wheel's,
+# that of .ci/run too, are compiled at numba's own level, 3.
+export NUMBA_OPT ?= 1
 
 .PHONY: demo test test-latest test-capture-oldest lock lint types tests properties format benchmarks trace policies clean help
 
@@ -32,9 +35,6 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-# Loops are compiled in half the time and run as fast, or a tenth slower (docs/benchmarks.md); the demo of .ci/run is
-# compiled as users' loops are.
-tests: export NUMBA_OPT ?= 1
 tests: export MOECAST_THREADS ?= 1
 tests: $(VENV)/.dev
 	$(BIN)/pytest -n $(JOBS) --dist worksteal -q
