@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 Float = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
 
-NO_DIFFERENCE = "no difference shown"
 NORMAL_80 = 1.2816  # an 80 % interval of a normal distribution
 FEW_STEPS = {1: 3.078, 2: 1.886, 3: 1.638, 4: 1.533, 5: 1.476, 6: 1.440, 7: 1.415}  # Student's, by degrees of freedom
 LITTLE = (
@@ -134,13 +133,15 @@ def spare_words(spare: Sequence[SpareSlots]) -> list[str]:
             worth = one
     size = f"each takes {format_bytes(spare[1].memory_bytes)} of a GPU"
     answer = "none" if worth.spare == 0 else f"{worth.spare} a rank"
+    if len(spare[0].step_S) == 1:
+        answer = "not to be told from one step (--steps)"
     return [f"how many redundant slots are worth their memory? {answer}; {size}; against none, {', '.join(tried)}"]
 
 
 def _is_shown(before_S: Float, after_S: Float) -> bool:
-    """Whether steps are shorter by more than the forecast's error."""
-    gain, text = _gain(before_S, after_S)
-    return gain >= LITTLE and not text.startswith(NO_DIFFERENCE)
+    """Whether steps are shorter by more than the forecast's error: of one step alone nobody can tell."""
+    gain_S = 1 - after_S / before_S
+    return len(gain_S) > 1 and float(gain_S.mean()) > max(_half_width(gain_S), LITTLE)
 
 
 def _rebalance(more: float, saved_s: float) -> str:
@@ -156,12 +157,18 @@ def _gain(before_S: Float, after_S: Float) -> tuple[float, str]:
     gain, n = float(gain_S.mean()), len(gain_S)
     if abs(gain) < 1e-12:
         return gain, "steps take as long"
-    half = 0.0 if n < 2 else FEW_STEPS.get(n - 1, NORMAL_80) * float(gain_S.std(ddof=1)) / n**0.5
+    half = _half_width(gain_S)
     if abs(gain) <= max(half, LITTLE):
-        return gain, f"{NO_DIFFERENCE} ({_changed(gain)}, within the forecast's error)"
+        return gain, f"no difference shown ({_changed(gain)}, within the forecast's error)"
     least, most = sorted((abs(gain - half), abs(gain + half)))
     between = f" ({100 * least:.1f} to {format_percent(most)})" if n > 1 else " (one step only)"
     return gain, f"{_changed(gain)}{between}"
+
+
+def _half_width(gain_S: Float) -> float:
+    """Half of the 80 % interval of a mean over steps; 0 of one step."""
+    n = len(gain_S)
+    return 0.0 if n < 2 else FEW_STEPS.get(n - 1, NORMAL_80) * float(gain_S.std(ddof=1)) / n**0.5
 
 
 def _changed(gain: float) -> str:

@@ -74,6 +74,7 @@ def test_the_fewest_slots_that_no_more_are_shown_to_beat_are_worth_it() -> None:
     assert "memory? none;" in spare_words([tried(0, *slow), tried(1, *slow), tried(2)])[0]
     assert "2 do not fit" in spare_words([tried(0, *slow), tried(1, *slow), tried(2)])[0]
     assert "memory? 1 a rank;" in spare_words([tried(0, *slow), tried(1, *fast), tried(2, *faster)])[0]
+    assert "not to be told from one step" in spare_words([tried(0, 1.0), tried(1, 0.5)])[0]
     assert "memory? 2 a rank;" in spare_words([tried(0, *slow), tried(1, *slow), tried(2, *fast)])[0]
 
 
