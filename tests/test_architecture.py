@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "placement": {"sim", "topology", "traces"},
     "validate": {"sim", "topology", "traces", "kernels"},
 }
-BASE = {"arrays", "compiled", "errors", "files", "threads", "units", "yaml_text"}
+BASE = {"arrays", "compiled", "errors", "files", "processes", "threads", "units", "yaml_text"}
 TORCH_FOLDERS = ("kernels", "validate", "traces/capture")
 
 # What other people's packages and NamedTuple call private, and we use all the same.

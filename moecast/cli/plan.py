@@ -74,6 +74,9 @@ def plan_command(
         Path | None, typer.Option("--write-plan", help="Write the winner's plan here, and the engine's file beside.")
     ] = None,
     report: Annotated[Path | None, typer.Option("--report", help="Write a page with the front here.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", min=1, help="Processes.", show_default="one for each core, of large jobs")
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Find the layout that serves most tokens per GPU within limits on latency, or trains fastest, and what to run.
@@ -86,7 +89,8 @@ def plan_command(
     """
     from moecast.cli import plan_beside, plan_training, planning, render
     from moecast.files import check_outputs, write_text
-    from moecast.placement.layouts import find_serving
+    from moecast.placement.layouts import LayoutAnswers, find_serving
+    from moecast.processes import Workers
 
     planning.check_job(job)
     check_outputs({"--out": out, "--write-plan": write, "--report": report}, asked.files)
@@ -112,7 +116,8 @@ def plan_command(
     question = planning.read_serving_question(asked, osl=osl, quiet=json)
     n_gpus = question.cluster.n_gpus if gpus is None else gpus
     hourly = cost.of(question.cluster.hardware.name)
-    with render.progress("searching", quiet=json) as advance:
+    answers = Workers(LayoutAnswers(question), planning.jobs_for(n_gpus, jobs))
+    with render.progress("searching", quiet=json) as advance, answers as workers:
         found = find_serving(
             question,
             n_gpus,
@@ -122,10 +127,11 @@ def plan_command(
             placed=placed or PLACED,
             network=str(asked.network),
             progress=planning.told(advance),
+            workers=workers,
         )
         answer = planning.answer(found, question, asked, hourly=hourly, plan_file=write)
         answer["requests"] = plan_beside.served(question, found, law, planning.told(advance))
-        answer["sensitivity"] = plan_beside.moved(question, found, planning.told(advance)) if moved else None
+        answer["sensitivity"] = plan_beside.moved(found, workers, planning.told(advance)) if moved else None
     if write is not None:
         planning.write_winner(found, question, write)
     if out is not None:

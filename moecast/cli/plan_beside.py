@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from moecast.placement.layouts import FoundServing, ServingQuestion
+    from moecast.placement.layouts import FoundServing, LayoutAnswers, ServingQuestion
+    from moecast.processes import Workers
     from moecast.sim.serving import ArrivalLaw
 
 Progress = Callable[[str, int, int], None]
@@ -41,11 +42,11 @@ def served(
     return {"arrivals": str(law), "runs": [run.to_json(found.slo) for run in runs]}
 
 
-def moved(question: ServingQuestion, found: FoundServing, progress: Progress | None) -> dict[str, Any]:
+def moved(found: FoundServing, workers: Workers[LayoutAnswers], progress: Progress | None) -> dict[str, Any]:
     """How the answer moves with what is uncertain, as plain JSON values."""
     from moecast.placement.layouts.sensitivity import sensitivity
 
-    return sensitivity(question, found, progress=progress).to_json()
+    return sensitivity(workers.given.question, found, progress=progress, workers=workers).to_json()
 
 
 def tables(value: Mapping[str, Any]) -> Iterator[Table]:

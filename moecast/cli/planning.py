@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 MADE_SEQUENCE = 64
 """Tokens of a sequence of made routing."""
+MANY_GPUS = 16
+"""A process takes some seconds to start: searches on fewer GPUs are done by one."""
 MODES = {"agg": ("agg",), "disagg": ("disagg",), "both": ("agg", "disagg")}
 
 
@@ -139,6 +141,15 @@ def read_serving_question(asked: Asked, *, osl: int, quiet: bool) -> ServingQues
         memory_fraction=asked.memory_fraction,
         seed=asked.seed,
     )
+
+
+def jobs_for(gpus: int, asked: int | None) -> int:
+    """How many processes search; `asked` None: one, and of large jobs one for each core."""
+    from moecast.threads import thread_count
+
+    if asked is not None:
+        return asked
+    return thread_count() if gpus >= MANY_GPUS else 1
 
 
 def told(advance: Advance | None) -> Callable[[str, int, int], None] | None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
-import multiprocessing
 import os
-import signal
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from moecast.processes import Workers
 
 if TYPE_CHECKING:
     from moecast.cli.asked import Asked
@@ -20,9 +18,7 @@ OF_THE_PLAN = (
     "replica_rule", "schedule", "microbatches", "network", "fluid_steps", "memory_fraction", "gains",
 )  # fmt: skip
 """Fields that no input depends on: points that differ in these only share what was read."""
-_DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
-_asked: list[Asked] = []
 _read: dict[Any, Any] = {}
 
 
@@ -39,26 +35,8 @@ def answered(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Answer points, each as soon as it is done: its number, and its prediction or why there is none, as JSON."""
     _read.clear()
-    if jobs == 1:
-        yield from (answer_one(asked, point) for point in points)
-        return
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(jobs, initializer=_begin, initargs=(asked, os.getpid())) as pool:
-        yield from pool.imap_unordered(_answer, points)
-
-
-def _begin(asked: Asked, parent: int) -> None:
-    """Prepare a process: whose points it answers, and that it ends with its parent."""
-    _asked[:] = [asked]
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, who ends its workers
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(_DIES_WITH_PARENT, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before it was asked
-            raise SystemExit(1)
-
-
-def _answer(point: tuple[int, Mapping[str, Any]]) -> tuple[int, dict[str, Any]]:
-    return answer_one(_asked[0], point)
+    with Workers(asked, jobs) as workers:
+        yield from (answer for _, answer in workers.as_done(answer_one, points))
 
 
 def answer_one(asked: Asked, point: tuple[int, Mapping[str, Any]]) -> tuple[int, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from moecast.placement.layouts.find_serving import find_serving
 from moecast.placement.layouts.found_serving import FoundServing
+from moecast.placement.layouts.layout_answers import LayoutAnswers
 from moecast.placement.layouts.scoring import Score, StepScores
 from moecast.placement.layouts.serving_layout import ServingLayout
 from moecast.placement.layouts.serving_question import ServingQuestion
@@ -11,6 +12,7 @@ from moecast.placement.layouts.step_floor import StepFloors, step_floors
 
 __all__ = [
     "FoundServing",
+    "LayoutAnswers",
     "Score",
     "ServingLayout",
     "ServingQuestion",

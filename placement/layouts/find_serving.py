@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING
 from moecast.errors import MoecastError
 from moecast.placement.layouts.found_serving import FoundServing
 from moecast.placement.layouts.front import by_lateness, pareto, ranked, runner_up
+from moecast.placement.layouts.layout_answers import LayoutAnswers
 from moecast.placement.layouts.placed_layouts import PlacedLayouts
-from moecast.placement.layouts.scoring import StepScores
 from moecast.placement.layouts.space import Space
 from moecast.placement.layouts.steady import Slo
 from moecast.placement.layouts.timed_layouts import TimedLayouts
 from moecast.placement.layouts.unmet import nothing_meets
+from moecast.processes import Workers
 
 if TYPE_CHECKING:
     from moecast.placement.layouts.scoring import Score
@@ -46,6 +47,7 @@ def find_serving(
     network: str = "fluid:1%",
     score: Score | None = None,
     progress: Progress | None = None,
+    workers: Workers[LayoutAnswers] | None = None,
 ) -> FoundServing:
     """Find the layouts that serve most output tokens per second and GPU within limits on latency.
 
@@ -62,6 +64,8 @@ def find_serving(
         many more of either where none of these is within the limits.
     score
         Times the last ones instead of `network`: for whoever simulates requests.
+    workers
+        Processes that answer about the question's layouts; None: this one.
 
     Raises
     ------
@@ -72,9 +76,10 @@ def find_serving(
         rule = f"{question.cluster.name} has {question.cluster.n_gpus}"
         raise MoecastError(rule, field="gpus", value=gpus)
     space = Space(model=question.model, gpus=gpus) if space is None else space
-    timed = TimedLayouts(question, gpus, slo, space, progress or _silent)
+    workers = Workers(LayoutAnswers(question)) if workers is None else workers
+    timed = TimedLayouts(workers, gpus, slo, space, progress or _silent)
     timed.time_best(modes, scored)
-    last = PlacedLayouts(timed, score or StepScores(question=question, network=network), network)
+    last = PlacedLayouts(timed, network, score)
     last.place_best(placed)
     last.map_best()
     return _found(timed, last, modes, network)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +19,23 @@ if TYPE_CHECKING:
     from moecast.placement.layouts.serving_question import ServingQuestion
 
 
-def fitting(question: ServingQuestion, layouts: Sequence[ServingLayout], phase: str) -> Fitting[ServingLayout]:
+Asked = tuple[ServingLayout, list[int], str]
+Answers = Callable[[Sequence[Asked]], Iterable[tuple[int, int]]]
+
+
+def fitting(
+    question: ServingQuestion, layouts: Sequence[ServingLayout], phase: str, answers: Answers | None = None
+) -> Fitting[ServingLayout]:
     """Keep the layouts whose step fits.
 
     Memory rises with the batch, so for all else alike the largest batch that fits is found by halving. What does not
     change it (how many data-parallel ranks there are beside, schedules, microbatches, modes that have no buffers) is
     asked once.
+
+    Parameters
+    ----------
+    answers
+        Who says, as `most_batch`, which is the largest batch of each; None: this process.
     """
     batches: dict[ServingLayout, list[int]] = defaultdict(list)
     of_way: dict[tuple[Any, ...], ServingLayout] = {}
@@ -37,7 +48,9 @@ def fitting(question: ServingQuestion, layouts: Sequence[ServingLayout], phase: 
         shown.setdefault(of_way[way], layout)
     for same, layout in zip(alike, layouts, strict=True):
         batches[same].append(layout.batch)
-    most = {same: _most_batch(question, same, sorted(set(found)), phase) for same, found in batches.items()}
+    asked = [(same, sorted(set(found)), phase) for same, found in batches.items()]
+    answers = answers or (lambda asked: (most_batch(question, *each) for each in asked))
+    most = dict(zip(batches, answers(asked), strict=True))
     fits = [layout.batch <= most[same][0] for same, layout in zip(alike, layouts, strict=True)]
     nearest: dict[int, Overfull[ServingLayout]] = {}
     for same, (batch, missing) in most.items():
@@ -67,8 +80,8 @@ def _alike(layout: ServingLayout) -> ServingLayout:
     return replace(layout, batch=1, schedule=SEQUENTIAL, microbatches=1, sequence_parallel=True, dispatch=dispatch)
 
 
-def _most_batch(question: ServingQuestion, same: ServingLayout, batches: Sequence[int], phase: str) -> tuple[int, int]:
-    """The largest batch that fits, 0 where none does; and what the smallest misses then."""
+def most_batch(question: ServingQuestion, same: ServingLayout, batches: Sequence[int], phase: str) -> tuple[int, int]:
+    """The largest of some batches that fits, 0 where none does; and the bytes that the smallest misses then."""
     usable = usable_bytes(question.cluster.hardware, question.memory_fraction)
 
     def needed(batch: int) -> int:

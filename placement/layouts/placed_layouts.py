@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from moecast.placement.layouts.front import best_of_kinds, by_lateness, ranked
+from moecast.placement.layouts.layout_answers import LayoutAnswers
 from moecast.placement.layouts.mappings import CONSECUTIVE, Tried, other_mappings
-from moecast.placement.layouts.scoring import placed_plan
+from moecast.placement.layouts.scoring import placed_step
 
 if TYPE_CHECKING:
     from moecast.placement.layouts.scoring import Score
@@ -46,11 +47,19 @@ class _Way:
 
 @dataclass(slots=True)
 class PlacedLayouts:
-    """Layouts timed by the last score, the plan of each with experts in order or placed by a solver."""
+    """Layouts timed by the last score, the plan of each with experts in order or placed by a solver.
+
+    Parameters
+    ----------
+    network
+        The rung that times the last ones.
+    score
+        Who does so instead; None: nobody.
+    """
 
     timed: TimedLayouts
-    score: Score
-    network: str = "bound"
+    network: str
+    score: Score | None = None
     best: list[Steady] = field(default_factory=list)
     """As ``bound`` timed them, with experts in order."""
     placed: list[Placed] = field(default_factory=list)
@@ -89,20 +98,28 @@ class PlacedLayouts:
         return [(one, again.steady) for one, again in zip(self.best, self.placed, strict=True)]
 
     def _place(self, best: Sequence[Steady]) -> None:
-        for done, one in enumerate(best):
+        question, workers = self.timed.question, self.timed.workers
+        if self.score is None:
+            decodes = workers.map(LayoutAnswers.placed_step, [(self.network, one.decode) for one in best])
+        else:
+            asked = {"bound": self.timed.bound, "last": self.score}
+            decodes = (placed_step(question, one.decode, **asked) for one in best)
+        prefills_s = self._times_s([(one.prefill, "prefill", None) for one in best])
+        for done, (one, (plan, decode_s), prefill_s) in enumerate(zip(best, decodes, prefills_s, strict=True)):
             self.timed.tell("placing the best", done, len(best))
             self.best.append(one)
-            self.placed.append(self._placed(one))
+            steady = self._served(one, one.decode, one.prefill, decode_s, prefill_s)
+            self.placed.append(Placed(steady=steady, plan=plan))
 
-    def _placed(self, one: Steady) -> Placed:
-        """A layout with its own placement or with experts in order, whichever is faster, by the last score."""
-        question, bound = self.timed.question, self.timed.bound
-        ordered, own = one.decode.plan(question.model), placed_plan(question, one.decode)
-        own_is_faster = bound.step_s(one.decode, "decode", own) < bound.step_s(one.decode, "decode")
-        plan = own if own_is_faster else ordered
-        decode_s = self.score.step_s(one.decode, "decode", plan)
-        prefill_s = self.score.step_s(one.prefill, "prefill")
-        return Placed(steady=self._served(one, one.decode, one.prefill, decode_s, prefill_s), plan=plan)
+    def _times_s(self, steps: Sequence[tuple[ServingLayout, str, Plan | None]], network: str = "") -> list[float]:
+        """Seconds of steps by the last score, or by a rung."""
+        if self.score is not None and not network:
+            return [self.score.step_s(*step) for step in steps]
+        each = {
+            (layout, phase, id(plan)): (network or self.network, layout, phase, plan) for layout, phase, plan in steps
+        }
+        seconds = dict(zip(each, self.timed.workers.map(LayoutAnswers.step_s, list(each.values())), strict=True))
+        return [seconds[layout, phase, id(plan)] for layout, phase, plan in steps]
 
     def _served(
         self, of: Steady, decode: ServingLayout, prefill: ServingLayout, decode_s: float, prefill_s: float
@@ -123,7 +140,7 @@ class PlacedLayouts:
             return replace(one, tried=tuple(tried))
         decode, prefill = best.steady.decode, best.steady.prefill
         plan = one.plan.with_(gpu_of_rank=decode.gpu_of_rank)
-        decode_s, prefill_s = self.score.step_s(decode, "decode", plan), self.score.step_s(prefill, "prefill")
+        decode_s, prefill_s = self._times_s([(decode, "decode", plan), (prefill, "prefill", None)])
         again = self._served(one.steady, decode, prefill, decode_s, prefill_s)
         tried[ways.index(best) - 1] = Tried(name=best.name, change=_change(again, one.steady), by=self.network)
         if _order(again, slo) < _order(one.steady, slo):
@@ -132,13 +149,16 @@ class PlacedLayouts:
 
     def _ways(self, one: Placed) -> list[_Way]:
         """What each mapping serves by ``bound``, consecutive ranks first; instances that do both have one for both."""
-        steady, bound = one.steady, self.timed.bound
+        steady = one.steady
         decodes, prefills = self._layouts(steady.decode), self._layouts(steady.prefill)
         if len(decodes) == len(prefills) == 1:
             return [_Way("consecutive", steady)]
-        plans = [one.plan.with_(gpu_of_rank=layout.gpu_of_rank) for layout in decodes]
-        decode_s = {each: bound.step_s(each, "decode", plan) for each, plan in zip(decodes, plans, strict=True)}
-        prefill_s = {each: bound.step_s(each, "prefill") for each in prefills}
+        steps: list[tuple[ServingLayout, str, Plan | None]] = [
+            (layout, "decode", one.plan.with_(gpu_of_rank=layout.gpu_of_rank)) for layout in decodes
+        ]
+        seconds = self._times_s([*steps, *((layout, "prefill", None) for layout in prefills)], "bound")
+        decode_s = dict(zip(decodes, seconds[: len(decodes)], strict=True))
+        prefill_s = dict(zip(prefills, seconds[len(decodes) :], strict=True))
         pairs = _pairs(decode_s, prefill_s) if steady.split else zip(decodes, prefills, strict=True)
         return [
             _Way(_name(*pair, steady.split), self._served(steady, *pair, decode_s[pair[0]], prefill_s[pair[1]]))

@@ -40,6 +40,14 @@ class StepScores:
     network: str = "bound"
     _known: dict[tuple[ServingLayout, str], float] = field(default_factory=dict, repr=False)
 
+    def knows(self, layout: ServingLayout, phase: str) -> bool:
+        """Whether the step with experts in order is timed."""
+        return (layout, phase) in self._known
+
+    def learn(self, layout: ServingLayout, phase: str, seconds: float) -> None:
+        """Take what another process timed, with experts in order."""
+        self._known[layout, phase] = seconds
+
     def step_s(self, layout: ServingLayout, phase: str, plan: Plan | None = None) -> float:
         """As of `Score`."""
         key = (layout, phase)
@@ -86,3 +94,14 @@ def placed_plan(question: ServingQuestion, layout: ServingLayout, phase: str = "
         return wanted
     made_by = MadeBy(solver="eplb", seed=question.seed, trace_hash=question.trace.content_hash())
     return replace(problem.plan(solver.spread(problem).slots_LGP, made_by=made_by), schedule=layout.schedule)
+
+
+def placed_step(question: ServingQuestion, layout: ServingLayout, *, bound: Score, last: Score) -> tuple[Plan, float]:
+    """A layout's plan and its decode step by the last score: placed by `placed_plan`, or with experts in order.
+
+    Whichever is faster by the score `bound`.
+    """
+    own = placed_plan(question, layout)
+    if bound.step_s(layout, "decode", own) >= bound.step_s(layout, "decode"):
+        own = layout.plan(question.model)
+    return own, last.step_s(layout, "decode", own)

@@ -11,27 +11,24 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from moecast.placement.layouts.changed_times import filled_batch
 from moecast.placement.layouts.changes import Change
 from moecast.placement.layouts.front import kind_of, ranked
+from moecast.placement.layouts.layout_answers import LayoutAnswers
 from moecast.placement.layouts.moves import Move, moves_of
 from moecast.placement.layouts.steady import Steady, served_by
-from moecast.sim.made_routing import parse_law, routing_by_law
-from moecast.sim.network import find_rung
-from moecast.sim.simulate import step_program
+from moecast.processes import Workers
 
 if TYPE_CHECKING:
     from moecast.placement.layouts.found_serving import FoundServing
     from moecast.placement.layouts.serving_layout import ServingLayout
     from moecast.placement.layouts.serving_question import ServingQuestion
     from moecast.placement.layouts.steady import Slo
-    from moecast.sim.program import StepProgram
 
 AS_IT_IS = Change()
 KINDS_ASKED = 3
 BATCHES_BELOW, BATCHES_ABOVE = 2, 1
 """Of each kind of layout, beside its own batch."""
-MADE_TOKENS, MADE_SEQUENCE = 8192, 64
-"""Of routing made for a move."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,20 +119,21 @@ class Sensitivity:
 
 
 def sensitivity(
-    question: ServingQuestion, found: FoundServing, *, progress: Callable[[str, int, int], None] | None = None
+    question: ServingQuestion,
+    found: FoundServing,
+    *,
+    progress: Callable[[str, int, int], None] | None = None,
+    workers: Workers[LayoutAnswers] | None = None,
 ) -> Sensitivity:
-    """Move each parameter and score the best layouts anew."""
+    """Move each parameter and score the best layouts anew; `workers`: as of `find_serving`."""
     asked = _asked(found)
     summed = all(one.decode.experts_are_summed for one in asked)
     moves = moves_of(question, apart=found.winner.split, summed=summed)
     changes = list(dict.fromkeys([AS_IT_IS, *(end for move in moves for end in move.ends)]))
-    moving = _Moving.of(question, found, _Times(question, changes), asked)
-    served: dict[Change, list[Steady]] = {change: [] for change in changes}
-    for done, one in enumerate(asked):
-        if progress is not None:
-            progress("moving what is uncertain", done, len(asked))
-        for change in changes:
-            served[change].append(moving.under(change, one))
+    times = _Times(workers or Workers(LayoutAnswers(question)), changes, progress or _silent)
+    times.time(asked)
+    moving = _Moving.of(question, found, times, asked)
+    served = {change: [moving.under(change, one) for one in asked] for change in changes}
     moved = [
         Moved(move=move, ends=tuple(_end(told, served[change], found.slo) for told, change in _ends(move)))
         for move in moves
@@ -178,57 +176,34 @@ def _neighbours(one: Steady, fit: Iterable[ServingLayout]) -> Iterator[Steady]:
         yield replace(one, decode=replace(one.decode, batch=other))
 
 
+def _silent(_what: str, _done: int, _of: int) -> None:
+    return
+
+
 @dataclass(slots=True)
 class _Times:
-    """Seconds of steps under each change, by ``bound`` with experts in order; a program is made once for all."""
+    """Seconds of steps under each change, all of a step asked at once."""
 
-    question: ServingQuestion
+    workers: Workers[LayoutAnswers]
     changes: Sequence[Change]
+    tell: Callable[[str, int, int], None]
     known: dict[tuple[ServingLayout, str], dict[Change, float]] = field(default_factory=dict)
-    routed: dict[str, ServingQuestion] = field(default_factory=dict)
+
+    def time(self, asked: Iterable[Steady]) -> None:
+        """Time the steps of layouts; those of prompts, who do not know how full batches of decoded tokens are, less."""
+        in_prompts = [change for change in self.changes if change.fill == 1]
+        changes = {"decode": self.changes, "prefill": in_prompts}
+        steps = list(
+            dict.fromkeys(step for one in asked for step in ((one.decode, "decode"), (one.prefill, "prefill")))
+        )
+        found = self.workers.map(LayoutAnswers.changed_s, [(*step, changes[step[1]]) for step in steps])
+        for done, (step, seconds) in enumerate(zip(steps, found, strict=True), 1):
+            self.known[step] = dict(zip(changes[step[1]], seconds, strict=True))
+            self.tell("moving what is uncertain", done, len(steps))
 
     def of(self, layout: ServingLayout, phase: str, change: Change) -> float:
-        """Seconds of a step."""
-        key = layout, phase
-        if key not in self.known:
-            as_it_is = self._program(self.question, layout, phase)
-            by_tasks = [change for change in self.changes if change.routing is None and change.fill == 1]
-            self.known[key] = {each: self._seconds(each, as_it_is) for each in by_tasks}
-        if change not in self.known[key]:
-            asked, filled = self.question, layout
-            if change.routing is not None:
-                asked = self._routed(change.routing)
-            if phase == "decode":
-                filled = replace(layout, batch=filled_batch(layout, change.fill))
-            self.known[key][change] = self._seconds(change, self._program(asked, filled, phase))
-        return self.known[key][change]
-
-    def _seconds(self, change: Change, program: StepProgram) -> float:
-        return float(find_rung("bound").run(change.of(program, self.question.cluster)).step_time_s)
-
-    def _program(self, question: ServingQuestion, layout: ServingLayout, phase: str) -> StepProgram:
-        step = question.step(layout.dp, layout.batch, phase)
-        plan = layout.plan(question.model)
-        return step_program(question.cluster, question.model, plan, question.trace, step, seed=question.seed)
-
-    def _routed(self, law: str) -> ServingQuestion:
-        if law not in self.routed:
-            made = routing_by_law(
-                parse_law(law),
-                self.question.model,
-                tokens=MADE_TOKENS,
-                sequence=MADE_SEQUENCE,
-                phase="prefill",
-                position=0,
-                seed=self.question.seed,
-            )
-            self.routed[law] = replace(self.question, trace=made, from_phase=None)
-        return self.routed[law]
-
-
-def filled_batch(layout: ServingLayout, fill: float) -> int:
-    """Sequences in flight of a batch that is not full."""
-    return max(round(layout.batch * fill), layout.microbatches * layout.cp, 1)
+        """Seconds of a step that was timed."""
+        return self.known[layout, phase][change]
 
 
 @dataclass(frozen=True, slots=True)

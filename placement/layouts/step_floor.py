@@ -16,7 +16,7 @@ Axes: B batch, H hidden layer, L MoE layer.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -55,20 +55,17 @@ class StepFloors:
         self._fixed: dict[tuple[object, ...], _FixedOfBatches] = {}
         self._links: dict[tuple[object, ...], LinksOfGroup] = {}
 
-    def of(self, layouts: Sequence[ServingLayout], progress: Callable[[int, int], None] | None = None) -> Float:
+    def of(self, layouts: Sequence[ServingLayout]) -> Float:
         """Seconds that the step of each layout takes at the least."""
         floor = np.zeros(len(layouts))
-        ways: dict[tuple[Any, ...], list[int]] = defaultdict(list)
-        for place, layout in enumerate(layouts):
-            ways[way_of(layout)].append(place)
-        # Those of the same ranks together: they share counts of routing.
-        order = sorted(ways.values(), key=lambda places: _ranks(layouts[places[0]]))
-        for done, places in enumerate(order, 1):
-            way = replace(layouts[places[0]], batch=layouts[places[0]].microbatches)
-            floor[places] = self._way(way, np.array([layouts[place].batch for place in places]))
-            if progress is not None:
-                progress(done, len(ways))
-        return SAFETY * floor
+        for ranks in by_ranks(layouts):
+            for layout, places in ranks:
+                floor[places] = self.of_batches(layout, [layouts[place].batch for place in places])
+        return floor
+
+    def of_batches(self, layout: ServingLayout, batches: Sequence[int]) -> Float:
+        """The same of one layout with some batches."""
+        return SAFETY * self._way(replace(layout, batch=layout.microbatches), np.array(batches))
 
     def _way(self, way: ServingLayout, batch_B: Int) -> Float:
         parts = way.microbatches * HALVES.get(way.schedule, 1)
@@ -106,8 +103,19 @@ class StepFloors:
         return self._links[key]
 
 
-def _ranks(layout: ServingLayout) -> tuple[int, int, int]:
-    return layout.dp, layout.tp, layout.cp
+def by_ranks(layouts: Sequence[ServingLayout]) -> list[list[tuple[ServingLayout, list[int]]]]:
+    """Layouts that differ in their batch alone, those of the same ranks together: they share counts of routing.
+
+    Each with where in `layouts` its batches stand.
+    """
+    ways: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+    for place, layout in enumerate(layouts):
+        ways[way_of(layout)].append(place)
+    ranks: dict[tuple[int, int, int], list[tuple[ServingLayout, list[int]]]] = defaultdict(list)
+    for places in ways.values():
+        layout = layouts[places[0]]
+        ranks[layout.dp, layout.tp, layout.cp].append((layout, places))
+    return [ranks[key] for key in sorted(ranks)]
 
 
 class _FixedOfBatches:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,20 +11,23 @@ import numpy.typing as npt
 from moecast.errors import MoecastError
 from moecast.placement.layouts.fitting import fitting
 from moecast.placement.layouts.front import by_lateness
+from moecast.placement.layouts.layout_answers import LayoutAnswers
 from moecast.placement.layouts.promises import Floors, Promises
 from moecast.placement.layouts.scoring import StepScores, prefill_of
 from moecast.placement.layouts.serving_layout import way_of
 from moecast.placement.layouts.steady import Slo, Steady, served_by
-from moecast.placement.layouts.step_floor import StepFloors
+from moecast.placement.layouts.step_floor import by_ranks
 from moecast.placement.layouts.timing_order import AT_ONCE, TimingOrder
 from moecast.placement.layouts.unmet import cannot_be_met, nothing_fits
 
 if TYPE_CHECKING:
+    from moecast.placement.layouts.layout_answers import BatchesOf
     from moecast.placement.layouts.serving_layout import ServingLayout
-    from moecast.placement.layouts.serving_question import ServingQuestion
     from moecast.placement.layouts.space import Space
+    from moecast.processes import Workers
 
 Bool = npt.NDArray[np.bool_]
+Float = npt.NDArray[np.float64]
 Progress = Callable[[str, int, int], None]
 
 FOR_THE_FRONT = 0.25
@@ -32,6 +35,8 @@ FOR_THE_FRONT = 0.25
 LIMITS_OF_FRONT_S = (0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2)
 NEAREST_AT_ONCE, NEAREST_AT_LEAST = 4, 48
 """Where nothing is within the limits: how many are tried before the rest are put in order again; how many at least."""
+MEMORIES_AT_ONCE, WAYS_AT_ONCE = 32, 128
+"""What a process is asked at a time: layouts of which the largest batch that fits is wanted, and lower bounds."""
 PROMPTS_TIMED = 12
 """Layouts for prompts alone that are timed, and as many again where none of these is within the limit."""
 
@@ -45,12 +50,13 @@ class TimedLayouts:
         Nothing fits.
     """
 
-    def __init__(self, question: ServingQuestion, gpus: int, slo: Slo, space: Space, tell: Progress) -> None:
-        self.question, self.gpus, self.slo, self.tell = question, gpus, slo, tell
+    def __init__(self, workers: Workers[LayoutAnswers], gpus: int, slo: Slo, space: Space, tell: Progress) -> None:
+        self.workers, self.gpus, self.slo, self.tell = workers, gpus, slo, tell
+        self.question = question = workers.given.question
         every = list(space.layouts())
         self.legal, self.refused = len(every), dict(space.refused.most_common())
         tell("what fits", 0, 1)
-        self.fits = fitting(question, every, "decode")
+        self.fits = fitting(question, every, "decode", self._most_batches)
         if not self.fits.layouts:
             raise MoecastError(nothing_fits(self.fits, self.legal), field="gpus", value=gpus)
         self.layouts = self.fits.layouts
@@ -60,16 +66,19 @@ class TimedLayouts:
         self.found: dict[tuple[str, int], Steady | None] = {}
         self.prompts: tuple[ServingLayout, float] | None = None
 
+    def _most_batches(self, asked: Sequence[BatchesOf]) -> Iterator[tuple[int, int]]:
+        return self.workers.map(LayoutAnswers.most_batch, asked, at_once=MEMORIES_AT_ONCE)
+
     def _floors(self) -> Floors:
-        decode = StepFloors(self.question, "decode").of(self.layouts, lambda a, b: self.tell("bounds, decode", a, b))
+        decode = self._floors_of(self.layouts, "decode")
         by_way: dict[tuple[Any, ...], ServingLayout] = {}  # whatever its batch, an instance runs prompts in one way
         for layout in self.layouts:
             if (way := way_of(layout)) not in by_way:
                 by_way[way] = prefill_of(layout, self.question.isl)
         wanted = [by_way[way_of(layout)] for layout in self.layouts]
-        kinds = fitting(self.question, sorted(set(wanted)), "prefill").layouts
+        kinds = fitting(self.question, sorted(set(wanted)), "prefill", self._most_batches).layouts
         place = {layout: i for i, layout in enumerate(kinds)}
-        prefill = StepFloors(self.question, "prefill").of(kinds, lambda a, b: self.tell("bounds, prefill", a, b))
+        prefill = self._floors_of(kinds, "prefill")
         return Floors(
             layouts=self.layouts,
             decode_Y=decode,
@@ -80,6 +89,21 @@ class TimedLayouts:
             isl=self.question.isl,
             osl=self.question.osl,
         )
+
+    def _floors_of(self, layouts: Sequence[ServingLayout], phase: str) -> Float:
+        """Lower bounds of layouts; those of the same ranks are asked of one process, in parts."""
+        floor = np.zeros(len(layouts))
+        parts = [
+            ranks[first : first + WAYS_AT_ONCE]
+            for ranks in by_ranks(layouts)
+            for first in range(0, len(ranks), WAYS_AT_ONCE)
+        ]
+        asked = [(phase, [(layout, [layouts[y].batch for y in places]) for layout, places in part]) for part in parts]
+        for done, (part, found) in enumerate(zip(parts, self.workers.map(LayoutAnswers.floors, asked), strict=True), 1):
+            for (_, places), floors in zip(part, found, strict=True):
+                floor[places] = floors
+            self.tell(f"bounds, {phase}", done, len(parts))
+        return floor
 
     def promises(self, mode: str) -> Promises:
         """What layouts can serve at the most."""
@@ -129,6 +153,7 @@ class TimedLayouts:
             chosen = self.order.best_first(promised, limit, rate_Y, open_Y)[: min(at_once, budget)]
             if not chosen:
                 return
+            self._time_ahead(promised.mode, chosen)
             for y in chosen:
                 self._note(promised, y)
             budget -= len(chosen)
@@ -146,6 +171,8 @@ class TimedLayouts:
             ]
             if not chosen:
                 return
+            for each in promised:
+                self._time_ahead(each.mode, [y for of, y in chosen if of is each])
             for each, y in chosen:
                 self._note(each, y)
             budget -= len(chosen)
@@ -171,9 +198,25 @@ class TimedLayouts:
         if mode == "disagg":
             prefill, prefill_s = self._best_for_prompts()
         else:
-            prefill = self.floors.prompts[self.floors.prompt_Y[y]]
+            prefill = self._prompts_of(y)
             prefill_s = self.bound.step_s(prefill, "prefill")
         return self.served(mode, decode, prefill, decode_s, prefill_s)
+
+    def _prompts_of(self, y: int) -> ServingLayout:
+        return self.floors.prompts[self.floors.prompt_Y[y]]
+
+    def _time_ahead(self, mode: str, chosen: Sequence[int]) -> None:
+        """Time the steps of layouts that are about to be noted, side by side."""
+        self.time_steps([(self.layouts[y], "decode") for y in chosen])
+        if mode == "agg":
+            self.time_steps([(self._prompts_of(y), "prefill") for y in chosen])
+
+    def time_steps(self, steps: Sequence[tuple[ServingLayout, str]]) -> None:
+        """Time by ``bound``, with experts in order, what is not timed yet."""
+        new = [step for step in dict.fromkeys(steps) if not self.bound.knows(*step)]
+        asked = [("bound", *step, None) for step in new]
+        for step, seconds in zip(new, self.workers.map(LayoutAnswers.step_s, asked), strict=True):
+            self.bound.learn(*step, seconds)
 
     def served(
         self, mode: str, decode: ServingLayout, prefill: ServingLayout, decode_s: float, prefill_s: float
@@ -195,19 +238,22 @@ class TimedLayouts:
             leaves_P = np.array([one.gpus <= room for one in floors.prompts])
             ttft_P = np.where(leaves_P, floors.ttft_P(), np.inf)
             order = np.argsort(-np.where(ttft_P <= self.slo.ttft_s, rate_P, 0.0), kind="stable")
-            timed = [self._prompts(p) for p in order[:PROMPTS_TIMED].tolist()]
+            timed = self._time_prompts(order[:PROMPTS_TIMED].tolist())
             if not any(meets for meets, *_ in timed):
-                soonest = np.argsort(ttft_P, kind="stable")[:PROMPTS_TIMED]
-                timed += [self._prompts(p) for p in soonest.tolist()]
+                timed += self._time_prompts(np.argsort(ttft_P, kind="stable")[:PROMPTS_TIMED].tolist())
             self.prompts = max(timed)[2:]
         return self.prompts
 
-    def _prompts(self, p: int) -> tuple[bool, float, ServingLayout, float]:
-        """Whether a layout for prompts is within the limit, prompts' tokens/s of its GPUs, and its step."""
-        one = self.floors.prompts[p]
-        seconds = self.bound.step_s(one, "prefill")
-        meets = seconds * -(-self.question.isl // one.batch) <= self.slo.ttft_s
-        return meets, one.sequences / seconds / one.gpus, one, seconds
+    def _time_prompts(self, places: Sequence[int]) -> list[tuple[bool, float, ServingLayout, float]]:
+        """Whether layouts for prompts are within the limit, prompts' tokens/s of their GPUs, and their steps."""
+        layouts = [self.floors.prompts[p] for p in places]
+        self.time_steps([(layout, "prefill") for layout in layouts])
+        found = []
+        for one in layouts:
+            seconds = self.bound.step_s(one, "prefill")
+            meets = seconds * -(-self.question.isl // one.batch) <= self.slo.ttft_s
+            found.append((meets, one.sequences / seconds / one.gpus, one, seconds))
+        return found
 
     def _cannot_be_met(self, modes: Sequence[str]) -> str:
         """Why, with the nearest of the layouts that promise to be it."""

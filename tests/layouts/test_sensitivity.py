@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from moecast.placement.layouts import FoundServing, Slo, find_serving
+from moecast.placement.layouts import FoundServing, LayoutAnswers, Slo, find_serving
 from moecast.placement.layouts.changes import Change
 from moecast.placement.layouts.interval import interval_of_serving
 from moecast.placement.layouts.moves import moves_of
 from moecast.placement.layouts.sensitivity import Sensitivity, filled_batch, sensitivity
 from moecast.placement.layouts.serving_layout import ServingLayout
 from moecast.placement.layouts.steady import apart, together
+from moecast.processes import Workers
 from moecast.sim.accuracy import STEADY, layouts_apart, steady_errors
 from moecast.sim.cost.family_errors import FamilyError, family_errors
 from moecast.sim.network import find_rung
@@ -28,6 +29,14 @@ def found() -> FoundServing:
 @pytest.fixture(scope="module")
 def moved(found: FoundServing) -> Sensitivity:
     return sensitivity(QUESTIONS[0], found)
+
+
+def test_two_processes_find_what_one_does(found: FoundServing, moved: Sensitivity) -> None:
+    with Workers(LayoutAnswers(QUESTIONS[0]), 2) as workers:
+        again = find_serving(QUESTIONS[0], 2, Slo(tpot_s=0.004), scored=8, placed=2, network="bound", workers=workers)
+        assert again.to_json() == found.to_json()
+        assert again.plan.slots_DLGP.tolist() == found.plan.slots_DLGP.tolist()
+        assert sensitivity(QUESTIONS[0], again, workers=workers).to_json() == moved.to_json()
 
 
 def test_slower_is_never_more_and_faster_never_less(moved: Sensitivity) -> None:

@@ -13,9 +13,11 @@ import pytest
 from moecast.errors import MoecastError
 from moecast.placement.layouts import ServingLayout, Slo, Space, find_serving
 from moecast.placement.layouts.front import by_lateness
+from moecast.placement.layouts.layout_answers import LayoutAnswers
 from moecast.placement.layouts.steady import Steady
 from moecast.placement.layouts.timed_layouts import NEAREST_AT_LEAST, TimedLayouts
 from moecast.placement.layouts.timing_order import TimingOrder
+from moecast.processes import Workers
 from tests.layouts.test_serving import MODEL, QUESTIONS
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ NO_LIMIT = Slo()
 def asked() -> TimedLayouts:
     """A search before anything is timed."""
     space = Space(model=MODEL, gpus=4, batches=(2, 16, 64), most_pp=1, most_cp=1)
-    return TimedLayouts(ASKED, 4, NO_LIMIT, space, lambda _what, _done, _of: None)
+    return TimedLayouts(Workers(LayoutAnswers(ASKED)), 4, NO_LIMIT, space, lambda _what, _done, _of: None)
 
 
 @dataclass
@@ -38,6 +40,9 @@ class AboveFloors:
 
     floor_of: dict[tuple[ServingLayout, str], float]
     seed: int
+
+    def knows(self, _layout: ServingLayout, _phase: str) -> bool:
+        return True
 
     def step_s(self, layout: ServingLayout, phase: str, _plan: Plan | None = None) -> float:
         kind = (layout.dispatch, layout.schedule, layout.sequence_parallel, layout.etp > 1, layout.tp)
