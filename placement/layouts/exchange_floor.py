@@ -23,7 +23,7 @@ Axes: L MoE layer, B batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,7 +35,7 @@ from moecast.sim.cost import ExpertBlock, costs_of
 
 if TYPE_CHECKING:
     from moecast.placement.layouts.links_of_groups import LinksOfGroup
-    from moecast.placement.layouts.pooled_loads import PooledLoads
+    from moecast.placement.layouts.pooled_loads import BatchLoads
     from moecast.placement.layouts.serving_layout import ServingLayout
     from moecast.placement.layouts.serving_question import ServingQuestion
     from moecast.sim.collectives import Mode
@@ -64,13 +64,13 @@ class LayerFloor:
 def layer_floor(
     question: ServingQuestion,
     layout: ServingLayout,
-    loads_B: Sequence[PooledLoads],
+    loads: BatchLoads,
     tokens_B: Int,
     links: LinksOfGroup | None,
     phase: str,
 ) -> LayerFloor:
     """Bound the MoE layers of a layout for loads of several batches; `tokens_B` of an EP group."""
-    return _Floor(question, layout, loads_B, tokens_B, links, phase).layers()
+    return _Floor(question, layout, loads, tokens_B, links, phase).layers()
 
 
 class _Floor:
@@ -78,50 +78,56 @@ class _Floor:
         self,
         question: ServingQuestion,
         layout: ServingLayout,
-        loads_B: Sequence[PooledLoads],
+        loads: BatchLoads,
         tokens_B: Int,
         links: LinksOfGroup | None,
         phase: str,
     ) -> None:
-        self.layout, self.loads_B, self.tokens_B, self.links = layout, loads_B, tokens_B, links
+        self.layout, self.loads, self.tokens_B, self.links = layout, loads, tokens_B, links
         self.model, self.hardware, self.phase = question.model, question.cluster.hardware, phase
-        self.rows_LB = np.stack([loads.rows_L for loads in loads_B], axis=1)
-        self.hits_LB = np.stack([loads.hits_L for loads in loads_B], axis=1)
         self.slots = layout.slots_per_rank(self.model.experts)
         self.sends = layout.ep > 1 and not layout.experts_are_summed
         self.mode = mode_of(layout.dispatch, phase) if self.sends else None
 
     def layers(self) -> LayerFloor:
         """All of it."""
-        expert_LB = self._seconds(self.rows_LB / self.layout.ep, self.hits_LB / self.layout.ep)
+        expert_LB = self._seconds("mean", self._mean)
         if self.layout.experts_are_summed or (self.mode and (self.mode.barrier or self.mode.counts_first)):
-            expert_LB = np.maximum(expert_LB, self._hottest())
+            expert_LB = np.maximum(expert_LB, self._seconds("hottest", self._hottest))
         exchange_LB = np.zeros_like(expert_LB) + self._setups_s()
         by_choice_LB = np.zeros_like(expert_LB)
         if self.mode is not None:
             assert self.links is not None
             if self.mode.barrier or self.mode.counts_first:
                 exchange_LB = exchange_LB + self._behind_barriers(self.mode, self.links)
-            if not (self.mode.barrier or self.mode.stay) and all(loads.every_choice for loads in self.loads_B):
+            if not (self.mode.barrier or self.mode.stay) and self.loads.every_choice:
                 by_choice_LB = self._by_choice(self.mode, self.links)
         return LayerFloor(expert_LB=expert_LB, exchange_LB=exchange_LB, by_choice_LB=by_choice_LB)
 
-    def _seconds(self, rows_LB: Float, hits_LB: Float) -> Float:
-        block = ExpertBlock.of(self.model, etp=self.layout.etp)
-        costs, seen_B = costs_of(self.hardware), self._seen_B()
-        return costs.expert_floor_seconds(block, rows_LB, hits_LB, phase=self.phase, seen=seen_B)
+    def _seconds(self, of: str, rows_and_hits: Callable[[], tuple[Float, Float]]) -> Float:
+        """Seconds of experts; layouts that share loads, ranks and slots share these, however tokens travel."""
+        seen_B = self._seen_B()
+
+        def found() -> Float:
+            block = ExpertBlock.of(self.model, etp=self.layout.etp)
+            costs, (rows_LB, hits_LB) = costs_of(self.hardware), rows_and_hits()
+            return costs.expert_floor_seconds(block, rows_LB, hits_LB, phase=self.phase, seen=seen_B)
+
+        return self.loads.once((of, self.layout.ep, self.layout.etp, self.slots, *seen_B.tolist()), found)
+
+    def _mean(self) -> tuple[Float, Float]:
+        return self.loads.rows_LB / self.layout.ep, self.loads.hits_LB / self.layout.ep
 
     def _seen_B(self) -> Int:
         """Choices that every rank's kernels are shown, whoever serves them: of all tokens that it has."""
         all_there = self.layout.experts_are_summed or (self.mode is not None and self.mode.gathers)
         return self.tokens_B * self.model.choices if all_there else np.zeros_like(self.tokens_B)
 
-    def _hottest(self) -> Float:
+    def _hottest(self) -> tuple[Float, Float]:
         """The rank that serves the most of the hottest expert, its replicas as many as there may be."""
         most = min(self.layout.ep, self.layout.ep * self.slots - self.model.experts + 1)
-        hottest_LB = np.stack([loads.hottest_L for loads in self.loads_B], axis=1)
-        rows_LB = np.ceil(hottest_LB / most)
-        return self._seconds(rows_LB, np.minimum(rows_LB, 1.0))
+        rows_LB = np.ceil(self.loads.hottest_LB / most)
+        return rows_LB, np.minimum(rows_LB, 1.0)
 
     def _setups_s(self) -> float:
         """Fixed costs of a layer's exchanges."""
@@ -143,9 +149,9 @@ class _Floor:
         if mode.per_choice:
             apart_LB, far_LB = self._parts_that_leave()
             port_s = np.maximum(far_LB / (links.far_Bps or np.inf), apart_LB / both_Bps)
-            return np.asarray(port_s * self.rows_LB / ranks * (links.dispatch_bytes + links.combine_bytes))
+            return np.asarray(port_s * self.loads.rows_LB / ranks * (links.dispatch_bytes + links.combine_bytes))
         reached = max(-(-self.model.choices // self.slots) - 1, 0)
-        if not all(loads.every_choice for loads in self.loads_B):
+        if not self.loads.every_choice:
             reached = 0
         return np.asarray(self.tokens_B * reached * links.dispatch_bytes / ranks / both_Bps)
 
@@ -159,13 +165,12 @@ class _Floor:
         assert self.links is not None
         ranks, domain = self.layout.ranks_of_stage, self.links.domain_ranks
         width = self.layout.etp  # ranks of one member hold the same slots
-        apart_LB = 1 - np.stack([loads.near_part_L(1, self.slots) for loads in self.loads_B], axis=1)
+        apart_LB = 1 - self.loads.near_part_LB(1, self.slots)
         whole_domains = domain * round(ranks / domain) == ranks
         if domain >= ranks or not whole_domains:
             return apart_LB, np.zeros_like(apart_LB)
         held = self.slots * -(-domain // width)
-        far_LB = 1 - np.stack([loads.near_part_L(domain, held) for loads in self.loads_B], axis=1)
-        return apart_LB, far_LB
+        return apart_LB, 1 - self.loads.near_part_LB(domain, held)
 
     def _by_choice(self, mode: Mode, links: LinksOfGroup) -> Float:
         """A layer by choices: setups, latencies, half of what comes in, and experts weighted by rows.
@@ -173,8 +178,8 @@ class _Floor:
         Where copies of a token for one rank or domain are one, what comes in is left out.
         """
         apart_LB, far_LB = self._parts_that_leave()
-        mean_LB = self.rows_LB / self.layout.ranks_of_stage
-        total_LB = self._seconds(self.rows_LB / self.layout.ep, self._hits_by_rows()) + self._setups_s()
+        mean_LB = self.loads.rows_LB / self.layout.ranks_of_stage
+        total_LB = self._seconds("by rows", self._by_rows) + self._setups_s()
         latencies = zip(links.latency_s, links.far_latency_s, strict=True)
         for size, (near_s, far_s) in zip((links.dispatch_bytes, links.combine_bytes), latencies, strict=True):
             # Copies of other ranks have the least latency, those of other domains what these have more.
@@ -195,7 +200,7 @@ class _Floor:
         more = far_LB * both_Bps >= apart_LB * links.far_Bps
         return np.where(more, each_LB, apart_LB**2 / both_Bps)
 
-    def _hits_by_rows(self) -> Float:
-        """Slots that are hit, mean over ranks weighted by their rows."""
-        lost = [loads.lost_hits_L(self.layout.ep, self.slots) for loads in self.loads_B]
-        return np.maximum(self.slots - np.stack(lost, axis=1), 1.0)
+    def _by_rows(self) -> tuple[Float, Float]:
+        """Rows, and slots that are hit, mean over ranks weighted by their rows."""
+        lost_LB = self.loads.lost_hits_LB(self.layout.ep, self.slots)
+        return self.loads.rows_LB / self.layout.ep, np.maximum(self.slots - lost_LB, 1.0)

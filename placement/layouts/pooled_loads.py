@@ -5,6 +5,7 @@ Axes: T token, L MoE layer, E expert, K choice, G rank that holds tokens, M micr
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -159,20 +160,62 @@ def _near_MLE1(of_rank_MLGE, ranks):  # type: ignore[no-untyped-def]
     return near_MLE1, spread_MLE1
 
 
+class BatchLoads:
+    """Pooled loads of several batches, side by side; and what layouts that share them have found of them.
+
+    Parameters
+    ----------
+    loads_B
+        Of each batch.
+    """
+
+    def __init__(self, loads_B: Sequence[PooledLoads]) -> None:
+        self.loads_B = loads_B
+        self.rows_LB = np.stack([loads.rows_L for loads in loads_B], axis=1)
+        self.hits_LB = np.stack([loads.hits_L for loads in loads_B], axis=1)
+        self.hottest_LB = np.stack([loads.hottest_L for loads in loads_B], axis=1)
+        self.every_choice = all(loads.every_choice for loads in loads_B)
+        self._found: dict[tuple[object, ...], Float] = {}
+
+    def once(self, key: tuple[object, ...], find: Callable[[], Float]) -> Float:
+        """What is found of these loads, once for each key, which names all that it depends on beside them."""
+        if key not in self._found:
+            self._found[key] = find()
+        return self._found[key]
+
+    def near_part_LB(self, ranks: int, slots: int) -> Float:
+        """As of `PooledLoads`."""
+        key = ("near part", ranks, slots)
+        return self.once(key, lambda: np.stack([loads.near_part_L(ranks, slots) for loads in self.loads_B], axis=1))
+
+    def lost_hits_LB(self, ranks: int, slots: int) -> Float:
+        """As of `PooledLoads`."""
+        key = ("lost hits", ranks, slots)
+        return self.once(key, lambda: np.stack([loads.lost_hits_L(ranks, slots) for loads in self.loads_B], axis=1))
+
+
 class LoadsOfSteps:
     """Pooled loads of a question's steps, each counted once however many layouts share it."""
 
     def __init__(self, question: ServingQuestion, phase: str) -> None:
         self._question, self._phase = question, phase
         self._known: dict[tuple[int, int], PooledLoads] = {}
+        self._batches: dict[tuple[int, ...], BatchLoads] = {}
         self._ranks = (0, 0, 0)
 
-    def of(self, cut: ServingLayout, batch: int) -> PooledLoads:
-        """Those of the step of a layout, cut into its microbatches, with another batch."""
+    def of(self, cut: ServingLayout, batches: Sequence[int]) -> BatchLoads:
+        """Those of the steps of a layout, cut into its microbatches, with other batches."""
         ranks = (cut.dp, cut.tp, cut.cp)
         if ranks != self._ranks:  # counts are large: whoever asks for the layouts of some ranks together finds them
             self._ranks = ranks
             self._known.clear()
+            self._batches.clear()
+        key = (cut.microbatches, *batches)
+        if key not in self._batches:
+            self._batches[key] = BatchLoads([self._one(cut, batch) for batch in batches])
+        return self._batches[key]
+
+    def _one(self, cut: ServingLayout, batch: int) -> PooledLoads:
         key = (cut.microbatches, batch)
         if key not in self._known:
             self._known[key] = self._count(cut, batch)

@@ -71,8 +71,8 @@ class StepFloors:
         parts = way.microbatches * HALVES.get(way.schedule, 1)
         each_B = batch_B // parts
         cut = replace(way, microbatches=parts, schedule=SEQUENTIAL)
-        loads_B = [self._loads.of(cut, int(batch)) for batch in batch_B]
-        layers = layer_floor(self._question, way, loads_B, each_B * way.dp, self._links_of(way), self._phase)
+        loads = self._loads.of(cut, batch_B.tolist())
+        layers = layer_floor(self._question, way, loads, each_B * way.dp, self._links_of(way), self._phase)
         step = _Step(
             self._fixed_of(replace(way, microbatches=parts), each_B), layers, self._question.model.moe_layer_ids
         )

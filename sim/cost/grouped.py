@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -237,20 +238,30 @@ def grouped_floor_seconds(
     moved = rows * best.row_traffic + shown * best.seen_traffic
     seconds = best.launch_s + moved * value_bytes / hardware.memory_Bps
     for inner, outer in block.matrices:
-        prices = [
-            (
-                height,
-                -(-outer // columns) / hardware.sms * float(_tile_seconds(one, hardware, kind, inner, height, columns)),
-            )
-            for one in kernels
-            for height, columns in _shapes(one)
-        ]
-        work_s = np.max([row_s * rows + hit_s * hits for row_s, hit_s in _lines_below(prices)], axis=0)
+        lines = _lines_of(tuple(kernels), hardware, element_type, inner, outer)
+        work_s = np.max([row_s * rows + hit_s * hits for row_s, hit_s in lines], axis=0)
         moved_bytes = hits * inner * outer * kind.weight_bytes
         moved_bytes += rows * (inner * kind.input_bytes + VALUE_BYTES * outer)
         traffic_s = moved_bytes / (hardware.memory_Bps * best.memory_part)
         seconds = seconds + soft_maximum(np.asarray(work_s), np.asarray(traffic_s), best.softness)
     return np.asarray(seconds)
+
+
+@lru_cache(maxsize=256)
+def _lines_of(
+    kernels: tuple[GroupedParameters, ...], hardware: Hardware, element_type: str, inner: int, outer: int
+) -> tuple[tuple[float, float], ...]:
+    """As of `_lines_below`, of the tiles that kernels have for products of one size; searches ask again and again."""
+    kind = TYPES[element_type]
+    prices = [
+        (
+            height,
+            -(-outer // columns) / hardware.sms * float(_tile_seconds(one, hardware, kind, inner, height, columns)),
+        )
+        for one in kernels
+        for height, columns in _shapes(one)
+    ]
+    return tuple(_lines_below(prices))
 
 
 def _lines_below(prices: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
