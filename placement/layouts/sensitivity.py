@@ -16,6 +16,7 @@ from moecast.placement.layouts.changes import Change
 from moecast.placement.layouts.front import kind_of, ranked
 from moecast.placement.layouts.layout_answers import LayoutAnswers
 from moecast.placement.layouts.moves import Move, moves_of
+from moecast.placement.layouts.serving_layout import way_of
 from moecast.placement.layouts.steady import Steady, served_by
 from moecast.processes import Workers
 
@@ -168,8 +169,8 @@ def _asked(found: FoundServing) -> list[Steady]:
 
 def _neighbours(one: Steady, fit: Iterable[ServingLayout]) -> Iterator[Steady]:
     """The same with other batches; their times are still this one's, and nobody reads them."""
-    batch, mapping = one.decode.batch, one.decode.mapping
-    same = [layout.batch for layout in fit if replace(layout, batch=batch, mapping=mapping) == one.decode]
+    batch, way = one.decode.batch, way_of(one.decode)
+    same = [layout.batch for layout in fit if way_of(layout) == way]
     below = sorted(other for other in same if other < batch)[-BATCHES_BELOW:]
     above = sorted(other for other in same if other > batch)[:BATCHES_ABOVE]
     for other in (*below, *above):

@@ -142,7 +142,7 @@ class TimedLayouts:
 
     def _time_best(self, promised: Promises, limit: Slo, budget: int) -> None:
         within_Y = promised.within_Y(limit)
-        at_once = min(AT_ONCE, max(budget // 4, 1))  # few are spent one by one
+        at_once = min(AT_ONCE, max(budget // 4, 2))  # few are spent two by two
         while budget > 0:
             best = max((one.tokens_per_s_per_gpu for one in self.found.values() if one and one.meets(limit)), default=0)
             open_Y = within_Y & (promised.rate_Y > best) & self._untimed_Y(promised.mode)
@@ -207,9 +207,8 @@ class TimedLayouts:
 
     def _time_ahead(self, mode: str, chosen: Sequence[int]) -> None:
         """Time the steps of layouts that are about to be noted, side by side."""
-        self.time_steps([(self.layouts[y], "decode") for y in chosen])
-        if mode == "agg":
-            self.time_steps([(self._prompts_of(y), "prefill") for y in chosen])
+        prompts = [(self._prompts_of(y), "prefill") for y in chosen] if mode == "agg" else []
+        self.time_steps([*((self.layouts[y], "decode") for y in chosen), *prompts])
 
     def time_steps(self, steps: Sequence[tuple[ServingLayout, str]]) -> None:
         """Time by ``bound``, with experts in order, what is not timed yet."""
