@@ -69,7 +69,8 @@ policies: $(VENV)/.dev
 
 # Everything is installed in the versions of requirements/, by hash, torch apart: its build differs by platform (CPU,
 # CUDA), so that no list of hashes fits all, and what a CUDA build needs besides it names itself, exactly.
-PIP := $(BIN)/python -m pip install --quiet
+# What is imported is compiled then: nine tenths of the libraries' files never are.
+PIP := $(BIN)/python -m pip install --quiet --no-compile
 LOCKED := $(PIP) --no-deps --require-hashes
 TORCH := torch==2.13.0
 
