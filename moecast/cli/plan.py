@@ -107,6 +107,7 @@ def plan_command(
             write=write,
             report=report,
             moved=moved,
+            jobs=jobs,
             json=json,
         )
         return

@@ -11,7 +11,8 @@ from moecast.errors import MoecastError
 if TYPE_CHECKING:
     from moecast.cli.asked import Asked
     from moecast.cli.recipe_options import AskedRecipe
-    from moecast.placement.layouts.training import FoundTraining, TrainingQuestion, TrainingSpace
+    from moecast.placement.layouts.training import FoundTraining, TrainingAnswers, TrainingQuestion, TrainingSpace
+    from moecast.processes import Workers
 
 TRAINING = "training."
 SERVINGS_NETWORK = "fluid:1%"
@@ -41,6 +42,7 @@ def plan(
     write: Path | None,
     report: Path | None,
     moved: bool,
+    jobs: int | None,
     json: bool,
 ) -> None:
     """Search, and say what was found.
@@ -52,14 +54,16 @@ def plan(
     """
     from moecast.cli import plan_training_text, planning, render
     from moecast.files import write_text
-    from moecast.placement.layouts.training import find_training
+    from moecast.placement.layouts.training import TrainingAnswers, find_training
+    from moecast.processes import Workers
 
     cost = planning.parse_prices(prices)
     question = read_question(asked, asked_recipe, quiet=json)
     n_gpus = question.cluster.n_gpus if gpus is None else gpus
     hourly = cost.of(question.cluster.hardware.name)
     network = str(asked.network) if asked.network != SERVINGS_NETWORK else "bound"
-    with render.progress("searching", quiet=json) as advance:
+    answers = Workers(TrainingAnswers(question), planning.jobs_for(n_gpus, jobs))
+    with render.progress("searching", quiet=json) as advance, answers as workers:
         found = find_training(
             question,
             n_gpus,
@@ -68,9 +72,10 @@ def plan(
             timed=timed,
             network=network,
             progress=planning.told(advance),
+            workers=workers,
         )
         value = plan_training_text.answer(found, question, asked, hourly=hourly, plan_file=write)
-        value["sensitivity"] = _moved(question, found, planning.told(advance)) if moved else None
+        value["sensitivity"] = _moved(found, workers, planning.told(advance)) if moved else None
     if write is not None:
         write_winner(found, question, write)
     if out is not None:
@@ -86,11 +91,11 @@ def plan(
 
 
 def _moved(
-    question: TrainingQuestion, found: FoundTraining, progress: Callable[[str, int, int], None] | None
+    found: FoundTraining, workers: Workers[TrainingAnswers], progress: Callable[[str, int, int], None] | None
 ) -> dict[str, Any]:
     from moecast.placement.layouts.training.sensitivity import training_sensitivity
 
-    return training_sensitivity(question, found, progress=progress)
+    return training_sensitivity(workers.given.question, found, progress=progress, workers=workers)
 
 
 def refuse_recipe(asked: Asked) -> None:

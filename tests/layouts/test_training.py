@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from moecast.errors import MoecastError
 from moecast.placement.layouts.training import (
+    TrainingAnswers,
     TrainingFloors,
     TrainingLayout,
     TrainingMemory,
@@ -22,6 +23,8 @@ from moecast.placement.layouts.training import (
     fitting,
 )
 from moecast.placement.layouts.training.orders import in_flight
+from moecast.placement.layouts.training.sensitivity import training_sensitivity
+from moecast.processes import Workers
 from moecast.sim.memory import usable_bytes
 from moecast.sim.schedules.pipeline import Pipeline, find_pipeline_schedule, make_order
 from moecast.sim.training.simulate import draw_microbatches, time_training, training_memory_of, with_chunks_of
@@ -74,11 +77,11 @@ def test_memory_is_what_train_says_and_what_misses_it_is_told() -> None:
         assert memory.total(layout) == told["total"]
     tight = replace(asked, memory_fraction=0.004)
     some = LAYOUTS[::211]
-    kept = fitting(tight, some)
+    kept = fitting(some, map(TrainingAnswers(tight).missing_bytes, some))
     usable = usable_bytes(asked.cluster.hardware, 0.004)
     assert 0 < len(kept.layouts) < len(some)
     assert kept.layouts == tuple(one for one in some if memory.total(one) <= usable)
-    nothing = fitting(replace(asked, memory_fraction=1e-6), some)
+    nothing = fitting(some, map(TrainingAnswers(replace(asked, memory_fraction=1e-6)).missing_bytes, some))
     assert not nothing.layouts
     for near in nothing.nearest.values():
         missing = memory.total(near.layout) - usable_bytes(asked.cluster.hardware, 1e-6)
@@ -111,6 +114,15 @@ def test_brute_force_finds_the_same_winner_and_the_certificate_is_below_all() ->
     assert found.runner_up.faster_step == pytest.approx(1 - found.winner.step_s / found.runner_up.timed.step_s)
     for one in found.front:
         assert not any(two.step_s <= one.step_s and two.held_bytes < one.held_bytes for two in found.timed)
+
+
+def test_two_processes_find_what_one_does() -> None:
+    asked = question(nodes=1, batch=16)
+    found = find_training(asked, 4, space=SMALL, scored=24, timed=3)
+    with Workers(TrainingAnswers(asked), 2) as workers:
+        again = find_training(asked, 4, space=SMALL, scored=24, timed=3, workers=workers)
+        assert again.to_json() == found.to_json()
+        assert training_sensitivity(asked, again, workers=workers) == training_sensitivity(asked, found)
 
 
 def test_a_cut_of_its_own_is_tried_and_never_worse() -> None:

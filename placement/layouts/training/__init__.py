@@ -6,6 +6,7 @@ from moecast.placement.layouts.training.find import find_training
 from moecast.placement.layouts.training.fitting import TrainingMemory, fitting
 from moecast.placement.layouts.training.found import FoundTraining, TimedLayout, TrainingRunnerUp
 from moecast.placement.layouts.training.layout import TrainingLayout
+from moecast.placement.layouts.training.layout_answers import TrainingAnswers
 from moecast.placement.layouts.training.question import TrainingQuestion
 from moecast.placement.layouts.training.scoring import TrainingScores
 from moecast.placement.layouts.training.space import TrainingSpace
@@ -15,6 +16,7 @@ __all__ = [
     "Fitting",
     "FoundTraining",
     "TimedLayout",
+    "TrainingAnswers",
     "TrainingFloors",
     "TrainingLayout",
     "TrainingMemory",

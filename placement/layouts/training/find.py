@@ -14,9 +14,10 @@ leaves open is in the certificate, which is made of the floors alone, and of con
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, TypeVar
 
 from moecast.errors import MoecastError
 from moecast.placement.layouts.fitted import Fitting
@@ -25,9 +26,10 @@ from moecast.placement.layouts.training.cuts import own_cut
 from moecast.placement.layouts.training.fitting import fitting
 from moecast.placement.layouts.training.found import FoundTraining, TimedLayout, by_speed, kind_of, runner_up
 from moecast.placement.layouts.training.layer_times import LayerTimes
+from moecast.placement.layouts.training.layout_answers import TrainingAnswers
 from moecast.placement.layouts.training.scoring import TrainingScores
 from moecast.placement.layouts.training.space import TrainingSpace
-from moecast.placement.layouts.training.step_floor import TrainingFloors
+from moecast.processes import Workers
 
 if TYPE_CHECKING:
     from moecast.placement.layouts.mappings import Mapping
@@ -35,9 +37,12 @@ if TYPE_CHECKING:
     from moecast.placement.layouts.training.question import TrainingQuestion
 
 Progress = Callable[[str, int, int], None]
+Answer = TypeVar("Answer")
 
 ENGINES_OWN = ("1f1b", "interleaved_1f1b", "1f1b_overlapped")
 """Schedules that Megatron-LM has."""
+LAYOUTS_AT_ONCE = 2048
+"""Layouts of which a process is asked something quick at a time."""
 AT_ONCE = 16
 """Layouts that are scored before the rest are put in order again."""
 TOLD = 100
@@ -59,6 +64,7 @@ def find_training(
     also: Collection[str] = ENGINES_OWN,
     network: str = "bound",
     progress: Progress | None = None,
+    workers: Workers[TrainingAnswers] | None = None,
 ) -> FoundTraining:
     """Find the layouts of a training job with the shortest steps.
 
@@ -74,6 +80,9 @@ def find_training(
         How many of the best are tried again with a cut of layers into stages of their own.
     also
         Schedules of which the best scored layout is timed, too, whatever others score: those of an engine.
+    workers
+        Processes that answer about the question's layouts; None: this one. What is found does not depend on them, but
+        each that times a whole step holds that step.
 
     Raises
     ------
@@ -83,7 +92,8 @@ def find_training(
     if not 1 <= gpus <= question.cluster.n_gpus:
         raise MoecastError(f"{question.cluster.name} has {question.cluster.n_gpus}", field="gpus", value=gpus)
     space = TrainingSpace(gpus=gpus) if space is None else space
-    search = _Search(question, gpus, space, network, progress or _silent)
+    workers = Workers(TrainingAnswers(question)) if workers is None else workers
+    search = _Search(workers, gpus, space, network, progress or _silent)
     search.score(scored)
     search.time(timed, also)
     search.recut(recut)
@@ -95,29 +105,39 @@ class _Search:
     """A search under way: the layouts, their floors, and what has been scored and timed."""
 
     def __init__(
-        self, question: TrainingQuestion, gpus: int, space: TrainingSpace, network: str, tell: Progress
+        self, workers: Workers[TrainingAnswers], gpus: int, space: TrainingSpace, network: str, tell: Progress
     ) -> None:
-        self.question, self.gpus, self.network, self.tell = question, gpus, network, tell
+        self.workers, self.gpus, self.network, self.tell = workers, gpus, network, tell
+        self.question = question = workers.given.question
         tell("legal layouts", 0, 1)
         every = list(space.layouts(question))
         self.legal, self.refused = len(every), dict(space.refused.most_common())
         if not every:
             why = "; ".join(list(self.refused)[:3]) or "the space is empty"
             raise MoecastError(f"no layout is legal: {why}", field="gpus", value=gpus)
-        tell("what fits", 0, 1)
-        self.fits = fitting(question, every)
+        self.fits = fitting(every, self._ask(TrainingAnswers.missing_bytes, every, "what fits"))
         if not self.fits.layouts:
             raise MoecastError(_nothing_fits(self.fits, self.legal), field="gpus", value=gpus)
-        self.floors = TrainingFloors(question)
-        self.scores = TrainingScores(question, self.floors)
-        self.quick = {layout: self.floors.quick(layout) for layout in self.fits.layouts}
-        self.guess = {layout: self.scores.guess(layout) for layout in self.fits.layouts}
+        self.floors, self.scores = workers.given.floors, workers.given.scores
+        layouts = self.fits.layouts
+        bounds = list(self._ask(TrainingAnswers.quick, layouts, "lower bounds"))
+        self.quick = {layout: quick for layout, (quick, _) in zip(layouts, bounds, strict=True)}
+        self.guess = {layout: guess for layout, (_, guess) in zip(layouts, bounds, strict=True)}
         self.scored: dict[TrainingLayout, float] = {}
         self.timed: dict[TrainingLayout, TimedLayout] = {}
         self.tried = 0
         self.mapped: tuple[Tried, ...] = ()
         self.over: dict[object, float] = {}
         """By kind of layout, the least ratio of a score to its guess: what orders the others."""
+
+    def _ask(
+        self, answer: Callable[[TrainingAnswers, TrainingLayout], Answer], layouts: Sequence[TrainingLayout], what: str
+    ) -> Iterator[Answer]:
+        """Ask something quick of many layouts."""
+        for done, found in enumerate(self.workers.map(answer, layouts, at_once=LAYOUTS_AT_ONCE)):
+            if done % LAYOUTS_AT_ONCE == 0:
+                self.tell(what, done, len(layouts))
+            yield found
 
     @property
     def best_s(self) -> float:
@@ -130,8 +150,8 @@ class _Search:
             chosen = self._most_promising(min(AT_ONCE, most - len(self.scored)))
             if not chosen:
                 return
-            for layout in chosen:
-                score = self.scored[layout] = self.scores.quick(layout)
+            for layout, score in zip(chosen, self.workers.map(TrainingAnswers.score, chosen), strict=True):
+                self.scored[layout] = score
                 for kind in _kinds_of(layout):
                     self.over[kind] = min(self.over.get(kind, float("inf")), score / self.guess[layout])
             self.tell("scoring layouts", len(self.scored), most)
@@ -161,20 +181,31 @@ class _Search:
         for layout in order:
             first.setdefault(kind_of(layout), layout)
         leaders = list(first.values())
-        rest = [layout for layout in order if layout not in set(leaders)]
-        for layout in [*leaders, *rest]:
-            if len(self.timed) >= most:
-                break
-            if self.quick[layout] < self.best_s and self.floors.sharp(layout) < self.best_s:
-                self._time(layout)
-                self.tell("timing whole steps", len(self.timed), most)
-
+        self._time_best([*leaders, *(layout for layout in order if layout not in set(leaders))], most)
         own = [layout for layout in leaders if layout.schedule in also]
         if own and not any(layout.schedule in also for layout in self.timed):
-            self._time(own[0])
+            self._time(own[:1])
 
-    def _time(self, layout: TrainingLayout) -> None:
-        self.timed[layout] = TimedLayout(layout=layout, prediction=self.scores.whole(layout, network=self.network))
+    def _time_best(self, order: Sequence[TrainingLayout], most: int) -> None:
+        """Time the first whose floors let them win; side by side, and whoever was beaten meanwhile is not kept."""
+        left = iter(order)
+        while len(self.timed) < most:
+            self.tell("timing whole steps", len(self.timed), most)
+            at_once = min(self.workers.jobs, most - len(self.timed))
+            chosen = list(islice(filter(self._can_win, left), at_once))
+            if not chosen:
+                return
+            self._time(chosen)
+
+    def _can_win(self, layout: TrainingLayout) -> bool:
+        return self.quick[layout] < self.best_s and self.floors.sharp(layout) < self.best_s
+
+    def _time(self, layouts: Sequence[TrainingLayout], *, always: bool = False) -> None:
+        """Time whole steps; `always`: also of those that are beaten by one before."""
+        asked = [(layout, self.network) for layout in layouts]
+        for layout, told in zip(layouts, self.workers.map(TrainingAnswers.whole, asked), strict=True):
+            if always or layout is layouts[0] or self._can_win(layout):
+                self.timed[layout] = TimedLayout(layout=layout, prediction=told)
 
     def recut(self, most: int) -> None:
         """Try the best with a cut of their own, where its score is better; its floor then counts with the others."""
@@ -191,7 +222,7 @@ class _Search:
             self.quick[again] = self.floors.quick(again)
             self.scored[again] = scores.quick(again)
             if self.scored[again] < scores.quick(layout) and self.floors.sharp(again) < self.best_s:
-                self._time(again)
+                self._time([again])
 
     def map_best(self) -> None:
         """Put the best one's ranks on other GPUs; whole steps are timed of small jobs, else of the best scored.
@@ -206,8 +237,7 @@ class _Search:
         score_s = {layout: self.scores.mapped(layout) for layout in (before.layout, *others)}
         best = min(score_s, key=score_s.__getitem__)
         whole = [layout for layout in others if layout is best or self.gpus <= WHOLE_MAPPINGS]
-        for layout in whole:
-            self._time(layout)
+        self._time(whole, always=True)  # floors say nothing of mappings
         told = {layout: (score_s[before.layout] / score_s[layout], "layers") for layout in others}
         told |= {layout: (before.step_s / self.timed[layout].step_s, self.network) for layout in whole}
         self.mapped = tuple(Tried(name=of.mapping.name, change=over - 1, by=by) for of, (over, by) in told.items())

@@ -15,7 +15,6 @@ from moecast.placement.layouts.training.layout import TrainingLayout
 from moecast.placement.layouts.training.orders import chunks_of, in_flight
 from moecast.placement.layouts.training.space import dealt
 from moecast.sim.attention_shape import AttentionShape
-from moecast.sim.memory import usable_bytes
 from moecast.sim.training import RECOMPUTES, Shard
 from moecast.sim.training.context import travelling_bytes
 from moecast.sim.training.memory import Passing, held_bytes, passing_bytes
@@ -31,12 +30,10 @@ EXCHANGE = "ring"
 """How ranks that share sequences exchange keys in the plans of layouts: as a `Plan` has it."""
 
 
-def fitting(question: TrainingQuestion, layouts: Sequence[TrainingLayout]) -> Fitting[TrainingLayout]:
-    """Keep the layouts whose step fits."""
-    memory, usable = TrainingMemory(question), usable_bytes(question.cluster.hardware, question.memory_fraction)
+def fitting(layouts: Sequence[TrainingLayout], missing_bytes: Iterable[int]) -> Fitting[TrainingLayout]:
+    """Keep the layouts whose step fits; `missing_bytes`: what the fullest GPU of each has too little."""
     fits, nearest = [], dict[int, Overfull[TrainingLayout]]()
-    for layout in layouts:
-        missing = memory.total(layout) - usable
+    for layout, missing in zip(layouts, missing_bytes, strict=True):
         if missing <= 0:
             fits.append(layout)
         elif layout.pp not in nearest or missing < nearest[layout.pp].missing_bytes:

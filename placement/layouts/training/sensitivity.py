@@ -7,15 +7,15 @@ which schedules hide where layers alone do not, are asked of whole steps, and of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from moecast.placement.layouts.moves import training_moves
 from moecast.placement.layouts.training.found import kind_of
-from moecast.placement.layouts.training.layer_times import LayerTimes
+from moecast.placement.layouts.training.layout_answers import TrainingAnswers
 from moecast.placement.layouts.training.scoring import TrainingScores
-from moecast.placement.layouts.training.step_floor import TrainingFloors
+from moecast.processes import Workers
 from moecast.sim.training import HostWait
 
 if TYPE_CHECKING:
@@ -30,22 +30,31 @@ WHOLE_STEPS = 64
 
 
 def training_sensitivity(
-    question: TrainingQuestion, found: FoundTraining, *, progress: Callable[[str, int, int], None] | None = None
+    question: TrainingQuestion,
+    found: FoundTraining,
+    *,
+    progress: Callable[[str, int, int], None] | None = None,
+    workers: Workers[TrainingAnswers] | None = None,
 ) -> dict[str, Any]:
     """Move each parameter and score the layouts that were timed whole anew; as plain JSON values.
+
+    `workers`: as of `find_training`.
 
     Returns
     -------
     "asked": names of the layouts; and "moves", the one that changes most first: each with "parameter", "rests_on" and
     "ends", as of `moecast plan` for serving; every end has "step_time_s", and no limits to keep.
     """
-    asking = _Asking.of(question, found)
+    asking = _Asking.of(workers or Workers(TrainingAnswers(question)), found)
     parameters = [move for move in training_moves(question) if asking.can(move)]
-    moves = []
-    for done, move in enumerate(parameters):
+    changes, seconds = [change for move in parameters for change in move.ends], []
+    for done, step_s in enumerate(asking.steps_s(changes)):
         if progress is not None:
-            progress("moving what is uncertain", done, len(parameters))
-        ends = [_end(told, found, asking.step_s(change)) for told, change in zip(move.told, move.ends, strict=True)]
+            progress("moving what is uncertain", done, len(changes))
+        seconds.append(step_s)
+    left, moves = iter(seconds), []
+    for move in parameters:
+        ends = [_end(told, found, next(left)) for told in move.told]
         moves.append({"parameter": move.parameter, "rests_on": move.rests_on, "ends": ends})
     moves.sort(key=_largest, reverse=True)
     return {"asked": [one.layout.name() for one in asking.over], "moves": moves}
@@ -59,35 +68,36 @@ def _largest(move: Mapping[str, Any]) -> float:
 class _Asking:
     """The best timed layouts of different kinds, and what their whole steps take beside their scores."""
 
-    question: TrainingQuestion
-    floors: TrainingFloors
+    workers: Workers[TrainingAnswers]
     over: dict[TimedLayout, float]
     network: str
     gpus: int
 
     @classmethod
-    def of(cls, question: TrainingQuestion, found: FoundTraining) -> _Asking:
+    def of(cls, workers: Workers[TrainingAnswers], found: FoundTraining) -> _Asking:
         """Compare scores and whole steps."""
-        floors = TrainingFloors(question)
-        scores = TrainingScores(question, floors)
-        over = {one: one.step_s / scores.quick(one.layout) for one in _asked(found)}
-        return cls(question, floors, over, found.network, found.gpus)
+        over = {one: one.step_s / workers.given.score(one.layout) for one in _asked(found)}
+        return cls(workers, over, found.network, found.gpus)
 
     def can(self, move: Move) -> bool:
         """Whether layers alone say it, or whole steps are quick."""
         return self.gpus <= WHOLE_STEPS or all(change.host_s is None for change in move.ends)
 
-    def step_s(self, change: Change) -> dict[TimedLayout, float]:
-        """Seconds of each layout's step under a change."""
-        if change.host_s is not None:
-            return self._waiting_s(change.host_s)
-        times = LayerTimes(self.question.one_layer(), self.floors.layers, change=change)
-        scores = TrainingScores(self.question, self.floors, times)
-        return {one: over * scores.quick(one.layout) for one, over in self.over.items()}
+    def steps_s(self, changes: Sequence[Change]) -> Iterator[dict[TimedLayout, float]]:
+        """Seconds of each layout's step under each change."""
+        layouts = [one.layout for one in self.over]
+        asked = [(change, layouts) for change in changes if change.host_s is None]
+        scores = self.workers.map(TrainingAnswers.changed, asked)
+        for change in changes:
+            if change.host_s is not None:
+                yield self._waiting_s(change.host_s)
+            else:
+                yield {one: over * score for (one, over), score in zip(self.over.items(), next(scores), strict=True)}
 
     def _waiting_s(self, host_s: float) -> dict[TimedLayout, float]:
-        recipe = replace(self.question.recipe, host=HostWait(fixed_s=host_s))
-        scores = TrainingScores(replace(self.question, recipe=recipe), self.floors)
+        question = self.workers.given.question
+        recipe = replace(question.recipe, host=HostWait(fixed_s=host_s))
+        scores = TrainingScores(replace(question, recipe=recipe), self.workers.given.floors)
         return {one: scores.step_s(one.layout, network=self.network) for one in self.over}
 
 
