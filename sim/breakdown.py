@@ -171,18 +171,22 @@ def waits_for_peers(program: StepProgram, times: StepTimes) -> IdleTimes:
 
 
 def _idle_of_streams(program: StepProgram, times: StepTimes) -> IdleTimes:
-    idle_S, peer_S = [], []
+    idle_S: list[Float] = []
+    peer_S: list[Int | None] = []
     for index, task in enumerate(program.tasks):
         enter_R, leave_R = times.enter_S[index], times.leave_S[index]
         peer_R = last_peer(task, enter_R) if isinstance(task, Exchange) else None
-        until_R = enter_R if peer_R is None else enter_R[peer_R]
-        peer_S.append(peer_R)
+        if peer_R is None:  # a step of thousands of ranks has tens of millions of stays: no array where one zero does
+            peer_S.append(None)
+            idle_S.append(np.broadcast_to(0.0, enter_R.shape))
+            continue
+        peer_S.append(peer_R.astype(np.int32))
         unused_R = leave_R - enter_R - times.busy_S[index]
-        idle_S.append(np.clip(np.minimum(unused_R, until_R - enter_R), 0.0, None))
+        idle_S.append(np.clip(np.minimum(unused_R, enter_R[peer_R] - enter_R), 0.0, None))
     done_G = np.zeros(program.n_ranks)
     for task, leave_R in zip(program.tasks, times.leave_S, strict=True):
         np.maximum.at(done_G, program.ranks_of(task), leave_R)
-    nothing_S = [np.zeros_like(idle_R) for idle_R in idle_S]
+    nothing_S = [np.broadcast_to(0.0, idle_R.shape) for idle_R in idle_S]
     return IdleTimes(idle_S=idle_S, end_idle_G=times.step_time_s - done_G, end_fabric_S=nothing_S, peer_S=peer_S)
 
 

@@ -51,13 +51,15 @@ def stays(
     Sorted by rank and start; the last array is the order, of all ranks of the first task and so on.
     """
     if not indices:
-        return np.zeros(0, np.int64), np.zeros(0), np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int64)
-    rank_X = np.concatenate([program.ranks_of(program.tasks[i]) for i in indices]).astype(np.int64)
+        return np.zeros(0, np.int32), np.zeros(0), np.zeros(0), np.zeros(0, np.int32), np.zeros(0, np.int32)
+    rank_X = np.concatenate([program.ranks_of(program.tasks[i]) for i in indices]).astype(np.int32)
+    task_X = np.repeat(np.array(indices, np.int32), [program.tasks[i].n_ranks for i in indices])
     start_X = np.concatenate([times.enter_S[i] + idle_S[i] for i in indices])
-    end_X = np.concatenate([times.leave_S[i] for i in indices])
-    task_X = np.repeat(np.array(indices, np.int64), [program.tasks[i].n_ranks for i in indices])
-    order = np.lexsort((task_X, start_X, rank_X))
-    return rank_X[order], start_X[order], end_X[order], task_X[order], order
+    order = np.lexsort((task_X, start_X, rank_X)).astype(np.int32)
+    # One after another, so that no array is there twice: there are tens of millions of stays.
+    rank_X, task_X, start_X = rank_X[order], task_X[order], start_X[order]
+    end_X = np.concatenate([times.leave_S[i] for i in indices])[order]
+    return rank_X, start_X, end_X, task_X, order
 
 
 @entry

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from moecast.sim.compiled import entry
+from moecast.sim.compiled import entry, inner
 from moecast.sim.exposed import is_sent, stays
 from moecast.sim.program import Compute, Float, Int, StepProgram, StepTimes
 
@@ -40,7 +40,8 @@ def network_seconds(
     rank_W, start_W, end_W, _, _ = stays(program, times, idle_S, computes)
     rank_X, start_X, end_X, task_X, order_X = stays(program, times, idle_S, exchanges)
     peers = [program.ranks_of(program.tasks[index])[peer_S[index]] for index in exchanges]
-    peer_X = np.concatenate([np.zeros(0, np.int64), *peers]).astype(np.int64)[order_X]
+    peer_X = np.concatenate([np.zeros(0, np.int32), *peers]).astype(np.int32)[order_X]
+    del peers, order_X
     done_G = np.zeros(program.n_ranks)
     for task, leave_R in zip(program.tasks, times.leave_S, strict=True):
         np.maximum.at(done_G, program.ranks_of(task), leave_R)
@@ -68,11 +69,14 @@ def network_seconds(
 def _pieces(  # type: ignore[no-untyped-def]
     offsets_W, start_W, end_W, offsets_X, start_X, end_X, task_X, peer_X, end_s, last
 ):
-    """Cut the ranks' steps: offsets by rank, begin, end, what is done, and the exchange, or whom a rank waits for."""
+    """Cut the ranks' steps: offsets by rank, end, what is done, and the exchange, or whom a rank waits for.
+
+    Each piece begins where the one before it ends, a rank's first at 0.
+    """
     n_ranks = len(offsets_W) - 1
     room = 2 * (len(start_W) + len(start_X)) + 2 * n_ranks
-    begin_P, end_P = np.empty(room), np.empty(room)
-    state_P, about_P = np.empty(room, np.int64), np.empty(room, np.int64)
+    # As few bytes as hold them: pieces are the most that a step's account keeps.
+    end_P, state_P, about_P = np.empty(room), np.empty(room, np.int8), np.empty(room, np.int32)
     offsets = np.zeros(n_ranks + 1, np.int64)
     n = 0
     for rank in range(n_ranks):
@@ -101,23 +105,32 @@ def _pieces(  # type: ignore[no-untyped-def]
                 if about == rank:
                     about = NOBODY
             until = min(until, end_s)
-            begin_P[n], end_P[n], state_P[n], about_P[n] = at, until, state, about
+            end_P[n], state_P[n], about_P[n] = until, state, about
             n += 1
             at = until
         offsets[rank + 1] = n
-    return offsets, begin_P[:n], end_P[:n], state_P[:n], about_P[:n]
+    return offsets, end_P[:n], state_P[:n], about_P[:n]
+
+
+@inner
+def _begins(p, first, end_P):  # type: ignore[no-untyped-def]
+    """When a piece begins; `first`: the first of its rank."""
+    return end_P[p - 1] if p > first else 0.0
 
 
 @entry
-def _resolve(offsets_G1, begin_P, end_P, state_P, about_P, spent_S) -> None:  # type: ignore[no-untyped-def]
+def _resolve(offsets_G1, end_P, state_P, about_P, spent_S) -> None:  # type: ignore[no-untyped-def]
     """Give exchanges the seconds in which they hold up those whom ranks wait for."""
     room = 4096
     who, since, until = np.empty(room, np.int64), np.empty(room), np.empty(room)
     deep = np.empty(room, np.int64)
-    for p in range(len(begin_P)):
+    rank = 0
+    for p in range(len(end_P)):
+        while p >= offsets_G1[rank + 1]:
+            rank += 1
         if state_P[p] != WAITS or about_P[p] < 0:
             continue
-        who[0], since[0], until[0], deep[0] = about_P[p], begin_P[p], end_P[p], 0
+        who[0], since[0], until[0], deep[0] = about_P[p], _begins(p, offsets_G1[rank], end_P), end_P[p], 0
         n = 1
         while n > 0:
             n -= 1
@@ -129,8 +142,8 @@ def _resolve(offsets_G1, begin_P, end_P, state_P, about_P, spent_S) -> None:  # 
                     low = middle + 1
                 else:
                     high = middle
-            while low < offsets_G1[peer + 1] and begin_P[low] < end:
-                from_s, to_s = max(begin, begin_P[low]), min(end, end_P[low])
+            while low < offsets_G1[peer + 1] and _begins(low, offsets_G1[peer], end_P) < end:
+                from_s, to_s = max(begin, _begins(low, offsets_G1[peer], end_P)), min(end, end_P[low])
                 if state_P[low] == SENDS:
                     spent_S[about_P[low]] += to_s - from_s
                 elif state_P[low] == WAITS and about_P[low] >= 0 and depth < MOST_DEEP and n < room:
