@@ -54,7 +54,8 @@ def finished(journal: Path) -> list[int]:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at /proc")
-@pytest.mark.parametrize(("kills", "batches"), [(3, 6), pytest.param(20, 40, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("kills", "batches"), [(20, 40)])
 def test_kills(small: Path, tmp_path: Path, kills: int, batches: int) -> None:
     (tmp_path / "config.json").write_text((small / "config.json").read_text())
     journal, known = tmp_path / "s.json.points", []
