@@ -15,7 +15,7 @@ from moecast.placement.holders import Holders
 from moecast.placement.priced_layer import Layer, Prices
 from moecast.placement.replicas import HOLE, longest_first, replica_counts, slots_of
 from moecast.placement.standing import State
-from moecast.sim.replica_turns import turns
+from moecast.sim.replica_rule import turns
 
 if TYPE_CHECKING:
     from moecast.placement.cost import LayerCost

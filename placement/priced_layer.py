@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from moecast.compiled import njit
 from moecast.placement import swaps
-from moecast.placement.holders import Holders, serving_item, share_load
+from moecast.placement.holders import Holders, in_turn, share_load
 from moecast.placement.standing import State, rank_slowest, settle_scenarios
 
 Float = npt.NDArray[np.float64]
@@ -93,10 +93,12 @@ class Layer(NamedTuple):
 def serve(tokens: Any, holders: Any, rank_V: Any) -> None:
     """Enter the item that serves each choice; nothing is counted yet."""
     for expert in range(len(tokens.first_E1) - 1):
+        turn_QR, number_Q = in_turn(holders, rank_V, expert)
         for x in range(tokens.first_E1[expert], tokens.first_E1[expert + 1]):
             t = tokens.token_X[x]
-            item = serving_item(holders, rank_V, expert, tokens.place_T[t], tokens.turn_X[x])
-            tokens.item_TK[t, tokens.k_X[x]] = item
+            place = tokens.place_T[t]
+            r = turn_QR[place, tokens.turn_X[x] % number_Q[place]]
+            tokens.item_TK[t, tokens.k_X[x]] = holders.item_ER[expert, r]
 
 
 @njit(cache=True, nogil=True)

@@ -14,7 +14,7 @@ import numpy as np
 
 from moecast.compiled import njit
 from moecast.placement import swaps
-from moecast.placement.holders import give_item, serving_item, share_load, take_item
+from moecast.placement.holders import give_item, in_turn, share_load, take_item
 from moecast.placement.priced_layer import enter_loads, settle
 
 
@@ -112,13 +112,11 @@ def _dealt(layer, v, old, new, row_V):  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True)
 def _deal(tokens, bit_T, holders, rank_V, expert, row_V, served_RI):  # type: ignore[no-untyped-def]
     """Enter who would serve each of an expert's choices, in the rows of its items."""
-    places, replicas = holders.load_EQW.shape[1], holders.replicas_E[expert]
+    turn_QR, number_Q = in_turn(holders, rank_V, expert)
     for x in range(tokens.first_E1[expert], tokens.first_E1[expert + 1]):
         t = tokens.token_X[x]
-        if places == 1:  # as `serving_item`, whose call takes longer than what it does
-            item = np.int64(holders.item_ER[expert, tokens.turn_X[x] % replicas])
-        else:
-            item = serving_item(holders, rank_V, expert, tokens.place_T[t], tokens.turn_X[x])
+        place = tokens.place_T[t]
+        item = np.int64(holders.item_ER[expert, turn_QR[place, tokens.turn_X[x] % number_Q[place]]])
         swaps.flip(served_RI, row_V[item], bit_T[t])
 
 
@@ -151,9 +149,11 @@ def _join(any_I, set_VI, v):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _serve_anew(tokens, served, layer, expert):  # type: ignore[no-untyped-def]
+    turn_QR, number_Q = in_turn(layer.holders, layer.state.rank_V, expert)
     for x in range(tokens.first_E1[expert], tokens.first_E1[expert + 1]):
         t, k = tokens.token_X[x], tokens.k_X[x]
-        item = serving_item(layer.holders, layer.state.rank_V, expert, tokens.place_T[t], tokens.turn_X[x])
+        place = tokens.place_T[t]
+        item = np.int64(layer.holders.item_ER[expert, turn_QR[place, tokens.turn_X[x] % number_Q[place]]])
         old = np.int64(tokens.item_TK[t, k])
         if item != old:
             swaps.flip(served.served_VI, old, served.bit_T[t])

@@ -16,6 +16,7 @@ from moecast.arrays import numbers, whole_numbers
 from moecast.compiled import njit
 from moecast.sim.layout import MOST_RANKS
 from moecast.sim.plan import Plan, ReplicaRule
+from moecast.sim.replica_rule import list_nearest
 from moecast.sim.slots import EMPTY
 
 Int = npt.NDArray[np.int64]
@@ -143,12 +144,11 @@ class ReplicaTable:
         server_G = plan.layout.server_G  # ranks that share experts by width stand where the first of them does
         _, holder_S = np.unique(server_G, return_index=True)
         group_S, rows = plan.layout.group_G[holder_S].astype(np.int64), plan.layers * plan.experts
-        row_of_S, first_R, count_R, slot_X = candidates(
+        row_of_S, first_R, count_R, slot_X = _of_sources(
             Candidates(group_S * rows, first_R, count_R, slot_X),
             plan.replica_rule,
             group_S=group_S,
             place_G=(node_G if plan.replica_rule == "fixed" else domain_G)[holder_S],
-            rows=rows,
             slots=plan.max_slots,
         )
         own_rows = len(first_R) > plan.groups * rows  # each source has its own, or all of a group the same
@@ -163,34 +163,41 @@ class ReplicaTable:
         )
 
 
-def candidates(
-    of_group: Candidates, rule: ReplicaRule, *, group_S: Int, place_G: Int32, rows: int, slots: int, own: bool = True
-) -> Candidates:
-    """Leave to each source the candidates that its plan's replica rule leaves to it, of all those of its EP group.
+def _of_sources(of_group: Candidates, rule: ReplicaRule, *, group_S: Int, place_G: Int32, slots: int) -> Candidates:
+    """Leave to each source the candidates that a rule leaves to it, of all those of its EP group, in slot order.
 
-    Parameters
-    ----------
-    of_group
-        All slots that hold each (EP group, row)'s expert, in slot order.
-    group_S
-        EP group of each source; groups are equally large and stand one behind the other.
-    place_G
-        What ``nearest`` and ``fixed`` take as near: domains or hosts.
-    rows, slots
-        Rows of an EP group, and slots of a rank.
-    own
-        Whether ``nearest`` prefers a source's own rank to others of its place.
+    `place_G`: what ``nearest`` and ``fixed`` take as near, domains or hosts. EP groups are equally large and stand one
+    behind the other.
     """
     if rule not in ("nearest", "fixed", "by_rank") or (of_group.count_R <= 1).all():
         return of_group
-    every, sizes = (*of_group[1:], group_S), (rows, int((group_S == 0).sum()), slots)
-    if rule == "nearest":
-        left = _nearest(*every, place_G, *sizes, own)
-    elif rule == "fixed":
-        left = _fixed(*every, place_G, *sizes)
+    ep = int((group_S == 0).sum())
+    rows = len(of_group.count_R) // (len(group_S) // ep)
+    if rule == "by_rank":
+        left = _by_rank(_last_of_each_rank(of_group, slots), group_S, ep, rows)
     else:
-        left = _by_rank(*every, *sizes)
+        rank_P = np.arange(ep * slots, dtype=np.int32) // slots
+        left = _near(*of_group[1:], group_S, place_G, rank_P, rows, ep, rule == "fixed")
     return Candidates(np.arange(len(group_S)) * rows, *left)
+
+
+def _last_of_each_rank(of_group: Candidates, slots: int) -> Candidates:
+    """Leave one slot of an expert on each rank that holds it."""
+    count_R, slot_X = of_group.count_R, of_group.slot_X
+    row_X, rank_X = np.arange(len(count_R)).repeat(count_R), slot_X // slots
+    last_X = np.append((np.diff(row_X) != 0) | (np.diff(rank_X) != 0), True)  # slots stand in order, row by row
+    count_R = np.bincount(row_X[last_X], minlength=len(count_R)).astype(np.int32)
+    return Candidates(of_group.row_of_S, (np.cumsum(count_R) - count_R).astype(np.int32), count_R, slot_X[last_X])
+
+
+def _by_rank(of_group: Candidates, group_S: Int, ep: int, rows: int) -> tuple[Int32, Int32, Int32]:
+    """One candidate in each row of each source, which goes by its number in its EP group."""
+    _, first_R, count_R, slot_X = of_group
+    slot_SR = np.empty((len(group_S), rows), np.int32)
+    for source, group in enumerate(group_S):
+        own = slice(group * rows, (group + 1) * rows)
+        slot_SR[source] = slot_X[first_R[own] + source % ep % count_R[own]]
+    return np.arange(slot_SR.size, dtype=np.int32), np.ones(slot_SR.size, np.int32), slot_SR.ravel()
 
 
 def _below(plan: Plan, first_R: Int32, count_R: Int32, slot_X: Int32) -> Float:
@@ -247,82 +254,30 @@ def _slots_by_expert(slots_DLGP: Int32, experts: int) -> tuple[Int32, Int32, Int
 
 
 @njit(cache=True)
-def _nearest(first_R, count_R, slot_X, group_S, place_G, rows, ep, slots, own):  # type: ignore[no-untyped-def]
+def _near(first_R, count_R, slot_X, group_S, place_G, rank_P, rows, ep, fixed):  # type: ignore[no-untyped-def]
+    """Candidates of each source's rows by the rule ``nearest``, or the one by ``fixed``."""
     sources = len(group_S)
     first = np.empty(sources * rows, np.int32)
     count = np.empty(sources * rows, np.int32)
     # A group's sources see only its own slots, so this is room enough, and pages never written cost nothing.
-    out = np.empty(sources * (len(slot_X)), np.int32)  # never more than every slot for every source
+    out = np.empty(sources * len(slot_X), np.int32)
+    dealt_R = np.zeros(len(first_R), np.int64)
     filled = 0
     for source in range(sources):
-        base = group_S[source] * rows
+        leader = group_S[source] * ep
+        place_M = place_G[leader : leader + ep]
+        base, member = group_S[source] * rows, source - leader
         for row in range(rows):
             begin, end = first_R[base + row], first_R[base + row] + count_R[base + row]
-            best = 0
-            for x in range(begin, end):
-                best = max(best, min(1 + own, _closeness(source, slot_X[x], group_S, place_G, ep, slots)))
-            first[source * rows + row] = filled
-            for x in range(begin, end):
-                if _closeness(source, slot_X[x], group_S, place_G, ep, slots) >= best:
-                    out[filled] = slot_X[x]
-                    filled += 1
-            count[source * rows + row] = filled - first[source * rows + row]
-    return first, count, out[:filled].copy()
-
-
-@njit(cache=True)
-def _by_rank(first_R, count_R, slot_X, group_S, rows, ep, slots):  # type: ignore[no-untyped-def]
-    sources = len(group_S)
-    out = np.empty(sources * rows, np.int32)
-    for source in range(sources):
-        base = group_S[source] * rows
-        for row in range(rows):
-            begin, end = first_R[base + row], first_R[base + row] + count_R[base + row]
-            holders = 0
-            for x in range(begin, end):
-                holders += x + 1 == end or slot_X[x] // slots != slot_X[x + 1] // slots
-            wanted = source % ep % holders
-            for x in range(begin, end):  # slots stand in order, so those of one rank stand together
-                if x + 1 == end or slot_X[x] // slots != slot_X[x + 1] // slots:
-                    if wanted == 0:
-                        out[source * rows + row] = slot_X[x]
-                    wanted -= 1
-    one = np.ones(sources * rows, np.int32)
-    return np.arange(sources * rows).astype(np.int32), one, out
-
-
-@njit(cache=True)
-def _fixed(first_R, count_R, slot_X, group_S, node_G, rows, ep, slots):  # type: ignore[no-untyped-def]
-    sources = len(group_S)
-    out = np.empty(sources * rows, np.int32)
-    dealt_R = np.zeros(len(first_R), np.int64)
-    for source in range(sources):
-        base = group_S[source] * rows
-        for row in range(rows):
-            begin, end = first_R[base + row], first_R[base + row] + count_R[base + row]
-            own, near, on_node = -1, -1, 0
-            for x in range(end - 1, begin - 1, -1):  # backwards: the first one stays
-                closeness = _closeness(source, slot_X[x], group_S, node_G, ep, slots)
-                if closeness == 2:
-                    own = x
-                if closeness > 0:
-                    near = x
-                    on_node += 1
-            if own >= 0:
-                chosen = own
-            elif 0 < on_node < end - begin:
-                chosen = near
-            else:  # each expert begins at another of its slots: or the first ranks' choices would all go to first slots
-                chosen = begin + (dealt_R[base + row] + row) % (end - begin)
+            found = list_nearest(slot_X, begin, end, rank_P, place_M, member, place_M[member], out, filled)
+            own = rank_P[slot_X[out[filled]]] == member
+            if fixed and not own and found == end - begin:
+                # Each expert begins at another of its slots: or the first ranks' choices would all go to first slots.
+                out[filled] = begin + (dealt_R[base + row] + row) % found
                 dealt_R[base + row] += 1
-            out[source * rows + row] = slot_X[chosen]
-    one = np.ones(sources * rows, np.int32)
-    return np.arange(sources * rows).astype(np.int32), one, out
-
-
-@njit(cache=True)
-def _closeness(source, slot, group_S, place_G, ep, slots):  # type: ignore[no-untyped-def]
-    rank = group_S[source] * ep + slot // slots
-    if rank == source:
-        return 2
-    return 1 if place_G[rank] == place_G[source] else 0
+            found = 1 if fixed else found
+            for i in range(filled, filled + found):
+                out[i] = slot_X[out[i]]
+            first[source * rows + row], count[source * rows + row] = filled, found
+            filled += found
+    return first, count, out[:filled].copy()
