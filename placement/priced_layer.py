@@ -143,7 +143,7 @@ def settle_domain(layer: Any, w: int, n: int) -> None:
     for r in range(3):
         state.top_WNR[w, n, r] = -1
     for x in range(state.first_N1[n], state.first_N1[n + 1]):
-        g = state.member_X[x]
+        g = state.member_X[x]  # who is pushed off a place goes on to ask for the next one
         for r in range(3):
             other = state.top_WNR[w, n, r]
             if other < 0:

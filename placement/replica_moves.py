@@ -36,10 +36,11 @@ def convertible(layer: Any, v: int, expert: int) -> bool:
 def conversion_gain(layer: Any, v: int, expert: int) -> float:
     """Change of the cost when item `v` becomes a replica of `expert`; nothing is changed."""
     state, old = layer.state, np.int64(layer.state.expert_V[v])
+    # Loads before and after, not those of `v` alone: each other replica of both experts gets a share more, or less.
     load_WG = np.zeros(state.own_WG.shape)
     _add_loads(layer, old, load_WG, -1.0)
     _add_loads(layer, expert, load_WG, -1.0)
-    _hand_over(layer, v, old, expert)
+    _hand_over(layer, v, old, expert)  # only in the lists of holders, and back below
     _add_loads(layer, old, load_WG, 1.0)
     _add_loads(layer, expert, load_WG, 1.0)
     row_V = np.full(len(state.rank_V), -1, np.int64)
@@ -65,7 +66,7 @@ def convert(layer: Any, v: int, expert: int) -> None:
         _serve_anew(layer.tokens, layer.served, layer, one)
     _gather_all(layer.served.served_VI, layer.ranks, state.rank_V, v, old, expert, layer.holders)
     _gather_all(layer.served.served_VI, layer.domains, state.domain_V, v, old, expert, layer.holders)
-    settle(layer)
+    settle(layer)  # afresh: replicas of two experts stand anywhere, and few such moves are taken
 
 
 @njit(cache=True, nogil=True)
@@ -95,7 +96,7 @@ def _add_loads(layer, expert, load_WG, sign):  # type: ignore[no-untyped-def]
 def _dealt(layer, v, old, new, row_V):  # type: ignore[no-untyped-def]
     """Deal two experts' choices out anew, to sets made for it: a row for each of their items, and one for item `v`."""
     holders = layer.holders
-    row_V[v], rows = 0, 1
+    row_V[v], rows = 0, 1  # row 0 stays empty where `v` becomes a hole: it serves nobody then
     for expert in (old, new):
         if expert >= 0:
             for r in range(holders.replicas_E[expert]):
@@ -128,12 +129,12 @@ def _foretold(served_VI, sets, bucket_V, row_V, served_RI):  # type: ignore[no-u
     any_I = np.empty(sets.any_BI.shape[1], np.uint64)
     for item in range(len(row_V)):
         bucket = bucket_V[item]
-        if row_V[item] < 0 or done_B[bucket]:
+        if row_V[item] < 0 or done_B[bucket]:  # nothing changes here, or all of it was counted with another item
             continue
         done_B[bucket] = True
         any_I[:] = np.uint64(0)
         for v in range(len(bucket_V)):
-            if bucket_V[v] == bucket:
+            if bucket_V[v] == bucket:  # items of other experts serve those that they served
                 _join(any_I, served_VI if row_V[v] < 0 else served_RI, v if row_V[v] < 0 else row_V[v])
         for w in range(change_WB.shape[0]):
             copies = swaps.members(any_I, sets.first_W1[w], sets.first_W1[w + 1])
@@ -183,6 +184,7 @@ def _cost_after(layer, load_WG, copies_WG, copies_WN):  # type: ignore[no-untype
     shared = 0.0
     scenario_s = np.zeros(len(state.scenario_s))
     for w in range(len(state.slowest_W)):
+        # All ranks: the three slowest that are kept may all be among those that change, unlike with a swap of two.
         slowest = 0.0
         for g in range(len(state.domain_G)):
             n = state.domain_G[g]

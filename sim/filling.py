@@ -137,14 +137,14 @@ def _fill_prompts(
     drawn = 0
     for step in range(steps):
         filled_G[:] = 0
-        for rank in range(ranks):  # what earlier steps left over
+        for rank in range(ranks):  # the rest of a prompt stays on its rank: what came before it is cached there
             _move(at_WGB[step, rank], rank, filled_G, next_G, end_G)
         while True:
             rank = int(np.argmin(filled_G))
             if filled_G[rank] == tokens:  # the emptiest one is full, so all are
                 break
             if drawn == len(order_Q):
-                return at_WGB, step
+                return at_WGB, step  # a step with empty places would not be the batch that was asked for
             sequence = order_Q[drawn]
             drawn += 1
             if serves_SG is not None:
@@ -210,6 +210,7 @@ def _fill_running(
                     free += 1
         if drawn + free > len(order_Q):
             return at_WGB, step
+        # Who begins does not depend on who serves whom: else plans would be compared on different tokens.
         begin_F = order_Q[drawn : drawn + free].copy()
         which_F = np.arange(free)
         if serves_SG is not None:
@@ -217,6 +218,7 @@ def _fill_running(
         for f in range(free):
             rank, place = free_F[f] // sequences, free_F[f] % sequences
             first, end = first_S1[begin_F[which_F[f]]], first_S1[begin_F[which_F[f]] + 1]
+            # By the sequence and not by the place: it is equally far on whichever rank it runs.
             skip = int(start_Q[drawn + which_F[f]] * (end - first)) if step == 0 else 0
             next_GB[rank, place], end_GB[rank, place] = first + skip, end
         drawn += free
@@ -240,6 +242,7 @@ def _matched(begin_F: Int, rank_F: Int, serves_SG: Bool) -> Int:
     for f in range(len(rank_F)):
         if which_F[f] >= 0:
             taken_F[which_F[f]] = True
+    # The others in their order: where nobody serves anybody, places are filled as if that had not been asked.
     i = 0
     for f in range(len(rank_F)):
         if which_F[f] < 0:

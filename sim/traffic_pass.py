@@ -200,6 +200,7 @@ def _serve(experts_TLK, rows_T, at_T, layer, none, serving, served_SLP, member_K
             else:
                 x += _u(i)
                 i = np.uint32(i + np.uint32(1))
+                # Kept below r as it goes, which saves a division for each choice.
                 next_X[nexts + expert] = np.uint32(0) if i == (candidates & 65535) else i
             place = serving.place_X[x]
             served_X[to + _u(place >> 32)] += 1
@@ -229,6 +230,7 @@ def _copy(member_KT, at_T, layer, none, place_SM, seen_M, seen_A, mark, counts):
                 continue
             member = _u(member_KT[k, t])
             place = _u(place_X[row + member])
+            # No branch: whether a member is new to a token is nothing that a processor could predict.
             copies_X[to_members + member] += seen_M[member] != mark + t
             domains_X[to_places + place] += seen_A[place] != mark + t
             seen_M[member] = seen_A[place] = mark + t
@@ -243,7 +245,7 @@ def _move_on(member_KT, at_T, layer, none, place_SM, first_S, counts):
         home = np.int64(at_T[t])
         next_home, first, seen = home, first_S[home], 1
         visited[0] = home - first
-        for k in range(choices - 1, -1, -1):
+        for k in range(choices - 1, -1, -1):  # backwards, so that the first choice is the last to be the next home
             if member_KT[k, t] != none:
                 visited[seen] = np.int64(member_KT[k, t])
                 next_home = first + visited[seen]
@@ -251,7 +253,7 @@ def _move_on(member_KT, at_T, layer, none, place_SM, first_S, counts):
         for i in range(seen):
             place = place_SM[home, visited[i]]
             new_rank, new_place = True, True
-            for j in range(i):
+            for j in range(i):  # a handful: to compare each with each is less than to clear marks
                 new_rank &= visited[j] != visited[i]
                 new_place &= place_SM[home, visited[j]] != place
             counts.back_SLM[next_home, layer, visited[i]] += new_rank

@@ -70,6 +70,7 @@ def _pieces(  # type: ignore[no-untyped-def]
 ):
     """Cut the ranks' steps: offsets by rank, begin, end, what is done, and the exchange, or whom a rank waits for."""
     n_ranks = len(offsets_W) - 1
+    # Pieces end where a stay begins or ends, or with the step: no more than this.
     room = 2 * (len(start_W) + len(start_X)) + 2 * n_ranks
     begin_P, end_P = np.empty(room), np.empty(room)
     state_P, about_P = np.empty(room, np.int64), np.empty(room, np.int64)
@@ -82,7 +83,7 @@ def _pieces(  # type: ignore[no-untyped-def]
             while w < offsets_W[rank + 1] and start_W[w] <= at:
                 works_until = max(works_until, end_W[w])
                 w += 1
-            while x < offsets_X[rank + 1] and start_X[x] <= at:
+            while x < offsets_X[rank + 1] and start_X[x] <= at:  # of exchanges at once the last to end stands for all
                 if end_X[x] > sends_until:
                     sends_until, sends = end_X[x], task_X[x]
                 x += 1
@@ -91,14 +92,14 @@ def _pieces(  # type: ignore[no-untyped-def]
             if works_until > at:
                 until, state, about = works_until, COMPUTES, -1
             elif sends_until > at:
-                until, state, about = min(sends_until, next_work), SENDS, sends
+                until, state, about = min(sends_until, next_work), SENDS, sends  # compute that begins wins
             else:
                 until, state, about = min(next_work, next_send), WAITS, NOBODY
                 if until >= end_s:
                     about = last
                 elif next_send <= next_work:
                     about = peer_X[x]
-                if about == rank:
+                if about == rank:  # it is the last one itself: what it waits for is not known
                     about = NOBODY
             until = min(until, end_s)
             begin_P[n], end_P[n], state_P[n], about_P[n] = at, until, state, about
@@ -111,6 +112,8 @@ def _pieces(  # type: ignore[no-untyped-def]
 @entry
 def _resolve(offsets_G1, begin_P, end_P, state_P, about_P, spent_S) -> None:  # type: ignore[no-untyped-def]
     """Give exchanges the seconds in which they hold up those whom ranks wait for."""
+    # A stack, since a peer may wait for a peer. What does not fit on it stays idle time: never is more than the
+    # waiting given out.
     room = 4096
     who, since, until = np.empty(room, np.int64), np.empty(room), np.empty(room)
     deep = np.empty(room, np.int64)
@@ -130,6 +133,7 @@ def _resolve(offsets_G1, begin_P, end_P, state_P, about_P, spent_S) -> None:  # 
                 else:
                     high = middle
             while low < offsets_G1[peer + 1] and begin_P[low] < end:
+                # What of the wait falls into this piece: pieces of a rank do not overlap, so no second counts twice.
                 from_s, to_s = max(begin, begin_P[low]), min(end, end_P[low])
                 if state_P[low] == SENDS:
                     spent_S[about_P[low]] += to_s - from_s

@@ -57,7 +57,7 @@ def _share(chosen_TK, members, experts, count_E, shared_T):
         for choice in range(chosen_TK.shape[1]):
             expert = chosen_TK[token, choice]
             if expert < experts:
-                shared += count_E[expert] - 1
+                shared += count_E[expert] - 1  # a token shares nothing with itself
         shared_T[token] = shared / others if others > 0 else math.nan
 
 
@@ -77,6 +77,6 @@ def _clear(chosen_TK, members, experts, log_N, count_E):
 
 @njit(cache=True, nogil=True, inline="always")
 def _log(count, log_N):
-    if count < len(log_N):
+    if count < len(log_N):  # nearly always, as groups are small: a logarithm takes longer
         return log_N[count]
     return count * math.log2(count)

@@ -88,7 +88,7 @@ def _walk(
     forward_CM = np.zeros((len(rank_C), microbatches))
     inputs_CM = np.zeros((len(rank_C), microbatches))
     free_G, sent_G = np.zeros(len(end_G)), np.zeros(len(end_G))
-    for block in blocks_N5:
+    for block in blocks_N5:  # merged so that what a block works on stands before it: no time is asked for too early
         kind, chunk, microbatch = block[0], block[1], block[2]
         rank = rank_C[chunk]
         if kind == FORWARD:
@@ -99,6 +99,7 @@ def _walk(
             come = max(
                 forward_CM[chunk, microbatch], _come(inputs_CM, behind_C[chunk], microbatch, rank, rank_C, send_s)
             )
+            # Weights' gradients go layer by layer with the others, so that what is sent on waits for them as well.
             own = chained_3C[1, chunk] + (chained_3C[2, chunk] if kind == BOTH else 0.0)
             free_G[rank] = max(free_G[rank], come) + own
             inputs_CM[chunk, microbatch] = free_G[rank]
@@ -113,6 +114,7 @@ def _walk(
             )
             come = max(free_G[rank], _come(forward_CM, before_C[chunk], microbatch, rank, rank_C, send_s))
             computed = computed_3C[0, chunk]
+            # Each result by its own chain alone: a lower bound however the two share the rank's compute.
             forward = come + chained_3C[0, chunk]
             inputs = begin + chained_3C[1, back]
             free = max(begin + computed_3C[1, back] + computed_3C[2, back] + computed, come + computed, inputs)
