@@ -1,6 +1,7 @@
 """Which replicas an expert has while a search gives and takes them, and which of them serves a choice.
 
-Axes: E expert, R replica, by its place in the expert's list, V item, G rank, Q place (domain or host), W window.
+Axes: E expert, R replica, by its place in the expert's list, V item, G rank, Q place (domain or
+host), W window.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ class Holders(NamedTuple):
     item_ER, replicas_E
         The items of each expert, and how many there are.
     place_G
-        What a source takes its replica from first where any stands there: the domain or host of each rank; all 0 where
-        the replica rule knows no near and far.
+        What a source takes its replica from first where any stands there: the domain or host of
+        each rank; all 0 where the replica rule knows no near and far.
     load_EQW
         Seconds that the choices of each expert from sources in each place cost whoever serves them.
     held_s_W
@@ -56,7 +57,8 @@ class Holders(NamedTuple):
 def in_turn(holders: Any, rank_V: Any, expert: int) -> tuple[Any, Any]:
     """List which of an expert's replicas serve its choices from each place in turn: R [Q, R], and how many [Q].
 
-    A search lists them once for all of the expert's choices: only what moves the expert's own replicas changes them.
+    A search lists them once for all of the expert's choices: only what moves the expert's own
+    replicas changes them.
     """
     places, replicas = holders.load_EQW.shape[1], holders.replicas_E[expert]
     turn_QR, number_Q = np.empty((places, replicas), np.int64), np.empty(places, np.int64)
@@ -71,8 +73,8 @@ def in_turn(holders: Any, rank_V: Any, expert: int) -> tuple[Any, Any]:
 def share_load(holders: Any, rank_V: Any, expert: int, out_RW: Any) -> None:
     """Work out what each replica of an expert costs its rank, the choices from each place being shared evenly.
 
-    Evenly, since whose turn it is with few choices is an accident of the drawn steps, to which no plan should be
-    fitted.
+    Evenly, since whose turn it is with few choices is an accident of the drawn steps, to which no
+    plan should be fitted.
     """
     turn_QR, number_Q = in_turn(holders, rank_V, expert)
     for r in range(holders.replicas_E[expert]):

@@ -1,10 +1,11 @@
 """One layer to be searched, and what its windows' slowest ranks pay: worked out afresh where something has moved.
 
-The cost of a window is that of its slowest rank, plus a share of the mean (see `moecast.placement.cost`). Windows
-belong to *scenarios*, of which there is one unless the search is robust: the layer's cost is that of the worst
-scenario's slowest ranks, plus the shares of all.
+The cost of a window is that of its slowest rank, plus a share of the mean (see
+`moecast.placement.cost`). Windows belong to *scenarios*, of which there is one unless the search is
+robust: the layer's cost is that of the worst scenario's slowest ranks, plus the shares of all.
 
-Axes: V item, G rank, P slot of a rank, N domain, W window, C scenario, E expert, R place in an order (the first three).
+Axes: V item, G rank, P slot of a rank, N domain, W window, C scenario, E expert, R place in an
+order (the first three).
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ class Prices(NamedTuple):
     load_VW
         Seconds that an item's choices cost the rank it stands on.
     copy_W, domain_copy_W
-        Seconds that a counted copy to a rank costs it, and that one to a domain costs each of the domain's ranks.
+        Seconds that a counted copy to a rank costs it, and that one to a domain costs each of the
+        domain's ranks.
     mean_W, domain_mean_W
         Seconds that such a copy costs everybody: the sender's side, spread over all ranks.
     """
@@ -57,7 +59,8 @@ class Layer(NamedTuple):
     prices
         What windows' ranks pay.
     ranks, domains
-        Sets of the tokens, with ranks and with domains as buckets; where a copy to one costs nothing, no sets.
+        Sets of the tokens, with ranks and with domains as buckets; where a copy to one costs
+        nothing, no sets.
     state
         Where the items stand.
     holders

@@ -1,9 +1,10 @@
 """Moves that change how many replicas experts have: an item is given to another expert, or a hole is filled or left.
 
-What such a move does to loads and copies is exact: the choices of both experts are dealt out anew, as the replica rule
-says, to sets of tokens made for it.
+What such a move does to loads and copies is exact: the choices of both experts are dealt out anew,
+as the replica rule says, to sets of tokens made for it.
 
-Axes: V item, G rank, N domain, W window, B bucket, E expert, R replica or its row, X choice, I word of 64 tokens.
+Axes: V item, G rank, N domain, W window, B bucket, E expert, R replica or its row, X choice, I word
+of 64 tokens.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ def convertible(layer: Any, v: int, expert: int) -> bool:
 def conversion_gain(layer: Any, v: int, expert: int) -> float:
     """Change of the cost when item `v` becomes a replica of `expert`; nothing is changed."""
     state, old = layer.state, np.int64(layer.state.expert_V[v])
-    # Loads before and after, not those of `v` alone: each other replica of both experts gets a share more, or less.
+    # Loads before and after, not those of `v` alone: each other replica of both experts gets a
+    # share more, or less.
     load_WG = np.zeros(state.own_WG.shape)
     _add_loads(layer, old, load_WG, -1.0)
     _add_loads(layer, expert, load_WG, -1.0)
@@ -184,7 +186,8 @@ def _cost_after(layer, load_WG, copies_WG, copies_WN):  # type: ignore[no-untype
     shared = 0.0
     scenario_s = np.zeros(len(state.scenario_s))
     for w in range(len(state.slowest_W)):
-        # All ranks: the three slowest that are kept may all be among those that change, unlike with a swap of two.
+        # All ranks: the three slowest that are kept may all be among those that change, unlike with
+        # a swap of two.
         slowest = 0.0
         for g in range(len(state.domain_G)):
             n = state.domain_G[g]

@@ -1,10 +1,12 @@
 """Which replica serves a choice, by rules that ask no step for its load: one code for traffic and for a search.
 
-A rule says *who may serve* a source's choices of an expert, in some order (`list_nearest`), and *whose turn* it is
-among them: each choice's in turn (`turns`), or always the same one's. Traffic asks it of the slots of a plan, once
-(`moecast.sim.replicas`); a search of items that go from rank to rank, again and again (`moecast.placement.holders`).
+A rule says *who may serve* a source's choices of an expert, in some order (`list_nearest`), and
+*whose turn* it is among them: each choice's in turn (`turns`), or always the same one's. Traffic
+asks it of the slots of a plan, once (`moecast.sim.replicas`); a search of items that go from rank
+to rank, again and again (`moecast.placement.holders`).
 
-Axes: T token, K choice, E expert, X holder: whatever holds an expert, an expert's one behind the other.
+Axes: T token, K choice, E expert, X holder: whatever holds an expert, an expert's one behind the
+other.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ def list_nearest(
 ) -> int:
     """List those of an expert's holders that stand nearest to a source; returns how many there are.
 
-    On its own rank; where there are none, in its own place; where there are none, anywhere. All of them come where all
-    stand in one place.
+    On its own rank; where there are none, in its own place; where there are none, anywhere. All of
+    them come where all stand in one place.
 
     Parameters
     ----------
@@ -59,8 +61,8 @@ def list_nearest(
 def turns(experts_TK: npt.NDArray[np.uint16], rank_T: Int32, step_T: Int32, experts: int) -> Int32:
     """Whose turn each choice is, among the replicas that may serve it: int32 [T, K].
 
-    A source's i-th choice of an expert in a step takes replica (i + source) mod r, whatever r is: a search asks before
-    it knows where replicas stand.
+    A source's i-th choice of an expert in a step takes replica (i + source) mod r, whatever r is: a
+    search asks before it knows where replicas stand.
     """
     turn_TK = np.zeros(experts_TK.shape, np.int32)
     next_E = np.zeros(experts, np.int32)

@@ -1,7 +1,7 @@
 """Where the ranks of a plan stand in a cluster.
 
-Axes: G rank, S source rank, D destination rank, M member of S's EP group, N domain of the cluster, A domain in which
-S's EP group has ranks, in the cluster's order.
+Axes: G rank, S source rank, D destination rank, M member of S's EP group, N domain of the cluster,
+A domain in which S's EP group has ranks, in the cluster's order.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ Int32 = npt.NDArray[np.int32]
 class Sites:
     """The GPU, the domain and the EP group of each rank, and who relays between domains.
 
-    Ranks that share experts by width (expert tensor parallelism) exchange tokens apart: those of one place in it with
-    each other. What a rank sends is counted by member of its EP group and by domain that the group stands in, so that
-    counts grow with the ranks and not with their square.
+    Ranks that share experts by width (expert tensor parallelism) exchange tokens apart: those of
+    one place in it with each other. What a rank sends is counted by member of its EP group and by
+    domain that the group stands in, so that counts grow with the ranks and not with their square.
 
     Parameters
     ----------
@@ -40,16 +40,18 @@ class Sites:
     place_SM
         Which of the group's domains each of them stands in.
     relay_SA
-        The rank of S's EP group that passes S's copies on inside domain A: the one whose GPU has the same index in
-        its domain as S's; where the group has none there, the (index mod n)-th of its n ranks in that domain. In its
-        own domain a rank is its own relay; -1 beyond the domains of its group.
+        The rank of S's EP group that passes S's copies on inside domain A: the one whose GPU has
+        the same index in its domain as S's; where the group has none there, the (index mod n)-th of
+        its n ranks in that domain. In its own domain a rank is its own relay; -1 beyond the domains
+        of its group.
     seed
         Of the ECMP hash.
 
     Raises
     ------
     ValueError, TypeError
-        Arrays of different lengths, or a GPU, domain, host, EP group, peer or relay that is not there.
+        Arrays of different lengths, or a GPU, domain, host, EP group, peer or relay that is not
+        there.
     """
 
     cluster: Cluster

@@ -141,7 +141,8 @@ class TimeTotals:
 
     def add(self, program: StepProgram, times: StepTimes, load_LG: npt.NDArray[np.int64]) -> None:
         """Take in a timed step and the choices that each rank served in it."""
-        used_L = np.asarray(load_LG.any(axis=1) | ~load_LG.any())  # all of them where nothing is chosen anywhere
+        # all of them where nothing is chosen anywhere
+        used_L = np.asarray(load_LG.any(axis=1) | ~load_LG.any())
         self.step_times_s.append(times.step_time_s)
         where = breakdown(program, times, used_L)
         for part in BREAKDOWN_PARTS:

@@ -1,11 +1,12 @@
 """The compiled pass behind `traffic`: who serves each choice, and what copies that takes.
 
-It takes a block of tokens through all layers, and at each layer does one thing after another to the whole block: which
-slot serves each choice, which copies travel, which pairs of choices meet on a rank, and who is the next home. Between
-these steps stands `member_KT`, the member of the home's EP group that serves each choice; 65535 stands for no choice.
+It takes a block of tokens through all layers, and at each layer does one thing after another to the
+whole block: which slot serves each choice, which copies travel, which pairs of choices meet on a
+rank, and who is the next home. Between these steps stands `member_KT`, the member of the home's EP
+group that serves each choice; 65535 stands for no choice.
 
-Axes: T token, L MoE layer, E expert, K choice, G rank, S source rank, M member of S's EP group, A domain in which the
-group stands, P slot of an EP group, R and X as in `ReplicaTable`.
+Axes: T token, L MoE layer, E expert, K choice, G rank, S source rank, M member of S's EP group, A
+domain in which the group stands, P slot of an EP group, R and X as in `ReplicaTable`.
 """
 
 # numba functions carry no annotations: their types come from the call
@@ -35,9 +36,9 @@ _BLOCK = 128  # tokens whose choices stay in the cache of a core
 class Serving(NamedTuple):
     """Who serves which choice.
 
-    Where every expert has one slot to go to, `sole_R` alone says which (slot << 16 | member). Else it is empty and the
-    rest is used, as in `ReplicaTable`, with `next_SLE`: how far each (source, layer, expert) is in its candidates.
-    `first_S` is the first member of each source's EP group.
+    Where every expert has one slot to go to, `sole_R` alone says which (slot << 16 | member). Else
+    it is empty and the rest is used, as in `ReplicaTable`, with `next_SLE`: how far each (source,
+    layer, expert) is in its candidates. `first_S` is the first member of each source's EP group.
     """
 
     experts: int
@@ -230,7 +231,8 @@ def _copy(member_KT, at_T, layer, none, place_SM, seen_M, seen_A, mark, counts):
                 continue
             member = _u(member_KT[k, t])
             place = _u(place_X[row + member])
-            # No branch: whether a member is new to a token is nothing that a processor could predict.
+            # No branch: whether a member is new to a token is nothing that a processor could
+            # predict.
             copies_X[to_members + member] += seen_M[member] != mark + t
             domains_X[to_places + place] += seen_A[place] != mark + t
             seen_M[member] = seen_A[place] = mark + t

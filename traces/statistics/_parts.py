@@ -1,7 +1,7 @@
 """The compiled passes behind `drift`, `positions` and `stability`: load by part of the trace.
 
-Axes: T token, L MoE layer, E expert and the place for no choice, K choice, G rank, C part (window, topic), P bucket of
-positions.
+Axes: T token, L MoE layer, E expert and the place for no choice, K choice, G rank, C part (window,
+topic), P bucket of positions.
 """
 
 # numba functions carry no annotations: their types come from the call
@@ -25,7 +25,8 @@ def count_parts(experts_TLK, part_T, bucket_T, load_CLE, made_PL):
         end = min(start + _BLOCK, tokens)
         for layer in range(layers):
             for token in range(start, end):
-                load_E = load_CLE[part_T[token], layer]  # a part's tokens stand together: it stays where it is cached
+                # a part's tokens stand together: it stays where it is cached
+                load_E = load_CLE[part_T[token], layer]
                 made = 0
                 for choice in range(choices):
                     # No branch: empty ones have a place of their own.

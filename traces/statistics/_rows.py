@@ -22,7 +22,8 @@ def count_in_order(experts_TLK):
         same = True
         for layer in range(layers):
             for choice in range(choices):
-                # Real rows differ at once, so that one number is read of each: this may run over all of a trace.
+                # Real rows differ at once, so that one number is read of each: this may run over
+                # all of a trace.
                 if experts_TLK[token, layer, choice] != choice:
                     same = False
                     break
@@ -53,7 +54,8 @@ def hash_runs(experts_TLK, run_R1, most, hash_R):
     """Hash the choices of each run's first `most` rows (FNV-1a, a choice at a time)."""
     _, layers, choices = experts_TLK.shape
     for run in range(len(run_R1) - 1):
-        value = np.uint64(14695981039346656037)  # wraps around as the definition wants it, being unsigned
+        # wraps around as the definition wants it, being unsigned
+        value = np.uint64(14695981039346656037)
         for token in range(run_R1[run], min(run_R1[run + 1], run_R1[run] + most)):
             for layer in range(layers):
                 for choice in range(choices):
