@@ -115,12 +115,14 @@ def _dealt(layer, v, old, new, row_V):  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True)
 def _deal(tokens, bit_T, holders, rank_V, expert, row_V, served_RI):  # type: ignore[no-untyped-def]
     """Enter who would serve each of an expert's choices, in the rows of its items."""
-    turn_QR, number_Q = in_turn(holders, rank_V, expert)
+    row_QR, number_Q = in_turn(holders, rank_V, expert)
+    for place in range(len(number_Q)):  # looked up once here, not for each of the expert's choices
+        for i in range(number_Q[place]):
+            row_QR[place, i] = row_V[holders.item_ER[expert, row_QR[place, i]]]
     for x in range(tokens.first_E1[expert], tokens.first_E1[expert + 1]):
         t = tokens.token_X[x]
         place = tokens.place_T[t]
-        item = np.int64(holders.item_ER[expert, turn_QR[place, tokens.turn_X[x] % number_Q[place]]])
-        swaps.flip(served_RI, row_V[item], bit_T[t])
+        swaps.flip(served_RI, row_QR[place, tokens.turn_X[x] % number_Q[place]], bit_T[t])
 
 
 @njit(cache=True, nogil=True)
