@@ -309,6 +309,13 @@ class CountedFlows:
         """Make the flows."""
         return self.template.fill(self.counts_C)
 
+    def with_counts_of(self, other: CountedFlows | None) -> CountedFlows:
+        """The flows of this exchange and of another one by the same template, as if they were of one."""
+        if other is None:
+            return self
+        n = self.template.legs.n_counts
+        return self.template.counted(self.counts_C[:n].astype(np.int64) + other.counts_C[:n])
+
 
 def no_flows() -> Flows:
     """Give an exchange in which nothing travels: ranks only wait for each other."""
