@@ -54,8 +54,7 @@ def checked_slots(solved: Solved, problem: SlotProblem, name: str) -> Int32:
         that there are not.
     """
     if not isinstance(solved, Solved):
-        rule = f"{name} gave back {type(solved).__name__}, not a Solved"
-        raise MoecastError(rule, field="solver", value=name)
+        raise MoecastError(f"{name} gave back {type(solved).__name__}, not a Solved", field="solver", value=name)
     shape = problem.empty_slots_LGP().shape
     try:
         slots_LGP: Int32 = whole_numbers(
