@@ -15,7 +15,9 @@ from moecast.kernels.weights import ExpertWeights
 def moe_layer_fused(
     x_TH: Tensor, weights: ExpertWeights, experts_TK: Tensor, gates_TK: Tensor, *, tiling: Tiling | None = None
 ) -> Tensor:
-    """Run the fused path of `moe_layer`, which checks its input; `tiling` overrides both products' tiles.
+    """Run the fused path of `moe_layer`, which checks its input.
+
+    `tiling` overrides both products' tiles.
 
     Products are summed in float32; the activation between them is rounded to the type of `x_TH`.
     """

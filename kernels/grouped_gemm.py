@@ -1,6 +1,7 @@
 """One matrix product per expert in a single launch, with SwiGLU fused into the first of the two.
 
-Axes: R row, M tile of rows, E expert, D depth (summed over), N column of the result, U gate and up rows (2·N).
+Axes: R row, M tile of rows, E expert, D depth (summed over), N column of the result, U gate and up
+rows (2·N).
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from moecast.kernels.permute import LAUNCH, TileIndex
 class Tiling:
     """How the product is cut: the tile one program makes, and what it keeps in flight.
 
-    `group` row tiles are walked before the next column block, so that an expert's weights are read from the L2 cache.
+    `group` row tiles are walked before the next column block, so that an expert's weights are read
+    from the L2 cache.
     """
 
     rows: int
@@ -41,8 +43,9 @@ def choose_tiling(
 ) -> Tiling:
     """Tiles from the shape alone: many rows per expert want square tiles, few want thin ones that pad less.
 
-    `rows` fixes the tile height, which the two products of a layer share. `shared_bytes` is what one thread block can
-    have (227 KiB on Hopper); the pipeline is made as deep as fits, four stages at most.
+    `rows` fixes the tile height, which the two products of a layer share. `shared_bytes` is what
+    one thread block can have (227 KiB on Hopper); the pipeline is made as deep as fits, four stages
+    at most.
     """
     if rows is None:
         rows = next((r for r in (16, 32, 64) if choices_per_expert <= r), 128)
@@ -130,7 +133,8 @@ def grouped_gemm(
     x_RD
         Rows in the layout of `index`, contiguous.
     weight_END
-        One matrix per expert; with `swiglu` it is [E, 2·N, D] and the result ``silu(x·gateᵀ) · (x·upᵀ)``.
+        One matrix per expert; with `swiglu` it is [E, 2·N, D] and the result ``silu(x·gateᵀ) ·
+        (x·upᵀ)``.
     index
         Which expert each tile belongs to.
     tiling

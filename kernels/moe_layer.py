@@ -37,8 +37,8 @@ def moe_layer(
     path
         "auto": Triton on a CUDA device, PyTorch elsewhere; "reference" or "triton" force one.
     check
-        Whether ids are checked to be in range, which waits for the GPU; leave it out in timed loops. Unchecked ids
-        out of range are undefined.
+        Whether ids are checked to be in range, which waits for the GPU; leave it out in timed
+        loops. Unchecked ids out of range are undefined.
 
     Returns
     -------
@@ -47,7 +47,8 @@ def moe_layer(
     Raises
     ------
     ValueError
-        Shapes, types or devices do not fit together, an id is out of range, or the path cannot run here.
+        Shapes, types or devices do not fit together, an id is out of range, or the path cannot run
+        here.
     """
     _check_shapes(x_TH, weights, experts_TK, gates_TK)
     chosen = choose_path(path, x_TH.device)
@@ -60,7 +61,8 @@ def moe_layer(
 
 
 def _plain_ids(experts_TK: Tensor, experts: int, *, check: bool) -> Tensor:
-    # few operations exist for unsigned types, and a cast to 32 bits would wrap an id that is out of range
+    # few operations exist for unsigned types, and a cast to 32 bits would wrap an id that is out of
+    # range
     ids_TK = experts_TK.to(torch.int64)
     ids_TK = torch.where(ids_TK == NO_CHOICE, -1, ids_TK)
     if check and bool(((ids_TK < -1) | (ids_TK >= experts)).any()):
@@ -74,8 +76,8 @@ def _check_shapes(x_TH: Tensor, weights: ExpertWeights, experts_TK: Tensor, gate
         raise ValueError(f"x_TH is {tuple(x_TH.shape)}, the experts take [tokens, {weights.hidden}]")
     if experts_TK.ndim != 2 or experts_TK.shape[0] != x_TH.shape[0] or experts_TK.shape != gates_TK.shape:
         raise ValueError(
-            f"experts_TK {tuple(experts_TK.shape)} and gates_TK {tuple(gates_TK.shape)} must both be "
-            f"[{x_TH.shape[0]} tokens, choices]"
+            f"experts_TK {tuple(experts_TK.shape)} and gates_TK {tuple(gates_TK.shape)} must both "
+            f"be [{x_TH.shape[0]} tokens, choices]"
         )
     if experts_TK.is_floating_point():
         raise ValueError(f"experts_TK is {experts_TK.dtype}, ids are whole numbers")

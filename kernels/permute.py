@@ -1,10 +1,12 @@
 """Tokens sorted by expert and back: the index, the copy out, the weighted sum home.
 
-Each expert's rows begin at a multiple of the tile, so that a tile of the grouped GEMM never mixes experts. Rows between
-an expert's last token and the next tile are *padding*: nothing writes or reads them. The index is built without atomics
-and without asking the GPU for a number, so it is the same in every run and fits in a CUDA graph.
+Each expert's rows begin at a multiple of the tile, so that a tile of the grouped GEMM never mixes
+experts. Rows between an expert's last token and the next tile are *padding*: nothing writes or
+reads them. The index is built without atomics and without asking the GPU for a number, so it is the
+same in every run and fits in a CUDA graph.
 
-Axes: T token, K choice, X choice flattened (T·K), E expert, C chunk of choices, M tile of rows, R row, H hidden.
+Axes: T token, K choice, X choice flattened (T·K), E expert, C chunk of choices, M tile of rows, R
+row, H hidden.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ import triton.language as tl
 from torch import Tensor
 
 CHUNK = 128
-# Said, not left to Triton's default, which changes between versions: no multiply and add are joined into one rounding.
+# Said, not left to Triton's default, which changes between versions: no multiply and add are joined
+# into one rounding.
 LAUNCH: dict[str, bool] = {"enable_fp_fusion": False}
 
 
@@ -106,7 +109,8 @@ def _permute_kernel(
     value = tl.load(x_ptr + token * hidden + column, mask=inside)
     for choice in range(CHOICES):
         row = tl.load(row_ptr + token * CHOICES + choice).to(tl.int64)
-        # A limit instead of `inside & (row >= 0)`: the interpreter spreads a scalar truth value as an int32.
+        # A limit instead of `inside & (row >= 0)`: the interpreter spreads a scalar truth value as
+        # an int32.
         tl.store(out_ptr + row * hidden + column, value, mask=column < tl.where(row >= 0, hidden, 0))
 
 

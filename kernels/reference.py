@@ -35,7 +35,8 @@ def moe_layer_reference(
     gates_TK
         Gate weights; that of no choice is not read.
     accumulate
-        Products and sums are made in this type (float64 for a tighter reference) and rounded once, at the end.
+        Products and sums are made in this type (float64 for a tighter reference) and rounded once,
+        at the end.
 
     Returns
     -------

@@ -19,7 +19,8 @@ def softmax_top_k(logits_TE: Tensor, choices: int, *, renormalize: bool = True) 
     choices
         K.
     renormalize
-        Whether a token's K gates are scaled to sum to one (Mixtral, Qwen3-MoE: yes; OLMoE, DeepSeek-V2: no).
+        Whether a token's K gates are scaled to sum to one (Mixtral, Qwen3-MoE: yes; OLMoE,
+        DeepSeek-V2: no).
 
     Returns
     -------
@@ -42,8 +43,9 @@ def sigmoid_top_k(
 ) -> tuple[Tensor, Tensor]:
     """Sigmoid scores, the best expert groups, then the K largest inside them (DeepSeek-V3, Kimi-K2).
 
-    The bias balances load: it takes part in the choice, not in the gates. A group's score is the sum of its two best
-    biased scores. Source: DeepSeek-V3 technical report (arXiv 2412.19437), 2.1.2.
+    The bias balances load: it takes part in the choice, not in the gates. A group's score is the
+    sum of its two best biased scores. Source: DeepSeek-V3 technical report (arXiv 2412.19437),
+    2.1.2.
 
     Parameters
     ----------

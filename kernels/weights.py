@@ -19,8 +19,8 @@ class ExpertWeights:
     Parameters
     ----------
     gate_up_EUH
-        Gate and up projections on top of each other: rows 0 to I-1 are the gate's, the rest the up's. Checkpoints with
-        separate matrices go through `from_separate`.
+        Gate and up projections on top of each other: rows 0 to I-1 are the gate's, the rest the
+        up's. Checkpoints with separate matrices go through `from_separate`.
     down_EHI
         Down projections.
     """
@@ -36,8 +36,8 @@ class ExpertWeights:
         experts, hidden, width = down.shape
         if tuple(gate_up.shape) != (experts, 2 * width, hidden):
             raise ValueError(
-                f"gate_up_EUH is {tuple(gate_up.shape)}, with down_EHI {tuple(down.shape)} it must be "
-                f"{(experts, 2 * width, hidden)}"
+                f"gate_up_EUH is {tuple(gate_up.shape)}, with down_EHI {tuple(down.shape)} it must "
+                f"be {(experts, 2 * width, hidden)}"
             )
         if gate_up.dtype != down.dtype or gate_up.device != down.device:
             raise ValueError(

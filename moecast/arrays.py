@@ -1,8 +1,8 @@
 """Arrays that callers hand in, checked before a compiled loop indexes with them.
 
-A compiled loop does not look where it reads and writes: an id out of range, or one that a cast to 16 or 32 bits wraps,
-ends the process or changes somebody else's numbers. So ids are checked in the type in which they come, once, with one
-pass over the array.
+A compiled loop does not look where it reads and writes: an id out of range, or one that a cast to
+16 or 32 bits wraps, ends the process or changes somebody else's numbers. So ids are checked in the
+type in which they come, once, with one pass over the array.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 Shape = tuple[int | None, ...]
 
-# Far beyond bytes, seconds and rates that there are; products of two such numbers neither vanish nor become infinite,
-# which would let a loop over time stand still.
+# Far beyond bytes, seconds and rates that there are; products of two such numbers neither vanish
+# nor become infinite, which would let a loop over time stand still.
 TINY, HUGE = 1e-100, 1e100
 
 

@@ -1,7 +1,8 @@
 """How loops are compiled: by numba, kept on disk, and compiled anew when anything that they are made of has changed.
 
-numba's own cache looks at the file of the function alone. A function that calls a compiled one of another file, or
-takes a constant or a named tuple from there, would go on running that file's old code after a change.
+numba's own cache looks at the file of the function alone. A function that calls a compiled one of
+another file, or takes a constant or a named tuple from there, would go on running that file's old
+code after a change.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ import numba
 import numpy as np
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.dispatcher import Dispatcher
-from numba.np.random.generator_core import next_uint32 as next_uint32  # 32 bits of a generator, in a compiled loop
+
+# 32 bits of a generator, in a compiled loop
+from numba.np.random.generator_core import next_uint32 as next_uint32
 
 # Of each module with compiled functions: its source and what it takes from others, as a digest.
 _digest_of: dict[str, bytes] = {}
@@ -27,10 +30,11 @@ _digest_of: dict[str, bytes] = {}
 def njit(*, cache: bool = True, **options: Any) -> Callable[[Callable[..., Any]], Any]:
     """Compile a function as `numba.njit` does with these options, and with `cache` keep what comes out on disk.
 
-    It lies where numba would put it: in `NUMBA_CACHE_DIR`, else beside the source, else (read-only packages) in the
-    user's cache folder. It is used while these are what they were: the options, the function's file, the files whose
-    compiled functions or named tuples that file takes, theirs in turn, and its global constants. Where no folder can be
-    written to, every process compiles for itself; what is damaged is compiled again, and one line on stderr says so.
+    It lies where numba would put it: in `NUMBA_CACHE_DIR`, else beside the source, else (read-only
+    packages) in the user's cache folder. It is used while these are what they were: the options,
+    the function's file, the files whose compiled functions or named tuples that file takes, theirs
+    in turn, and its global constants. Where no folder can be written to, every process compiles for
+    itself; what is damaged is compiled again, and one line on stderr says so.
     """
 
     def compiled(function: Callable[..., Any]) -> Any:

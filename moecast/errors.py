@@ -1,7 +1,7 @@
 """The one error a user sees: a line that names the file, the field, the value and the rule.
 
-Names and values are a stranger's where the file is: whatever they hold, the line is short, and a terminal shows it as
-it is.
+Names and values are a stranger's where the file is: whatever they hold, the line is short, and a
+terminal shows it as it is.
 """
 
 from __future__ import annotations

@@ -24,9 +24,12 @@ _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write to; it is renamed to `path` at the end, or removed on any error.
+    """Yield a path beside `path` to write to.
 
-    A symlink is followed: what it leads to is replaced. Parts that killed runs left for the same file are cleared.
+    It is renamed to `path` at the end, or removed on any error.
+
+    A symlink is followed: what it leads to is replaced. Parts that killed runs left for the same
+    file are cleared.
 
     Raises
     ------
@@ -116,8 +119,8 @@ def check_outputs(outputs: Mapping[str, str | Path | None], inputs: Mapping[str,
     Parameters
     ----------
     outputs, inputs
-        What the user calls each (``--out``) and where it is; None: not asked for. A name of a preset is no file, and
-        does no harm here.
+        What the user calls each (``--out``) and where it is; None: not asked for. A name of a
+        preset is no file, and does no harm here.
 
     Raises
     ------
@@ -178,7 +181,9 @@ def read_bytes(path: str | Path, *, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> b
 
 
 def open_regular(path: str | Path) -> BinaryIO:
-    """Open a regular file to read; a pipe without a writer does not block, since it is not waited for.
+    """Open a regular file to read.
+
+    A pipe without a writer does not block, since it is not waited for.
 
     Raises
     ------
@@ -241,8 +246,8 @@ def read_json(path: str | Path, *, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> An
     Raises
     ------
     MoecastError
-        As `read_text`; not JSON, nested too deep, a key that stands twice in one object, or a number that JSON does
-        not have (NaN, Infinity) or that has thousands of digits.
+        As `read_text`; not JSON, nested too deep, a key that stands twice in one object, or a
+        number that JSON does not have (NaN, Infinity) or that has thousands of digits.
     """
     return parse_json(read_text(path, limit_bytes=limit_bytes), file=path)
 

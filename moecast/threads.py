@@ -1,6 +1,7 @@
 """How many threads the compiled loops and the readers use, and running work on them.
 
-What comes out never depends on the number: parts are added up as whole numbers, or handed on in order.
+What comes out never depends on the number: parts are added up as whole numbers, or handed on in
+order.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from moecast.errors import MoecastError
 Result = TypeVar("Result")
 
 VARIABLE = "MOECAST_THREADS"
-# Every thread holds tables or a batch of its own, and memory has to stay bounded on large machines too.
+# Every thread holds tables or a batch of its own, and memory has to stay bounded on large machines
+# too.
 _MOST_BY_DEFAULT = 8
 
 
@@ -52,8 +54,8 @@ def run_parts(parts: Sequence[Callable[[], Result]]) -> list[Result]:
 def in_order(calls: Iterable[Callable[[], Result]], threads: int) -> Iterator[Result]:
     """Yield what the calls return, in order, while `threads` threads work on those that come next.
 
-    At most `threads` results wait or are in work beside the one in the caller's hands. An error comes in its turn. With
-    one thread the calls are made when their results are asked for.
+    At most `threads` results wait or are in work beside the one in the caller's hands. An error
+    comes in its turn. With one thread the calls are made when their results are asked for.
     """
     if threads == 1:
         yield from (call() for call in calls)

@@ -31,7 +31,8 @@ def _multiples(units: dict[str, float], *prefixes: dict[str, float]) -> dict[str
     }
 
 
-# The units that each kind of quantity takes, in SI: listed, so that none of another dimension passes; and an example.
+# The units that each kind of quantity takes, in SI: listed, so that none of another dimension
+# passes; and an example.
 _KINDS: dict[str, tuple[dict[str, float], str]] = {
     "bandwidth": (
         _multiples({"B/s": 1.0, "Bps": 1.0, "b/s": 0.125, "bit/s": 0.125, "bps": 0.125}, _DECIMAL, _BINARY),
@@ -67,7 +68,8 @@ def parse(text: object, kind: str, *, file: str | Path | None = None, field: str
         raise MoecastError(f'give a {kind} with its unit, such as "{example}"', file=file, field=field, value=text)
     value = float(found[1]) * scale
     if not 0 <= value < float("inf"):
-        raise MoecastError(f"a {kind} is not negative and finite", file=file, field=field, value=text)
+        rule = f"a {kind} is not negative and finite"
+        raise MoecastError(rule, file=file, field=field, value=text)
     return value
 
 

@@ -11,9 +11,11 @@ import yaml
 from moecast.errors import MoecastError
 from moecast.files import read_text
 
-MAX_NODES = 1 << 23  # as a reader would walk them, aliases followed; 60 layers of 2304 slots are 140 thousand
+# as a reader would walk them, aliases followed; 60 layers of 2304 slots are 140 thousand
+MAX_NODES = 1 << 23
 
-_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where PyYAML was built with it
+# ten times faster, where PyYAML was built with it
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def load_yaml(text: str) -> Any:
@@ -22,8 +24,8 @@ def load_yaml(text: str) -> Any:
     Raises
     ------
     yaml.YAMLError
-        Not YAML, several documents, a key that stands twice or is a list, an alias of what holds it, or aliases that
-        stand for more than `MAX_NODES` values.
+        Not YAML, several documents, a key that stands twice or is a list, an alias of what holds
+        it, or aliases that stand for more than `MAX_NODES` values.
     RecursionError, ValueError
         Nested too deep; a number or a date that there is not.
     """
@@ -39,7 +41,9 @@ def load_yaml(text: str) -> Any:
 
 
 def read_mapping(path: Path, *, what: str, limit_bytes: int) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping of words; `what` is the rule where it holds something else.
+    """Read a YAML file that holds a mapping of words.
+
+    `what` is the rule where it holds something else.
 
     Raises
     ------
@@ -51,7 +55,8 @@ def read_mapping(path: Path, *, what: str, limit_bytes: int) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}" if mark else None
-        raise MoecastError(f"is not YAML ({error.problem or error.context})", file=path, field=where) from error
+        rule = f"is not YAML ({error.problem or error.context})"
+        raise MoecastError(rule, file=path, field=where) from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise MoecastError(f"is not YAML ({type(error).__name__})", file=path) from error
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):

@@ -1,8 +1,9 @@
 """Advice in words: is balance what limits this workload, what is the found plan worth, and what would more be worth.
 
-The *per-step oracle* rearranges experts before every step and layer, for nothing. It is relaxed: every rank's experts
-take their EP group's mean, as if slots were shared out perfectly, and copies stay those of the found plan. Timed by the
-same rung on the same steps, so that differences are of pairs.
+The *per-step oracle* rearranges experts before every step and layer, for nothing. It is relaxed:
+every rank's experts take their EP group's mean, as if slots were shared out perfectly, and copies
+stay those of the found plan. Timed by the same rung on the same steps, so that differences are of
+pairs.
 
 Axes: S step.
 """
@@ -37,7 +38,8 @@ Float = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
 
 NORMAL_80 = 1.2816  # an 80 % interval of a normal distribution
-FEW_STEPS = {1: 3.078, 2: 1.886, 3: 1.638, 4: 1.533, 5: 1.476, 6: 1.440, 7: 1.415}  # Student's, by degrees of freedom
+# Student's, by degrees of freedom
+FEW_STEPS = {1: 3.078, 2: 1.886, 3: 1.638, 4: 1.533, 5: 1.476, 6: 1.440, 7: 1.415}
 LITTLE = (
     0.03  # of the step: the estimate lies within so much of fluid, and uneven experts that cost less are no bottleneck
 )
@@ -50,14 +52,16 @@ class Advice:
     Parameters
     ----------
     contiguous_S, plan_S, oracle_S
-        Seconds of each judged step: experts in order, the found plan, and the relaxed per-step oracle on its copies.
+        Seconds of each judged step: experts in order, the found plan, and the relaxed per-step
+        oracle on its copies.
     copies
         What a placement can change of what is sent, in words; empty where it changes copies.
     rebalance
-        Whether and how often to make new plans, where that was tried (`moecast.placement.replan`); else the most that
-        rebalancing may cost is said.
+        Whether and how often to make new plans, where that was tried (`moecast.placement.replan`);
+        else the most that rebalancing may cost is said.
     spare
-        What steps take with more slots on each rank, from none on (`moecast.placement.spare_slots`).
+        What steps take with more slots on each rank, from none on
+        (`moecast.placement.spare_slots`).
     """
 
     contiguous_S: Float

@@ -1,7 +1,7 @@
 """Simulated annealing of one layer: items change places, or become replicas of other experts.
 
-Every proposal is judged exactly, by what `moecast.placement.priced_layer` says that the layer costs after it: a swap
-from sets of tokens, which only accepted ones touch.
+Every proposal is judged exactly, by what `moecast.placement.priced_layer` says that the layer costs
+after it: a swap from sets of tokens, which only accepted ones touch.
 
 Axes: V item, G rank, P slot of a rank, N domain, W window, E expert.
 """
@@ -19,9 +19,11 @@ from moecast.placement.replica_moves import conversion_gain, convert, convertibl
 from moecast.placement.standing import follow_swap, rank_slowest, slowest_but
 
 LEAST_GAIN = 1e-9  # of a layer's cost, or of the mean load: smaller gains are rounding
-FEW_RANKS = 16  # with more, too few random swaps concern a slowest rank; with so few, aiming at them costs fan-out
+# with more, too few random swaps concern a slowest rank; with so few, aiming at them costs fan-out
+FEW_RANKS = 16
 AIMED = np.uint64(4)  # one proposal in so many takes its first item from a slowest rank
-CONVERTED = np.uint64(64)  # one proposal in so many gives a slot to another expert, where there are slots to spare
+# one proposal in so many gives a slot to another expert, where there are slots to spare
+CONVERTED = np.uint64(64)
 TRIES = 8  # at an item that may be given away
 SAME_TEMPERATURE = 64  # proposals; powers cost as much as a proposal of few windows
 
@@ -200,8 +202,8 @@ def descend(layer: Any, proposals: int, least: float) -> int:
 def typical_change(layer: Any, samples: int) -> float:
     """Median absolute change of the cost over random swaps: the scale of temperatures.
 
-    The median and not the mean: with many ranks most swaps move a little of what all share, and the few that move the
-    slowest rank would make it so hot that those are taken at random.
+    The median and not the mean: with many ranks most swaps move a little of what all share, and the
+    few that move the slowest rank would make it so hot that those are taken at random.
     """
     state = layer.state
     items = np.uint64(len(state.rank_V))

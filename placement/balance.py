@@ -28,8 +28,9 @@ PROPOSALS_PER_LAYER = 30_000
 class Balance:
     """Spare slots to the hottest experts, the heaviest replicas first to the lightest ranks, then swaps.
 
-    Swaps lower the mean over windows of the fullest rank's load until none does. Copies are not looked at. Unlike EPLB
-    it gives no rank two replicas of an expert, and counts an expert that is hot in some steps for more.
+    Swaps lower the mean over windows of the fullest rank's load until none does. Copies are not
+    looked at. Unlike EPLB it gives no rank two replicas of an expert, and counts an expert that is
+    hot in some steps for more.
     """
 
     name: str = "balance"

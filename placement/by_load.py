@@ -85,15 +85,17 @@ class LoadProblem:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LoadPlacement(ShownAsTable):
-    """What `place_by_load` found; all numbers take all that was counted as one step, replicas sharing evenly.
+    """What `place_by_load` found.
+
+    All numbers take all that was counted as one step, replicas sharing evenly.
 
     Parameters
     ----------
     plan
         The legal plan.
     fullest, fullest_bound, gap
-        Load of the fullest rank over the mean, averaged over the layers with any; the certificate, which no legal plan
-        with these slots can beat; (fullest - certificate) / fullest.
+        Load of the fullest rank over the mean, averaged over the layers with any; the certificate,
+        which no legal plan with these slots can beat; (fullest - certificate) / fullest.
     balance_pooled, balance_bound
         Mean over the fullest rank's load, averaged over layers, and what no plan can exceed.
     solver, seconds
@@ -171,19 +173,21 @@ def place_by_load(
         A name of `moecast.placement.LOAD_SOLVERS`, or an object of your own that satisfies
         `moecast.placement.LoadSolver`.
     ep, slots_per_rank
-        Ranks of an EP group (None: all GPUs) and slots of each rank (None: as few as hold the experts).
+        Ranks of an EP group (None: all GPUs) and slots of each rank (None: as few as hold the
+        experts).
     slots
         Instead of `slots_per_rank`: slots of an EP group in each layer, dealt evenly.
     fill
         Fill slots that the solver leaves empty, since serving engines have none.
     expert_groups
-        ``eplb`` only: groups of successive experts that the router limits a token to; None: the model's.
+        ``eplb`` only: groups of successive experts that the router limits a token to; None: the
+        model's.
 
     Raises
     ------
     MoecastError
-        The question has no answer: slots that cannot hold the experts or overfill the GPU, no ranks, no counts, or a
-        solver that needs tokens.
+        The question has no answer: slots that cannot hold the experts or overfill the GPU, no
+        ranks, no counts, or a solver that needs tokens.
     """
     check_seed(seed)
     chosen = find_load_solver(solver, {"expert_groups": expert_groups})
@@ -237,8 +241,8 @@ def _check_weights(wanted: Plan, cluster: Cluster | None, model: ModelShape | No
     needed, hardware = model.expert_bytes * wanted.layers * wanted.max_slots, cluster.hardware
     if needed > hardware.memory_bytes:
         raise MoecastError(
-            f"experts of {needed / 2**30:.1f} GiB overfill the {hardware.memory_bytes / 2**30:.1f} GiB of a "
-            f"{hardware.name}: use fewer slots or more ranks",
+            f"experts of {needed / 2**30:.1f} GiB overfill the {hardware.memory_bytes / 2**30:.1f} "
+            f"GiB of a {hardware.name}: use fewer slots or more ranks",
             field="slots_per_rank",
             value=wanted.max_slots,
         )
@@ -255,7 +259,8 @@ def _judged(problem: LoadProblem, slots_LGP: Int32) -> dict[str, float]:
     counted_L = problem.load_LE.any(axis=1)
     loads_LG = rank_load_LG(slots_LGP, problem.load_LE)[counted_L]
     mean_L = problem.load_LE[counted_L].sum(axis=1) / loads_LG.shape[1]
-    most_L = np.maximum(loads_LG.max(axis=1), mean_L)  # shares of replicas, summed, may round to less
+    # shares of replicas, summed, may round to less
+    most_L = np.maximum(loads_LG.max(axis=1), mean_L)
     bound_L = fullest_rank_bound_L(problem.load_LE, problem.slots_G)[counted_L] * (1 - ROUNDING)
     fullest, fullest_bound = float((most_L / mean_L).mean()), float((bound_L / mean_L).mean())
     return {

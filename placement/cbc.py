@@ -24,11 +24,13 @@ def solve_by_cbc(
     programs_left
         Programs among which what is left is shared, this one included. A work limit counts nodes.
     gap, absolute
-        How far from the proved bound is good enough: in parts of the objective, and in its own unit.
+        How far from the proved bound is good enough: in parts of the objective, and in its own
+        unit.
 
     Returns
     -------
-    Whether the values are proved to be within the gap of the best; None where CBC found none in time.
+    Whether the values are proved to be within the gap of the best; None where CBC found none in
+    time.
     """
     import pulp
 
@@ -37,7 +39,8 @@ def solve_by_cbc(
     if budget.seconds_left < float("inf"):
         limit_s = max(budget.seconds_left / programs_left, LEAST_S)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # PuLP 4 will no longer bring CBC along; 3 is asked for
+        # PuLP 4 will no longer bring CBC along; 3 is asked for
+        warnings.simplefilter("ignore", DeprecationWarning)
         solver = pulp.PULP_CBC_CMD(
             msg=False, threads=1, timeLimit=limit_s, maxNodes=nodes, gapRel=gap, gapAbs=absolute, warmStart=True
         )

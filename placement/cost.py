@@ -5,9 +5,10 @@ A window (the tokens of a step) costs a layer
     max over ranks of (choice_s · choices served + replica_s · replicas held
                        + copy_s · copies in + domain_copy_s · copies into its domain),
 
-with the part `MEAN_SHARE` of the copies' price moved out of the maximum and into the mean over ranks. The cost is the
-mean over windows of that. It is a surrogate of the ``bound`` rung, which makes the final choice: prices are those of
-the whole layer under even traffic, so that what they leave out is who waits for whom, latencies, and whole tiles.
+with the part `MEAN_SHARE` of the copies' price moved out of the maximum and into the mean over
+ranks. The cost is the mean over windows of that. It is a surrogate of the ``bound`` rung, which
+makes the final choice: prices are those of the whole layer under even traffic, so that what they
+leave out is who waits for whom, latencies, and whole tiles.
 
 Axes: G rank, S source rank, N domain, P slot, J link, F flow, X (flow, link) pair.
 """
@@ -46,7 +47,8 @@ class LayerCost:
     copy_s
         Of a token's copy to a rank; 0 where choices travel by themselves.
     domain_copy_s
-        Of a token's copy to a domain, for each of the domain's ranks; 0 where copies go straight to ranks.
+        Of a token's copy to a domain, for each of the domain's ranks; 0 where copies go straight to
+        ranks.
     mean_share
         Part of the copies' price that all ranks share.
     """
@@ -61,8 +63,9 @@ class LayerCost:
     def of(cls, problem: PlacementProblem) -> LayerCost:
         """Price a layer of a problem.
 
-        A choice's arithmetic is the slope of the experts' roofline around the mean load. A copy costs what the busiest
-        link needs when every rank sends every rank one, divided by the copies that each rank then takes in.
+        A choice's arithmetic is the slope of the experts' roofline around the mean load. A copy
+        costs what the busiest link needs when every rank sends every rank one, divided by the
+        copies that each rank then takes in.
         """
         placed = PlacedModel.of(
             problem.cluster, problem.model, problem.any_plan(), phase=problem.workload.kernels, seed=problem.seed

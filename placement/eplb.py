@@ -1,11 +1,12 @@
 """DeepSeek's Expert Parallelism Load Balancer, from its published algorithm (github.com/deepseek-ai/EPLB).
 
-Groups of experts are packed onto nodes, hot experts get replicas inside their node, and the replicas are packed onto
-the node's GPUs; where the groups do not divide evenly, the whole cluster is taken as one node with one group. An even
-split of an expert's load over its replicas is assumed, and nothing keeps two replicas of one expert off one GPU.
+Groups of experts are packed onto nodes, hot experts get replicas inside their node, and the
+replicas are packed onto the node's GPUs; where the groups do not divide evenly, the whole cluster
+is taken as one node with one group. An even split of an expert's load over its replicas is assumed,
+and nothing keeps two replicas of one expert off one GPU.
 
-A node is a host here, also where one NVLink domain has several: engines hand the number of their hosts to EPLB
-(SGLang's `nnodes`), so this is what a user of theirs gets on a GB200 NVL72 too.
+A node is a host here, also where one NVLink domain has several: engines hand the number of their
+hosts to EPLB (SGLang's `nnodes`), so this is what a user of theirs gets on a GB200 NVL72 too.
 
 Axes: L layer, E expert, I item to pack, B bin, G rank, P slot of a rank, S slot of all ranks.
 """
@@ -43,7 +44,8 @@ def rebalance(load_LE: npt.ArrayLike, *, slots: int, ranks: int, expert_groups: 
     slots, ranks
         Slots of all ranks together, a multiple of `ranks`.
     expert_groups
-        Groups of E / groups successive experts that a token's choices are limited to; 1 where the router has none.
+        Groups of E / groups successive experts that a token's choices are limited to; 1 where the
+        router has none.
     nodes
         Nodes that the ranks stand on; groups stay on a node where `nodes` divides them.
 
@@ -88,7 +90,8 @@ def replicate(load_E: Float, slots: int) -> tuple[Int, Float]:
 
     Returns
     -------
-    The expert of each slot (int64 [slots]), and the load per replica that it will carry (float64 [slots]).
+    The expert of each slot (int64 [slots]), and the load per replica that it will carry (float64
+    [slots]).
     """
     expert_S = np.arange(slots)
     replicas_E = np.ones(len(load_E), np.int64)
@@ -125,7 +128,8 @@ class Eplb:
     Parameters
     ----------
     expert_groups
-        Groups of experts that the router limits a token to (DeepSeek-V3: 8); None: the problem's own.
+        Groups of experts that the router limits a token to (DeepSeek-V3: 8); None: the problem's
+        own.
 
     Raises
     ------

@@ -1,10 +1,11 @@
 """How long a step takes if every rank waits for the last one at every stage.
 
-An estimate, not a bound: it lies within 3 % of ``fluid`` on the clusters tried, and puts plans in its order, where the
-``bound`` rung does not: what that leaves out grows with the unevenness of a plan. It adds up over layers.
+An estimate, not a bound: it lies within 3 % of ``fluid`` on the clusters tried, and puts plans in
+its order, where the ``bound`` rung does not: what that leaves out grows with the unevenness of a
+plan. It adds up over layers.
 
-Axes: L MoE layer, G rank, P slot of a rank, J link, W step, C count of copies (source, destination), F flow, X (flow,
-link) pair.
+Axes: L MoE layer, G rank, P slot of a rank, J link, W step, C count of copies (source,
+destination), F flow, X (flow, link) pair.
 """
 
 from __future__ import annotations

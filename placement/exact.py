@@ -3,9 +3,11 @@
 One model per layer, since the linear layer cost (see `moecast.placement.cost`) adds up over layers:
 
 - ``x[e, g]``: expert e stands on rank g; each on one rank, ranks within their slots.
-- ``y[c, g]``, ``z[c, n]``: a choice set c (the experts one token chose, with how often that happened) has an expert on
-  rank g, in domain n; at least x of each of its experts. They are only ever pushed down, so they need no upper bound.
-- ``worst[w]``: at least every rank's cost in window w; their sum is minimised, with the copies' shared part.
+- ``y[c, g]``, ``z[c, n]``: a choice set c (the experts one token chose, with how often that
+  happened) has an expert on rank g, in domain n; at least x of each of its experts. They are only
+  ever pushed down, so they need no upper bound.
+- ``worst[w]``: at least every rank's cost in window w; their sum is minimised, with the copies'
+  shared part.
 
 Numbers are whole picoseconds.
 
@@ -35,7 +37,8 @@ Int32 = npt.NDArray[np.int32]
 MOST_PLACES = 256  # experts × ranks
 MOST_SET_PLACES = 40_000  # choice sets × ranks, of one layer
 PICOSECONDS = 1e12
-MOST_PICOSECONDS = 1 << 44  # 18 s for a window of a layer: products of it with ranks and windows stay whole in 64 bits
+# 18 s for a window of a layer: products of it with ranks and windows stay whole in 64 bits
+MOST_PICOSECONDS = 1 << 44
 DEFAULT_SECONDS = 60.0  # of deterministic solver time, without any limit
 
 Set = tuple[int, int, tuple[int, ...]]  # window, source rank, experts in order

@@ -1,19 +1,23 @@
 """ExFlow's integer program: experts of successive layers on one rank where tokens go from one to the other.
 
-Source: Yao, Anthony, Shafi, Subramoni and Panda, arXiv 2401.08383; its public program is github.com/YJHMITWEB/ExFlow.
-Equally many experts of each layer stand on each rank, and the pairs of a token's choices at consecutive layers that
-stand on different ranks are minimised. Tokens that go the same way share a variable here, which changes nothing else.
+Source: Yao, Anthony, Shafi, Subramoni and Panda, arXiv 2401.08383; its public program is
+github.com/YJHMITWEB/ExFlow. Equally many experts of each layer stand on each rank, and the pairs of
+a token's choices at consecutive layers that stand on different ranks are minimised. Tokens that go
+the same way share a variable here, which changes nothing else.
 
 - ``x[l, e, g]``: expert e of layer l stands on rank g.
-- ``together[l, e, f]``: e of layer l and f of layer l + 1 share a rank; what the paper calls a cost is 1 minus it.
+- ``together[l, e, f]``: e of layer l and f of layer l + 1 share a rank; what the paper calls a cost
+  is 1 minus it.
 
-As published the linear relaxation is worth nothing: with every x at 1/G all pairs are together. Strengthened,
-each expert shares its rank with exactly E/G experts of the next layer, and each of those with E/G of the layer before,
-which every placement satisfies; the relaxation is then at least as good as the heaviest such matching of each
-transition, and the search starts from layers set in turns (`moecast.placement.layer_sweeps`).
+As published the linear relaxation is worth nothing: with every x at 1/G all pairs are together.
+Strengthened, each expert shares its rank with exactly E/G experts of the next layer, and each of
+those with E/G of the layer before, which every placement satisfies; the relaxation is then at least
+as good as the heaviest such matching of each transition, and the search starts from layers set in
+turns (`moecast.placement.layer_sweeps`).
 
-Large programs are solved as the paper does: ranks are cut into parts (domains first, then halves or thirds), experts
-are dealt to parts by the same program, and so on within each part. That is no longer proved for the whole.
+Large programs are solved as the paper does: ranks are cut into parts (domains first, then halves or
+thirds), experts are dealt to parts by the same program, and so on within each part. That is no
+longer proved for the whole.
 
 Axes: L MoE layer, E expert, G rank (or part).
 """
@@ -53,7 +57,8 @@ class Exflow:
     Parameters
     ----------
     strong
-        Add what makes the relaxation worth something, and start from layers set in turns; without, as published.
+        Add what makes the relaxation worth something, and start from layers set in turns; without,
+        as published.
     """
 
     name: str = "exflow"
@@ -242,7 +247,8 @@ def _split(pairs_LEE: Int, levels: list[int], budget: Budget, *, strong: bool, s
             )
             found = fewest_crossings(of_part, into, budget, strong=strong, seed=seed, programs_left=left)
             np.put_along_axis(finer_LE, inside_LE, part * into + found.part_LE, axis=1)
-            bound = max(bound, found.bound * float(parts == 1))  # what crosses the first cut crosses ranks
+            # what crosses the first cut crosses ranks
+            bound = max(bound, found.bound * float(parts == 1))
             work_s += found.work_s
             left -= 1
             budget.tell("solving", 1 - left / programs)

@@ -27,7 +27,8 @@ def fill_slots(slots_LGP: Int32, load_LE: npt.NDArray[np.int64], slots_G: Int32)
 
     Returns
     -------
-    The filled placement, and how many slots were filled. A rank that already holds every expert keeps its empty slots.
+    The filled placement, and how many slots were filled. A rank that already holds every expert
+    keeps its empty slots.
     """
     filled_LGP = slots_LGP.copy()
     count = 0

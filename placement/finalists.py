@@ -60,8 +60,8 @@ def fastest(
 ) -> Int32:
     """Time at most so many of those that the estimate cannot tell from the best, best first, while there is time.
 
-    The one that is expected to be fastest over more steps than were timed wins, unless one of `simple` is faster on
-    those that were.
+    The one that is expected to be fastest over more steps than were timed wins, unless one of
+    `simple` is faster on those that were.
     """
     unique = {estimate.slots_LGP.tobytes(): estimate for estimate in (*found, *simple)}
     order = sorted(unique.values(), key=lambda estimate: estimate.step_s)

@@ -1,6 +1,7 @@
 """Which replicas an expert has while a search gives and takes them, and which of them serves a choice.
 
-Axes: E expert, R replica, V item, G rank, Q place (domain or host), W window.
+Axes: E expert, R replica, by its place in the expert's list, V item, G rank, Q place (domain or
+host), W window.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.compiled import njit
+from moecast.sim.replica_rule import NOBODY, list_nearest
 
 Float = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
@@ -24,8 +26,8 @@ class Holders(NamedTuple):
     item_ER, replicas_E
         The items of each expert, and how many there are.
     place_G
-        What a source takes its replica from first where any stands there: the domain or host of each rank; all 0 where
-        the replica rule knows no near and far.
+        What a source takes its replica from first where any stands there: the domain or host of
+        each rank; all 0 where the replica rule knows no near and far.
     load_EQW
         Seconds that the choices of each expert from sources in each place cost whoever serves them.
     held_s_W
@@ -52,50 +54,35 @@ class Holders(NamedTuple):
 
 
 @njit(cache=True, nogil=True)
-def serving_item(holders: Any, rank_V: Any, expert: int, place: int, turn: int) -> int:
-    """Give the item that serves a choice: replicas take turns, those of the source's place first if there are any."""
-    replicas = holders.replicas_E[expert]
-    if replicas == 1:
-        return np.int64(holders.item_ER[expert, 0])  # type: ignore[return-value]
-    near = 0 if holders.load_EQW.shape[1] == 1 else replicas_near(holders, rank_V, expert, place)
-    if near == 0 or near == replicas:  # all are alike then, so the turn alone says which, without a walk
-        return np.int64(holders.item_ER[expert, turn % replicas])  # type: ignore[return-value]
-    wanted = turn % near
-    for r in range(replicas):
-        v = np.int64(holders.item_ER[expert, r])
-        if holders.place_G[rank_V[v]] == place:
-            if wanted == 0:
-                return v  # type: ignore[return-value]
-            wanted -= 1
-    return -1  # not reached
+def in_turn(holders: Any, rank_V: Any, expert: int) -> tuple[Any, Any]:
+    """List which of an expert's replicas serve its choices from each place in turn: R [Q, R], and how many [Q].
 
-
-@njit(cache=True, nogil=True)
-def replicas_near(holders: Any, rank_V: Any, expert: int, place: int) -> int:
-    """How many replicas of an expert stand in a place."""
-    near = 0
-    for r in range(holders.replicas_E[expert]):
-        near += holders.place_G[rank_V[holders.item_ER[expert, r]]] == place
-    return near
+    A search lists them once for all of the expert's choices: only what moves the expert's own
+    replicas changes them.
+    """
+    places, replicas = holders.load_EQW.shape[1], holders.replicas_E[expert]
+    turn_QR, number_Q = np.empty((places, replicas), np.int64), np.empty(places, np.int64)
+    for place in range(places):
+        number_Q[place] = list_nearest(
+            holders.item_ER[expert], 0, replicas, rank_V, holders.place_G, NOBODY, place, turn_QR[place], 0
+        )
+    return turn_QR, number_Q
 
 
 @njit(cache=True, nogil=True)
 def share_load(holders: Any, rank_V: Any, expert: int, out_RW: Any) -> None:
     """Work out what each replica of an expert costs its rank, the choices from each place being shared evenly.
 
-    Evenly, since whose turn it is with few choices is an accident of the drawn steps, to which no plan should be
-    fitted.
+    Evenly, since whose turn it is with few choices is an accident of the drawn steps, to which no
+    plan should be fitted.
     """
-    replicas = holders.replicas_E[expert]
-    for r in range(replicas):
+    turn_QR, number_Q = in_turn(holders, rank_V, expert)
+    for r in range(holders.replicas_E[expert]):
         out_RW[r] = holders.held_s_W
-    for place in range(holders.load_EQW.shape[1]):
-        near = replicas_near(holders, rank_V, expert, place)
-        for r in range(replicas):
-            stands_near = holders.place_G[rank_V[holders.item_ER[expert, r]]] == place
-            if near == 0 or stands_near:
-                for w in range(out_RW.shape[1]):
-                    out_RW[r, w] += holders.load_EQW[expert, place, w] / (near if near > 0 else replicas)
+    for place in range(len(number_Q)):
+        for i in range(number_Q[place]):
+            for w in range(out_RW.shape[1]):
+                out_RW[turn_QR[place, i], w] += holders.load_EQW[expert, place, w] / number_Q[place]
 
 
 @njit(cache=True, nogil=True)

@@ -1,8 +1,8 @@
 """Which rank takes which set of experts of a new plan, so that the fewest move.
 
-Balancers number ranks as they fill them, so that a new plan moves nearly every expert even where it changes little. In
-each layer, ranks of one domain with equally many slots may trade what they hold: loads stay those of the plan, and
-copies too but for the few tokens whose own rank serves them.
+Balancers number ranks as they fill them, so that a new plan moves nearly every expert even where it
+changes little. In each layer, ranks of one domain with equally many slots may trade what they hold:
+loads stay those of the plan, and copies too but for the few tokens whose own rank serves them.
 
 Axes: L MoE layer, G rank of an EP group, P slot.
 """

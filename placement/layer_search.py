@@ -1,6 +1,7 @@
 """The search of one layer: items, their tokens and prices brought together, and annealed.
 
-Axes: T token, K choice, E expert, V item (a replica, or a hole), G rank, Q place, W window, P slot of a rank.
+Axes: T token, K choice, E expert, V item (a replica, or a hole), G rank, Q place, W window, P slot
+of a rank.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from moecast.placement.holders import Holders
 from moecast.placement.priced_layer import Layer, Prices
 from moecast.placement.replicas import HOLE, longest_first, replica_counts, slots_of
 from moecast.placement.standing import State
-from moecast.sim.replica_turns import turns
+from moecast.sim.replica_rule import turns
 
 if TYPE_CHECKING:
     from moecast.placement.cost import LayerCost
@@ -140,8 +141,8 @@ def places_matter(wanted: Plan) -> bool:
 def places(problem: PlacementProblem) -> Int32:
     """Give what a source takes its replica from first: the domain or host of each rank, or all the same.
 
-    Which of two replicas on near ranks comes first is open while they move: so the own rank is not given precedence,
-    and ``fixed`` is taken as the nearest on the own host.
+    Which of two replicas on near ranks comes first is open while they move: so the own rank is not
+    given precedence, and ``fixed`` is taken as the nearest on the own host.
     """
     if not places_matter(problem.wanted):
         return np.zeros(problem.wanted.ep, np.int32)

@@ -1,7 +1,8 @@
 """Layers set in turns: each layer's experts placed at best between those of its neighbours, until nothing gains.
 
-With the layers before and after it standing still, the pairs that stay on a rank are linear in where a layer's experts
-stand, so that the best places are an assignment problem of experts to slots.
+With the layers before and after it standing still, the pairs that stay on a rank are linear in
+where a layer's experts stand, so that the best places are an assignment problem of experts to
+slots.
 
 Axes: L MoE layer, E expert, G rank.
 """
@@ -18,7 +19,9 @@ MOST_SWEEPS = 50
 
 
 def set_in_turns(pairs_LEE: Int, rank_LE: Int32, ranks: int) -> Int32:
-    """Lower the pairs that cross, by layers in turns, forth and back; ranks keep as many experts as they have.
+    """Lower the pairs that cross, by layers in turns, forth and back.
+
+    Ranks keep as many experts as they have.
 
     Parameters
     ----------

@@ -23,10 +23,12 @@ class Limit:
     Parameters
     ----------
     time_s
-        Seconds on the clock. The plan is legal and the gap honest, but another run may find another plan.
+        Seconds on the clock. The plan is legal and the gap honest, but another run may find another
+        plan.
     work
-        Swaps judged (for the exact solver: units of deterministic solver time, a million to one). The same work limit
-        gives the same plan. None for both: a solver's own default amount of work.
+        Swaps judged (for the exact solver: units of deterministic solver time, a million to one).
+        The same work limit gives the same plan. None for both: a solver's own default amount of
+        work.
 
     Raises
     ------
@@ -122,7 +124,9 @@ class Budget:
 
 @contextmanager
 def stops_on_interrupt(budget: Budget) -> Iterator[None]:
-    """Let the first Ctrl-C end a search with the best plan so far; the second one ends the program, as ever.
+    """Let the first Ctrl-C end a search with the best plan so far.
+
+    The second one ends the program, as ever.
 
     Only the main thread is told of signals: elsewhere nothing changes.
     """

@@ -1,6 +1,7 @@
 """The search of one layer by load alone: replicas, longest first, then swaps, with no token to look at.
 
-Axes: E expert, V item (a replica, or a hole), G rank, N domain, W window, P slot of a rank, T token, K choice.
+Axes: E expert, V item (a replica, or a hole), G rank, N domain, W window, P slot of a rank, T
+token, K choice.
 """
 
 from __future__ import annotations

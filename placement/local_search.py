@@ -1,9 +1,10 @@
 """Local search: load and fan-out together, for the least seconds under the Workload.
 
-For several weights of balance against copies, and for several numbers of replicas (they spread load, but where a step
-is bound by reading weights each of them costs), every layer is annealed under the linear layer cost. What is found,
-and what the simpler solvers find, is estimated by the step; the best of each layer make one more plan. The plans that
-the estimate cannot tell from the best are timed by the simulator, and the fastest wins.
+For several weights of balance against copies, and for several numbers of replicas (they spread
+load, but where a step is bound by reading weights each of them costs), every layer is annealed
+under the linear layer cost. What is found, and what the simpler solvers find, is estimated by the
+step; the best of each layer make one more plan. The plans that the estimate cannot tell from the
+best are timed by the simulator, and the fastest wins.
 
 Axes: L MoE layer, G rank, P slot of a rank.
 """
@@ -63,8 +64,9 @@ class Candidate:
     full
         They are as many.
     by_hand
-        The weight is wanted for itself: all steps of a topic are one window, and all of the copies' price stands in the
-        mean, so that the weight trades pooled balance for fan-out and for nothing else.
+        The weight is wanted for itself: all steps of a topic are one window, and all of the copies'
+        price stands in the mean, so that the weight trades pooled balance for fan-out and for
+        nothing else.
     """
 
     balance_weight: float
@@ -80,14 +82,17 @@ class LocalSearch:
     Parameters
     ----------
     balance_weight
-        What the experts' time counts against the copies', 1 being seconds against seconds. None: several are tried and
-        the step time decides, also against the simpler solvers; the plan of a given weight is taken as it is.
+        What the experts' time counts against the copies', 1 being seconds against seconds. None:
+        several are tried and the step time decides, also against the simpler solvers; the plan of a
+        given weight is taken as it is.
 
     balance_at_least
-        Balance that each layer must have, all tokens that the plan is made on taken as one step, 1 being even; the
-        fastest such plan wins, and where a layer reaches it nowhere the most even. None: seconds decide alone.
+        Balance that each layer must have, all tokens that the plan is made on taken as one step, 1
+        being even; the fastest such plan wins, and where a layer reaches it nowhere the most even.
+        None: seconds decide alone.
     full
-        Use every slot, as serving engines do; otherwise slots stay empty where replicas cost more than they give.
+        Use every slot, as serving engines do; otherwise slots stay empty where replicas cost more
+        than they give.
 
     Raises
     ------
@@ -110,7 +115,8 @@ class LocalSearch:
             )
         weight = self.balance_weight
         if weight is not None and not 0 <= weight < float("inf"):
-            raise MoecastError("must be finite and not negative", field="balance_weight", value=weight)
+            rule = "must be finite and not negative"
+            raise MoecastError(rule, field="balance_weight", value=weight)
 
     def supports(self, problem: PlacementProblem) -> str | None:
         """Take what its loops can number."""
@@ -245,7 +251,9 @@ def _default_proposals(problem: PlacementProblem, parts: int, longer: int) -> in
 
 
 def _candidates(problem: PlacementProblem, *, full: bool, even: bool = False) -> list[Candidate]:
-    """All weights with every slot in use; then half of the spare slots, and none where choices travel by themselves.
+    """All weights with every slot in use.
+
+    Then half of the spare slots, and none where choices travel by themselves.
 
     `even`: heavier weights in their place.
     """

@@ -1,13 +1,16 @@
 """What it takes to change from one plan to another while serving: which experts move, how many bytes, how long.
 
-A rank that holds an expert somewhere in a layer keeps it, in whatever slot; an expert that is new to a rank comes from
-a rank of its EP group that holds it before: of those in its domain if there are any, the one that sends least so far
-(the lowest rank among equals). Layers move one after another, as engines do for want of room for two tables of experts;
-in each, all ranks send at once over the cluster's own links, and nobody goes on before the last byte has come.
+A rank that holds an expert somewhere in a layer keeps it, in whatever slot; an expert that is new
+to a rank comes from a rank of its EP group that holds it before: of those in its domain if there
+are any, the one that sends least so far (the lowest rank among equals). Layers move one after
+another, as engines do for want of room for two tables of experts; in each, all ranks send at once
+over the cluster's own links, and nobody goes on before the last byte has come.
 
-Not in it: what the engine itself takes (planning on the host, copies within a GPU, graphs captured anew).
+Not in it: what the engine itself takes (planning on the host, copies within a GPU, graphs captured
+anew).
 
-Axes: D EP group, L MoE layer, G rank of the plan, P slot, M move, C pair of ranks between which something moves.
+Axes: D EP group, L MoE layer, G rank of the plan, P slot, M move, C pair of ranks between which
+something moves.
 """
 
 from __future__ import annotations
@@ -88,11 +91,13 @@ def migration(
     Raises
     ------
     MoecastError
-        The plans are of different layouts, or an EP group holds an expert after that it did not hold before.
+        The plans are of different layouts, or an EP group holds an expert after that it did not
+        hold before.
     """
     for name in SAME:
         if getattr(before, name) != getattr(after, name):
-            raise MoecastError(f"weights move between plans of one {name}", field=name, value=getattr(after, name))
+            rule = f"weights move between plans of one {name}"
+            raise MoecastError(rule, field=name, value=getattr(after, name))
     sites = Sites.of(cluster, before, seed=seed)
     moves = [
         move

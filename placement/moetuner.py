@@ -1,7 +1,8 @@
 """MoETuner's placement: clusters of even load, then ranks for them by where tokens go on (arXiv 2502.06643).
 
-Its programs are in `moecast.placement.moetuner_programs`. It looks at tokens only through two counts: how often each
-expert is chosen, and from which expert to which tokens go on, all K × K pairs of a token's choices.
+Its programs are in `moecast.placement.moetuner_programs`. It looks at tokens only through two
+counts: how often each expert is chosen, and from which expert to which tokens go on, all K × K
+pairs of a token's choices.
 
 Axes: L MoE layer, E expert, C cluster, G rank.
 """
@@ -38,8 +39,8 @@ MOST_PRODUCTS = 40_000  # of the second one, (L − 1) · ranks⁴; beyond, one 
 class MoeTuner:
     """Two integer programs: clusters of experts with even load, then ranks for clusters with even traffic.
 
-    As published, each expert stands once, and traffic is what goes on from layer to layer as if tokens stayed where
-    their expert is; spare slots stay empty.
+    As published, each expert stands once, and traffic is what goes on from layer to layer as if
+    tokens stayed where their expert is; spare slots stay empty.
     """
 
     name: str = "moetuner"

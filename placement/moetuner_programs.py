@@ -1,17 +1,20 @@
 """MoETuner's two integer programs (Go and Mahajan, arXiv 2502.06643, section 4), on PuLP.
 
-1. *Clusters*, layer by layer: each expert in one cluster, as many clusters as ranks, none empty; the sum over clusters
-   of |tokens − mean| is minimised. Here a cluster also fits into a rank's slots, which are as many in every layer; the
-   paper asks in its second program for equally many experts on a GPU over all layers instead.
-2. *Ranks*: each cluster of a layer on one rank; the sum over transitions of the slowest pair of ranks is minimised:
-   tokens that go from clusters of one to clusters of the other at the next layer, over the bandwidth between them.
+1. *Clusters*, layer by layer: each expert in one cluster, as many clusters as ranks, none empty;
+   the sum over clusters of |tokens − mean| is minimised. Here a cluster also fits into a rank's
+   slots, which are as many in every layer; the paper asks in its second program for equally many
+   experts on a GPU over all layers instead.
+2. *Ranks*: each cluster of a layer on one rank; the sum over transitions of the slowest pair of
+   ranks is minimised: tokens that go from clusters of one to clusters of the other at the next
+   layer, over the bandwidth between them.
 
-The second program's products y·y' are written with a variable each, whose sums over ranks of one end are the other
-end's y: stronger than three inequalities a product, and exact, since every cluster stands on one rank.
+The second program's products y·y' are written with a variable each, whose sums over ranks of one
+end are the other end's y: stronger than three inequalities a product, and exact, since every
+cluster stands on one rank.
 
-Where all bandwidths are alike, a transition's cost depends only on which clusters meet on a rank, so that transitions
-are independent of each other: the program falls apart into one for each, the layer before standing still, and their
-minima together are its minimum.
+Where all bandwidths are alike, a transition's cost depends only on which clusters meet on a rank,
+so that transitions are independent of each other: the program falls apart into one for each, the
+layer before standing still, and their minima together are its minimum.
 
 Axes: L MoE layer, E expert, C cluster, G and H rank.
 """

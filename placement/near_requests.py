@@ -1,11 +1,12 @@
 """Ranks trade what they hold, so that as many tokens as can be find an expert on the rank that holds them.
 
-Balance, fan-out and what travels between domains of equal size stay what they are: only names change. It pays where
-requests are placed by topic (`Workload.request_placement`), since ranks then hold tokens that choose alike; where each
-rank holds tokens of all kinds it gains nothing. In each layer it is an assignment problem, of whole domains first and
-then of the ranks of each.
+Balance, fan-out and what travels between domains of equal size stay what they are: only names
+change. It pays where requests are placed by topic (`Workload.request_placement`), since ranks then
+hold tokens that choose alike; where each rank holds tokens of all kinds it gains nothing. In each
+layer it is an assignment problem, of whole domains first and then of the ranks of each.
 
-Axes: L MoE layer, T token, K choice, E expert, G rank that holds tokens, H what a rank holds, N and M domain, P slot.
+Axes: L MoE layer, T token, K choice, E expert, G rank that holds tokens, H what a rank holds, N and
+M domain, P slot.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ def near_requests(slots_LGP: Int32, problem: PlacementProblem) -> Int32:
 
     Returns
     -------
-    int32 [L, G, P]: the same contents on other ranks; as they were where slots differ or domains are uneven.
+    int32 [L, G, P]: the same contents on other ranks; as they were where slots differ or domains
+    are uneven.
     """
     if np.ptp(problem.slots_G) or not stand_evenly(problem.domain_G):
         return slots_LGP

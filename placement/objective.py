@@ -1,7 +1,7 @@
 """What plans are judged by: mean step time over the planning steps.
 
-`Objective.step_s` asks a network rung of the simulator, by default ``fluid``. `Objective.estimate` is for a search
-that has many plans to compare (see `moecast.placement.estimate`).
+`Objective.step_s` asks a network rung of the simulator, by default ``fluid``. `Objective.estimate`
+is for a search that has many plans to compare (see `moecast.placement.estimate`).
 
 Axes: L MoE layer, G rank, P slot of a rank.
 """
@@ -35,12 +35,15 @@ ESTIMATED_STEPS = 8
 
 
 class Objective:
-    """Judges placements of one problem; paths are found once, and a placement is never judged twice.
+    """Judges placements of one problem.
+
+    Paths are found once, and a placement is never judged twice.
 
     Parameters
     ----------
     problem
-        The problem; `judged` are those of its steps that are timed, and that the certificate is about.
+        The problem; `judged` are those of its steps that are timed, and that the certificate is
+        about.
     """
 
     def __init__(self, problem: PlacementProblem) -> None:

@@ -87,43 +87,53 @@ def place(
     trace
         The part to plan on; results on the same part flatter the plan.
     solver
-        A name of `moecast.placement.SOLVERS`, or an object of your own that satisfies `moecast.placement.Solver`.
+        A name of `moecast.placement.SOLVERS`, or an object of your own that satisfies
+        `moecast.placement.Solver`.
     ep, slots_per_rank
-        Ranks of an EP group (None: all GPUs) and slots of each rank (None: as few as hold the experts).
+        Ranks of an EP group (None: all GPUs) and slots of each rank (None: as few as hold the
+        experts).
     slots
         Instead of `slots_per_rank`: slots of an EP group in each layer, dealt evenly (`PlanShape`).
     network
         The rung that judges plans; empty: ``fluid`` where that takes seconds, else ``bound``.
     tp
-        Consecutive ranks that share their tokens and split attention, dense layers and the vocabulary.
+        Consecutive ranks that share their tokens and split attention, dense layers and the
+        vocabulary.
     degrees
         The layout's other degrees; what solvers or the simulator cannot do yet is refused.
     sequence_parallel
         With `tp`: whether each rank keeps its part of the tokens only (`moecast.sim.Plan`).
     context_exchange, context_split
-        With `cp` in `degrees`: how ranks see all keys of the sequences that they share, and how these are cut.
+        With `cp` in `degrees`: how ranks see all keys of the sequences that they share, and how
+        these are cut.
     advise
-        Also say in words what to do about it (`moecast.placement.advice.Advice`): times twice as many steps.
+        Also say in words what to do about it (`moecast.placement.advice.Advice`): times twice as
+        many steps.
     prove_nodes
-        For each layer's copies, sets that the certificate looks at (`certificate_s`); 0: copies are counted only.
+        For each layer's copies, sets that the certificate looks at (`certificate_s`); 0: copies are
+        counted only.
     replanning
         Also say whether to make new plans over time, by the same solver, and how often (`replan`).
     schedule
         How tasks overlap (`moecast.sim.schedules`). A certificate there is for ``sequential`` only.
     balance_weight
-        ``local-search`` only: how much a choice counts against a copy; None: what both cost in seconds.
+        ``local-search`` only: how much a choice counts against a copy; None: what both cost in
+        seconds.
     balance_at_least
-        ``local-search`` only: balance that each layer must have on the planning tokens taken as one step, 1 being even;
-        None: seconds decide alone.
+        ``local-search`` only: balance that each layer must have on the planning tokens taken as one
+        step, 1 being even; None: seconds decide alone.
     robust
-        ``topic``: the plan must do well in steps of any one topic, so that ``local-search`` looks at the worst.
+        ``topic``: the plan must do well in steps of any one topic, so that ``local-search`` looks
+        at the worst.
     time_limit_s, work_limit
-        When to stop with the best so far: on the clock, or after so many moves judged. Only a work limit gives the same
-        plan again.
+        When to stop with the best so far: on the clock, or after so many moves judged. Only a work
+        limit gives the same plan again.
     fill
-        Fill slots that the solver leaves empty, since serving engines have none; the objective is of the filled plan.
+        Fill slots that the solver leaves empty, since serving engines have none; the objective is
+        of the filled plan.
     expert_groups
-        ``eplb`` only: groups of successive experts that the router limits a token to; None: the model's.
+        ``eplb`` only: groups of successive experts that the router limits a token to; None: the
+        model's.
     progress
         Called with (thousandths done, 1000).
     say
@@ -132,8 +142,8 @@ def place(
     Raises
     ------
     MoecastError
-        The question has no answer: slots that cannot hold the experts or overfill the GPU, a solver that does not take
-        the problem, a limit of nothing, a trace that is too small.
+        The question has no answer: slots that cannot hold the experts or overfill the GPU, a solver
+        that does not take the problem, a limit of nothing, a trace that is too small.
     """
     options = {"balance_weight": balance_weight, "balance_at_least": balance_at_least, "expert_groups": expert_groups}
     chosen = find_solver(solver, options)
@@ -210,7 +220,8 @@ def _known_before(
 ) -> _Known:
     """Bound what any plan could take, before the search: so that a time limit knows what is still to be done after it.
 
-    After it come the plan's routing, which is counted once here to see how long that takes, and writing the plan.
+    After it come the plan's routing, which is counted once here to see how long that takes, and
+    writing the plan.
     """
     beside = beside_in(problem.wanted, problem.workload.kernels)
     known = _Known(bound_s=None, note=f"no certificate: it holds for tasks on one stream, not for {beside}")

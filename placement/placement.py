@@ -23,9 +23,10 @@ class Placement(ShownAsTable):
     plan
         The legal plan.
     objective_s, bound_s, gap
-        Mean time of the judged planning steps by the rung ``fluid`` (``bound`` where timing steps event by event takes
-        longer than a search should: many layers on 64 ranks, or more ranks); the certificate, which no legal plan with
-        these slots can beat; (objective - certificate) / objective.
+        Mean time of the judged planning steps by the rung ``fluid`` (``bound`` where timing steps
+        event by event takes longer than a search should: many layers on 64 ranks, or more ranks);
+        the certificate, which no legal plan with these slots can beat; (objective - certificate) /
+        objective.
     solver, seconds
         Who found it, and how long that took on the clock.
     balance_pooled, fan_out, fan_out_domains

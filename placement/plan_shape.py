@@ -21,10 +21,11 @@ class PlanShape:
     Parameters
     ----------
     ep, slots_per_rank
-        Ranks of an EP group (None: all there are) and slots of each rank (None: as few as hold the experts).
+        Ranks of an EP group (None: all there are) and slots of each rank (None: as few as hold the
+        experts).
     slots
-        Instead of `slots_per_rank`: slots of an EP group in each layer, as evenly many to a rank as they go (288 on 64
-        ranks: 4 and 5 in turns, so that every host has as many).
+        Instead of `slots_per_rank`: slots of an EP group in each layer, as evenly many to a rank as
+        they go (288 on 64 ranks: 4 and 5 in turns, so that every host has as many).
     tp
         Consecutive ranks that share their tokens.
     degrees

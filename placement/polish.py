@@ -1,8 +1,8 @@
 """The last steps of a search, in step seconds: neighbours of the best plan are estimated until none is faster.
 
-Small problems only: an estimate costs as much as thousands of moves of the annealing, whose linear cost leaves out who
-waits for whom, latencies and whole tiles, which is where small cases differ. Layers add up in the estimate, so that one
-call tries a neighbour of each layer.
+Small problems only: an estimate costs as much as thousands of moves of the annealing, whose linear
+cost leaves out who waits for whom, latencies and whole tiles, which is where small cases differ.
+Layers add up in the estimate, so that one call tries a neighbour of each layer.
 
 Axes: L MoE layer, G rank, P slot of a rank, E expert.
 """
@@ -45,7 +45,9 @@ def is_small(problem: PlacementProblem) -> bool:
 def polished(
     problem: PlacementProblem, objective: Objective, starts: Sequence[Estimate], budget: Budget, *, full: bool
 ) -> list[Estimate]:
-    """Go from the fastest of some plans to faster neighbours until there is none; returns the fastest plans met.
+    """Go from the fastest of some plans to faster neighbours until there is none.
+
+    Returns the fastest plans met.
 
     Parameters
     ----------

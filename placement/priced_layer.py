@@ -1,10 +1,11 @@
 """One layer to be searched, and what its windows' slowest ranks pay: worked out afresh where something has moved.
 
-The cost of a window is that of its slowest rank, plus a share of the mean (see `moecast.placement.cost`). Windows
-belong to *scenarios*, of which there is one unless the search is robust: the layer's cost is that of the worst
-scenario's slowest ranks, plus the shares of all.
+The cost of a window is that of its slowest rank, plus a share of the mean (see
+`moecast.placement.cost`). Windows belong to *scenarios*, of which there is one unless the search is
+robust: the layer's cost is that of the worst scenario's slowest ranks, plus the shares of all.
 
-Axes: V item, G rank, P slot of a rank, N domain, W window, C scenario, E expert, R place in an order (the first three).
+Axes: V item, G rank, P slot of a rank, N domain, W window, C scenario, E expert, R place in an
+order (the first three).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from moecast.compiled import njit
 from moecast.placement import swaps
-from moecast.placement.holders import Holders, serving_item, share_load
+from moecast.placement.holders import Holders, in_turn, share_load
 from moecast.placement.standing import State, rank_slowest, settle_scenarios
 
 Float = npt.NDArray[np.float64]
@@ -30,7 +31,8 @@ class Prices(NamedTuple):
     load_VW
         Seconds that an item's choices cost the rank it stands on.
     copy_W, domain_copy_W
-        Seconds that a counted copy to a rank costs it, and that one to a domain costs each of the domain's ranks.
+        Seconds that a counted copy to a rank costs it, and that one to a domain costs each of the
+        domain's ranks.
     mean_W, domain_mean_W
         Seconds that such a copy costs everybody: the sender's side, spread over all ranks.
     """
@@ -57,7 +59,8 @@ class Layer(NamedTuple):
     prices
         What windows' ranks pay.
     ranks, domains
-        Sets of the tokens, with ranks and with domains as buckets; where a copy to one costs nothing, no sets.
+        Sets of the tokens, with ranks and with domains as buckets; where a copy to one costs
+        nothing, no sets.
     state
         Where the items stand.
     holders
@@ -93,10 +96,12 @@ class Layer(NamedTuple):
 def serve(tokens: Any, holders: Any, rank_V: Any) -> None:
     """Enter the item that serves each choice; nothing is counted yet."""
     for expert in range(len(tokens.first_E1) - 1):
+        turn_QR, number_Q = in_turn(holders, rank_V, expert)
         for x in range(tokens.first_E1[expert], tokens.first_E1[expert + 1]):
             t = tokens.token_X[x]
-            item = serving_item(holders, rank_V, expert, tokens.place_T[t], tokens.turn_X[x])
-            tokens.item_TK[t, tokens.k_X[x]] = item
+            place = tokens.place_T[t]
+            r = turn_QR[place, tokens.turn_X[x] % number_Q[place]]
+            tokens.item_TK[t, tokens.k_X[x]] = holders.item_ER[expert, r]
 
 
 @njit(cache=True, nogil=True)
@@ -141,7 +146,7 @@ def settle_domain(layer: Any, w: int, n: int) -> None:
     for r in range(3):
         state.top_WNR[w, n, r] = -1
     for x in range(state.first_N1[n], state.first_N1[n + 1]):
-        g = state.member_X[x]
+        g = state.member_X[x]  # who is pushed off a place goes on to ask for the next one
         for r in range(3):
             other = state.top_WNR[w, n, r]
             if other < 0:

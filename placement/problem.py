@@ -49,17 +49,18 @@ class PlacementProblem:
     workload
         Which of its tokens are in flight together.
     wanted
-        Any plan with the wanted ranks, slots, dispatch mode and replica rule; the experts in its slots do not count.
+        Any plan with the wanted ranks, slots, dispatch mode and replica rule; the experts in its
+        slots do not count.
     network
-        The rung that judges plans, or its name; empty: ``fluid`` where it takes seconds, else ``bound``
-        (`judging_rung`).
+        The rung that judges plans, or its name; empty: ``fluid`` where it takes seconds, else
+        ``bound`` (`judging_rung`).
     seed
         Of the hash that picks paths.
     trace_part
         Which part of the trace this is, for the plan's record.
     robust
-        ``topic``: plans must do well in steps of any one topic, so that searches look at the worst; None: in the
-        Workload's steps.
+        ``topic``: plans must do well in steps of any one topic, so that searches look at the worst;
+        None: in the Workload's steps.
     steps
         The planning steps.
     windows
@@ -67,12 +68,14 @@ class PlacementProblem:
     held_out
         Steps drawn anew, to compare plans on; for a robust plan, one of each topic.
     slots_G, domain_G
-        Slots and domain of each member of an EP group; domains that the group is not in are not counted.
+        Slots and domain of each member of an EP group; domains that the group is not in are not
+        counted.
 
     Raises
     ------
     MoecastError
-        Sizes that do not match, slots that cannot hold the experts or overfill the GPU, a trace that is too small.
+        Sizes that do not match, slots that cannot hold the experts or overfill the GPU, a trace
+        that is too small.
     """
 
     cluster: Cluster
@@ -105,11 +108,13 @@ class PlacementProblem:
                 value=int(slots_G.max()),
             )
         if wanted.replica_rule == "weights":
-            raise MoecastError("no solver makes replica weights: use one of the other rules", field="replica_rule")
+            rule = "no solver makes replica weights: use one of the other rules"
+            raise MoecastError(rule, field="replica_rule")
         object.__setattr__(self, "slots_G", slots_G)
         check_question(self.cluster, self.model, self.any_plan(), self.trace)
         try:
-            check_choices(self.trace.experts_TLK, wanted.experts)  # searches count a token's experts once each
+            # searches count a token's experts once each
+            check_choices(self.trace.experts_TLK, wanted.experts)
         except ValueError as error:
             raise MoecastError(str(error), field="trace") from error
         domains_G = self.cluster.domain_of_gpu_G[list(wanted.gpu_of_rank)]
@@ -119,7 +124,8 @@ class PlacementProblem:
         windows = Windows.of(self.trace, more_steps, wanted, domain_G=domains_G)
         if self.robust is not None:
             if self.robust not in SCENARIOS:
-                raise MoecastError(f"one of {', '.join(SCENARIOS)}", field="robust", value=self.robust)
+                rule = f"one of {', '.join(SCENARIOS)}"
+                raise MoecastError(rule, field="robust", value=self.robust)
             windows = by_topic(windows, self.trace, wanted.experts)
             held_out = topic_steps(self.trace, self.workload, ranks=self.sources)
         object.__setattr__(self, "held_out", held_out)
@@ -180,8 +186,9 @@ class PlacementProblem:
         if sum(parts.values()) > hardware.memory_bytes:
             held = ", ".join(f"{name} {size / 2**30:.1f}" for name, size in parts.items())
             raise MoecastError(
-                f"{sum(parts.values()) / 2**30:.1f} GiB ({held}) overfill the {hardware.memory_bytes / 2**30:.1f} GiB "
-                f"of a {hardware.name}: use fewer slots or more ranks",
+                f"{sum(parts.values()) / 2**30:.1f} GiB ({held}) overfill the "
+                f"{hardware.memory_bytes / 2**30:.1f} GiB of a {hardware.name}: use fewer slots or "
+                "more ranks",
                 field="slots_per_rank",
                 value=self.wanted.max_slots,
             )
@@ -190,8 +197,9 @@ class PlacementProblem:
 def judging_rung(wanted: Plan) -> Rung:
     """Take ``fluid`` where it times a step in a second or two, else ``bound``.
 
-    The time of ``fluid`` grows with the pairs of ranks that exchange tokens, layer by layer: 26 layers on 32 ranks take
-    .5 s of a core, 58 on 64 take 5 s, many times what a solver by load needs.
+    The time of ``fluid`` grows with the pairs of ranks that exchange tokens, layer by layer: 26
+    layers on 32 ranks take .5 s of a core, 58 on 64 take 5 s, many times what a solver by load
+    needs.
     """
     pairs = wanted.layers * wanted.ranks * wanted.ep
     return find_rung("bound") if pairs > MOST_PAIRS else usual_rung(wanted.ranks)

@@ -1,10 +1,11 @@
 """Re-planning over time: whether a new plan every so many steps pays for moving the experts.
 
-A trace is cut, in its recorded order, into windows of equally many tokens; in each, the Workload's steps are drawn and
-timed, and stand for all `window_steps` that a window lasts in service. Like an online balancer, who re-plans at the
-start of a window knows only the one before. Compared over all windows but the first: experts in order (no balancing),
-the plan made on the first window and kept, and that plan made anew every so many windows. The first plan is loaded with
-the weights, so that only later changes cost.
+A trace is cut, in its recorded order, into windows of equally many tokens; in each, the Workload's
+steps are drawn and timed, and stand for all `window_steps` that a window lasts in service. Like an
+online balancer, who re-plans at the start of a window knows only the one before. Compared over all
+windows but the first: experts in order (no balancing), the plan made on the first window and kept,
+and that plan made anew every so many windows. The first plan is loaded with the weights, so that
+only later changes cost.
 
 Axes: L MoE layer, G rank, P slot, W window.
 """
@@ -51,13 +52,15 @@ class Replanning:
     periods
         Windows between two plans; those that never re-plan within the windows are left out.
     paused
-        Serving stands still while experts move. Else they move beside the steps of the old plan, in the time in which
-        no exchange of the busiest rank runs, and the new plan counts from when all have come; what is left at the
-        window's end adds to it.
+        Serving stands still while experts move. Else they move beside the steps of the old plan, in
+        the time in which no exchange of the busiest rank runs, and the new plan counts from when
+        all have come; what is left at the window's end adds to it.
     keep_ranks
-        Ranks of one domain trade what they hold in a new plan, so that the fewest experts move; engines do not.
+        Ranks of one domain trade what they hold in a new plan, so that the fewest experts move;
+        engines do not.
     engine_s
-        What the engine itself takes for each new plan beside moving experts, during which serving stands still.
+        What the engine itself takes for each new plan beside moving experts, during which serving
+        stands still.
     order
         ``recorded``, or ``topic``: one topic after another, the strongest drift that a trace has.
 
@@ -102,7 +105,8 @@ def replan(
     Parameters
     ----------
     problem
-        The question; its trace is what is cut into windows, and its Workload's steps are drawn in each.
+        The question; its trace is what is cut into windows, and its Workload's steps are drawn in
+        each.
     work_limit
         Of each search, as of `place`.
 

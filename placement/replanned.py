@@ -134,8 +134,9 @@ class Replanned:
         if even is None:
             return "moving experts is never earned: later plans are no faster than the first one"
         return (
-            f"moving experts ({format_s(course.added_s / len(course.migrations))} each) is earned after "
-            f"{even['steps']:,.0f} steps, {even['tokens']:,.0f} tokens, {even['minutes']:.2g} minutes"
+            f"moving experts ({format_s(course.added_s / len(course.migrations))} each) is earned "
+            f"after {even['steps']:,.0f} steps, {even['tokens']:,.0f} tokens, "
+            f"{even['minutes']:.2g} minutes"
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """Moves that change how many replicas experts have: an item is given to another expert, or a hole is filled or left.
 
-What such a move does to loads and copies is exact: the choices of both experts are dealt out anew, as the replica rule
-says, to sets of tokens made for it.
+What such a move does to loads and copies is exact: the choices of both experts are dealt out anew,
+as the replica rule says, to sets of tokens made for it.
 
-Axes: V item, G rank, N domain, W window, B bucket, E expert, R replica or its row, X choice, I word of 64 tokens.
+Axes: V item, G rank, N domain, W window, B bucket, E expert, R replica or its row, X choice, I word
+of 64 tokens.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 
 from moecast.compiled import njit
 from moecast.placement import swaps
-from moecast.placement.holders import give_item, serving_item, share_load, take_item
+from moecast.placement.holders import give_item, in_turn, share_load, take_item
 from moecast.placement.priced_layer import enter_loads, settle
 
 
@@ -36,10 +37,12 @@ def convertible(layer: Any, v: int, expert: int) -> bool:
 def conversion_gain(layer: Any, v: int, expert: int) -> float:
     """Change of the cost when item `v` becomes a replica of `expert`; nothing is changed."""
     state, old = layer.state, np.int64(layer.state.expert_V[v])
+    # Loads before and after, not those of `v` alone: each other replica of both experts gets a
+    # share more, or less.
     load_WG = np.zeros(state.own_WG.shape)
     _add_loads(layer, old, load_WG, -1.0)
     _add_loads(layer, expert, load_WG, -1.0)
-    _hand_over(layer, v, old, expert)
+    _hand_over(layer, v, old, expert)  # only in the lists of holders, and back below
     _add_loads(layer, old, load_WG, 1.0)
     _add_loads(layer, expert, load_WG, 1.0)
     row_V = np.full(len(state.rank_V), -1, np.int64)
@@ -65,7 +68,7 @@ def convert(layer: Any, v: int, expert: int) -> None:
         _serve_anew(layer.tokens, layer.served, layer, one)
     _gather_all(layer.served.served_VI, layer.ranks, state.rank_V, v, old, expert, layer.holders)
     _gather_all(layer.served.served_VI, layer.domains, state.domain_V, v, old, expert, layer.holders)
-    settle(layer)
+    settle(layer)  # afresh: replicas of two experts stand anywhere, and few such moves are taken
 
 
 @njit(cache=True, nogil=True)
@@ -95,7 +98,7 @@ def _add_loads(layer, expert, load_WG, sign):  # type: ignore[no-untyped-def]
 def _dealt(layer, v, old, new, row_V):  # type: ignore[no-untyped-def]
     """Deal two experts' choices out anew, to sets made for it: a row for each of their items, and one for item `v`."""
     holders = layer.holders
-    row_V[v], rows = 0, 1
+    row_V[v], rows = 0, 1  # row 0 stays empty where `v` becomes a hole: it serves nobody then
     for expert in (old, new):
         if expert >= 0:
             for r in range(holders.replicas_E[expert]):
@@ -112,14 +115,14 @@ def _dealt(layer, v, old, new, row_V):  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True)
 def _deal(tokens, bit_T, holders, rank_V, expert, row_V, served_RI):  # type: ignore[no-untyped-def]
     """Enter who would serve each of an expert's choices, in the rows of its items."""
-    places, replicas = holders.load_EQW.shape[1], holders.replicas_E[expert]
+    row_QR, number_Q = in_turn(holders, rank_V, expert)
+    for place in range(len(number_Q)):  # looked up once here, not for each of the expert's choices
+        for i in range(number_Q[place]):
+            row_QR[place, i] = row_V[holders.item_ER[expert, row_QR[place, i]]]
     for x in range(tokens.first_E1[expert], tokens.first_E1[expert + 1]):
         t = tokens.token_X[x]
-        if places == 1:  # as `serving_item`, whose call takes longer than what it does
-            item = np.int64(holders.item_ER[expert, tokens.turn_X[x] % replicas])
-        else:
-            item = serving_item(holders, rank_V, expert, tokens.place_T[t], tokens.turn_X[x])
-        swaps.flip(served_RI, row_V[item], bit_T[t])
+        place = tokens.place_T[t]
+        swaps.flip(served_RI, row_QR[place, tokens.turn_X[x] % number_Q[place]], bit_T[t])
 
 
 @njit(cache=True, nogil=True)
@@ -130,12 +133,12 @@ def _foretold(served_VI, sets, bucket_V, row_V, served_RI):  # type: ignore[no-u
     any_I = np.empty(sets.any_BI.shape[1], np.uint64)
     for item in range(len(row_V)):
         bucket = bucket_V[item]
-        if row_V[item] < 0 or done_B[bucket]:
+        if row_V[item] < 0 or done_B[bucket]:  # nothing changes here, or all of it was counted with another item
             continue
         done_B[bucket] = True
         any_I[:] = np.uint64(0)
         for v in range(len(bucket_V)):
-            if bucket_V[v] == bucket:
+            if bucket_V[v] == bucket:  # items of other experts serve those that they served
                 _join(any_I, served_VI if row_V[v] < 0 else served_RI, v if row_V[v] < 0 else row_V[v])
         for w in range(change_WB.shape[0]):
             copies = swaps.members(any_I, sets.first_W1[w], sets.first_W1[w + 1])
@@ -151,9 +154,11 @@ def _join(any_I, set_VI, v):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _serve_anew(tokens, served, layer, expert):  # type: ignore[no-untyped-def]
+    turn_QR, number_Q = in_turn(layer.holders, layer.state.rank_V, expert)
     for x in range(tokens.first_E1[expert], tokens.first_E1[expert + 1]):
         t, k = tokens.token_X[x], tokens.k_X[x]
-        item = serving_item(layer.holders, layer.state.rank_V, expert, tokens.place_T[t], tokens.turn_X[x])
+        place = tokens.place_T[t]
+        item = np.int64(layer.holders.item_ER[expert, turn_QR[place, tokens.turn_X[x] % number_Q[place]]])
         old = np.int64(tokens.item_TK[t, k])
         if item != old:
             swaps.flip(served.served_VI, old, served.bit_T[t])
@@ -183,6 +188,8 @@ def _cost_after(layer, load_WG, copies_WG, copies_WN):  # type: ignore[no-untype
     shared = 0.0
     scenario_s = np.zeros(len(state.scenario_s))
     for w in range(len(state.slowest_W)):
+        # All ranks: the three slowest that are kept may all be among those that change, unlike with
+        # a swap of two.
         slowest = 0.0
         for g in range(len(state.domain_G)):
             n = state.domain_G[g]

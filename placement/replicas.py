@@ -19,9 +19,9 @@ HOLE = -1
 def replica_counts(load_WE: npt.ArrayLike, *, slots: int, ranks: int) -> Int:
     """Give each expert one replica, and the spare slots one by one to the expert with the most load per replica.
 
-    The load of an expert is the root of the mean square over windows: one that is hot in some windows counts more than
-    one with the same total that is lukewarm in all. No expert gets more replicas than there are ranks, and one without
-    load gets no second: slots may stay empty.
+    The load of an expert is the root of the mean square over windows: one that is hot in some
+    windows counts more than one with the same total that is lukewarm in all. No expert gets more
+    replicas than there are ranks, and one without load gets no second: slots may stay empty.
     """
     load_E = np.sqrt(np.mean(np.square(np.atleast_2d(np.asarray(load_WE, np.float64))), axis=0))
     replicas_E = np.ones(len(load_E), np.int64)
@@ -62,8 +62,8 @@ def slots_of(rank_V: Int32, expert_V: Int32, *, ranks: int, slots: int) -> Int32
 def longest_first(load_E: npt.ArrayLike, replicas_E: Int, slots_G: Int32, domain_G: Int32) -> Items:
     """Place replicas, the heaviest first, each on the lightest rank with room that does not hold its expert.
 
-    Replicas of one expert go to different domains as far as there are any. A replica that fits nowhere is dropped and
-    leaves a hole.
+    Replicas of one expert go to different domains as far as there are any. A replica that fits
+    nowhere is dropped and leaves a hole.
     """
     replicas_E = replicas_E.copy()
     share_E = np.asarray(load_E, np.float64) / replicas_E

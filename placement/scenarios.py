@@ -1,7 +1,8 @@
 """Windows for a plan that must do well whatever the topic: those of each topic are a scenario of their own.
 
-A plan that is fitted to mixed steps may be far off where a step is of one topic. So the drawn tokens are sorted by
-topic, as if every step were of one, and the search looks at the topic that is worst.
+A plan that is fitted to mixed steps may be far off where a step is of one topic. So the drawn
+tokens are sorted by topic, as if every step were of one, and the search looks at the topic that is
+worst.
 
 Axes: T token, W window, C scenario, E expert.
 """
@@ -30,8 +31,9 @@ SCENARIOS = ("topic",)
 def by_topic(windows: Windows, trace: RoutingTrace, experts: int) -> Windows:
     """Sort the tokens of drawn steps by topic: each topic is a scenario of several windows.
 
-    Several, so that a plan is not fitted to the mean of a topic's texts only: as many as it fills steps or thousands of
-    tokens. A window's choices count as those of a whole step (`Windows.weight_W`), however many tokens the topic has.
+    Several, so that a plan is not fitted to the mean of a topic's texts only: as many as it fills
+    steps or thousands of tokens. A window's choices count as those of a whole step
+    (`Windows.weight_W`), however many tokens the topic has.
 
     Raises
     ------
@@ -75,10 +77,12 @@ def topic_steps(trace: RoutingTrace, workload: Workload, *, ranks: int) -> tuple
         The trace knows no topics.
     """
     if workload.steps_mode != "drawn":
-        raise MoecastError("steps as recorded are of no one topic: draw them", field="robust", value="topic")
+        rule = "steps as recorded are of no one topic: draw them"
+        raise MoecastError(rule, field="robust", value="topic")
     names = set(np.unique(trace.topic_T[trace.topic_T >= 0]).tolist())
     if workload.topics is not None:
         names &= {index for index, name in enumerate(trace.topics) if name in workload.topics}
     alike = replace(workload, one_topic_per_step=True, reuse=True, steps=max(len(names), 1))
-    topics = tuple(alike.topics) if alike.topics is not None else None  # each once, whatever its weight
+    # each once, whatever its weight
+    topics = tuple(alike.topics) if alike.topics is not None else None
     return tuple(draw_steps(trace, replace(alike, topics=topics), ranks=ranks))

@@ -1,10 +1,11 @@
 """SGLang's other balancer (``--eplb-algorithm deepseek_vec``), after the idea of its public code.
 
-It knows the loads of single windows (an engine's recorded steps) and not only their sum: each spare slot goes to the
-expert whose replica lowers the sum over windows of the heaviest load per replica most. Replicas are then dealt to ranks
-in turns, forth and back, the heaviest first. Where the router has groups that the nodes divide, groups are packed onto
-nodes first, as EPLB does. Its default is DeepSeek's EPLB unchanged, which is solver `eplb`
-(sgl-project/sglang, python/sglang/srt/eplb/eplb_algorithms).
+It knows the loads of single windows (an engine's recorded steps) and not only their sum: each spare
+slot goes to the expert whose replica lowers the sum over windows of the heaviest load per replica
+most. Replicas are then dealt to ranks in turns, forth and back, the heaviest first. Where the
+router has groups that the nodes divide, groups are packed onto nodes first, as EPLB does. Its
+default is DeepSeek's EPLB unchanged, which is solver `eplb` (sgl-project/sglang,
+python/sglang/srt/eplb/eplb_algorithms).
 
 Axes: L MoE layer, W window, E expert, S slot, I expert group, G rank, P slot of a rank.
 """

@@ -33,7 +33,8 @@ class Solved:
     slots_LGP
         The expert in each slot, -1 where empty.
     note
-        What a reader of the plan should know of how it was found; empty where there is nothing to say.
+        What a reader of the plan should know of how it was found; empty where there is nothing to
+        say.
     work
         How much work was done where no limit said how much, for who searches.
     """
@@ -49,7 +50,8 @@ def checked_slots(solved: Solved, problem: SlotProblem, name: str) -> Int32:
     Raises
     ------
     MoecastError
-        It is no `Solved`, its slots are not whole numbers of the problem's shape, or hold experts that there are not.
+        It is no `Solved`, its slots are not whole numbers of the problem's shape, or hold experts
+        that there are not.
     """
     if not isinstance(solved, Solved):
         raise MoecastError(f"{name} gave back {type(solved).__name__}, not a Solved", field="solver", value=name)
@@ -59,7 +61,8 @@ def checked_slots(solved: Solved, problem: SlotProblem, name: str) -> Int32:
             "slots_LGP", solved.slots_LGP, least=EMPTY, most=problem.wanted.experts - 1, shape=shape, dtype=np.int32
         )
     except (TypeError, ValueError) as error:
-        raise MoecastError(f"{name} gave back {error} (layers, ranks, slots of a rank)", field="solver") from error
+        rule = f"{name} gave back {error} (layers, ranks, slots of a rank)"
+        raise MoecastError(rule, field="solver") from error
     return slots_LGP
 
 

@@ -65,13 +65,15 @@ def find_solver(solver: str | Solver, options: Mapping[str, Any] | None = None) 
 
 
 def find_load_solver(solver: str | LoadSolver, options: Mapping[str, Any] | None = None) -> LoadSolver:
-    """Find a solver that needs no tokens by name, or take one that is not ours; `options` as in `find_solver`.
+    """Find a solver that needs no tokens by name, or take one that is not ours.
+
+    `options` as in `find_solver`.
 
     Raises
     ------
     MoecastError
-        There is none, the object is no solver, or it looks at which experts tokens choose together, which counts do not
-        say.
+        There is none, the object is no solver, or it looks at which experts tokens choose together,
+        which counts do not say.
     """
     if not isinstance(solver, str):
         return _with(_checked(solver, "spread"), options or {})
@@ -110,7 +112,8 @@ def _with(solver: S, options: Mapping[str, Any]) -> S:
     for name, value in asked.items():
         if not takes(solver, name):
             takers = _names(known for known in SOLVERS if takes(known, name))
-            raise MoecastError(f"only {takers} takes it, {solver.name} does not", field=name, value=value)
+            rule = f"only {takers} takes it, {solver.name} does not"
+            raise MoecastError(rule, field=name, value=value)
     return cast(S, replace(cast(Any, solver), **asked)) if asked else solver
 
 

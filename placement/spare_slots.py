@@ -1,6 +1,7 @@
 """How many redundant slots are worth their memory: the same steps, with one or two slots more on each rank.
 
-Plans are those of `moecast.placement.balance` for each number, so that what differs is the slots alone.
+Plans are those of `moecast.placement.balance` for each number, so that what differs is the slots
+alone.
 
 Axes: S step, D EP group, L MoE layer, G rank, P slot of a rank.
 """

@@ -1,11 +1,11 @@
 """Where a layer's items stand, and which ranks are slowest with them: kept up to date as items move.
 
-Every swap touches two ranks, in one domain or two. To tell the slowest of all ranks after it without looking at them
-all, each domain knows its three slowest ranks, and each window its three slowest domains: whoever the swap changes, one
-of the three is not changed.
+Every swap touches two ranks, in one domain or two. To tell the slowest of all ranks after it
+without looking at them all, each domain knows its three slowest ranks, and each window its three
+slowest domains: whoever the swap changes, one of the three is not changed.
 
-Axes: V item, G rank, P slot of a rank, N domain, W window, C scenario, E expert, R place in an order (the first three),
-X rank in the order of domains.
+Axes: V item, G rank, P slot of a rank, N domain, W window, C scenario, E expert, R place in an
+order (the first three), X rank in the order of domains.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class State(NamedTuple):
     best_rank_V, best_expert_V
         The same in the best state seen.
     pinned
-        [whether experts with several replicas keep them where they are near and far from the same sources].
+        [whether experts with several replicas keep them where they are near and far from the same
+        sources].
     item_GP, slot_V, slots_G
         The items of each rank, which of them an item is, and how many there are.
     holds_EG
@@ -43,11 +44,13 @@ class State(NamedTuple):
     own_WG, entry_WN
         What each rank pays for its own items and copies, and for the copies that enter its domain.
     top_WNR, order_WR
-        The slowest ranks of each domain by what they pay for their own, and the domains by their slowest; -1: no more.
+        The slowest ranks of each domain by what they pay for their own, and the domains by their
+        slowest; -1: no more.
     slowest_W, scenario_s, change_C
         What the slowest rank pays, the sum of it over each scenario, and room for changes of it.
     spare
-        [slots that may be given to other experts, replicas at least, replicas at most, replicas now]; a hole is none.
+        [slots that may be given to other experts, replicas at least, replicas at most, replicas
+        now]; a hole is none.
     total
         [current cost, best cost].
     random
@@ -94,8 +97,8 @@ class State(NamedTuple):
     ) -> State:
         """Stand the items on their ranks; what they cost is not settled yet.
 
-        `replicas`: least and most of all experts together, between which slots may go to other experts; None: every
-        item keeps its expert.
+        `replicas`: least and most of all experts together, between which slots may go to other
+        experts; None: every item keeps its expert.
         """
         ranks, windows, domains = len(domain_G), len(scenario_W), int(domain_G.max()) + 1
         slots_G = np.bincount(rank_V, minlength=ranks).astype(np.int32)
@@ -199,7 +202,8 @@ def slowest_but(
 ) -> float:
     """What a window's slowest rank pays when two ranks pay so much for their own, and their domains so much more.
 
-    It takes the window's rows and not the state: a tuple of two dozen arrays is copied at every call.
+    It takes the window's rows and not the state: a tuple of two dozen arrays is copied at every
+    call.
 
     Parameters
     ----------
@@ -215,7 +219,8 @@ def slowest_but(
     else:
         own = max(seconds[1], _unchanged(own_G, top_NR[domain_b], a, b))
         slowest = max(slowest, own + entry_N[domain_b] + entry[1])
-    # The first domain in the order that holds neither rank pays what it paid: no later one pays more.
+    # The first domain in the order that holds neither rank pays what it paid: no later one pays
+    # more.
     for r in range(3):
         n = order_R[r]
         if n >= 0 and n != domain_a and n != domain_b:

@@ -1,9 +1,10 @@
 """Which copies of tokens a swap of two experts saves or adds: exact, from sets of tokens kept as bits.
 
-A layer's slots are *items*: replicas of experts, or holes. Items stand in buckets (ranks, or domains), and a token
-costs one copy per bucket that holds at least one of its items. Each item has the set of the tokens that it serves, each
-bucket the set of those with anything there, and of those with one item only; what a swap does to the copies of a window
-is then some hundred words' bits counted. A token's bit is found by its window, so that a window is a run of words.
+A layer's slots are *items*: replicas of experts, or holes. Items stand in buckets (ranks, or
+domains), and a token costs one copy per bucket that holds at least one of its items. Each item has
+the set of the tokens that it serves, each bucket the set of those with anything there, and of those
+with one item only; what a swap does to the copies of a window is then some hundred words' bits
+counted. A token's bit is found by its window, so that a window is a run of words.
 
 Axes: T token, K choice, V item, B bucket, W window, X (item, token) pair, I word of 64 tokens.
 """
@@ -34,10 +35,11 @@ class Tokens(NamedTuple):
     window_T
         int32; the window each token is in.
     place_T
-        int32; where it comes from, as replica rules see it (`moecast.placement.holders.Holders.place_G`).
+        int32; where it comes from, as replica rules see it
+        (`moecast.placement.holders.Holders.place_G`).
     first_E1, token_X, k_X, turn_X
-        CSR: the choices of each expert; each choice's token, its number among the token's, and whose turn it is among
-        the expert's replicas.
+        CSR: the choices of each expert; each choice's token, its number among the token's, and
+        whose turn it is among the expert's replicas.
     """
 
     item_TK: npt.NDArray[np.int16]
@@ -123,7 +125,9 @@ def flip(set_VI: Bits, v: int, bit: int) -> None:
 
 
 class Sets(NamedTuple):
-    """What stands in each bucket; no words at all where copies to buckets of this kind cost nothing.
+    """What stands in each bucket.
+
+    No words at all where copies to buckets of this kind cost nothing.
 
     Parameters
     ----------
@@ -191,13 +195,16 @@ def ones(word: Any) -> int:
 def added_copies(
     served_VI: Bits, any_BI: Bits, one_BI: Bits, a: int, b: int, bucket_a: int, words: tuple[int, int]
 ) -> int:
-    """Copies that bucket `bucket_a` gains in some words when `a` leaves it for the place of `b`; below 0: saves.
+    """Copies that bucket `bucket_a` gains in some words when `a` leaves it for the place of `b`.
+
+    Below 0: saves.
 
     It takes arrays and not the values that hold them: these are copied at every call.
     """
     added = 0
     for i in range(words[0], words[1]):
-        # A token with both items keeps its copy: b comes where a, alone, goes. It saves nothing and adds nothing.
+        # A token with both items keeps its copy: b comes where a, alone, goes. It saves nothing and
+        # adds nothing.
         added += ones(served_VI[b, i] & ~any_BI[bucket_a, i])
         added -= ones(served_VI[a, i] & one_BI[bucket_a, i] & ~served_VI[b, i])
     return added

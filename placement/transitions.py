@@ -24,8 +24,8 @@ def count_transitions(problem: PlacementProblem) -> Int:
 
     Returns
     -------
-    int64 [L − 1, E, E]: from an expert of layer l (rows) to one of layer l + 1 (columns), each of the K × K pairs of a
-    token once.
+    int64 [L − 1, E, E]: from an expert of layer l (rows) to one of layer l + 1 (columns), each of
+    the K × K pairs of a token once.
     """
     return transition_LEE(problem.trace.select(problem.windows.row_T))
 

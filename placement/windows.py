@@ -1,9 +1,10 @@
 """The tokens that a search looks at: those of as many steps of the Workload as the trace gives, drawn several times.
 
-More steps than are simulated are drawn, and with other seeds too, so that a plan is fitted to the text and not to the
-accident of which texts met in a step (with one drawing, plans were 1.6 % slower on text that they had not seen). A
-window is a step's tokens of one EP group, or several of one topic taken together; the cost of a plan is the mean over
-windows of the slowest rank, never the slowest rank of all windows taken together.
+More steps than are simulated are drawn, and with other seeds too, so that a plan is fitted to the
+text and not to the accident of which texts met in a step (with one drawing, plans were 1.6 % slower
+on text that they had not seen). A window is a step's tokens of one EP group, or several of one
+topic taken together; the cost of a plan is the mean over windows of the slowest rank, never the
+slowest rank of all windows taken together.
 
 Axes: T token, L layer, K choice, E expert, W window.
 """
@@ -64,7 +65,8 @@ class Windows:
     topic_W
         A number for the topic of each window's steps; 0 where they are mixed.
     scenario_W
-        The scenario of each window: a search looks at the worst one. All 0: there is one, the mean over windows.
+        The scenario of each window: a search looks at the worst one. All 0: there is one, the mean
+        over windows.
     """
 
     row_T: Int
@@ -154,9 +156,9 @@ def draw_more(
 ) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
     """Draw steps to fit plans to, and steps to compare plans on.
 
-    To fit: as many steps as give enough tokens, or as the trace has, then again with other seeds. To compare: the
-    steps of one more drawing, so that no plan wins by knowing which texts meet; the planning steps where there is
-    none.
+    To fit: as many steps as give enough tokens, or as the trace has, then again with other seeds.
+    To compare: the steps of one more drawing, so that no plan wins by knowing which texts meet; the
+    planning steps where there is none.
 
     Parameters
     ----------

@@ -1,9 +1,9 @@
 """What one layer's attention costs, by kind.
 
-Sources: FLOP and KV traffic of multi-head and grouped-query attention (arXiv 2305.13245); multi-head latent attention
-and its absorbed form (arXiv 2405.04434, 2.1 and appendix C): prefill expands the latent vectors into heads, decode
-keeps them and moves the expansion into the queries and the output; keys are read once per tile of queries
-(FlashAttention-2, arXiv 2307.08691).
+Sources: FLOP and KV traffic of multi-head and grouped-query attention (arXiv 2305.13245);
+multi-head latent attention and its absorbed form (arXiv 2405.04434, 2.1 and appendix C): prefill
+expands the latent vectors into heads, decode keeps them and moves the expansion into the queries
+and the output; keys are read once per tile of queries (FlashAttention-2, arXiv 2307.08691).
 
 Axes: G rank; arrays may have any axes in front.
 """
@@ -50,14 +50,15 @@ def attention_seconds(
     context_sum_G
         Keys that they attend to, in all, each token's own included.
     window_sum_G
-        For a sliding-window or sparse layer: the same with at most as many keys per token as it reads, which then
-        counts instead; an indexer scores all keys.
+        For a sliding-window or sparse layer: the same with at most as many keys per token as it
+        reads, which then counts instead; an indexer scores all keys.
     mixer
         What the layer has; None: the model's own attention.
     tp
         Ranks that share the heads; each computes its part for the same tokens.
     queries
-        Decode: tokens of a sequence, drafts that are verified at once, which share one reading of its keys.
+        Decode: tokens of a sequence, drafts that are verified at once, which share one reading of
+        its keys.
     """
     tokens = np.asarray(tokens_G, np.float64)
     shape = model.attention if mixer is None else mixer

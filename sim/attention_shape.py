@@ -1,9 +1,9 @@
 """Kinds of attention and their sizes: what mixes the tokens of a layer.
 
-Sources: multi-head and grouped-query attention (arXiv 2305.13245); multi-head latent attention (DeepSeek-V2,
-arXiv 2405.04434, 2.1); sparse attention by an indexer (DeepSeek-V3.2, arXiv 2512.02556); gated delta networks
-(arXiv 2412.06464), Kimi's delta attention (arXiv 2510.26692), lightning attention (arXiv 2401.04658), Mamba and Mamba-2
-(arXiv 2312.00752, 2405.21060).
+Sources: multi-head and grouped-query attention (arXiv 2305.13245); multi-head latent attention
+(DeepSeek-V2, arXiv 2405.04434, 2.1); sparse attention by an indexer (DeepSeek-V3.2, arXiv
+2512.02556); gated delta networks (arXiv 2412.06464), Kimi's delta attention (arXiv 2510.26692),
+lightning attention (arXiv 2401.04658), Mamba and Mamba-2 (arXiv 2312.00752, 2405.21060).
 """
 
 from __future__ import annotations
@@ -23,34 +23,38 @@ class AttentionShape:
     Parameters
     ----------
     kind
-        `mha`: every query head has its key head; `gqa`: groups share one; `mla`: one latent vector for all heads.
+        `mha`: every query head has its key head; `gqa`: groups share one; `mla`: one latent vector
+        for all heads.
     heads, kv_heads
         Query heads; key/value heads.
     head_dim, value_dim
-        Width of a query or key head (MLA: its part without position plus its rotary part); of a value head.
+        Width of a query or key head (MLA: its part without position plus its rotary part); of a
+        value head.
     q_rank, kv_rank, rope_dim
-        MLA: width of the compressed query (0: queries are not compressed), of the latent KV vector, and of the rotary
-        key that all heads share.
+        MLA: width of the compressed query (0: queries are not compressed), of the latent KV vector,
+        and of the rotary key that all heads share.
     gate_width
         Elements of the gate on the output that is projected from the hidden vector; 0: none.
     own_kv
-        Whether the layer has keys and values of its own; if not, it reads those of a layer before it, and adds nothing
-        to the cache.
+        Whether the layer has keys and values of its own; if not, it reads those of a layer before
+        it, and adds nothing to the cache.
     own_values
         Whether values have a projection of their own; if not, they are made of the keys.
     one_vector
         Whether a key is kept once and is the value too.
     compress, compress_width
-        Compressed attention: beside its window a token reads keys that stand for so many tokens each (of
-        `sparse_keys` at most, where there is an indexer), and each is made of so many elements and gates a token. 0:
-        none.
+        Compressed attention: beside its window a token reads keys that stand for so many tokens
+        each (of `sparse_keys` at most, where there is an indexer), and each is made of so many
+        elements and gates a token. 0: none.
     out_rank, out_groups
         Output through so many groups of this rank each; 0: one matrix.
     window, windowed_layers
-        Keys that a sliding-window layer looks back on, the token itself included; which hidden layers slide.
+        Keys that a sliding-window layer looks back on, the token itself included; which hidden
+        layers slide.
     sparse_keys, index_heads, index_dim
-        Sparse attention: how many keys a token reads at most, chosen by an indexer of so many heads of this width that
-        scores all keys (no heads: the keys are those that a layer before it chose). 0: dense.
+        Sparse attention: how many keys a token reads at most, chosen by an indexer of so many heads
+        of this width that scores all keys (no heads: the keys are those that a layer before it
+        chose). 0: dense.
 
     Raises
     ------

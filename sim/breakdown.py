@@ -1,11 +1,13 @@
 """Where the time of a step goes: what each rank spends in each part, and what of it is only waiting for peers.
 
-A rank of an exchange waits for *peers* while one whose bytes it expects computes, or waits itself for one that does.
-While that peer is held up by an exchange, the fabric is what both wait for, and so it is for everything after the last
-of them has entered. The same holds at the step's end, until the last rank is done.
+A rank of an exchange waits for *peers* while one whose bytes it expects computes, or waits itself
+for one that does. While that peer is held up by an exchange, the fabric is what both wait for, and
+so it is for everything after the last of them has entered. The same holds at the step's end, until
+the last rank is done.
 
-The rung ``bound`` knows of some time only that one of the ranks spends it in an exchange, not which. All wait for that
-one, so it is each rank's time, in the exchange from which it was left over.
+The rung ``bound`` knows of some time only that one of the ranks spends it in an exchange, not
+which. All wait for that one, so it is each rank's time, in the exchange from which it was left
+over.
 
 Axes: S task, G rank, R rank of a task, F flow, K EP group, L MoE layer.
 """
@@ -35,11 +37,14 @@ class IdleTimes:
     end_idle_G
         After each rank's last task.
     end_fabric_S
-        After each rank's last task, too, but for an exchange that holds up the last rank: by that exchange [R].
+        After each rank's last task, too, but for an exchange that holds up the last rank: by that
+        exchange [R].
     peer_S
-        In each exchange, which of its ranks each of them [R] waits for last: itself where none enters later.
+        In each exchange, which of its ranks each of them [R] waits for last: itself where none
+        enters later.
     held_up_s
-        Mean over ranks of waiting for peers, in one sequence, that an exchange holds up: in the exchanges' parts.
+        Mean over ranks of waiting for peers, in one sequence, that an exchange holds up: in the
+        exchanges' parts.
     """
 
     idle_S: Sequence[Float]
@@ -56,16 +61,18 @@ class Breakdown:
     Parameters
     ----------
     step
-        By part; adds up to the step's time. Exposed time: where a rank computes and communicates, compute wins.
+        By part; adds up to the step's time. Exposed time: where a rank computes and communicates,
+        compute wins.
     layers
         The same of the MoE layers in it. What ranks wait for the last one at the end is no layer's.
     overlapped_s
         Communication while the same rank computes.
     held_up_s
-        Of the parts of exchanges, what is only waiting for a peer that one of them holds up: waiting for the network.
-        What is waiting for a peer that computes is the part "idle".
+        Of the parts of exchanges, what is only waiting for a peer that one of them holds up:
+        waiting for the network. What is waiting for a peer that computes is the part "idle".
     path_s
-        By part: what the step's critical path goes through (`moecast.sim.critical_path`); adds up to its time, too.
+        By part: what the step's critical path goes through (`moecast.sim.critical_path`); adds up
+        to its time, too.
     """
 
     step: dict[str, float]
@@ -82,7 +89,9 @@ def breakdown(
     *,
     idling: IdleTimes | None = None,
 ) -> Breakdown:
-    """Read where the time of a step went, of the MoE layers only those that `used_L` says; None: all.
+    """Read where the time of a step went, of the MoE layers only those that `used_L` says.
+
+    None: all.
 
     `idling`: what `waits_for_peers` says, where it was asked already.
     """
@@ -132,8 +141,8 @@ def _of_streams(
 def waits_for_peers(program: StepProgram, times: StepTimes) -> IdleTimes:
     """Find what of a step's time each rank waits for peers.
 
-    Where tasks run on several streams, it is all time until they enter; what holds them up then says
-    `moecast.sim.waiting`.
+    Where tasks run on several streams, it is all time until they enter; what holds them up then
+    says `moecast.sim.waiting`.
     """
     if not program.is_sequence:
         return _idle_of_streams(program, times)
@@ -191,7 +200,9 @@ def _idle_of_streams(program: StepProgram, times: StepTimes) -> IdleTimes:
 
 
 def last_peer(exchange: Exchange, enter_G: Float) -> Int:
-    """Find which of those whose bytes each rank expects enters last [G]; behind a barrier, which of its EP group.
+    """Find which of those whose bytes each rank expects enters last [G].
+
+    Behind a barrier, which of its EP group.
 
     It is the rank itself where none of them enters later.
     """

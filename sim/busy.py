@@ -19,7 +19,9 @@ def add_link_units(flows: Flows, units_J: Float) -> None:
 
 
 def add_link_bytes(flows: Flows, n_real: int, bytes_J: Float) -> None:
-    """Add the bytes that pass each link [J], in place; all of a flow's pass its issue link, whose units are seconds.
+    """Add the bytes that pass each link [J], in place.
+
+    All of a flow's pass its issue link, whose units are seconds.
 
     The first `n_real` links are the cluster's, the others issue links.
     """
@@ -53,9 +55,9 @@ def busy_seconds(
 ) -> Float:
     """How long each rank [R] of an exchange was busy between entering and leaving it.
 
-    Busy is the union of its setup, from `setup_R` on, and of the times, from start to end, of the flows that it sends,
-    receives or waits for. In the rest of its stay it waits for somebody else. `order_F` is that of `start_F`, where it
-    is known.
+    Busy is the union of its setup, from `setup_R` on, and of the times, from start to end, of the
+    flows that it sends, receives or waits for. In the rest of its stay it waits for somebody else.
+    `order_F` is that of `start_F`, where it is known.
     """
     order_F = np.argsort(start_F) if order_F is None else order_F
     busy_R: Float = _busy(order_F, ranks, start_F, end_F, enter_R, leave_R, setup_R, exchange.setup_s)
@@ -87,7 +89,8 @@ def _busy(
     until_R = enter_R.copy()  # all busy time before this has been counted
     for g in range(len(enter_R)):
         _count(g, setup_R[g], setup_R[g] + setup_s, leave_R, until_R, busy_R)
-    # In order of their start: then one time says up to where a rank's busy time is counted, whatever overlaps.
+    # In order of their start: then one time says up to where a rank's busy time is counted,
+    # whatever overlaps.
     for f in order_F:
         _count(source_F[f], start_F[f], end_F[f], leave_R, until_R, busy_R)
         if destination_F[f] != source_F[f]:

@@ -32,13 +32,14 @@ def check_question(
     Raises
     ------
     MoecastError
-        L, E or K differ between trace, model and plan; the plan is not legal, larger than the cluster, or needs what is
-        not simulated.
+        L, E or K differ between trace, model and plan; the plan is not legal, larger than the
+        cluster, or needs what is not simulated.
     """
     check_sizes(model, plan, trace, alike=alike)
     check_simulated(plan, pipeline=pipeline)
     if plan.ranks > cluster.n_gpus:
-        raise MoecastError(f"{cluster.name} has {cluster.n_gpus} GPUs", field="ranks", value=plan.ranks)
+        rule = f"{cluster.name} has {cluster.n_gpus} GPUs"
+        raise MoecastError(rule, field="ranks", value=plan.ranks)
     find_schedule(plan.schedule)
     plan.check_legal()
 
@@ -46,7 +47,8 @@ def check_question(
 def check_sizes(model: ModelShape, plan: Plan, trace: RoutingTrace, *, alike: bool = False) -> None:
     """Fail where L, E or K of trace, model and plan differ, or the plan is of other layers.
 
-    A plan that numbers its layers from 0 says only how many they are: solvers that know no model make such ones.
+    A plan that numbers its layers from 0 says only how many they are: solvers that know no model
+    make such ones.
 
     Raises
     ------
@@ -57,10 +59,12 @@ def check_sizes(model: ModelShape, plan: Plan, trace: RoutingTrace, *, alike: bo
         ours = getattr(model, field)
         for whose, value in (("the trace", getattr(trace.meta, field)), ("the plan", getattr(plan, field))):
             if value != ours and not (alike and (field, value, whose) == ("layers", 1, "the trace")):
-                raise MoecastError(f"{whose} has {value}, the model {model.name} has {ours}", field=field)
+                rule = f"{whose} has {value}, the model {model.name} has {ours}"
+                raise MoecastError(rule, field=field)
     if plan.layer_ids not in (model.moe_layer_ids, tuple(range(plan.layers))):
         ours, theirs = (_runs(ids) for ids in (model.moe_layer_ids, plan.layer_ids))
-        raise MoecastError(f"the MoE layers of {model.name} are {ours}", field="plan: layer_ids", value=theirs)
+        rule = f"the MoE layers of {model.name} are {ours}"
+        raise MoecastError(rule, field="plan: layer_ids", value=theirs)
 
 
 def _runs(ids: tuple[int, ...]) -> str:

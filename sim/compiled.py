@@ -1,7 +1,8 @@
 """How the loops of the network are compiled: cached on disk, without the interpreter's lock, x / 0 = infinity.
 
-Functions that only compiled ones call are `inner`: they go without the wrapper through which Python would call them,
-which for arguments like a whole network takes longer to compile than the loop itself.
+Functions that only compiled ones call are `inner`: they go without the wrapper through which Python
+would call them, which for arguments like a whole network takes longer to compile than the loop
+itself.
 """
 
 from __future__ import annotations

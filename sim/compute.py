@@ -1,6 +1,7 @@
 """What the arithmetic of a step costs on each rank: experts, router, shared experts, dense layers, norms, LM head.
 
-Every function is the roofline of its kernels under the hardware table and never falls when work is added.
+Every function is the roofline of its kernels under the hardware table and never falls when work is
+added.
 
 Axes: G rank, P slot; arrays may have any axes in front.
 """
@@ -60,7 +61,8 @@ def expert_seconds(
     etp
         Ranks that share each expert.
     seen_G
-        Choices that the kernels are shown, those that other ranks serve among them; None: only those served here.
+        Choices that the kernels are shown, those that other ranks serve among them; None: only
+        those served here.
 
     Returns
     -------
@@ -111,8 +113,8 @@ def router_seconds(model: ModelShape, hardware: Hardware, tokens_G: npt.ArrayLik
 def selection_seconds(hardware: Hardware, tokens_G: npt.ArrayLike, *, experts: int, choices: int) -> Float:
     """Softmax and top-k over the bf16 scores of each token: K + 1 passes, charged at the memory's speed.
 
-    The passes really run in registers and wait for each other; `benchmarks/compute.py` lays this beside published
-    times.
+    The passes really run in registers and wait for each other; `benchmarks/compute.py` lays this
+    beside published times.
     """
     return costs_of(hardware).elementwise_seconds(tokens_G, row_bytes=OUTPUT_BYTES * experts * (choices + 1))
 

@@ -1,15 +1,18 @@
 """The critical path of a step: what its last rank was doing, and before that whoever it waited for, back to the start.
 
-Found from the times of any rung. A rank that leaves an exchange waited there, last of all, for the peer that entered
-last: from that moment on the exchange is on the path, and before it what that peer did. (Which flow ended last is not
-kept: where an earlier peer's bytes took longer, the path goes through the exchange all the same, but then through the
-later peer.) So parts follow each other without a gap, their seconds add up to the step, and none of them is waiting:
-time in which a rank waits is what the one that it waits for spends.
+Found from the times of any rung. A rank that leaves an exchange waited there, last of all, for the
+peer that entered last: from that moment on the exchange is on the path, and before it what that
+peer did. (Which flow ended last is not kept: where an earlier peer's bytes took longer, the path
+goes through the exchange all the same, but then through the later peer.) So parts follow each other
+without a gap, their seconds add up to the step, and none of them is waiting: time in which a rank
+waits is what the one that it waits for spends.
 
-Under ``bound`` some time is of no rank that is known; it is the exchange's from which it was left over.
+Under ``bound`` some time is of no rank that is known; it is the exchange's from which it was left
+over.
 
-Source of the idea: the critical path method (Kelley and Walker, 1959); for parallel programs Böhme et al., "Scalable
-critical-path based performance analysis", IPDPS 2012. Axes: S task, G rank, R rank of a task.
+Source of the idea: the critical path method (Kelley and Walker, 1959); for parallel programs Böhme
+et al., "Scalable critical-path based performance analysis", IPDPS 2012. Axes: S task, G rank, R
+rank of a task.
 """
 
 from __future__ import annotations
@@ -47,7 +50,8 @@ def critical_path(program: StepProgram, times: StepTimes, peer_S: Sequence[Int |
     Parameters
     ----------
     peer_S
-        Of each exchange, who of those that each of its ranks [R] waits for enters last (`IdleTimes.peer_S`).
+        Of each exchange, who of those that each of its ranks [R] waits for enters last
+        (`IdleTimes.peer_S`).
     """
     walk = _Walk(program, times, peer_S)
     return tuple(reversed([part for part in walk.back() if part.end_s > part.begin_s]))

@@ -73,7 +73,9 @@ class Degrees:
         return self.put_into(plan)
 
     def put_into(self, plan: Plan) -> Plan:
-        """Change a plan's degrees to those that are asked for; its slots stay, so `ep` is the plan's.
+        """Change a plan's degrees to those that are asked for.
+
+        Its slots stay, so `ep` is the plan's.
 
         More ranks than it had stand on the GPUs from 0 on.
 

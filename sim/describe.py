@@ -125,8 +125,8 @@ def loose_bound(plan: Plan, rung: Rung, kernels: str) -> tuple[str, ...]:
         return ()
     beside = beside.removeprefix("schedule ")
     told = (
-        f"{rung.name} knows less of {beside} than of the sequential order, so that it may gain where it does not: "
-        "compare schedules by --network fluid"
+        f"{rung.name} knows less of {beside} than of the sequential order, so that it may gain "
+        "where it does not: compare schedules by --network fluid"
     )
     return (told,)
 
@@ -136,8 +136,9 @@ def empty_layers(empty: int, layers: int) -> tuple[str, ...]:
     if not empty:
         return ()
     told = (
-        f"at {empty} of {layers} MoE layers the trace has no choice at all: their exchange and experts are timed as "
-        "nothing, so a step looks cheaper than it is; means by layer leave them out"
+        f"at {empty} of {layers} MoE layers the trace has no choice at all: their exchange and "
+        "experts are timed as nothing, so a step looks cheaper than it is; means by layer leave "
+        "them out"
     )
     return (told,)
 
@@ -149,8 +150,8 @@ def _of_the_rate(workload: Workload) -> list[str]:
         found.append("what drafting itself costs is not counted: tokens/s and latency are without it")
     if workload.prefill_tokens_per_rank:
         found.append(
-            f"tokens/s counts prompts, too: {workload.prefill_tokens_per_rank} of their tokens a step and rank, beside "
-            f"{workload.tokens_per_rank} sequences that decode"
+            f"tokens/s counts prompts, too: {workload.prefill_tokens_per_rank} of their tokens a "
+            f"step and rank, beside {workload.tokens_per_rank} sequences that decode"
         )
     return found
 
@@ -181,14 +182,16 @@ def warnings(
     moved = made.get("moved_load") if isinstance(made, Mapping) else None
     if isinstance(moved, float) and moved >= LEAST_MOVED:
         found.append(
-            f"{moved:.1%} of the load goes to other experts than {trace.meta.model} has it: no token chooses an expert "
-            "twice, and where the router has groups each of a token's gives as many choices"
+            f"{moved:.1%} of the load goes to other experts than {trace.meta.model} has it: no "
+            "token chooses an expert twice, and where the router has groups each of a token's "
+            "gives as many choices"
         )
     found += _of_the_rate(workload)
     if plan.layout.stages > 1:
         found.append(
-            "a step is one pass through the pipeline, from empty to empty: steps that follow one another without a "
-            "gap do better; balance, fan-out and loads are those of one stage's ranks over all layers"
+            "a step is one pass through the pipeline, from empty to empty: steps that follow one "
+            "another without a gap do better; balance, fan-out and loads are those of one stage's "
+            "ranks over all layers"
         )
     if workload.reuse:
         found.append("sequences may be drawn more than once (reuse): steps are more alike than they would be")
@@ -196,8 +199,8 @@ def warnings(
         found.append("the plan was made on the very tokens it is simulated on: it may do worse on others")
     if not model.is_whole:
         found.append(
-            "no step time, tokens/s, latency or memory of the whole model: its own shape was not simulated "
-            "(--routing makes routing of it)"
+            "no step time, tokens/s, latency or memory of the whole model: its own shape was not "
+            "simulated (--routing makes routing of it)"
         )
     elif memory["total"] > memory["usable"]:
         needed, usable = (memory[name] / memory["capacity"] for name in ("total", "usable"))

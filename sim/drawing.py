@@ -1,4 +1,6 @@
-"""Drawing sequences from a trace, in an order, and which ranks serve which topics; see docs/design.md, 6.
+"""Drawing sequences from a trace, in an order, and which ranks serve which topics.
+
+See docs/design.md, 6.
 
 Axes: T token, G DP rank, S sequence, Q place in the drawing order, C topic.
 """
@@ -69,8 +71,9 @@ def weighted_order(
 ) -> Int:
     """Make an order whose every beginning spends `cost_S` on the topics by weight, to within one sequence.
 
-    The next sequence comes from the topic that lags most behind its share; within a topic the order is random. It ends
-    where a topic has no sequence left; with `need`, topics start anew until the order costs that much.
+    The next sequence comes from the topic that lags most behind its share; within a topic the order
+    is random. It ends where a topic has no sequence left; with `need`, topics start anew until the
+    order costs that much.
     """
     share_C = weight_C / weight_C.sum()
     queues = []

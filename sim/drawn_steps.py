@@ -27,9 +27,10 @@ Int = npt.NDArray[np.int64]
 def draw_steps(trace: RoutingTrace, workload: Workload, *, ranks: int) -> list[Step]:
     """Decide which tokens are in flight together.
 
-    Whole sequences are drawn, seeded, without replacement (docs/design.md, 6). Prefill fills every rank to exactly
-    `tokens_per_rank`, cutting sequences into chunks that go on in the next step on the same rank. Decode takes
-    successive positions of `tokens_per_rank` running sequences per rank, the first ones from a random place on.
+    Whole sequences are drawn, seeded, without replacement (docs/design.md, 6). Prefill fills every
+    rank to exactly `tokens_per_rank`, cutting sequences into chunks that go on in the next step on
+    the same rank. Decode takes successive positions of `tokens_per_rank` running sequences per
+    rank, the first ones from a random place on.
 
     Parameters
     ----------
@@ -39,7 +40,8 @@ def draw_steps(trace: RoutingTrace, workload: Workload, *, ranks: int) -> list[S
     Raises
     ------
     MoecastError
-        The trace holds nothing of the phase or a topic, or is too small: the line names the most that fits.
+        The trace holds nothing of the phase or a topic, or is too small: the line names the most
+        that fits.
     """
     ranks = index("ranks", ranks, least=1, most=MOST_RANKS)
     if workload.steps_mode == "as-recorded":
@@ -92,7 +94,9 @@ def _with_drafts(step: Step, next_T: Int, drafts: int) -> Step:
 
 
 def fit_workload(trace: RoutingTrace, workload: Workload, *, ranks: int, steps_too: bool = False) -> Workload:
-    """Take the most tokens per rank that the trace fills, at most the Workload's; with `steps_too`, fewer steps too.
+    """Take the most tokens per rank that the trace fills, at most the Workload's.
+
+    With `steps_too`, fewer steps too.
 
     Where not even one token per rank fits, sequences are used again (`reuse`).
 
@@ -136,10 +140,12 @@ def recorded_steps(trace: RoutingTrace, workload: Workload, *, ranks: int) -> li
     row_T = np.flatnonzero(mask_T)
     most = int(trace.source_rank_T[row_T].max()) + 1
     if most > ranks:
-        raise MoecastError(f"the trace was recorded on {most} ranks, the plan has {ranks}", field="source_rank")
+        rule = f"the trace was recorded on {most} ranks, the plan has {ranks}"
+        raise MoecastError(rule, field="source_rank")
     ids_W, step_T = np.unique(trace.step_T[row_T], return_inverse=True)
     if len(ids_W) < workload.steps:
-        raise MoecastError(f"the trace has {len(ids_W)} recorded steps", field="steps", value=workload.steps)
+        rule = f"the trace has {len(ids_W)} recorded steps"
+        raise MoecastError(rule, field="steps", value=workload.steps)
     row_T = row_T[np.lexsort((trace.position_T[row_T], trace.sequence_T[row_T], trace.source_rank_T[row_T], step_T))]
     bounds = np.cumsum(np.bincount(step_T))[: workload.steps]
     return [

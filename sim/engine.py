@@ -1,8 +1,10 @@
 """The engine: SimPy processes that stand for ranks, and one that stands for the network between them.
 
-The engine knows a network only by what `OpenNetwork` says, so that any rung whose flows can join at any time runs here.
+The engine knows a network only by what `OpenNetwork` says, so that any rung whose flows can join at
+any time runs here.
 
-Axes: S task, G rank of the program, R rank of a task, F flow, K group of flows that end together, A some of the flows.
+Axes: S task, G rank of the program, R rank of a task, F flow, K group of flows that end together, A
+some of the flows.
 """
 
 from __future__ import annotations
@@ -63,7 +65,8 @@ class _Step:
         self.units_J = np.zeros(len(program.capacity_J))
         self.ended: dict[int, simpy.Event] = {}  # by group of flows
         self.left_S = [task.n_ranks for task in program.tasks]
-        self.done: dict[tuple[int, int], simpy.Event] = {}  # by (task, rank) that somebody waits for; −1: all ranks
+        # by (task, rank) that somebody waits for; −1: all ranks
+        self.done: dict[tuple[int, int], simpy.Event] = {}
 
     def queue(self, rank: int, tasks: list[int]) -> Process:
         """Go through the tasks of one stream as one rank."""
@@ -151,7 +154,8 @@ def _queues(program: StepProgram) -> tuple[dict[tuple[int, object], list[int]], 
 class _Meeting:
     """One exchange: the ranks that have come, and the flows that they wait for.
 
-    Flows start, and ranks leave, team by team: a team is an EP group behind a barrier, else a rank by itself.
+    Flows start, and ranks leave, team by team: a team is an EP group behind a barrier, else a rank
+    by itself.
     """
 
     def __init__(self, env: simpy.Environment, exchange: Exchange, flows: Flows, network: OpenNetwork) -> None:

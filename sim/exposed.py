@@ -16,8 +16,9 @@ from moecast.sim.program import HOST, Compute, Exchange, Float, Int, StepProgram
 def exposed_seconds(program: StepProgram, times: StepTimes, idle_S: Sequence[Float]) -> tuple[Float, float]:
     """Seconds of each task [S] over all ranks that nothing else hides, and of communication beside compute in all.
 
-    Of a moment in which a rank does several things, the one that it computes has it; of several of a kind the one that
-    began first. Waiting for peers, `idle_S` at the beginning of each stay, has none.
+    Of a moment in which a rank does several things, the one that it computes has it; of several of
+    a kind the one that began first. Waiting for peers, `idle_S` at the beginning of each stay, has
+    none.
     """
     computes = [index for index, task in enumerate(program.tasks) if isinstance(task, Compute)]
     exchanges = [index for index, task in enumerate(program.tasks) if is_sent(task)]
@@ -46,7 +47,9 @@ def is_sent(task: Task) -> bool:
 def stays(
     program: StepProgram, times: StepTimes, idle_S: Sequence[Float], indices: list[int]
 ) -> tuple[Int, Float, Float, Int, Int]:
-    """Rank, start, end and task of each stay [X] in some tasks, waiting for peers apart; and where it stood before.
+    """Rank, start, end and task of each stay [X] in some tasks, waiting for peers apart.
+
+    And where it stood before.
 
     Sorted by rank and start; the last array is the order, of all ranks of the first task and so on.
     """
@@ -101,7 +104,8 @@ def _sweep_exchanges(
         at = max(start_X[x], until)
         if end_X[x] <= at:
             continue
-        # Time before `at` is settled for this rank, so computes that are over by then are never asked again.
+        # Time before `at` is settled for this rank, so computes that are over by then are never
+        # asked again.
         while first < len(rank_W) and rank_W[first] == rank_X[x] and end_W[first] <= at:
             first += 1
         w, open_from = first, at

@@ -1,7 +1,7 @@
 """Filling ranks with the tokens of drawn sequences, step by step: prompts in chunks, or running sequences.
 
-Axes: G DP rank, S sequence, Q place in the drawing order, W step, B place of a rank (a token in prefill, a running
-sequence in decode), F place of any rank that is free.
+Axes: G DP rank, S sequence, Q place in the drawing order, W step, B place of a rank (a token in
+prefill, a running sequence in decode), F place of any rank that is free.
 """
 
 from __future__ import annotations
@@ -119,10 +119,12 @@ def filling_of(part: Part, sequences: Sequences, *, ranks: int, places: int, ste
 def _fill_prompts(
     order_Q: Int, first_S1: Int, ranks: int, tokens: int, steps: int, serves_SG: Bool | None = None
 ) -> tuple[Int, int]:
-    """Fill ranks with whole sequences, cut where a rank is full; the rest goes on there in the next step.
+    """Fill ranks with whole sequences, cut where a rank is full.
 
-    Each next sequence goes to the rank that has fewest tokens in this step, the lowest of equals; with `serves_SG`
-    first of those that serve it, as long as one of these has room.
+    The rest goes on there in the next step.
+
+    Each next sequence goes to the rank that has fewest tokens in this step, the lowest of equals;
+    with `serves_SG` first of those that serve it, as long as one of these has room.
 
     Returns
     -------
@@ -137,13 +139,14 @@ def _fill_prompts(
     drawn = 0
     for step in range(steps):
         filled_G[:] = 0
-        for rank in range(ranks):  # what earlier steps left over
+        for rank in range(ranks):  # the rest of a prompt stays on its rank: what came before it is cached there
             _move(at_WGB[step, rank], rank, filled_G, next_G, end_G)
         while True:
             rank = int(np.argmin(filled_G))
             if filled_G[rank] == tokens:  # the emptiest one is full, so all are
                 break
             if drawn == len(order_Q):
+                # a step with empty places would not be the batch that was asked for
                 return at_WGB, step
             sequence = order_Q[drawn]
             drawn += 1
@@ -183,12 +186,14 @@ def _fill_running(
     steps: int,
     serves_SG: Bool | None = None,
 ) -> tuple[Int, int]:
-    """Take the next position of each running sequence in each step; one that ends is replaced by a fresh one.
+    """Take the next position of each running sequence in each step.
 
-    The first sequences are dealt to the ranks in turn and start at ``start_Q`` (0 to 1) of their length, so that the
-    first step finds a batch in mid-service; fresh ones start at their beginning. With `serves_SG` the same sequences
-    run in the same steps: of those that begin in a step, each goes to a free place of a rank that serves it if there
-    is one.
+    One that ends is replaced by a fresh one.
+
+    The first sequences are dealt to the ranks in turn and start at ``start_Q`` (0 to 1) of their
+    length, so that the first step finds a batch in mid-service; fresh ones start at their
+    beginning. With `serves_SG` the same sequences run in the same steps: of those that begin in a
+    step, each goes to a free place of a rank that serves it if there is one.
 
     Returns
     -------
@@ -210,6 +215,8 @@ def _fill_running(
                     free += 1
         if drawn + free > len(order_Q):
             return at_WGB, step
+        # Who begins does not depend on who serves whom: else plans would be compared on different
+        # tokens.
         begin_F = order_Q[drawn : drawn + free].copy()
         which_F = np.arange(free)
         if serves_SG is not None:
@@ -217,6 +224,7 @@ def _fill_running(
         for f in range(free):
             rank, place = free_F[f] // sequences, free_F[f] % sequences
             first, end = first_S1[begin_F[which_F[f]]], first_S1[begin_F[which_F[f]] + 1]
+            # By the sequence and not by the place: it is equally far on whichever rank it runs.
             skip = int(start_Q[drawn + which_F[f]] * (end - first)) if step == 0 else 0
             next_GB[rank, place], end_GB[rank, place] = first + skip, end
         drawn += free
@@ -240,6 +248,8 @@ def _matched(begin_F: Int, rank_F: Int, serves_SG: Bool) -> Int:
     for f in range(len(rank_F)):
         if which_F[f] >= 0:
             taken_F[which_F[f]] = True
+    # The others in their order: where nobody serves anybody, places are filled as if that had not
+    # been asked.
     i = 0
     for f in range(len(rank_F)):
         if which_F[f] < 0:

@@ -28,7 +28,9 @@ Float = npt.NDArray[np.float64]
 
 
 class Forecaster:
-    """Times plans over fixed steps; paths are found once for all plans that share a layout and types.
+    """Times plans over fixed steps.
+
+    Paths are found once for all plans that share a layout and types.
 
     Parameters
     ----------
@@ -50,7 +52,8 @@ class Forecaster:
         Raises
         ------
         MoecastError
-            L, E or K of trace, model and plan differ, or the plan names GPUs that the cluster does not have.
+            L, E or K of trace, model and plan differ, or the plan names GPUs that the cluster does
+            not have.
         """
         check_sizes(self._model, plan, self._trace)
         rung = find_rung(network)

@@ -40,7 +40,8 @@ Bool = npt.NDArray[np.bool_]
 def _seen_G(placed: PlacedModel, traffic: StepTraffic) -> Int | None:
     """Choices that each rank's experts are shown, where those are more than they serve.
 
-    With nothing dispatched a rank shows its kernels all tokens that it shares; after an all-gather all of its group.
+    With nothing dispatched a rank shows its kernels all tokens that it shares; after an all-gather
+    all of its group.
     """
     layout, choices = placed.plan.layout, placed.plan.choices
     if placed.experts_are_summed:
@@ -55,7 +56,8 @@ def _seen_G(placed: PlacedModel, traffic: StepTraffic) -> Int | None:
 class ForwardPass:
     """The stages of one step; each method gives the part of the pass it is named after.
 
-    Layers are hidden layers for `attention` and `dense_layer`, and MoE layers (0 … L - 1) for the rest.
+    Layers are hidden layers for `attention` and `dense_layer`, and MoE layers (0 … L - 1) for the
+    rest.
     """
 
     placed: PlacedModel
@@ -85,8 +87,8 @@ class ForwardPass:
         Raises
         ------
         ValueError
-            L, E or K of the trace and the plan differ, or the step names tokens that the trace does not have, or ranks
-            that the plan does not.
+            L, E or K of the trace and the plan differ, or the step names tokens that the trace does
+            not have, or ranks that the plan does not.
         """
         if trace.meta.shape_LEK != (placed.plan.layers, placed.plan.experts, placed.plan.choices):
             sizes = (placed.plan.layers, placed.plan.experts, placed.plan.choices)
@@ -191,9 +193,12 @@ class ForwardPass:
         yield compute_of("other", moe, compute.shared_expert_seconds(self.model, self._hardware, tokens_G, tp=tp))
 
     def dispatch(self, moe: int) -> Iterator[Exchange]:
-        """Send copies to the experts; normal kernels and NCCL exchange counts before. Nothing with one rank.
+        """Send copies to the experts.
 
-        Ranks that share experts by width send each other what came to them: all of them need all of it.
+        Normal kernels and NCCL exchange counts before. Nothing with one rank.
+
+        Ranks that share experts by width send each other what came to them: all of them need all of
+        it.
         """
         if self.placed.experts_are_summed:
             return
@@ -238,10 +243,12 @@ class ForwardPass:
             yield token_exchange(self.placed, "combine", moe, counts, self.tokens.tokens_G(moe))
 
     def head(self) -> Iterator[Task]:
-        """Run the LM head for the tokens whose logits are wanted; the ranks that share tokens split the vocabulary.
+        """Run the LM head for the tokens whose logits are wanted.
 
-        None where MoE layers are asked for and no whole step: it would be a larger part of them than of the model.
-        In mode ``stay``, decode shares its new context.
+        The ranks that share tokens split the vocabulary.
+
+        None where MoE layers are asked for and no whole step: it would be a larger part of them
+        than of the model. In mode ``stay``, decode shares its new context.
         """
         if self.model.is_whole:
             yield from self.logits()

@@ -1,14 +1,16 @@
 """What more of each resource would save: a step timed again with twice of it, one resource at a time.
 
-The bottleneck is the resource with the largest gain, not the fullest link: a link that is full while others wait for
-something else gains nothing by being twice as fast. Gains are each alone: they do not add up, and two resources that
-take turns may gain little each. A NIC and its PCIe stand in a row and are nearly as fast as each other, so that both
-together are tried, too. A gain may be negative: with one thing faster, flows meet that did not meet before.
+The bottleneck is the resource with the largest gain, not the fullest link: a link that is full
+while others wait for something else gains nothing by being twice as fast. Gains are each alone:
+they do not add up, and two resources that take turns may gain little each. A NIC and its PCIe stand
+in a row and are nearly as fast as each other, so that both together are tried, too. A gain may be
+negative: with one thing faster, flows meet that did not meet before.
 
-A resource is a kind of link (all of them at once, both directions of a cable), what a copy costs its sender, a
-kind of compute, the launches and barriers of communication, or the waiting for peers (experts as if every rank had its
-EP group's mean of them). What cannot save `LEAST` of the step is not timed: links that carry nothing, and work of which
-all stages together, each rank's largest part of each, could not.
+A resource is a kind of link (all of them at once, both directions of a cable), what a copy costs
+its sender, a kind of compute, the launches and barriers of communication, or the waiting for peers
+(experts as if every rank had its EP group's mean of them). What cannot save `LEAST` of the step is
+not timed: links that carry nothing, and work of which all stages together, each rank's largest part
+of each, could not.
 
 Axes: G rank, J link.
 """
@@ -89,7 +91,8 @@ def programs_with_more(
 def cluster_with_more(cluster: Cluster, name: str) -> Cluster:
     """The cluster with twice the capacity of a kind of cable, or of some together, or of the copy issue's rate.
 
-    Laid out anew on it, a plan's flows and the chunks that relays wait for are those of the faster cluster.
+    Laid out anew on it, a plan's flows and the chunks that relays wait for are those of the faster
+    cluster.
     """
     if name == ISSUE:
         table = cluster.hardware
@@ -108,7 +111,9 @@ def cable_of(kind: str) -> str:
 
 
 def marginal_gains(times_s: Mapping[str, float], step_s: float) -> dict[str, float]:
-    """Part of the step time that twice of each resource saves, the largest first; below 0 where it takes longer.
+    """Part of the step time that twice of each resource saves, the largest first.
+
+    Below 0 where it takes longer.
 
     Parameters
     ----------

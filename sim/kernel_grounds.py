@@ -21,14 +21,17 @@ _READS = {Part.PREFILL: "prompts", Part.DECODE: "caches"}
 def kernel_grounds(
     hardware: Hardware, model: ModelShape, plan: Plan, *, phase: str, summed: bool = False
 ) -> tuple[str, ...]:
-    """Say which parts a user's tables price, which in part, and which are by fitted parameters; nothing without tables.
+    """Say which parts a user's tables price, which in part, and which are by fitted parameters.
+
+    Nothing without tables.
 
     Parameters
     ----------
     phase
         `prefill`, `decode`, `mixed` or `train`, whose forward passes are prompts.
     summed
-        Nothing is dispatched, as of `PlacedModel.experts_are_summed`: shared experts are cut by width, too.
+        Nothing is dispatched, as of `PlacedModel.experts_are_summed`: shared experts are cut by
+        width, too.
     """
     costs = costs_of(hardware)
     if not isinstance(costs, TableCosts):

@@ -1,19 +1,20 @@
 """Who is which rank: the degrees of parallelism, and every membership that follows from them.
 
-Ranks are numbered as Megatron numbers them. Pipeline stages are blocks of ranks; in a stage the tensor-parallel index
-runs fastest, then context, then data:
+Ranks are numbered as Megatron numbers them. Pipeline stages are blocks of ranks; in a stage the
+tensor-parallel index runs fastest, then context, then data:
 
     rank = ((stage * dp + data) * cp + context) * tp + tensor
 
-Experts cut the same block another way, EP group by EP group, in which the expert-tensor-parallel index runs fastest:
+Experts cut the same block another way, EP group by EP group, in which the expert-tensor-parallel
+index runs fastest:
 
     rank = ((stage * groups + group) * ep + member) * etp + expert_tensor
 
-so tp x cp x dp = groups x ep x etp. The `groups` EP groups of a stage hold the same experts: they are its expert data
-parallel ranks. No other file computes with these numbers.
+so tp x cp x dp = groups x ep x etp. The `groups` EP groups of a stage hold the same experts: they
+are its expert data parallel ranks. No other file computes with these numbers.
 
-Axes: G rank, D data-parallel rank, C share of the tokens (that of one of `cp` ranks, and those it shares them with), V
-virtual pipeline stage, H hidden layer, X group of ranks.
+Axes: G rank, D data-parallel rank, C share of the tokens (that of one of `cp` ranks, and those it
+shares them with), V virtual pipeline stage, H hidden layer, X group of ranks.
 """
 
 from __future__ import annotations
@@ -50,16 +51,18 @@ class Layout:
     tp, cp
         Ranks that share attention's heads, and its sequences.
     pp, virtual
-        Pipeline stages, and the chunks of layers that each holds (Megatron's virtual stages): pp x virtual in all.
+        Pipeline stages, and the chunks of layers that each holds (Megatron's virtual stages): pp x
+        virtual in all.
     folded
-        Two chunks come back the way they went (ZB-V, DualPipeV): the last stage holds the two in the middle. Else
-        chunk after chunk starts again at the first stage.
+        Two chunks come back the way they went (ZB-V, DualPipeV): the last stage holds the two in
+        the middle. Else chunk after chunk starts again at the first stage.
     dp
         Data-parallel ranks; 0: what the others leave of the ranks.
     gpu_of_rank
         The GPU of each rank; None: 0, 1, 2 ….
     stage_of_layer
-        The virtual stage of each hidden layer, in order; None: as many to each, the first ones one more.
+        The virtual stage of each hidden layer, in order; None: as many to each, the first ones one
+        more.
 
     Raises
     ------
@@ -196,7 +199,8 @@ class Layout:
     def peers(self, axis: str) -> Int32:
         """Ranks that differ in one index only, in its order: [X, size of the axis].
 
-        `axis` is tp, cp, dp or pp of attention's cut, or ep, etp or groups (expert data parallel) of the experts'.
+        `axis` is tp, cp, dp or pp of attention's cut, or ep, etp or groups (expert data parallel)
+        of the experts'.
         """
         axes = EXPERT_AXES if axis in EXPERT_AXES and axis != "pp" else ATTENTION_AXES
         sizes = [getattr(self, name) for name in axes]
@@ -237,7 +241,8 @@ class Layout:
     def homes_T(self, source_T: Int32, place_T: Int32 | None = None) -> Int32:
         """The rank that dispatches each token, by its data-parallel rank: those that share tokens take equal runs.
 
-        `place_T`: which of the ranks that share its sequence has it (0 to cp - 1); None: they take equal runs, too.
+        `place_T`: which of the ranks that share its sequence has it (0 to cp - 1); None: they take
+        equal runs, too.
         """
         if self.tp * self.cp == 1:
             return source_T

@@ -26,5 +26,6 @@ def load_model(name_or_path: str | Path) -> ModelShape:
     if name in PRESETS:
         return ModelShape.from_config(PRESETS[name].config, name=name)
     if not Path(name).exists():
-        raise MoecastError(f"no such file and no such preset; presets: {', '.join(PRESETS)}", field="model", value=name)
+        rule = f"no such file and no such preset; presets: {', '.join(PRESETS)}"
+        raise MoecastError(rule, field="model", value=name)
     return ModelShape.from_config(Path(name))

@@ -1,14 +1,16 @@
 """Replica rule ``lplb``: each step's load of replicated experts is split so that the fullest rank has least.
 
-Source: DeepSeek's LPLB (github.com/deepseek-ai/LPLB): a linear program for each layer and batch, from the counts of the
-batch itself, moves tokens between the replicas of an expert; which experts have replicas, and where, is a plan's. Its
-objective, the fullest rank of an EP group, is solved exactly here (HiGHS), without the cost of counting and solving.
+Source: DeepSeek's LPLB (github.com/deepseek-ai/LPLB): a linear program for each layer and batch,
+from the counts of the batch itself, moves tokens between the replicas of an expert; which experts
+have replicas, and where, is a plan's. Its objective, the fullest rank of an EP group, is solved
+exactly here (HiGHS), without the cost of counting and solving.
 
-The i-th choice of an expert, counted over all sources of its EP group in the order of ranks, takes the slot in whose
-share of [0, 1) the point frac((i + ½) · φ) falls: any run of choices is spread close to the shares.
+The i-th choice of an expert, counted over all sources of its EP group in the order of ranks, takes
+the slot in whose share of [0, 1) the point frac((i + ½) · φ) falls: any run of choices is spread
+close to the shares.
 
-Axes: D EP group, L MoE layer, E expert, G rank of a group, S source rank, P slot of a group, R (group, layer, expert)
-row and X (row, slot) pair as in `ReplicaTable`.
+Axes: D EP group, L MoE layer, E expert, G rank of a group, S source rank, P slot of a group, R
+(group, layer, expert) row and X (row, slot) pair as in `ReplicaTable`.
 """
 
 from __future__ import annotations
@@ -40,12 +42,13 @@ def split_of_step(
     table
         Of the plan: all slots of each expert.
     experts_TLK, token_T, home_T
-        The trace's choices, the rows of the step's tokens, and the ranks that hold them when the step begins.
+        The trace's choices, the rows of the step's tokens, and the ranks that hold them when the
+        step begins.
 
     Returns
     -------
-    The table with the shares of this step, and for each source, layer and expert [S, L, E] how many choices of it the
-    sources before it in its group make.
+    The table with the shares of this step, and for each source, layer and expert [S, L, E] how many
+    choices of it the sources before it in its group make.
     """
     group_S = plan.layout.group_G.astype(np.int64)
     count_SLE = _count(experts_TLK, token_T, home_T, plan.ranks, plan.experts)
@@ -75,7 +78,8 @@ def split_layer(load_E: Int, first_E: Int, count_E: Int, slot_X: Int32, slots: i
     load_E
         Choices of each expert.
     first_E, count_E, slot_X
-        The slots that hold each expert: `count_E` of `slot_X` from `first_E` on, one expert after another.
+        The slots that hold each expert: `count_E` of `slot_X` from `first_E` on, one expert after
+        another.
     slots, ranks
         Slots of a rank, and ranks.
 
@@ -111,7 +115,8 @@ def _least_fullest(load_E: Int, expert_V: Int, rank_V: Int32, fixed_G: Float) ->
     below = coo_array((entries, (rows, columns)), shape=(ranks, replicas + 1))
     cost = np.zeros(replicas + 1)
     cost[-1] = 1.0
-    matrices: dict[str, Any] = {"A_ub": below.tocsr(), "A_eq": whole.tocsr()}  # sparse ones are not in scipy's stubs
+    # sparse ones are not in scipy's stubs
+    matrices: dict[str, Any] = {"A_ub": below.tocsr(), "A_eq": whole.tocsr()}
     solved = linprog(cost, b_ub=-fixed_G, b_eq=load_E[shared_E], method="highs-ds", **matrices)
     assert solved.x is not None, solved.message  # an even split is feasible, and no load is below 0
     return np.maximum(solved.x[:-1], 0.0)

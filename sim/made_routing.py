@@ -1,10 +1,12 @@
 """Routing of a model's own shape that nobody recorded: even, skewed by a law, or by the counts of a load table.
 
-Every token chooses K different experts of each layer, in groups where the model's router has them. The chance that a
-token chooses an expert is K times the expert's share of the load, exactly: groups and experts are drawn by systematic
-sampling in a random order (Madow, 1949), which keeps such chances whatever they are. What cannot be kept goes to other
-experts, and the trace says how much (`moved_load`): no token chooses an expert twice, or more in one of its groups than
-in another. Layers are independent of each other and tokens of each other: there is no affinity and no topic in it.
+Every token chooses K different experts of each layer, in groups where the model's router has them.
+The chance that a token chooses an expert is K times the expert's share of the load, exactly: groups
+and experts are drawn by systematic sampling in a random order (Madow, 1949), which keeps such
+chances whatever they are. What cannot be kept goes to other experts, and the trace says how much
+(`moved_load`): no token chooses an expert twice, or more in one of its groups than in another.
+Layers are independent of each other and tokens of each other: there is no affinity and no topic in
+it.
 
 Axes: T token, L MoE layer, E expert, K choice, C group of experts.
 """
@@ -42,12 +44,14 @@ class RoutingLaw:
     Parameters
     ----------
     name
-        ``uniform``: all alike. ``zipf``: the r-th most popular in proportion to r^-exponent. ``power-law``: the counts
-        of a layer's experts are drawn from a power law. ``trace``: like those of a recorded trace. ``gamma``: shares
-        are drawn from a gamma distribution, as experts' loads within one kind of text lie.
+        ``uniform``: all alike. ``zipf``: the r-th most popular in proportion to r^-exponent.
+        ``power-law``: the counts of a layer's experts are drawn from a power law. ``trace``: like
+        those of a recorded trace. ``gamma``: shares are drawn from a gamma distribution, as
+        experts' loads within one kind of text lie.
     number
-        Exponent of zipf and power-law; of gamma the coefficient of variation of the shares: 0.8 within single kinds of
-        text of DeepSeek-V2-Lite's recorded prompts (0.61 to 1.17 by kind, mean of 26 layers; 0.51 over all of them).
+        Exponent of zipf and power-law; of gamma the coefficient of variation of the shares: 0.8
+        within single kinds of text of DeepSeek-V2-Lite's recorded prompts (0.61 to 1.17 by kind,
+        mean of 26 layers; 0.51 over all of them).
     """
 
     name: str
@@ -70,9 +74,10 @@ class RoutingLaw:
     def share_LE(self, layers: int, experts: int, tokens: int, choices: int, rng: np.random.Generator) -> Float:
         """Draw each layer's shares of the load; which expert is popular differs by layer.
 
-        The power law is AIConfigurator's: counts x = ((b^(1-A) - a^(1-A)) u + a^(1-A))^(1 / (1-A)), u uniform, with
-        a = 1 and b = 0.8 tokens (those of a step), or from 0.01 to 2 where there are no more choices than experts. It
-        then puts the heaviest rank first; here experts stay where they fall.
+        The power law is AIConfigurator's: counts x = ((b^(1-A) - a^(1-A)) u + a^(1-A))^(1 / (1-A)),
+        u uniform, with a = 1 and b = 0.8 tokens (those of a step), or from 0.01 to 2 where there
+        are no more choices than experts. It then puts the heaviest rank first; here experts stay
+        where they fall.
         """
         if self.name == "zipf":
             assert self.number is not None
@@ -84,7 +89,8 @@ class RoutingLaw:
             count_LE = _power_law(rng.random((layers, experts)), self.number, low, max(high, 2 * low))
             return np.asarray(count_LE / count_LE.sum(axis=1, keepdims=True))
         if self.name == "gamma" and self.number:
-            # A share may be so small that it rounds to 0; all of a layer's at once only with a number far beyond use.
+            # A share may be so small that it rounds to 0; all of a layer's at once only with a
+            # number far beyond use.
             share_LE = rng.gamma(self.number**-2, size=(layers, experts)) + np.finfo(np.float64).tiny
             return np.asarray(share_LE / share_LE.sum(axis=1, keepdims=True))
         return np.full((layers, experts), 1 / experts)
@@ -102,7 +108,8 @@ def parse_law(text: str) -> RoutingLaw:
     try:
         return RoutingLaw(name=name, number=float(number) if colon else None)
     except ValueError as error:
-        raise MoecastError("a number stands behind the colon, as in zipf:1.2", field="--routing", value=text) from error
+        rule = "a number stands behind the colon, as in zipf:1.2"
+        raise MoecastError(rule, field="--routing", value=text) from error
 
 
 def routing_by_law(
@@ -148,11 +155,13 @@ def routing_by_load(
         ("experts", model.experts, table.meta.experts),
     ):
         if ours != theirs:
-            raise MoecastError(f"the model {model.name} has {ours}", field=f"load table: {field}", value=theirs)
+            rule = f"the model {model.name} has {ours}"
+            raise MoecastError(rule, field=f"load table: {field}", value=theirs)
     total_L = table.load_LE.astype(np.float64).sum(axis=1)
     if not (total_L > 0).all():
         layer = int(np.flatnonzero(total_L <= 0)[0])
-        raise MoecastError("has no choice in it, so that nothing can be drawn", field=f"load table: layer {layer}")
+        rule = "has no choice in it, so that nothing can be drawn"
+        raise MoecastError(rule, field=f"load table: layer {layer}")
     notes = "Made from a load table: each layer is drawn by its counts, independent of the others."
     rng = np.random.default_rng([seed, _LAW_DRAWS["load"]])
     share_LE = table.load_LE / total_L[:, None]
@@ -263,7 +272,8 @@ def _of_a_group(chance_E, first, wanted, part_E):  # type: ignore[no-untyped-def
     inside = len(part_E)
     total = chance_E[first : first + inside].sum()
     for i in range(inside):
-        # A chosen group must give its choices, also where nobody asked for its experts: then all alike.
+        # A chosen group must give its choices, also where nobody asked for its experts: then all
+        # alike.
         part_E[i] = chance_E[first + i] / total * wanted if total > 0 else wanted / inside
     _cap(part_E, wanted)
 
@@ -276,7 +286,8 @@ def _draw(chance_LE, tokens, choices, groups, groups_per_token, rng):  # type: i
     order_E, order_C = np.arange(experts), np.arange(groups)
     inside = experts // groups
     chance_C, chosen_C = np.empty(groups), np.empty(groups, np.int64)
-    # By whether a group gives one more than the least: what every token of a layer chooses by is worked out once.
+    # By whether a group gives one more than the least: what every token of a layer chooses by is
+    # worked out once.
     part_MCI = np.empty((2, groups, inside))
     chosen_K = np.empty(choices, np.int64)
     order_I = np.arange(inside)
@@ -309,7 +320,8 @@ def _draw(chance_LE, tokens, choices, groups, groups_per_token, rng):  # type: i
 @njit(cache=True)
 def _cap(chance_E, wanted):  # type: ignore[no-untyped-def]
     """No chance above 1; what is cut off goes to the others in proportion, or evenly where they have none."""
-    # What is cut off may lift others above 1: one more is full each time, so as many rounds as experts.
+    # What is cut off may lift others above 1: one more is full each time, so as many rounds as
+    # experts.
     for _ in range(len(chance_E)):
         full, rest, free = 0, 0.0, 0
         over = False

@@ -56,14 +56,17 @@ def memory_by_part(
 
     Notes
     -----
-    - `weights`: attention, dense layers, shared experts, routers, norms, embedding and LM head. `tp` cuts attention,
-      dense layers and (by vocabulary) embedding and LM head; each rank runs shared experts and routers over its own
-      part of the tokens, and holds them whole. Of the pipeline's stages, the fullest counts.
+    - `weights`: attention, dense layers, shared experts, routers, norms, embedding and LM head.
+      `tp` cuts attention, dense layers and (by vocabulary) embedding and LM head; each rank runs
+      shared experts and routers over its own part of the tokens, and holds them whole. Of the
+      pipeline's stages, the fullest counts.
     - `slots`: every slot of every MoE layer of the stage, empty ones too: engines allocate them.
-    - `kv`: the running sequences' contexts; in mode ``stay`` every rank of an EP group holds those of all its ranks.
-      With `cp` each rank holds the part of the contexts that it holds of the step's tokens.
-    - `activations`: the residual stream, the widest of the layer's intermediates, logits, and the dispatch buffers.
-      With `cp`, beside attention's the keys and values that came from other ranks: a ring's two blocks, or all of them.
+    - `kv`: the running sequences' contexts; in mode ``stay`` every rank of an EP group holds those
+      of all its ranks. With `cp` each rank holds the part of the contexts that it holds of the
+      step's tokens.
+    - `activations`: the residual stream, the widest of the layer's intermediates, logits, and the
+      dispatch buffers. With `cp`, beside attention's the keys and values that came from other
+      ranks: a ring's two blocks, or all of them.
     """
     stage = max(range(plan.pp), key=lambda index: _stage_weights(model, plan, index))
     ids = _hidden_layers(model, plan, stage)
@@ -139,7 +142,8 @@ def _weights(model: ModelShape, plan: Plan, ids: Sequence[int], stage: int) -> i
 def _kv(model: ModelShape, plan: Plan, layer: int, steps: Sequence[Step], part: float) -> int:
     """One layer's cache; MLA's latent vectors are the same for all heads and not cut by `tp`.
 
-    A layer of linear attention keeps a state for each sequence, whatever its length; `tp` cuts its heads.
+    A layer of linear attention keeps a state for each sequence, whatever its length; `tp` cuts its
+    heads.
     """
     mixer, ranks = model.mixer_of(layer), plan.dp
     if mixer is None:
@@ -222,8 +226,9 @@ def _expert_rows_bytes(model: ModelShape, plan: Plan, hardware: Hardware, rows: 
 def _buffer_bytes(model: ModelShape, plan: Plan, hardware: Hardware, tokens: int) -> int:
     """Size the low-latency kernels' buffers: room for every token of every rank at every slot, twice.
 
-    Source: DeepEP's low-latency layout: a message per (token, expert); a send buffer that holds a rank's tokens for
-    dispatch or all slots' rows for combine, a receive buffer for either; doubled so that two calls may overlap.
+    Source: DeepEP's low-latency layout: a message per (token, expert); a send buffer that holds a
+    rank's tokens for dispatch or all slots' rows for combine, a receive buffer for either; doubled
+    so that two calls may overlap.
     """
     slots = plan.ep * _slots(plan)
     dispatch = model.copy_bytes(dispatch_type_of(plan, model, hardware))

@@ -16,7 +16,8 @@ from moecast.sim.attention_shape import AttentionShape, LinearAttention, Mixer
 from moecast.sim.configs.files import config_fields
 from moecast.sim.parameters import CONTROL_TYPE, Parameters
 
-STATE_BYTES = 4  # of an element of a linear layer's state (`mamba_ssm_dtype`: float32 in the published configs)
+# of an element of a linear layer's state (`mamba_ssm_dtype`: float32 in the published configs)
+STATE_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,28 +35,31 @@ class ModelShape:
     experts, choices, expert_intermediate
         E and K of each MoE layer; inner width of one routed expert (gate, up and down matrices).
     shared_experts, shared_intermediate
-        Experts that every token visits, and the inner width of all of them together; 0 where there are none.
+        Experts that every token visits, and the inner width of all of them together; 0 where there
+        are none.
     dense_intermediate
         Inner width of the MLP of the layers that are not MoE; 0 where all are.
     attention
         Kind and sizes of the attention.
     more_attention, mixer_of_layer
-        Models that mix tokens in several ways: the others; and of each hidden layer the number of its own (0 is
-        `attention`), -1 where it has none. Empty: all layers have `attention`.
+        Models that mix tokens in several ways: the others; and of each hidden layer the number of
+        its own (0 is `attention`), -1 where it has none. Empty: all layers have `attention`.
     no_mlp_layers
         Hidden layers without an MLP or experts.
     gated
         Whether an MLP or expert has a gate beside its up matrix (SwiGLU): three matrices, else two.
     expert_hidden
-        Width in which the routed experts work, where that is not `hidden` (latent experts); 0: it is.
+        Width in which the routed experts work, where that is not `hidden` (latent experts); 0: it
+        is.
     expert_groups, groups_per_token
-        Group-limited routing: experts stand in so many equal groups, and a token chooses from so many of them.
+        Group-limited routing: experts stand in so many equal groups, and a token chooses from so
+        many of them.
     named_shape
-        L, E and K of the model that the name is of, where this is only part of it or has another's routing; None: the
-        shape's own.
+        L, E and K of the model that the name is of, where this is only part of it or has another's
+        routing; None: the shape's own.
     weight_type, dense_type, attention_type
-        Element type of the routed experts; of dense layers and shared experts; of what mixes tokens (None: as
-        `dense_type`). Embedding, router, norms and LM head are bf16.
+        Element type of the routed experts; of dense layers and shared experts; of what mixes tokens
+        (None: as `dense_type`). Embedding, router, norms and LM head are bf16.
     kv_type
         Element type of the KV cache.
     tied_embedding
@@ -64,7 +68,8 @@ class ModelShape:
     Raises
     ------
     ValueError
-        A size out of range, layer ids that are not rising layers of the model, or an unknown element type.
+        A size out of range, layer ids that are not rising layers of the model, or an unknown
+        element type.
     """
 
     name: str
@@ -165,13 +170,14 @@ class ModelShape:
     def from_config(cls, config: Mapping[str, Any] | str | Path, *, name: str | None = None) -> ModelShape:
         """Read a Hugging Face `config.json`: a file, a folder that holds one, or its value.
 
-        A `hf_quant_config.json` beside the file says how the checkpoint is quantised where the config does not.
+        A `hf_quant_config.json` beside the file says how the checkpoint is quantised where the
+        config does not.
 
         Raises
         ------
         MoecastError
-            The file cannot be read; a field is missing, of the wrong type or out of range, or says what cannot be
-            priced.
+            The file cannot be read; a field is missing, of the wrong type or out of range, or says
+            what cannot be priced.
         """
         default, fields, where = config_fields(config, name=name)
         try:
@@ -184,9 +190,9 @@ class ModelShape:
     ) -> ModelShape:
         """Put the L, E, K and layer ids of another model's routing under the widths, attention and types of this one.
 
-        Where the other's layer ids are not known, its MoE layers follow as many dense layers as this model starts with.
-        Hidden layers below the last MoE layer that are not MoE are dense; without a dense width here they take the
-        width of K experts.
+        Where the other's layer ids are not known, its MoE layers follow as many dense layers as
+        this model starts with. Hidden layers below the last MoE layer that are not MoE are dense;
+        without a dense width here they take the width of K experts.
         """
         if layer_ids is None:
             layer_ids = tuple(range(self.moe_layer_ids[0], self.moe_layer_ids[0] + layers))
@@ -219,8 +225,8 @@ class ModelShape:
     def of_layers(self, layer_ids: tuple[int, ...]) -> ModelShape:
         """Keep only some MoE layers, each with its attention.
 
-        For routing that was recorded of some layers only: what comes out is no step of the whole model, and its name
-        says so.
+        For routing that was recorded of some layers only: what comes out is no step of the whole
+        model, and its name says so.
 
         Raises
         ------
@@ -381,7 +387,9 @@ class ModelShape:
         return "fp8" if self.weight_type == "fp8" else "bf16"
 
     def kv_bytes_of(self, layer_id: int) -> int:
-        """Bytes that one token adds to a hidden layer's KV cache; 0 where the layer keeps a state, or nothing.
+        """Bytes that one token adds to a hidden layer's KV cache.
+
+        0 where the layer keeps a state, or nothing.
 
         Of compressed keys a token adds its share of one.
         """

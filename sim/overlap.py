@@ -1,9 +1,10 @@
 """What running beside each other costs: compute has fewer SMs, and communication is slower.
 
-Both are taken from DeepSeek-V3's training window (deepseek-ai/profile-data): 20 of 132 SMs are given to communication,
-and dispatch and combine, which alone take 2.37 and 4.70 ms, take 3.4 to 4.35 and 6.18 ms under the compute of another
-microbatch. Low-latency kernels take no SMs: they only wait for what arrives. Sums in the switch take few
-(`FUSED_SMS`), and nothing says that they are slower beside compute.
+Both are taken from DeepSeek-V3's training window (deepseek-ai/profile-data): 20 of 132 SMs are
+given to communication, and dispatch and combine, which alone take 2.37 and 4.70 ms, take 3.4 to
+4.35 and 6.18 ms under the compute of another microbatch. Low-latency kernels take no SMs: they only
+wait for what arrives. Sums in the switch take few (`FUSED_SMS`), and nothing says that they are
+slower beside compute.
 
 Axes: J link, F flow.
 """

@@ -1,7 +1,7 @@
 """The two parts that a step may have, prompts and running sequences, and what depends on which of them tokens are of.
 
-Elsewhere nothing asks for a phase by its name but what knows kernels: in `moecast.sim.cost` the name is the key under
-which their parameters stand, and a `Part` is its own name there.
+Elsewhere nothing asks for a phase by its name but what knows kernels: in `moecast.sim.cost` the
+name is the key under which their parameters stand, and a `Part` is its own name there.
 
 Axes: T token.
 """

@@ -45,18 +45,23 @@ class PlacedModel:
     dispatch_flows, combine_flows
         The possible flows of every layer's dispatch and combine.
     context_flows
-        Mode ``stay``: those that bring new keys and values to every rank of the EP group; else None.
+        Mode ``stay``: those that bring new keys and values to every rank of the EP group; else
+        None.
     hidden_flows
-        Tensor parallelism: those that bring hidden vectors to the other ranks that share their tokens; else None.
+        Tensor parallelism: those that bring hidden vectors to the other ranks that share their
+        tokens; else None.
     spread_flows, gather_flows
-        Expert tensor parallelism: those that bring each rank's copies to the others that share its experts by width,
-        and their partial results back; else None.
+        Expert tensor parallelism: those that bring each rank's copies to the others that share its
+        experts by width, and their partial results back; else None.
     context_pairs
-        Context parallelism: those between any two ranks that share sequences, counts in bytes; else None.
+        Context parallelism: those between any two ranks that share sequences, counts in bytes; else
+        None.
     gather_choices, scatter_choices
-        Context parallelism by all-gather: what may gather keys and values, and add up their gradients.
+        Context parallelism by all-gather: what may gather keys and values, and add up their
+        gradients.
     sum_choices
-        Tensor parallelism without sequence parallelism: what may add up partial sums at all ranks that share tokens.
+        Tensor parallelism without sequence parallelism: what may add up partial sums at all ranks
+        that share tokens.
     """
 
     model: ModelShape
@@ -96,15 +101,19 @@ class PlacedModel:
         narrow: bool = True,
         sites: Sites | None = None,
     ) -> PlacedModel:
-        """Lay a plan out on a cluster; `beside` as of `beside_compute`, `fused` as of `beside_sums`.
+        """Lay a plan out on a cluster.
+
+        `beside` as of `beside_compute`, `fused` as of `beside_sums`.
 
         Parameters
         ----------
         narrow
-            Leave out of the paths the links that are not the narrowest of their row. Where other flows than these use
-            the links, too, that is for whoever knows all of them: `on_narrowest`.
+            Leave out of the paths the links that are not the narrowest of their row. Where other
+            flows than these use the links, too, that is for whoever knows all of them:
+            `on_narrowest`.
         sites
-            Where the plan's ranks stand, from whoever knows it; paths are then found once for all that share it.
+            Where the plan's ranks stand, from whoever knows it; paths are then found once for all
+            that share it.
 
         Raises
         ------
@@ -123,7 +132,8 @@ class PlacedModel:
         copy_bytes = [model.copy_bytes(dispatch_type_of(plan, model, cluster.hardware))]
         copy_bytes += [model.copy_bytes(plan.combine_type or "bf16")]
         carried = Carried(
-            hardware=cluster.hardware,  # what is beside compute leaves it fewer SMs, and has its own
+            # what is beside compute leaves it fewer SMs, and has its own
+            hardware=cluster.hardware,
             mode=mode,
             ranks=sites.n_members,
             near_ranks=sites.near_members,
@@ -194,9 +204,9 @@ class PlacedModel:
     def experts_are_summed(self) -> bool:
         """Whether the ranks that share tokens keep all of them and hold all experts between them, whole or by width.
 
-        Then nothing is dispatched: each rank runs its experts over the tokens that it has, and the sums are all-reduced
-        (vLLM, SGLang and TensorRT-LLM: attention by TP, experts by EP or TP). A plan that names a dispatch mode has its
-        way all the same.
+        Then nothing is dispatched: each rank runs its experts over the tokens that it has, and the
+        sums are all-reduced (vLLM, SGLang and TensorRT-LLM: attention by TP, experts by EP or TP).
+        A plan that names a dispatch mode has its way all the same.
         """
         plan = self.plan
         dispatches = plan.ep > 1 and plan.dispatch is not None

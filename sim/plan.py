@@ -52,11 +52,11 @@ class Plan:
     slots_per_rank
         How many of the P slots each member of an EP group really has; None: all have P.
     sequence_parallel
-        With `tp`: each rank keeps the hidden vectors of its part of the tokens (reduce-scatter and all-gather around
-        attention), instead of those of all that it shares (all-reduce).
+        With `tp`: each rank keeps the hidden vectors of its part of the tokens (reduce-scatter and
+        all-gather around attention), instead of those of all that it shares (all-reduce).
     context_exchange, context_split
-        With `cp`: how all ranks that share a sequence see all of its keys, and how sequences are cut over them
-        (`moecast.sim.context`).
+        With `cp`: how all ranks that share a sequence see all of its keys, and how sequences are
+        cut over them (`moecast.sim.context`).
     replica_weights_DLGP
         Share of its expert's choices that each slot takes, for rule ``weights``.
     """
@@ -185,14 +185,16 @@ class Plan:
         model
             Whose L, E, K and layer ids; or give `layers`, `experts` and `choices`.
         cluster
-            Whose GPUs, all of them, are laid out in EP groups of `ep` (None: one group); or give `ep` and `groups`.
+            Whose GPUs, all of them, are laid out in EP groups of `ep` (None: one group); or give
+            `ep` and `groups`.
         slots_per_rank
             None: as few as hold the experts.
 
         Raises
         ------
         ValueError
-            Sizes that are missing, GPUs that do not divide into groups, or slots that cannot hold every expert.
+            Sizes that are missing, GPUs that do not divide into groups, or slots that cannot hold
+            every expert.
         """
         if model is not None:
             layers, experts, choices = model.layers, model.experts, model.choices
@@ -227,7 +229,8 @@ class Plan:
         Raises
         ------
         ValueError
-            There is no such stage, more stages than the model has layers, or other MoE layers than the plan's.
+            There is no such stage, more stages than the model has layers, or other MoE layers than
+            the plan's.
         """
         layout, own = self.layout.of_stage(stage), set(self.layout.layers_of_stage(stage, model.n_layers))
         if model.layers != self.layers:
@@ -279,7 +282,8 @@ class Plan:
         Raises
         ------
         MoecastError
-            A field is missing, unknown, of the wrong type or out of range; or the plan is not legal.
+            A field is missing, unknown, of the wrong type or out of range; or the plan is not
+            legal.
         """
         try:
             plan = cls(**plan_fields(value, file=file))

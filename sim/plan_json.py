@@ -88,14 +88,15 @@ def plan_fields(value: Any, *, file: str | Path | None = None) -> dict[str, Any]
     Raises
     ------
     MoecastError
-        Not a plan; a field that is missing, unknown, of the wrong type or out of range; sizes that contradict each
-        other.
+        Not a plan; a field that is missing, unknown, of the wrong type or out of range; sizes that
+        contradict each other.
     """
     if not isinstance(value, Mapping) or "slots" not in value:
         raise MoecastError("not a moecast plan (no field 'slots')", file=file)
     schema = value.get("schema")
     if schema not in READ_SCHEMAS or isinstance(schema, bool):
-        raise MoecastError(f"this moecast reads plan schemas 1 and {SCHEMA}", file=file, field="schema", value=schema)
+        rule = f"this moecast reads plan schemas 1 and {SCHEMA}"
+        raise MoecastError(rule, file=file, field="schema", value=schema)
     try:
         read = _PlanFile.model_validate({name: item for name, item in value.items() if name != "schema"})
     except ValidationError as error:

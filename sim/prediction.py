@@ -65,7 +65,8 @@ class Prediction(PredictionValues, ShownAsTable):
         Raises
         ------
         MoecastError
-            A field is missing, unknown or of the wrong type, a number is not finite, or the schema is another's.
+            A field is missing, unknown or of the wrong type, a number is not finite, or the schema
+            is another's.
         """
         if isinstance(value, dict) and (other := _OTHERS.get(frozenset(_OF_OTHERS & set(value)))):
             raise MoecastError(f"is {other}, not a prediction of `moecast simulate`", file=file)

@@ -1,9 +1,11 @@
 """A step as a program: a graph of tasks on streams, what each rank computes and which bytes it waits for.
 
-Every network rung runs the same program, so a time from one can be laid beside a time from another: ``bound`` as a
-recursion over the tasks in their order, ``fluid`` as SimPy processes that share links.
+Every network rung runs the same program, so a time from one can be laid beside a time from another:
+``bound`` as a recursion over the tasks in their order, ``fluid`` as SimPy processes that share
+links.
 
-Axes: S task, G rank of the program, R rank of a task, F flow, X (flow, link) pair, P (flow, parent) pair.
+Axes: S task, G rank of the program, R rank of a task, F flow, X (flow, link) pair, P (flow, parent)
+pair.
 """
 
 from __future__ import annotations
@@ -45,18 +47,19 @@ class OfRanks:
     ranks_R
         The ranks that take part; None: all of the program, in order.
     stream
-        Tasks of one stream run one after another on each rank, in the program's order. None: on no stream; it waits
-        for nothing but `after` and `after_all`.
+        Tasks of one stream run one after another on each rank, in the program's order. None: on no
+        stream; it waits for nothing but `after` and `after_all`.
     after
-        Earlier tasks, by their place in the program. A rank waits until it has done its own part of each; one that
-        takes no part in such a task does not wait for it.
+        Earlier tasks, by their place in the program. A rank waits until it has done its own part of
+        each; one that takes no part in such a task does not wait for it.
     after_all
         Earlier tasks that all their ranks must have done.
     microbatch
         −1 where there are none.
     behind
-        Of a task that no schedule has laid yet: how far before it, in the list in which it comes, those stand that it
-        waits for. None: it waits for what a schedule says, which is the one before.
+        Of a task that no schedule has laid yet: how far before it, in the list in which it comes,
+        those stand that it waits for. None: it waits for what a schedule says, which is the one
+        before.
     """
 
     kind: Kind
@@ -85,9 +88,10 @@ class Compute(OfRanks):
 class Flows:
     """The flows of one exchange, with the links they use; ranks are counted among the exchange's.
 
-    A flow of `bytes_F` bytes takes ``rate · share_X`` of each of its links. A *fed* flow (the second leg of a relay)
-    has parents: it starts ``feed_delay_F`` after the last of them has started, and ends no sooner than ``feed_tail_F``
-    after the last of them has ended. A flow without parents starts when its `source_rank_F` enters the exchange.
+    A flow of `bytes_F` bytes takes ``rate · share_X`` of each of its links. A *fed* flow (the
+    second leg of a relay) has parents: it starts ``feed_delay_F`` after the last of them has
+    started, and ends no sooner than ``feed_tail_F`` after the last of them has ended. A flow
+    without parents starts when its `source_rank_F` enters the exchange.
     """
 
     bytes_F: Float
@@ -138,9 +142,10 @@ class FlowSource(Protocol):
 class Exchange(OfRanks):
     """Bytes that ranks send each other.
 
-    A rank enters when its stream and the tasks it waits for let it, waits `setup_s`, starts its flows, and leaves when
-    every flow it waits for has ended. With `barrier`, no flow starts before the last rank of its group has entered, and
-    nobody leaves before the group's last flow has ended.
+    A rank enters when its stream and the tasks it waits for let it, waits `setup_s`, starts its
+    flows, and leaves when every flow it waits for has ended. With `barrier`, no flow starts before
+    the last rank of its group has entered, and nobody leaves before the group's last flow has
+    ended.
 
     Parameters
     ----------
@@ -172,12 +177,12 @@ Task = Compute | Exchange
 class StepProgram:
     """One step: its tasks, in an order in which each stands behind all that it waits for.
 
-    `capacity_J` has the cluster's links first, then two issue links for each GPU, for its copies over NVLink and over
-    its NIC: what the sender's time is taken by (one second per second).
+    `capacity_J` has the cluster's links first, then two issue links for each GPU, for its copies
+    over NVLink and over its NIC: what the sender's time is taken by (one second per second).
 
-    `narrowest_J` tells for each link on which one its flows stand: links in a row, such as a GPU's PCIe and its NIC or
-    the uplinks that a leaf sprays over, carry the same flows, and only the narrowest is in the flows' paths. None: each
-    link stands for itself.
+    `narrowest_J` tells for each link on which one its flows stand: links in a row, such as a GPU's
+    PCIe and its NIC or the uplinks that a leaf sprays over, carry the same flows, and only the
+    narrowest is in the flows' paths. None: each link stands for itself.
     """
 
     tasks: tuple[Task, ...]
@@ -220,9 +225,9 @@ class StepTimes:
     Parameters
     ----------
     enter_S, leave_S, busy_S
-        For each task an array [R] over its ranks. Busy is the part of an exchange during which one of the rank's own
-        flows (in or out) was moving, or its setup ran; what the rest is, `moecast.sim.breakdown` says. Of a Compute it
-        is all the time it took.
+        For each task an array [R] over its ranks. Busy is the part of an exchange during which one
+        of the rank's own flows (in or out) was moving, or its setup ran; what the rest is,
+        `moecast.sim.breakdown` says. Of a Compute it is all the time it took.
     link_bytes_J
         Units carried by each link over the step.
     floor_S

@@ -31,18 +31,20 @@ class Question:
     trace
         How tokens choose: recorded, or made.
     network
-        The rung that times the steps, or its name. ``bound`` times all of them, the others `max_fluid_steps`, evenly
-        spread; ``fluid:0.3%`` is fluid within a tolerance.
+        The rung that times the steps, or its name. ``bound`` times all of them, the others
+        `max_fluid_steps`, evenly spread; ``fluid:0.3%`` is fluid within a tolerance.
     memory_fraction
-        The part of a GPU's memory that an engine takes: what does not fit into it does not fit. vLLM's default is 0.9
-        (`gpu_memory_utilization`), SGLang's about 0.88, the rest is for the CUDA context, graphs and NCCL.
+        The part of a GPU's memory that an engine takes: what does not fit into it does not fit.
+        vLLM's default is 0.9 (`gpu_memory_utilization`), SGLang's about 0.88, the rest is for the
+        CUDA context, graphs and NCCL.
     gains
-        Time the first timed step again with twice of each resource that may save 1 % of it: what names the bottleneck.
-        As many runs of the rung as there are such resources, about ten.
+        Time the first timed step again with twice of each resource that may save 1 % of it: what
+        names the bottleneck. As many runs of the rung as there are such resources, about ten.
     seed
         Of the hash that picks paths where the cluster does not spray; the workload has its own.
     overrides, notes
-        What was changed on the way here, and what else the result is to say. No part of what is asked.
+        What was changed on the way here, and what else the result is to say. No part of what is
+        asked.
 
     Raises
     ------
@@ -68,9 +70,11 @@ class Question:
         find_rung(self.network)
         find_engine(self.cluster.hardware.engine)
         if self.max_fluid_steps < 1:
-            raise MoecastError("must be at least 1", field="max_fluid_steps", value=self.max_fluid_steps)
+            rule = "must be at least 1"
+            raise MoecastError(rule, field="max_fluid_steps", value=self.max_fluid_steps)
         if not 0 < self.memory_fraction <= 1:
-            raise MoecastError("more than 0, at most 1", field="memory_fraction", value=self.memory_fraction)
+            rule = "more than 0, at most 1"
+            raise MoecastError(rule, field="memory_fraction", value=self.memory_fraction)
 
     @property
     def rung(self) -> Rung:
@@ -83,8 +87,9 @@ class Question:
         Raises
         ------
         MoecastError
-            L, E or K differ between trace, model and plan; the plan is not legal, larger than the cluster, needs
-            what is not simulated, or cuts tokens into more microbatches than there are.
+            L, E or K differ between trace, model and plan; the plan is not legal, larger than the
+            cluster, needs what is not simulated, or cuts tokens into more microbatches than there
+            are.
         """
         check_question(self.cluster, self.model, self.plan, self.trace, pipeline=True)
         there = self.workload.tokens_per_rank + self.workload.prefill_tokens_per_rank

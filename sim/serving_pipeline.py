@@ -106,8 +106,8 @@ class ServingPipeline:
         Raises
         ------
         MoecastError
-            Layers alone are asked for and no whole step, another schedule than the sequential one, chunks, or a stage
-            without an MoE layer.
+            Layers alone are asked for and no whole step, another schedule than the sequential one,
+            chunks, or a stage without an MoE layer.
         """
         if not model.is_whole:
             raise MoecastError("a pipeline runs whole models", field="pp", value=plan.pp)

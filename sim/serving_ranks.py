@@ -32,7 +32,8 @@ class ServingRanks:
     ValueError
         As in `ReplicaTable.of`, or `domain_G` is not one domain for each rank.
     MoecastError
-        The plan says what is not simulated yet, or its rule needs to know which tokens make a step (``lplb``).
+        The plan says what is not simulated yet, or its rule needs to know which tokens make a step
+        (``lplb``).
     """
 
     def __init__(self, plan: Plan, domain_G: npt.NDArray[np.int32]) -> None:
@@ -46,7 +47,9 @@ class ServingRanks:
         self._served_SLP = np.zeros((plan.ranks, plan.layers, plan.ep * plan.max_slots), np.int32)
 
     def next_TLK(self, experts_TLK: npt.NDArray[np.uint16], home_T: npt.NDArray[np.int32]) -> npt.NDArray[np.uint16]:
-        """Rank of each choice of the next tokens, which are at home on `home_T`; 65535 for no choice.
+        """Rank of each choice of the next tokens, which are at home on `home_T`.
+
+        65535 for no choice.
 
         Raises
         ------

@@ -35,9 +35,12 @@ class SharedTokens:
         return self.tokens.placed
 
     def gather(self, moe: int, tokens_G: Int, *, kept: bool) -> Iterator[Exchange]:
-        """Bring the hidden vectors of each rank's tokens to those that share them; nothing without `tp`.
+        """Bring the hidden vectors of each rank's tokens to those that share them.
 
-        Nor where those kept them (`kept`), as they do without sequence parallelism after all but experts.
+        Nothing without `tp`.
+
+        Nor where those kept them (`kept`), as they do without sequence parallelism after all but
+        experts.
         """
         if self.placed.hidden_flows is not None and not (kept and self.placed.sum_choices):
             yield self._hidden_exchange(moe, tokens_G, from_all=False)

@@ -56,13 +56,14 @@ def simulate(
     progress
         Called with (done, in all): the steps, and the first one as often as it is timed again.
     how
-        The other fields of a `Question`: `network`, `max_fluid_steps`, `memory_fraction`, `gains`, `seed`, ….
+        The other fields of a `Question`: `network`, `max_fluid_steps`, `memory_fraction`, `gains`,
+        `seed`, ….
 
     Raises
     ------
     MoecastError
-        The question has no answer: sizes that do not match, a plan that is not legal or not simulated yet, a trace that
-        is too small.
+        The question has no answer: sizes that do not match, a plan that is not legal or not
+        simulated yet, a trace that is too small.
     """
     for name in ("overrides", "notes"):
         how[name] = tuple(how.get(name, ()))
@@ -157,7 +158,8 @@ def step_program(
     Raises
     ------
     MoecastError
-        L, E or K differ, the plan names GPUs that the cluster does not have, or says what is not simulated.
+        L, E or K differ, the plan names GPUs that the cluster does not have, or says what is not
+        simulated.
     """
     check_question(cluster, model, plan, trace, pipeline=True)
     pipeline = _pipeline(cluster, model, plan, step.kernels, seed)

@@ -23,7 +23,9 @@ _NOT_SIMULATED = {
 
 
 def check_simulated(plan: Plan, *, pipeline: bool = False, file: str | Path | None = None) -> None:
-    """Refuse what can be said and not simulated yet; everything that lays a plan out asks this first.
+    """Refuse what can be said and not simulated yet.
+
+    Everything that lays a plan out asks this first.
 
     `pipeline`: whoever asks goes through pipeline stages, as serving and training do.
 

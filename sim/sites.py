@@ -1,7 +1,7 @@
 """Where the ranks of a plan stand in a cluster.
 
-Axes: G rank, S source rank, D destination rank, M member of S's EP group, N domain of the cluster, A domain in which
-S's EP group has ranks, in the cluster's order.
+Axes: G rank, S source rank, D destination rank, M member of S's EP group, N domain of the cluster,
+A domain in which S's EP group has ranks, in the cluster's order.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ Int32 = npt.NDArray[np.int32]
 class Sites:
     """The GPU, the domain and the EP group of each rank, and who relays between domains.
 
-    Ranks that share experts by width (expert tensor parallelism) exchange tokens apart: those of one place in it with
-    each other. What a rank sends is counted by member of its EP group and by domain that the group stands in, so that
-    counts grow with the ranks and not with their square.
+    Ranks that share experts by width (expert tensor parallelism) exchange tokens apart: those of
+    one place in it with each other. What a rank sends is counted by member of its EP group and by
+    domain that the group stands in, so that counts grow with the ranks and not with their square.
 
     Parameters
     ----------
@@ -40,16 +40,18 @@ class Sites:
     place_SM
         Which of the group's domains each of them stands in.
     relay_SA
-        The rank of S's EP group that passes S's copies on inside domain A: the one whose GPU has the same index in
-        its domain as S's; where the group has none there, the (index mod n)-th of its n ranks in that domain. In its
-        own domain a rank is its own relay; -1 beyond the domains of its group.
+        The rank of S's EP group that passes S's copies on inside domain A: the one whose GPU has
+        the same index in its domain as S's; where the group has none there, the (index mod n)-th of
+        its n ranks in that domain. In its own domain a rank is its own relay; -1 beyond the domains
+        of its group.
     seed
         Of the ECMP hash.
 
     Raises
     ------
     ValueError, TypeError
-        Arrays of different lengths, or a GPU, domain, host, EP group, peer or relay that is not there.
+        Arrays of different lengths, or a GPU, domain, host, EP group, peer or relay that is not
+        there.
     """
 
     cluster: Cluster
@@ -137,12 +139,15 @@ class Sites:
         return other
 
     def routes(self, source_F: Int32, destination_F: Int32) -> Routes:
-        """Paths between ranks; kept, since dispatch, combine and others send between the same pairs."""
-        key = np.concatenate([source_F, destination_F]).astype(np.int32).tobytes()
+        """Paths between ranks, found once for a set of pairs: dispatch, combine and others send between the same."""
+        pair_F = source_F.astype(np.int64) * self.n_ranks + destination_F
+        pair_P, place_F = np.unique(pair_F, return_inverse=True)
+        key = pair_P.tobytes()
         if key not in self._routes:
-            found = self.cluster.routes(self.gpu_G[source_F], self.gpu_G[destination_F], seed=self.seed)
+            source_P, destination_P = np.divmod(pair_P, self.n_ranks)
+            found = self.cluster.routes(self.gpu_G[source_P], self.gpu_G[destination_P], seed=self.seed)
             self._routes[key] = found
-        return self._routes[key]
+        return self._routes[key].of_flows(place_F)
 
     @property
     def n_ranks(self) -> int:

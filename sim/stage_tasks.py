@@ -44,7 +44,8 @@ def token_exchange(placed: PlacedModel, kind: Kind, layer: int, counts: Int, tok
     hardware, sites = placed.sites.cluster.hardware, placed.sites
     if not placed.mode.gathers or sites.groups_leave_domains or sites.n_members < 2 or not has_carriers(hardware):
         return exchange
-    # An all-gather by NCCL: which protocol it takes, and so how long it is beside its bytes, goes by their number.
+    # An all-gather by NCCL: which protocol it takes, and so how long it is beside its bytes, goes
+    # by their number.
     size_bytes = float(np.bincount(sites.group_G, tokens_G).max()) * template.copy_bytes
     beside_s = gathered_setup_s(hardware, sites.n_members, size_bytes)
     return replace(exchange, setup_s=max(exchange.setup_s, beside_s))

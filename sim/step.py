@@ -33,7 +33,8 @@ class Step:
     Parameters
     ----------
     token_T
-        int64; each token's row in the trace. Sorted by rank; within a rank a sequence's tokens stand in order.
+        int64; each token's row in the trace. Sorted by rank; within a rank a sequence's tokens
+        stand in order.
     source_T
         int32; the DP rank that holds it.
     context_T
@@ -43,13 +44,14 @@ class Step:
     topic
         The topic of all its tokens, where the step was drawn from one.
     last_T
-        Whether the token's logits are wanted: the last of a prompt in prefill, every token in decode. None: all.
+        Whether the token's logits are wanted: the last of a prompt in prefill, every token in
+        decode. None: all.
     decode_T
         Whether the token is of the decode part; a mixed step says it.
     end_T
-        Whether it is its sequence's last in this step, where a sequence has several tokens in the decode part (drafts
-        that are verified) or the step is mixed. None: every token of decode, and of prefill where contexts cease to
-        rise.
+        Whether it is its sequence's last in this step, where a sequence has several tokens in the
+        decode part (drafts that are verified) or the step is mixed. None: every token of decode,
+        and of prefill where contexts cease to rise.
 
     Raises
     ------
@@ -168,7 +170,9 @@ class Step:
         return max(1.0, float(decode_T.sum()) / max(1, int(self.ends_T()[decode_T].sum())))
 
     def beside(self, other: Step) -> Step:
-        """Put a decode step's tokens beside a prefill step's: one mixed step; an empty one changes nothing.
+        """Put a decode step's tokens beside a prefill step's: one mixed step.
+
+        An empty one changes nothing.
 
         Raises
         ------

@@ -1,6 +1,7 @@
 """Which tokens of a step are where, and what they read: counted from its trace and its plan.
 
-Layers are hidden layers; a row is how many MoE layers are behind. Axes: T token, L MoE layer, G rank, C share.
+Layers are hidden layers; a row is how many MoE layers are behind. Axes: T token, L MoE layer, G
+rank, C share.
 """
 
 from __future__ import annotations

@@ -79,7 +79,8 @@ def phase_mask(trace: RoutingTrace, workload: Workload) -> npt.NDArray[np.bool_]
     mask_T: npt.NDArray[np.bool_] = trace.phase_T == TRACE_PHASES.index(workload.drawn_phase)
     if not mask_T.any():
         held = ", ".join(TRACE_PHASES[i] for i in np.unique(trace.phase_T)) or "no token"
-        raise MoecastError(f"the trace holds {held} only", field="phase", value=workload.drawn_phase)
+        rule = f"the trace holds {held} only"
+        raise MoecastError(rule, field="phase", value=workload.drawn_phase)
     return mask_T
 
 
@@ -198,8 +199,9 @@ def too_small(
     many = f"{fits} {what} per rank fit {steps}" if fits else f"nothing fits {steps}"
     long = f", {done} steps fit as asked" if done else ""
     return MoecastError(
-        f"the trace is too small ({held} {workload.drawn_phase} tokens in {count} sequences) for {ranks} ranks: "
-        f"{many}{long}; or allow reuse{', or take the recorded steps' if recorded else ''}",
+        f"the trace is too small ({held} {workload.drawn_phase} tokens in {count} sequences) for "
+        f"{ranks} ranks: {many}{long}; or allow "
+        f"reuse{', or take the recorded steps' if recorded else ''}",
         field="tokens_per_rank",
         value=workload.tokens_per_rank,
     )

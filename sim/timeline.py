@@ -1,12 +1,13 @@
 """A step as a timeline that opens in ui.perfetto.dev: Chrome's trace-event JSON.
 
-One track per rank, or per rank and stream where there are several, with a span per task it goes through, a span "idle"
-inside it for the part of an exchange in which it waits for peers, and counters: how many ranks compute, communicate and
-wait, and the mean rate on each kind of link while an exchange is under way. What is idle is what the breakdown says
-(`moecast.sim.breakdown`), where tasks stand on one stream, else all time until the last peer enters; how much is exact,
-and it is drawn at the exchange's beginning. Of tasks on one stream every track ends with the step: with waiting for the
-last rank, or for an exchange of which `bound` does not know whose time it is. A process of its own has the critical
-path. Times are in microseconds, as the format wants them.
+One track per rank, or per rank and stream where there are several, with a span per task it goes
+through, a span "idle" inside it for the part of an exchange in which it waits for peers, and
+counters: how many ranks compute, communicate and wait, and the mean rate on each kind of link while
+an exchange is under way. What is idle is what the breakdown says (`moecast.sim.breakdown`), where
+tasks stand on one stream, else all time until the last peer enters; how much is exact, and it is
+drawn at the exchange's beginning. Of tasks on one stream every track ends with the step: with
+waiting for the last rank, or for an exchange of which `bound` does not know whose time it is. A
+process of its own has the critical path. Times are in microseconds, as the format wants them.
 
 Format: "Trace Event Format", Chromium project. Axes: S task, G rank, R rank of a task, J link.
 """

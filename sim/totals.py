@@ -6,7 +6,7 @@ Axes: G rank, S source rank, M member of its EP group, L MoE layer, D EP group, 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,10 @@ import numpy.typing as npt
 from moecast.sim.breakdown import breakdown
 from moecast.sim.busy import add_link_bytes
 from moecast.sim.collectives.links import link_kinds
+from moecast.sim.collectives.template import CountedFlows
 from moecast.sim.forward import ForwardPass
 from moecast.sim.placed_model import PlacedModel
-from moecast.sim.program import BREAKDOWN_PARTS, Exchange, StepProgram, StepTimes
+from moecast.sim.program import BREAKDOWN_PARTS, Exchange, Flows, StepProgram, StepTimes
 
 Float = npt.NDArray[np.float64]
 
@@ -141,7 +142,8 @@ class TimeTotals:
 
     def add(self, program: StepProgram, times: StepTimes, load_LG: npt.NDArray[np.int64]) -> None:
         """Take in a timed step and the choices that each rank served in it."""
-        used_L = np.asarray(load_LG.any(axis=1) | ~load_LG.any())  # all of them where nothing is chosen anywhere
+        # all of them where nothing is chosen anywhere
+        used_L = np.asarray(load_LG.any(axis=1) | ~load_LG.any())
         self.step_times_s.append(times.step_time_s)
         where = breakdown(program, times, used_L)
         for part in BREAKDOWN_PARTS:
@@ -152,9 +154,8 @@ class TimeTotals:
         self._held_up_s += where.held_up_s
         self._units_J += times.link_bytes_J
         bytes_J = np.zeros_like(self._bytes_J)
-        for stage in program.tasks:
-            if isinstance(stage, Exchange):
-                add_link_bytes(stage.fill(), self._n_links, bytes_J)
+        for flows in _flows_of(program):
+            add_link_bytes(flows, self._n_links, bytes_J)
         self._bytes_J += program.on_every_link(bytes_J)
 
     def fields(self) -> dict[str, Any]:
@@ -192,3 +193,17 @@ class TimeTotals:
             for link in busiest
             if used_J[link] > 0
         )
+
+
+def _flows_of(program: StepProgram) -> Iterator[Flows]:
+    """All flows of a step; exchanges of one template together, since what is asked of them adds up."""
+    counted: dict[int, CountedFlows] = {}
+    for task in program.tasks:
+        if not isinstance(task, Exchange):
+            continue
+        if isinstance(task.flows, CountedFlows):
+            key = id(task.flows.template)
+            counted[key] = task.flows.with_counts_of(counted.get(key))
+        else:
+            yield task.fill()
+    yield from (flows.fill() for flows in counted.values())

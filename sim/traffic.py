@@ -1,7 +1,7 @@
 """From the choices of a step's tokens to what each rank sends, receives and serves, in one compiled pass.
 
-Axes: T token, L MoE layer, E expert, K choice, G rank, S source rank, M member of S's EP group, A domain in which the
-group stands, P slot of a rank.
+Axes: T token, L MoE layer, E expert, K choice, G rank, S source rank, M member of S's EP group, A
+domain in which the group stands, P slot of a rank.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ _MIN_PART = 1 << 19  # choices that are worth a thread
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LayerTraffic:
-    """What one MoE layer of one step moves between ranks, and what each slot serves; counts of tokens.
+    """What one MoE layer of one step moves between ranks, and what each slot serves.
+
+    Counts of tokens.
 
     Parameters
     ----------
@@ -45,9 +47,9 @@ class LayerTraffic:
     load_GP
         Choices that each slot serves.
     return_copies_SM, return_domain_copies_SA
-        The same pairs on the way back, S being the rank that takes the results in. Equal to the two above except in
-        mode ``stay``, where S is the token's next home and its old home counts among the M, since it sends the
-        token's residual along.
+        The same pairs on the way back, S being the rank that takes the results in. Equal to the two
+        above except in mode ``stay``, where S is the token's next home and its old home counts
+        among the M, since it sends the token's residual along.
     """
 
     tokens_G: Int
@@ -66,10 +68,12 @@ class StepTraffic:
     Parameters
     ----------
     home_LT
-        In mode ``stay``: the rank where each token is at home before each layer and, in the last row, after the last
-        one (L + 1 rows). None in the other modes, where tokens never leave home.
+        In mode ``stay``: the rank where each token is at home before each layer and, in the last
+        row, after the last one (L + 1 rows). None in the other modes, where tokens never leave
+        home.
     same_rank_pairs, pairs
-        Of the K x K pairs of a token's choices at consecutive layers: those served on one rank, and all.
+        Of the K x K pairs of a token's choices at consecutive layers: those served on one rank, and
+        all.
     """
 
     tokens_LG: Int32
@@ -132,8 +136,8 @@ def count_traffic(
     home_T
         The rank that holds each token when the step begins.
     stay
-        Tokens move on to the rank that serves their first choice (the first that is not empty) instead of returning
-        home; a token without a choice stays where it is.
+        Tokens move on to the rank that serves their first choice (the first that is not empty)
+        instead of returning home; a token without a choice stays where it is.
     table
         The plan's replica table, where the caller has it already.
 

@@ -1,11 +1,12 @@
 """The compiled pass behind `traffic`: who serves each choice, and what copies that takes.
 
-It takes a block of tokens through all layers, and at each layer does one thing after another to the whole block: which
-slot serves each choice, which copies travel, which pairs of choices meet on a rank, and who is the next home. Between
-these steps stands `member_KT`, the member of the home's EP group that serves each choice; 65535 stands for no choice.
+It takes a block of tokens through all layers, and at each layer does one thing after another to the
+whole block: which slot serves each choice, which copies travel, which pairs of choices meet on a
+rank, and who is the next home. Between these steps stands `member_KT`, the member of the home's EP
+group that serves each choice; 65535 stands for no choice.
 
-Axes: T token, L MoE layer, E expert, K choice, G rank, S source rank, M member of S's EP group, A domain in which the
-group stands, P slot of an EP group, R and X as in `ReplicaTable`.
+Axes: T token, L MoE layer, E expert, K choice, G rank, S source rank, M member of S's EP group, A
+domain in which the group stands, P slot of an EP group, R and X as in `ReplicaTable`.
 """
 
 # numba functions carry no annotations: their types come from the call
@@ -35,9 +36,9 @@ _BLOCK = 128  # tokens whose choices stay in the cache of a core
 class Serving(NamedTuple):
     """Who serves which choice.
 
-    Where every expert has one slot to go to, `sole_R` alone says which (slot << 16 | member). Else it is empty and the
-    rest is used, as in `ReplicaTable`, with `next_SLE`: how far each (source, layer, expert) is in its candidates.
-    `first_S` is the first member of each source's EP group.
+    Where every expert has one slot to go to, `sole_R` alone says which (slot << 16 | member). Else
+    it is empty and the rest is used, as in `ReplicaTable`, with `next_SLE`: how far each (source,
+    layer, expert) is in its candidates. `first_S` is the first member of each source's EP group.
     """
 
     experts: int
@@ -200,6 +201,7 @@ def _serve(experts_TLK, rows_T, at_T, layer, none, serving, served_SLP, member_K
             else:
                 x += _u(i)
                 i = np.uint32(i + np.uint32(1))
+                # Kept below r as it goes, which saves a division for each choice.
                 next_X[nexts + expert] = np.uint32(0) if i == (candidates & 65535) else i
             place = serving.place_X[x]
             served_X[to + _u(place >> 32)] += 1
@@ -229,6 +231,8 @@ def _copy(member_KT, at_T, layer, none, place_SM, seen_M, seen_A, mark, counts):
                 continue
             member = _u(member_KT[k, t])
             place = _u(place_X[row + member])
+            # No branch: whether a member is new to a token is nothing that a processor could
+            # predict.
             copies_X[to_members + member] += seen_M[member] != mark + t
             domains_X[to_places + place] += seen_A[place] != mark + t
             seen_M[member] = seen_A[place] = mark + t
@@ -243,7 +247,7 @@ def _move_on(member_KT, at_T, layer, none, place_SM, first_S, counts):
         home = np.int64(at_T[t])
         next_home, first, seen = home, first_S[home], 1
         visited[0] = home - first
-        for k in range(choices - 1, -1, -1):
+        for k in range(choices - 1, -1, -1):  # backwards, so that the first choice is the last to be the next home
             if member_KT[k, t] != none:
                 visited[seen] = np.int64(member_KT[k, t])
                 next_home = first + visited[seen]
@@ -251,7 +255,7 @@ def _move_on(member_KT, at_T, layer, none, place_SM, first_S, counts):
         for i in range(seen):
             place = place_SM[home, visited[i]]
             new_rank, new_place = True, True
-            for j in range(i):
+            for j in range(i):  # a handful: to compare each with each is less than to clear marks
                 new_rank &= visited[j] != visited[i]
                 new_place &= place_SM[home, visited[j]] != place
             counts.back_SLM[next_home, layer, visited[i]] += new_rank

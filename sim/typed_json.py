@@ -16,7 +16,8 @@ def read_fields(
 ) -> dict[str, Any]:
     """Read the fields of a dataclass: every one must be there, and nothing else but what may stand `beside` them.
 
-    Lists become tuples. Of types, those are known that such values have: text, numbers, truth, tuples and mappings.
+    Lists become tuples. Of types, those are known that such values have: text, numbers, truth,
+    tuples and mappings.
 
     Raises
     ------
@@ -50,7 +51,8 @@ def _read(value: Any, annotation: str, name: str, file: str | Path | None) -> An
     elif type(value).__name__ == annotation:
         return value
     wanted = {"str": "text", "float": "a finite number", "int": "a whole number", "bool": "true or false"}
-    raise MoecastError(f"must be {wanted.get(annotation, 'an object or list')}", file=file, field=name, value=value)
+    rule = f"must be {wanted.get(annotation, 'an object or list')}"
+    raise MoecastError(rule, file=file, field=name, value=value)
 
 
 def _is_finite(value: float) -> bool:

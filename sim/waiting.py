@@ -1,9 +1,9 @@
 """What ranks wait for where their tasks run on several streams: for a peer that computes, or for the network.
 
-A rank that neither computes nor sends waits for a peer to enter an exchange, or at the step's end for the last rank.
-While that peer computes it is idle; while the peer is itself held up by an exchange, the network is what both wait for,
-and the time is that exchange's; while the peer waits, too, whoever it waits for is asked. The same rule as in
-`moecast.sim.breakdown` for one stream.
+A rank that neither computes nor sends waits for a peer to enter an exchange, or at the step's end
+for the last rank. While that peer computes it is idle; while the peer is itself held up by an
+exchange, the network is what both wait for, and the time is that exchange's; while the peer waits,
+too, whoever it waits for is asked. The same rule as in `moecast.sim.breakdown` for one stream.
 
 Each rank's step is cut into pieces in which it computes, or else is in an exchange, or else waits.
 
@@ -60,7 +60,8 @@ def network_seconds(
     )
     spent_S = np.zeros(len(program.tasks))
     _resolve(*pieces, spent_S)
-    # After the last rank that is known to be done, an exchange is under way of which nobody knows whose time it is.
+    # After the last rank that is known to be done, an exchange is under way of which nobody knows
+    # whose time it is.
     spent_S[int(times.last_S.argmax())] += program.n_ranks * max(0.0, times.step_time_s - done_G.max(initial=0.0))
     return spent_S
 
@@ -74,6 +75,7 @@ def _pieces(  # type: ignore[no-untyped-def]
     Each piece begins where the one before it ends, a rank's first at 0.
     """
     n_ranks = len(offsets_W) - 1
+    # Pieces end where a stay begins or ends, or with the step: no more than this.
     room = 2 * (len(start_W) + len(start_X)) + 2 * n_ranks
     # As few bytes as hold them: pieces are the most that a step's account keeps.
     end_P, state_P, about_P = np.empty(room), np.empty(room, np.int8), np.empty(room, np.int32)
@@ -86,6 +88,7 @@ def _pieces(  # type: ignore[no-untyped-def]
             while w < offsets_W[rank + 1] and start_W[w] <= at:
                 works_until = max(works_until, end_W[w])
                 w += 1
+            # of exchanges at once the last to end stands for all
             while x < offsets_X[rank + 1] and start_X[x] <= at:
                 if end_X[x] > sends_until:
                     sends_until, sends = end_X[x], task_X[x]
@@ -95,6 +98,7 @@ def _pieces(  # type: ignore[no-untyped-def]
             if works_until > at:
                 until, state, about = works_until, COMPUTES, -1
             elif sends_until > at:
+                # compute that begins wins
                 until, state, about = min(sends_until, next_work), SENDS, sends
             else:
                 until, state, about = min(next_work, next_send), WAITS, NOBODY
@@ -102,7 +106,7 @@ def _pieces(  # type: ignore[no-untyped-def]
                     about = last
                 elif next_send <= next_work:
                     about = peer_X[x]
-                if about == rank:
+                if about == rank:  # it is the last one itself: what it waits for is not known
                     about = NOBODY
             until = min(until, end_s)
             end_P[n], state_P[n], about_P[n] = until, state, about
@@ -121,6 +125,8 @@ def _begins(p, first, end_P):  # type: ignore[no-untyped-def]
 @entry
 def _resolve(offsets_G1, end_P, state_P, about_P, spent_S) -> None:  # type: ignore[no-untyped-def]
     """Give exchanges the seconds in which they hold up those whom ranks wait for."""
+    # A stack, since a peer may wait for a peer. What does not fit on it stays idle time: never is
+    # more than the waiting given out.
     room = 4096
     who, since, until = np.empty(room, np.int64), np.empty(room), np.empty(room)
     deep = np.empty(room, np.int64)
@@ -143,6 +149,8 @@ def _resolve(offsets_G1, end_P, state_P, about_P, spent_S) -> None:  # type: ign
                 else:
                     high = middle
             while low < offsets_G1[peer + 1] and _begins(low, offsets_G1[peer], end_P) < end:
+                # What of the wait falls into this piece: pieces of a rank do not overlap, so no
+                # second counts twice.
                 from_s, to_s = max(begin, _begins(low, offsets_G1[peer], end_P)), min(end, end_P[low])
                 if state_P[low] == SENDS:
                     spent_S[about_P[low]] += to_s - from_s

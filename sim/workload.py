@@ -34,23 +34,24 @@ class Workload:
     phase
         `prefill`, `decode`, or `mixed`: chunks of prompts beside running sequences, in every step.
     tokens_per_rank
-        Prefill: tokens that each DP rank holds in each step. Decode and mixed: sequences on each DP rank, one token
-        each. Steps as recorded hold what the run held.
+        Prefill: tokens that each DP rank holds in each step. Decode and mixed: sequences on each DP
+        rank, one token each. Steps as recorded hold what the run held.
     prefill_tokens_per_rank
         Mixed: tokens of prompts on each DP rank beside those; 0: none.
     speculate, acceptance
-        Decode and mixed: tokens that are drafted for each sequence and verified in the step with its own, and the
-        chance that a draft is accepted where those before it were. Drafts are routed like the tokens that follow in the
-        trace; what drafting itself costs is not counted.
+        Decode and mixed: tokens that are drafted for each sequence and verified in the step with
+        its own, and the chance that a draft is accepted where those before it were. Drafts are
+        routed like the tokens that follow in the trace; what drafting itself costs is not counted.
     steps
         How many steps.
     context
-        Decode: every token attends to this many keys; None: to its recorded position and all before it.
+        Decode: every token attends to this many keys; None: to its recorded position and all before
+        it.
     seed
         Of the drawing.
     topics
-        Weights by topic name: shares of the tokens (prefill) or sequences (decode). A tuple of names restricts
-        without weighing. None: all sequences alike, those without a topic included.
+        Weights by topic name: shares of the tokens (prefill) or sequences (decode). A tuple of
+        names restricts without weighing. None: all sequences alike, those without a topic included.
     one_topic_per_step
         Each step holds one topic; topics take turns, by weight where there are weights.
     reuse
@@ -58,8 +59,9 @@ class Workload:
     steps_mode
         `drawn`, or `as-recorded`: the trace's own steps and source ranks.
     request_placement
-        Which DP rank a drawn sequence runs on: ``any``, the one with fewest tokens, or ``topic``: ranks are shared out
-        to topics by their tokens, in order, and a sequence goes to one of its topic's as long as that has room.
+        Which DP rank a drawn sequence runs on: ``any``, the one with fewest tokens, or ``topic``:
+        ranks are shared out to topics by their tokens, in order, and a sequence goes to one of its
+        topic's as long as that has room.
     from_phase
         Draw from the trace's rows of this phase instead; results say so. None: of `phase`.
 
@@ -87,9 +89,11 @@ class Workload:
     def __post_init__(self) -> None:
         """Check ranges."""
         if self.phase not in PHASES:
-            raise MoecastError(f"one of {', '.join(PHASES)} can be simulated", field="phase", value=self.phase)
+            rule = f"one of {', '.join(PHASES)} can be simulated"
+            raise MoecastError(rule, field="phase", value=self.phase)
         if self.from_phase is not None and self.from_phase not in TRACE_PHASES:
-            raise MoecastError(f"one of {', '.join(TRACE_PHASES)}", field="from_phase", value=self.from_phase)
+            rule = f"one of {', '.join(TRACE_PHASES)}"
+            raise MoecastError(rule, field="from_phase", value=self.from_phase)
         self._check_parts()
         least_tokens = 0 if self.prefill_tokens_per_rank else 1
         for field, least in (
@@ -102,13 +106,15 @@ class Workload:
         ):
             value = getattr(self, field)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
-                raise MoecastError(f"must be a whole number of at least {least}", field=field, value=value)
+                rule = f"must be a whole number of at least {least}"
+                raise MoecastError(rule, field=field, value=value)
         if self.seed > MOST_SEED:
             raise MoecastError(f"must be at most {MOST_SEED}", field="seed", value=self.seed)
         if self.steps_mode == "as-recorded":
             for field in ("topics", "one_topic_per_step", "reuse", "request_placement"):
                 if getattr(self, field) not in (None, False, "any"):
-                    raise MoecastError("not with steps as recorded", field=field, value=getattr(self, field))
+                    rule = "not with steps as recorded"
+                    raise MoecastError(rule, field=field, value=getattr(self, field))
         self._check_drafts()
         self._check_topics()
         self._check_names()
@@ -146,9 +152,11 @@ class Workload:
         if isinstance(self.topics, Mapping):
             for topic, weight in self.topics.items():
                 if not 0 <= weight < float("inf"):
-                    raise MoecastError("a weight is finite and not negative", field=f"topics.{topic}", value=weight)
+                    rule = "a weight is finite and not negative"
+                    raise MoecastError(rule, field=f"topics.{topic}", value=weight)
             if not 0 < sum(self.topics.values()) < float("inf"):
-                raise MoecastError("at least one weight must be positive, and their sum finite", field="topics")
+                rule = "at least one weight must be positive, and their sum finite"
+                raise MoecastError(rule, field="topics")
         elif self.topics is not None:
             object.__setattr__(self, "topics", tuple(self.topics))
             if not self.topics:
@@ -204,7 +212,8 @@ class Workload:
     def accepted_per_step(self) -> float:
         """Tokens that a running sequence goes on by in a step, expected: 1 + a + … + a^k with k drafts.
 
-        Source: Leviathan et al., Fast Inference from Transformers via Speculative Decoding, arXiv 2211.17192, eq. 1.
+        Source: Leviathan et al., Fast Inference from Transformers via Speculative Decoding, arXiv
+        2211.17192, eq. 1.
         """
         return float(sum(self.acceptance**draft for draft in range(self.speculate + 1)))
 

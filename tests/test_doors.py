@@ -50,7 +50,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "sim/network/links.py": NETWORK,
     "sim/network/maxmin.py": (*NETWORK, "sim/test_hostile_arrays.py::test_rates"),
     "sim/network/exchange_bounds.py": NETWORK,
-    "sim/replica_turns.py": PLACEMENT,
+    "sim/replica_rule.py": PLACEMENT,
     "sim/replicas.py": (
         "sim/test_hostile_arrays.py::test_replica_tables",
         "sim/test_hostile_arrays.py::test_replica_tables_with_places_that_are_not_there",

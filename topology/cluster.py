@@ -39,7 +39,8 @@ class Cluster:
     name
         How outputs call it.
     nodes
-        GPUs, NICs and switches, kept in this order; the ids of the GPUs are 0, 1, 2, ... in any order.
+        GPUs, NICs and switches, kept in this order; the ids of the GPUs are 0, 1, 2, ... in any
+        order.
     links
         Directed links between them; two nodes have at most one link in each direction.
     hardware
@@ -53,8 +54,8 @@ class Cluster:
     Raises
     ------
     ValueError
-        Names or ids that repeat or are missing, links that cannot be, a GPU that others of its domain cannot reach over
-        NVLink, or one that other domains cannot reach at all.
+        Names or ids that repeat or are missing, links that cannot be, a GPU that others of its
+        domain cannot reach over NVLink, or one that other domains cannot reach at all.
     """
 
     name: str

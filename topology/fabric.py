@@ -22,11 +22,13 @@ class Fabric:
     Parameters
     ----------
     shape
-        "leaf-spine": all NICs of a node go to one leaf, several nodes a leaf. "rail": NIC i of every node of a pod
-        goes to leaf i of that pod (rail-optimised). "single-switch": every NIC on one switch that never blocks.
+        "leaf-spine": all NICs of a node go to one leaf, several nodes a leaf. "rail": NIC i of
+        every node of a pod goes to leaf i of that pod (rail-optimised). "single-switch": every NIC
+        on one switch that never blocks.
     oversubscription
-        Capacity of a full leaf's downlinks over that of its uplinks, at least 1. A leaf has ceil(downlinks / this)
-        cables upward, one to each spine, of equal capacity, so that the ratio is exact.
+        Capacity of a full leaf's downlinks over that of its uplinks, at least 1. A leaf has
+        ceil(downlinks / this) cables upward, one to each spine, of equal capacity, so that the
+        ratio is exact.
     nodes_per_leaf
         Nodes that share a leaf, or a pod of rail leaves; None leaves it to the preset.
     routing

@@ -36,8 +36,8 @@ class Hardware:
     peak_flop_per_s
         Dense peak by element type: "bf16", "fp8", "fp4" where it exists.
     efficiency
-        Part of the peak that is reached: "gemm", "grouped_gemm" and "attention" of the FLOP/s, "memory" of the
-        bandwidth.
+        Part of the peak that is reached: "gemm", "grouped_gemm" and "attention" of the FLOP/s,
+        "memory" of the bandwidth.
     kernel_launch_s
         Time between two kernels of one stream.
     gemm_tile_rows
@@ -45,8 +45,8 @@ class Hardware:
     communication_sms
         SMs that the normal dispatch and combine kernels take from compute.
     message_s
-        Cost of one copy at its sender, in the low-latency kernels: added to the time that its bytes take on the first
-        link of its path, whether NIC or NVLink, and not hidden behind it.
+        Cost of one copy at its sender, in the low-latency kernels: added to the time that its bytes
+        take on the first link of its path, whether NIC or NVLink, and not hidden behind it.
     collective_launch_s
         Fixed cost of one dispatch or combine.
     count_exchange_s
@@ -54,18 +54,20 @@ class Hardware:
     barrier_s
         A barrier over the ranks of a group.
     network_launch_s
-        What NCCL adds before the first byte of a collective that leaves its domain: the hosts' proxies and what drives
-        the cards. 0 where nobody measured it.
+        What NCCL adds before the first byte of a collective that leaves its domain: the hosts'
+        proxies and what drives the cards. 0 where nobody measured it.
     in_switch_efficiency
-        Part of the NVLink rate at which the domain's switches add up and multicast; 0 where they cannot.
+        Part of the NVLink rate at which the domain's switches add up and multicast; 0 where they
+        cannot.
     kernels
-        Who prices kernels: `roofline` (the `efficiency` of this table), `fitted` (parameters per kind of kernel that
-        were fitted on measured ones), or `tables:DIR` (measured tables in a folder, fitted parameters beside).
+        Who prices kernels: `roofline` (the `efficiency` of this table), `fitted` (parameters per
+        kind of kernel that were fitted on measured ones), or `tables:DIR` (measured tables in a
+        folder, fitted parameters beside).
     engine
         Whose kernels run, by the name of a serving engine; `neutral`: none in particular.
     copy_cost
-        What a copy costs its sender, by the costs that are fitted: times what they say. No fact of a GPU: it asks what
-        cheaper copies would save, where `message_s` is not read.
+        What a copy costs its sender, by the costs that are fitted: times what they say. No fact of
+        a GPU: it asks what cheaper copies would save, where `message_s` is not read.
     sources
         Where each of the numbers above comes from, by field, or by "field.key" in a mapping.
 

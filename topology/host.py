@@ -1,7 +1,7 @@
 """One host as its own tools describe it, and the domain that clusters are made of from it.
 
-`nvidia-smi topo -m` and NCCL's dump say which NIC is near which GPU and how many NVLinks there are; neither says what a
-GPU computes, and the first says no rate at all: those come from a preset.
+`nvidia-smi topo -m` and NCCL's dump say which NIC is near which GPU and how many NVLinks there are;
+neither says what a GPU computes, and the first says no rate at all: those come from a preset.
 
 Axes: G GPU, N NIC.
 """
@@ -41,7 +41,8 @@ class HostTopology:
     switch_links
         NVLinks of each GPU to NVSwitches; 0: there are none.
     pair_links
-        NVLinks of each pair of GPUs that are cabled directly; 0: there are none. With one GPU both are 0.
+        NVLinks of each pair of GPUs that are cabled directly; 0: there are none. With one GPU both
+        are 0.
     numa_G
         NUMA node of each GPU, where it is known.
     line_Bps_N
@@ -148,8 +149,8 @@ def _pcie_rate(
 def nearest_nics(host: HostTopology) -> tuple[list[tuple[int, ...]], list[str]]:
     """Give each GPU its nearest NIC, of equally near ones the least used, those of its own NUMA node first.
 
-    A NIC that is left over goes to a GPU that it is as near to as its first one, if that is `NEAR`; where this gives
-    GPUs different numbers of them, each keeps its first.
+    A NIC that is left over goes to a GPU that it is as near to as its first one, if that is `NEAR`;
+    where this gives GPUs different numbers of them, each keeps its first.
     """
     rank_GN = [[LEVELS.index(level) for level in row] for row in host.level_GN]
     numa_N = [_numa_of_nic(host, nic) for nic in range(len(host.nics))]

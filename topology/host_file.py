@@ -41,7 +41,8 @@ def read_host_cluster(
     nodes, fabric
         How many, and what joins them; None: one, and the preset's fabric.
     preset
-        Whose GPUs and rates stand in for what the file does not say; None: `ASSUMED`, and the cluster says so.
+        Whose GPUs and rates stand in for what the file does not say; None: `ASSUMED`, and the
+        cluster says so.
     nic_Bps
         Usable rate of one NIC, over what the file and the preset say.
 
@@ -87,6 +88,6 @@ def _parse(data: bytes, path: Path) -> HostTopology:
 
 
 IS_NONE = (
-    "no cluster: a file that ends in .yaml, what `nvidia-smi topo -m` prints, or what NCCL writes to "
-    "NCCL_TOPO_DUMP_FILE"
+    "no cluster: a file that ends in .yaml, what `nvidia-smi topo -m` prints, or what NCCL writes "
+    "to NCCL_TOPO_DUMP_FILE"
 )

@@ -25,15 +25,17 @@ def load_cluster(
     Parameters
     ----------
     name_or_path
-        "dgx-h200"; a path that ends in .yaml or .yml; or a file with what `nvidia-smi topo -m` prints on one of the
-        hosts, or NCCL writes there (`NCCL_TOPO_DUMP_FILE`).
+        "dgx-h200"; a path that ends in .yaml or .yml; or a file with what `nvidia-smi topo -m`
+        prints on one of the hosts, or NCCL writes there (`NCCL_TOPO_DUMP_FILE`).
     nodes
-        How many of the preset's nodes (of its domains, where a domain has several hosts); overrides a file's.
+        How many of the preset's nodes (of its domains, where a domain has several hosts); overrides
+        a file's.
     fabric
-        "leaf-spine:2", "rail:1", "single-switch" and the like (see `parse_fabric`); overrides a file's.
+        "leaf-spine:2", "rail:1", "single-switch" and the like (see `parse_fabric`); overrides a
+        file's.
     preset, nic_Bps
-        For a host's own description: whose GPUs and rates stand in for what it does not say (None: an assumption that
-        the cluster's notes name), and the usable rate of one NIC.
+        For a host's own description: whose GPUs and rates stand in for what it does not say (None:
+        an assumption that the cluster's notes name), and the usable rate of one NIC.
 
     Raises
     ------

@@ -71,9 +71,9 @@ def oversubscription(cluster: Cluster) -> float:
 def bisection_Bps(cluster: Cluster) -> float:
     """Bytes per second that one half of the GPUs can send to the other, over all paths at once.
 
-    The first half of the domains sends to the rest (within a single domain, the first half of its GPUs), in the order
-    of their ids, so that neighbours on a leaf stay together. It is a maximum flow, of which routing reaches at most as
-    much.
+    The first half of the domains sends to the rest (within a single domain, the first half of its
+    GPUs), in the order of their ids, so that neighbours on a leaf stay together. It is a maximum
+    flow, of which routing reaches at most as much.
     """
     senders = _sending_half(cluster)
     if not senders:

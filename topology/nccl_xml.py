@@ -1,7 +1,8 @@
 """NCCL's own view of a host: the XML that `NCCL_TOPO_DUMP_FILE` writes.
 
-CPUs hold PCIe bridges, these hold GPUs (with their NVLinks) and NICs (with their speed). No entity and no document type
-is read, nothing outside the file, and depth and number of elements are limited.
+CPUs hold PCIe bridges, these hold GPUs (with their NVLinks) and NICs (with their speed). No entity
+and no document type is read, nothing outside the file, and depth and number of elements are
+limited.
 """
 
 from __future__ import annotations
@@ -85,8 +86,9 @@ def parse_nccl_xml(data: bytes, file: Path) -> HostTopology:
     Raises
     ------
     MoecastError
-        It is no XML, or holds a document type, another root, several hosts, no GPU, numbers out of their range, or GPUs
-        that do not reach each other over NVLink, or over different numbers of them.
+        It is no XML, or holds a document type, another root, several hosts, no GPU, numbers out of
+        their range, or GPUs that do not reach each other over NVLink, or over different numbers of
+        them.
     """
     reader = _Reader(file)
     parser = expat.ParserCreate()

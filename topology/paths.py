@@ -1,6 +1,7 @@
 """Shortest paths for many flows at once, level by level, in numpy (compiling would cost more than it saves).
 
-Axes: F flow, J link, V node of the graph (GPUs first, in the order of their ids), D distinct destination.
+Axes: F flow, J link, V node of the graph (GPUs first, in the order of their ids), D distinct
+destination.
 """
 
 from __future__ import annotations
@@ -56,8 +57,9 @@ class Adjacency:
     def among(self, gpus: Ints) -> Adjacency:
         """Leave out what no shortest path between some GPUs (their ids, ascending) takes.
 
-        That is all other GPUs, which pass nothing on, and then all nodes with one neighbour, which a path could only
-        leave the way it came. GPUs and nodes are numbered anew in their order; links keep their numbers and order.
+        That is all other GPUs, which pass nothing on, and then all nodes with one neighbour, which
+        a path could only leave the way it came. GPUs and nodes are numbered anew in their order;
+        links keep their numbers and order.
         """
         kept_V = np.arange(self.n_nodes) >= self.n_gpus
         kept_V[gpus] = True
@@ -92,8 +94,9 @@ class NextHops:
     """All shortest paths towards each of D destinations, by node.
 
     Node v on its way to destination d (as columns of `destination_D`) has the entries
-    ``start[d * n_nodes + v]:start[d * n_nodes + v + 1]`` of `link`, `after` (the node the link leads to) and `ways`
-    (the number of shortest paths from there; for spraying, the bytes per second that go on from v this way).
+    ``start[d * n_nodes + v]:start[d * n_nodes + v + 1]`` of `link`, `after` (the node the link
+    leads to) and `ways` (the number of shortest paths from there; for spraying, the bytes per
+    second that go on from v this way).
     """
 
     n_nodes: int
@@ -135,8 +138,9 @@ def next_hops(adjacency: Adjacency, destination_D: Ints, *, spray: bool) -> Next
 def _carried(adjacency: Adjacency, hops_DV: npt.NDArray[np.int16], closer_DJ: npt.NDArray[np.bool_]) -> Floats:
     """Bytes per second that go towards each destination by each link, in the order of `out_link`.
 
-    No more than the link and the switches behind it carry, which is how adaptive routing settles: queues on a slow
-    cable turn packets away from it. What all ways share, the cables of the GPUs and NICs, turns nothing away.
+    No more than the link and the switches behind it carry, which is how adaptive routing settles:
+    queues on a slow cable turn packets away from it. What all ways share, the cables of the GPUs
+    and NICs, turns nothing away.
     """
     source_J = adjacency.link_source_J[adjacency.out_link]
     after_J = adjacency.link_destination_J[adjacency.out_link]

@@ -174,7 +174,8 @@ def _hover_points(name: str, links: list[Link], place: dict[str, tuple[float, fl
         mode="markers",
         marker={"size": 9, "opacity": 0},
         text=[
-            f"{escape(link.source)} – {escape(link.destination)}<br>{format_Bps(link.capacity_Bps)}, "
+            f"{escape(link.source)} – "
+            f"{escape(link.destination)}<br>{format_Bps(link.capacity_Bps)}, "
             f"{format_s(link.latency_s)}"
             for link in links
         ],

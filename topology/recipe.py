@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from moecast.topology.fabric import Fabric
 from moecast.topology.hardware import Hardware
 
-# Trace columns and plans number ranks with 16 bits; a larger number of GPUs is a slip of the keyboard.
+# Trace columns and plans number ranks with 16 bits; a larger number of GPUs is a slip of the
+# keyboard.
 MAX_GPUS = 16_384
 
 
@@ -16,16 +17,19 @@ MAX_GPUS = 16_384
 class Domain:
     """One NVLink domain: its hosts, GPUs and NICs, and the rate and latency of each kind of link.
 
-    Rates are usable bytes per second of one GPU or NIC in one direction; both directions have them at once.
+    Rates are usable bytes per second of one GPU or NIC in one direction; both directions have them
+    at once.
 
     Parameters
     ----------
     hosts, gpus_per_host, nics_per_host
-        With fewer NICs than GPUs, neighbouring GPUs share one: GPU i of a host uses NIC i * nics // gpus.
+        With fewer NICs than GPUs, neighbouring GPUs share one: GPU i of a host uses NIC i * nics //
+        gpus.
     nic_of_gpu
         The NIC that each GPU of a host uses, where it is another.
     direct_nvlink
-        GPUs are cabled to each other, each pair with an equal part of `nvlink_Bps`, and not to NVSwitches.
+        GPUs are cabled to each other, each pair with an equal part of `nvlink_Bps`, and not to
+        NVSwitches.
     nvlink_Bps, nvlink_latency_s
         Between a GPU and the domain's NVSwitches; the latency is that of each of the two links.
     pcie_Bps, pcie_latency_s

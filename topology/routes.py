@@ -2,13 +2,15 @@
 
 Axes: F flow, J link, X (flow, link) pairs in the order of flows.
 
-A flow takes the shortest paths (fewest links) from its source GPU to its destination GPU: over NVLink alone inside a
-domain, over any links between domains. No path leads through a third GPU. Where several are shortest, ECMP takes one of
-them by a hash and spraying divides the flow by what they carry, evenly where all cables are alike.
+A flow takes the shortest paths (fewest links) from its source GPU to its destination GPU: over
+NVLink alone inside a domain, over any links between domains. No path leads through a third GPU.
+Where several are shortest, ECMP takes one of them by a hash and spraying divides the flow by what
+they carry, evenly where all cables are alike.
 
-The hash: three rounds of SplitMix64's mixing function over seed, source and destination (GPU ids, 64 bits each);
-its value modulo the number of shortest paths picks the path, counted in the order of the links. All that one GPU
-sends to another takes the same path, as the packets of one connection do.
+The hash: three rounds of SplitMix64's mixing function over seed, source and destination (GPU ids,
+64 bits each); its value modulo the number of shortest paths picks the path, counted in the order of
+the links. All that one GPU sends to another takes the same path, as the packets of one connection
+do.
 """
 
 from __future__ import annotations
@@ -24,8 +26,10 @@ import numpy.typing as npt
 from moecast.arrays import whole_numbers
 from moecast.topology.paths import Adjacency, Floats, Found, Ints, flow_hash, follow_all, follow_one, next_hops
 
-# Entries that one block of destinations may take in each scratch array: 1 MiB of int64, so that they stay in the cache.
+# Entries that one block of destinations may take in each scratch array: 1 MiB of int64, so that
+# they stay in the cache.
 _BLOCK_ENTRIES = 1 << 17
+_BLOCK_FLOWS = 1 << 14
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -35,11 +39,13 @@ class Routes:
     Parameters
     ----------
     offsets_F1
-        int64 [F + 1]; flow f has the entries ``offsets_F1[f]:offsets_F1[f + 1]`` of the two arrays below.
+        int64 [F + 1]; flow f has the entries ``offsets_F1[f]:offsets_F1[f + 1]`` of the two arrays
+        below.
     link_X
         int32 indices into the cluster's links, from source to destination.
     share_X
-        float64 part of the flow's bytes on that link: 1 for one path, 1/n where n paths share the flow.
+        float64 part of the flow's bytes on that link: 1 for one path, 1/n where n paths share the
+        flow.
     latency_F
         float64 seconds until the first byte arrives, the mean over the paths of a sprayed flow.
     """
@@ -53,6 +59,21 @@ class Routes:
     def n_flows(self) -> int:
         """The number of flows."""
         return len(self.latency_F)
+
+    def of_flows(self, flow_F: npt.NDArray[np.int64]) -> Routes:
+        """Give the routes of some of the flows, in any order and as often as they are named."""
+        if np.array_equal(flow_F, np.arange(self.n_flows)):
+            return self
+        links_F = np.diff(self.offsets_F1)[flow_F]
+        offsets_F1 = np.concatenate([[0], np.cumsum(links_F)])
+        link_X, share_X = np.empty(offsets_F1[-1], np.int32), np.empty(offsets_F1[-1])
+        for first in range(0, len(flow_F), _BLOCK_FLOWS):  # or where each entry comes from took more than the entries
+            block = slice(first, first + _BLOCK_FLOWS)
+            put = slice(offsets_F1[first], offsets_F1[min(first + _BLOCK_FLOWS, len(flow_F))])
+            began_F = self.offsets_F1[flow_F[block]] - offsets_F1[:-1][block]
+            from_X = np.repeat(began_F, links_F[block]) + np.arange(put.start, put.stop)
+            link_X[put], share_X[put] = self.link_X[from_X], self.share_X[from_X]
+        return Routes(offsets_F1=offsets_F1, link_X=link_X, share_X=share_X, latency_F=self.latency_F[flow_F])
 
     @property
     def flow_X(self) -> npt.NDArray[np.int64]:
@@ -82,7 +103,8 @@ def find_routes(
     source_F, destination_F
         GPU ids, one per flow.
     spray
-        Divide each flow over all its shortest paths, by what they carry, instead of hashing it onto one.
+        Divide each flow over all its shortest paths, by what they carry, instead of hashing it onto
+        one.
     seed
         Of the hash; any integer.
 
@@ -130,7 +152,8 @@ def _blocks(part: Ints, destination_F: Ints, n_links: int) -> Iterator[tuple[Int
 class Crossed(NamedTuple):
     """What some flows cross: the flows, how many links each does, and one flow after another which and how much of it.
 
-    Numbers that are kept for every (flow, link) pair until all are found take no more bytes than they need.
+    Numbers that are kept for every (flow, link) pair until all are found take no more bytes than
+    they need.
     """
 
     flow_B: Ints

@@ -1,7 +1,7 @@
 """What `nvidia-smi topo -m` prints, as users paste it.
 
-Columns and rows are GPUs, then NICs (`NIC0` with a legend, or `mlx5_0`), then affinities. Terminal codes, prompts,
-quotes and what stands before and after the table are passed over.
+Columns and rows are GPUs, then NICs (`NIC0` with a legend, or `mlx5_0`), then affinities. Terminal
+codes, prompts, quotes and what stands before and after the table are passed over.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def parse_topo_matrix(text: str, file: Path) -> HostTopology:
     Raises
     ------
     MoecastError
-        There is no table, or a row is cut, stands twice or holds what is no connection; GPUs of the host that do not
-        reach each other over NVLink, or over different numbers of them.
+        There is no table, or a row is cut, stands twice or holds what is no connection; GPUs of the
+        host that do not reach each other over NVLink, or over different numbers of them.
     """
     lines = [_CODES.sub(" ", line).split() for line in text.splitlines()]
     columns = next((_columns(words) for words in lines if _is_header(words)), [])
@@ -117,5 +117,6 @@ def _nvlinks(rows: dict[str, dict[str, str]], gpus: list[str], file: Path) -> tu
 def _level(rows: dict[str, dict[str, str]], gpu: str, nic: str, file: Path) -> str:
     level = _OLD.get(rows[gpu][nic], rows[gpu][nic])
     if level not in LEVELS:
-        raise MoecastError(f"a NIC is at one of {', '.join(LEVELS)}", file=file, field=f"{gpu} to {nic}", value=level)
+        rule = f"a NIC is at one of {', '.join(LEVELS)}"
+        raise MoecastError(rule, file=file, field=f"{gpu} to {nic}", value=level)
     return level

@@ -1,7 +1,8 @@
 """Cluster files: YAML in, cluster out, and back to the same cluster.
 
-A file says it in one of two ways: built from a preset (`preset`, `nodes`, `fabric`, and what differs under `domain` and
-`hardware`), or listed (`gpus`, `nics`, `switches`, `links`). `moecast.topology.yaml_model` has the fields.
+A file says it in one of two ways: built from a preset (`preset`, `nodes`, `fabric`, and what
+differs under `domain` and `hardware`), or listed (`gpus`, `nics`, `switches`, `links`).
+`moecast.topology.yaml_model` has the fields.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ def read_cluster(path: str | Path, *, nodes: int | None = None, fabric: Fabric |
 
 def _built(given: ClusterFile, path: Path, nodes: int | None, fabric: Fabric | None) -> Cluster:
     if given.routing is not None:
-        raise MoecastError("stands under fabric, unless links are listed", file=path, field="routing")
+        rule = "stands under fabric, unless links are listed"
+        raise MoecastError(rule, file=path, field="routing")
     if given.preset is None and given.domain is None:
         raise MoecastError(
             "missing: a cluster file names a preset or a domain, or lists its links", file=path, field="preset"
@@ -82,9 +84,11 @@ def _built(given: ClusterFile, path: Path, nodes: int | None, fabric: Fabric | N
 def _listed(given: ClusterFile, path: Path, nodes: int | None, fabric: Fabric | None) -> Cluster:
     for name in ("preset", "nodes", "fabric", "domain"):
         if getattr(given, name) is not None:
-            raise MoecastError("does not go with a list of links: the links say it", file=path, field=name)
+            rule = "does not go with a list of links: the links say it"
+            raise MoecastError(rule, file=path, field=name)
     if nodes is not None or fabric is not None:
-        raise MoecastError("lists its links, so the number of nodes and the fabric cannot be overridden", file=path)
+        rule = "lists its links, so the number of nodes and the fabric cannot be overridden"
+        raise MoecastError(rule, file=path)
     for name in ("gpus", "links"):
         if getattr(given, name) is None:
             raise MoecastError("missing", file=path, field=name)
@@ -158,7 +162,8 @@ def _filled(
         missing = [item.name for item in fields(kind) if item.name not in changes and not _has_default(item)]
         if missing:
             name = type(section).model_fields[missing[0]].alias or missing[0]
-            raise MoecastError("missing: give it, or name a preset to start from", file=path, field=f"{field}.{name}")
+            rule = "missing: give it, or name a preset to start from"
+            raise MoecastError(rule, file=path, field=f"{field}.{name}")
         return _with_known_sources(kind(**changes), section, path, field)
 
 

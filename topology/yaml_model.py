@@ -1,6 +1,7 @@
 """The fields of a cluster file: what may stand where, and how its quantities are read.
 
-A field is named as in Python without its unit, since the value carries one: `nic_Bps` is `nic_bandwidth: 48.5 GB/s`.
+A field is named as in Python without its unit, since the value carries one: `nic_Bps` is
+`nic_bandwidth: 48.5 GB/s`.
 """
 
 from __future__ import annotations

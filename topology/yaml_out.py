@@ -33,7 +33,8 @@ def to_yaml(cluster: Cluster, *, listing: bool = False, tables: bool = False) ->
     Parameters
     ----------
     tables
-        Write the domain's and the hardware's numbers too where they are a preset's, as a file to start from.
+        Write the domain's and the hardware's numbers too where they are a preset's, as a file to
+        start from.
     """
     recipe = cluster.recipe
     short = recipe is not None and not listing and build_cluster(recipe) == cluster

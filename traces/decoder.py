@@ -101,7 +101,8 @@ def _next(batches: Iterator[pa.RecordBatch], path: Path) -> pa.RecordBatch | Non
     try:
         return next(batches, None)
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
-        raise MoecastError(f"damaged or truncated Parquet ({_first_line(error)})", file=path) from error
+        rule = f"damaged or truncated Parquet ({_first_line(error)})"
+        raise MoecastError(rule, file=path) from error
 
 
 def _bad_choice(batch: pa.RecordBatch, meta: TraceMeta) -> tuple[int, int, int]:
@@ -114,7 +115,9 @@ def _bad_choice(batch: pa.RecordBatch, meta: TraceMeta) -> tuple[int, int, int]:
 
 
 class Decoder:
-    """Reads the shards of one trace batch by batch; topics are numbered by first appearance over all shards.
+    """Reads the shards of one trace batch by batch.
+
+    Topics are numbered by first appearance over all shards.
 
     Parameters
     ----------
@@ -139,7 +142,9 @@ class Decoder:
     def batches(
         self, shards: Iterable[Path], batch_tokens: int, *, threads: int = 1
     ) -> Iterator[dict[str, npt.NDArray[Any]]]:
-        """Yield the columns of shard after shard as arrays, by their RoutingTrace names; unknown ones are left out.
+        """Yield the columns of shard after shard as arrays, by their RoutingTrace names.
+
+        Unknown ones are left out.
 
         Row groups are read on `threads` threads; as many wait or are in work as there are threads.
 
@@ -160,7 +165,8 @@ class Decoder:
                         yield self._decode(batch, bad)
                     self._row += len(batch)
             if self._row != footer.num_rows:
-                raise MoecastError(f"damaged Parquet: {footer.num_rows} rows promised, {self._row} there", file=shard)
+                rule = f"damaged Parquet: {footer.num_rows} rows promised, {self._row} there"
+                raise MoecastError(rule, file=shard)
 
     def trace(self, columns: dict[str, Any]) -> RoutingTrace:
         """Make the trace of one batch."""
@@ -250,7 +256,8 @@ class Decoder:
             coded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
             names = coded.dictionary.to_pylist()
         except ValueError as error:  # not UTF-8
-            raise MoecastError(f"damaged Parquet ({_first_line(error)})", file=self._file) from error
+            rule = f"damaged Parquet ({_first_line(error)})"
+            raise MoecastError(rule, file=self._file) from error
         used_T = codes_of(coded.indices)
         if not -1 <= used_T.min() <= used_T.max() < len(names):
             raise MoecastError("damaged Parquet (a dictionary is too short)", file=self._file)

@@ -1,7 +1,7 @@
 """The file format: Parquet columns and `moecast.*` metadata of a routing trace, and the way to and from arrays.
 
-One row per token. `experts` and `weights` are fixed-size binary, [L, K] little-endian uint16 and float16.
-Axes: T token, L MoE layer, K choice.
+One row per token. `experts` and `weights` are fixed-size binary, [L, K] little-endian uint16 and
+float16. Axes: T token, L MoE layer, K choice.
 """
 
 from __future__ import annotations
@@ -91,11 +91,14 @@ def decode_meta(raw: Mapping[bytes, bytes] | None, file: str | Path) -> TraceMet
         if key.startswith(_PREFIX.encode())
     }
     if "schema" not in values:
-        raise MoecastError(f"not a moecast routing trace: Parquet without {_PREFIX}schema metadata", file=file)
+        rule = f"not a moecast routing trace: Parquet without {_PREFIX}schema metadata"
+        raise MoecastError(rule, file=file)
     if sum(map(len, values.values())) > MAX_METADATA_BYTES:
-        raise MoecastError(f"more than {MAX_METADATA_BYTES >> 20} MiB of metadata, not read", file=file)
+        rule = f"more than {MAX_METADATA_BYTES >> 20} MiB of metadata, not read"
+        raise MoecastError(rule, file=file)
     if (version := _json(values, "schema", file)) != SCHEMA_VERSION:
-        raise MoecastError(f"this moecast reads version {SCHEMA_VERSION}", file=file, field="schema", value=version)
+        rule = f"this moecast reads version {SCHEMA_VERSION}"
+        raise MoecastError(rule, file=file, field="schema", value=version)
     for name in ("config", "source"):
         if not isinstance(_json(values, name, file), (dict, type(None))):
             raise MoecastError("must be a JSON object", file=file, field=_PREFIX + name)
@@ -130,7 +133,8 @@ def _layer_ids(value: Any, file: str | Path) -> tuple[int, ...] | None:
     if value is None:
         return None
     if not isinstance(value, list) or not all(type(layer) is int for layer in value):
-        raise MoecastError("must be a list of whole numbers", file=file, field=_PREFIX + "layer_ids")
+        rule = "must be a list of whole numbers"
+        raise MoecastError(rule, file=file, field=_PREFIX + "layer_ids")
     return tuple(value)
 
 
@@ -148,7 +152,8 @@ def check_schema(schema: pa.Schema, meta: TraceMeta, file: str | Path) -> None:
             raise MoecastError("the column is missing or there twice", file=file, field=field.name)
         found = schema.field(field.name).type
         if not (found == field.type or (_is_text(field.type) and _is_text(found))):
-            raise MoecastError(f"must be {field.type}", file=file, field=field.name, value=str(found))
+            rule = f"must be {field.type}"
+            raise MoecastError(rule, file=file, field=field.name, value=str(found))
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -183,7 +188,8 @@ def _from_matrix(array_TLK: npt.NDArray[Any], dtype: str) -> pa.Array:
 def numbers_of(column: pa.Array) -> npt.NDArray[Any]:
     """View a column of whole numbers, whatever stands where they are null; copies nothing.
 
-    pyarrow's own `to_numpy` imports pandas where that is installed, half a second that each command would pay.
+    pyarrow's own `to_numpy` imports pandas where that is installed, half a second that each command
+    would pay.
     """
     dtype = np.dtype(str(column.type))
     return np.frombuffer(column.buffers()[1], dtype, count=len(column), offset=column.offset * dtype.itemsize)

@@ -21,7 +21,8 @@ class ContentHasher:
     def __init__(self, meta: TraceMeta) -> None:
         self._meta = meta
         self._hashers: dict[str, Any] = {}
-        self._topics: dict[str, int] = {}  # numbered by first appearance, which no batch size changes
+        # numbered by first appearance, which no batch size changes
+        self._topics: dict[str, int] = {}
 
     def add(self, columns: Mapping[str, npt.NDArray[Any]], topics: tuple[str, ...]) -> None:
         """Take the next tokens: a trace's `columns()` and the names of its topics."""

@@ -23,7 +23,9 @@ from moecast.traces.trace import RoutingTrace
 
 
 def export_lists(path: str | Path, out: str | Path, *, progress: Advance | None = None) -> int:
-    """Copy a trace to one Parquet file whose `experts` are lists [L][K] of uint16, and `weights` of float; return T.
+    """Copy a trace to one Parquet file whose `experts` are lists [L][K] of uint16, and `weights` of float.
+
+    Return T.
 
     moecast itself does not read the copy.
 

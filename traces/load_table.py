@@ -40,7 +40,8 @@ class LoadTable:
     Raises
     ------
     ValueError, TypeError
-        Not [L, E] whole numbers, one is negative, or their sum reaches 2^53, beyond which sums of shares
+        Not [L, E] whole numbers, one is negative, or their sum reaches 2^53, beyond which sums of
+        shares
         lose whole choices.
     """
 

@@ -29,7 +29,8 @@ class TraceMeta:
     model
         The model's name, free text.
     layers, experts, choices
-        L, E and K: MoE layers, routed experts per layer, and the most choices a token makes at a layer.
+        L, E and K: MoE layers, routed experts per layer, and the most choices a token makes at a
+        layer.
     config
         The model's raw `config.json` where known.
     layer_ids

@@ -33,7 +33,8 @@ def iter_part(
 ) -> Iterator[RoutingTrace]:
     """Yield batches of a trace, of its planning part or of its measuring part, in bounded memory.
 
-    Within each (phase, topic), the first floor(n · `fraction`) tokens are for planning, the rest for measuring.
+    Within each (phase, topic), the first floor(n · `fraction`) tokens are for planning, the rest
+    for measuring.
 
     Parameters
     ----------
@@ -45,8 +46,8 @@ def iter_part(
     Raises
     ------
     MoecastError
-        The file is truncated, foreign or breaks a rule of the format; no token is left; a phase or topic that it does
-        not have.
+        The file is truncated, foreign or breaks a rule of the format; no token is left; a phase or
+        topic that it does not have.
     ValueError
         `part` is none of the three, or `fraction` is not between 0 and 1.
     """

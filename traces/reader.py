@@ -54,8 +54,8 @@ def iter_trace(
     Raises
     ------
     MoecastError
-        The file is truncated, foreign or breaks a rule of the format; it has no weights and they are asked for; a
-        phase that does not exist.
+        The file is truncated, foreign or breaks a rule of the format; it has no weights and they
+        are asked for; a phase that does not exist.
     ValueError
         `batch_tokens` is not positive.
     """
@@ -87,13 +87,15 @@ def read_trace(
     weights: bool = False,
     progress: Advance | None = None,
 ) -> RoutingTrace:
-    """Read a whole trace, or its tokens of one phase and of some topics; the parameters are those of `iter_trace`.
+    """Read a whole trace, or its tokens of one phase and of some topics.
+
+    The parameters are those of `iter_trace`.
 
     Raises
     ------
     MoecastError
-        The file is truncated, foreign or breaks a rule of the format; it does not fit in memory; no token is left; a
-        phase or topic that it does not have.
+        The file is truncated, foreign or breaks a rule of the format; it does not fit in memory; no
+        token is left; a phase or topic that it does not have.
     """
     meta, total = read_meta(path), count_tokens(path)
     row_bytes = 2 * meta.layers * meta.choices * (2 if weights else 1)
@@ -143,7 +145,8 @@ def _check_found(
             f"the trace has {', '.join(names) or 'no topics'}", file=path, field="topic", value=missing[0]
         )
     names = sorted({f"{part.phase} of {part.topic}" if topics else part.phase for part in parts})
-    raise MoecastError(f"the trace has {', '.join(names) or 'no tokens'}", file=path, field="phase", value=phase)
+    rule = f"the trace has {', '.join(names) or 'no tokens'}"
+    raise MoecastError(rule, file=path, field="phase", value=phase)
 
 
 def _matching(trace: RoutingTrace, phase: str | None, topics: Collection[str] | None) -> npt.NDArray[np.bool_]:

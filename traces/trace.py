@@ -34,14 +34,17 @@ _OPTIONAL = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class RoutingTrace:
-    """The choices of T tokens in the order the run saw them; arrays are read-only and share memory where they can.
+    """The choices of T tokens in the order the run saw them.
+
+    Arrays are read-only and share memory where they can.
 
     Parameters
     ----------
     meta
         Sizes and provenance.
     experts_TLK
-        uint16; `NO_CHOICE` where a token makes no choice. An expert appears at most once per token and layer.
+        uint16; `NO_CHOICE` where a token makes no choice. An expert appears at most once per token
+        and layer.
     sequence_T, position_T
         uint32; the request, unique in the trace, and the place in it.
     phase_T
@@ -49,7 +52,8 @@ class RoutingTrace:
     topics, topic_T
         Names of the topics; int16 index into them, -1 where not known.
     step_T, source_rank_T, token_id_T
-        The forward pass, the rank that held the token and its vocabulary id; None where not recorded.
+        The forward pass, the rank that held the token and its vocabulary id; None where not
+        recorded.
     weights_TLK
         float16 gate weights, or None.
 
@@ -132,8 +136,8 @@ class RoutingTrace:
     def split(self, fraction: float) -> tuple[RoutingTrace, RoutingTrace]:
         """Part for planning and part for measuring.
 
-        Within each (phase, topic), the first floor(n · fraction) tokens go to the first part, the rest to the second;
-        both keep the trace's order.
+        Within each (phase, topic), the first floor(n · fraction) tokens go to the first part, the
+        rest to the second; both keep the trace's order.
 
         Raises
         ------
@@ -142,7 +146,8 @@ class RoutingTrace:
         """
         if not 0 <= fraction <= 1:
             raise ValueError(f"fraction = {fraction!r}: must be between 0 and 1")
-        exact = Fraction(float(fraction)).limit_denominator(10**6)  # 0.29 of 100 is 29, which it is not in binary
+        # 0.29 of 100 is 29, which it is not in binary
+        exact = Fraction(float(fraction)).limit_denominator(10**6)
         planning_T = np.zeros(self.n_tokens, bool)
         group_T = self.phase_T.astype(np.int64) * (len(self.topics) + 1) + self.topic_T + 1
         for group in np.unique(group_T):
@@ -165,7 +170,9 @@ class RoutingTrace:
 
 
 def concatenate(traces: Sequence[RoutingTrace]) -> RoutingTrace:
-    """One trace of all tokens in order; topics are joined by name and the first trace's `meta` is kept.
+    """One trace of all tokens in order.
+
+    Topics are joined by name and the first trace's `meta` is kept.
 
     Raises
     ------

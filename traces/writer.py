@@ -28,9 +28,9 @@ _RISING = ("step", "sequence", "position")
 class TraceWriter:
     """Writes a trace batch by batch in bounded memory; use it in a `with` statement.
 
-    A path that ends in `.parquet` becomes one file, made whole or not at all. Any other path becomes a folder of
-    shards, each written beside and renamed: a writer that is killed leaves the shards before it, and one that ends with
-    an exception also keeps the tokens appended so far.
+    A path that ends in `.parquet` becomes one file, made whole or not at all. Any other path
+    becomes a folder of shards, each written beside and renamed: a writer that is killed leaves the
+    shards before it, and one that ends with an exception also keeps the tokens appended so far.
 
     Parameters
     ----------
@@ -89,8 +89,8 @@ class TraceWriter:
         Raises
         ------
         ValueError
-            The batch's L, E or K is not the writer's, it has other columns than the batches before, or a token chooses
-            an expert twice at one layer.
+            The batch's L, E or K is not the writer's, it has other columns than the batches before,
+            or a token chooses an expert twice at one layer.
         MoecastError
             The disk is full.
         """
@@ -193,7 +193,8 @@ class TraceWriter:
         try:
             yield
         except OSError as error:
-            raise MoecastError(f"cannot be written ({error.strerror or error})", file=self.path) from error
+            rule = f"cannot be written ({error.strerror or error})"
+            raise MoecastError(rule, file=self.path) from error
 
 
 def write_trace(trace: RoutingTrace, path: str | Path, *, compression_level: int | None = None) -> None:
@@ -216,8 +217,8 @@ def check_target(path: str | Path) -> None:
     Raises
     ------
     MoecastError
-        The folder to write in is missing or not writable, a folder for shards holds something already, or the name of
-        a folder that would be made ends like a file's.
+        The folder to write in is missing or not writable, a folder for shards holds something
+        already, or the name of a folder that would be made ends like a file's.
     """
     path = Path(path)
     if path.suffix == ".parquet":

@@ -1,6 +1,7 @@
 """Forecasts held against real processes and published results.
 
-What needs torch is imported from where it stands: `moecast.validate.replay` and `moecast.validate.job`.
+What needs torch is imported from where it stands: `moecast.validate.replay` and
+`moecast.validate.job`.
 """
 
 from moecast.validate.ladder import Ladder, RungResult

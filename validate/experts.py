@@ -51,7 +51,9 @@ class ExpertWork:
         return cls(weights=weights)
 
     def median_s(self, job: Job, slot_R: npt.NDArray[np.int32], repeats: Repeats) -> float:
-        """Time the experts on rows of which each goes to one slot; the first rows are held against the reference.
+        """Time the experts on rows of which each goes to one slot.
+
+        The first rows are held against the reference.
 
         Raises
         ------
@@ -70,5 +72,6 @@ class ExpertWork:
         some = slice(0, CHECKED_ROWS)
         expected = moe_layer(x_RH[some], self.weights, slot_R1[some], gate_R1[some], path="reference")
         if not torch.allclose(run()[some].float(), expected.float(), rtol=TOLERANCE, atol=TOLERANCE):
-            raise MoecastError(f"the kernels disagree with the reference at rank {job.rank}", field="experts")
+            rule = f"the kernels disagree with the reference at rank {job.rank}"
+            raise MoecastError(rule, field="experts")
         return job.median_s(run, repeats=repeats.repeats, warmup=repeats.warmup)

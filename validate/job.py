@@ -74,7 +74,8 @@ class Job:
         dist.all_gather_object(asked, hashlib.sha256(text.encode()).hexdigest())
         different = [rank for rank, other in enumerate(asked) if other != asked[0]]
         if different:
-            raise MoecastError(f"rank {different[0]} reads another plan, trace or workload than rank 0", field="replay")
+            rule = f"rank {different[0]} reads another plan, trace or workload than rank 0"
+            raise MoecastError(rule, field="replay")
 
     def gather(self, own: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Collect an array of every rank, by rank."""

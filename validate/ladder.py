@@ -36,7 +36,8 @@ class RungResult:
     step_time_s
         The whole step, mean over steps; None where only exchanges were measured.
     exchange_s
-        The sum of all dispatches and combines of a step, the ranks beginning each together; mean over steps.
+        The sum of all dispatches and combines of a step, the ranks beginning each together; mean
+        over steps.
     cost_s
         How long the rung itself took to answer, per step; of hardware nothing is said.
     step_error, exchange_error
@@ -44,7 +45,8 @@ class RungResult:
     not_run
         Why there are no numbers; empty where there are.
     elsewhere
-        Hardware that is not the cluster's, by name: nothing is held against its times. Empty where it is.
+        Hardware that is not the cluster's, by name: nothing is held against its times. Empty where
+        it is.
     """
 
     rung: str

@@ -18,6 +18,6 @@ def launch_line(ranks: int) -> str:
         return f"torchrun --no-python --nproc-per-node {ranks} moecast validate ..."
     nodes = -(-ranks // GPUS_PER_NODE)
     return (
-        f"torchrun --no-python --nnodes {nodes} --nproc-per-node {-(-ranks // nodes)} --rdzv-backend c10d "
-        "--rdzv-endpoint HOST:PORT moecast validate ... on each node"
+        f"torchrun --no-python --nnodes {nodes} --nproc-per-node {-(-ranks // nodes)} "
+        "--rdzv-backend c10d --rdzv-endpoint HOST:PORT moecast validate ... on each node"
     )

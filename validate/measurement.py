@@ -26,7 +26,8 @@ class Measurement:
     Parameters
     ----------
     plan_hash, trace_hash, workload
-        What was asked: sha256 of the plan's slots and layout, the trace's content hash, the workload's own values.
+        What was asked: sha256 of the plan's slots and layout, the trace's content hash, the
+        workload's own values.
     model
         The model whose widths the rows have.
     dispatch
@@ -34,8 +35,8 @@ class Measurement:
     ranks, layers, steps
         G, L, W.
     dispatch_s_WLG, combine_s_WLG
-        Seconds of each rank in each exchange: median over `repeats` after `warmup`, all ranks starting together. The
-        dispatch includes the exchange of counts before it.
+        Seconds of each rank in each exchange: median over `repeats` after `warmup`, all ranks
+        starting together. The dispatch includes the exchange of counts before it.
     expert_s_WLG
         Seconds of each rank's experts on the rows it received; None where only bytes were moved.
     dispatch_bytes, combine_bytes
@@ -122,7 +123,8 @@ class Measurement:
         if not isinstance(value, dict) or value.get("kind") != "measurement":
             raise MoecastError("not a moecast measurement", file=file)
         if value.get("schema") != SCHEMA:
-            raise MoecastError(f"this moecast reads measurement schema {SCHEMA}", file=file, field="schema")
+            rule = f"this moecast reads measurement schema {SCHEMA}"
+            raise MoecastError(rule, file=file, field="schema")
         read = read_fields(cls, value, beside=("schema", "kind", "exchange_s"), file=file)
         try:
             return cls(**read)

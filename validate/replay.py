@@ -46,7 +46,8 @@ class Effort:
         """Check ranges."""
         for name, least in (("repeats", 1), ("warmup", 0)):
             if getattr(self, name) < least:
-                raise MoecastError(f"must be at least {least}", field=name, value=getattr(self, name))
+                rule = f"must be at least {least}"
+                raise MoecastError(rule, field=name, value=getattr(self, name))
 
 
 def exchange_rows(
@@ -67,7 +68,9 @@ def replay(
     effort: Effort | None = None,
     exchange: Exchange = exchange_rows,
 ) -> Measurement:
-    """Run every exchange of a workload's steps for real, and time it; all ranks call this with the same arguments.
+    """Run every exchange of a workload's steps for real, and time it.
+
+    All ranks call this with the same arguments.
 
     Parameters
     ----------
@@ -83,7 +86,8 @@ def replay(
     Raises
     ------
     MoecastError
-        The plan cannot be replayed, ranks were given different arguments, or a row arrived damaged or misplaced.
+        The plan cannot be replayed, ranks were given different arguments, or a row arrived damaged
+        or misplaced.
     """
     effort = effort or Effort()
     check_question(cluster, model, plan, trace)
@@ -154,7 +158,8 @@ class _StepReplay:
         self.job, self.plan, self.served, self.group, self.effort, self.work = job, plan, served, group, effort, work
         self.exchange = exchange
         self.row_bytes = row_bytes(model, plan)
-        self.moved = [0, 0, 0]  # bytes leaving this rank to dispatch and to combine, rows it checked
+        # bytes leaving this rank to dispatch and to combine, rows it checked
+        self.moved = [0, 0, 0]
 
     def layers(self) -> list[tuple[float, float, float]]:
         """Run all layers; seconds of dispatch, combine and experts."""
@@ -219,8 +224,9 @@ def check_rows(received: Tensor, wanted: Tensor, rows: Rows, *, place: str) -> N
         return
     row, byte = (int(i) for i in (received != wanted).nonzero()[0])
     raise MoecastError(
-        f"{place}: byte {byte} of row {row} (token {rows.token_R[row]} of rank {rows.source_R[row]}, choice "
-        f"{rows.choice_R[row]}) is {int(received[row, byte])}, should be {int(wanted[row, byte])}",
+        f"{place}: byte {byte} of row {row} (token {rows.token_R[row]} of rank "
+        f"{rows.source_R[row]}, choice {rows.choice_R[row]}) is {int(received[row, byte])}, should "
+        f"be {int(wanted[row, byte])}",
         field="replay",
     )
 

@@ -1,9 +1,10 @@
 """Which slot serves each choice of a step: the plan's replica rule, choice by choice.
 
-`moecast.sim.traffic` counts the same thing in one compiled pass without keeping it; the replay needs the choices
-themselves, and the tests hold the two against each other.
+`moecast.sim.traffic` counts the same thing in one compiled pass without keeping it; the replay
+needs the choices themselves, and the tests hold the two against each other.
 
-Axes: T token of the step, L MoE layer, K choice, G rank, R choice in order of token, X candidate slot.
+Axes: T token of the step, L MoE layer, K choice, G rank, R choice in order of token, X candidate
+slot.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ def validate(asked: Question, *, measurement: Measurement | None = None) -> Ladd
     Parameters
     ----------
     measurement
-        What `replay` measured for this question. It went over all_to_all_single, so all rungs are then asked for
-        dispatch mode `nccl`, whatever mode the plan names.
+        What `replay` measured for this question. It went over all_to_all_single, so all rungs are
+        then asked for dispatch mode `nccl`, whatever mode the plan names.
 
     Raises
     ------
@@ -46,4 +46,5 @@ def check_same_question(measurement: Measurement, plan: Plan, trace: RoutingTrac
     for field, asked in question_hashes(plan, trace, workload).items():
         if getattr(measurement, field) != asked:
             what = field.removesuffix("_hash")
-            raise MoecastError(f"the measurement is of another {what}", field=field, value=getattr(measurement, field))
+            rule = f"the measurement is of another {what}"
+            raise MoecastError(rule, field=field, value=getattr(measurement, field))

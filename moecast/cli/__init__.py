@@ -102,7 +102,8 @@ def main() -> None:
         _say("this machine's memory does not hold what was asked: fewer steps, tokens or nodes need less")
         sys.exit(2)
     except OSError as error:  # a full disk, a folder that may not be searched, a name that is too long
-        # what this program writes to files names them (`moecast.files`): what is left is standard output
+        # what this program writes to files names them (`moecast.files`): what is left is standard
+        # output
         unnamed = "standard output: " if error.errno == errno.ENOSPC else ""
         where = unnamed if error.filename is None else f"{error.filename}: "
         _say(f"{where}{error.strerror or ' '.join(str(error).split())}")

@@ -215,7 +215,8 @@ def parse_topics(text: str | None) -> dict[str, float] | tuple[str, ...] | None:
         try:
             weights[name] = float(weight)
         except ValueError as error:
-            raise MoecastError("give every topic a weight, as in law=3,code=1", field="--topics", value=part) from error
+            rule = "give every topic a weight, as in law=3,code=1"
+            raise MoecastError(rule, field="--topics", value=part) from error
     return weights
 
 

@@ -64,7 +64,8 @@ def hf_command(
 ) -> None:
     """Run a Hugging Face MoE model on text and record which experts every token chooses.
 
-    Every sequence of the text is prefill; with --generate, the model goes on from each, which is decode.
+    Every sequence of the text is prefill; with --generate, the model goes on from each, which is
+    decode.
 
     Example: moecast capture hf allenai/OLMoE-1B-7B-0924 --text texts/ --generate 32 --out trace
     """

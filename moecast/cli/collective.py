@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 SIZES = "64KiB,1MiB,8MiB,64MiB,256MiB,1GiB"
 MOST_SIZES = 64
 NOTE = (
-    "Even, out of place, all ranks at once. Between nodes the links set NCCL's rate, and its proxies post a message "
-    "in a microsecond; channels that do not fill cards are not modelled."
+    "Even, out of place, all ranks at once. Between nodes the links set NCCL's rate, and its "
+    "proxies post a message in a microsecond; channels that do not fill cards are not modelled."
 )
 
 
@@ -30,8 +30,9 @@ def collective_command(
         str,
         typer.Option(
             "--kind",
-            help="nccl: what NCCL would take for the size. Over the links alone: ring, tree, in-switch, one-shot, "
-            "two-shot, direct, hierarchical, 2dh, cyclic, open, where the operation has it.",
+            help="nccl: what NCCL would take for the size. Over the links alone: ring, tree, "
+            "in-switch, one-shot, two-shot, direct, hierarchical, 2dh, cyclic, open, where the "
+            "operation has it.",
         ),
     ] = "nccl",
     nodes: options.Nodes = None,

@@ -61,8 +61,8 @@ def demo_command(
 ) -> None:
     """Simulate, place, simulate again on a real routing trace: 4 × dgx-h200, leaf-spine 2:1, EP32, 3 slots per rank.
 
-    The routing is like the trace's, carried over to the model's layers, experts and choices; plans are made on the
-    first half of each topic and simulated on the second.
+    The routing is like the trace's, carried over to the model's layers, experts and choices; plans
+    are made on the first half of each topic and simulated on the second.
 
     Example: moecast demo --out out
     """
@@ -89,7 +89,8 @@ def _prepare(out: Path, trace: Path | None, model: str, *, seed: int, quiet: boo
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise MoecastError(f"the output folder cannot be made ({error.strerror})", file=out) from error
+        rule = f"the output folder cannot be made ({error.strerror})"
+        raise MoecastError(rule, file=out) from error
     check_writable(out / "report.html")
     recorded = read_trace(trace or shipped_trace_path())
     cluster = load_cluster(CLUSTER, nodes=NODES, fabric=FABRIC)

@@ -33,8 +33,8 @@ def read_model(
 ) -> ModelShape:
     """The model of `--model`, else of the trace's own config, at the dimensions of `--dims`.
 
-    `--dims` needs neither: L, E and K are in the trace. A trace of some of the model's MoE layers, by their ids, gives
-    those layers of it.
+    `--dims` needs neither: L, E and K are in the trace. A trace of some of the model's MoE layers,
+    by their ids, gives those layers of it.
 
     Raises
     ------
@@ -54,8 +54,8 @@ def read_model(
 def _at_dims(widths: ModelShape, meta: TraceMeta, file: Path) -> ModelShape:
     """Routing of any model at the widths of another.
 
-    Of a trace that has gaps between its layers only those that it has are kept: whether what lies between is dense or
-    was not recorded is not known.
+    Of a trace that has gaps between its layers only those that it has are kept: whether what lies
+    between is dense or was not recorded is not known.
     """
     ids, ours = _rising(meta.layer_ids), meta.model or file.stem
     model = widths.with_routing(ours, layers=meta.layers, experts=meta.experts, choices=meta.choices, layer_ids=ids)
@@ -76,8 +76,8 @@ def _named_model(name: str | None, meta: TraceMeta, file: Path) -> ModelShape:
 
 
 _OTHERWISE = (
-    "carry the routing over to its shape (--routing trace), make some (--routing uniform), or take only its widths "
-    "(--dims instead of --model)"
+    "carry the routing over to its shape (--routing trace), make some (--routing uniform), or take "
+    "only its widths (--dims instead of --model)"
 )
 
 
@@ -107,7 +107,9 @@ def _rising(layer_ids: Sequence[int] | None) -> tuple[int, ...] | None:
 
 
 def read_inputs(asked: Asked, *, quiet: bool = False) -> Inputs:
-    """Read and check everything a forecast needs, in the order that fails soonest; `quiet`: without progress.
+    """Read and check everything a forecast needs, in the order that fails soonest.
+
+    `quiet`: without progress.
 
     Raises
     ------
@@ -120,7 +122,8 @@ def read_inputs(asked: Asked, *, quiet: bool = False) -> Inputs:
 
     source, types = asked.source, asked.types
     if asked.cluster is None:
-        raise MoecastError("name a preset (`moecast topology list`) or a YAML file", field="--cluster")
+        rule = "name a preset (`moecast topology list`) or a YAML file"
+        raise MoecastError(rule, field="--cluster")
     workload = asked.workload()
     built = load_cluster(asked.cluster, nodes=asked.nodes, fabric=asked.fabric)
     built = kernels_on(built, kernels=asked.kernels, engine=asked.engine)
@@ -140,7 +143,9 @@ def read_inputs(asked: Asked, *, quiet: bool = False) -> Inputs:
 
 
 def read_question(asked: Asked, inputs: Inputs, *, gpus: int | None = None) -> Question:
-    """Put the inputs and the plan that is asked for together; `gpus`: of the cluster's first so many.
+    """Put the inputs and the plan that is asked for together.
+
+    `gpus`: of the cluster's first so many.
 
     Raises
     ------
@@ -173,7 +178,8 @@ def read_or_make_plan(asked: Asked, inputs: Inputs, *, gpus: int | None = None) 
     Raises
     ------
     MoecastError
-        The file is no plan, the slots cannot hold the experts, or a degree does not divide the ranks.
+        The file is no plan, the slots cannot hold the experts, or a degree does not divide the
+        ranks.
     """
     from moecast.cli.asked import CONTEXT
     from moecast.sim.schedules import find_schedule

@@ -32,9 +32,11 @@ def model_of(model: str | None, dims: str | None, types: ElementTypes | None) ->
     from moecast.sim import load_model
 
     if dims is not None:
-        raise MoecastError("routing is made at the model's own shape: name it with --model", field="--dims", value=dims)
+        rule = "routing is made at the model's own shape: name it with --model"
+        raise MoecastError(rule, field="--dims", value=dims)
     if model is None:
-        raise MoecastError("routing is made of a model's shape: name it with --model", field="--model")
+        rule = "routing is made of a model's shape: name it with --model"
+        raise MoecastError(rule, field="--model")
     shape = load_model(model)
     return shape if types is None else types.put_into(shape)
 
@@ -49,8 +51,8 @@ def routing_for(
     trace
         The part of it that the source asks for.
     workload
-        The same, with `reuse` where it holds more tokens than are made, and a context where none was recorded that
-        the model would have.
+        The same, with `reuse` where it holds more tokens than are made, and a context where none
+        was recorded that the model would have.
     notes
         What to say of it.
     """
@@ -60,7 +62,8 @@ def routing_for(
         return _for_parts(source, model, workload, ranks=ranks, seed=seed, quiet=quiet)
     lifted, decodes = source.routing == "trace", workload.decoding is not None
     if lifted and decodes and workload.context is None and _is_shipped(source.trace):
-        workload = replace(workload, context=DEFAULT_CONTEXT)  # the shipped texts are short, as its model is small
+        # the shipped texts are short, as its model is small
+        workload = replace(workload, context=DEFAULT_CONTEXT)
     if lifted:
         made = _lifted(source, model, workload, ranks, seed, quiet)
     else:
@@ -100,8 +103,8 @@ def _is_shipped(path: Path | None) -> bool:
 def sequences_needed(workload: Workload, *, ranks: int, length: int) -> int:
     """Sequences of `length` tokens that a Workload draws.
 
-    In prefill each rank takes whole sequences until it holds its tokens of all steps. In decode each place of the batch
-    begins its first one anywhere and goes on to others when it ends.
+    In prefill each rank takes whole sequences until it holds its tokens of all steps. In decode
+    each place of the batch begins its first one anywhere and goes on to others when it ends.
     """
     if workload.decoding is not None:
         return ranks * workload.tokens_per_rank * (1 + math.ceil((workload.steps - 1) / length))
@@ -141,7 +144,8 @@ def _lifted(source: Source, model: ModelShape, workload: Workload, ranks: int, s
         own_T = recorded.phase_T == PHASES.index(workload.drawn_phase)
         length_S = np.unique(recorded.sequence_T[own_T], return_counts=True)[1]
         donors = fit_trace(recorded, phase=workload.drawn_phase)
-        # Sequences differ in length: each rank may hold the rest of the longest one beyond what it is asked.
+        # Sequences differ in length: each rank may hold the rest of the longest one beyond what it
+        # is asked.
         mean = max(int(length_S.mean()), 1)
         sequences = sequences_needed(workload, ranks=ranks, length=mean) + ranks * math.ceil(length_S.max() / mean)
         tokens = _with_part(sequences, mean, source)

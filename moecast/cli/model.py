@@ -47,7 +47,8 @@ def show_command(
 ) -> None:
     """Show a model's shape, parameters (all, and those that a token meets), bytes by part and KV bytes per token.
 
-    A `hf_quant_config.json` beside the config is read with it. What cannot be priced is refused by its field.
+    A `hf_quant_config.json` beside the config is read with it. What cannot be priced is refused by
+    its field.
 
     Example: moecast model show deepseek-v3
     """

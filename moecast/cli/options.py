@@ -152,8 +152,8 @@ Kernels = Annotated[
     str | None,
     typer.Option(
         "--kernels",
-        help="Who prices kernels: fitted (on measured ones), roofline (the hardware table's efficiencies), or "
-        "tables:DIR (your own measured tables, fitted for what they lack).",
+        help="Who prices kernels: fitted (on measured ones), roofline (the hardware table's "
+        "efficiencies), or tables:DIR (your own measured tables, fitted for what they lack).",
         show_default="the cluster's: presets have fitted",
     ),
 ]
@@ -177,8 +177,8 @@ TokensPerRank = Annotated[
     typer.Option(
         "--tokens-per-rank",
         min=0,
-        help="Tokens (prefill) or sequences (decode, mixed) that each rank has in flight; with --tp or --cp, each "
-        "group of ranks that shares them.",
+        help="Tokens (prefill) or sequences (decode, mixed) that each rank has in flight; with "
+        "--tp or --cp, each group of ranks that shares them.",
         show_default="512 in prefill, 32 in decode and mixed",
     ),
 ]
@@ -247,8 +247,8 @@ Tp = Annotated[
         "--tp",
         min=1,
         max=65535,
-        help="Consecutive ranks that share their tokens: they split attention, dense layers and the vocabulary, and "
-        "each token is dispatched by one of them.",
+        help="Consecutive ranks that share their tokens: they split attention, dense layers and "
+        "the vocabulary, and each token is dispatched by one of them.",
         show_default="the plan's, else 1: every rank attends for its own tokens (DP attention)",
     ),
 ]
@@ -260,8 +260,9 @@ ContextExchange = Annotated[
     str | None,
     typer.Option(
         "--context-exchange",
-        help="With --cp: keys and values go round beside attention (ring), are gathered before it (all-gather), or "
-        "stay while queries go round and results come back (token-ring). Decode gathers queries.",
+        help="With --cp: keys and values go round beside attention (ring), are gathered before it "
+        "(all-gather), or stay while queries go round and results come back (token-ring). Decode "
+        "gathers queries.",
         show_default="the plan's, else ring",
     ),
 ]
@@ -269,8 +270,9 @@ ContextSplit = Annotated[
     str | None,
     typer.Option(
         "--context-split",
-        help="With --cp: each rank takes two runs of every sequence that together read as many keys (zig-zag), one run "
-        "(contiguous), or short sequences whole and long ones cut over a domain or all ranks (zeppelin).",
+        help="With --cp: each rank takes two runs of every sequence that together read as many "
+        "keys (zig-zag), one run (contiguous), or short sequences whole and long ones cut over a "
+        "domain or all ranks (zeppelin).",
         show_default="the plan's, else zig-zag",
     ),
 ]
@@ -313,8 +315,8 @@ SequenceParallel = Annotated[
     bool | None,
     typer.Option(
         "--sequence-parallel/--no-sequence-parallel",
-        help="With --tp: each rank keeps its part of the tokens (reduce-scatter and all-gather), or all that it shares "
-        "(all-reduce).",
+        help="With --tp: each rank keeps its part of the tokens (reduce-scatter and all-gather), "
+        "or all that it shares (all-reduce).",
         show_default="the plan's, else its part",
     ),
 ]
@@ -329,17 +331,18 @@ Dispatch = Annotated[
     typer.Option(
         "--dispatch",
         help="per_choice, per_rank, per_domain, nccl, all_gather or stay.",
-        show_default="the plan's, else none where ranks that share tokens hold all experts (--no-sequence-parallel), "
-        "per_domain in prefill and per_choice in decode",
+        show_default="the plan's, else none where ranks that share tokens hold all experts "
+        "(--no-sequence-parallel), per_domain in prefill and per_choice in decode",
     ),
 ]
 Schedule = Annotated[
     str | None,
     typer.Option(
         "--schedule",
-        help="How tasks overlap: sequential, shared-beside (shared experts beside dispatch), two-batch (half the "
-        "tokens compute while the other half travels), token-weave (while its sums are all-reduced), chunked:D (MoE "
-        "layers in D chunks) or fsmoe:D (those between and inside domains at once).",
+        help="How tasks overlap: sequential, shared-beside (shared experts beside dispatch), "
+        "two-batch (half the tokens compute while the other half travels), token-weave (while its "
+        "sums are all-reduced), chunked:D (MoE layers in D chunks) or fsmoe:D (those between and "
+        "inside domains at once).",
         show_default="the plan's, else sequential",
     ),
 ]
@@ -347,8 +350,9 @@ ReplicaRule = Annotated[
     str | None,
     typer.Option(
         "--replica-rule",
-        help="Which replica serves a choice: round_robin, nearest, fixed (SGLang: own GPU, own host, else dealt) "
-        "by_rank (vLLM-Ascend: rank mod replicas) or lplb (DeepSeek's: a linear program splits each step's load).",
+        help="Which replica serves a choice: round_robin, nearest, fixed (SGLang: own GPU, own "
+        "host, else dealt) by_rank (vLLM-Ascend: rank mod replicas) or lplb (DeepSeek's: a linear "
+        "program splits each step's load).",
         show_default="the plan's or the engine's, else round_robin",
     ),
 ]

@@ -39,8 +39,8 @@ def place_command(
         str | None,
         typer.Option(
             "--solver",
-            help="contiguous, round-robin, eplb, balance (these four also with --load), random, local-search, exact, "
-            "sglang-vec, moetuner, exflow or exflow-strong.",
+            help="contiguous, round-robin, eplb, balance (these four also with --load), random, "
+            "local-search, exact, sglang-vec, moetuner, exflow or exflow-strong.",
             show_default="local-search; balance with --load",
         ),
     ] = None,
@@ -149,10 +149,11 @@ def place_command(
 ) -> None:
     """Find an expert placement, with a certificate of what no plan can beat.
 
-    The objective is the mean step time on the planning part of the trace, under the rung fluid (bound where that is
-    slow); with --load, the load of the fullest rank.
+    The objective is the mean step time on the planning part of the trace, under the rung fluid
+    (bound where that is slow); with --load, the load of the fullest rank.
 
-    Example: moecast place --cluster dgx-h200 --nodes 4 --model deepseek-v2-lite --trace t.parquet --out plan.json
+    Example: moecast place --cluster dgx-h200 --nodes 4 --model deepseek-v2-lite --trace t.parquet
+    --out plan.json
     """
     from moecast.cli import render
     from moecast.cli.inputs import read_inputs
@@ -254,7 +255,8 @@ def parse_time_limit(text: str | None) -> float | None:
         return None
     seconds = parse(re.sub(r"(?<=[0-9.])(?=[a-zA-Z])", " ", text), "time", field="--time-limit")
     if seconds <= 0:
-        raise MoecastError("a time limit is more than zero, such as 60s", field="--time-limit", value=text)
+        rule = "a time limit is more than zero, such as 60s"
+        raise MoecastError(rule, field="--time-limit", value=text)
     return seconds
 
 

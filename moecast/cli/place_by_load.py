@@ -58,7 +58,8 @@ def refuse_steps(given: Container[str]) -> None:
 
     for name in OF_STEPS:
         if name in given:
-            raise MoecastError("a load table has no tokens, steps or times for it to act on", field=option(name))
+            rule = "a load table has no tokens, steps or times for it to act on"
+            raise MoecastError(rule, field=option(name))
 
 
 def place_loads(
@@ -76,8 +77,8 @@ def place_loads(
     Raises
     ------
     MoecastError
-        The table or the cluster cannot be read, an engine's file is asked of a model that nobody names, or there is no
-        legal plan.
+        The table or the cluster cannot be read, an engine's file is asked of a model that nobody
+        names, or there is no legal plan.
     """
     from moecast.cli import render
 
@@ -120,7 +121,8 @@ def _place(
     table = read_load_table(asked.load)
     shape = _model_of(asked.model, table.meta, asked.load)
     if exports and shape is None:
-        raise MoecastError("an engine's file needs the model: name it with --model", file=asked.load)
+        rule = "an engine's file needs the model: name it with --model"
+        raise MoecastError(rule, file=asked.load)
     built = None if asked.cluster is None else load_cluster(asked.cluster, nodes=asked.nodes, fabric=asked.fabric)
     placement = place_by_load(
         table,

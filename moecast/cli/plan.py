@@ -81,11 +81,13 @@ def plan_command(
 ) -> None:
     """Find the layout that serves most tokens per GPU within limits on latency, or trains fastest, and what to run.
 
-    Numbers of serving are of steps without a queue: every batch full, prompts as many as are decoded. Of a training
-    job the search decides TP, CP, PP and its chunks, EP, ETP, DP, the schedule, microbatches, recomputation and ZeRO;
-    --schedule, --microbatch, --recompute and --zero hold one of these.
+    Numbers of serving are of steps without a queue: every batch full, prompts as many as are
+    decoded. Of a training job the search decides TP, CP, PP and its chunks, EP, ETP, DP, the
+    schedule, microbatches, recomputation and ZeRO; --schedule, --microbatch, --recompute and --zero
+    hold one of these.
 
-    Example: moecast plan --cluster dgx-h200 --nodes 2 --model deepseek-v3 --routing uniform --slo ttft=2s,tpot=40ms
+    Example: moecast plan --cluster dgx-h200 --nodes 2 --model deepseek-v3 --routing uniform --slo
+    ttft=2s,tpot=40ms
     """
     from moecast.cli import plan_beside, plan_training, planning, render
     from moecast.files import check_outputs, write_text

@@ -56,7 +56,8 @@ def read_plan_inputs(
         inputs = read_inputs(drawn, quiet=quiet)
         return PlanInputs(cluster=inputs.cluster, model=inputs.model, trace=inputs.trace, made=False)
     if asked.cluster is None:
-        raise MoecastError("name a preset (`moecast topology list`) or a YAML file", field="--cluster")
+        rule = "name a preset (`moecast topology list`) or a YAML file"
+        raise MoecastError(rule, field="--cluster")
     built = load_cluster(asked.cluster, nodes=asked.nodes, fabric=asked.fabric)
     model = made.model_of(asked.model, asked.dims, types)
     trace = routing_by_law(

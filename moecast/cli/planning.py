@@ -59,7 +59,8 @@ def parse_prices(texts: Sequence[str]) -> Prices:
     for text in texts:
         match = re.fullmatch(r"\s*(?:([\w .-]+)=)?\s*\$?([0-9]+(?:\.[0-9]+)?)\s*/\s*h\s*", text)
         if match is None or float(match[2]) <= 0:
-            raise MoecastError("a GPU and dollars an hour, as in h100=2.5/h", field="--price", value=text)
+            rule = "a GPU and dollars an hour, as in h100=2.5/h"
+            raise MoecastError(rule, field="--price", value=text)
         found[(match[1] or "").strip()] = float(match[2])
     return Prices(of_name=found)
 
@@ -94,10 +95,12 @@ def parse_slo(text: str) -> Slo:
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, equals, value = part.partition("=")
         if not equals or name.strip() not in ("ttft", "tpot") or f"{name.strip()}_s" in found:
-            raise MoecastError("ttft and tpot, each once: ttft=2s,tpot=30ms", field="--slo", value=part)
+            rule = "ttft and tpot, each once: ttft=2s,tpot=30ms"
+            raise MoecastError(rule, field="--slo", value=part)
         seconds = parse(re.sub(r"(?<=[0-9.])(?=[a-zA-Zµμ])", " ", value.strip()), "time", field=f"--slo {name.strip()}")
         if seconds <= 0:
-            raise MoecastError("a limit is more than nothing", field=f"--slo {name.strip()}", value=value)
+            rule = "a limit is more than nothing"
+            raise MoecastError(rule, field=f"--slo {name.strip()}", value=value)
         found[f"{name.strip()}_s"] = seconds
     return Slo(**found)
 

@@ -1,7 +1,7 @@
 """Question files: a question's fields as YAML, each under the name of the option that overrides it.
 
-A field is declared once, as an option of `moecast.cli.options`; a file holds it in the section it belongs to:
-`workload.tokens_per_rank` is `--tokens-per-rank`.
+A field is declared once, as an option of `moecast.cli.options`; a file holds it in the section it
+belongs to: `workload.tokens_per_rank` is `--tokens-per-rank`.
 """
 
 from __future__ import annotations
@@ -68,7 +68,9 @@ def last_part(name: str) -> str:
 
 
 def find_field(text: str, *, file: Path | None = None, value: object = None, taken: Collection[str] = ()) -> str:
-    """The field of a dotted name; its last part is enough, and one that the command takes goes first.
+    """The field of a dotted name.
+
+    Its last part is enough, and one that the command takes goes first.
 
     Raises
     ------
@@ -152,7 +154,8 @@ def read_question_file(path: Path) -> tuple[dict[str, Any], dict[str, list[Any]]
     Raises
     ------
     MoecastError
-        It is not YAML, or holds a field that a question does not have, or a value that the field cannot.
+        It is not YAML, or holds a field that a question does not have, or a value that the field
+        cannot.
     """
     from moecast.yaml_text import read_mapping
 
@@ -187,7 +190,8 @@ def _flat(given: Mapping[str, Any], path: Path) -> Iterable[tuple[str, Any]]:
         elif key == "plan" and isinstance(value, str):  # a file's name alone
             yield "plan.file", value
         elif value is not None:
-            raise MoecastError("is a section: a mapping of fields", file=path, field=key, value=value)
+            rule = "is a section: a mapping of fields"
+            raise MoecastError(rule, file=path, field=key, value=value)
 
 
 def _names_file(name: str, value: object) -> bool:

@@ -42,8 +42,8 @@ Vary = Annotated[
     typer.Option(
         "--vary",
         "--over",
-        help="A field and its values: workload.tokens_per_rank=64,128, or a row of them: 16:512:x2 (or 16:64:+16). Any "
-        "number of times.",
+        help="A field and its values: workload.tokens_per_rank=64,128, or a row of them: 16:512:x2 "
+        "(or 16:64:+16). Any number of times.",
     ),
 ]
 
@@ -78,7 +78,8 @@ def gather(
     for text in sets:
         field, equals, value = text.partition("=")
         if not equals:
-            raise MoecastError("takes field=value, as in workload.steps=4", field="--set", value=text)
+            rule = "takes field=value, as in workload.steps=4"
+            raise MoecastError(rule, field="--set", value=text)
         name = find_field(field.strip(), value=value, taken=taken)
         refuse_unused(name, taken, field=f"--set {field}", value=value)
         changed[name] = parse_text(name, value.strip(), field=f"--set {dotted(name)}")
@@ -115,8 +116,9 @@ def refuse_unused(name: str, taken: Collection[str], *, field: str, value: objec
 def takes_question(*, without: Collection[str] = (), **defaults: Any) -> Callable[[Command], Command]:
     """Give a command the options of a question, and it the question: its parameter `asked`.
 
-    A command that has a parameter `varied` takes `--vary` and gets the fields that vary; the others refuse a file that
-    lists several values. One that has the parameter of a section of its own (`OWN_SECTIONS`) takes its options, too.
+    A command that has a parameter `varied` takes `--vary` and gets the fields that vary; the others
+    refuse a file that lists several values. One that has the parameter of a section of its own
+    (`OWN_SECTIONS`) takes its options, too.
 
     Parameters
     ----------
@@ -188,7 +190,8 @@ def with_varied(found: Gathered, texts: Sequence[str], *, taken: Collection[str]
     Raises
     ------
     MoecastError
-        A field that the command does not use, that varies twice, or that an option or `--set` gives one value.
+        A field that the command does not use, that varies twice, or that an option or `--set` gives
+        one value.
     """
     typed: dict[str, list[Any]] = {}
     for text in texts:
@@ -206,7 +209,9 @@ def with_varied(found: Gathered, texts: Sequence[str], *, taken: Collection[str]
 
 
 def parse_vary(text: str) -> tuple[str, list[Any]]:
-    """Read ``workload.tokens_per_rank=64,128``; values that hold a comma themselves stand apart by semicolons.
+    """Read ``workload.tokens_per_rank=64,128``.
+
+    Values that hold a comma themselves stand apart by semicolons.
 
     Raises
     ------
@@ -256,7 +261,8 @@ def refuse_varied(file: Path | None) -> None:
     MoecastError
         Always.
     """
-    raise MoecastError("lists values of fields: `moecast sweep` answers it", file=file, field="vary")
+    rule = "lists values of fields: `moecast sweep` answers it"
+    raise MoecastError(rule, file=file, field="vary")
 
 
 def _fields(names: Collection[str], defaults: dict[str, Any]) -> list[tuple[str, Any, Any]]:

@@ -18,8 +18,8 @@ Schedule = Annotated[
     str,
     typer.Option(
         "--schedule",
-        help="Of the pipeline: gpipe, 1f1b, interleaved_1f1b, zb_h1, zb_v, dualpipe, dualpipe_v, or 1f1b_overlapped: "
-        "with its all-to-all overlapped.",
+        help="Of the pipeline: gpipe, 1f1b, interleaved_1f1b, zb_h1, zb_v, dualpipe, dualpipe_v, "
+        "or 1f1b_overlapped: with its all-to-all overlapped.",
     ),
 ]
 Sequence = Annotated[int, typer.Option("--sequence", min=1, help="Tokens of a sequence.")]
@@ -35,24 +35,25 @@ HostLaunch = Annotated[
     str,
     typer.Option(
         "--host-launch",
-        help="Time that a host takes to launch a direction of an MoE layer, beside what its GPU does: 4.8 ms was "
-        "fitted on Megatron's steps on H100 without CUDA graphs (docs/accuracy.md).",
+        help="Time that a host takes to launch a direction of an MoE layer, beside what its GPU "
+        "does: 4.8 ms was fitted on Megatron's steps on H100 without CUDA graphs "
+        "(docs/accuracy.md).",
     ),
 ]
 HostWait = Annotated[
     str,
     typer.Option(
         "--host-wait",
-        help="Time that a rank waits before it sends, in each direction of an MoE layer: 6 ms was fitted for DeepEP "
-        "over EFA at 2,048 tokens (docs/accuracy.md).",
+        help="Time that a rank waits before it sends, in each direction of an MoE layer: 6 ms was "
+        "fitted for DeepEP over EFA at 2,048 tokens (docs/accuracy.md).",
     ),
 ]
 OverlapGradReduce = Annotated[
     bool,
     typer.Option(
         "--overlap-grad-reduce",
-        help="Reduce gradients beside the last microbatch's backward pass, bucket by bucket, as Megatron does with its "
-        "option of this name.",
+        help="Reduce gradients beside the last microbatch's backward pass, bucket by bucket, as "
+        "Megatron does with its option of this name.",
     ),
 ]
 OverlapParamGather = Annotated[
@@ -74,8 +75,9 @@ MoeSchedule = Annotated[
     str,
     typer.Option(
         "--moe-schedule",
-        help="How MoE layers are gone through: sequential, or fsmoe:D: in D chunks, those between and inside domains "
-        "at once; with --overlap-grad-reduce gradients go where chunks leave the network between domains idle.",
+        help="How MoE layers are gone through: sequential, or fsmoe:D: in D chunks, those between "
+        "and inside domains at once; with --overlap-grad-reduce gradients go where chunks leave "
+        "the network between domains idle.",
     ),
 ]
 Drawn = Annotated[
@@ -109,8 +111,8 @@ class AskedRecipe:
         Raises
         ------
         MoecastError
-            No such precision, recomputation or optimizer; a wait that is no time; parameters gathered beside
-            microbatches where gradients are not reduced so.
+            No such precision, recomputation or optimizer; a wait that is no time; parameters
+            gathered beside microbatches where gradients are not reduced so.
         """
         from moecast.sim.training import OPTIMIZERS, PRECISIONS, RECOMPUTES, HostWait, Recipe
         from moecast.units import parse
@@ -124,7 +126,8 @@ class AskedRecipe:
             if value not in known:
                 raise MoecastError(f"one of {', '.join(known)}", field=name, value=value)
         if self.overlap_param_gather and not (self.overlap_grad_reduce and self.zero):
-            raise MoecastError("needs --overlap-grad-reduce, and --zero of at least 1", field="--overlap-param-gather")
+            rule = "needs --overlap-grad-reduce, and --zero of at least 1"
+            raise MoecastError(rule, field="--overlap-param-gather")
         return Recipe(
             sequence=self.sequence,
             batch=self.batch,

@@ -194,7 +194,8 @@ def show_prediction(prediction: Prediction, *, name: str = "prediction") -> None
     for label in prediction.labels:
         out.print(f"[yellow]{escape(label)}[/yellow]")
     grounds = grounds_text(prediction.rests_on)
-    title = prediction.table_title if prediction.whole else title_of(prediction)  # else the labels have told the model
+    # else the labels have told the model
+    title = prediction.table_title if prediction.whole else title_of(prediction)
     comparison_table(title, [Entry(plan=name, prediction=prediction)])
     if grounds:
         out.print(grounds, markup=False)

@@ -32,8 +32,10 @@ def read_replanning(every: str | None, **asked: float | str | None) -> Replannin
     given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     if every is None:
         for name in given:
-            raise MoecastError("is of plans made anew: say how often, as --replan-every 1,2,4", field=_OPTIONS[name])
+            rule = "is of plans made anew: say how often, as --replan-every 1,2,4"
+            raise MoecastError(rule, field=_OPTIONS[name])
         return None
     if not re.fullmatch(r"[1-9]\d{0,3}(,[1-9]\d{0,3})*", every):
-        raise MoecastError("windows between two plans, as 1,2,4", field="--replan-every", value=every)
+        rule = "windows between two plans, as 1,2,4"
+        raise MoecastError(rule, field="--replan-every", value=every)
     return Replanning(periods=tuple(int(period) for period in every.split(",")), **given)

@@ -39,8 +39,9 @@ def serve_command(
         str,
         typer.Option(
             "--requests",
-            help="closed:N (N users, each waiting for an answer), poisson:RATE/s, gamma:RATE/s,CV, or a file: Mooncake "
-            "JSONL, Azure LLM inference or BurstGPT CSV, or own columns (--columns).",
+            help="closed:N (N users, each waiting for an answer), poisson:RATE/s, gamma:RATE/s,CV, "
+            "or a file: Mooncake JSONL, Azure LLM inference or BurstGPT CSV, or own columns "
+            "(--columns).",
         ),
     ] = "closed:64",
     columns: Annotated[
@@ -110,7 +111,8 @@ def serve_command(
 ) -> None:
     """Forecast what users see: time to first token, time per output token, throughput, goodput, and what limits them.
 
-    Requests make the steps, batched as the engine does it (--engine). The JSON has the keys of `vllm bench serve`.
+    Requests make the steps, batched as the engine does it (--engine). The JSON has the keys of
+    `vllm bench serve`.
 
     Example: moecast serve question.yaml --engine vllm --requests closed:64 --slo ttft=2s,tpot=30ms
     """
@@ -140,7 +142,8 @@ def serve_command(
     )
     lengths = Lengths(prompt=prompt_tokens or asked.isl or DEFAULT_ISL, output=output_tokens, least_part=length_ratio)
     inputs = read_inputs(asked.with_(reuse=True), quiet=json)
-    # Requests have lengths of their own, and tokens of made routing are independent of the prompts they are made in.
+    # Requests have lengths of their own, and tokens of made routing are independent of the prompts
+    # they are made in.
     inputs = replace(inputs, notes=tuple(note for note in inputs.notes if not note.endswith("(--isl)")))
     question = read_question(asked, inputs, gpus=apart.gpus_left(asked, inputs))
     prefill = apart.pool(asked, inputs, serving)
@@ -203,7 +206,9 @@ def _told_when_interrupted(requests: int) -> Iterator[_Reached]:
 
 
 def topic_weights(text: str | None, topics: tuple[str, ...]) -> tuple[float, ...]:
-    """Weights of the trace's topics as `--topics` says them; without it each request has one topic, all as likely.
+    """Weights of the trace's topics as `--topics` says them.
+
+    Without it each request has one topic, all as likely.
 
     Raises
     ------
@@ -218,7 +223,8 @@ def topic_weights(text: str | None, topics: tuple[str, ...]) -> tuple[float, ...
     weights = given if isinstance(given, dict) else dict.fromkeys(given, 1.0)
     for name in weights:
         if name not in topics:
-            raise MoecastError(f"the trace's topics: {', '.join(topics) or 'none'}", field="topics", value=name)
+            rule = f"the trace's topics: {', '.join(topics) or 'none'}"
+            raise MoecastError(rule, field="topics", value=name)
     return tuple(weights.get(name, 0.0) for name in topics)
 
 

@@ -27,10 +27,11 @@ def simulate_command(
 ) -> None:
     """Forecast a plan: step time and where it goes, tokens/s, latency, memory, balance, fan-out, the bottleneck.
 
-    Without --plan it is the contiguous one: experts in order over all GPUs, as engines do by default. What is asked may
-    stand in a question file; options change what the file says.
+    Without --plan it is the contiguous one: experts in order over all GPUs, as engines do by
+    default. What is asked may stand in a question file; options change what the file says.
 
-    Example: moecast simulate --cluster dgx-h200 --nodes 4 --model deepseek-v2-lite --trace t.parquet --phase prefill
+    Example: moecast simulate --cluster dgx-h200 --nodes 4 --model deepseek-v2-lite --trace
+    t.parquet --phase prefill
     """
     from moecast.cli import render
     from moecast.cli.inputs import read_inputs, read_question

@@ -159,15 +159,17 @@ def _drift_rows(shown: Table, profile: TraceProfile) -> None:
     windows, topics = profile.drift.windows, profile.drift.topics
     if len(windows.names) > 1:
         text = (
-            f"load that moves between two of {len(windows.names)} windows of {profile.drift.window_tokens:,} tokens "
-            f"({_three(windows.noise)}: noise); a plan of one gets balance {_three(windows.balance_other)} on another, "
+            f"load that moves between two of {len(windows.names)} windows of "
+            f"{profile.drift.window_tokens:,} tokens ({_three(windows.noise)}: noise); a plan of "
+            f"one gets balance {_three(windows.balance_other)} on another, "
             f"{_three(windows.balance_own)} on its own"
         )
         _row(shown, "drift, windows", _three(windows.distance), text)
     if len(topics.names) > 1:
         text = (
-            f"load that moves between two of {len(topics.names)} topics ({_three(topics.noise)}: noise); a plan of one "
-            f"gets balance {_three(topics.balance_other)} on another, {_three(topics.balance_own)} on its own"
+            f"load that moves between two of {len(topics.names)} topics ({_three(topics.noise)}: "
+            f"noise); a plan of one gets balance {_three(topics.balance_other)} on another, "
+            f"{_three(topics.balance_own)} on its own"
         )
         _row(shown, "drift, topics", _three(topics.distance), text)
     if profile.stability is None:

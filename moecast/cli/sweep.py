@@ -82,20 +82,25 @@ def sweep_command(
         str | None,
         typer.Option(
             "--ray",
-            help="Answer on a Ray cluster: local (started here), auto (the one this machine is in) or HOST:PORT. Its "
-            "machines have the same files at the same paths, and the same moecast.",
+            help="Answer on a Ray cluster: local (started here), auto (the one this machine is in) "
+            "or HOST:PORT. Its machines have the same files at the same paths, and the same "
+            "moecast.",
             show_default="on this machine, without Ray",
         ),
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Forecast a question once for every combination of the fields that vary; points without an answer say why.
+    """Forecast a question once for every combination of the fields that vary.
+
+    Points without an answer say why.
 
     The fields are those of `moecast simulate`, from a question file, `--set` or the options.
 
-    With an output, finished points are kept beside it: after a kill the same command goes on where it was.
+    With an output, finished points are kept beside it: after a kill the same command goes on where
+    it was.
 
-    Example: moecast sweep q.yaml --over workload.tokens_per_rank=64:512:x2 --over plan.tp=1,2 --csv t.csv
+    Example: moecast sweep q.yaml --over workload.tokens_per_rank=64:512:x2 --over plan.tp=1,2 --csv
+    t.csv
     """
     import json as json_module
 
@@ -109,7 +114,8 @@ def sweep_command(
             "a Ray cluster knows how many processors it has: give one of --jobs and --ray", field="--jobs"
         )
     if not varied:
-        raise MoecastError("names what varies: --vary workload.tokens_per_rank=64,128,256", field="--vary")
+        rule = "names what varies: --vary workload.tokens_per_rank=64,128,256"
+        raise MoecastError(rule, field="--vary")
     journal = journal_of(out, csv, parquet)
     with render.progress("sweeping", quiet=json) as advance:
         points = answer_points(asked, varied, journal=journal, jobs=jobs, ray=ray, advance=advance)
@@ -147,7 +153,8 @@ def answer_points(
     Parameters
     ----------
     journal
-        Where finished points are kept until `drop_journal`; those that stand there are not answered again.
+        Where finished points are kept until `drop_journal`; those that stand there are not answered
+        again.
     jobs
         Processes; None: one for each core, where there are points enough.
     ray
@@ -172,7 +179,8 @@ def answer_points(
     points = [dict(zip(varied, values, strict=True)) for values in itertools.product(*varied.values())]
     with Journal(journal, name_of_sweep(asked, varied)) as kept:
         left = [(number, changed) for number, changed in enumerate(points) if number not in kept.finished]
-        left.sort(key=_inputs_of)  # points that share inputs follow each other: routing is read or made once for them
+        # points that share inputs follow each other: routing is read or made once for them
+        left.sort(key=_inputs_of)
         if ray is None:
             answers = answered(asked, left, jobs=jobs_for(len(left), jobs))
         else:

@@ -1,7 +1,8 @@
 """The journal of a sweep: every finished point on disk at once, so that a killed sweep goes on where it was.
 
-It stands beside the sweep's output, a line of JSON for each point behind a line that says which sweep it is of. A line
-is whole or not there: one that was being written when the process was killed has no end, and is cut off.
+It stands beside the sweep's output, a line of JSON for each point behind a line that says which
+sweep it is of. A line is whole or not there: one that was being written when the process was killed
+has no end, and is cut off.
 """
 
 from __future__ import annotations
@@ -69,9 +70,11 @@ class Journal:
         try:
             held = [json.loads(line) for line in lines]
         except ValueError as error:
-            raise MoecastError("is no journal of a sweep: remove it to start anew", file=path) from error
+            rule = "is no journal of a sweep: remove it to start anew"
+            raise MoecastError(rule, file=path) from error
         if held[0] != {"sweep": self._sweep}:
-            raise MoecastError("is the journal of another sweep: remove it, or name another output", file=path)
+            rule = "is the journal of another sweep: remove it, or name another output"
+            raise MoecastError(rule, file=path)
         self.finished = {one["point"]: one["answer"] for one in held[1:]}
         whole = sum(len(line.encode()) + 1 for line in lines)
         with path.open("r+b") as file:

@@ -1,8 +1,8 @@
 """Points of a sweep on the machines of a Ray cluster.
 
-A machine answers a point from files of its own at the sweep's paths: inputs do not travel, their hashes do, and a
-machine whose file is not the same refuses the point instead of answering another question. Ray gives the points of a
-machine that is lost to others.
+A machine answers a point from files of its own at the sweep's paths: inputs do not travel, their
+hashes do, and a machine whose file is not the same refuses the point instead of answering another
+question. Ray gives the points of a machine that is lost to others.
 """
 
 from __future__ import annotations
@@ -47,9 +47,11 @@ def answered_by_ray(
     Raises
     ------
     MoecastError
-        Ray is not installed or not there, or a machine has another version of moecast or another file.
+        Ray is not installed or not there, or a machine has another version of moecast or another
+        file.
     """
-    with contextlib.redirect_stdout(sys.stderr):  # what Ray says of lost machines, where a result is to stand
+    # what Ray says of lost machines, where a result is to stand
+    with contextlib.redirect_stdout(sys.stderr):
         ray = _started(address)
         try:
             named = [_named(asked), *(changed for _, changed in points)]
@@ -60,7 +62,8 @@ def answered_by_ray(
                     raise MoecastError(wrong, field="--ray", value=address)
                 yield number, found
         except ray.exceptions.RayError as error:
-            raise MoecastError(f"Ray gave up: {str(error).splitlines()[0]}", field="--ray", value=address) from error
+            rule = f"Ray gave up: {str(error).splitlines()[0]}"
+            raise MoecastError(rule, field="--ray", value=address) from error
         finally:
             ray.shutdown()
 

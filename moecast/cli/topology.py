@@ -182,7 +182,8 @@ def _ends(path: str, cluster: Cluster) -> tuple[int, int]:
         raise MoecastError("give two GPU ids, as in 0,9", field="--path", value=path)
     source, destination = (int(part) for part in parts)
     if max(source, destination) >= cluster.n_gpus:
-        raise MoecastError(f"GPU ids are 0 to {cluster.n_gpus - 1} here", field="--path", value=path)
+        rule = f"GPU ids are 0 to {cluster.n_gpus - 1} here"
+        raise MoecastError(rule, field="--path", value=path)
     return source, destination
 
 

@@ -79,8 +79,9 @@ def import_command(
         str | None,
         typer.Option(
             "--columns",
-            help="A flat table of another layout (.npz, JSON lines, .csv, Parquet): which of its columns holds what. "
-            "NAME is expert, layer, position, sequence, slot, weight, token_id, step, source_rank, phase or topic.",
+            help="A flat table of another layout (.npz, JSON lines, .csv, Parquet): which of its "
+            "columns holds what. NAME is expert, layer, position, sequence, slot, weight, "
+            "token_id, step, source_rank, phase or topic.",
             metavar="NAME=COLUMN,...",
             show_default="a known layout's",
         ),
@@ -97,7 +98,8 @@ def import_command(
 ) -> None:
     """Read routing that an engine recorded, and write it as a moecast trace, or as a load table if it is counts only.
 
-    What the files do not say stays unknown. docs/traces.md lists the engines, docs/import.md says what to know of each.
+    What the files do not say stays unknown. docs/traces.md lists the engines, docs/import.md says
+    what to know of each.
 
     Example: moecast trace import responses.jsonl --model qwen3-30b-a3b --out t.parquet
     """
@@ -134,7 +136,8 @@ def import_command(
         opened = open_import(files, asked, importer=file_format)
         _check_kind(opened, out)
         if choices is not None and opened.meta.choices != choices:
-            raise MoecastError(f"the files have {opened.meta.choices}", field="--choices", value=choices)
+            rule = f"the files have {opened.meta.choices}"
+            raise MoecastError(rule, field="--choices", value=choices)
         if shape is not None:
             _check_model(opened.meta, shape, files[0])
         if isinstance(opened, LoadTable):
@@ -157,7 +160,8 @@ def _numbers(text: str | None) -> tuple[int, ...] | None:
         return None
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdigit() and len(part) < 5 for part in parts):
-        raise MoecastError("numbers with commas between, one for each FILE", field="--first-layers", value=text)
+        rule = "numbers with commas between, one for each FILE"
+        raise MoecastError(rule, field="--first-layers", value=text)
     return tuple(int(part) for part in parts)
 
 
@@ -171,7 +175,8 @@ def _columns(text: str | None) -> dict[str, str] | None:
     for part in text.split(","):
         name, _, column = (side.strip() for side in part.partition("="))
         if not name or not column:
-            raise MoecastError("must be NAME=COLUMN with commas between", field="--columns", value=text)
+            rule = "must be NAME=COLUMN with commas between"
+            raise MoecastError(rule, field="--columns", value=text)
         if name in columns:
             raise MoecastError(f"names {name} twice", field="--columns", value=text)
         columns[name] = column
@@ -269,4 +274,5 @@ def _check_model(meta: TraceMeta, shape: MoeSizes, file: Path) -> None:
         theirs, ours = getattr(meta, field), getattr(shape, field)
         some = field == "layers" and meta.layer_ids is not None and set(meta.layer_ids) <= set(shape.moe_layer_ids)
         if theirs != ours and not some:
-            raise MoecastError(f"the model {shape.name} has {ours}", file=file, field=field, value=theirs)
+            rule = f"the model {shape.name} has {ours}"
+            raise MoecastError(rule, file=file, field=field, value=theirs)

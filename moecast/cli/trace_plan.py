@@ -28,7 +28,8 @@ def read_plan_for(path: Path, meta: TraceMeta) -> Plan:
     Raises
     ------
     MoecastError
-        Not a legal plan, one with degrees that are not simulated, or its L, E or K is not the trace's.
+        Not a legal plan, one with degrees that are not simulated, or its L, E or K is not the
+        trace's.
     """
     plan = read_plan(path)
     for name in ("layers", "experts", "choices"):
@@ -57,9 +58,9 @@ def rank_of_expert_LE(plan: Plan) -> npt.NDArray[np.int32] | None:
 class PlanCounter:
     """Counts what a plan with replicas makes of a trace, all tokens as one step.
 
-    Sequences are dealt to the source ranks of all EP groups by their number; the rule is `ReplicaTable`'s. Each choice
-    is replaced by the rank that serves it, and ranks are counted as experts are: what can be counted of a placement
-    without replicas can be counted here too.
+    Sequences are dealt to the source ranks of all EP groups by their number; the rule is
+    `ReplicaTable`'s. Each choice is replaced by the rank that serves it, and ranks are counted as
+    experts are: what can be counted of a placement without replicas can be counted here too.
     """
 
     def __init__(self, plan: Plan, *, domain_size: int) -> None:
@@ -67,7 +68,8 @@ class PlanCounter:
         ranks = self._plan.ranks
         domain_G = (np.arange(ranks) // domain_size).astype(np.int32)
         self._serving = ServingRanks(self._plan, domain_G)
-        # a token makes no more choices than there are experts, but may make more than there are ranks
+        # a token makes no more choices than there are experts, but may make more than there are
+        # ranks
         width = max(ranks, plan.choices)
         self._meta = TraceMeta(model="", layers=plan.layers, experts=width, choices=plan.choices)
         rank_LE = np.tile(np.arange(width), (plan.layers, 1))

@@ -61,7 +61,8 @@ def stats_command(
 ) -> None:
     """Say what is in a trace: load, placement, locality, dependence, drift, and what would mislead.
 
-    TRACE may also be a load table (JSON): counts of choices without tokens. docs/traces.md defines each number.
+    TRACE may also be a load table (JSON): counts of choices without tokens. docs/traces.md defines
+    each number.
 
     Example: moecast trace stats t.parquet --ranks 8 --part measuring
     """
@@ -121,14 +122,16 @@ def _check_counts_do(asked: Mapping[str, object]) -> None:
 
     for name, value in asked.items():
         if value is not None:
-            raise MoecastError("a load table has counts only; this needs a trace", field=name, value=str(value))
+            rule = "a load table has counts only; this needs a trace"
+            raise MoecastError(rule, field=name, value=str(value))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class _Placed:
     """Where the experts stand: a rank each, and with replicas a counter that follows the plan's rule.
 
-    With replicas `rank_LE` is that of experts in order on `spread` ranks, and stands in for what the counter finds.
+    With replicas `rank_LE` is that of experts in order on `spread` ranks, and stands in for what
+    the counter finds.
     """
 
     ranks: int
@@ -153,7 +156,8 @@ class _Placed:
         if plan is None:
             ranks = min(8, meta.experts) if ranks is None else ranks
             if ranks > meta.experts:
-                raise MoecastError(f"the trace has {meta.experts} experts per layer", field="--ranks", value=ranks)
+                rule = f"the trace has {meta.experts} experts per layer"
+                raise MoecastError(rule, field="--ranks", value=ranks)
             size = min(8, ranks) if domain_size is None else domain_size
             return cls(
                 ranks=ranks, spread=ranks, name="contiguous", rank_LE=contiguous_ranks_LE(meta, ranks), domain_size=size
@@ -162,7 +166,8 @@ class _Placed:
 
         read = read_plan_for(plan, meta)
         if ranks not in (None, read.ep):
-            raise MoecastError(f"the plan has {read.ep} ranks in an EP group", field="--ranks", value=ranks)
+            rule = f"the plan has {read.ep} ranks in an EP group"
+            raise MoecastError(rule, field="--ranks", value=ranks)
         size = min(8, read.ep) if domain_size is None else domain_size
         rank_LE = rank_of_expert_LE(read)
         if rank_LE is not None:
@@ -234,7 +239,8 @@ def _show_load_table(path: Path, ranks: int | None, *, json: bool) -> None:
     counts = read_load_table(path)
     ranks = min(8, counts.meta.experts) if ranks is None else ranks
     if ranks > counts.meta.experts:
-        raise MoecastError(f"the table has {counts.meta.experts} experts per layer", field="--ranks", value=ranks)
+        rule = f"the table has {counts.meta.experts} experts per layer"
+        raise MoecastError(rule, field="--ranks", value=ranks)
     balance = load_balance(counts.load_LE, contiguous_ranks_LE(counts.meta, ranks), ranks)
     gini_L = load_gini_L(counts.load_LE)
     if json:

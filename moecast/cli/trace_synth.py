@@ -57,7 +57,8 @@ def synth_command(
     with render.progress("fitting", quiet=json) as advance:
         model = fit_trace(iter_trace(like, progress=advance), phase=phase, progress=advance)
     with render.progress("synthesising", quiet=json) as advance:
-        # half of the way is making the donors' layers of another shape, half is making tokens of them
+        # half of the way is making the donors' layers of another shape, half is making tokens of
+        # them
         lifting, moved = render.two_halves(advance)
         batches = synthesise(
             model, shape=wanted, tokens=tokens, seed=seed, topics=weights, progress=moved, lifting=lifting

@@ -1,6 +1,7 @@
 """What ``moecast trace`` prints: the same facts as tables for people and as JSON for machines.
 
-Names and notes come from files of unknown origin: they are printed as plain text, without markup or control characters.
+Names and notes come from files of unknown origin: they are printed as plain text, without markup or
+control characters.
 """
 
 from __future__ import annotations

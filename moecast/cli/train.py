@@ -34,9 +34,11 @@ def train_command(
 ) -> None:
     """Forecast a training step: time and where it goes, tokens/s and model FLOP/s per GPU, the bubble, memory by part.
 
-    The pipeline has --pp ranks with --vpp chunks each; experts are reduced over the ranks that hold the same ones.
+    The pipeline has --pp ranks with --vpp chunks each; experts are reduced over the ranks that hold
+    the same ones.
 
-    Example: moecast train --cluster dgx-h100 --nodes 8 --model deepseek-v2-lite --routing uniform --pp 4 --ep 8
+    Example: moecast train --cluster dgx-h100 --nodes 8 --model deepseek-v2-lite --routing uniform
+    --pp 4 --ep 8
     """
     from moecast.cli import render
     from moecast.cli.inputs import read_inputs, read_or_make_plan

@@ -59,14 +59,18 @@ def validate_command(
 ) -> None:
     """Say how far to trust a forecast: a time for every rung that exists, and its error against the rung above.
 
-    Under torchrun it also moves the plan's own uneven token counts between the processes, with NCCL where every rank
-    has a GPU and with gloo elsewhere, and checks every byte that arrives. One process stands for one rank:
+    Under torchrun it also moves the plan's own uneven token counts between the processes, with NCCL
+    where every rank has a GPU and with gloo elsewhere, and checks every byte that arrives. One
+    process stands for one rank:
 
-    $ torchrun --no-python --nproc-per-node 8 moecast validate --plan plan.json --cluster dgx-h200 --trace t.parquet
+    $ torchrun --no-python --nproc-per-node 8 moecast validate --plan plan.json --cluster dgx-h200
+    --trace t.parquet
 
-    What others measured: moecast validate published --help. A benchmark's own file: moecast validate check --help
+    What others measured: moecast validate published --help. A benchmark's own file: moecast
+    validate check --help
 
-    Example: moecast validate --plan plan.json --cluster dgx-h200 --model deepseek-v2-lite --trace t.parquet
+    Example: moecast validate --plan plan.json --cluster dgx-h200 --model deepseek-v2-lite --trace
+    t.parquet
     """
     import json as json_module
 

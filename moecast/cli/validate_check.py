@@ -22,8 +22,8 @@ def check_command(
         Path,
         typer.Argument(
             metavar="RESULT",
-            help="JSON of vllm bench serve (or with its fields, as InferenceX has), AIPerf or GuideLLM; text of "
-            "nccl-tests.",
+            help="JSON of vllm bench serve (or with its fields, as InferenceX has), AIPerf or "
+            "GuideLLM; text of nccl-tests.",
         ),
     ],
     *,
@@ -82,7 +82,8 @@ def _collectives(
     from moecast.validate.results import check_collectives, read_nccl_tests
 
     if preset is None:
-        raise MoecastError("names the cluster that nccl-tests ran on, as dgx-h200", field="--preset")
+        rule = "names the cluster that nccl-tests ran on, as dgx-h200"
+        raise MoecastError(rule, field="--preset")
     read = read_nccl_tests(file, operation=operation)
     cluster = load_cluster(preset, nodes=nodes)
     rung = usual_rung(ranks or read.ranks or cluster.n_gpus)
@@ -100,7 +101,8 @@ def _serving(
 
     read = read_serving(file)
     if question is None and not sets:
-        raise MoecastError("names what was run: a question file with cluster, model and plan", field="--question")
+        rule = "names what was run: a question file with cluster, model and plan"
+        raise MoecastError(rule, field="--question")
     gathered = gather(question, sets, {}, OF_A_STEP, taken=field_names())
     if gathered.varied:
         refuse_varied(question)
@@ -146,8 +148,8 @@ def _of_run(asked: Asked, run: ServingResult, batch: float | None, file: Path) -
     notes = [text for text in (grounds_text(prediction.rests_on), *prediction.labels) if text]
     if run.ttft_s is not None:
         notes.append(
-            f"time to first token, measured {run.ttft_s * 1e3:,.1f} ms: requests wait for one another, which a step's "
-            "forecast does not say"
+            f"time to first token, measured {run.ttft_s * 1e3:,.1f} ms: requests wait for one "
+            "another, which a step's forecast does not say"
         )
     notes.append("prefill between decode steps on the same GPUs is measured, and not in the forecast")
     return checked, notes

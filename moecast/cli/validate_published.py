@@ -23,8 +23,8 @@ def published_command(
         list[Path] | None,
         typer.Option(
             "--rows",
-            help="Ask the rows of these files instead: serving runs or training steps, in the columns of those that "
-            "ship; columns may be empty or absent.",
+            help="Ask the rows of these files instead: serving runs or training steps, in the "
+            "columns of those that ship; columns may be empty or absent.",
             show_default="the rows that ship",
         ),
     ] = None,
@@ -44,8 +44,9 @@ def published_command(
 ) -> None:
     """Hold the forecast against what others measured: rows asked, answered, fitted, and how far off the others are.
 
-    Errors are of times, over rows on which nothing was fitted. Where all that ships is asked, families of kernels
-    (without --tables) and of requests (without --requests) have the errors that ship.
+    Errors are of times, over rows on which nothing was fitted. Where all that ships is asked,
+    families of kernels (without --tables) and of requests (without --requests) have the errors that
+    ship.
 
     Example: moecast validate published --rows serving.csv --only h200_trtllm
     """

@@ -41,9 +41,11 @@ class Comparison:
     title
         The report's heading.
     entries
-        In the order in which plans are shown; the first plan of a phase is what others are compared with.
+        In the order in which plans are shown; the first plan of a phase is what others are compared
+        with.
     notes
-        Sentences a reader must know: labels of the routing, what was planned and measured on which part.
+        Sentences a reader must know: labels of the routing, what was planned and measured on which
+        part.
     trace
         Facts of the trace for the report: name, tokens, topics, load [L][E], provenance.
     """
@@ -89,7 +91,8 @@ class Comparison:
 def question_of(prediction: Prediction) -> dict[str, str]:
     """What was asked, plan and rung apart, as text by name: two predictions compare where all of it is the same."""
     trace = prediction.trace
-    which = f", {str(trace['hash'])[:8]}" if trace.get("hash") else ""  # load tables of a model share its name and size
+    # load tables of a model share its name and size
+    which = f", {str(trace['hash'])[:8]}" if trace.get("hash") else ""
     asked: dict[str, Any] = {
         "cluster": prediction.cluster,
         "model": prediction.model,
@@ -100,7 +103,8 @@ def question_of(prediction: Prediction) -> dict[str, str]:
         **prediction.workload,
     }
     named = {name.replace("_", " "): value for name, value in asked.items()}
-    # A token of a batch is one of its DP rank: with tensor parallelism, so many fewer ranks hold tokens.
+    # A token of a batch is one of its DP rank: with tensor parallelism, so many fewer ranks hold
+    # tokens.
     ranks, tp = prediction.plan.get("ranks"), prediction.plan.get("tp", 1)
     tokens = prediction.workload.get("tokens_per_rank")
     if isinstance(ranks, int) and isinstance(tokens, int) and isinstance(tp, int):
@@ -128,7 +132,9 @@ def write_comparison(comparison: Comparison, path: str | Path) -> None:
 
 
 def read_comparison(paths: list[Path], *, title: str | None = None) -> Comparison:
-    """Read saved predictions, or comparisons, into one comparison; predictions are named by their plan and file.
+    """Read saved predictions, or comparisons, into one comparison.
+
+    Predictions are named by their plan and file.
 
     Raises
     ------
@@ -211,11 +217,13 @@ def _entry(item: Any, path: Path) -> Entry:
         raise MoecastError("each needs 'plan' and 'prediction'", file=path, field="entries")
     placement = item.get("placement")
     if placement is not None and not isinstance(placement, dict):
-        raise MoecastError("must be an object", file=path, field="entries.placement", value=placement)
+        rule = "must be an object"
+        raise MoecastError(rule, file=path, field="entries.placement", value=placement)
     for name in SOLVER_NUMBERS:
         number = (placement or {}).get(name)
         if number is not None and not _is_number(number):
-            raise MoecastError("must be a number", file=path, field=f"entries.placement.{name}", value=number)
+            rule = "must be a number"
+            raise MoecastError(rule, file=path, field=f"entries.placement.{name}", value=number)
     return Entry(
         plan=str(item["plan"]),
         prediction=Prediction.from_json(item["prediction"], file=path),

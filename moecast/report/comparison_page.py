@@ -78,8 +78,9 @@ def headline(comparison: Comparison, phase: str) -> str:
     difference = difference_of(predictions[best], predictions[base])
     if difference.shown is False:
         return (
-            f"No difference shown: {best} is {difference.ratio:.3f}× as fast as {base} by the forecast, inside the "
-            f"80 % interval of their difference ({difference.low:.3f} to {difference.high:.3f}×); {what} takes {unit}."
+            f"No difference shown: {best} is {difference.ratio:.3f}× as fast as {base} by the "
+            f"forecast, inside the 80 % interval of their difference ({difference.low:.3f} to "
+            f"{difference.high:.3f}×); {what} takes {unit}."
         )
     between = f" (80 %: {difference.text})" if difference.shown else ""
     return f"{best} is fastest: {what} takes {unit}, {times[base] / times[best]:.2f}× faster than {base}{between}."

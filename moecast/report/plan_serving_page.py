@@ -50,8 +50,8 @@ def _wide(answer: Mapping[str, Any]) -> list[Picture]:
     ]
     if answer["sensitivity"] is not None:
         caption = (
-            "The winner's throughput when one parameter is off by its own error, by bound. Hollow: it then misses a "
-            "limit. ★: another layout is best there."
+            "The winner's throughput when one parameter is off by its own error, by bound. Hollow: "
+            "it then misses a limit. ★: another layout is best there."
         )
         moves, now = answer["sensitivity"]["moves"], winner["tokens_per_s_per_gpu"]
         pictures.append(

@@ -17,7 +17,8 @@ from moecast.units import format_percent, format_s
 class Row:
     """One line of the table.
 
-    `best` holds the columns with the best value, to be shown as such; empty where no value is better than another.
+    `best` holds the columns with the best value, to be shown as such; empty where no value is
+    better than another.
     """
 
     group: str
@@ -29,8 +30,9 @@ class Row:
 def table_rows(columns: Sequence[Entry]) -> list[Row]:
     """The comparison of one phase: a row per quantity, a column per rung and plan.
 
-    Within a rung, the first plan is what speed-ups are counted from, and the best value of each row is marked. Where
-    the questions differ, what differs is said first, and nothing is a speed-up or best.
+    Within a rung, the first plan is what speed-ups are counted from, and the best value of each row
+    is marked. Where the questions differ, what differs is said first, and nothing is a speed-up or
+    best.
     """
     predictions = [entry.prediction for entry in columns]
     rungs = [prediction.network for prediction in predictions]

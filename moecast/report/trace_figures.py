@@ -1,6 +1,7 @@
 """The pictures of a trace: each takes a `TraceProfile` and gives a plotly figure.
 
-Axes: L MoE layer, E expert, C part, F fan-out, M window length, S cache size, N planning size, P bucket of positions.
+Axes: L MoE layer, E expert, C part, F fan-out, M window length, S cache size, N planning size, P
+bucket of positions.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ def sorted_load(profile: TraceProfile) -> go.Figure:
 def coactivation(profile: TraceProfile, layer: int | None = None) -> go.Figure:
     """How often two experts of a layer meet in a token, over what their loads make expect.
 
-    Experts that meet the same others stand together. `layer` is an index into the MoE layers; by default the one where
-    co-activation is strongest.
+    Experts that meet the same others stand together. `layer` is an index into the MoE layers; by
+    default the one where co-activation is strongest.
     """
     counts_LEE = profile.stats.coactivation_LEE
     assert counts_LEE is not None
@@ -309,7 +310,9 @@ def _distances(found: LoadDistances, names: list[str], title: str) -> go.Figure:
 
 
 def _random_fan_out(profile: TraceProfile) -> Floats | None:
-    """Fan-out of K different experts drawn evenly when ranks hold equally many; None when they do not.
+    """Fan-out of K different experts drawn evenly when ranks hold equally many.
+
+    None when they do not.
 
     Ranks hit by K of E experts dealt without replacement: occupancy by inclusion and exclusion.
     """

@@ -67,8 +67,11 @@ def partition(tokens: Any, size_G: Int, most_load: float, proposals: int, seed: 
         more = load_E[v] - load_E[u]
         new_over = over - max(load_G[a] - most_load, 0.0) - max(load_G[b] - most_load, 0.0)
         new_over += max(load_G[a] + more - most_load, 0.0) + max(load_G[b] - more - most_load, 0.0)
+        # Dear and not forbidden: swaps alone may not lead from one partition within the load to
+        # another.
         worse = OVER_COPIES * (new_over - over)
-        # Beyond that no difference of copies would let it pass, and counting them is what takes time.
+        # Beyond that no difference of copies would let it pass, and counting them is what takes
+        # time.
         if worse > 20 * warmth:
             continue
         added = _added(tokens, held_TG, u, v, a, b) + _added(tokens, held_TG, v, u, b, a)
@@ -79,7 +82,7 @@ def partition(tokens: Any, size_G: Int, most_load: float, proposals: int, seed: 
             rank_E[u], rank_E[v] = b, a
             _moved(tokens, held_TG, u, a, b)
             _moved(tokens, held_TG, v, b, a)
-            if over <= 1e-9 and copies < best:
+            if over <= 1e-9 and copies < best:  # kept by differences, whose roundings leave something
                 best, best_E = copies, rank_E.copy()
     return best, best_E
 
@@ -131,7 +134,8 @@ def cheap_sets(tokens: Any, price_E: Float, starts_NP: Int, most_load: float) ->
 
     Returns
     -------
-    Copies [N] of the sets, and the sets [N, P], sorted; what is above the most load is left to the caller to drop.
+    Copies [N] of the sets, and the sets [N, P], sorted; what is above the most load is left to the
+    caller to drop.
     """
     load_E = np.diff(tokens.offsets_E1).astype(np.float64)
     copies_N, set_NP = np.zeros(len(starts_NP), np.int64), np.empty_like(starts_NP)
@@ -156,7 +160,7 @@ def _descend(tokens, price_E, load_E, set_P, most_load):  # type: ignore[no-unty
     while True:
         enter_E[:], leave_E[:], both_EE[:] = 0, 0, 0
         for t in range(len(held_T)):
-            if held_T[t] > 1:
+            if held_T[t] > 1:  # whichever expert goes or comes, this token has a copy here
                 continue
             alone = -1
             for k in range(choices):
@@ -168,9 +172,11 @@ def _descend(tokens, price_E, load_E, set_P, most_load):  # type: ignore[no-unty
                 if expert >= 0 and alone < 0:
                     enter_E[expert] += 1
                 elif expert >= 0:
+                    # its copy stays where this one comes as that one goes
                     both_EE[alone, expert] += 1
             if alone >= 0:
                 leave_E[alone] += 1
+        # smaller falls are rounding, and would go round in circles
         least, place, comes = -1e-7, -1, -1
         for p in range(len(set_P)):
             goes = set_P[p]
@@ -179,7 +185,8 @@ def _descend(tokens, price_E, load_E, set_P, most_load):  # type: ignore[no-unty
                     continue
                 after = load - load_E[goes] + load_E[expert]
                 change = enter_E[expert] - leave_E[goes] + both_EE[goes, expert] - price_E[expert] + price_E[goes]
-                # A set within the load stays so: beyond it most sets are cheaper, and none of them is of use.
+                # A set within the load stays so: beyond it most sets are cheaper, and none of them
+                # is of use.
                 if load <= most_load < after:
                     continue
                 change += OVER_PRICE * (max(after - most_load, 0.0) - max(load - most_load, 0.0))

@@ -1,19 +1,23 @@
 """The least fan-out that any placement of a layer without replicas can have, by set partitioning.
 
-A rank is a set of experts; a set S costs c(S), the tokens with a choice in it. A placement is a partition of the
-experts into sets of the ranks' sizes, and its copies (fan-out times tokens) are the sum of its sets' costs.
+A rank is a set of experts; a set S costs c(S), the tokens with a choice in it. A placement is a
+partition of the experts into sets of the ranks' sizes, and its copies (fan-out times tokens) are
+the sum of its sets' costs.
 
 Proof of the bound. For any prices π of experts, a partition S₁ … S_G costs
 
-    Σ c(S_g) = Σ_e π_e + Σ_g (c(S_g) − π(S_g)) ≥ Σ_e π_e + Σ_g min over S of size |S_g| of (c(S) − π(S)),
+    Σ c(S_g) = Σ_e π_e + Σ_g (c(S_g) − π(S_g)) ≥ Σ_e π_e + Σ_g min over S of size |S_g| of (c(S) −
+    π(S)),
 
-as each expert stands in exactly one set. The minima are found, or bounded from below, by `cheapest_set`; so the bound
-holds for whatever prices, and whenever the search for them stops. Where loads are limited the minima are over sets
-within the limit, as all sets of such a partition are.
+as each expert stands in exactly one set. The minima are found, or bounded from below, by
+`cheapest_set`; so the bound holds for whatever prices, and whenever the search for them stops.
+Where loads are limited the minima are over sets within the limit, as all sets of such a partition
+are.
 
-Good prices are the duals of the linear program over the sets known so far (column generation; Dantzig and Wolfe, 1960),
-mixed with the best prices yet (Wentges, 1997), since those of few sets swing wildly. Sets come from local search; only
-then, once the heuristic value of the prices has come close to the program's, are they priced exactly.
+Good prices are the duals of the linear program over the sets known so far (column generation;
+Dantzig and Wolfe, 1960), mixed with the best prices yet (Wentges, 1997), since those of few sets
+swing wildly. Sets come from local search; only then, once the heuristic value of the prices has
+come close to the program's, are they priced exactly.
 
 Axes: T token, K choice, E expert, G rank, P place in a set, N set.
 """
@@ -59,7 +63,8 @@ class FanOutBound:
     tokens
         How many there are.
     plan_copies, rank_E
-        Of the best placement seen on the way, and that placement; infinite where none kept within the load.
+        Of the best placement seen on the way, and that placement; infinite where none kept within
+        the load.
     price_E
         The prices that prove the bound.
     nodes
@@ -120,7 +125,8 @@ def fan_out_bound(
     time_limit_s
         CPU seconds after which it stops with the bound that it has.
     proposals_per_pair
-        Of experts, that each of the first partitions is annealed for: they make the plan, and hardly the bound.
+        Of experts, that each of the first partitions is annealed for: they make the plan, and
+        hardly the bound.
 
     Raises
     ------
@@ -142,8 +148,8 @@ def fan_out_bound(
     best = _proved(program, most_nodes, until_s)
     if limit == NO_LIMIT or (best.gap < WEAK and best.copies > 0):
         return best
-    # Few sets keep within a tight limit, and prices made of those that are known prove little. What holds for any loads
-    # holds for these.
+    # Few sets keep within a tight limit, and prices made of those that are known prove little. What
+    # holds for any loads holds for these.
     free = _Program.of(tokens, sizes_G, NO_LIMIT, seed, proposals_per_pair)
     of_any = _proved(free, max(1, most_nodes - best.nodes), until_s)
     return replace(best.or_better(of_any), plan_copies=best.plan_copies, rank_E=best.rank_E)
@@ -266,7 +272,8 @@ class _Program:
     def _solve(self) -> tuple[float, Float]:
         """Solve the program over the known sets; its value and the experts' duals.
 
-        Where no partition of them exists, experts may be left out or taken twice for more than all copies together.
+        Where no partition of them exists, experts may be left out or taken twice for more than all
+        copies together.
         """
         from scipy.optimize import linprog
         from scipy.sparse import csc_array
@@ -319,7 +326,8 @@ class _Program:
             self.learnt = self.learnt or any(new)
         if self.learnt:  # the value that these prices seemed to have was too high
             self.value = copies
-        trivial = int((self.tokens.choices_T > 0).sum())  # each token that chooses anything has a copy somewhere
+        # each token that chooses anything has a copy somewhere
+        trivial = int((self.tokens.choices_T > 0).sum())
         return FanOutBound(
             copies=max(copies, float(trivial)),
             tokens=self.tokens.n,

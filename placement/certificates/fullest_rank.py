@@ -1,7 +1,7 @@
 """What no plan can beat when all that is known is how often each expert is chosen.
 
-An expert's load is taken as even over its replicas, as EPLB does and as the replica rule ``round_robin`` comes to.
-Axes: L MoE layer, E expert, G rank, P slot, R replica or item.
+An expert's load is taken as even over its replicas, as EPLB does and as the replica rule
+``round_robin`` comes to. Axes: L MoE layer, E expert, G rank, P slot, R replica or item.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def rank_load_LG(slots_LGP: Int32, load_LE: Counts) -> Float:
 def fullest_rank_bound_L(load_LE: Counts, slots_G: Int32) -> Float:
     """The least that the fullest rank of each layer can serve, whatever plan with these slots.
 
-    The largest of three: the mean; the heaviest replica when the spare slots are given so that it is lightest, or the
-    heaviest expert over all ranks, if that is more; and, without spare slots, the lightest k + 1 of the k·G + 1
-    heaviest experts, since some rank holds that many of them.
+    The largest of three: the mean; the heaviest replica when the spare slots are given so that it
+    is lightest, or the heaviest expert over all ranks, if that is more; and, without spare slots,
+    the lightest k + 1 of the k·G + 1 heaviest experts, since some rank holds that many of them.
     """
     ranks, slots = len(slots_G), int(slots_G.sum())
     bounds = [load_LE.sum(axis=1) / ranks, load_LE.max(axis=1) / ranks]

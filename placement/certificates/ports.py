@@ -45,7 +45,8 @@ class Port:
     def _of(cls, placed: PlacedModel, flows: FlowTemplate, end_F: npt.NDArray[np.int32]) -> Port:
         """Near and far flows have links of their own: together they carry at most the sum of both rates.
 
-        Of the links that all flows of a class at a rank cross, the one that is slowest to carry a copy of any of them.
+        Of the links that all flows of a class at a rank cross, the one that is slowest to carry a
+        copy of any of them.
         """
         legs, domain_G = flows.legs, placed.sites.domain_G
         far_F = (domain_G[legs.source_F] != domain_G[legs.destination_F]).astype(np.int64)

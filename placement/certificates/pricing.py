@@ -2,20 +2,23 @@
 
 Exact, by branch and bound over sets. Two facts bound the copies of a set before it is known whole:
 
-*Coverage.* A token with x ≥ 1 of its choices in a set has a copy there. For whole x ≥ 0 and whole m ≥ 1,
+*Coverage.* A token with x ≥ 1 of its choices in a set has a copy there. For whole x ≥ 0 and whole m
+≥ 1,
 
     1[x ≥ 1] ≥ 2x / (m + 1) − x (x − 1) / (m (m + 1)),
 
-since the right side less 1 is −(x − m) (x − m − 1) / (m (m + 1)), never above 0 between whole numbers, and both sides
-are 0 at x = 0. Summed over tokens: copies ≥ 2 S₁ / (m + 1) − 2 S₂ / (m (m + 1)), with S₁ the choices of the set's
-experts and S₂ the tokens of its pairs of experts (Dawson and Sankoff, 1967).
+since the right side less 1 is −(x − m) (x − m − 1) / (m (m + 1)), never above 0 between whole
+numbers, and both sides are 0 at x = 0. Summed over tokens: copies ≥ 2 S₁ / (m + 1) − 2 S₂ / (m (m +
+1)), with S₁ the choices of the set's experts and S₂ the tokens of its pairs of experts (Dawson and
+Sankoff, 1967).
 
-*Residue.* With the experts A chosen, those that follow add copies only of tokens that A does not have yet: S₁ and S₂
-are counted over these alone. Of r experts to come, each is in r − 1 of their pairs, so that half of its r − 1 largest
-pair counts is at least its part of S₂. The sum of the r least of these scores bounds whatever follows.
+*Residue.* With the experts A chosen, those that follow add copies only of tokens that A does not
+have yet: S₁ and S₂ are counted over these alone. Of r experts to come, each is in r − 1 of their
+pairs, so that half of its r − 1 largest pair counts is at least its part of S₂. The sum of the r
+least of these scores bounds whatever follows.
 
-A limit to the load of a set is priced by a multiplier μ ≥ 0: scores with μ · load added, less μ · what load is left,
-are a bound too, for any μ (Lagrange); a few are tried.
+A limit to the load of a set is priced by a multiplier μ ≥ 0: scores with μ · load added, less μ ·
+what load is left, are a bound too, for any μ (Lagrange); a few are tried.
 
 Axes: T token, K choice, E expert, P place in the set, C candidate, X (expert, token) pair.
 """
@@ -49,7 +52,8 @@ class Priced(NamedTuple):
     best
         Cost of the cheapest set seen below what was asked for; that where there was none.
     experts_NP
-        Those met on the way there, the cheapest last: as many again that a linear program may want to know of.
+        Those met on the way there, the cheapest last: as many again that a linear program may want
+        to know of.
     nodes
         Sets, whole or in part, that were looked at.
     """
@@ -83,10 +87,12 @@ def cheapest_set(
     most_load
         Choices that a set may serve.
     most_nodes, until_s
-        After so many sets, or at that time of `time.process_time`, it stops with the bound that it has.
+        After so many sets, or at that time of `time.process_time`, it stops with the bound that it
+        has.
     """
     load_E = tokens.load_E.astype(np.float64)
-    order_E = np.argsort(-load_E, kind="stable")  # first those with most pairs: the fewer are left, the better bounds
+    # first those with most pairs: the fewer are left, the better bounds
+    order_E = np.argsort(-load_E, kind="stable")
     best, least, nodes = below, below, 0
     found: list[Int] = []
     for first in range(tokens.experts - size + 1):
@@ -129,7 +135,8 @@ def _branch(  # type: ignore[no-untyped-def]  # noqa: C901  one loop over a stac
         i = at_D[depth]
         exhausted = i + rest >= left_D[depth] or (depth == 0 and i == 1)
         if not exhausted and depth > 0:
-            # Scores rise: what follows is no cheaper than the next ones, so that the whole level may end here.
+            # Scores rise: what follows is no cheaper than the next ones, so that the whole level
+            # may end here.
             floor = cost_D[depth]
             for q in range(i, i + rest + 1):
                 floor += score_DC[depth, q]

@@ -1,4 +1,6 @@
-"""One MoE layer of one step relaxed: even loads, the hottest expert, the fewest copies; a lower bound for every plan.
+"""One MoE layer of one step relaxed: even loads, the hottest expert, the fewest copies.
+
+A lower bound for every plan.
 
 Axes: G rank, E expert, T token, K choice, D EP group.
 """
@@ -29,9 +31,12 @@ INCOMING = ("nvlink-in", "nic-in")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyPorts:
-    """What a copy costs a rank's own links, where copies go straight from rank to rank; nothing where relays help.
+    """What a copy costs a rank's own links, where copies go straight from rank to rank.
 
-    `counted`: whether copies between ranks are what the placement decides, and each expert has one slot.
+    Nothing where relays help.
+
+    `counted`: whether copies between ranks are what the placement decides, and each expert has one
+    slot.
     """
 
     dispatch_in: Port
@@ -61,9 +66,10 @@ class CopyPorts:
 class RelaxedLayer:
     """Lower bounds for one layer of one step, by EP group: the mean over its ranks, and the slowest of them.
 
-    Copies have means only: which rank is slowest to take them in depends on the plan. `copies_mean_D`: that a rank
-    takes in, and sends back; `expert_least_D`: of any one rank's experts; `hears_D`, `sends_D`: whether every rank
-    takes copies in, and every rank's own tokens need another one.
+    Copies have means only: which rank is slowest to take them in depends on the plan.
+    `copies_mean_D`: that a rank takes in, and sends back; `expert_least_D`: of any one rank's
+    experts; `hears_D`, `sends_D`: whether every rank takes copies in, and every rank's own tokens
+    need another one.
     """
 
     expert_mean_D: Float
@@ -155,7 +161,8 @@ def _copy_floor(
         out_T = back_T = np.maximum(choices_T - slots, 0)
     else:
         out_T = np.maximum(-(-choices_T // slots) - 1, 0)
-        back_T = np.minimum(out_T, 1) if placed.mode.relayed else out_T  # a domain's results are summed there
+        # a domain's results are summed there
+        back_T = np.minimum(out_T, 1) if placed.mode.relayed else out_T
     rate_Bps = _incoming_Bps(problem) * problem.wanted.ep
     out, back = (
         float(copies_T.sum()) * flows.copy_bytes / rate_Bps

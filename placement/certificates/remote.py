@@ -1,18 +1,21 @@
 """The fewest copies that must leave their rank at one layer, whatever the placement without replicas.
 
-*A copy for each rank.* A rank g that holds the set S takes in c_g(S) copies: tokens with a choice in S that are not at
-home on g. As in `fan_out`, for any prices π of experts the copies of all ranks together are at least
+*A copy for each rank.* A rank g that holds the set S takes in c_g(S) copies: tokens with a choice
+in S that are not at home on g. As in `fan_out`, for any prices π of experts the copies of all ranks
+together are at least
 
     Σ_e π_e + Σ_g min over S of size |S_g| of (c_g(S) − π(S)),
 
-the minima now being each rank's own. Prices are those that prove the fan-out, times the part of tokens that are not at
-home on a rank.
+the minima now being each rank's own. Prices are those that prove the fan-out, times the part of
+tokens that are not at home on a rank.
 
-*A copy for each choice.* Of expert e's choices those that its own rank's tokens made stay. What stays in all is at most
-the best assignment of experts to slots, a linear assignment that is solved exactly.
+*A copy for each choice.* Of expert e's choices those that its own rank's tokens made stay. What
+stays in all is at most the best assignment of experts to slots, a linear assignment that is solved
+exactly.
 
-*Who hears from whom.* With sets of P experts, a rank takes in something for sure where the tokens that are at home
-elsewhere leave fewer than P experts unchosen; and its own tokens need another rank where they choose more than P.
+*Who hears from whom.* With sets of P experts, a rank takes in something for sure where the tokens
+that are at home elsewhere leave fewer than P experts unchosen; and its own tokens need another rank
+where they choose more than P.
 
 Axes: T token, K choice, E expert, G rank, N start.
 """

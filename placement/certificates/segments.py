@@ -31,8 +31,9 @@ class Trip:
 class Segment:
     """What one EP group needs between two barriers: its average rank, its slowest, and its chain.
 
-    `chain`: seconds without copies, and seconds of one copy, of the chain dispatch, experts, combine of each rank;
-    `trips`: of each layer, where no barrier divides them; `rest_s`: what the average rank needs beside these.
+    `chain`: seconds without copies, and seconds of one copy, of the chain dispatch, experts,
+    combine of each rank; `trips`: of each layer, where no barrier divides them; `rest_s`: what the
+    average rank needs beside these.
     """
 
     mean_s: float

@@ -51,10 +51,13 @@ def proved_copies(
     time_limit_s: float,
     say: Callable[[str], None] | None = None,
 ) -> Float:
-    """Copies that a rank takes in on average, over all steps: no placement has fewer; float64 [D, L].
+    """Copies that a rank takes in on average, over all steps: no placement has fewer.
 
-    Where tokens stay, each is at home on a rank that serves one of its choices from then on, and at most one copy of it
-    does not travel: its fan-out less one. Elsewhere as `Homes` proves it. `say` is told after each layer.
+    Float64 [D, L].
+
+    Where tokens stay, each is at home on a rank that serves one of its choices from then on, and at
+    most one copy of it does not travel: its fan-out less one. Elsewhere as `Homes` proves it. `say`
+    is told after each layer.
     """
     mode, wanted = placed.mode, problem.wanted
     until_s, begin_s = time.process_time() + time_limit_s, time.monotonic()

@@ -1,36 +1,41 @@
 """The certificate: a step time that no legal plan with these slots can beat.
 
-It bounds the mean step time by the ``bound`` rung from below, and so by ``fluid``, for every placement of the
-experts. What a plan cannot change is taken from any plan: the compute outside the experts and the fixed cost of each
-exchange. What it can change is relaxed:
+It bounds the mean step time by the ``bound`` rung from below, and so by ``fluid``, for every
+placement of the experts. What a plan cannot change is taken from any plan: the compute outside the
+experts and the fixed cost of each exchange. What it can change is relaxed:
 
-- *Experts.* Roofline time grows with rows and with experts hit, and is convex in both once whole tiles and waves are
-  left out; so the mean over ranks of it is at least its value at the mean load, and the slowest rank is at least as
-  slow as that. Of an expert with c choices and at most r replicas, some rank serves at least ⌈c / r⌉.
-- *Copies.* A token that chooses k experts reaches at least ⌈k / P⌉ ranks of P slots, all but one of them over a link.
+- *Experts.* Roofline time grows with rows and with experts hit, and is convex in both once whole
+  tiles and waves are left out; so the mean over ranks of it is at least its value at the mean load,
+  and the slowest rank is at least as slow as that. Of an expert with c choices and at most r
+  replicas, some rank serves at least ⌈c / r⌉.
+- *Copies.* A token that chooses k experts reaches at least ⌈k / P⌉ ranks of P slots, all but one of
+  them over a link.
 
-How the parts of one rank add up to a step: a rank goes through its stages one after the other, so the step takes at
-least the mean over ranks of the sum of its compute and setups. Where ranks wait for each other at a barrier in every
-layer (the exchange of counts before a normal dispatch), the step takes at least the sum over layers of what the slowest
-rank needs between two barriers: at least the mean, and at least the least of the fixed parts with the hottest expert.
+How the parts of one rank add up to a step: a rank goes through its stages one after the other, so
+the step takes at least the mean over ranks of the sum of its compute and setups. Where ranks wait
+for each other at a barrier in every layer (the exchange of counts before a normal dispatch), the
+step takes at least the sum over layers of what the slowest rank needs between two barriers: at
+least the mean, and at least the least of the fixed parts with the hottest expert.
 
-Where copies go straight from rank to rank, two more lemmas price them. Neither adds mean expert time to the floor of a
-link that ranks share: that is no bound, since one rank's experts run while another's copies travel.
+Where copies go straight from rank to rank, two more lemmas price them. Neither adds mean expert
+time to the floor of a link that ranks share: that is no bound, since one rank's experts run while
+another's copies travel.
 
-- *Chain.* Behind a barrier that all pass at b, rank r begins its experts no sooner than b, the setup and all copies
-  into it have crossed its own port; it sends back what it received no sooner than its experts are done; and whoever
-  waits for the last of that leaves the combine no sooner. So the next barrier, for which all wait, comes no sooner
-  than b + setups + in_r + experts_r + out_r + the least of the fixed parts behind, for every r, and so for their
-  mean. The copies of in_r and out_r are the same, and their mean over ranks is what `Homes` proves.
-- *Round trip.* Without a barrier, rank r leaves the combine when all of its tokens are back. Its copies leave through
-  its own port, which takes out_r; the last of them then has its latency, the experts of whoever serves it, and the
-  way back: setups + out_r + latencies + the least time of any rank's experts. Or: all results come in through its
-  port, none before one copy went there and was served; the same with in_r. Per layer the mean rank needs the most of
-  this and of its own experts with the setups. It holds where every rank's tokens need another rank, whatever the
-  placement.
+- *Chain.* Behind a barrier that all pass at b, rank r begins its experts no sooner than b, the
+  setup and all copies into it have crossed its own port; it sends back what it received no sooner
+  than its experts are done; and whoever waits for the last of that leaves the combine no sooner. So
+  the next barrier, for which all wait, comes no sooner than b + setups + in_r + experts_r + out_r +
+  the least of the fixed parts behind, for every r, and so for their mean. The copies of in_r and
+  out_r are the same, and their mean over ranks is what `Homes` proves.
+- *Round trip.* Without a barrier, rank r leaves the combine when all of its tokens are back. Its
+  copies leave through its own port, which takes out_r; the last of them then has its latency, the
+  experts of whoever serves it, and the way back: setups + out_r + latencies + the least time of any
+  rank's experts. Or: all results come in through its port, none before one copy went there and was
+  served; the same with in_r. Per layer the mean rank needs the most of this and of its own experts
+  with the setups. It holds where every rank's tokens need another rank, whatever the placement.
 
-Valid for schedules whose tasks stand on one stream, refused for others. Proved copies are of all steps together: a mean
-over steps of maxima is at least the maximum of their means.
+Valid for schedules whose tasks stand on one stream, refused for others. Proved copies are of all
+steps together: a mean over steps of maxima is at least the maximum of their means.
 
 One layer is relaxed in `relaxed`, and what lies between two barriers summed up in `segments`.
 
@@ -75,8 +80,8 @@ def certificate_s(
     Parameters
     ----------
     prove_nodes
-        Sets that set partitioning looks at for each layer's copies, over all steps together; 0: copies are bounded by
-        counting choices alone.
+        Sets that set partitioning looks at for each layer's copies, over all steps together; 0:
+        copies are bounded by counting choices alone.
     time_limit_s
         CPU seconds of it, over all layers.
     say

@@ -103,7 +103,8 @@ def _count_pairs(expert_TK: Int32, experts: int) -> Int32:
         for a in range(expert_TK.shape[1]):
             if expert_TK[t, a] < 0:
                 continue
-            # Both halves and the diagonal: who reads a row would otherwise have to ask for every pair which is larger.
+            # Both halves and the diagonal: who reads a row would otherwise have to ask for every
+            # pair which is larger.
             for b in range(expert_TK.shape[1]):
                 if expert_TK[t, b] >= 0:
                     pairs_EE[expert_TK[t, a], expert_TK[t, b]] += 1

@@ -1,8 +1,8 @@
 """What DeepSeek's `eplb.rebalance_experts` returns, as JSON: Megatron-style code and forks of EPLB take these tensors.
 
-``phy2log`` [layers, slots]: the expert of each slot, rank after rank. ``log2phy`` [layers, experts, most replicas]: the
-slots of each expert, -1 behind the last. ``logcnt`` [layers, experts]: how many. Layers are MoE layers from 0.
-Source: github.com/deepseek-ai/EPLB, README.
+``phy2log`` [layers, slots]: the expert of each slot, rank after rank. ``log2phy`` [layers, experts,
+most replicas]: the slots of each expert, -1 behind the last. ``logcnt`` [layers, experts]: how
+many. Layers are MoE layers from 0. Source: github.com/deepseek-ai/EPLB, README.
 """
 
 from __future__ import annotations

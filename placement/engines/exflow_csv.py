@@ -1,7 +1,7 @@
 """ExFlow's table of experts: ``Expert,Node``, a line for each.
 
-Experts are numbered through the MoE layers (layer · E + expert), a node is the rank, and each expert stands on one. The
-order of a rank's experts is not in it: they are read back in order.
+Experts are numbered through the MoE layers (layer · E + expert), a node is the rank, and each
+expert stands on one. The order of a rank's experts is not in it: they are read back in order.
 Source: github.com/YJHMITWEB/ExFlow, solve_affinity.py (the file it writes) and README.
 """
 

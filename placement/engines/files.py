@@ -27,8 +27,8 @@ MAX_FILE_BYTES = 64 << 20  # 60 layers × 2304 slots are 1 MB
 class EngineFormat(Protocol):
     """An engine's placement file.
 
-    A file holds the experts' slots and nothing of the layout: ranks and dispatch are the engine's own, and so is how it
-    picks among replicas.
+    A file holds the experts' slots and nothing of the layout: ranks and dispatch are the engine's
+    own, and so is how it picks among replicas.
     """
 
     @property
@@ -81,7 +81,8 @@ def find_engine(name: str) -> EngineFormat:
     for engine in ENGINES:
         if engine.name == name:
             return engine
-    raise MoecastError(f"one of {', '.join(engine.name for engine in ENGINES)}", field="--export", value=name)
+    rule = f"one of {', '.join(engine.name for engine in ENGINES)}"
+    raise MoecastError(rule, field="--export", value=name)
 
 
 def engine_path(plan: str | Path, engine: str) -> Path:
@@ -95,7 +96,8 @@ def write_engine_file(plan: Plan, path: str | Path, *, engine: str, model: Model
     Raises
     ------
     MoecastError
-        The engine cannot hold the plan: empty slots, EP groups that differ, or ranks with different numbers of slots.
+        The engine cannot hold the plan: empty slots, EP groups that differ, or ranks with different
+        numbers of slots.
     """
     write_text(path, find_engine(engine).dump(plan, model))
 
@@ -143,7 +145,8 @@ def _parse(path: Path) -> Any:
     try:
         value = load_yaml(text) if path.suffix in (".yaml", ".yml") else parse_json(text, file=path)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise MoecastError("neither JSON nor, by its name, YAML that can be read", file=path) from error
+        rule = "neither JSON nor, by its name, YAML that can be read"
+        raise MoecastError(rule, file=path) from error
     if not isinstance(value, Mapping | list):
         raise MoecastError("not a plan: one object is expected", file=path)
     return value

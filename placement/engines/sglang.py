@@ -1,7 +1,8 @@
 """SGLang's expert location file (``--init-expert-location``).
 
-One row for every *hidden* layer, dense ones included: the engine sizes the map by `num_hidden_layers` and refuses any
-other number of rows. Slot x of a row is physical expert x, and rank r holds slots r·P to (r+1)·P−1.
+One row for every *hidden* layer, dense ones included: the engine sizes the map by
+`num_hidden_layers` and refuses any other number of rows. Slot x of a row is physical expert x, and
+rank r holds slots r·P to (r+1)·P−1.
 Source: sgl-project/sglang, python/sglang/srt/eplb/expert_location.py.
 """
 
@@ -29,7 +30,8 @@ class SGLang:
     name = "sglang"
     suffix = ".sglang.json"
     field = _FIELD
-    replica_rule: ReplicaRule = "fixed"  # --ep-dispatch-algorithm static, its default with a map of one's own
+    # --ep-dispatch-algorithm static, its default with a map of one's own
+    replica_rule: ReplicaRule = "fixed"
 
     def recognises(self, value: Any) -> bool:
         """Whether it holds the map."""
@@ -60,6 +62,6 @@ class SGLang:
         spare = plan.ep * plan.max_slots - plan.experts
         redundant = f" --ep-num-redundant-experts {spare}" if spare else ""
         return (
-            f"python -m sglang.launch_server --model-path MODEL --tp-size {plan.ranks} --ep-size {plan.ep}"
-            f"{redundant} --init-expert-location {file}"
+            f"python -m sglang.launch_server --model-path MODEL --tp-size {plan.ranks} --ep-size "
+            f"{plan.ep}{redundant} --init-expert-location {file}"
         )

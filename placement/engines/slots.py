@@ -32,9 +32,11 @@ def flat_slots_LX(plan: Plan, engine: str) -> npt.NDArray[np.int32]:
         Slots are empty, groups differ, or ranks have different numbers of slots.
     """
     if plan.slots_per_rank is not None and len(set(plan.slots_per_rank)) > 1:
-        raise MoecastError(f"{engine} wants the same number of slots on every rank", field="slots_per_rank")
+        rule = f"{engine} wants the same number of slots on every rank"
+        raise MoecastError(rule, field="slots_per_rank")
     if (plan.slots_DLGP != plan.slots_DLGP[:1]).any():
-        raise MoecastError(f"{engine} holds one placement, and the plan's EP groups differ", field="slots")
+        rule = f"{engine} holds one placement, and the plan's EP groups differ"
+        raise MoecastError(rule, field="slots")
     empty = int((plan.slots_DLGP[0] == EMPTY).sum())
     if empty:
         raise MoecastError(
@@ -52,11 +54,13 @@ def plan_of_rows(rows: Sequence[Any], model: ModelShape, ep: int, *, engine: str
     Raises
     ------
     MoecastError
-        Rows of different lengths or not of whole numbers, or slots that do not divide among the ranks.
+        Rows of different lengths or not of whole numbers, or slots that do not divide among the
+        ranks.
     """
     for layer, row in zip(model.moe_layer_ids, rows, strict=True):
         if not isinstance(row, list) or not all(type(expert) is int for expert in row):
-            raise MoecastError("expected a list of whole numbers", file=file, field=f"layer {layer}")
+            rule = "expected a list of whole numbers"
+            raise MoecastError(rule, file=file, field=f"layer {layer}")
         if len(row) != len(rows[0]) or not 0 < len(row) <= MAX_SLOTS:
             raise MoecastError(
                 f"{len(row)} slots, the first layer has {len(rows[0])} (1 to {MAX_SLOTS})",
@@ -70,7 +74,8 @@ def plan_of_rows(rows: Sequence[Any], model: ModelShape, ep: int, *, engine: str
             )
     slots = len(rows[0])
     if slots % ep:
-        raise MoecastError(f"does not divide among {ep} ranks (set --ep)", file=file, field="slots", value=slots)
+        rule = f"does not divide among {ep} ranks (set --ep)"
+        raise MoecastError(rule, file=file, field="slots", value=slots)
     table_LGP = np.array(rows, np.int32).reshape(model.layers, ep, slots // ep)
     return Plan(
         experts=model.experts,

@@ -1,7 +1,7 @@
 """TensorRT-LLM's MoE load balancer file (``moe_config.load_balancer``).
 
-`initial_global_assignments` maps the id of each MoE layer to its slots, rank after rank; `layer_updates_per_iter` is 0
-for a placement that stays as it is.
+`initial_global_assignments` maps the id of each MoE layer to its slots, rank after rank;
+`layer_updates_per_iter` is 0 for a placement that stays as it is.
 Source: NVIDIA/TensorRT-LLM, examples/wide_ep (README and ep_load_balancer).
 """
 

@@ -1,7 +1,7 @@
 """vLLM's initial expert map (``eplb_config.initial_expert_map_path``).
 
-The logical expert of each physical slot, rank after rank: one list for each MoE layer, or one list for all of them.
-Source: vllm-project/vllm, pull request 49572.
+The logical expert of each physical slot, rank after rank: one list for each MoE layer, or one list
+for all of them. Source: vllm-project/vllm, pull request 49572.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ class VLLM:
     name = "vllm"
     suffix = ".vllm.json"
     field = ""
-    # It takes replica (place of the choice among the batch's T x K) mod r, which spreads evenly without regard to where
-    # replicas stand (vllm-project/vllm, fused_moe/router/base_router.py): so does round robin, choice by choice.
+    # It takes replica (place of the choice among the batch's T x K) mod r, which spreads evenly
+    # without regard to where replicas stand (vllm-project/vllm, fused_moe/router/base_router.py):
+    # so does round robin, choice by choice.
     replica_rule: ReplicaRule = "round_robin"
 
     def recognises(self, value: Any) -> bool:

@@ -1,7 +1,8 @@
 """vLLM-Ascend's expert map (``expert_map_path``).
 
-``moe_layer_count``, and a ``layer_list`` of ``layer_id``, ``device_count`` and a ``device_list`` of ``device_id`` and
-``device_expert``: layers are counted over MoE layers from 0, devices are the ranks of an EP group.
+``moe_layer_count``, and a ``layer_list`` of ``layer_id``, ``device_count`` and a ``device_list`` of
+``device_id`` and ``device_expert``: layers are counted over MoE layers from 0, devices are the
+ranks of an EP group.
 Source: vllm-project/vllm-ascend, vllm_ascend/eplb (the file it records, and reads).
 """
 
@@ -29,7 +30,8 @@ class VLLMAscend:
     name = "vllm-ascend"
     suffix = ".vllm-ascend.json"
     field = _FIELD
-    replica_rule: ReplicaRule = "by_rank"  # each rank keeps one replica for good: eplb/core/eplb_utils.py
+    # each rank keeps one replica for good: eplb/core/eplb_utils.py
+    replica_rule: ReplicaRule = "by_rank"
 
     def recognises(self, value: Any) -> bool:
         """Whether it holds the list of layers."""

@@ -47,7 +47,7 @@ def collective_text(grounds: Grounds) -> str:
         if (line.gpu, line.engine) == (gpu, "nccl")
     )
     return (
-        f"80 %: by {said['rows']} rows of {said['configurations']} configurations that set nothing ({grounds.family}; "
-        f"median error {format_percent(said['median'])}, p90 {format_percent(said['p90'])})"
-        + (f"; in measured tables {tables}" if tables else "")
+        f"80 %: by {said['rows']} rows of {said['configurations']} configurations that set nothing "
+        f"({grounds.family}; median error {format_percent(said['median'])}, p90 "
+        f"{format_percent(said['p90'])})" + (f"; in measured tables {tables}" if tables else "")
     )

@@ -1,7 +1,7 @@
 """The difference of two plans' forecasts: an error that both share cancels, and what is left decides who is faster.
 
-What is left is known from pairs of measured rows of one engine, GPU, model and lengths: those that differ in layout,
-and those of one layout that differ in batch.
+What is left is known from pairs of measured rows of one engine, GPU, model and lengths: those that
+differ in layout, and those of one layout that differ in batch.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def difference_of(this: PredictionValues, other: PredictionValues) -> Difference
         return Difference(ratio=ratio, low=None, high=None, why=f"{NO_ROWS}: no pairs of such rows were measured")
     same = _layout(this.plan) == _layout(other.plan)
     differ = (
-        "the plans differ in placement alone, and no such pair was measured: pairs of one layout at two batches say "
-        "how a forecast follows its load"
+        "the plans differ in placement alone, and no such pair was measured: pairs of one layout "
+        "at two batches say how a forecast follows its load"
         if same
         else "pairs of rows that differ in layout"
     )

@@ -110,7 +110,8 @@ def grounds_of(asked: Question) -> Grounds:
 def steady_grounds(asked: Question) -> Grounds:
     """Find what stands behind serving where prompts and decode steps of the same GPUs take turns.
 
-    The workload is the decode step. Factors are on GPU seconds of an output token, and on the time of one.
+    The workload is the decode step. Factors are on GPU seconds of an output token, and on the time
+    of one.
     """
     return grounds_in(steady_errors(), STEADY, asked, unmeasured(asked))
 
@@ -239,10 +240,11 @@ def grounds_text(rests_on: Mapping[str, Any]) -> str:
     own = rests_on["own_rows"]
     whose = f"{own} of {rests_on['source']}" if own else f"none of {rests_on['source']}"
     return (
-        f"80 %: by {rests_on['rows']} rows of {rests_on['configurations']} configurations that set nothing "
-        f"({rests_on['errors']}; median error {format_percent(rests_on['median'])}, p90 "
-        f"{format_percent(rests_on['p90'])}), {whose}, judged by {rests_on['judged_by']}{_routing_text(rests_on)}; "
-        f"here {rests_on['kernels']} kernels of engine {rests_on['engine']}{version}, {rests_on['routing']} routing"
+        f"80 %: by {rests_on['rows']} rows of {rests_on['configurations']} configurations that set "
+        f"nothing ({rests_on['errors']}; median error {format_percent(rests_on['median'])}, p90 "
+        f"{format_percent(rests_on['p90'])}), {whose}, judged by "
+        f"{rests_on['judged_by']}{_routing_text(rests_on)}; here {rests_on['kernels']} kernels of "
+        f"engine {rests_on['engine']}{version}, {rests_on['routing']} routing"
     )
 
 

@@ -1,8 +1,9 @@
 """Intervals from known errors: where 80 % of measurements lie about a forecast of the same kind.
 
-Conformal prediction on ln (measured ÷ predicted), with the rows of a configuration, which are no independent
-witnesses, taken together: the new row counts as one configuration more, of whose mass one half lies beyond each row's
-own place. Lei et al., Distribution-free predictive inference for regression (2018), has the idea for single rows.
+Conformal prediction on ln (measured ÷ predicted), with the rows of a configuration, which are no
+independent witnesses, taken together: the new row counts as one configuration more, of whose mass
+one half lies beyond each row's own place. Lei et al., Distribution-free predictive inference for
+regression (2018), has the idea for single rows.
 
 Axes: R row.
 """

@@ -1,7 +1,7 @@
 """Known errors: what the forecast said of rows that set no parameter, shipped as data.
 
-`python benchmarks/coverage.py --write` writes `known_errors.json`, from `moecast validate published`; with `--steady`
-it writes `steady_errors.json`, with `--requests` `request_errors.json`.
+`python benchmarks/coverage.py --write` writes `known_errors.json`, from `moecast validate
+published`; with `--steady` it writes `steady_errors.json`, with `--requests` `request_errors.json`.
 """
 
 from __future__ import annotations
@@ -27,9 +27,11 @@ class JudgedRow:
     source
         Whose it is: "engine on GPU" of serving rows, else who measured it.
     configuration
-        What it shares with rows that are no witnesses of their own: they differ in concurrency or size alone.
+        What it shares with rows that are no witnesses of their own: they differ in concurrency or
+        size alone.
     setting
-        What it shares with rows that differ in layout or batch alone; empty where it is compared with none.
+        What it shares with rows that differ in layout or batch alone; empty where it is compared
+        with none.
     predicted_s
         The forecast.
     error
@@ -56,7 +58,8 @@ class KnownFamily:
     rows, configurations, sources
         Rows that count, the setups they are of, and who measured them.
     median, p90, bias
-        Of the size of relative errors of time, and the median with its sign; None where no row counts.
+        Of the size of relative errors of time, and the median with its sign; None where no row
+        counts.
     low, high
         10 % and 90 % quantiles of ln (measured ÷ predicted), of kernel tables only.
     """

@@ -19,7 +19,8 @@ def served_grounds(
 ) -> dict[str, Grounds]:
     """Find what stands behind a run, by measure of `SERVED`; factors are on times.
 
-    Throughput's are on GPU seconds of an output token, and so on the whole stay of a request in a closed loop.
+    Throughput's are on GPU seconds of an output token, and so on the whole stay of a request in a
+    closed loop.
 
     Parameters
     ----------
@@ -57,6 +58,6 @@ def served_text(rests_on: Mapping[str, Mapping[str, Any]]) -> str:
     )
     own = f"{first['own_rows']} of them of {first['source']}" if first["own_rows"] else f"none of {first['source']}"
     return (
-        f"80 % intervals are of means, by {first['rows']} public closed-loop runs of {first['configurations']} "
-        f"configurations that set nothing, {own}; their errors: {errors}"
+        f"80 % intervals are of means, by {first['rows']} public closed-loop runs of "
+        f"{first['configurations']} configurations that set nothing, {own}; their errors: {errors}"
     )

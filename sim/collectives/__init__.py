@@ -1,7 +1,8 @@
 """Collectives: from the counts of a layer to the flows that carry its dispatch and combine.
 
-Two families: those that carry copies of tokens to their experts and back (`COLLECTIVES`, by dispatch mode), and those
-on the bytes of a group, such as an all-reduce (`KINDS`, by operation; see `moecast.sim.collectives.operations`).
+Two families: those that carry copies of tokens to their experts and back (`COLLECTIVES`, by
+dispatch mode), and those on the bytes of a group, such as an all-reduce (`KINDS`, by operation; see
+`moecast.sim.collectives.operations`).
 
 To add one: a file with a class that satisfies `Collective` or `Kind`, and an entry in its list.
 """

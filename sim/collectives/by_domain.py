@@ -1,10 +1,12 @@
 """Collectives in two levels: inside the domains over NVLink, and between the ranks of one index over their rails.
 
-An all-reduce adds up shares inside each domain (reduce-scatter, direct), all-reduces each share round a ring of the
-ranks of its index, and gathers inside again; a reduce-scatter and an all-gather leave one half out. The levels are
-pipelined by chunk: an edge starts when its parents have sent a first chunk, and ends after them.
+An all-reduce adds up shares inside each domain (reduce-scatter, direct), all-reduces each share
+round a ring of the ranks of its index, and gathers inside again; a reduce-scatter and an all-gather
+leave one half out. The levels are pipelined by chunk: an edge starts when its parents have sent a
+first chunk, and ends after them.
 
-Closed form, d domains of k ranks, NICs slower than NVLink by far, far hops of f and near hops of h seconds:
+Closed form, d domains of k ranks, NICs slower than NVLink by far, far hops of f and near hops of h
+seconds:
 2 (d - 1) / d · bytes / (k · NIC rate) + 2 (d - 1) f + 2 h.
 
 Axes: E edge, M member, N domain.

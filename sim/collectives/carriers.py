@@ -1,8 +1,9 @@
 """What kernels add to the links that carry a dispatch or a combine, by fitted costs.
 
-Inside a domain: seconds before the first byte, bytes on NVLink for a byte of data, and what each copy costs the SMs
-that send it. Low-latency kernels need that on top of the time of a copy's bytes; normal kernels beside it, whichever is
-longer. Between domains starts are later, and low-latency copies cost their sender something, too.
+Inside a domain: seconds before the first byte, bytes on NVLink for a byte of data, and what each
+copy costs the SMs that send it. Low-latency kernels need that on top of the time of a copy's bytes;
+normal kernels beside it, whichever is longer. Between domains starts are later, and low-latency
+copies cost their sender something, too.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ class Carrier:
     Parameters
     ----------
     latency_s, far_latency_s
-        From a last byte's departure to its arrival, where that is more than its path's, inside a domain and between
-        domains; starts are in it.
+        From a last byte's departure to its arrival, where that is more than its path's, inside a
+        domain and between domains; starts are in it.
     wire
         Bytes on NVLink for each byte of data.
     copy_s, far_copy_s

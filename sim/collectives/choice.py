@@ -1,10 +1,11 @@
 """Which collective a library takes for a size: NCCL's choice.
 
-NCCL reckons latency + bytes / bandwidth for each of its algorithms and protocols and takes the least (NVIDIA/nccl,
-src/graph/tuning.cc). Here the bandwidth is what the links give, and the costs are those of `protocols`. Inside a
-domain its tree is a chain and never less than the ring, so trees are asked only between domains. What it does over
-NVLink switches and trees at once (NVLSTree) is not there. Where the hardware table asks for fitted costs, groups inside
-a domain have those of `moecast.sim.cost.collectives`.
+NCCL reckons latency + bytes / bandwidth for each of its algorithms and protocols and takes the
+least (NVIDIA/nccl, src/graph/tuning.cc). Here the bandwidth is what the links give, and the costs
+are those of `protocols`. Inside a domain its tree is a chain and never less than the ring, so trees
+are asked only between domains. What it does over NVLink switches and trees at once (NVLSTree) is
+not there. Where the hardware table asks for fitted costs, groups inside a domain have those of
+`moecast.sim.cost.collectives`.
 
 Axes: D group, F flow, X (flow, link) pair, J link.
 """
@@ -38,7 +39,8 @@ class Choice:
     by_network
         Whether NCCL's proxies send some of it to other domains.
     posts
-        Messages to other domains that each rank's proxy posts one after the other, before the last of them can leave.
+        Messages to other domains that each rank's proxy posts one after the other, before the last
+        of them can leave.
     """
 
     kind: Kind

@@ -1,8 +1,9 @@
 """Direct collectives: every rank sends to every other at once, as kernels over NVLink do for few bytes.
 
-Closed forms, n ranks, even links of rate r and hops of h seconds: reduce-scatter, all-gather and all-to-all (n - 1) /
-n · bytes / r + h; one-shot all-reduce (n - 1) · bytes / r + h; two-shot all-reduce, a reduce-scatter and an
-all-gather, 2 (n - 1) / n · bytes / r + 2 h; each to its next bytes / r + h.
+Closed forms, n ranks, even links of rate r and hops of h seconds: reduce-scatter, all-gather and
+all-to-all (n - 1) / n · bytes / r + h; one-shot all-reduce (n - 1) · bytes / r + h; two-shot
+all-reduce, a reduce-scatter and an all-gather, 2 (n - 1) / n · bytes / r + 2 h; each to its next
+bytes / r + h.
 
 Axes: E edge, M member.
 """

@@ -1,9 +1,10 @@
 """The edges of a collective: how much of a group's bytes goes from which rank to which, and how late its last byte is.
 
-Libraries cut the bytes into chunks, and pass one on while the next comes in. So a collective of many rounds is one
-flow for each pair of neighbours, with all that passes between them, and the latency of as many hops as its last chunk
-makes; where one half of the ranks' links is another network, flows feed flows. All of them share links as the rung
-does it, and behind a barrier nobody leaves before the last has ended: one slow link slows everything.
+Libraries cut the bytes into chunks, and pass one on while the next comes in. So a collective of
+many rounds is one flow for each pair of neighbours, with all that passes between them, and the
+latency of as many hops as its last chunk makes; where one half of the ranks' links is another
+network, flows feed flows. All of them share links as the rung does it, and behind a barrier nobody
+leaves before the last has ended: one slow link slows everything.
 
 Axes: E edge, R (edge, parent) pair, D group.
 """
@@ -37,9 +38,11 @@ class Edges:
     source_E, destination_E
         Ranks.
     part_E
-        What passes, as a part of the group's bytes (see `moecast.sim.collectives.operations` for what those are).
+        What passes, as a part of the group's bytes (see `moecast.sim.collectives.operations` for
+        what those are).
     latency_E
-        Seconds from the last byte's departure to its arrival, over all the hops that the last chunk makes.
+        Seconds from the last byte's departure to its arrival, over all the hops that the last chunk
+        makes.
     wire_E
         Bytes on the links for each byte of data, beside those of the protocol.
     child_R, parent_R

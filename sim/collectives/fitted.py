@@ -1,12 +1,12 @@
 """Fitted costs on the links of a cluster: what NCCL's protocols and engines' kernels need there.
 
-`moecast.sim.cost.collectives` says seconds of a collective that has a domain to itself. Here the same numbers become
-protocols, whose flows share links with others: starts, hops, and bytes on the wire for a byte of data, so that a
-collective by itself takes what that family says. Used where the hardware table asks for fitted kernels, for groups
-inside one domain.
+`moecast.sim.cost.collectives` says seconds of a collective that has a domain to itself. Here the
+same numbers become protocols, whose flows share links with others: starts, hops, and bytes on the
+wire for a byte of data, so that a collective by itself takes what that family says. Used where the
+hardware table asks for fitted kernels, for groups inside one domain.
 
-A table's NVLink rate need not be its preset's: bytes on the wire are those of the preset's rate, so that half of the
-links give half of the speed.
+A table's NVLink rate need not be its preset's: bytes on the wire are those of the preset's rate, so
+that half of the links give half of the speed.
 """
 
 from __future__ import annotations
@@ -53,8 +53,9 @@ def gathered_wire(hardware: Hardware, ranks: int) -> float:
 def gathered_setup_s(hardware: Hardware, ranks: int, size_bytes: float) -> float:
     """What an all-gather or a reduce-scatter takes beside `gathered_wire`'s time of its bytes.
 
-    NCCL takes the protocol that is done first. Those of few bytes start sooner and move less, so that what is beside
-    the bytes at full rate grows with the size, up to the start of the protocol that has it.
+    NCCL takes the protocol that is done first. Those of few bytes start sooner and move less, so
+    that what is beside the bytes at full rate grows with the size, up to the start of the protocol
+    that has it.
     """
     p, link_Bps = nccl_of(hardware), NOMINAL_Bps[gpu_key(hardware)]
     whole_s = float(cost.nccl_seconds(p, "all-gather", ranks, size_bytes, link_Bps=link_Bps))
@@ -73,7 +74,8 @@ def all_to_all_protocols(hardware: Hardware, ranks: int) -> Iterator[Protocol]:
     yield _protocol(hardware, "LL", p.pair_start_s, 1 / ((ranks - 1) * p.pair_part))
     own = (ranks - 1 + p.pairs_own) / (ranks - 1)
     for size in TANGENTS_bytes:
-        # sqrt(ramp · v) touched at v = size: half of it is a constant, and half of its rise is the slope.
+        # sqrt(ramp · v) touched at v = size: half of it is a constant, and half of its rise is the
+        # slope.
         ramp_bytes = (p.pairs_ramp_bytes * size) ** 0.5
         start_s = p.pairs_start_s + ramp_bytes / 2 / (p.pairs_part * NOMINAL_Bps[gpu_key(hardware)])
         yield _protocol(hardware, "Simple", start_s, own * (1 + ramp_bytes / size / 2) / p.pairs_part)

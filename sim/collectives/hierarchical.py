@@ -1,12 +1,14 @@
 """The hierarchical all-to-all: one copy per distinct domain over the sender's rail, then NVLink inside the domain.
 
-A rank's copies for another domain go over its own NIC to its relay there, the rank whose GPU has the same index
-(`Sites.relay_SA`), and from it over NVLink to the ranks that need them, chunk by chunk while more comes in: the second
-leg starts one chunk after the first and ends at least one chunk after it. The way back mirrors it: partial results meet
-at the relay, are added there, and one goes home. A relay can pass nothing on before it has entered the exchange
-itself, since its own kernel does the work; DeepEP's normal kernels do the same (deepseek-ai/DeepEP, internode).
+A rank's copies for another domain go over its own NIC to its relay there, the rank whose GPU has
+the same index (`Sites.relay_SA`), and from it over NVLink to the ranks that need them, chunk by
+chunk while more comes in: the second leg starts one chunk after the first and ends at least one
+chunk after it. The way back mirrors it: partial results meet at the relay, are added there, and one
+goes home. A relay can pass nothing on before it has entered the exchange itself, since its own
+kernel does the work; DeepEP's normal kernels do the same (deepseek-ai/DeepEP, internode).
 
-Axes: S source rank (on the way back: home), M member of its EP group (server of a choice), A domain of the group.
+Axes: S source rank (on the way back: home), M member of its EP group (server of a choice), A domain
+of the group.
 """
 
 from __future__ import annotations
@@ -110,7 +112,8 @@ def _two_legs(sites: Sites) -> _TwoLegs:
     leg_SA = np.full(far_SA.shape, -1)
     leg_SA[far_source, far_place] = np.arange(len(far_source))
     relay = sites.relay_SA[source, place]
-    fan_count = np.flatnonzero((place != own[source]) & (relay != server))  # what is for the relay has arrived
+    # what is for the relay has arrived
+    fan_count = np.flatnonzero((place != own[source]) & (relay != server))
     return _TwoLegs(
         near_source=source[near_count],
         near_server=server[near_count],

@@ -1,12 +1,13 @@
 """Reduction in the switch: NVSwitch adds up what all GPUs of a domain send, and sends one copy to each (NVLS, SHARP).
 
-In a reduce-scatter each rank's bytes go up once, in an all-gather they come down once. In an all-reduce a rank also
-pulls its own share down added up, and sends it up again to all, so that (1 + 1/n) of the bytes pass its link each way
-(the multimem.ld_reduce and multimem.st of PTX). Switches reach a part of the links' rate:
-`Hardware.in_switch_efficiency`.
+In a reduce-scatter each rank's bytes go up once, in an all-gather they come down once. In an
+all-reduce a rank also pulls its own share down added up, and sends it up again to all, so that (1 +
+1/n) of the bytes pass its link each way (the multimem.ld_reduce and multimem.st of PTX). Switches
+reach a part of the links' rate: `Hardware.in_switch_efficiency`.
 
-Closed form, n ranks, links of rate r, efficiency e and a hop of h: (1 + 1/n) bytes / (e r) + h for an all-reduce,
-bytes / (e r) + h otherwise. It says nothing of the other direction, which has no more to carry.
+Closed form, n ranks, links of rate r, efficiency e and a hop of h: (1 + 1/n) bytes / (e r) + h for
+an all-reduce, bytes / (e r) + h otherwise. It says nothing of the other direction, which has no
+more to carry.
 
 Axes: E edge, M member.
 """

@@ -1,8 +1,9 @@
 """The two legs of a relayed exchange, each an exchange of its own: between domains, and inside them.
 
-In one exchange a relay passes copies on chunk by chunk, and both legs end nearly together. As two exchanges the second
-leg of a rank starts when all of its first is there, and other work may stand between: a schedule that sends one part of
-the tokens between domains while it spreads another inside them has each network busy with its own.
+In one exchange a relay passes copies on chunk by chunk, and both legs end nearly together. As two
+exchanges the second leg of a rank starts when all of its first is there, and other work may stand
+between: a schedule that sends one part of the tokens between domains while it spreads another
+inside them has each network busy with its own.
 
 Axes: F flow, X (flow, link) pair, G rank.
 """
@@ -44,8 +45,8 @@ class LegsOfTemplates:
     def of(self, exchange: Exchange) -> tuple[Leg, ...]:
         """Give an exchange's legs in the order in which they run, each with the setup and the barrier of the whole.
 
-        Going out, copies first go to their relays; on the way back, partial sums first meet at them. What no relay
-        carries is one leg, and so is an exchange of counts, between domains.
+        Going out, copies first go to their relays; on the way back, partial sums first meet at
+        them. What no relay carries is one leg, and so is an exchange of counts, between domains.
         """
         flows = exchange.flows
         if not isinstance(flows, CountedFlows):

@@ -56,8 +56,9 @@ class HasPaths(Protocol):
 def with_issue_links(sites: Sites, source_F: Int32, routes: HasPaths, copy_bytes: float) -> tuple[Int, Int32, Float]:
     """Append the sender's issue link, over NVLink or over the NIC, to the links of each flow that leaves its GPU.
 
-    A byte takes `message_s` / `copy_bytes` + 1 / (rate of the sender's own links) seconds of it, so that a sender needs
-    the sum of the two for its copies, as low-latency kernels do: the rows that `Hardware.message_s` is fitted on.
+    A byte takes `message_s` / `copy_bytes` + 1 / (rate of the sender's own links) seconds of it, so
+    that a sender needs the sum of the two for its copies, as low-latency kernels do: the rows that
+    `Hardware.message_s` is fitted on.
 
     Returns
     -------

@@ -1,8 +1,9 @@
 """The dispatch modes: how many copies travel, and what kernels carry them.
 
-Sources: DeepEP (deepseek-ai/DeepEP) for the normal and the low-latency kernels; NCCL's all-to-all; ExFlow (arXiv
-2401.08383) for tokens that stay where their experts are; vLLM's `allgather_reducescatter` backend, which is also what
-TensorRT-LLM and SGLang do for attention by DP where no all-to-all kernel is chosen.
+Sources: DeepEP (deepseek-ai/DeepEP) for the normal and the low-latency kernels; NCCL's all-to-all;
+ExFlow (arXiv 2401.08383) for tokens that stay where their experts are; vLLM's
+`allgather_reducescatter` backend, which is also what TensorRT-LLM and SGLang do for attention by DP
+where no all-to-all kernel is chosen.
 """
 
 from __future__ import annotations
@@ -33,14 +34,15 @@ class Mode:
     counts_first
         The ranks of a group exchange counts before the dispatch, and wait for each other in that.
     barrier
-        Nothing moves before every rank of the group is there, and nobody leaves before all has moved.
+        Nothing moves before every rank of the group is there, and nobody leaves before all has
+        moved.
     messages
         Low-latency kernels: every copy is a message of its own, which costs its sender time.
     stay
         Tokens move on to the rank of their first choice instead of returning home.
     gathers
-        Every token goes to every rank of the group, and every rank's sums for it come back: an all-gather and a
-        reduce-scatter.
+        Every token goes to every rank of the group, and every rank's sums for it come back: an
+        all-gather and a reduce-scatter.
     """
 
     name: DispatchMode

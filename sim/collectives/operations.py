@@ -1,8 +1,8 @@
 """The operations on bytes of a group, the kinds of collectives that carry them, and what their bandwidth is called.
 
-A size is what nccl-tests calls so: of an all-reduce the buffer of each rank; of a reduce-scatter what each rank puts
-in, of an all-gather what each gets; of an all-to-all what each rank sends, its own share included; of send-recv what
-each rank sends.
+A size is what nccl-tests calls so: of an all-reduce the buffer of each rank; of a reduce-scatter
+what each rank puts in, of an all-gather what each gets; of an all-to-all what each rank sends, its
+own share included; of send-recv what each rank sends.
 
 To add a kind: a file with a class that satisfies `Kind`, and an entry in the lists below.
 """
@@ -97,7 +97,9 @@ def collective_template(
     protocol: WireProtocol = PLAIN,
     unit_bytes: float = 1.0,
 ) -> FlowTemplate:
-    """Lay out a collective that all groups run at once; counts are units of each group [D], each of `unit_bytes`.
+    """Lay out a collective that all groups run at once.
+
+    Counts are units of each group [D], each of `unit_bytes`.
 
     Parameters
     ----------

@@ -1,12 +1,13 @@
 """The ring: chunks go round, from each rank to the next, and every rank adds or keeps what passes.
 
-A reduce-scatter and an all-gather make n - 1 rounds of one chunk of bytes / n, an all-reduce both one after the
-other. Closed form, even links of rate r and hops of h seconds: rounds · (bytes / (n r) + h), rounds = n - 1 or 2 (n -
-1).
+A reduce-scatter and an all-gather make n - 1 rounds of one chunk of bytes / n, an all-reduce both
+one after the other. Closed form, even links of rate r and hops of h seconds: rounds · (bytes / (n
+r) + h), rounds = n - 1 or 2 (n - 1).
 
-Between domains each member index has a ring of its own with its part of the bytes, so that every NIC carries one; it
-runs through every other domain the other way round, so that it leaves a domain by the rail by which it enters the
-next (Patarasuk and Yuan 2009 for the ring; NCCL's channels for the rest).
+Between domains each member index has a ring of its own with its part of the bytes, so that every
+NIC carries one; it runs through every other domain the other way round, so that it leaves a domain
+by the rail by which it enters the next (Patarasuk and Yuan 2009 for the ring; NCCL's channels for
+the rest).
 
 Axes: E edge, M member, C channel.
 """

@@ -1,9 +1,10 @@
 """The flows of one kind of exchange, laid out once per layout and filled with each layer's counts.
 
-Which ranks may send to which, over which links, and who waits for what is the same at every layer; only the number of
-copies differs. A template holds the first, `fill` adds the second.
+Which ranks may send to which, over which links, and who waits for what is the same at every layer;
+only the number of copies differs. A template holds the first, `fill` adds the second.
 
-Axes: F flow, X (flow, link) pair, R (flow, parent) pair, S source rank, D destination rank, N domain, C count.
+Axes: F flow, X (flow, link) pair, R (flow, parent) pair, S source rank, D destination rank, N
+domain, C count.
 """
 
 from __future__ import annotations
@@ -42,20 +43,23 @@ class Legs:
     waiter_F
         The rank that waits for the flow's end; -1: nobody but what it feeds.
     awaited_F
-        Where in the counts the copies stand that the waiter waits for: without any it does not wait.
+        Where in the counts the copies stand that the waiter waits for: without any it does not
+        wait.
     count_F
         Where in the counts the flow's number of copies stands, or `PRESENCE`.
     child_R, parent_R
         Pairs of flows: the parent feeds the child.
     part_F
-        Of each of its copies, what the flow carries (more than 1 where it passes the same bytes on again); None: all.
+        Of each of its copies, what the flow carries (more than 1 where it passes the same bytes on
+        again); None: all.
     n_counts
         How many counts there must be, at least.
 
     Raises
     ------
     ValueError, TypeError
-        Arrays of different lengths, a count before the first, or a pair of a flow that is not there.
+        Arrays of different lengths, a count before the first, or a pair of a flow that is not
+        there.
     """
 
     source_F: Int32
@@ -145,13 +149,15 @@ class FlowTemplate:
         Parameters
         ----------
         messages
-            Each copy costs its sender `Hardware.message_s` on top of the time of its bytes (`with_issue_links`).
+            Each copy costs its sender `Hardware.message_s` on top of the time of its bytes
+            (`with_issue_links`).
         wire_F
             Bytes that pass the links for each byte of data; None: one.
         latency_F
             Seconds from the last byte's departure to its arrival; None: the path's.
         links
-            `offsets_F1`, `link_X` and `share_X` from whoever has laid more on them; None: the paths' own.
+            `offsets_F1`, `link_X` and `share_X` from whoever has laid more on them; None: the
+            paths' own.
         """
         routes = sites.routes(legs.source_F, legs.destination_F)
         offsets_F1, link_X, share_X = links or (routes.offsets_F1, routes.link_X, routes.share_X)
@@ -193,7 +199,8 @@ class FlowTemplate:
             A flow starts, ends or is waited for at another rank.
         """
         most = max(int(getattr(self.legs, name).max(initial=-1)) for name in ("source_F", "destination_F", "waiter_F"))
-        place_G = np.full(max(most, int(ranks_R.max(initial=-1))) + 2, -1, np.int32)  # the last for nobody, -1
+        # the last for nobody, -1
+        place_G = np.full(max(most, int(ranks_R.max(initial=-1))) + 2, -1, np.int32)
         place_G[ranks_R] = np.arange(len(ranks_R), dtype=np.int32)
         legs, names = self.legs, ("source_F", "destination_F", "waiter_F")
         places = {name: place_G[getattr(legs, name)] for name in names}
@@ -302,6 +309,13 @@ class CountedFlows:
         """Make the flows."""
         return self.template.fill(self.counts_C)
 
+    def with_counts_of(self, other: CountedFlows | None) -> CountedFlows:
+        """The flows of this exchange and of another one by the same template, as if they were of one."""
+        if other is None:
+            return self
+        n = self.template.legs.n_counts
+        return self.template.counted(self.counts_C[:n].astype(np.int64) + other.counts_C[:n])
+
 
 def no_flows() -> Flows:
     """Give an exchange in which nothing travels: ranks only wait for each other."""
@@ -370,7 +384,8 @@ def _fill(  # type: ignore[no-untyped-def]
                 continue
             parent[at_parent] = new_of_old[p]
             at_parent += 1
-            # A relay passes on chunk by chunk: it begins with its parent's first and ends with its own last.
+            # A relay passes on chunk by chunk: it begins with its parent's first and ends with its
+            # own last.
             delay_F[new] = max(delay_F[new], min(chunk_bytes, bytes_F[p]) * pace_F[p] + latency_F[p])
         parent_offsets[new + 1] = at_parent
         if at_parent > parent_offsets[new]:

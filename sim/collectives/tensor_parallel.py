@@ -1,12 +1,12 @@
 """The exchanges around tensor parallelism: consecutive ranks share tokens and split heads, or the width of experts.
 
-With sequence parallelism each rank keeps the hidden vectors of its part of the tokens (Korthikanti et al. 2022,
-arXiv 2205.05198). Before attention it gathers those of the others; after it, each sends the others its partial sums of
-their tokens (a reduce-scatter). So do ranks that share experts by width, with the copies that came to each. Both are
-direct, as NVLink does them fastest.
+With sequence parallelism each rank keeps the hidden vectors of its part of the tokens (Korthikanti
+et al. 2022, arXiv 2205.05198). Before attention it gathers those of the others; after it, each
+sends the others its partial sums of their tokens (a reduce-scatter). So do ranks that share experts
+by width, with the copies that came to each. Both are direct, as NVLink does them fastest.
 
-Without it each rank keeps the vectors of all tokens that it shares: partial sums are all-reduced, as NCCL would, and
-only what experts send home to one rank is gathered.
+Without it each rank keeps the vectors of all tokens that it shares: partial sums are all-reduced,
+as NCCL would, and only what experts send home to one rank is gathered.
 
 Axes: S source rank, D destination rank, P place among the ranks that share tokens.
 """
@@ -33,10 +33,12 @@ def hidden_template(sites: Sites, layout: Layout, row_bytes: float, *, axis: str
 
 
 def sum_choices(sites: Sites, layout: Layout, row_bytes: float, *, fused: bool = False) -> tuple[Choice, ...]:
-    """Lay out what may add up partial sums at all ranks that share tokens; counts are rows by group of them.
+    """Lay out what may add up partial sums at all ranks that share tokens.
 
-    None where nobody shares tokens. `fused`: by a kernel in symmetric memory where the switch adds, else as NCCL does,
-    or by the engine's own kernels where costs of those are asked for.
+    Counts are rows by group of them.
+
+    None where nobody shares tokens. `fused`: by a kernel in symmetric memory where the switch adds,
+    else as NCCL does, or by the engine's own kernels where costs of those are asked for.
     """
     if layout.tp == 1:
         return ()

@@ -1,8 +1,9 @@
 """A collective by itself, what nccl-tests run: what a cluster's links give, without a model or routing.
 
-It has a fixed cost, latency and the links' rates. Where a kind is named, the fixed cost is the hardware table's (a
-launch and a barrier); NCCL's choice has NCCL's own (see `protocols`). How far NCCL's channels stay below the links
-between nodes is not modelled, what its proxies take to post messages is.
+It has a fixed cost, latency and the links' rates. Where a kind is named, the fixed cost is the
+hardware table's (a launch and a barrier); NCCL's choice has NCCL's own (see `protocols`). How far
+NCCL's channels stay below the links between nodes is not modelled, what its proxies take to post
+messages is.
 
 Axes: J link, D group.
 """
@@ -105,7 +106,8 @@ def time_collective(
     rung
         The network rung that times it.
     kind
-        One of the operation's `KINDS`, "2dh" of an all-to-all, or "nccl": what NCCL would take for the size.
+        One of the operation's `KINDS`, "2dh" of an all-to-all, or "nccl": what NCCL would take for
+        the size.
     ranks
         GPUs that take part; None: all.
     seed
@@ -116,8 +118,8 @@ def time_collective(
     Raises
     ------
     MoecastError
-        Fewer than two ranks, more than the cluster has or than can be timed, a size of nothing, no such operation or
-        kind, or one that does not run on these ranks.
+        Fewer than two ranks, more than the cluster has or than can be timed, a size of nothing, no
+        such operation or kind, or one that does not run on these ranks.
     """
     sites = _sites(cluster, cluster.n_gpus if ranks is None else ranks, seed)
     programs = _programs(sites, operation, kind)

@@ -1,11 +1,12 @@
 """The double binary tree: two trees with half of the bytes each, in which a leaf of one is inside the other.
 
-Bytes are added up on the way to the root and come back from it. Every rank sends and gets about twice the bytes, as
-in a ring, but the last chunk makes only about 2 log2(n) hops (Sanders, Speck and Träff 2009; NCCL 2.4). Between
-domains each member index has trees of its own over its ranks of each domain, and a chain inside the domain leads to
-them.
+Bytes are added up on the way to the root and come back from it. Every rank sends and gets about
+twice the bytes, as in a ring, but the last chunk makes only about 2 log2(n) hops (Sanders, Speck
+and Träff 2009; NCCL 2.4). Between domains each member index has trees of its own over its ranks of
+each domain, and a chain inside the domain leads to them.
 
-Closed form, n ≥ 4 a power of two, one domain, links of rate r and hops of h: 2 bytes / r + 2 log2(n) h.
+Closed form, n ≥ 4 a power of two, one domain, links of rate r and hops of h: 2 bytes / r + 2
+log2(n) h.
 
 Axes: E edge, M member, U unit of a tree (a rank, or a domain's ranks).
 """
@@ -83,8 +84,8 @@ def _depth(ranks_M: Int, child_E: Int, parent_E: Int, hop_E: list[float]) -> flo
 def double_tree(n: int) -> list[Int]:
     """The parent of each of n units in both trees, -1 for the roots.
 
-    In the first, odd units are leaves. The second is its mirror image where n is even, and shifted by one where n is
-    odd, so that none but the last two units are inside both.
+    In the first, odd units are leaves. The second is its mirror image where n is even, and shifted
+    by one where n is odd, so that none but the last two units are inside both.
     """
     first_U = np.array([_parent(unit, n) for unit in range(n)], np.int64)
 

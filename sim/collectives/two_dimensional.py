@@ -1,12 +1,13 @@
 """Tutel's all-to-all in two dimensions: inside the domain first, then between GPUs of one index, in larger messages.
 
-Each rank has a piece of bytes / n for every other. A first exchange inside the domain brings together at index i what
-all of its domain have for the ranks of index i; between domains one message of bytes / d to each of the d - 1 others
-follows, instead of k smaller ones. Before each exchange the pieces are copied into the order in which they are sent,
-and once more at the end (Tutel, arXiv 2206.03382, section 3.4).
+Each rank has a piece of bytes / n for every other. A first exchange inside the domain brings
+together at index i what all of its domain have for the ranks of index i; between domains one
+message of bytes / d to each of the d - 1 others follows, instead of k smaller ones. Before each
+exchange the pieces are copied into the order in which they are sent, and once more at the end
+(Tutel, arXiv 2206.03382, section 3.4).
 
-Closed form, d domains of k ranks, a NIC each: (k - 1) / k · bytes / NVLink + (d - 1) / d · bytes / NIC, latencies of
-a near and a far hop, and three copies of all bytes, each read and written.
+Closed form, d domains of k ranks, a NIC each: (k - 1) / k · bytes / NVLink + (d - 1) / d · bytes /
+NIC, latencies of a near and a far hop, and three copies of all bytes, each read and written.
 
 Axes: D group, E edge, N domain, M member.
 """
@@ -46,7 +47,9 @@ class CollectiveStep:
 def two_dimensional_all_to_all(
     sites: Sites, groups_DM: npt.ArrayLike, *, unit_bytes: float = 1.0
 ) -> tuple[CollectiveStep, ...]:
-    """Lay out both exchanges and the copies around them; counts are units of each group [D], own share included.
+    """Lay out both exchanges and the copies around them.
+
+    Counts are units of each group [D], own share included.
 
     Raises
     ------
@@ -58,7 +61,8 @@ def two_dimensional_all_to_all(
     groups = list(groups_of(sites, groups_DM))
     for group in groups:
         if group.in_one_domain or not group.is_even:
-            raise MoecastError("takes groups with as many ranks in each of several domains", field="kind", value="2dh")
+            rule = "takes groups with as many ranks in each of several domains"
+            raise MoecastError(rule, field="kind", value="2dh")
     rails = [np.array(group.by_domain()) for group in groups]
 
     def exchange(sets: list[list[npt.NDArray[np.int64]]]) -> CollectiveStep:

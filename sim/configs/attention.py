@@ -171,7 +171,8 @@ def _full(reader: Reader) -> AttentionShape:
     kv_heads = reader.whole(("num_global_key_value_heads", *KV_HEADS), heads)
     width = reader.whole(("global_head_dim", *HEAD_DIM), max(reader.whole(HIDDEN) // heads, 1))
     gate = _gate(reader, heads, width)
-    more = {"own_values": not reader.flag("attention_k_eq_v", False)}  # Gemma-4's layers that see all keys
+    # Gemma-4's layers that see all keys
+    more = {"own_values": not reader.flag("attention_k_eq_v", False)}
     return _heads(heads, kv_heads, width, _value_dim(reader, width), q_rank=_compressed(reader), gate=gate, **more)
 
 
@@ -238,7 +239,8 @@ def _sliding(reader: Reader, windowed: tuple[int, ...]) -> AttentionShape | None
     own_reader = reader.with_fields(own)
     heads = own_reader.whole(("swa_num_attention_heads", "num_sliding_attention_heads", *HEADS))
     kv_heads = own_reader.whole(("swa_num_key_value_heads",), 0, least=0) or own_reader.whole(KV_HEADS, heads) * (
-        2 if reader.model_type == "mimo_v2_flash" else 1  # its class doubles them where layers slide
+        # its class doubles them where layers slide
+        2 if reader.model_type == "mimo_v2_flash" else 1
     )
     width = own_reader.whole(("swa_head_dim", *HEAD_DIM), max(reader.whole(HIDDEN) // heads, 1))
     value = own_reader.whole(("swa_v_head_dim",), _value_dim(own_reader, width))

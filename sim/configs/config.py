@@ -1,8 +1,8 @@
 """Reading a Hugging Face `config.json` by what it says, whatever the family is called.
 
-Every quantity is looked for under all the names that configs use for it; a quantity that is missing, or of a kind that
-is not priced, is refused by its field. What a name means is the same in all families that use it, with the exceptions
-that stand in `_of_family`.
+Every quantity is looked for under all the names that configs use for it; a quantity that is
+missing, or of a kind that is not priced, is refused by its field. What a name means is the same in
+all families that use it, with the exceptions that stand in `_of_family`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ EXPERTS = (
 )
 CHOICES = (
     "num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_topk", "moe_top_k", "experts_per_token",
-    "top_k_experts", "num_selected_experts", "moe_num_active_primary_experts",  # Gemma-4, Grok-1, SmallThinker
+    # Gemma-4, Grok-1, SmallThinker
+    "top_k_experts", "num_selected_experts", "moe_num_active_primary_experts",
 )  # fmt: skip
 EXPERT_WIDTH = (
     "moe_intermediate_size",

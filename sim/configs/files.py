@@ -21,12 +21,14 @@ def config_fields(
 
     Returns
     -------
-    What the model is called where nobody says; the fields of its `ModelShape`; and where they stand, for errors.
+    What the model is called where nobody says; the fields of its `ModelShape`; and where they
+    stand, for errors.
 
     Raises
     ------
     MoecastError
-        The file cannot be read; a field is missing, of the wrong type or out of range, or says what cannot be priced.
+        The file cannot be read; a field is missing, of the wrong type or out of range, or says what
+        cannot be priced.
     """
     if isinstance(config, Mapping):
         return "model", shape_fields(config, file=name, beside=None), name

@@ -8,7 +8,8 @@ from moecast.sim.configs.names import WINDOW
 from moecast.sim.configs.reader import Reader
 
 FULL, SLIDING, LINEAR, SPARSE, NONE = "full", "sliding", "linear", "sparse", "none"
-COMPRESSED, FEW_COMPRESSED = "compressed", "few compressed"  # DeepSeek-V4's: all of the compressed keys, or few
+# DeepSeek-V4's: all of the compressed keys, or few
+COMPRESSED, FEW_COMPRESSED = "compressed", "few compressed"
 # The words of `layer_types` and its like. A word that is not here is not priced.
 WORDS: dict[Any, str] = {
     "full_attention": FULL, "attention": FULL, "global_attention": FULL, "global": FULL, "full": FULL,
@@ -32,7 +33,8 @@ def layer_kinds(reader: Reader, layers: int) -> list[str]:
     for names, words in (
         (("layer_types", "layers_block_type"), WORDS),
         (("hybrid_override_pattern",), {"M": LINEAR, "*": FULL, "E": NONE, "-": NONE}),
-        (("hybrid_layer_pattern", "sliding_window_layout"), {0: FULL, 1: SLIDING}),  # MiMo, SmallThinker
+        # MiMo, SmallThinker
+        (("hybrid_layer_pattern", "sliding_window_layout"), {0: FULL, 1: SLIDING}),
         (("attn_type_list",), {0: LINEAR, 1: FULL}),  # MiniMax
         (("compress_ratios",), {0: SLIDING, 4: FEW_COMPRESSED, 128: COMPRESSED}),  # DeepSeek-V4
     ):

@@ -10,7 +10,8 @@ from typing import Any
 from moecast.sim.configs.reader import MOST_LAYERS, Reader
 
 LAYERS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
-# What each layer is, and the words for a MoE layer and for a dense one: a list, or a string of letters (Nemotron-H).
+# What each layer is, and the words for a MoE layer and for a dense one: a list, or a string of
+# letters (Nemotron-H).
 KINDS: tuple[tuple[str, frozenset[Any], frozenset[Any]], ...] = (
     ("mlp_layer_types", frozenset({"sparse", "moe", "hash_moe"}), frozenset({"dense"})),
     ("layers_block_type", frozenset({"moe"}), frozenset({"mlp"})),
@@ -117,7 +118,8 @@ def _by_rule(reader: Reader, layers: int) -> tuple[int, ...]:
     silent = reader.first(SAID_BY) is None
     first = reader.whole(FIRST, FIRST_DENSE.get(reader.model_type, 0) if silent else 0, least=0)
     end = reader.get("moe_layer_end_index")
-    last = layers - 1 if end in (None, -1) else reader.whole(("moe_layer_end_index",), least=0)  # -1: ERNIE's last
+    # -1: ERNIE's last
+    last = layers - 1 if end in (None, -1) else reader.whole(("moe_layer_end_index",), least=0)
     period = max(reader.whole(PERIOD, 1, least=0), 1)
     sparse_step = reader.get("decoder_sparse_step") is not None
     offset = reader.whole(("expert_layer_offset",), period - 1 if sparse_step else 0, least=0)

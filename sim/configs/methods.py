@@ -1,7 +1,7 @@
 """How the libraries that quantise checkpoints say which modules have which type, by `quant_method`.
 
-Sources: the configs that transformers, compressed-tensors, GPTQModel, AutoAWQ, AutoRound, NVIDIA's modelopt and AMD's
-Quark save, and how vLLM reads them.
+Sources: the configs that transformers, compressed-tensors, GPTQModel, AutoAWQ, AutoRound, NVIDIA's
+modelopt and AMD's Quark save, and how vLLM reads them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ def _fp8(described: Described) -> Scheme:
     block = described.config.get("weight_block_size")
     if block not in (None, [128, 128]):
         raise described.error("must be [128, 128], or absent", "weight_block_size", block)
-    experts = described.config.get("expert_dtype", described.reader.get("expert_dtype"))  # DeepSeek-V4's
+    # DeepSeek-V4's
+    experts = described.config.get("expert_dtype", described.reader.get("expert_dtype"))
     kind = {None: "fp8", "fp8": "fp8", "fp4": "mxfp4"}.get(experts) if isinstance(experts, str | None) else None
     if kind is None:
         raise described.error("fp8 or fp4", "expert_dtype", experts)

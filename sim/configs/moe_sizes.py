@@ -1,7 +1,7 @@
 """Which layers of a model are MoE layers, of how many experts and choices: all that an import has to know of a model.
 
-Read by the names that families use in a `config.json`, so that routing can be imported from a model whose shape cannot
-be priced. Axes: L MoE layer.
+Read by the names that families use in a `config.json`, so that routing can be imported from a model
+whose shape cannot be priced. Axes: L MoE layer.
 """
 
 from __future__ import annotations
@@ -48,8 +48,9 @@ class MoeSizes:
     def from_config(cls, config: Mapping[str, Any], *, file: str | Path | None = None, name: str) -> MoeSizes:
         """Read a raw `config.json`.
 
-        A trace holds the layers that its source recorded: where the config of a class that is not known says nothing
-        of dense layers, all of them are taken for MoE layers, and the import compares their count.
+        A trace holds the layers that its source recorded: where the config of a class that is not
+        known says nothing of dense layers, all of them are taken for MoE layers, and the import
+        compares their count.
 
         Raises
         ------

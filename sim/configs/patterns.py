@@ -1,8 +1,9 @@
 """Patterns of module names as quantised checkpoints write them: plain names, shell patterns, regular expressions.
 
-A pattern comes from a file, so no expression of it is handed to `re` as it stands: it is taken apart here, and put
-together again so that it cannot search for long (each stretch between two `.*` is matched once, where it first fits).
-What this does not read (look-aheads, back-references, repeated groups) is refused, not guessed.
+A pattern comes from a file, so no expression of it is handed to `re` as it stands: it is taken
+apart here, and put together again so that it cannot search for long (each stretch between two `.*`
+is matched once, where it first fits). What this does not read (look-aheads, back-references,
+repeated groups) is refused, not guessed.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ class Names:
     Parameters
     ----------
     patterns
-        Names: `a.b` means `a.b`, all inside it, and the same inside another module. With `*`, `?` or `[`: shell
-        patterns. With the prefix `re:`: expressions, matched from the start of a name, as engines do.
+        Names: `a.b` means `a.b`, all inside it, and the same inside another module. With `*`, `?`
+        or `[`: shell patterns. With the prefix `re:`: expressions, matched from the start of a
+        name, as engines do.
 
     Raises
     ------

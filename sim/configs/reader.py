@@ -1,8 +1,8 @@
 """Typed look-ups in a Hugging Face `config.json`: by any of the names that families use for a quantity.
 
-A quantity goes by many names. Where the config's class is one that transformers has, only the names that this class
-defines count: a stray field of another family's means nothing to the code that runs the model. `fields.py` lists
-them.
+A quantity goes by many names. Where the config's class is one that transformers has, only the names
+that this class defines count: a stray field of another family's means nothing to the code that runs
+the model. `fields.py` lists them.
 """
 
 from __future__ import annotations
@@ -89,7 +89,9 @@ class Reader:
         return next(((name, self.get(name)) for name in names if self.get(name) is not None), None)
 
     def whole(self, names: Sequence[str], default: int | None = None, *, least: int = 1) -> int:
-        """Read a whole number of at least `least` by any of the names; of a list, one per layer, the largest.
+        """Read a whole number of at least `least` by any of the names.
+
+        Of a list, one per layer, the largest.
 
         Raises
         ------

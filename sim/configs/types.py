@@ -1,7 +1,8 @@
 """Element types of a checkpoint: from `quantization_config`, or the `hf_quant_config.json` that lies beside the config.
 
-What is not known is refused: an unknown quantisation taken for bf16 would be wrong by a factor of two to four. Modules
-that are left out keep the checkpoint's own type. How each library says it stands in `moecast.sim.configs.methods`.
+What is not known is refused: an unknown quantisation taken for bf16 would be wrong by a factor of
+two to four. Modules that are left out keep the checkpoint's own type. How each library says it
+stands in `moecast.sim.configs.methods`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ def read_types(
     Parameters
     ----------
     layers_of
-        The hidden layers that have `experts`, `shared` experts, a `dense` MLP, `attention`, or `linear` attention.
+        The hidden layers that have `experts`, `shared` experts, a `dense` MLP, `attention`, or
+        `linear` attention.
 
     Raises
     ------

@@ -1,9 +1,10 @@
 """Attention of ranks that share sequences, in a serving step: what is computed block by block, and what is sent for it.
 
-Prefill: each rank has its tokens' queries, and keys and values go round (`ring`), are gathered before (`all-gather`),
-or stay while queries go round (`token-ring`). Decode: each rank has a part of every sequence's cache; queries are
-gathered, all ranks attend to their part, and what they found is sent to the query's rank and added up there (vLLM's and
-SGLang's decode context parallelism; Flash-Decoding between GPUs).
+Prefill: each rank has its tokens' queries, and keys and values go round (`ring`), are gathered
+before (`all-gather`), or stay while queries go round (`token-ring`). Decode: each rank has a part
+of every sequence's cache; queries are gathered, all ranks attend to their part, and what they found
+is sent to the query's rank and added up there (vLLM's and SGLang's decode context parallelism;
+Flash-Decoding between GPUs).
 
 Axes: G rank, C share of the tokens, N place among the `cp` ranks, R ring.
 """
@@ -52,7 +53,8 @@ class ContextAttention:
     tokens_G
         Tokens that each rank attends for.
     keys_G, scored_G
-        Keys that they read in all, and those that an indexer scores: of decode, where no keys travel.
+        Keys that they read in all, and those that an indexer scores: of decode, where no keys
+        travel.
     """
 
     placed: PlacedModel

@@ -1,10 +1,12 @@
 """Which keys the tokens of context-parallel attention read, and on which rank these stand.
 
-A token reads the tokens of its sequence up to itself, or the last so many of them, and of what was there before this
-step as many as its window leaves; that stands in equal parts on the ranks that its sequence is cut over.
+A token reads the tokens of its sequence up to itself, or the last so many of them, and of what was
+there before this step as many as its window leaves; that stands in equal parts on the ranks that
+its sequence is cut over.
 
-Axes: T token, C share of the tokens (one of `cp` ranks of a data-parallel rank), N place among the `cp` ranks, R ring
-(0: of sequences inside one domain, whole ones among them; 1: of those cut over all ranks).
+Axes: T token, C share of the tokens (one of `cp` ranks of a data-parallel rank), N place among the
+`cp` ranks, R ring (0: of sequences inside one domain, whole ones among them; 1: of those cut over
+all ranks).
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ class BlockKeys:
     queries_RCN
         Tokens that read some.
     held_RC
-        Keys that a share's ranks bring into a ring, new ones and those from before; those of whole sequences in none.
+        Keys that a share's ranks bring into a ring, new ones and those from before; those of whole
+        sequences in none.
     """
 
     keys_RCN: Float
@@ -74,7 +77,8 @@ def block_keys(
     Raises
     ------
     ValueError, TypeError
-        Arrays that do not fit each other, or a token that reads fewer keys than its sequence has before it.
+        Arrays that do not fit each other, or a token that reads fewer keys than its sequence has
+        before it.
     """
     domains = whole_numbers("domain_of", domain_of, most=np.iinfo(np.int32).max, shape=(None, None), dtype=np.int32)
     ranks, cp = domains.shape

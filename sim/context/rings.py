@@ -1,7 +1,7 @@
 """Who passes what to whom among the ranks that share sequences.
 
-Axes: G rank, C share of the tokens (one of `cp` ranks of a data-parallel rank), N place among the `cp` ranks, R ring
-(0: of the ranks inside one domain, 1: of all that share sequences).
+Axes: G rank, C share of the tokens (one of `cp` ranks of a data-parallel rank), N place among the
+`cp` ranks, R ring (0: of the ranks inside one domain, 1: of all that share sequences).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Rings:
     next_RC
         The place that it passes to; in a ring of one its own.
     source_RSC
-        Whose keys it has at each step S, by place: its own first, then those of the one before it; -1 when they have
-        gone round.
+        Whose keys it has at each step S, by place: its own first, then those of the one before it;
+        -1 when they have gone round.
     """
 
     place_C: Int

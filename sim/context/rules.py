@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 
 def cuts_prompts(plan: Plan, phase: str) -> bool:
-    """Whether ranks share the sequences of prompts, so that keys (or queries) travel; caches in decode are dealt out.
+    """Whether ranks share the sequences of prompts, so that keys (or queries) travel.
+
+    Caches in decode are dealt out.
 
     `phase`: whose kernels run, or ``train``.
     """

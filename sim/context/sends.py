@@ -1,6 +1,7 @@
 """The exchanges of ranks that share sequences.
 
-Axes: G rank, C share of the tokens, N place among the `cp` ranks, X group of ranks that share sequences.
+Axes: G rank, C share of the tokens, N place among the `cp` ranks, X group of ranks that share
+sequences.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The sequences of a step over the ranks that share them, and where its tokens are at home.
 
-Axes: T token, G rank, C share of the tokens, N place among the `cp` ranks of a data-parallel rank, R ring.
+Axes: T token, G rank, C share of the tokens, N place among the `cp` ranks of a data-parallel rank,
+R ring.
 """
 
 from __future__ import annotations
@@ -91,8 +92,8 @@ def shared_context(plan: Plan, step: Step, domain_G: Int32 | None = None) -> Sha
 def home_ranks(plan: Plan, step: Step, domain_G: Int32 | None = None) -> Int32:
     """The rank that each token of a step is at home on, which attends for it and dispatches it.
 
-    Ranks that share tokens take equal runs of them; those that share sequences take what `context_split` says of a
-    prefill step, and of a decode step equal runs.
+    Ranks that share tokens take equal runs of them; those that share sequences take what
+    `context_split` says of a prefill step, and of a decode step equal runs.
     """
     shared = shared_context(plan, step, domain_G)
     return plan.layout.homes_T(step.source_T) if shared is None else shared.home_T

@@ -1,9 +1,9 @@
 """Bytes of what ranks that share sequences send each other, for each token and layer, on one rank.
 
-A serving engine sends what its cache keeps: keys and values, or MLA's latent vectors, which each rank expands itself
-(SGLang's and vLLM's prefill). In training keys and values travel as attention takes them, in bf16, those of MLA
-expanded (Megatron-LM with TransformerEngine). Ranks of tensor parallelism send their own heads; latent vectors are the
-same on all of them.
+A serving engine sends what its cache keeps: keys and values, or MLA's latent vectors, which each
+rank expands itself (SGLang's and vLLM's prefill). In training keys and values travel as attention
+takes them, in bf16, those of MLA expanded (Megatron-LM with TransformerEngine). Ranks of tensor
+parallelism send their own heads; latent vectors are the same on all of them.
 """
 
 from __future__ import annotations

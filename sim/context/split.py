@@ -1,16 +1,19 @@
 """Which of the ranks that share a data-parallel rank's sequences has which of its tokens.
 
-`contiguous`: each takes one run of every sequence. Under a causal mask the last one attends to most.
+`contiguous`: each takes one run of every sequence. Under a causal mask the last one attends to
+most.
 
-`zig-zag`: a sequence is cut into 2 cp runs, of which rank i takes run i and run 2 cp - 1 - i, so that each attends to
-as many keys (Llama 3, arXiv 2407.21783, 3.3.2; Megatron-LM and TransformerEngine). Runs differ by a token where the
-length is no multiple of 2 cp; engines pad there.
+`zig-zag`: a sequence is cut into 2 cp runs, of which rank i takes run i and run 2 cp - 1 - i, so
+that each attends to as many keys (Llama 3, arXiv 2407.21783, 3.3.2; Megatron-LM and
+TransformerEngine). Runs differ by a token where the length is no multiple of 2 cp; engines pad
+there.
 
-`zeppelin`: short sequences stay whole on one rank, longer ones are cut zig-zag over the ranks of one domain, and only
-those too long for that over all of them (Zeppelin, arXiv 2509.21841). Lengths from which sequences are cut fall until
-no domain, and then no rank, holds more than its share of the tokens and a tenth of it. What differs from the paper: a
-sequence that one domain cannot hold is cut over all ranks, not over some domains, and tokens stay for the linear layers
-where they attend (the paper moves them so that these are even, too).
+`zeppelin`: short sequences stay whole on one rank, longer ones are cut zig-zag over the ranks of
+one domain, and only those too long for that over all of them (Zeppelin, arXiv 2509.21841). Lengths
+from which sequences are cut fall until no domain, and then no rank, holds more than its share of
+the tokens and a tenth of it. What differs from the paper: a sequence that one domain cannot hold is
+cut over all ranks, not over some domains, and tokens stay for the linear layers where they attend
+(the paper moves them so that these are even, too).
 
 Axes: T token, S sequence, N place among the ranks that share sequences.
 """
@@ -130,8 +133,8 @@ def _zeppelin(length_S: Int, domain_N: Int) -> list[tuple[int, Int]]:
 def _packed(length_S: Int, size_B: Int, share: float) -> tuple[npt.NDArray[np.bool_], Int]:
     """Put sequences into bins of so many ranks each, the longest first into the emptiest, as many as may stay whole.
 
-    Where one does not fit, the longest that is still whole is cut over all bins, and all begins again: so the cut ones
-    are the longest ones. With one bin nothing is cut.
+    Where one does not fit, the longest that is still whole is cut over all bins, and all begins
+    again: so the cut ones are the longest ones. With one bin nothing is cut.
     """
     order_S = np.argsort(-length_S, kind="stable")
     bin_S = np.zeros(len(length_S), np.int64)

@@ -1,7 +1,7 @@
 """What kernels cost: one file per family, behind one interface.
 
-Parameters are fitted on measured rows (`moecast.validate.fitting`) and kept as data in `fitted/`; `tables/` reads such
-rows. docs/cost/ says for each family what it stands on and how far off it is.
+Parameters are fitted on measured rows (`moecast.validate.fitting`) and kept as data in `fitted/`;
+`tables/` reads such rows. docs/cost/ says for each family what it stands on and how far off it is.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What the attention core of a step costs, by the parameters of a GPU, an engine and a cache's element type.
 
-Scores, softmax and weighted sum of one layer on one rank, for grouped-query attention and for multi-head latent
-attention. Axes: G rank; arrays may have any axes in front.
+Scores, softmax and weighted sum of one layer on one rank, for grouped-query attention and for
+multi-head latent attention. Axes: G rank; arrays may have any axes in front.
 """
 
 from __future__ import annotations
@@ -86,10 +86,12 @@ def _of_width(
 def find_parameters(
     hardware: Hardware, *, engine: str, phase: str, cache_type: str, heads: int, kv_heads: int, head_dim: int
 ) -> Entry[Any]:
-    """The parameters of grouped-query attention for a GPU, engine and shape; `transferred` says whose they are.
+    """The parameters of grouped-query attention for a GPU, engine and shape.
 
-    The engine's own kernel for the shape on the nearest GPU, else the neutral one; a cache of FP8 for which no engine
-    has rows takes those of bf16.
+    `transferred` says whose they are.
+
+    The engine's own kernel for the shape on the nearest GPU, else the neutral one; a cache of FP8
+    for which no engine has rows takes those of bf16.
 
     Raises
     ------
@@ -103,8 +105,8 @@ def find_parameters(
 def find_latent(hardware: Hardware, *, engine: str, phase: str, cache_type: str) -> Entry[Any]:
     """The parameters of multi-head latent attention's kernels; see `find_parameters`.
 
-    SGLang's table of prompts on Hopper is of an absorbed kernel, but its modules take expanded heads, as all do: the
-    neutral one stands for it.
+    SGLang's table of prompts on Hopper is of an absorbed kernel, but its modules take expanded
+    heads, as all do: the neutral one stands for it.
     """
     found = _find("mla", gpu_key(hardware), engine, phase, cache_type, "", 0)
     if phase == "prefill" and found.parameters.absorbed:
@@ -125,13 +127,15 @@ def core_seconds(
 ) -> Float:
     """Attend: tokens on each rank, and keys that they read in all; 0 without tokens.
 
-    Decode knows of each rank its sequences and their mean context. Prefill takes its tokens for prompts of one length
-    whose mean number of keys is what is given; keys beyond a causal prompt's were there before.
+    Decode knows of each rank its sequences and their mean context. Prefill takes its tokens for
+    prompts of one length whose mean number of keys is what is given; keys beyond a causal prompt's
+    were there before.
 
     Parameters
     ----------
     queries
-        Decode: tokens of a sequence, drafts that are verified at once, which share one reading of its keys.
+        Decode: tokens of a sequence, drafts that are verified at once, which share one reading of
+        its keys.
     """
     tokens, keys = np.broadcast_arrays(np.asarray(tokens_G, np.float64), np.asarray(keys_G, np.float64))
     told = (tokens.shape, tokens.tobytes(), keys.tobytes())
@@ -169,8 +173,8 @@ def _prefill(
 ) -> Float:
     """Prompts whose tokens see so many keys in the mean, of at most all tokens.
 
-    Ones shorter than the cheapest are priced as if they were of that length, so that more keys for the same tokens
-    never cost less.
+    Ones shorter than the cheapest are priced as if they were of that length, so that more keys for
+    the same tokens never cost less.
     """
     widths = {"heads": core.heads, "kv_heads": core.kv_heads, "head_dim": core.head_dim, "value_dim": core.value_dim}
     least = cheapest_length(parameters, hardware, **widths)

@@ -1,10 +1,12 @@
 """What attention of new tokens over their cache costs: one item of work per sequence and key head, cut over the SMs.
 
-    seconds = launch + (min over cuts of (work of all SMs^p + longest piece^p)^(q/p) + traffic^q)^(1/q) + moving
+    seconds = launch + (min over cuts of (work of all SMs^p + longest piece^p)^(q/p) +
+    traffic^q)^(1/q) + moving
 
-An item reads its keys at what one SM takes in and multiplies them with all queries that share them; cutting it into
-pieces along the keys shortens the longest piece, costs each piece's start again and one more pass. Sources:
-Flash-Decoding (Dao et al., 2023); FlashMLA; the roofline. docs/cost/attention.md has the parameters' errors.
+An item reads its keys at what one SM takes in and multiplies them with all queries that share them;
+cutting it into pieces along the keys shortens the longest piece, costs each piece's start again and
+one more pass. Sources: Flash-Decoding (Dao et al., 2023); FlashMLA; the roofline.
+docs/cost/attention.md has the parameters' errors.
 """
 
 from __future__ import annotations
@@ -47,11 +49,13 @@ class DecodeParameters:
     sm_Bps
         Rate at which one SM takes in keys and values.
     item_s, element_s
-        Seconds of one SM that a piece costs beside its keys, and per element of a head's key and value.
+        Seconds of one SM that a piece costs beside its keys, and per element of a head's key and
+        value.
     cut_s
         Time that putting pieces together costs.
     memory_part, cache_ratio
-        Reached part of the memory's bandwidth; rate out of L2 over it (benchmarks only; in a step caches are cold).
+        Reached part of the memory's bandwidth; rate out of L2 over it (benchmarks only; in a step
+        caches are cold).
     moves
         How often queries and outputs move through memory beside.
     softness, traffic_softness
@@ -108,14 +112,17 @@ def decode_seconds(
     windowed: npt.ArrayLike = False,
     warm: bool = False,
 ) -> Float:
-    """Attention of `batch` sequences' new tokens; 0 without any. Never falls when an amount of work grows.
+    """Attention of `batch` sequences' new tokens.
+
+    0 without any. Never falls when an amount of work grows.
 
     Parameters
     ----------
     batch, keys
         Sequences, and the keys that each reads in the mean (of a window: at most its size).
     heads, kv_heads, head_dim, value_dim
-        Query heads, key/value heads, width of a query and key, of a value. Absorbed MLA: one key head.
+        Query heads, key/value heads, width of a query and key, of a value. Absorbed MLA: one key
+        head.
     key_bytes
         Bytes of one key and its value in the cache, for one key head.
     queries

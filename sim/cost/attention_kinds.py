@@ -1,7 +1,7 @@
 """Which of an engine's attention kernels takes a shape, and how kinds of parameters are named.
 
-A kind is "prefill <attention>/<cache> [kernel]" or "decode <cache> [kernel]", element types by name; the kernel is left
-out where it is the engine's main one.
+A kind is "prefill <attention>/<cache> [kernel]" or "decode <cache> [kernel]", element types by
+name; the kernel is left out where it is the engine's main one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ NARROW = 128  # heads narrower than this have other kernels of decode in TensorR
 def kernel_class(engine: str, phase: str, *, group: npt.ArrayLike, head_dim: npt.ArrayLike) -> npt.NDArray[np.str_]:
     """Name the kernel by shape alone: "" the main one, "separate" and "narrow" in TensorRT-LLM's decode.
 
-    Its masked multi-head kernel takes each query head apart where none or too many share a key head.
+    Its masked multi-head kernel takes each query head apart where none or too many share a key
+    head.
 
     Parameters
     ----------

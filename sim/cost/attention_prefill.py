@@ -2,10 +2,11 @@
 
     seconds = launch + (work of all SMs^p + longest tile^p)^(1/p) + what moves beside the tiles
 
-A tile of queries multiplies with all keys it may see, in tiles of keys, and pays for the softmax of each pair besides;
-both are rounded up to whole tiles. Queries, keys, values and outputs move once (rotation, writing the cache and
-quantisation, where the measured operator holds them). Sources: FlashAttention-2 and -3 (arXiv 2307.08691, 2407.08608).
-docs/cost/attention.md has the parameters' errors.
+A tile of queries multiplies with all keys it may see, in tiles of keys, and pays for the softmax of
+each pair besides; both are rounded up to whole tiles. Queries, keys, values and outputs move once
+(rotation, writing the cache and quantisation, where the measured operator holds them). Sources:
+FlashAttention-2 and -3 (arXiv 2307.08691, 2407.08608). docs/cost/attention.md has the parameters'
+errors.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ class PrefillParameters:
     head_dims
         Widths of heads that were measured.
     absorbed
-        Latent attention alone: whether the kernel runs over latent vectors, one key head for all, also in prefill.
+        Latent attention alone: whether the kernel runs over latent vectors, one key head for all,
+        also in prefill.
 
     Raises
     ------
@@ -107,7 +109,9 @@ def prefill_seconds(
     window: npt.ArrayLike = 0.0,
     mixed: bool = False,
 ) -> Float:
-    """Causal attention of `batch` prompts; 0 without tokens. Never falls when an amount of work grows.
+    """Causal attention of `batch` prompts.
+
+    0 without tokens. Never falls when an amount of work grows.
 
     Parameters
     ----------
@@ -120,7 +124,8 @@ def prefill_seconds(
     window
         Keys that a token looks back on, itself included; 0: all.
     mixed
-        Prompts of many lengths about `length`: half a tile is lost in the mean, and not what this very length loses.
+        Prompts of many lengths about `length`: half a tile is lost in the mean, and not what this
+        very length loses.
 
     Returns
     -------
@@ -183,8 +188,8 @@ def cheapest_length(
 ) -> float:
     """The length of mixed prompts at which their tokens are cheapest.
 
-    Shorter prompts pay more for tiles that are not full than they save in keys: for so many tokens, fewer keys would
-    cost more.
+    Shorter prompts pay more for tiles that are not full than they save in keys: for so many tokens,
+    fewer keys would cost more.
     """
     p, group = parameters, heads / kv_heads if parameters.packed else 1.0
     pair_s = float(_pair_seconds(p, hardware, np.asarray(head_dim, np.float64), np.asarray(value_dim, np.float64)))

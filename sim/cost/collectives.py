@@ -1,17 +1,19 @@
 """Seconds of a collective inside one NVLink domain: NCCL's, and the all-reduce kernels of serving engines.
 
-NCCL has several protocols for each algorithm and models the time of each as start + steps · hop + bytes / rate, of
-which it takes the least (NVIDIA/nccl, src/graph/tuning.cc). So do we, with the numbers fitted on measured rows rather
-than taken from there. n ranks, x bytes as nccl-tests count them, link rate r:
+NCCL has several protocols for each algorithm and models the time of each as start + steps · hop +
+bytes / rate, of which it takes the least (NVIDIA/nccl, src/graph/tuning.cc). So do we, with the
+numbers fitted on measured rows rather than taken from there. n ranks, x bytes as nccl-tests count
+them, link rate r:
 
     ring:     s = n - 1 steps (all-gather, reduce-scatter) or 2 (n - 1) (all-reduce), v = (s + own) / n · x bytes
               min over LL, LL128, Simple of  start + s · hop + v / (part · r)
     switch:   start + (1 + 1/n) x / (part · r), all-reduce of more than two ranks
     pairs:    all-to-all, v = (n - 1 + own) / n · x; min of  start + x / n / (part · r)  and  start + v / (part · r)
 
-`own` is what a rank's own share costs, which is copied, too. Engines' kernels in symmetric memory read all of every
-peer's buffer (one shot) or a share of it and send the sum (two shots), and leave to NCCL what is larger. Without a
-CUDA graph the host takes at least `host_s`, and x bytes are copied into the registered buffer.
+`own` is what a rank's own share costs, which is copied, too. Engines' kernels in symmetric memory
+read all of every peer's buffer (one shot) or a share of it and send the sum (two shots), and leave
+to NCCL what is larger. Without a CUDA graph the host takes at least `host_s`, and x bytes are
+copied into the registered buffer.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ Float = npt.NDArray[np.float64]
 RINGS = ("all-gather", "reduce-scatter", "all-reduce")
 MEASURED_OPERATIONS = (*RINGS, "all-to-all")
 
-# What a rank's own bytes cost beside a peer's: kernels on 2, 4 and 8 GPUs then reach the same part of a link.
+# What a rank's own bytes cost beside a peer's: kernels on 2, 4 and 8 GPUs then reach the same part
+# of a link.
 OWN_OF_ONE = 0.5
 OWN_OF_TWO = 1.0
 
@@ -43,7 +46,8 @@ class NcclParameters:
     Parameters
     ----------
     low_start_s, low_hop_s, low_part
-        LL: before the first byte, of each step, and the part of the link's nominal rate that data get.
+        LL: before the first byte, of each step, and the part of the link's nominal rate that data
+        get.
     mid_start_s, mid_hop_s, mid_part
         LL128.
     high_start_s, high_hop_s, high_part
@@ -93,7 +97,8 @@ class AllReduceParameters:
     Parameters
     ----------
     start_s, rank_s
-        A launch and a barrier of two ranks, and what each other rank adds; two shots need two barriers.
+        A launch and a barrier of two ranks, and what each other rank adds; two shots need two
+        barriers.
     one_part, two_part
         The part of the link's nominal rate, in one shot and in two.
     host_s
@@ -125,7 +130,8 @@ def nccl_seconds(
     operation
         One of `MEASURED_OPERATIONS`.
     ranks, size_bytes
-        Broadcast against each other; bytes as nccl-tests count them (see `moecast.sim.collectives.operations`).
+        Broadcast against each other; bytes as nccl-tests count them (see
+        `moecast.sim.collectives.operations`).
     link_Bps
         Nominal rate of a GPU's NVLink, one direction.
 

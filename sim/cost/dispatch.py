@@ -2,16 +2,20 @@
 
 Each phase of a library is one function of the tokens of a rank, with its own parameters:
 
-- **low latency** (DeepEP): a message per choice. `groups` = ⌈E / SMs⌉ experts share an SM, ⌈E / groups⌉ SMs work:
-  start + E · expert + tokens / SMs · token + choices' bytes / (part · r)
-- **normal** (DeepEP): a copy per distinct rank, carried by the SMs that it is given; b bytes of a copy:
-  start + b · wide + max(tokens / SMs · (token + copies · (copy + b · byte)), bytes / (part · r)), a soft maximum
+- **low latency** (DeepEP): a message per choice. `groups` = ⌈E / SMs⌉ experts share an SM, ⌈E /
+  groups⌉ SMs work: start + E · expert + tokens / SMs · token + choices' bytes / (part · r)
+- **normal** (DeepEP): a copy per distinct rank, carried by the SMs that it is given; b bytes of a
+  copy:
+  start + b · wide + max(tokens / SMs · (token + copies · (copy + b · byte)), bytes / (part · r)), a
+  soft maximum
 - **symmetric memory** (TensorRT-LLM): a copy per distinct rank, its own included:
-  start + ranks · rank + max(tokens · token, bytes / (part · r)), a soft maximum; `part` is another one where the ranks
-  stand in several hosts of the domain
-- **hosted**: one of the above that an engine launches from the host: max(host, scale · kernel), a soft maximum
+  start + ranks · rank + max(tokens · token, bytes / (part · r)), a soft maximum; `part` is another
+  one where the ranks stand in several hosts of the domain
+- **hosted**: one of the above that an engine launches from the host: max(host, scale · kernel), a
+  soft maximum
 
-Bytes of a copy are given: FP8 dispatch carries hidden · (1 + 4/128), bf16 2 · hidden (deepseek-ai/DeepEP).
+Bytes of a copy are given: FP8 dispatch carries hidden · (1 + 4/128), bf16 2 · hidden
+(deepseek-ai/DeepEP).
 """
 
 from __future__ import annotations
@@ -172,7 +176,8 @@ class FarNormalParameters:
     start_s, host_s
         Before anything, the exchange of counts included, and for each node of the group.
     relay
-        How much more a copy inside a node costs its sender's SMs than in kernels that have no relays.
+        How much more a copy inside a node costs its sender's SMs than in kernels that have no
+        relays.
 
     Raises
     ------

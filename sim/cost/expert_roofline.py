@@ -20,7 +20,8 @@ Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
 
 TILE_COLUMNS = 128  # output columns of a grouped GEMM's tile (DeepGEMM's and CUTLASS's usual block)
-DECODE_TILE_ROWS = 64  # the smallest tile of Hopper's warp-group MMA, which masked decode kernels take
+# the smallest tile of Hopper's warp-group MMA, which masked decode kernels take
+DECODE_TILE_ROWS = 64
 
 
 def tile_rows(hardware: Hardware, phase: str) -> int:
@@ -33,13 +34,15 @@ def expert_seconds(
 ) -> Float:
     """One layer's routed experts on each rank: ragged gate-and-up GEMM, activation, ragged down GEMM.
 
-    Each slot's rows are rounded up to whole tiles, and the tiles run in waves over the SMs; each kernel takes the time
-    of its waves or of its traffic, whichever is longer. Weights are read once per slot that has work. Launches are
-    always paid: the counts are on the device, so empty kernels are launched too.
+    Each slot's rows are rounded up to whole tiles, and the tiles run in waves over the SMs; each
+    kernel takes the time of its waves or of its traffic, whichever is longer. Weights are read once
+    per slot that has work. Launches are always paid: the counts are on the device, so empty kernels
+    are launched too.
 
-    Prefill (contiguous layout): rows are padded to whole tiles in memory, and two more kernels permute them by expert
-    and back. Decode (low-latency, masked layout): the buffer has room for the most that can come, of which kernels skip
-    what is empty, so only real rows move, and dispatch has sorted them already; whole tiles are still computed.
+    Prefill (contiguous layout): rows are padded to whole tiles in memory, and two more kernels
+    permute them by expert and back. Decode (low-latency, masked layout): the buffer has room for
+    the most that can come, of which kernels skip what is empty, so only real rows move, and
+    dispatch has sorted them already; whole tiles are still computed.
     """
     load = np.asarray(load_GP)
     rows_G = _moved_rows(hardware, load, phase)
@@ -96,7 +99,8 @@ def grouped_gemm_seconds(
 ) -> Float:
     """Multiply each slot's rows by its own [inner, outer] matrix: waves of tiles against weights and rows.
 
-    A tile is `tile_rows` by 128 columns over all of `inner`; a wave is a tile on every SM. Without the launch.
+    A tile is `tile_rows` by 128 columns over all of `inner`; a wave is a tile on every SM. Without
+    the launch.
     """
     load, rows_per_tile = np.asarray(load_GP), tile_rows(hardware, phase)
     tiles_G, hit_G, rows_G = _tiles(load, rows_per_tile), (load > 0).sum(-1), _moved_rows(hardware, load, phase)

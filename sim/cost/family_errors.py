@@ -49,7 +49,9 @@ class FamilyError:
 
 
 def family_errors(hardware: Hardware, model: ModelShape) -> tuple[FamilyError, ...]:
-    """Errors of the families that make up a decode step, the worse of several kernels; those without rows are left out.
+    """Errors of the families that make up a decode step, the worse of several kernels.
+
+    Those without rows are left out.
 
     Parameters
     ----------

@@ -1,6 +1,9 @@
-"""Kernels by parameters that were fitted on measured ones, family by family; docs/cost.md says how far off each is.
+"""Kernels by parameters that were fitted on measured ones, family by family.
 
-What no family covers is priced by the roofline. Axes: G rank, P slot; arrays may have any axes in front.
+Docs/cost.md says how far off each is.
+
+What no family covers is priced by the roofline. Axes: G rank, P slot; arrays may have any axes in
+front.
 """
 
 from __future__ import annotations
@@ -32,7 +35,8 @@ if TYPE_CHECKING:
 
 Float = npt.NDArray[np.float64]
 
-# Names of the tables' kinds of products, by the element types of weights. FP8 checkpoints have scales by blocks.
+# Names of the tables' kinds of products, by the element types of weights. FP8 checkpoints have
+# scales by blocks.
 _GEMM_TYPES = {
     "bf16": "bf16",
     "fp16": "bf16",
@@ -52,7 +56,9 @@ def gemm_kind(element_type: str) -> str | None:
 
 
 def expert_kind(hardware: Hardware, weight_type: str) -> str | None:
-    """The tables' name of a type of experts; MXFP4 meets FP8 rows where the GPU has FP4 tensor cores, else bf16.
+    """The tables' name of a type of experts.
+
+    MXFP4 meets FP8 rows where the GPU has FP4 tensor cores, else bf16.
 
     None where the roofline prices them.
     """
@@ -134,7 +140,8 @@ class FittedCosts:
         kind = expert_kind(self.hardware, block.weight_type)
         if kind is None:
             return self._roofline.expert_floor_seconds(block, rows, hits, phase=phase, seen=seen)
-        # With few enough slots a plan may have all experts on a rank: a floor is one of all kernels.
+        # With few enough slots a plan may have all experts on a rank: a floor is one of all
+        # kernels.
         kernels = [*self._expert_kernels(kind), *self._expert_kernels(kind, whole=True)]
         return grouped.grouped_floor_seconds(kernels, self.hardware, block, rows, hits, element_type=kind, seen=seen)
 

@@ -22,7 +22,9 @@ def soft_maximum(first: Float, second: Float, sharpness: float) -> Float:
 
 
 def check_positive(parameters: object, *, may_be_zero: tuple[str, ...] = ()) -> None:
-    """See that every number of a dataclass of parameters is positive, or 0 where it may be, and finite; text is not.
+    """See that every number of a dataclass of parameters is positive, or 0 where it may be, and finite.
+
+    Text is not.
 
     Raises
     ------

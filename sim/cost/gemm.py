@@ -1,10 +1,12 @@
 """What a dense matrix product costs: [m, k] x [k, n] with a launch, tiles in waves over the SMs, and memory traffic.
 
-    seconds = launch + (tiles^p + traffic^p)^(1/p) + quantisation of the input, where the table's kernel does it
+    seconds = launch + (tiles^p + traffic^p)^(1/p) + quantisation of the input, where the table's
+    kernel does it
 
-`tiles` is the cheapest of many tilings (`moecast.sim.cost.tile_loop`), `traffic` moves weights, input and output once.
-Sources: NVIDIA, "Matrix Multiplication Background User's Guide" (tiles and waves); the roofline (Williams et al., CACM
-52(4), 2009), with a p-norm in place of the maximum. docs/cost/gemm.md has the parameters' errors.
+`tiles` is the cheapest of many tilings (`moecast.sim.cost.tile_loop`), `traffic` moves weights,
+input and output once. Sources: NVIDIA, "Matrix Multiplication Background User's Guide" (tiles and
+waves); the roofline (Williams et al., CACM 52(4), 2009), with a p-norm in place of the maximum.
+docs/cost/gemm.md has the parameters' errors.
 """
 
 from __future__ import annotations
@@ -60,7 +62,9 @@ _SPLITS = (1, 2, 4, 8, 16, 32)
 
 
 def _tiles(sides: Sequence[int], splits: Sequence[int] = (1,), widths: Sequence[int] = (), stepped: int = 0) -> Float:
-    """Candidates of (rows, columns, splits, most m); tiles of fewer than `stepped` rows only where they hold all of m.
+    """Candidates of (rows, columns, splits, most m).
+
+    Tiles of fewer than `stepped` rows only where they hold all of m.
 
     The larger m, the fewer candidates are left, so that the cheapest of them never gets cheaper.
     """
@@ -69,8 +73,9 @@ def _tiles(sides: Sequence[int], splits: Sequence[int] = (1,), widths: Sequence[
     return np.array([(rows, columns, s, most[rows]) for s, (rows, columns) in product(splits, pairs)], np.float64)
 
 
-# What a kernel library has to choose from: cuBLAS everything; CUTLASS and DeepGEMM as engines launch them no split-K,
-# and CUTLASS in engines by rules on m ("stepped"), DeepGEMM too, with any multiple of 16 columns ("fine").
+# What a kernel library has to choose from: cuBLAS everything; CUTLASS and DeepGEMM as engines
+# launch them no split-K, and CUTLASS in engines by rules on m ("stepped"), DeepGEMM too, with any
+# multiple of 16 columns ("fine").
 TILE_SETS: Mapping[str, Float] = {
     "split": _tiles(_SIDES, _SPLITS),
     "whole": _tiles(_SIDES),
@@ -87,14 +92,17 @@ TILE_SETS: Mapping[str, Float] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GemmParameters:
-    """Constants of one GPU's, engine's and element type's matrix products; parts and ratios wherever they can be.
+    """Constants of one GPU's, engine's and element type's matrix products.
+
+    Parts and ratios wherever they can be.
 
     Parameters
     ----------
     tiles
         Name of the set of candidate tiles (`TILE_SETS`).
     launch_s
-        Time of a product without work, its input's quantisation included where the measured kernel does it.
+        Time of a product without work, its input's quantisation included where the measured kernel
+        does it.
     peak_part, memory_part
         Reached parts of the dense peak and of the memory's bandwidth.
     operand_Bps, output_Bps
@@ -110,8 +118,9 @@ class GemmParameters:
     write_weight
         What a written byte costs of a read one.
     quantise_row_s, quantise_element_s, quantise_inner_s
-        Quantisation of the input inside the measured kernels, in seconds of one SM per row and per element, and in
-        seconds per element of a row alone (a block of threads takes a row); 0 where the input comes quantised.
+        Quantisation of the input inside the measured kernels, in seconds of one SM per row and per
+        element, and in seconds per element of a row alone (a block of threads takes a row); 0 where
+        the input comes quantised.
 
     Raises
     ------
@@ -154,7 +163,9 @@ def gemm_seconds(
     batch: npt.ArrayLike = 1,
     sms: int | None = None,
 ) -> Float:
-    """Time of [m, k] x [k, n] as one launch; 0 where there is no work. Never falls when a size grows.
+    """Time of [m, k] x [k, n] as one launch.
+
+    0 where there is no work. Never falls when a size grows.
 
     Parameters
     ----------
@@ -273,9 +284,12 @@ def _find(gpu: str, engine: str, element_type: str) -> Entry[GemmParameters]:
 
 
 def find_parameters(hardware: Hardware, *, engine: str, element_type: str) -> Entry[GemmParameters]:
-    """The parameters to use for a GPU, an engine and an element type; `transferred` says what they stand in for.
+    """The parameters to use for a GPU, an engine and an element type.
 
-    The engine's own on the nearest GPU, else the neutral ones; a type that no table has takes those of bf16.
+    `transferred` says what they stand in for.
+
+    The engine's own on the nearest GPU, else the neutral ones; a type that no table has takes those
+    of bf16.
 
     Raises
     ------

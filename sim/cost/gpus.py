@@ -59,7 +59,8 @@ GPUS: Mapping[str, Hardware] = {
     "gb300": blackwell.GB300,
 }
 
-# Nearest first: the same chip with another memory, then the same generation, then the next one down.
+# Nearest first: the same chip with another memory, then the same generation, then the next one
+# down.
 _RELATIVES: Mapping[str, tuple[str, ...]] = {
     "a100_sxm": ("h100_sxm", "h200_sxm", "b200_sxm", "gb200"),
     "h100_sxm": ("h200_sxm", "h20", "a100_sxm", "b200_sxm", "gb200"),
@@ -77,7 +78,8 @@ _NAMES = {hardware.name: key for key, hardware in GPUS.items()} | {"H800 SXM": "
 def gpu_key(hardware: Hardware) -> str:
     """The folder name of a GPU; of the most similar one where its name is unknown.
 
-    By name first; else by what it multiplies (FP4: Blackwell, FP8: Hopper, else Ampere) and the memory's bandwidth.
+    By name first; else by what it multiplies (FP4: Blackwell, FP8: Hopper, else Ampere) and the
+    memory's bandwidth.
     """
     if hardware.name in _NAMES:
         return _NAMES[hardware.name]
@@ -104,7 +106,8 @@ def nearest(gpu: str, among: Collection[str]) -> str:
     raise ValueError(f"gpu {gpu!r} has no relative among {', '.join(sorted(among)) or 'none'}")
 
 
-# L2 by GPU: NVIDIA's architecture white papers (A100, H100), device queries (H20, B200); the rest as their relatives.
+# L2 by GPU: NVIDIA's architecture white papers (A100, H100), device queries (H20, B200); the rest
+# as their relatives.
 L2_BYTES: Mapping[str, float] = {
     "a100_sxm": 40e6,
     "h100_sxm": 50e6,

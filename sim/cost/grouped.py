@@ -2,13 +2,14 @@
 
     seconds = launch + slots + rows + seen + sum over both products of (tiles^p + traffic^p)^(1/p)
 
-A product's tiles run in waves over the SMs, each with rows of one slot only, so that skew costs what it costs through
-the loads and through nothing else; its traffic reads the weights of each slot that has rows once, and moves the rows.
-`rows` is the activation and the sorting of the rows that a rank serves; `seen` is what some kernels do for every
-(token, choice) pair that they are shown, also for those of other ranks (Triton's fused experts zero and sum them).
-Sources: tiles and waves as in `moecast.sim.cost.gemm`; the heights of tiles that libraries have; vLLM's and SGLang's
-default tiles of the Triton kernel ("default": 16 x 32 up to as many tokens as experts, above it 64 x 64); DeepGEMM's
-contiguous layout ("padded": each slot's rows fill whole tiles of 128).
+A product's tiles run in waves over the SMs, each with rows of one slot only, so that skew costs
+what it costs through the loads and through nothing else; its traffic reads the weights of each slot
+that has rows once, and moves the rows. `rows` is the activation and the sorting of the rows that a
+rank serves; `seen` is what some kernels do for every (token, choice) pair that they are shown, also
+for those of other ranks (Triton's fused experts zero and sum them). Sources: tiles and waves as in
+`moecast.sim.cost.gemm`; the heights of tiles that libraries have; vLLM's and SGLang's default tiles
+of the Triton kernel ("default": 16 x 32 up to as many tokens as experts, above it 64 x 64);
+DeepGEMM's contiguous layout ("padded": each slot's rows fill whole tiles of 128).
 docs/cost/grouped.md has the parameters' errors.
 
 Axes: G rank, P slot; arrays may have any axes in front.
@@ -104,8 +105,9 @@ def grouped_seconds(
     element_type
         One of `TYPES`.
     seen_G
-        (token, choice) pairs that the kernels are shown, those that other ranks serve among them: with attention by TP
-        all of the group's. None: only those that are served here, as after an all-to-all.
+        (token, choice) pairs that the kernels are shown, those that other ranks serve among them:
+        with attention by TP all of the group's. None: only those that are served here, as after an
+        all-to-all.
     sms
         SMs that are free for it; None: all.
 
@@ -176,7 +178,8 @@ def _product_seconds(
     large_R = soft_maximum(
         tiles(*LARGE), traffic_R * (parameters.memory_part / parameters.large_part), parameters.softness
     )
-    # The smaller of both, not the small tiles alone: what a kernel switches to never makes more work take less.
+    # The smaller of both, not the small tiles alone: what a kernel switches to never makes more
+    # work take less.
     small_R = np.minimum(soft_maximum(tiles(*SMALL), traffic_R, parameters.softness), large_R)
     return np.where(work.seen_R <= work.choices * work.slots, small_R, large_R)
 
@@ -219,17 +222,20 @@ def grouped_floor_seconds(
     element_type: str,
     seen: npt.ArrayLike = 0.0,
 ) -> Float:
-    """At most what `fastest_seconds` says of any loads with so many rows on so many slots; convex and rising in both.
+    """At most what `fastest_seconds` says of any loads with so many rows on so many slots.
+
+    Convex and rising in both.
 
     `seen`: (token, choice) pairs that every rank's kernels are shown at the least.
 
-    Proof: `rows` rows on `hits` slots fill at least rows / height tiles, and at least `hits`, and those take at least
-    tiles / SMs waves. So where a · height + b is at most the price of a tile for all heights and kernels, the time is
-    at least a · rows + b · hits, and the largest over such lines (`_lines_below`) is convex. Traffic is linear in rows
-    and hits, under the best of the reached parts. The p-norm of two convex functions is convex, rises with both and
-    falls with p, of which the largest is taken. Launches and the price of rows are the least of all kernels, and of
-    pairs that other ranks serve: a row more is one of these less, so that the sum still rises with rows. Seconds of
-    slots are left out.
+    Proof: `rows` rows on `hits` slots fill at least rows / height tiles, and at least `hits`, and
+    those take at least tiles / SMs waves. So where a · height + b is at most the price of a tile
+    for all heights and kernels, the time is at least a · rows + b · hits, and the largest over such
+    lines (`_lines_below`) is convex. Traffic is linear in rows and hits, under the best of the
+    reached parts. The p-norm of two convex functions is convex, rises with both and falls with p,
+    of which the largest is taken. Launches and the price of rows are the least of all kernels, and
+    of pairs that other ranks serve: a row more is one of these less, so that the sum still rises
+    with rows. Seconds of slots are left out.
     """
     kind, best = TYPES[element_type], _least(kernels)
     rows, hits = np.asarray(rows, np.float64), np.asarray(hits, np.float64)
@@ -293,11 +299,12 @@ def partition_floor_seconds(
 ) -> tuple[float, float]:
     """At most the mean over ranks that each hold some of the experts, and at most any one that holds `slots` of them.
 
-    Each expert stands on one rank, with all its rows. Proof: the tiles of an expert are known, so each expert adds at
-    least the least, over kernels and heights, of its tiles' part of a wave to its rank, and its own traffic; a rank's
-    norm of both sums is convex and rises with both, so that the mean over ranks is at least its value at the mean
-    sums, and a rank with `slots` experts takes at least its value at the sums of the `slots` least. Launches, slots and
-    the price of rows are the least of all kernels.
+    Each expert stands on one rank, with all its rows. Proof: the tiles of an expert are known, so
+    each expert adds at least the least, over kernels and heights, of its tiles' part of a wave to
+    its rank, and its own traffic; a rank's norm of both sums is convex and rises with both, so that
+    the mean over ranks is at least its value at the mean sums, and a rank with `slots` experts
+    takes at least its value at the sums of the `slots` least. Launches, slots and the price of rows
+    are the least of all kernels.
     """
     kind, best = TYPES[element_type], _least(kernels)
     value_bytes = VALUE_BYTES * (2 * block.width + (block.ups + 1) * block.inner)

@@ -13,10 +13,13 @@ from moecast.sim.cost.gpus import gpu_key
 if TYPE_CHECKING:
     from moecast.topology import Hardware
 
-# TensorRT-LLM's own kernel of few tokens, timed where another engine calls it through FlashInfer (Blackwell).
+# TensorRT-LLM's own kernel of few tokens, timed where another engine calls it through FlashInfer
+# (Blackwell).
 SHARED, SHARED_KERNEL = {("trtllm", "fp8_block"): "sglang"}, "flashinfer_trtllm"
-WHOLE = "/whole"  # a kernel that an engine takes where a rank has all experts, whole or by width, and only there
-LOW_LATENCY = "/low latency"  # a second kernel that an engine has for few tokens, beside its usual one of the type
+# a kernel that an engine takes where a rank has all experts, whole or by width, and only there
+WHOLE = "/whole"
+# a second kernel that an engine has for few tokens, beside its usual one of the type
+LOW_LATENCY = "/low latency"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,8 +49,8 @@ class GroupedParameters:
     Parameters
     ----------
     tiles
-        `best`: of all heights the one that is fastest for the loads; `default`: Triton's default pair; `padded`: 128
-        rows, as DeepGEMM's contiguous layout has them.
+        `best`: of all heights the one that is fastest for the loads; `default`: Triton's default
+        pair; `padded`: 128 rows, as DeepGEMM's contiguous layout has them.
     launch_s
         Time of a layer without work: all its kernels.
     peak_part, memory_part
@@ -61,7 +64,8 @@ class GroupedParameters:
     softness
         p of the norm that joins tiles and traffic.
     row_traffic, seen_traffic
-        How often the inner and outer values of a row, and of a pair that the kernels are shown, move through memory.
+        How often the inner and outer values of a row, and of a pair that the kernels are shown,
+        move through memory.
     slot_s
         Seconds per slot, with rows or without.
 
@@ -126,7 +130,8 @@ def find_parameters(
 
     `whole`: for ranks that have all experts, of which vLLM has a kernel of its own on Hopper.
 
-    The engine's own on the nearest GPU, else the neutral ones; a type that no table has takes those of bf16.
+    The engine's own on the nearest GPU, else the neutral ones; a type that no table has takes those
+    of bf16.
 
     Raises
     ------

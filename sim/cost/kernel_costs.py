@@ -27,7 +27,8 @@ class KernelCosts(Protocol):
     ) -> Float:
         """Multiply [rows, inner] by weights [inner, outer] of an element type.
 
-        `quantised`: rows come in that type already; else bf16 ones are quantised on the way, where weights are FP8.
+        `quantised`: rows come in that type already; else bf16 ones are quantised on the way, where
+        weights are FP8.
         """
         ...
 
@@ -46,8 +47,9 @@ class KernelCosts(Protocol):
     ) -> Float:
         """Run one layer's routed experts on each rank: [..., G, P] choices served in each slot, to [..., G] seconds.
 
-        `sms`: that communication leaves; None: all. `seen_G`: choices that the kernels are shown, those of other ranks
-        among them; None: only those that are served here. Empty kernels are launched, too.
+        `sms`: that communication leaves; None: all. `seen_G`: choices that the kernels are shown,
+        those of other ranks among them; None: only those that are served here. Empty kernels are
+        launched, too.
         """
         ...
 
@@ -56,8 +58,8 @@ class KernelCosts(Protocol):
     ) -> Float:
         """At most what `expert_seconds` says of any loads with so many rows on so many experts.
 
-        `seen`: choices that every rank's kernels are shown at the least. Convex and rising in rows and experts, so that
-        its value at a mean is below the mean of its values (Jensen).
+        `seen`: choices that every rank's kernels are shown at the least. Convex and rising in rows
+        and experts, so that its value at a mean is below the mean of its values (Jensen).
         """
         ...
 

@@ -4,9 +4,9 @@
     prefill       launch + (chunks of the longest chain^p + chunks and starts of all over the SMs^p)^(1/p)
     decode        launch + (items over the SMs^p + states in and out of memory^p)^(1/p)
 
-Prefill takes tokens in chunks of 64: inside a chunk like attention, from chunk to chunk through the state, one after
-the other. Sources: gated delta networks (arXiv 2412.06464), flash-linear-attention; causal-conv1d.
-docs/cost/linear_attention.md has the parameters' errors.
+Prefill takes tokens in chunks of 64: inside a chunk like attention, from chunk to chunk through the
+state, one after the other. Sources: gated delta networks (arXiv 2412.06464),
+flash-linear-attention; causal-conv1d. docs/cost/linear_attention.md has the parameters' errors.
 """
 
 from __future__ import annotations
@@ -197,7 +197,9 @@ def _find(gpu: str, engine: str, kind: str) -> Entry[Any] | None:
 
 
 def find_parameters(hardware: Hardware, *, engine: str, kind: str) -> Entry[Any]:
-    """The parameters of an engine's kernel on a GPU or its nearest relative; `transferred` says what they stand for.
+    """The parameters of an engine's kernel on a GPU or its nearest relative.
+
+    `transferred` says what they stand for.
 
     Raises
     ------

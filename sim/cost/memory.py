@@ -1,7 +1,8 @@
 """Kernels that only move memory: bytes at the rate of the memory, or of the L2 cache where they all fit.
 
-Benchmarks run a kernel again and again on the same buffers, so that small ones stay in L2. In a step, what one kernel
-writes the next one reads, so that activations are warm as well; weights are not.
+Benchmarks run a kernel again and again on the same buffers, so that small ones stay in L2. In a
+step, what one kernel writes the next one reads, so that activations are warm as well; weights are
+not.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ WARM_PART = (
 
 
 def moving_seconds(moved_bytes: npt.ArrayLike, *, memory_Bps: float, cache_ratio: float, l2_bytes: float) -> Float:
-    """Time to move bytes at a reached rate, faster where they stay in L2; never falls when bytes are added.
+    """Time to move bytes at a reached rate, faster where they stay in L2.
 
-    Below `WARM_PART` of L2 all hit, at its size none; the missing part grows in a straight line between.
+    Never falls when bytes are added.
+
+    Below `WARM_PART` of L2 all hit, at its size none; the missing part grows in a straight line
+    between.
     """
     moved = np.asarray(moved_bytes, np.float64)
     missing = np.clip((moved / l2_bytes - WARM_PART) / (1 - WARM_PART), 0.0, 1.0)

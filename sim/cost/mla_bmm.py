@@ -1,11 +1,13 @@
 """What the two batched products of absorbed multi-head latent attention cost: one matrix for each head, one launch.
 
-In decode the expansion of latent vectors multiplies queries ("pre": [tokens, nope] x [nope, latent] for each head) and
-what attention gives ("post": [tokens, latent] x [latent, value]); DeepSeek-V2, arXiv 2405.04434, 2.1 and appendix C.
+In decode the expansion of latent vectors multiplies queries ("pre": [tokens, nope] x [nope, latent]
+for each head) and what attention gives ("post": [tokens, latent] x [latent, value]); DeepSeek-V2,
+arXiv 2405.04434, 2.1 and appendix C.
 
     seconds = launch + (tiles^p + traffic^p)^(1/p) + quantisation, where the measured module does it
 
-Tiles are those of the engine's bf16 GEMM on the same GPU; only launch, traffic and quantisation are fitted here.
+Tiles are those of the engine's bf16 GEMM on the same GPU; only launch, traffic and quantisation are
+fitted here.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ class MlaBmmParameters:
     memory_part, cache_ratio
         Reached part of the memory's bandwidth; rate out of L2 over it.
     input_s, output_s
-        Seconds of one SM per element of the input and of the output beside the product: quantisation.
+        Seconds of one SM per element of the input and of the output beside the product:
+        quantisation.
 
     Raises
     ------
@@ -78,10 +81,12 @@ def mla_bmm_seconds(
     inner: npt.ArrayLike,
     outer: npt.ArrayLike,
 ) -> Float:
-    """Time of [tokens, inner] x [inner, outer] for each of `heads`; 0 without work. Never falls when a size grows.
+    """Time of [tokens, inner] x [inner, outer] for each of `heads`.
 
-    `tiles`: the parameters of the GPU's bf16 GEMM. DeepSeek's sizes: inner 128 and outer 512 before attention, inner
-    512 and outer 128 after it.
+    0 without work. Never falls when a size grows.
+
+    `tiles`: the parameters of the GPU's bf16 GEMM. DeepSeek's sizes: inner 128 and outer 512 before
+    attention, inner 512 and outer 128 after it.
 
     Raises
     ------
@@ -121,7 +126,9 @@ def _find(gpu: str, engine: str, kind: str) -> Entry[MlaBmmParameters] | None:
 
 
 def find_parameters(hardware: Hardware, *, engine: str, element_type: str) -> Entry[MlaBmmParameters]:
-    """The parameters of an engine on a GPU or its nearest relative; `transferred` says what they stand for.
+    """The parameters of an engine on a GPU or its nearest relative.
+
+    `transferred` says what they stand for.
 
     Raises
     ------

@@ -2,10 +2,11 @@
 
     seconds = constant + gemm_part * products + core_part * kernel + moved / memory
 
-Products are of DeepSeek-V3's sizes (arXiv 2412.19437): into the compressed query and the latent vector, up from the
-query, in prefill up from the latent vector, in decode the two batched ones of the absorbed form, and out. What the
-parts do not hold, norms, rotation, quantisation of activations, copies and writing the cache, is the constant (their
-launches) and the moving. docs/cost/mla.md has the errors.
+Products are of DeepSeek-V3's sizes (arXiv 2412.19437): into the compressed query and the latent
+vector, up from the query, in prefill up from the latent vector, in decode the two batched ones of
+the absorbed form, and out. What the parts do not hold, norms, rotation, quantisation of
+activations, copies and writing the cache, is the constant (their launches) and the moving.
+docs/cost/mla.md has the errors.
 """
 
 from __future__ import annotations
@@ -194,7 +195,9 @@ def _find(gpu: str, engine: str, phase: str, gemm_type: str, cache_type: str) ->
 def find_parameters(
     hardware: Hardware, *, engine: str, phase: str, gemm_type: str, cache_type: str
 ) -> Entry[MlaModuleParameters]:
-    """The parameters of an engine's modules on a GPU or its nearest relative; `transferred` says what they stand for.
+    """The parameters of an engine's modules on a GPU or its nearest relative.
+
+    `transferred` says what they stand for.
 
     A pair of element types that no table has takes the likest.
 

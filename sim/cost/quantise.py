@@ -2,8 +2,9 @@
 
     seconds = launch + the longest of: one row alone, all rows over the SMs, all bytes
 
-A block of threads takes a row (vLLM's and SGLang's per-token kernels), so that one long row is slow, and many short
-ones are bound by blocks. Engines take two kernels: one that finds scales, and one that multiplies and rounds.
+A block of threads takes a row (vLLM's and SGLang's per-token kernels), so that one long row is
+slow, and many short ones are bound by blocks. Engines take two kernels: one that finds scales, and
+one that multiplies and rounds.
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ class QuantiseParameters:
 def quantise_seconds(
     parameters: QuantiseParameters, hardware: Hardware, rows: npt.ArrayLike, width: npt.ArrayLike
 ) -> Float:
-    """Time of one kernel over [rows, width] elements; 0 without work. Never falls when rows or width grow.
+    """Time of one kernel over [rows, width] elements.
+
+    0 without work. Never falls when rows or width grow.
 
     Raises
     ------
@@ -92,10 +95,12 @@ def quantise_seconds(
 
 
 def elementwise_seconds(hardware: Hardware, rows: npt.ArrayLike, *, row_bytes: float, kernels: int = 1) -> Float:
-    """Time of kernels that move `row_bytes` per row over all of them (norm, activation, rotation); 0 without rows.
+    """Time of kernels that move `row_bytes` per row over all of them (norm, activation, rotation).
 
-    Derived, not fitted: no table holds such kernels. They launch and reach memory as the neutral `scale` kernel does
-    (vLLM's, one launch); rows and elements cost no time of their own.
+    0 without rows.
+
+    Derived, not fitted: no table holds such kernels. They launch and reach memory as the neutral
+    `scale` kernel does (vLLM's, one launch); rows and elements cost no time of their own.
     """
     parameters = find_parameters(hardware).parameters
     m = np.asarray(rows, np.float64)
@@ -126,7 +131,9 @@ def _find(gpu: str, engine: str, kind: str) -> Entry[QuantiseParameters] | None:
 
 
 def find_parameters(hardware: Hardware, *, engine: str = NEUTRAL, kind: str = "scale") -> Entry[QuantiseParameters]:
-    """The parameters of an engine's kernel on a GPU or its nearest relative; `transferred` says what they stand for.
+    """The parameters of an engine's kernel on a GPU or its nearest relative.
+
+    `transferred` says what they stand for.
 
     Raises
     ------

@@ -1,7 +1,7 @@
 """The roofline: a kernel takes the time of its arithmetic or of its memory traffic, whichever is longer.
 
-Source: Williams, Waterman, Patterson, "Roofline", CACM 52(4), 2009; the reached part of each peak comes from the
-hardware table.
+Source: Williams, Waterman, Patterson, "Roofline", CACM 52(4), 2009; the reached part of each peak
+comes from the hardware table.
 
 Axes: G rank; arrays may have any axes in front.
 """
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 Float = npt.NDArray[np.float64]
 
 OUTPUT_BYTES = 2  # GEMMs write bf16
-QUERY_TILE = 128  # queries that share one reading of the keys in prefill; FlashAttention's block of rows
+# queries that share one reading of the keys in prefill; FlashAttention's block of rows
+QUERY_TILE = 128
 
 
 def flop_rate(hardware: Hardware, element_type: str, kernel: str) -> float:
@@ -94,8 +95,8 @@ def core_seconds(
 ) -> Float:
     """Scores, softmax and weighted sum: 2 FLOP per element of each (query, key) and (query, value) pair.
 
-    Decode reads each sequence's keys from the cache, for all its tokens (`queries`) at once; prefill reads them once
-    per tile of 128 queries.
+    Decode reads each sequence's keys from the cache, for all its tokens (`queries`) at once;
+    prefill reads them once per tile of 128 queries.
     """
     tokens, keys = np.asarray(tokens_G, np.float64), np.asarray(keys_G, np.float64)
     key_bytes = core.key_bytes(phase) / readers(phase, queries)

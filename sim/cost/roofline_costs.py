@@ -96,8 +96,9 @@ class Roofline:
     ) -> Float:
         """As of `KernelCosts`.
 
-        Decode reads and writes each sequence's state once (float32). Prefill works in chunks of 64 tokens: inside a
-        chunk like attention, between chunks through the state, which moves once a chunk.
+        Decode reads and writes each sequence's state once (float32). Prefill works in chunks of 64
+        tokens: inside a chunk like attention, between chunks through the state, which moves once a
+        chunk.
         """
         tokens = np.asarray(tokens_G, np.float64)
         total = self.elementwise_seconds(tokens, row_bytes=2 * 2 * state.channels)

@@ -75,7 +75,8 @@ class AttentionCore:
     head_dim, value_dim
         Width of a query or key head; of a value head.
     cached_width
-        Elements of one key head and its value in the cache; less than both where one vector is kept for the two.
+        Elements of one key head and its value in the cache; less than both where one vector is kept
+        for the two.
     kv_rank, rope_dim
         MLA: of the latent vector and the rotary key.
     kv_type
@@ -83,7 +84,8 @@ class AttentionCore:
     window
         Keys that a token looks back on; None: all.
     module_type
-        MLA: element type of the products around it, by which whole modules were measured; empty: none around it.
+        MLA: element type of the products around it, by which whole modules were measured; empty:
+        none around it.
     """
 
     latent: bool
@@ -147,8 +149,9 @@ class AttentionProducts:
     core
         Of the same layer.
     matrices
-        (inner, outer) of the products, in order; of multi-head latent attention the one that makes heads of latent
-        vectors among them, which decode takes as two batched products of queries and outputs.
+        (inner, outer) of the products, in order; of multi-head latent attention the one that makes
+        heads of latent vectors among them, which decode takes as two batched products of queries
+        and outputs.
     element_type
         Of the weights.
     moved_bytes

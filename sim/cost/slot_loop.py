@@ -27,6 +27,7 @@ def count_tiles(load_RP: Int, rows_B: Int) -> tuple[Int, Int, Int]:
                 rows_R[r] += load
                 hit_R[r] += 1
                 for b in range(rows_B.size):
-                    # Heights are few and the loop over slots long: one division each beats sorting loads.
+                    # Heights are few and the loop over slots long: one division each beats sorting
+                    # loads.
                     tiles_RB[r, b] += (load + rows_B[b] - 1) // rows_B[b]
     return rows_R, hit_R, tiles_RB

@@ -2,9 +2,9 @@
 
     seconds = fitted(what is asked) * measured(a benchmark's row like it) / fitted(that row)
 
-What a table does not know, loads that are not even, chunks before a prompt, caches that are cold, the model says.
-Measured times may fall where a kernel takes more work by another tile; so may these. docs/cost/tables.md has the
-errors. Axes: G rank, P slot; arrays may have any axes in front.
+What a table does not know, loads that are not even, chunks before a prompt, caches that are cold,
+the model says. Measured times may fall where a kernel takes more work by another tile; so may
+these. docs/cost/tables.md has the errors. Axes: G rank, P slot; arrays may have any axes in front.
 """
 
 from __future__ import annotations

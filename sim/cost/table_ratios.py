@@ -1,7 +1,7 @@
 """What a user's tables say of kernels, as ratios to what the fitted model says of the same benchmark rows.
 
-The model's side is always that of the tables' own GPU, so that a question about another memory or another peak moves
-what is forecast. None: the tables do not cover the kernel.
+The model's side is always that of the tables' own GPU, so that a question about another memory or
+another peak moves what is forecast. None: the tables do not cover the kernel.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def gemm_ratio(tables: InstalledTables, kind: str) -> MeasuredRatio | None:
 def core_ratio(tables: InstalledTables, core: AttentionCore, phase: str) -> MeasuredRatio | None:
     """Of an attention core, over sequences, and tokens of each (prefill) or keys (decode).
 
-    Of the very heads and widths of the core. Rows without a window stand for one that reads as many keys.
+    Of the very heads and widths of the core. Rows without a window stand for one that reads as many
+    keys.
     """
     cache_type = "fp8" if cache_bytes(core.kv_type, 1000) <= 1100 else "bf16"
     rows = core_rows(tables, core, phase, cache_type)
@@ -126,8 +127,8 @@ class ExpertKernel:
 def expert_kernels(tables: InstalledTables, block: ExpertBlock, slots: int) -> tuple[ExpertKernel, ...]:
     """An engine's kernels for a rank with some slots, its usual one first.
 
-    Their ratios are over the rows that a rank serves, measured at even loads on ranks with about as many slots. A
-    kernel that the engine has from elsewhere is in none of its own tables.
+    Their ratios are over the rows that a rank serves, measured at even loads on ranks with about as
+    many slots. A kernel that the engine has from elsewhere is in none of its own tables.
 
     Raises
     ------
@@ -161,10 +162,12 @@ def least_expert_ratio(tables: InstalledTables, block: ExpertBlock) -> float:
 def _even_seconds(
     tables: InstalledTables, block: ExpertBlock, kind: str, slots: int, *, few_tokens: bool
 ) -> tuple[int, dict[int, tuple[float, bool]]] | None:
-    """Ranks that shared the experts; by tokens of all of them seconds, and whether the kernel chose from groups.
+    """Ranks that shared the experts.
 
-    Of the newest version that has the block at so many slots; of several kernels the fastest. `few_tokens`: of the
-    kernel that an engine has for these, else of all others.
+    By tokens of all of them seconds, and whether the kernel chose from groups.
+
+    Of the newest version that has the block at so many slots; of several kernels the fastest.
+    `few_tokens`: of the kernel that an engine has for these, else of all others.
     """
     newest: dict[int, list[MoeTable]] = {}
     for table in tables.moe:

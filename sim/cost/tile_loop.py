@@ -1,8 +1,8 @@
 """The cheapest tiling of a matrix product: the loop over candidate tiles, compiled.
 
-Sources: tile and wave quantisation (NVIDIA, "Matrix Multiplication Background User's Guide"); split-K (CUTLASS,
-"Efficient GEMM in CUDA"). Libraries choose a tile per shape by heuristics or by timing; the minimum over the candidates
-is what a perfect choice would give.
+Sources: tile and wave quantisation (NVIDIA, "Matrix Multiplication Background User's Guide");
+split-K (CUTLASS, "Efficient GEMM in CUDA"). Libraries choose a tile per shape by heuristics or by
+timing; the minimum over the candidates is what a perfect choice would give.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def cheapest_tiles(
 ) -> Float:
     """Seconds of the cheapest candidate for each batch of products [m, k] x [k, n].
 
-    Axes: R batch of products, C candidate of (rows, columns, splits, largest m that takes it). Monotone in all sizes:
-    each candidate is, and as m grows there are fewer.
+    Axes: R batch of products, C candidate of (rows, columns, splits, largest m that takes it).
+    Monotone in all sizes: each candidate is, and as m grows there are fewer.
     """
     best_R = np.empty(m_R.size)
     for r in range(m_R.size):
@@ -54,7 +54,8 @@ def cheapest_tiles(
             if splits != last_splits:
                 inner, last_splits = np.ceil(k / splits / DEPTH) * DEPTH, splits
             waves = np.ceil(tall * np.ceil(n / columns) * splits / sms)
-            # A tile's operands pass through its SM while it multiplies: the slower of the two counts.
+            # A tile's operands pass through its SM while it multiplies: the slower of the two
+            # counts.
             tile_s = inner * max(rows * columns * 2.0 * cost.flop_s, rows * cost.row_s + columns * cost.column_s)
             seconds = max(waves * tile_s, inner * cost.inner_s) + waves * (cost.wave_s + rows * columns * cost.output_s)
             if splits > 1:

@@ -26,4 +26,5 @@ def find_engine(name: str) -> Engine:
     for engine in ENGINES:
         if engine.name == name:
             return engine
-    raise MoecastError(f"one of {', '.join(engine.name for engine in ENGINES)}", field="engine", value=name)
+    rule = f"one of {', '.join(engine.name for engine in ENGINES)}"
+    raise MoecastError(rule, field="engine", value=name)

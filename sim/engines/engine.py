@@ -23,35 +23,40 @@ class Engine:
     kernels
         Whose measured kernels stand for its own; `neutral`: a mean of all engines'.
     measured_moe
-        Whether those of routed experts, dispatch and combine do, too; else the roofline prices experts, and the links
-        and the hardware table's fixed costs the exchanges.
+        Whether those of routed experts, dispatch and combine do, too; else the roofline prices
+        experts, and the links and the hardware table's fixed costs the exchanges.
     attention_kernels
-        Kernels beside the products and the core of grouped-query attention, of which no whole module was measured:
-        rotation and filling the cache, and norms of queries and keys where these are kernels of their own.
+        Kernels beside the products and the core of grouped-query attention, of which no whole
+        module was measured: rotation and filling the cache, and norms of queries and keys where
+        these are kernels of their own.
     sends_bf16_for
-        Types of experts' weights for which tokens travel in bf16 and are quantised where they arrive.
+        Types of experts' weights for which tokens travel in bf16 and are quantised where they
+        arrive.
     step_s
         Seconds of the host in each step that nothing hides: scheduling, sampling, the reply.
     step_source
         Where `step_s` comes from.
     prompt_s
-        Seconds of the host for each prompt in the iteration that ends it, beside kernels, where requests are served
-        (`moecast.sim.serving`): what the scheduler, the cache's bookkeeping and the runner do with a new request while
-        the GPUs wait.
+        Seconds of the host for each prompt in the iteration that ends it, beside kernels, where
+        requests are served (`moecast.sim.serving`): what the scheduler, the cache's bookkeeping and
+        the runner do with a new request while the GPUs wait.
     request_s
-        Seconds of a request's way outside the engine's iterations, to its first token: the server, and back.
+        Seconds of a request's way outside the engine's iterations, to its first token: the server,
+        and back.
     request_token_s
         Seconds of it for each token of the prompt: text becomes tokens.
     request_on_s
         (GPU, seconds) where hosts of some GPUs take another time than `request_s`.
     request_apart_s
-        As `request_s` where prompts are computed on GPUs of their own: two servers in a row; None: as `request_s`.
+        As `request_s` where prompts are computed on GPUs of their own: two servers in a row; None:
+        as `request_s`.
     request_apart_on_s
         (GPU, seconds) where hosts of some GPUs take another time than `request_apart_s`.
     request_source
         Where these come from.
     prompts_apart
-        How many times as long as simulated iterations of GPUs take that compute prompts only, for others.
+        How many times as long as simulated iterations of GPUs take that compute prompts only, for
+        others.
     prompts_apart_source
         Where it comes from.
     """

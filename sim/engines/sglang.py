@@ -18,8 +18,8 @@ SGLANG = Engine(
     "median; two far slower ones left out) and of two on H200 (159 and 132 ms). With prefill on GPUs of its own: "
     "as of prompts_apart",
     prompts_apart=1.6,
-    prompts_apart_source="fit, with request_apart_s: TTFT of five rows marked fit of serving.csv with prompts of 8,192 "
-    "tokens, of DeepSeek-R1 (FP8 with 4 and 32 in flight on B200, 4 and 16 on GB200, NVFP4 with 64 on B200) is off by "
-    "0, -39, +1, -14 and 0 %; with kernels' own time and 262 ms it was 0, -52, +3, -26 and -32 %. What takes it is not "
-    "known",
+    prompts_apart_source="fit, with request_apart_s: TTFT of five rows marked fit of serving.csv "
+    "with prompts of 8,192 tokens, of DeepSeek-R1 (FP8 with 4 and 32 in flight on B200, 4 and 16 "
+    "on GB200, NVFP4 with 64 on B200) is off by 0, -39, +1, -14 and 0 %; with kernels' own time "
+    "and 262 ms it was 0, -52, +3, -26 and -32 %. What takes it is not known",
 )

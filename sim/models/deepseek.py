@@ -31,8 +31,8 @@ DEEPSEEK_V2_LITE = ModelPreset(
 )
 
 DEEPSEEK_V3 = ModelPreset(
-    source="config.json of deepseek-ai/DeepSeek-V3; 671 B parameters, 36.6 B activated with the LM head and without "
-    "the embedding, multi-token prediction apart (its README_WEIGHTS)",
+    source="config.json of deepseek-ai/DeepSeek-V3; 671 B parameters, 36.6 B activated with the LM "
+    "head and without the embedding, multi-token prediction apart (its README_WEIGHTS)",
     total_parameters=671e9,
     active_parameters=36.6e9,
     active_with_embedding=False,

@@ -5,8 +5,8 @@ from moecast.sim.models.preset import ModelPreset
 _LAYERS = 36
 
 GPT_OSS_120B = ModelPreset(
-    source="config.json of openai/gpt-oss-120b; 116.83 B parameters, 5.13 B active with the LM head and without the "
-    "embedding (arXiv 2508.10925, table 1)",
+    source="config.json of openai/gpt-oss-120b; 116.83 B parameters, 5.13 B active with the LM "
+    "head and without the embedding (arXiv 2508.10925, table 1)",
     total_parameters=116.83e9,
     active_parameters=5.13e9,
     active_with_embedding=False,

@@ -3,8 +3,8 @@
 from moecast.sim.models.preset import ModelPreset
 
 KIMI_K2 = ModelPreset(
-    source="config.json of moonshotai/Kimi-K2-Instruct; 1,026 B parameters in its checkpoint, 32.9 B activated with "
-    "LM head and embedding, as its sizes give it (its card: 1 T, 32 B activated)",
+    source="config.json of moonshotai/Kimi-K2-Instruct; 1,026 B parameters in its checkpoint, 32.9 "
+    "B activated with LM head and embedding, as its sizes give it (its card: 1 T, 32 B activated)",
     total_parameters=1026e9,
     active_parameters=32.9e9,
     config={

@@ -18,7 +18,8 @@ class ModelPreset:
     config
         Field names and values as in the file.
     total_parameters, active_parameters, active_with_embedding
-        As published, the active ones with or without the embedding matrix; the tests hold the shape to them.
+        As published, the active ones with or without the embedding matrix; the tests hold the shape
+        to them.
     """
 
     source: str

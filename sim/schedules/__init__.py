@@ -66,7 +66,9 @@ def find_schedule(name: str) -> Schedule:
 
 
 def beside_in(plan: Plan, kernels: str) -> str | None:
-    """Say what of a step under a plan stands beside other work; None where all of it is on one stream.
+    """Say what of a step under a plan stands beside other work.
+
+    None where all of it is on one stream.
 
     `kernels`: of prefill or of decode. Certificates hold for steps on one stream only.
     """

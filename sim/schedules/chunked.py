@@ -35,9 +35,10 @@ class InChunks:
 class Chunked(InChunks):
     """Attention for all tokens, then the MoE layer in `degree` chunks, whose copies travel beside experts (Tutel).
 
-    On even work without fixed costs, chunks that send s and compute e seconds each take s + d max(s, e) + e at least
-    and, when dispatch and combine share the communication stream, 2 s + max(d e, 2 (d - 1) s) at most; degree 1 is the
-    sequential order. Each chunk pays its launches again, and experts read their weights once a chunk.
+    On even work without fixed costs, chunks that send s and compute e seconds each take s + d
+    max(s, e) + e at least and, when dispatch and combine share the communication stream, 2 s +
+    max(d e, 2 (d - 1) s) at most; degree 1 is the sequential order. Each chunk pays its launches
+    again, and experts read their weights once a chunk.
 
     Source: Tutel, arXiv 2206.03382, 4.3 (adaptive pipelining); FasterMoE, PPoPP 2022.
     """

@@ -18,19 +18,24 @@ BETWEEN, INSIDE = "between domains", "inside domains"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FsMoe(InChunks):
-    """The MoE layer in `degree` chunks; what a chunk sends between domains runs beside what another sends inside them.
+    """The MoE layer in `degree` chunks.
 
-    A chunk goes between domains to its relay (or, experts cut by width, to one of the ranks that hold its expert), is
-    spread inside the domain, computed, gathered inside the domain, and goes home between domains. Between domains all
-    chunks are dispatched before the first is combined; inside, a chunk is spread before the one before it is gathered.
+    What a chunk sends between domains runs beside what another sends inside them.
 
-    On even work, with a, g, e, s and c seconds of a chunk for dispatch, spread, experts, gather and combine and d >= 2
-    chunks, the layer takes at least (d - 1) max(a, g, e, s, c) + a + g + e + s + c, d (a + c) and a + d (g + s) + c. It
-    takes the first, a + g + d e + s + c, where e >= g + s and e >= a, c; the second where a = c is the longest,
-    g + s <= (d - 2) a and g + e + s <= (d - 1) a; the third where a, e, c <= g, s. Each chunk pays the launches of four
-    exchanges, and experts read their weights once a chunk.
+    A chunk goes between domains to its relay (or, experts cut by width, to one of the ranks that
+    hold its expert), is spread inside the domain, computed, gathered inside the domain, and goes
+    home between domains. Between domains all chunks are dispatched before the first is combined;
+    inside, a chunk is spread before the one before it is gathered.
 
-    A relay passes a chunk on when it has all of it, where the one exchange of other schedules pipelines both legs.
+    On even work, with a, g, e, s and c seconds of a chunk for dispatch, spread, experts, gather and
+    combine and d >= 2 chunks, the layer takes at least (d - 1) max(a, g, e, s, c) + a + g + e + s +
+    c, d (a + c) and a + d (g + s) + c. It takes the first, a + g + d e + s + c, where e >= g + s
+    and e >= a, c; the second where a = c is the longest, g + s <= (d - 2) a and g + e + s <= (d -
+    1) a; the third where a, e, c <= g, s. Each chunk pays the launches of four exchanges, and
+    experts read their weights once a chunk.
+
+    A relay passes a chunk on when it has all of it, where the one exchange of other schedules
+    pipelines both legs.
 
     Source: FSMoE, arXiv 2501.10714 (co-scheduling of intra- and inter-node communication).
     """

@@ -1,12 +1,14 @@
 """FSMoE in training: an MoE layer in chunks, forward or backward, a stream for each network.
 
-What goes to the experts, forward tokens and backward the gradients of what was combined, goes between domains and is
-spread inside them; what comes back is gathered inside and goes home between them. Between domains all chunks are sent
-before the first comes home; inside, a chunk is spread before the one before it is gathered.
+What goes to the experts, forward tokens and backward the gradients of what was combined, goes
+between domains and is spread inside them; what comes back is gathered inside and goes home between
+them. Between domains all chunks are sent before the first comes home; inside, a chunk is spread
+before the one before it is gathered.
 
 Times on even work are those of `moecast.sim.schedules.fsmoe`, of each pass.
 
-Source: FSMoE, arXiv 2501.10714 (co-scheduling of intra- and inter-node communication), forward and backward.
+Source: FSMoE, arXiv 2501.10714 (co-scheduling of intra- and inter-node communication), forward and
+backward.
 """
 
 from __future__ import annotations
@@ -53,7 +55,8 @@ def legs_on_streams(tasks: Iterable[Task], legs: Iterable[tuple[Leg, ...]]) -> I
 def co_scheduled(chunks: Sequence[Chunk], beside: Iterable[Compute]) -> Iterator[Task]:
     """Lay the chunks of one layer and pass; `beside` runs while the first of them travel.
 
-    Gives tasks that name what they wait for by how far before them it stands; the last one is behind all exchanges.
+    Gives tasks that name what they wait for by how far before them it stands; the last one is
+    behind all exchanges.
     """
     laid = Places()
     ways = [_Way(laid, chunk) for chunk in chunks]
@@ -105,7 +108,8 @@ def degree_of(name: str) -> int:
         return 1
     if kind == NAME and degree.isdecimal() and 1 < int(degree) <= MOST_DEGREE:
         return int(degree)
-    raise MoecastError(f"sequential, or {NAME}:D with D from 2 to {MOST_DEGREE}", field="moe_schedule", value=name)
+    rule = f"sequential, or {NAME}:D with D from 2 to {MOST_DEGREE}"
+    raise MoecastError(rule, field="moe_schedule", value=name)
 
 
 def turn_of(tasks: Sequence[Task]) -> tuple[int, int] | None:

@@ -1,14 +1,16 @@
 """FSMoE's partition of gradients: pieces that fit where the network between domains is idle in a backward pass.
 
-A layer's backward pass leaves that network idle twice: while experts compute what came and before it comes home, and
-while attention is differentiated behind it. Gradients that are there already are cut to fill these gaps; what does not
-fit anywhere is reduced behind the pass. A piece pays its own launch, so a gap that is too short for one stays empty.
+A layer's backward pass leaves that network idle twice: while experts compute what came and before
+it comes home, and while attention is differentiated behind it. Gradients that are there already are
+cut to fill these gaps; what does not fit anywhere is reduced behind the pass. A piece pays its own
+launch, so a gap that is too short for one stays empty.
 
-On even work with t seconds per byte, gaps of g seconds each and s seconds of a launch, n gaps behind the first layer
-hide n (g - s) / t bytes, where there are as many.
+On even work with t seconds per byte, gaps of g seconds each and s seconds of a launch, n gaps
+behind the first layer hide n (g - s) / t bytes, where there are as many.
 
-The paper also moves degrees of chunks and pieces about by a search (differential evolution), so that pieces longer than
-their gap pay off in other places; here a piece is never longer than its gap.
+The paper also moves degrees of chunks and pieces about by a search (differential evolution), so
+that pieces longer than their gap pay off in other places; here a piece is never longer than its
+gap.
 
 Source: FSMoE, arXiv 2501.10714 (adaptive gradient partitioning).
 """
@@ -57,7 +59,8 @@ def partition(layers: Iterable[tuple[Iterable[Gap], Mapping[Kind, float]]], seco
     Parameters
     ----------
     layers
-        In the order of the pass: a layer's gaps, and the bytes of gradients, by kind, that are there behind it.
+        In the order of the pass: a layer's gaps, and the bytes of gradients, by kind, that are
+        there behind it.
     seconds
         See `Seconds`.
     """

@@ -53,8 +53,8 @@ class TaskList:
 class Chain:
     """Work each part of which waits for the one before, such as one half batch's way through the layers.
 
-    What it computes stands on stream "compute", what it sends on "communication"; chains on the same streams take turns
-    there in the order in which they are put.
+    What it computes stands on stream "compute", what it sends on "communication"; chains on the
+    same streams take turns there in the order in which they are put.
 
     Parameters
     ----------

@@ -13,9 +13,10 @@ from moecast.sim.schedules.layers import layers_of
 class SharedBeside:
     """The sequential order, but dispatch starts before the shared experts, which run while its copies are under way.
 
-    As SGLang and vLLM do on a second CUDA stream, and Megatron with ``--moe-shared-expert-overlap``. On even work a
-    layer takes max(shared, dispatch) instead of their sum. Experts have all SMs: only the shared ones run beside
-    dispatch, which normal kernels slow no more than they are slowed by its few SMs.
+    As SGLang and vLLM do on a second CUDA stream, and Megatron with
+    ``--moe-shared-expert-overlap``. On even work a layer takes max(shared, dispatch) instead of
+    their sum. Experts have all SMs: only the shared ones run beside dispatch, which normal kernels
+    slow no more than they are slowed by its few SMs.
     """
 
     name = "shared-beside"

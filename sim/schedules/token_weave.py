@@ -14,13 +14,15 @@ from moecast.sim.schedules.two_batch import take_turns
 class TokenWeave:
     """Each group's tokens are cut into two halves, whose attention and MLP take turns on the compute stream.
 
-    A half's sums are added up in the NVLink switch, where there is one, by a kernel on few SMs that also normalises
-    them, each rank its part of the tokens; the other half computes beside it. Experts that are not cut by width
-    dispatch and combine there, and their tokens are normalised at home.
+    A half's sums are added up in the NVLink switch, where there is one, by a kernel on few SMs that
+    also normalises them, each rank its part of the tokens; the other half computes beside it.
+    Experts that are not cut by width dispatch and combine there, and their tokens are normalised at
+    home.
 
-    On even work whose halves cost half, with a and m seconds of attention and MLP and s of a sum and its norm, it takes
-    layers x (a + m) + s / 2 where compute is longer (a, m >= s), and layers x 2 s + a / 2 where sums are. Experts read
-    their weights twice. Halves are equal: cuts that fill whole waves are not modelled.
+    On even work whose halves cost half, with a and m seconds of attention and MLP and s of a sum
+    and its norm, it takes layers x (a + m) + s / 2 where compute is longer (a, m >= s), and layers
+    x 2 s + a / 2 where sums are. Experts read their weights twice. Halves are equal: cuts that fill
+    whole waves are not modelled.
 
     Source: TokenWeave, arXiv 2505.11329.
     """

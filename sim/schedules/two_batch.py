@@ -13,17 +13,18 @@ from moecast.sim.schedules.layers import layers_of
 class TwoBatch:
     """Each rank's tokens are cut into two halves whose blocks take turns on its compute stream (SGLang, DeepSeek).
 
-    Prefill: a half's block ends with the start of its dispatch or of its combine, and the other half's block runs
-    beside that; shared experts run beside the combine. Decode: a layer is five blocks, of which the second half is two
-    behind the first: projections, attention core and router, dispatch with the shared experts beside it, experts and
-    combine, and the wait for the combine.
+    Prefill: a half's block ends with the start of its dispatch or of its combine, and the other
+    half's block runs beside that; shared experts run beside the combine. Decode: a layer is five
+    blocks, of which the second half is two behind the first: projections, attention core and
+    router, dispatch with the shared experts beside it, experts and combine, and the wait for the
+    combine.
 
-    On even work whose halves cost half, a layer takes max(compute, communication), and the step one half's
-    communication more at its end. What it costs: experts get half the tokens at a time, weights are read twice, and
-    normal kernels take SMs from compute (`moecast.sim.overlap`).
+    On even work whose halves cost half, a layer takes max(compute, communication), and the step one
+    half's communication more at its end. What it costs: experts get half the tokens at a time,
+    weights are read twice, and normal kernels take SMs from compute (`moecast.sim.overlap`).
 
-    Source: SGLang, "Deploying DeepSeek with PD disaggregation and large-scale expert parallelism" (2025-05) and its
-    ``operations_strategy.py``; DeepSeek-V3, arXiv 2412.19437, 3.4.
+    Source: SGLang, "Deploying DeepSeek with PD disaggregation and large-scale expert parallelism"
+    (2025-05) and its ``operations_strategy.py``; DeepSeek-V3, arXiv 2412.19437, 3.4.
     """
 
     name = "two-batch"

@@ -1,6 +1,7 @@
 """When requests come: as many at a time as users wait (closed loop), at random, or as recorded.
 
-A source gives the event loop the requests that have come by some time. Of a closed loop they come as others end.
+A source gives the event loop the requests that have come by some time. Of a closed loop they come
+as others end.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ class ArrivalLaw:
     Parameters
     ----------
     name
-        ``closed``: `concurrency` users, each of whom sends the next request when the last one is answered. ``poisson``:
-        `rate_per_s` at random. ``gamma``: gaps of a gamma law with the coefficient of variation `cv`; above 1 they
-        come in bursts, at 1 it is Poisson's.
+        ``closed``: `concurrency` users, each of whom sends the next request when the last one is
+        answered. ``poisson``: `rate_per_s` at random. ``gamma``: gaps of a gamma law with the
+        coefficient of variation `cv`; above 1 they come in bursts, at 1 it is Poisson's.
 
     Raises
     ------

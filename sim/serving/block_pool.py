@@ -1,9 +1,10 @@
 """A rank's KV blocks, for every batcher: free ones queue up to be taken, and until then their content is found.
 
-A full block is found by what it holds and by all that comes before it. What two requests have in common is a group's
-prefix (`Request.prefix_group`), so a block is *shared* where it lies within that, and only its own request's otherwise;
-a request finds its own again when it was preempted. Blocks are freed from a request's last to its first, so that what
-is left of it when some have been taken is a beginning. After vLLM's `BlockPool` and `FullAttentionManager`.
+A full block is found by what it holds and by all that comes before it. What two requests have in
+common is a group's prefix (`Request.prefix_group`), so a block is *shared* where it lies within
+that, and only its own request's otherwise; a request finds its own again when it was preempted.
+Blocks are freed from a request's last to its first, so that what is left of it when some have been
+taken is a beginning. After vLLM's `BlockPool` and `FullAttentionManager`.
 """
 
 from __future__ import annotations
@@ -46,9 +47,11 @@ class BlockPool:
     blocks, block_tokens
         How many, and tokens of each.
     caching
-        Content stays findable; without it a block is as good as any other, and only counts are kept.
+        Content stays findable; without it a block is as good as any other, and only counts are
+        kept.
     blanks_first
-        Freed blocks whose content nobody can find are taken before all others (vLLM 0.33), not in turn (vLLM 0.19).
+        Freed blocks whose content nobody can find are taken before all others (vLLM 0.33), not in
+        turn (vLLM 0.19).
     """
 
     def __init__(self, blocks: int, block_tokens: int, *, caching: bool, blanks_first: bool = True) -> None:
@@ -58,7 +61,8 @@ class BlockPool:
         self._blanks = blocks  # free blocks in front of the queue
         self._queue: OrderedDict[int, _Idle] = OrderedDict()
         self._tickets = 0
-        self._copies: dict[tuple[int, int], dict[int, None]] = {}  # (group, index) to blocks that hold it, oldest first
+        # (group, index) to blocks that hold it, oldest first
+        self._copies: dict[tuple[int, int], dict[int, None]] = {}
         self._content: dict[int, tuple[int, int]] = {}
         self._holders: dict[int, int] = {}
         self._place: dict[int, int] = {}  # of an idle shared block in the queue

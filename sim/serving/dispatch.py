@@ -40,8 +40,8 @@ def least_tokens(come: int, requests_R: Int, tokens_R: Int, each: int) -> int:
 def instances_in_turn(come: int, requests_R: Int, tokens_R: Int, each: int) -> int:
     """Each instance in turn, and of its ranks the one with fewest requests.
 
-    A frontend that deals without a look at who is busy (Dynamo's default, `--router-mode round-robin`), before engines
-    that deal among their own ranks.
+    A frontend that deals without a look at who is busy (Dynamo's default, `--router-mode
+    round-robin`), before engines that deal among their own ranks.
     """
     del tokens_R
     first = come % (len(requests_R) // each) * each

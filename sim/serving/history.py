@@ -1,7 +1,8 @@
 """State over time in bounded memory: sums in bins of one width, which doubles when the run outgrows them.
 
-What happens between two times is spread evenly over the bins that it touches. Doubling adds up neighbours, so that sums
-over all time stay exact however long the run is, and means of a bin are those of its time.
+What happens between two times is spread evenly over the bins that it touches. Doubling adds up
+neighbours, so that sums over all time stay exact however long the run is, and means of a bin are
+those of its time.
 
 Axes: B bin, V value.
 """
@@ -34,7 +35,8 @@ class OverTime:
     bin_s
         Seconds of a bin.
     running, waiting, kv_used
-        Requests in flight and in the queue, and the part of KV blocks that is held, mean over the bin's time.
+        Requests in flight and in the queue, and the part of KV blocks that is held, mean over the
+        bin's time.
     prompt_s, decode_s
         Seconds of instances in iterations with prompts, and without.
     iterations, prompt_tokens, output_tokens

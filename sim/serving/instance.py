@@ -1,8 +1,9 @@
 """One instance of an engine: attention-DP ranks that step together, each with its own scheduler.
 
-Ranks that share experts wait for each other in every layer, so that an iteration is as long as its busiest rank makes
-it; a rank with nothing to do takes part. While no rank has anything but running requests to decode, and nobody comes,
-many iterations are planned at once; whoever comes cuts the plan.
+Ranks that share experts wait for each other in every layer, so that an iteration is as long as its
+busiest rank makes it; a rank with nothing to do takes part. While no rank has anything but running
+requests to decode, and nobody comes, many iterations are planned at once; whoever comes cuts the
+plan.
 
 Axes: G DP rank, W iteration.
 """
@@ -34,9 +35,9 @@ _NOTHING = Scheduled()
 class Instance:
     """Ranks that step together.
 
-    A rank whose scheduler just decodes whoever runs is *quiet*: it need not be asked for so many iterations
-    (`_quiet_G`), in each of which its requests (`_ids_G`) get a token. It is told later of those that went by
-    (`_behind_G`).
+    A rank whose scheduler just decodes whoever runs is *quiet*: it need not be asked for so many
+    iterations (`_quiet_G`), in each of which its requests (`_ids_G`) get a token. It is told later
+    of those that went by (`_behind_G`).
 
     Parameters
     ----------
@@ -51,7 +52,8 @@ class Instance:
     number
         Its place in its pool.
     receive_every
-        It looks who has come after so many iterations without prompts; after one with prompts, and idle, at once.
+        It looks who has come after so many iterations without prompts; after one with prompts, and
+        idle, at once.
     """
 
     def __init__(
@@ -75,7 +77,8 @@ class Instance:
         self._numbers_NG = np.zeros((len(ROWS), ranks), np.int64)
         self._quiet_G, self._behind_G = np.full(ranks, MOST), np.zeros(ranks, np.int64)
         self._ids_G: list[Int] = [_NOBODY] * ranks
-        self._scheduled: dict[int, Scheduled] = {}  # of the ranks that were asked for the iteration in progress
+        # of the ranks that were asked for the iteration in progress
+        self._scheduled: dict[int, Scheduled] = {}
         self._start_s, self._ends_W = 0.0, np.empty(0)
         self._promised_G: list[dict[int, int]] = [{} for _ in batchers]
         self.busy = False
@@ -86,7 +89,9 @@ class Instance:
         return float(self._ends_W[-1])
 
     def come(self, rank: int, request: Request, now_s: float, *, prefilled: bool = False) -> bool:
-        """Let a request come to a rank; whether planned iterations are cut, so that it waits for no more than it must.
+        """Let a request come to a rank.
+
+        Whether planned iterations are cut, so that it waits for no more than it must.
 
         `prefilled`: its prompt's keys and its first token come with it.
         """
@@ -102,9 +107,12 @@ class Instance:
         return True
 
     def promise(self, rank: int, request: Request) -> bool:
-        """Keep room on a rank for a request whose prompt was computed elsewhere; whether there is any.
+        """Keep room on a rank for a request whose prompt was computed elsewhere.
 
-        Blocks are those that its scheduler knew of when it last ran. A rank that has nobody takes anybody.
+        Whether there is any.
+
+        Blocks are those that its scheduler knew of when it last ran. A rank that has nobody takes
+        anybody.
         """
         batcher, promised = self._batchers[rank], self._promised_G[rank]
         wanted = batcher.blocks_to_enter(request)

@@ -1,8 +1,9 @@
 """The 80 % intervals of what a run shows: means of latencies, rates, and requests that keep a promise.
 
-Rows that were measured have means only, so that percentiles get no interval. Rates of a closed loop are off as the
-whole stay of a request is. Goodput's ends are those of all its parts at once: a promise about a time is kept by as many
-requests as keep it when all times are as long, or as short, as their intervals say.
+Rows that were measured have means only, so that percentiles get no interval. Rates of a closed loop
+are off as the whole stay of a request is. Goodput's ends are those of all its parts at once: a
+promise about a time is kept by as many requests as keep it when all times are as long, or as short,
+as their intervals say.
 
 Axes: Q request.
 """

@@ -1,8 +1,9 @@
 """Keys and values on their way from where a prompt was computed to where it is answered.
 
-Each GPU of the decode rank gets the keys that it holds, from the prefill rank's GPUs in even parts. What is under way
-at one time shares the cluster's own links max-min fairly, as flows do in `sim.network`, and nothing else does: what the
-pools' own iterations send is not beside it. A move starts when the prompt is done, as a whole.
+Each GPU of the decode rank gets the keys that it holds, from the prefill rank's GPUs in even parts.
+What is under way at one time shares the cluster's own links max-min fairly, as flows do in
+`sim.network`, and nothing else does: what the pools' own iterations send is not beside it. A move
+starts when the prompt is done, as a whole.
 
 Axes: F flow, J link, X (flow, link) pair.
 """
@@ -64,7 +65,8 @@ class KvMoves:
     Parameters
     ----------
     sources, destinations
-        GPUs of each attention-DP rank of the pool that computes prompts, and of the one that answers.
+        GPUs of each attention-DP rank of the pool that computes prompts, and of the one that
+        answers.
     token_bytes
         What a GPU of a rank that answers holds of each token of a prompt.
     """

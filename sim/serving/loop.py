@@ -1,8 +1,9 @@
 """The event loop: requests come, iterations end, whoever is at an end makes room.
 
-Pools stand one behind the other: with one, it computes prompts and answers; with two, the first computes prompts and
-the second answers. A prompt's keys take time from one to the other, and start on their way when the rank that they go
-to has room for them; who was dealt to a rank first goes first.
+Pools stand one behind the other: with one, it computes prompts and answers; with two, the first
+computes prompts and the second answers. A prompt's keys take time from one to the other, and start
+on their way when the rank that they go to has room for them; who was dealt to a rank first goes
+first.
 """
 
 from __future__ import annotations

@@ -42,9 +42,11 @@ class Lengths:
         """Check ranges."""
         for name in ("prompt", "output"):
             if not 1 <= getattr(self, name) <= MOST_TOKENS:
-                raise MoecastError("tokens, at least 1", field=f"{name}_tokens", value=getattr(self, name))
+                rule = "tokens, at least 1"
+                raise MoecastError(rule, field=f"{name}_tokens", value=getattr(self, name))
         if not (math.isfinite(self.least_part) and 0 < self.least_part <= 1):
-            raise MoecastError("a part, more than 0 and at most 1", field="length_ratio", value=self.least_part)
+            rule = "a part, more than 0 and at most 1"
+            raise MoecastError(rule, field="length_ratio", value=self.least_part)
 
     def drawn(self, requests: int, rng: np.random.Generator) -> tuple[Int, Int]:
         """Tokens of prompts and answers."""

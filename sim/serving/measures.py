@@ -34,9 +34,11 @@ class Measures:
     tpot_Q
         0 where an answer has one token, which promises about times per token are kept by.
     counted_Q
-        Of a closed loop not the first round nor the last, which meet more or fewer others than the rest.
+        Of a closed loop not the first round nor the last, which meet more or fewer others than the
+        rest.
     several_Q
-        Answers of more than one token: only these have a time per token, as `vllm bench serve` has it.
+        Answers of more than one token: only these have a time per token, as `vllm bench serve` has
+        it.
     """
 
     ttft_Q: Float

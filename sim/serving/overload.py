@@ -1,7 +1,8 @@
 """Whether requests that come at random can be served as fast as they come: said before any of them is.
 
-The most that ranks can answer: a full batch, as large as cache and limits let it be, decodes all the time but for what
-prompts take. Real batches are no larger, so that a rate above this bound never drains.
+The most that ranks can answer: a full batch, as large as cache and limits let it be, decodes all
+the time but for what prompts take. Real batches are no larger, so that a rate above this bound
+never drains.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ def most_requests_per_s(workers: Workers, requests: Sequence[Request], *, prefil
     held = max(1.0, prompt + output / 2)
     batch = int(max(1, min(limits.max_sequences, limits.kv_blocks * limits.block_tokens / held, len(requests))))
     decode_s = _decode_s(workers, batch, held, ranks)
-    # In mixed iterations prompts ride along: what they add is at least their part of an iteration full of them.
+    # In mixed iterations prompts ride along: what they add is at least their part of an iteration
+    # full of them.
     chunk = int(max(1, min(limits.max_batched_tokens, round(prompt))))
     prompt_s = (
         0.0 if prefilled else (_prompt_s(workers, chunk, ranks) - _decode_s(workers, 1, 1, ranks)) * prompt / chunk

@@ -29,7 +29,8 @@ class PoolServed:
     tp, ep
         Of each instance.
     kv_blocks, block_tokens, kv_peak, preemptions
-        Blocks of a rank's cache, tokens of each, the part of them used at the most, and how often a request lost its.
+        Blocks of a rank's cache, tokens of each, the part of them used at the most, and how often a
+        request lost its.
     """
 
     name: str
@@ -79,7 +80,8 @@ class KvMoved:
     mean_s, longest_s
         From start to arrival.
     held_mean_s, for_seats
-        Waited before, until the rank that answers had room; and whether for sequences' places more often than blocks.
+        Waited before, until the rank that answers had room; and whether for sequences' places more
+        often than blocks.
     busiest_link
         Part of the time for which the busiest link had to send at its full rate.
     """

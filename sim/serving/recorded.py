@@ -1,9 +1,10 @@
 """Requests that others recorded: Mooncake's JSONL, Azure's LLM inference CSV, BurstGPT's CSV, or a user's own columns.
 
-Formats (checked 2026-11 against their public descriptions): Mooncake (arXiv 2407.00079) has `timestamp` in ms,
-`input_length`, `output_length` and `hash_ids`, one for each 512 tokens of the prompt; Azure's 2023 and 2024 traces have
-`TIMESTAMP`, `ContextTokens`, `GeneratedTokens`; BurstGPT (arXiv 2401.17644) `Timestamp` in s, `Request tokens`,
-`Response tokens`, where a response of 0 tokens is a failure and no request.
+Formats (checked 2026-11 against their public descriptions): Mooncake (arXiv 2407.00079) has
+`timestamp` in ms, `input_length`, `output_length` and `hash_ids`, one for each 512 tokens of the
+prompt; Azure's 2023 and 2024 traces have `TIMESTAMP`, `ContextTokens`, `GeneratedTokens`; BurstGPT
+(arXiv 2401.17644) `Timestamp` in s, `Request tokens`, `Response tokens`, where a response of 0
+tokens is a failure and no request.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Columns:
     arrival, prompt, output
         Names of columns.
     per_s
-        Units of the arrival time in a second: 1,000 where it is in ms. Dates are read whatever it says.
+        Units of the arrival time in a second: 1,000 where it is in ms. Dates are read whatever it
+        says.
     hashes
         A column of hashes, one for each `HASHED_TOKENS` of the prompt.
     drops_empty
@@ -166,7 +168,8 @@ def _json_rows(path: Path) -> list[Row]:
         except (json.JSONDecodeError, RecursionError) as error:
             raise MoecastError("not a line of JSON", file=path, field=f"line {number}") from error
         if not isinstance(row, dict):
-            raise MoecastError("a line is an object with a request's fields", file=path, field=f"line {number}")
+            rule = "a line is an object with a request's fields"
+            raise MoecastError(rule, file=path, field=f"line {number}")
         rows.append(row)
         _check_count(rows, path)
     return rows
@@ -252,8 +255,8 @@ def _chain(row: Row, known: Columns, path: Path, number: int) -> tuple[int | str
 def _prefixes(chains: Sequence[tuple[int | str, ...]]) -> list[tuple[int, int]]:
     """Group and common tokens of each request: those that begin alike, as far as anybody else goes along.
 
-    Requests that begin alike may part at different places. One group holds them all, so that what two of them have in
-    common is taken to be the shorter of what each has in common with somebody.
+    Requests that begin alike may part at different places. One group holds them all, so that what
+    two of them have in common is taken to be the shorter of what each has in common with somebody.
     """
     counts: Counter[tuple[int | str, ...]] = Counter(
         chain[:end] for chain in chains for end in range(1, len(chain) + 1)

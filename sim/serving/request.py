@@ -24,8 +24,8 @@ class Request:
     prompt_tokens, output_tokens
         Each at least 1: the first output token comes with the end of prefill.
     prefix_group, prefix_tokens
-        Requests of one group have their first tokens in common, as many as the shorter `prefix_tokens` of two says; -1:
-        of no group.
+        Requests of one group have their first tokens in common, as many as the shorter
+        `prefix_tokens` of two says; -1: of no group.
     topic
         Which of the trace's topics its tokens are routed like; -1: any.
 
@@ -46,7 +46,8 @@ class Request:
     def __post_init__(self) -> None:
         """Check ranges."""
         if not (math.isfinite(self.arrival_s) and self.arrival_s >= 0):
-            raise MoecastError("finite seconds, not negative", field="arrival_s", value=self.arrival_s)
+            rule = "finite seconds, not negative"
+            raise MoecastError(rule, field="arrival_s", value=self.arrival_s)
         for field, least, most in (
             ("id", 0, MOST_TOKENS),
             ("prompt_tokens", 1, MOST_TOKENS),

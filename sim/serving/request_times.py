@@ -25,7 +25,8 @@ class RequestTimes:
     arrival_Q, started_Q
         When it reached the engine, and when the first iteration with it began.
     prefilled_Q, first_Q
-        When its prompt was done, and when it was given its first token: later only where its keys had to move.
+        When its prompt was done, and when it was given its first token: later only where its keys
+        had to move.
     end_Q
         When it had its last token.
     preempted_Q

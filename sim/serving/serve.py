@@ -46,7 +46,8 @@ def serve(
     Parameters
     ----------
     question
-        Cluster, model, plan, routing and engine; its workload says nothing here, since requests make the steps.
+        Cluster, model, plan, routing and engine; its workload says nothing here, since requests
+        make the steps.
     requests
         With ids from 0 on, in the order in which they come.
     arrivals
@@ -60,7 +61,8 @@ def serve(
     cost
         What iterations cost, in the place of what `serving` says.
     prefill
-        Computes prompts on GPUs of its own; the question's plan then answers only, and keys move between.
+        Computes prompts on GPUs of its own; the question's plan then answers only, and keys move
+        between.
     instances
         Copies of the question's plan, each on the next GPUs; None: one for each of its EP groups.
     log_spans
@@ -71,8 +73,8 @@ def serve(
     Raises
     ------
     MoecastError
-        The question has no answer, the cache holds not even one request, random arrivals come faster than they can
-        be served, or pools share a GPU.
+        The question has no answer, the cache holds not even one request, random arrivals come
+        faster than they can be served, or pools share a GPU.
     """
     how = serving or Serving()
     _check_requests(requests)
@@ -140,4 +142,5 @@ def _check_requests(requests: Sequence[Request]) -> None:
         raise MoecastError("there is none", field="requests")
     for place, request in enumerate(requests):
         if request.id != place:
-            raise MoecastError(f"ids are 0, 1, 2, …: request {place} has another", field="id", value=request.id)
+            rule = f"ids are 0, 1, 2, …: request {place} has another"
+            raise MoecastError(rule, field="id", value=request.id)

@@ -38,7 +38,8 @@ class Served(ShownAsTable):
     gpus, instances, ranks
         GPUs in all; instances that step by themselves; attention-DP ranks of each.
     requests, counted
-        Requests in all, and those that latencies are of: without ramp and drain, where the loop is closed.
+        Requests in all, and those that latencies are of: without ramp and drain, where the loop is
+        closed.
     duration_s
         Until the last token of the last request.
     latency
@@ -50,14 +51,15 @@ class Served(ShownAsTable):
     output_tokens_per_s_per_gpu, output_tokens_per_dollar
         The latter where a price is given.
     goodput_per_s, kept, shortfalls
-        With an SLO: requests per second that keep it, their part of those counted, and by measure how many times what
-        is promised the best request took.
+        With an SLO: requests per second that keep it, their part of those counted, and by measure
+        how many times what is promised the best request took.
     concurrency
         Requests in the system, mean over time.
     limits, limited_by
         Parts of the time (several at once may hold), and in a word what throughput is limited by.
     kv
-        Blocks of a rank's cache, tokens of each, the most that were used, and how often a request was preempted.
+        Blocks of a rank's cache, tokens of each, the most that were used, and how often a request
+        was preempted.
     error
         Of the surrogate; None where every iteration was simulated or none was tried.
     quantiles_s
@@ -67,17 +69,20 @@ class Served(ShownAsTable):
     notes
         What is to be read with it.
     whole_run_s
-        Mean TTFT and TPOT of all requests. In a closed loop those of ramp and drain are in it, which no latency counts:
-        runs that were measured from an idle engine on have them in their means.
+        Mean TTFT and TPOT of all requests. In a closed loop those of ramp and drain are in it,
+        which no latency counts: runs that were measured from an idle engine on have them in their
+        means.
     pools, moved
         Where prompts are computed on GPUs of their own: both pools, and what moved between them.
     promised_s
         With an SLO: the most seconds by measure.
     intervals
-        Ends of 80 % intervals, by what they are of: "ttft_mean_s", "tpot_mean_s", "itl_mean_s", "e2e_mean_s", rates and
-        "kept" by their own names; empty where no measured rows speak for the run.
+        Ends of 80 % intervals, by what they are of: "ttft_mean_s", "tpot_mean_s", "itl_mean_s",
+        "e2e_mean_s", rates and "kept" by their own names; empty where no measured rows speak for
+        the run.
     rests_on
-        By measure ("ttft", "tpot", "throughput") what the intervals rest on, as a Prediction's `rests_on`.
+        By measure ("ttft", "tpot", "throughput") what the intervals rest on, as a Prediction's
+        `rests_on`.
     measures, times, logs
         Of each request, and by pool the iterations that were kept for a timeline; not in the JSON.
     """

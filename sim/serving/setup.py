@@ -25,8 +25,8 @@ class Serving:
     dp_dispatch
         How requests are dealt to attention-DP ranks: one of `DISPATCH_RULES`.
     receive_every
-        Who has come is looked for after so many iterations without prompts (SGLang's `scheduler_recv_interval`); after
-        one with prompts at once.
+        Who has come is looked for after so many iterations without prompts (SGLang's
+        `scheduler_recv_interval`); after one with prompts at once.
     think_s
         Closed loop: from a user's answer to the next request.
     cost
@@ -65,7 +65,8 @@ class Serving:
         if self.cost not in COSTS:
             raise MoecastError(f"one of {', '.join(COSTS)}", field="cost", value=self.cost)
         if self.dp_dispatch not in DISPATCH_RULES:
-            raise MoecastError(f"one of {', '.join(DISPATCH_RULES)}", field="dp_dispatch", value=self.dp_dispatch)
+            rule = f"one of {', '.join(DISPATCH_RULES)}"
+            raise MoecastError(rule, field="dp_dispatch", value=self.dp_dispatch)
         if not 0 <= self.think_s < float("inf"):
             raise MoecastError("finite seconds, not negative", field="think_s", value=self.think_s)
         for name, least in (("receive_every", 1), ("draws", 1), ("tries", 0)):

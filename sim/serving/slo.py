@@ -51,7 +51,9 @@ class Slo:
         return np.asarray(np.logical_and.reduce(kept))
 
     def shortfalls(self, measured_Q: Mapping[str, Float]) -> dict[str, float]:
-        """By measure, how many times what is promised the best request took; 1 or less where one keeps it.
+        """By measure, how many times what is promised the best request took.
+
+        1 or less where one keeps it.
 
         A measure that no request has is left out.
         """
@@ -72,6 +74,7 @@ def parse_slo(text: str) -> Slo:
     for part in text.split(","):
         name, equals, value = part.strip().partition("=")
         if name not in MEASURES or not equals:
-            raise MoecastError(f"times of {', '.join(MEASURES)}, as in ttft=2s,tpot=30ms", field="--slo", value=part)
+            rule = f"times of {', '.join(MEASURES)}, as in ttft=2s,tpot=30ms"
+            raise MoecastError(rule, field="--slo", value=part)
         times_s[f"{name}_s"] = parse(value, "time", field=f"--slo {name}")
     return Slo(**times_s)

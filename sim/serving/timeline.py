@@ -1,9 +1,10 @@
 """A run of requests as a timeline that opens in ui.perfetto.dev: Chrome's trace-event JSON.
 
-One process holds the requests: a track is a seat that one request takes after another, so that there are no more tracks
-than requests in flight, and a request is a span with its queue, prefill, way of its keys (where prompts are computed
-elsewhere) and decode inside. Each pool is a process with a track for every attention-DP rank, a span for each of its
-iterations (those of the run's beginning, as many as were kept), and counters of its state over the whole run.
+One process holds the requests: a track is a seat that one request takes after another, so that
+there are no more tracks than requests in flight, and a request is a span with its queue, prefill,
+way of its keys (where prompts are computed elsewhere) and decode inside. Each pool is a process
+with a track for every attention-DP rank, a span for each of its iterations (those of the run's
+beginning, as many as were kept), and counters of its state over the whole run.
 
 Format: "Trace Event Format", Chromium project. Axes: G DP rank, W iteration, N number of a rank.
 """

@@ -101,18 +101,21 @@ def workers_of(
     instances
         How many copies of the plan's own; None: one for each of its EP groups.
     plans
-        By part, `prefill` and `decode`: the question's plan with tokens moved otherwise; None: as it is.
+        By part, `prefill` and `decode`: the question's plan with tokens moved otherwise; None: as
+        it is.
     cost
         What iterations cost; None: as `serving` says.
     prefilled
-        Prompts are computed elsewhere: iterations have a token of each request at the most, and need room for those.
+        Prompts are computed elsewhere: iterations have a token of each request at the most, and
+        need room for those.
     prompts_only
         Answers are given elsewhere.
 
     Raises
     ------
     MoecastError
-        The question has no answer, a plan of several pipeline stages, or no memory is left for a cache.
+        The question has no answer, a plan of several pipeline stages, or no memory is left for a
+        cache.
     """
     _check(question)
     plan, count = plans_of_instances(question.plan)

@@ -1,6 +1,7 @@
 """Training steps: what their passes cost, what ranks send each other for gradients, what stands in memory.
 
-Pure functions of a model's shape, the degrees of a layout and the hardware; schedules put them in order.
+Pure functions of a model's shape, the degrees of a layout and the hardware; schedules put them in
+order.
 """
 
 from moecast.sim.training.activations import Kept

@@ -1,10 +1,11 @@
 """Bytes that a layer keeps of each token between its forward and its backward pass, by module.
 
-Source: the count of arXiv 2205.05198, section 4, in which a GPT layer with dropout and without FlashAttention keeps
-34 h + 5 a s bytes a token (h hidden width, a heads, s sequence), with the tensors of today's layers in their places:
-FlashAttention keeps its output and one float32 a head for the scores (arXiv 2307.08691), grouped queries fewer keys and
-values, MLA its latent vectors too, and experts the rows that they really serve. Inputs of GEMMs whose weight gradient
-multiplies FP8 are kept in FP8.
+Source: the count of arXiv 2205.05198, section 4, in which a GPT layer with dropout and without
+FlashAttention keeps 34 h + 5 a s bytes a token (h hidden width, a heads, s sequence), with the
+tensors of today's layers in their places: FlashAttention keeps its output and one float32 a head
+for the scores (arXiv 2307.08691), grouped queries fewer keys and values, MLA its latent vectors
+too, and experts the rows that they really serve. Inputs of GEMMs whose weight gradient multiplies
+FP8 are kept in FP8.
 
 Axes: none; all are bytes per token of the sequence, before tensor parallelism divides them.
 """
@@ -46,12 +47,15 @@ class Kept:
         rows_per_token: float | None = None,
         etp: int = 1,
     ) -> dict[str, float]:
-        """Bytes per token of a hidden layer, by module; names as `moecast.sim.training.recompute` knows them.
+        """Bytes per token of a hidden layer, by module.
+
+        Names as `moecast.sim.training.recompute` knows them.
 
         Parameters
         ----------
         rows_per_token
-            Rows that the rank's experts serve at the layer for each token of its own; None: an even share, K.
+            Rows that the rank's experts serve at the layer for each token of its own; None: an even
+            share, K.
         """
         mixer = model.mixer_of(layer_id)
         parts: dict[str, float] = {"input": PASSED_BYTES * model.hidden, "layernorm": 0.0}

@@ -1,9 +1,10 @@
 """Which of the exchanges beside microbatches have no kernel beside them after all, and so are not slowed by any.
 
-What is gathered before a rank's first kernel is alone, and what is reduced behind its last kernel. Whether an exchange
-is one of these, the rung ``bound`` says of the step in which all are slowed. Taking the factor from these exchanges
-moves no other one over to them: those before the first kernel end sooner, and so the kernel starts sooner; those behind
-the last kernel start sooner, but not before it.
+What is gathered before a rank's first kernel is alone, and what is reduced behind its last kernel.
+Whether an exchange is one of these, the rung ``bound`` says of the step in which all are slowed.
+Taking the factor from these exchanges moves no other one over to them: those before the first
+kernel end sooner, and so the kernel starts sooner; those behind the last kernel start sooner, but
+not before it.
 
 Axes: G rank of the program, R rank of a task.
 """

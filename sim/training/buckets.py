@@ -1,9 +1,9 @@
 """Buckets: the parameters of neighbouring layers whose gradients, or weights, travel as one beside a microbatch.
 
-Megatron-Core's distributed data parallelism (`DistributedDataParallel`, `--overlap-grad-reduce`): experts and all else
-have buffers of their own, which are cut into buckets from the model's end, each as soon as it is large enough. Only the
-first rank of a pipeline cuts the first of its chunks; elsewhere, where reducing falls into the bubble, a chunk is one
-bucket. Here a layer is never cut.
+Megatron-Core's distributed data parallelism (`DistributedDataParallel`, `--overlap-grad-reduce`):
+experts and all else have buffers of their own, which are cut into buckets from the model's end,
+each as soon as it is large enough. Only the first rank of a pipeline cuts the first of its chunks;
+elsewhere, where reducing falls into the bubble, a chunk is one bucket. Here a layer is never cut.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Bucket:
     group, operation, bytes
         As of `Reduction`.
     layer
-        Its first layer, of a chunk's layers counted from 0: its gradients are there behind the layer's backward pass,
-        its weights are wanted before the layer's forward pass.
+        Its first layer, of a chunk's layers counted from 0: its gradients are there behind the
+        layer's backward pass, its weights are wanted before the layer's forward pass.
     """
 
     group: Group

@@ -1,8 +1,9 @@
 """The core of one layer's attention in training where ranks share sequences: blocks, and what is sent for them.
 
-Keys and values travel as attention takes them (`moecast.sim.context.sizes.expanded_bytes`), round a ring or gathered at
-once. On the way back they travel again, as nobody keeps those of others, and their gradients with them: round the ring
-one step behind, or added up at their owners by a reduce-scatter (TransformerEngine; Llama 3, arXiv 2407.21783).
+Keys and values travel as attention takes them (`moecast.sim.context.sizes.expanded_bytes`), round a
+ring or gathered at once. On the way back they travel again, as nobody keeps those of others, and
+their gradients with them: round the ring one step behind, or added up at their owners by a
+reduce-scatter (TransformerEngine; Llama 3, arXiv 2407.21783).
 
 Axes: G rank, C share of the tokens, R ring.
 """
@@ -144,10 +145,12 @@ class ContextCore:
 
 
 def travelling_bytes(model: ModelShape, tokens: int, *, tp: int, cp: int, exchange: str) -> float:
-    """Bytes of one layer's keys and values that come from the ranks that share sequences; 0 without.
+    """Bytes of one layer's keys and values that come from the ranks that share sequences.
 
-    All of a data-parallel rank's `tokens` forward, or on the way back a ring's two blocks with their gradients;
-    `exchange` as a plan's `context_exchange`.
+    0 without.
+
+    All of a data-parallel rank's `tokens` forward, or on the way back a ring's two blocks with
+    their gradients; `exchange` as a plan's `context_exchange`.
     """
     if cp == 1:
         return 0.0

@@ -1,9 +1,10 @@
 """Model FLOP of a training step, as Megatron-LM counts them, so that TFLOP/s per GPU can be laid beside published ones.
 
-The convention (`num_floating_point_operations` in Megatron-LM's `training.py`): 2 FLOP for each weight of a GEMM that a
-token meets, K routed experts and the shared ones of an MoE layer among them, and half of the sequence's keys for each
-token, since the other half is masked; three times that for forward, input and weight gradient. Recomputation, routers,
-norms, embedding and softmax are not counted; nor are windows: every layer reads half of the sequence.
+The convention (`num_floating_point_operations` in Megatron-LM's `training.py`): 2 FLOP for each
+weight of a GEMM that a token meets, K routed experts and the shared ones of an MoE layer among
+them, and half of the sequence's keys for each token, since the other half is masked; three times
+that for forward, input and weight gradient. Recomputation, routers, norms, embedding and softmax
+are not counted; nor are windows: every layer reads half of the sequence.
 """
 
 from __future__ import annotations

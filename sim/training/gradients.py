@@ -1,9 +1,10 @@
 """What ranks that hold the same parameters send each other in a training step: gradients, and parameters in parts.
 
-Source: ZeRO (arXiv 1910.02054) and Megatron-LM's distributed optimizer, which is its first level: gradients are
-reduced and scattered once a step, each rank updates its part, and the parameters are gathered. Without it (level 0)
-gradients are all-reduced. Level 2 keeps only its part of the gradients, so it reduces them for every microbatch; level
-3 keeps only its part of the parameters too, and gathers each layer's before its forward and before its backward pass.
+Source: ZeRO (arXiv 1910.02054) and Megatron-LM's distributed optimizer, which is its first level:
+gradients are reduced and scattered once a step, each rank updates its part, and the parameters are
+gathered. Without it (level 0) gradients are all-reduced. Level 2 keeps only its part of the
+gradients, so it reduces them for every microbatch; level 3 keeps only its part of the parameters
+too, and gathers each layer's before its forward and before its backward pass.
 """
 
 from __future__ import annotations
@@ -31,16 +32,19 @@ class Reduction:
     operation
         What is done.
     group
-        Over which ranks: `dense` the data and context parallel ones, `expert` the expert data parallel ones, `tensor`
-        those of tensor parallelism (gradients of what each of them has whole).
+        Over which ranks: `dense` the data and context parallel ones, `expert` the expert data
+        parallel ones, `tensor` those of tensor parallelism (gradients of what each of them has
+        whole).
     layer
         Hidden layer; -1 the embedding, `n_layers` the LM head.
     when
-        Before or in the layer's `forward` pass, after or before its `backward` pass, or around the optimizer's `step`.
+        Before or in the layer's `forward` pass, after or before its `backward` pass, or around the
+        optimizer's `step`.
     per_microbatch
         Whether each microbatch does it, or the step once.
     bytes
-        Of the whole on each rank: what goes into a reduce-scatter or all-reduce, what comes out of an all-gather.
+        Of the whole on each rank: what goes into a reduce-scatter or all-reduce, what comes out of
+        an all-gather.
     """
 
     operation: Operation
@@ -59,7 +63,9 @@ class Reduction:
 def reductions(
     shard: Shard, precision: Precision, *, zero: int = 1, sequence_parallel: bool = True
 ) -> tuple[Reduction, ...]:
-    """List the collectives of a training step on the ranks of a shard, layer by layer; of groups of one rank none.
+    """List the collectives of a training step on the ranks of a shard, layer by layer.
+
+    Of groups of one rank none.
 
     Raises
     ------

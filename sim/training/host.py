@@ -1,9 +1,10 @@
 """What a rank's host takes to launch an MoE layer beside its GPU, and what the rank waits for before it sends.
 
-A training step is launched kernel by kernel. The host runs ahead of its GPU, so that a layer takes as long as its
-launches or as its kernels, whichever is longer: launches are tasks on a stream of their own, and what a layer sends
-stands behind them. A dispatch whose counts the host polls for (DeepEP) holds the host up: nothing else is launched
-meanwhile, of another microbatch neither. What a rank waits for besides is added to what it sends.
+A training step is launched kernel by kernel. The host runs ahead of its GPU, so that a layer takes
+as long as its launches or as its kernels, whichever is longer: launches are tasks on a stream of
+their own, and what a layer sends stands behind them. A dispatch whose counts the host polls for
+(DeepEP) holds the host up: nothing else is launched meanwhile, of another microbatch neither. What
+a rank waits for besides is added to what it sends.
 """
 
 from __future__ import annotations
@@ -27,12 +28,14 @@ class HostWait:
     launch_s
         What the host takes to launch it, beside whatever the GPU does.
     fixed_s
-        What the rank waits for before it sends, whatever the layer; what runs beside the exchange hides it.
+        What the rank waits for before it sends, whatever the layer; what runs beside the exchange
+        hides it.
     byte_s
-        The same, for each byte that a rank's tokens are, there and back, in copies of their choices.
+        The same, for each byte that a rank's tokens are, there and back, in copies of their
+        choices.
     copy_s
-        What its host polls for each copy of a rank's tokens that leaves its domain, one for each domain that a token
-        goes to.
+        What its host polls for each copy of a rank's tokens that leaves its domain, one for each
+        domain that a token goes to.
 
     Raises
     ------

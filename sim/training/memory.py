@@ -1,6 +1,7 @@
 """What stands in a GPU's memory in training, by part.
 
-Sources: arXiv 2205.05198 for activations (`moecast.sim.training.activations`), arXiv 1910.02054 for what ZeRO divides.
+Sources: arXiv 2205.05198 for activations (`moecast.sim.training.activations`), arXiv 1910.02054 for
+what ZeRO divides.
 """
 
 from __future__ import annotations
@@ -39,12 +40,14 @@ def training_memory(
     Parameters
     ----------
     tokens, sequence
-        Tokens of a microbatch that the rank's tensor parallel group shares, of whole sequences or its part of them; the
-        length of these.
+        Tokens of a microbatch that the rank's tensor parallel group shares, of whole sequences or
+        its part of them; the length of these.
     in_flight
-        Microbatches whose activations stand at the peak, of all the rank's layers; the schedule knows it.
+        Microbatches whose activations stand at the peak, of all the rank's layers; the schedule
+        knows it.
     rows_L
-        Rows that the rank's experts serve of a microbatch at each MoE layer of the shard; None: an even share.
+        Rows that the rank's experts serve of a microbatch at each MoE layer of the shard; None: an
+        even share.
     kept
         How layers keep activations; None: with FlashAttention and without dropout.
     pipeline

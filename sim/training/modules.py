@@ -1,9 +1,10 @@
 """What each module of a layer costs in training: its forward pass, its input gradients and its weight gradients.
 
-The forward passes are those of `moecast.sim.compute` and `moecast.sim.attention` (prefill), with the recipe's element
-types; the backward passes are made of the same kernels in the shapes that gradients have. Attention's core recomputes
-its scores: five products where the forward pass has two (FlashAttention-2, arXiv 2307.08691), so 2.5 times its
-arithmetic where keys and values are equally wide.
+The forward passes are those of `moecast.sim.compute` and `moecast.sim.attention` (prefill), with
+the recipe's element types; the backward passes are made of the same kernels in the shapes that
+gradients have. Attention's core recomputes its scores: five products where the forward pass has two
+(FlashAttention-2, arXiv 2307.08691), so 2.5 times its arithmetic where keys and values are equally
+wide.
 
 Axes: G rank, P slot; arrays may have any axes in front.
 """
@@ -37,11 +38,12 @@ if TYPE_CHECKING:
 BACKWARD_RATE = 0.82
 """FLOP/s of attention's backward pass over those of its forward pass.
 
-H100, heads of 128, causal, 4,096 keys: 499 ÷ 609 TFLOP/s with cuDNN and 542 ÷ 638 with FlashAttention-3 (arXiv
-2407.08608, figures 5 and 6).
+H100, heads of 128, causal, 4,096 keys: 499 ÷ 609 TFLOP/s with cuDNN and 542 ÷ 638 with
+FlashAttention-3 (arXiv 2407.08608, figures 5 and 6).
 """
 
-LINEAR_BACKWARD = 2.5  # a chunked recurrence's backward pass over its forward pass: inside a chunk it is like attention
+# a chunked recurrence's backward pass over its forward pass: inside a chunk it is like attention
+LINEAR_BACKWARD = 2.5
 
 
 def norm_passes(model: ModelShape, hardware: Hardware, tokens_G: npt.ArrayLike) -> Passes:
@@ -131,10 +133,13 @@ def core_passes(
     shape: AttentionShape | None = None,
     tp: int = 1,
 ) -> Passes:
-    """Scores, softmax and weighted sum of one layer in bf16; without weights, so all of the backward pass is input.
+    """Scores, softmax and weighted sum of one layer in bf16.
 
-    Backward multiplies three times over the keys' width (scores again, gradients of queries and of keys) and twice over
-    the values' (gradients of the probabilities and of the values), at `BACKWARD_RATE` of the forward pass's speed.
+    Without weights, so all of the backward pass is input.
+
+    Backward multiplies three times over the keys' width (scores again, gradients of queries and of
+    keys) and twice over the values' (gradients of the probabilities and of the values), at
+    `BACKWARD_RATE` of the forward pass's speed.
     """
     shape = model.attention if shape is None else shape
     forward_G = attention.core_seconds(
@@ -233,7 +238,8 @@ def expert_passes(
 ) -> Passes:
     """One layer's routed experts on each rank, with the permutations around them.
 
-    The gradient of a permutation is the sum of the other direction and the other way round; rows come back in bf16.
+    The gradient of a permutation is the sum of the other direction and the other way round; rows
+    come back in bf16.
 
     Parameters
     ----------
@@ -291,9 +297,12 @@ def embedding_passes(model: ModelShape, hardware: Hardware, tokens_G: npt.ArrayL
 
 
 def head_passes(model: ModelShape, hardware: Hardware, tokens_G: npt.ArrayLike, *, tp: int = 1) -> Passes:
-    """Last norm, LM head over every token, and cross entropy, in bf16; ranks that share tokens split the vocabulary.
+    """Last norm, LM head over every token, and cross entropy, in bf16.
 
-    Cross entropy reads bf16 logits and writes float32 probabilities, and backward reads these and writes bf16.
+    Ranks that share tokens split the vocabulary.
+
+    Cross entropy reads bf16 logits and writes float32 probabilities, and backward reads these and
+    writes bf16.
     """
     vocab = -(-model.vocab // tp)
     norm = elementwise_passes(

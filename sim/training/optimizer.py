@@ -1,7 +1,8 @@
 """The optimizer's step: what Adam and Muon read, write and multiply on each rank.
 
-Sources: Adam with float32 master weights as mixed precision trains; Muon (arXiv 2502.16982): momentum, five
-Newton-Schulz iterations that orthogonalise each matrix, in bf16, and Adam for embedding, LM head and norms.
+Sources: Adam with float32 master weights as mixed precision trains; Muon (arXiv 2502.16982):
+momentum, five Newton-Schulz iterations that orthogonalise each matrix, in bf16, and Adam for
+embedding, LM head and norms.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
 ADAM_MOMENTS, MUON_MOMENTS = 2, 1
 NEWTON_SCHULZ_ITERATIONS = 5
-STEP_KERNELS = 4  # norm of the gradients, their scaling, the update, and their zeroing; each over all tensors at once
+# norm of the gradients, their scaling, the update, and their zeroing; each over all tensors at once
+STEP_KERNELS = 4
 
 
 class Optimizer(Protocol):
@@ -70,8 +72,9 @@ class Adam:
 class Muon:
     """Momentum of each matrix, made orthogonal; what is no matrix of a layer is updated by Adam.
 
-    A rank orthogonalises the matrices of which it owns a part (their momentum is gathered for it): its share of the
-    arithmetic, but no less than one matrix. Matrices that tensor parallelism cuts are taken block by block.
+    A rank orthogonalises the matrices of which it owns a part (their momentum is gathered for it):
+    its share of the arithmetic, but no less than one matrix. Matrices that tensor parallelism cuts
+    are taken block by block.
     """
 
     name: str = "muon"
@@ -105,8 +108,8 @@ OPTIMIZERS: tuple[Optimizer, ...] = (ADAM, MUON)
 def step_bytes(precision: Precision, *, moments: int) -> float:
     """Bytes that one parameter moves in a step.
 
-    Its gradient is read for the norm and for the update and set to zero; master weight and moments are read and
-    written; the weight that GEMMs read is written.
+    Its gradient is read for the norm and for the update and set to zero; master weight and moments
+    are read and written; the weight that GEMMs read is written.
     """
     return (
         3 * precision.gradient_bytes

@@ -1,15 +1,17 @@
 """Gradients and parameters beside microbatches: Megatron's `--overlap-grad-reduce` and `--overlap-param-gather`.
 
-A bucket's gradients are reduced as soon as the last microbatch's backward pass has gone through its first layer. Its
-parameters are gathered before the first microbatch's forward pass comes to it: the first bucket of a chunk when the
-step starts, each other when the pass comes to the bucket before it (Megatron's forward hooks). So what the step before
-left to be gathered is here, and every step is like the next. With ZeRO 2 gradients are reduced beside each microbatch,
-with ZeRO 3 parameters are gathered before each pass of each, layer by layer.
+A bucket's gradients are reduced as soon as the last microbatch's backward pass has gone through its
+first layer. Its parameters are gathered before the first microbatch's forward pass comes to it: the
+first bucket of a chunk when the step starts, each other when the pass comes to the bucket before it
+(Megatron's forward hooks). So what the step before left to be gathered is here, and every step is
+like the next. With ZeRO 2 gradients are reduced beside each microbatch, with ZeRO 3 parameters are
+gathered before each pass of each, layer by layer.
 
-Experts and all else travel on two streams each. Kernels beside them have fewer SMs, and what is sent beside kernels
-takes longer (`moecast.sim.overlap`); what is sent before the first kernel or behind the last one does not
-(`moecast.sim.training.alone`). Megatron starts these on all ranks of a pipeline when its first does, unless
-`--no-align-grad-reduce` says otherwise; here each starts when it can.
+Experts and all else travel on two streams each. Kernels beside them have fewer SMs, and what is
+sent beside kernels takes longer (`moecast.sim.overlap`); what is sent before the first kernel or
+behind the last one does not (`moecast.sim.training.alone`). Megatron starts these on all ranks of a
+pipeline when its first does, unless `--no-align-grad-reduce` says otherwise; here each starts when
+it can.
 
 Axes: C chunk.
 """
@@ -102,7 +104,8 @@ class ChunkBeside:
         """Give what goes with the start of a layer: what it wants, and what comes next."""
         sent: list[Companion] = []
         wanted: list[object] = []
-        done = range(layer + 1) if cell.kind == "F" else range(layer, self.layers)  # layers that the pass has come to
+        # layers that the pass has come to
+        done = range(layer + 1) if cell.kind == "F" else range(layer, self.layers)
         is_first = len(done) == 1
         for chain in self.gathers(cell):
             key = [(cell, part.bucket.group, place) for place, part in enumerate(chain)]

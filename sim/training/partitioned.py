@@ -1,8 +1,8 @@
 """Gradients in the gaps that FSMoE's chunks leave between domains, for the lowering of a pipeline.
 
-How long the gaps are, the rung ``bound`` says of the step without them. This is for steps that reduce gradients once,
-in whole backward passes (no split of input and weight gradients); others reduce buckets
-(`moecast.sim.training.overlapped`).
+How long the gaps are, the rung ``bound`` says of the step without them. This is for steps that
+reduce gradients once, in whole backward passes (no split of input and weight gradients); others
+reduce buckets (`moecast.sim.training.overlapped`).
 
 Axes: C chunk, R rank of a task.
 """

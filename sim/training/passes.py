@@ -1,8 +1,9 @@
 """The three passes of a module in training: forward, input gradient (B) and weight gradient (W).
 
-A GEMM's passes have the same arithmetic in other shapes: Y = X W multiplies [rows, inner] by [inner, outer]; its input
-gradient dX = dY W^T reduces over `outer`, its weight gradient dW = X^T dY over the rows. Splitting the backward pass
-into B and W is what zero-bubble schedules stand on (arXiv 2401.10241).
+A GEMM's passes have the same arithmetic in other shapes: Y = X W multiplies [rows, inner] by
+[inner, outer]; its input gradient dX = dY W^T reduces over `outer`, its weight gradient dW = X^T dY
+over the rows. Splitting the backward pass into B and W is what zero-bubble schedules stand on
+(arXiv 2401.10241).
 
 Axes: G rank, P slot; arrays may have any axes in front.
 """
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
 Float = npt.NDArray[np.float64]
 
-ACCUMULATE_BYTES = 2  # times an element of the gradients: a weight gradient is added to the sum of earlier microbatches
+# times an element of the gradients: a weight gradient is added to the sum of earlier microbatches
+ACCUMULATE_BYTES = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -85,8 +87,8 @@ def gemm_passes(hardware: Hardware, rows_G: npt.ArrayLike, *, inner: int, outer:
 def cast_seconds(hardware: Hardware, rows_G: npt.ArrayLike, *, width: int, element_type: str) -> Float:
     """Quantise the rows that go into a GEMM; nothing where it multiplies bf16.
 
-    One kernel reads bf16 and writes FP8 twice, along rows for this GEMM and along columns for the weight gradient
-    (Transformer Engine's quantisers).
+    One kernel reads bf16 and writes FP8 twice, along rows for this GEMM and along columns for the
+    weight gradient (Transformer Engine's quantisers).
     """
     if element_types.multiply_type(element_type, hardware.peak_flop_per_s) != "fp8":
         return np.zeros(np.shape(rows_G))
@@ -97,10 +99,12 @@ def cast_seconds(hardware: Hardware, rows_G: npt.ArrayLike, *, width: int, eleme
 def weight_gradient_seconds(
     hardware: Hardware, rows_G: npt.ArrayLike, *, inner: int, outer: int, precision: Precision
 ) -> Float:
-    """Multiply [inner, rows] by [rows, outer] and add the product to the sum of earlier microbatches; one launch.
+    """Multiply [inner, rows] by [rows, outer] and add the product to the sum of earlier microbatches.
 
-    As fast as the forward product of the same sizes, or as the traffic of the sum, which is read and written in the
-    gradients' element type (fused gradient accumulation).
+    One launch.
+
+    As fast as the forward product of the same sizes, or as the traffic of the sum, which is read
+    and written in the gradients' element type (fused gradient accumulation).
     """
     rows = np.asarray(rows_G, np.float64)
     product_G = costs_of(hardware).gemm_seconds(
@@ -123,9 +127,9 @@ def grouped_weight_gradient_seconds(
 ) -> Float:
     """Multiply each slot's [inner, rows] by its [rows, outer]: one product per expert, which reduces over its rows.
 
-    A tile is 128 by 128 of a product over all of the slot's rows, rounded up to whole tiles of rows. Tiles are of
-    unequal depth, so they fill each other's gaps: the time is the work over the SMs, or the deepest tile. Without the
-    launch.
+    A tile is 128 by 128 of a product over all of the slot's rows, rounded up to whole tiles of
+    rows. Tiles are of unequal depth, so they fill each other's gaps: the time is the work over the
+    SMs, or the deepest tile. Without the launch.
     """
     load = np.asarray(load_GP)
     depth_GP = -(-load // hardware.gemm_tile_rows) * hardware.gemm_tile_rows

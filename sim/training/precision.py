@@ -1,9 +1,9 @@
 """Element types of a training step: what its GEMMs multiply, and in what weights, gradients and moments are kept.
 
-Sources: mixed precision with float32 master weights and gradients (Megatron-LM's distributed optimizer); FP8 training
-as in DeepSeek-V3's report (arXiv 2412.19437, 3.3): the three GEMMs of each linear layer and of the experts multiply
-FP8, their inputs are cached in FP8 for the weight gradient, embedding, LM head, router, norms and attention's core stay
-bf16, and moments are bf16.
+Sources: mixed precision with float32 master weights and gradients (Megatron-LM's distributed
+optimizer); FP8 training as in DeepSeek-V3's report (arXiv 2412.19437, 3.3): the three GEMMs of each
+linear layer and of the experts multiply FP8, their inputs are cached in FP8 for the weight
+gradient, embedding, LM head, router, norms and attention's core stay bf16, and moments are bf16.
 """
 
 from __future__ import annotations
@@ -32,11 +32,13 @@ class Precision:
     name
         What outputs call it.
     forward, input_gradient, weight_gradient
-        What the GEMMs of linear layers and experts multiply in each of their three passes: bf16 or fp8.
+        What the GEMMs of linear layers and experts multiply in each of their three passes: bf16 or
+        fp8.
     weights
         Element type of the weights that the GEMMs read.
     gradients, master, moments
-        In what gradients are summed and reduced, master weights are kept, and each of the optimizer's moments.
+        In what gradients are summed and reduced, master weights are kept, and each of the
+        optimizer's moments.
 
     Raises
     ------

@@ -28,14 +28,16 @@ class TrainingPrediction(ShownAsTable):
     microbatches, microbatches_drawn
         Of each data-parallel rank in a step, and of how many the routing was drawn.
     model_tflops_per_gpu
-        As Megatron counts them: of the model, without what is computed again (`moecast.sim.training.flop`).
+        As Megatron counts them: of the model, without what is computed again
+        (`moecast.sim.training.flop`).
     breakdown_s, overlapped_s
         Mean over ranks of exposed seconds by part, and of communication under compute.
     held_up_s, critical_path
-        Of the exchanges' seconds what is waiting for peers that one holds up; and by part the share of the step that
-        its critical path goes through.
+        Of the exchanges' seconds what is waiting for peers that one holds up; and by part the share
+        of the step that its critical path goes through.
     waiting_P
-        Of each pipeline rank, the part of the step in which it does nothing: the bubble, and waiting for peers.
+        Of each pipeline rank, the part of the step in which it does nothing: the bubble, and
+        waiting for peers.
     in_flight_P
         The most microbatches whose activations it keeps (chunks, where it holds several).
     memory_bytes

@@ -26,25 +26,28 @@ class Recipe:
     microbatch
         Sequences of a microbatch on one data-parallel rank.
     precision, recompute, optimizer, zero
-        Element types; what is computed again; what turns gradients into weights; what ranks hold a part of only.
+        Element types; what is computed again; what turns gradients into weights; what ranks hold a
+        part of only.
     host
-        What hosts take to launch a direction of an MoE layer, and what ranks wait for before they send.
+        What hosts take to launch a direction of an MoE layer, and what ranks wait for before they
+        send.
     slower
-        Times that kernels take of what they are priced at, exchanges and rings of attention apart: for engines whose
-        kernels are others.
+        Times that kernels take of what they are priced at, exchanges and rings of attention apart:
+        for engines whose kernels are others.
     overlap_grad_reduce, overlap_param_gather
-        Whether gradients are reduced, and parameters gathered, beside microbatches (`moecast.sim.training.overlapped`).
+        Whether gradients are reduced, and parameters gathered, beside microbatches
+        (`moecast.sim.training.overlapped`).
     bucket_parameters
         Parameters whose gradients are reduced at once, at least; None: Megatron's default.
     moe_schedule
-        How MoE layers are gone through: ``sequential``, or ``fsmoe:D`` in D chunks, a stream for each network
-        (`moecast.sim.schedules.fsmoe_training`).
+        How MoE layers are gone through: ``sequential``, or ``fsmoe:D`` in D chunks, a stream for
+        each network (`moecast.sim.schedules.fsmoe_training`).
 
     Raises
     ------
     ValueError
-        A number below 1, no such level of ZeRO, or parameters that are gathered beside microbatches where gradients are
-        not reduced so, or where each rank has all of them.
+        A number below 1, no such level of ZeRO, or parameters that are gathered beside microbatches
+        where gradients are not reduced so, or where each rank has all of them.
     MoecastError
         No such order of MoE layers.
     """
@@ -109,8 +112,8 @@ class Recipe:
         count, rest = divmod(self.batch, dp * self.microbatch)
         if rest or not count:
             raise ValueError(
-                f"batch = {self.batch}: must be a multiple of {dp * self.microbatch}: {dp} data-parallel ranks take "
-                f"{self.microbatch} sequences at a time"
+                f"batch = {self.batch}: must be a multiple of {dp * self.microbatch}: {dp} "
+                f"data-parallel ranks take {self.microbatch} sequences at a time"
             )
         return count
 

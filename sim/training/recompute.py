@@ -1,9 +1,10 @@
 """What is computed again in the backward pass, so that its activations need not be kept.
 
-Source: selective and full recomputation (arXiv 2205.05198), with the modules that Megatron-LM's `--recompute-modules`
-names: attention's core (`core_attn`), the activations of experts and MLPs (`moe_act`, `mlp_act`), the norms
-(`layernorm`), MLA's way up from latent vectors (`mla_up_proj`), an MLP (`mlp`), shared experts (`shared_experts`), a
-whole MoE layer with its dispatch and combine (`moe`).
+Source: selective and full recomputation (arXiv 2205.05198), with the modules that Megatron-LM's
+`--recompute-modules` names: attention's core (`core_attn`), the activations of experts and MLPs
+(`moe_act`, `mlp_act`), the norms (`layernorm`), MLA's way up from latent vectors (`mla_up_proj`),
+an MLP (`mlp`), shared experts (`shared_experts`), a whole MoE layer with its dispatch and combine
+(`moe`).
 """
 
 from __future__ import annotations
@@ -59,8 +60,8 @@ class Recompute:
         Parameters
         ----------
         forward_of_module
-            Forward seconds of the layer by module, each second once; names that are none of `MODULES` run again only
-            where whole layers do.
+            Forward seconds of the layer by module, each second once; names that are none of
+            `MODULES` run again only where whole layers do.
         """
         again = [seconds for name, seconds in forward_of_module.items() if self.full or self.covers(name)]
         return np.asarray(sum(again), np.float64)

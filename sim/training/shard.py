@@ -1,9 +1,9 @@
 """What one rank holds of a model in training: layers of its pipeline stage, cut by tensor and expert parallelism.
 
-Megatron's ways: tensor parallelism cuts attention, MLPs, shared experts and vocabulary, and leaves routers, norms and
-what makes latent vectors whole on each rank; expert parallelism deals the routed experts out evenly, and expert tensor
-parallelism cuts each. Copies stand on `dense_ranks` ranks (data and context parallel), of experts on `expert_ranks`
-(expert data parallel).
+Megatron's ways: tensor parallelism cuts attention, MLPs, shared experts and vocabulary, and leaves
+routers, norms and what makes latent vectors whole on each rank; expert parallelism deals the routed
+experts out evenly, and expert tensor parallelism cuts each. Copies stand on `dense_ranks` ranks
+(data and context parallel), of experts on `expert_ranks` (expert data parallel).
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class Held:
     Parameters
     ----------
     cut, whole
-        Outside the routed experts: those that tensor parallelism cuts, this rank's part; those that each rank has.
+        Outside the routed experts: those that tensor parallelism cuts, this rank's part; those that
+        each rank has.
     experts
         Of the routed experts that the rank holds, its part of each.
     """
@@ -67,7 +68,8 @@ class Shard:
     Raises
     ------
     ValueError
-        A degree below 1, a layer that the model does not have, or experts that `ep` does not divide.
+        A degree below 1, a layer that the model does not have, or experts that `ep` does not
+        divide.
     """
 
     model: ModelShape
@@ -115,7 +117,8 @@ class Shard:
         for layer in self.layers:
             yield self._layer(layer)
         if self.last:
-            # A tied head on the embedding's own rank is the same matrix; on another rank it is held again.
+            # A tied head on the embedding's own rank is the same matrix; on another rank it is held
+            # again.
             tied = model.tied_embedding and self.first
             yield Held(layer=model.n_layers, cut=0.0 if tied else vocabulary, whole=model.hidden)
 

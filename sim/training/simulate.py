@@ -78,8 +78,8 @@ def simulate_training(
     Parameters
     ----------
     schedule
-        Of the pipeline (`moecast.sim.schedules.pipeline`); without a pipeline ``1f1b`` goes through microbatches one by
-        one.
+        Of the pipeline (`moecast.sim.schedules.pipeline`); without a pipeline ``1f1b`` goes through
+        microbatches one by one.
     trace
         The routing of the model's MoE layers; of one layer it stands for all of them.
     drawn
@@ -87,16 +87,16 @@ def simulate_training(
     from_phase
         Draw from the trace's rows of this phase; None: of training, else of prefill.
     network
-        The rung that times the step. ``fluid`` follows every flow: for some ten thousand exchanges of 64 ranks half a
-        minute and more.
+        The rung that times the step. ``fluid`` follows every flow: for some ten thousand exchanges
+        of 64 ranks half a minute and more.
     timeline
         Write the step here, for ui.perfetto.dev: a track per rank and stream.
 
     Raises
     ------
     MoecastError
-        The question has no answer: sizes that do not match, a plan that is not legal or larger than the cluster, a
-        schedule that does not go with the pipeline, a trace that is too small.
+        The question has no answer: sizes that do not match, a plan that is not legal or larger than
+        the cluster, a schedule that does not go with the pipeline, a trace that is too small.
     """
     plan = with_chunks_of(plan, schedule)
     check_question(cluster, model, plan, trace, pipeline=True, alike=True)
@@ -166,13 +166,15 @@ def warnings_of(cluster: Cluster, plan: Plan, recipe: Recipe, rung: Rung, memory
     found = list(transferred(cluster.hardware))
     if not recipe.host:
         found.append(
-            "no host is counted (--host-launch, --host-wait): Megatron's hosts take some 5 ms to launch a direction of "
-            "an MoE layer without CUDA graphs, and a step is no shorter than that (docs/accuracy.md)"
+            "no host is counted (--host-launch, --host-wait): Megatron's hosts take some 5 ms to "
+            "launch a direction of an MoE layer without CUDA graphs, and a step is no shorter than "
+            "that (docs/accuracy.md)"
         )
     if plan.layout.dp > 1 and not recipe.overlap_grad_reduce:
         found.append(
-            "gradients are reduced after the last backward pass, and parameters gathered, beside nothing: Megatron "
-            "hides some of it where it is asked to (--overlap-grad-reduce, --overlap-param-gather)"
+            "gradients are reduced after the last backward pass, and parameters gathered, beside "
+            "nothing: Megatron hides some of it where it is asked to (--overlap-grad-reduce, "
+            "--overlap-param-gather)"
         )
     if rung.is_lower_bound:
         found.append(f"{rung.name} is a lower bound: --network fluid follows every flow")
@@ -269,7 +271,8 @@ def training_memory_of(
 ) -> dict[str, int]:
     """Bytes by part on the pipeline rank that holds most, with an even share of the experts' rows.
 
-    A rank that holds several chunks holds what is of each; activations stand as its order of passes lets them.
+    A rank that holds several chunks holds what is of each; activations stand as its order of passes
+    lets them.
     """
     chunks = order.chunks
     held = []

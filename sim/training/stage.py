@@ -157,11 +157,13 @@ def stage_work(
     Parameters
     ----------
     stage, rank
-        Which piece of the model, and who has it: not always the layout's own, since some schedules hold two copies.
+        Which piece of the model, and who has it: not always the layout's own, since some schedules
+        hold two copies.
     trace
         The routing of the model's MoE layers; of one layer it stands for all of them.
     steps
-        The microbatches, each over all data-parallel ranks (phase ``prefill``); fewer than there are take turns.
+        The microbatches, each over all data-parallel ranks (phase ``prefill``); fewer than there
+        are take turns.
     sites
         Where the pipeline rank's ranks stand, where another of its chunks has been laid out.
 

@@ -155,8 +155,9 @@ def _end_of_step(
 ) -> list[Task]:
     """Reduce the gradients of a pipeline rank, update its parameters, and gather them, one after another.
 
-    Of what does not stand beside microbatches. What ZeRO 2 and 3 send for every microbatch is as often here. `reduced`:
-    what the update waits for. `left`: what found no place beside microbatches.
+    Of what does not stand beside microbatches. What ZeRO 2 and 3 send for every microbatch is as
+    often here. `reduced`: what the update waits for. `left`: what found no place beside
+    microbatches.
     """
     wanted = [
         *left,

@@ -1,9 +1,10 @@
 """One microbatch's work in one pipeline stage, as tasks: forward, input gradients and weight gradients of each layer.
 
-A layer's backward pass goes through its modules the other way round. The gradient of a combine sends each token's
-output gradient to its experts, as dispatch sent the token; the gradient of a dispatch brings input gradients home, as
-combine brought results. Counts are known by then. In an FP8 recipe the one travels in FP8 and the other in bf16, as
-forward (DeepSeek-V3, arXiv 2412.19437, 3.3.2). Gathering and scattering around attention are each other's gradients.
+A layer's backward pass goes through its modules the other way round. The gradient of a combine
+sends each token's output gradient to its experts, as dispatch sent the token; the gradient of a
+dispatch brings input gradients home, as combine brought results. Counts are known by then. In an
+FP8 recipe the one travels in FP8 and the other in bf16, as forward (DeepSeek-V3, arXiv 2412.19437,
+3.3.2). Gathering and scattering around attention are each other's gradients.
 
 Axes: G rank of the stage, L MoE layer, P slot.
 """
@@ -46,13 +47,13 @@ class TrainingPass:
     step
         The microbatch's forward pass under the stage's plan: its traffic, and what travels.
     chunks
-        The same work over parts of each rank's tokens, which go through the experts of MoE layers as FSMoE's chunks do
-        (`moecast.sim.schedules.fsmoe_training`); none: all tokens at once.
+        The same work over parts of each rank's tokens, which go through the experts of MoE layers
+        as FSMoE's chunks do (`moecast.sim.schedules.fsmoe_training`); none: all tokens at once.
     precision, recompute
         Of the recipe.
     host
-        What its ranks' hosts take to launch a direction of an MoE layer, and what is waited for before it sends
-        (`moecast.sim.training.host`). None with one rank in an EP group.
+        What its ranks' hosts take to launch a direction of an MoE layer, and what is waited for
+        before it sends (`moecast.sim.training.host`). None with one rank in an EP group.
     slower
         Times that its kernels take of what they are priced at.
 
@@ -72,7 +73,8 @@ class TrainingPass:
     def __post_init__(self) -> None:
         """Refuse what is not trained."""
         if self.step.placed.mode.stay:
-            raise MoecastError("cannot be trained: tokens must return home", field="dispatch", value="stay")
+            rule = "cannot be trained: tokens must return home"
+            raise MoecastError(rule, field="dispatch", value="stay")
         check_context(self.step.placed.plan, self.model, "train")
 
     def beside(self) -> TrainingPass:

@@ -6,10 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from moecast.placement.layouts.training.orders import order_table
+from moecast.placement.layouts.training.orders import OrderTable, order_table
 from moecast.placement.layouts.training.pipeline_floor import time_cells
+from moecast.sim.network import Bound
 from moecast.sim.schedules.pipeline import CellSeconds, Pipeline, find_pipeline_schedule, make_order, time_order
+from tests.sim.test_pipeline_lower import ends_of_cells, make_program, make_works
 
 TABLE = order_table("1f1b", Pipeline(pp=2, microbatches=3))
 ZERO = np.zeros((3, 2))
@@ -44,6 +48,26 @@ def test_pairs_take_no_longer_than_their_cells_apart(name: str) -> None:
     assert 24 * virtual <= computed <= whole
     sent = time_cells(table, ones_3C, ones_3C, np.full((2, chunks), 3.0), send_s=0.0, end_G=np.zeros(2))
     assert sent > computed
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.sampled_from([("1f1b_overlapped", 2, 1), ("dualpipe", 2, 1), ("dualpipe", 4, 1), ("dualpipe_v", 2, 2)]),
+    st.integers(0, 2**31),
+)
+def test_pairs_are_no_sooner_done_than_that(asked: tuple[str, int, int], seed: int) -> None:
+    """Against the pipeline's program by `bound`, in which a layer's backward begins by sending, for next to nothing."""
+    name, pp, virtual = asked
+    order = make_order(find_pipeline_schedule(name), Pipeline(pp=pp, virtual=virtual, microbatches=2 * pp))
+    cells_3C = np.random.default_rng(seed).uniform(0.01, 3.0, (3, len(order.chunks.rank_C)))
+    seconds_C = [CellSeconds(forward_s=f, inputs_s=b, weights_s=w) for f, b, w in cells_3C.T.tolist()]
+    program = make_program(order, make_works(order, seconds_C, travel_s=1e-9), send_s=0.1)
+    done_G = ends_of_cells(program, Bound().run(program), order)
+    floor = time_cells(
+        OrderTable.of(order), cells_3C, cells_3C, np.zeros((2, len(seconds_C))), send_s=0.1, end_G=np.zeros(pp)
+    )
+    assert floor <= done_G.max() * (1 + 1e-9)
+    assert floor >= 0.8 * done_G.max()
 
 
 def test_tables_that_do_not_fit() -> None:

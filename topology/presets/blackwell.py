@@ -1,6 +1,7 @@
 """What the Blackwell presets share: the hardware tables of B200, B300 and GB300, and the links of their hosts.
 
-What real kernels reach of the peaks, and the fixed costs, are taken from Hopper until they are measured here.
+What real kernels reach of the peaks, and the fixed costs, are taken from Hopper until they are
+measured here.
 """
 
 from __future__ import annotations

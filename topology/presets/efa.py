@@ -1,9 +1,10 @@
 """What the EC2 presets share: Elastic Fabric Adapters, whose packets are sprayed (SRD) and which host proxies drive.
 
-What NCCL adds before the first byte is fitted on both pairs of rows of awsome-distributed-ai that may set parameters:
-an all-to-all of about 60 MiB takes 234 us more over 16 B300 than its peak rate would, and 221 us more over 32 H100.
-What the hardware table has already, a launch and a barrier, the path's latency, and what proxies take to post messages
-to 8 and to 24 ranks of other domains (`moecast.sim.collectives.protocols`) are taken off.
+What NCCL adds before the first byte is fitted on both pairs of rows of awsome-distributed-ai that
+may set parameters: an all-to-all of about 60 MiB takes 234 us more over 16 B300 than its peak rate
+would, and 221 us more over 32 H100. What the hardware table has already, a launch and a barrier,
+the path's latency, and what proxies take to post messages to 8 and to 24 ranks of other domains
+(`moecast.sim.collectives.protocols`) are taken off.
 """
 
 from __future__ import annotations

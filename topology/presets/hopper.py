@@ -1,8 +1,9 @@
 """What the Hopper presets share: the hardware table of the SXM GPUs, and the links of a host with ConnectX-7.
 
-The three costs of a collective are fitted together (tests/topology/test_fit.py repeats it): launch plus barrier on one
-published row, their split estimated; then the cost of a copy by least squares of the relative error on six rows, under
-time = path latency + collective_launch_s + copies leaving * message_s + bytes leaving / rate.
+The three costs of a collective are fitted together (tests/topology/test_fit.py repeats it): launch
+plus barrier on one published row, their split estimated; then the cost of a copy by least squares
+of the relative error on six rows, under time = path latency + collective_launch_s + copies leaving
+* message_s + bytes leaving / rate.
 The fit leaves between -5.5 % and +6 % on its own rows.
 """
 

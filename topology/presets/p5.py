@@ -12,8 +12,8 @@ PRESET = Preset(
     domain=efa.with_efa(
         hopper.DGX,
         nic_Bps=41.7e9,
-        source="fit on NCCL's all-to-all over 32 ranks of four nodes, 53.9 GB/s at its peak, of which 24/31 cross "
-        f"({efa.ROWS})",
+        source="fit on NCCL's all-to-all over 32 ranks of four nodes, 53.9 GB/s at its peak, of "
+        f"which 24/31 cross ({efa.ROWS})",
     ),
     hardware=efa.with_proxies(hopper.H100),
     fabric=Fabric(shape="rail", oversubscription=1, routing="spray"),

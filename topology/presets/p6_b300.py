@@ -20,8 +20,8 @@ PRESET = Preset(
     domain=efa.with_efa(
         _HOST,
         nic_Bps=95.8e9,
-        source="fit on NCCL's all-to-all over 16 ranks of two nodes, 179.6 GB/s at its peak, of which 8/15 cross "
-        f"({efa.ROWS})",
+        source="fit on NCCL's all-to-all over 16 ranks of two nodes, 179.6 GB/s at its peak, of "
+        f"which 8/15 cross ({efa.ROWS})",
     ),
     hardware=efa.with_proxies(blackwell.B300),
     fabric=Fabric(shape="rail", oversubscription=1, routing="spray"),

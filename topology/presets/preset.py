@@ -9,8 +9,9 @@ from moecast.topology.fabric import Fabric
 from moecast.topology.hardware import Hardware
 from moecast.topology.recipe import Domain, Recipe
 
-# Two nodes a leaf make a cluster of four cross its spines, as larger ones do; a 64-port leaf would take five at 2:1.
-# 32 nodes a pod: rail leaves of 64 ports, half of them downwards, as in NVIDIA's SuperPOD.
+# Two nodes a leaf make a cluster of four cross its spines, as larger ones do; a 64-port leaf would
+# take five at 2:1. 32 nodes a pod: rail leaves of 64 ports, half of them downwards, as in NVIDIA's
+# SuperPOD.
 NODES_PER_LEAF = {"leaf-spine": 2, "rail": 32}
 
 
@@ -25,8 +26,8 @@ class Preset:
     domain, hardware
         One of it.
     fabric
-        What joins several of it where nothing else is asked; its routing and `nodes_per_leaf` also stand in where
-        another fabric leaves them open.
+        What joins several of it where nothing else is asked; its routing and `nodes_per_leaf` also
+        stand in where another fabric leaves them open.
     nodes_per_leaf
         By shape of fabric.
     nvlinks
@@ -42,7 +43,9 @@ class Preset:
     nvlinks: int = 18
 
     def recipe(self, *, n_domains: int = 1, fabric: Fabric | None = None, name: str | None = None) -> Recipe:
-        """Describe a cluster of `n_domains` of this preset; a single one has no fabric unless one is given.
+        """Describe a cluster of `n_domains` of this preset.
+
+        A single one has no fabric unless one is given.
 
         Raises
         ------

@@ -51,7 +51,8 @@ def find_importer(paths: Sequence[Path], importer: str = AUTO) -> Importer:
     Raises
     ------
     MoecastError
-        No such importer, a file that none or more than one recognises, or files of different formats.
+        No such importer, a file that none or more than one recognises, or files of different
+        formats.
     """
     names = ", ".join(known.name for known in IMPORTERS)
     for path in paths:
@@ -113,17 +114,20 @@ def open_import(
             check_regular(file)
     if options.columns is not None:
         if importer not in (AUTO, TableImporter.name):
-            raise MoecastError(f"only a {TableImporter.name} has columns to name", field="format", value=importer)
+            rule = f"only a {TableImporter.name} has columns to name"
+            raise MoecastError(rule, field="format", value=importer)
         importer = TableImporter.name
     found = find_importer(files, importer)
     if options.first_layers is not None and found.name != MegatronImporter.name:
-        raise MoecastError("only Megatron-Core's traces are of pipeline stages", field="first_layers")
+        rule = "only Megatron-Core's traces are of pipeline stages"
+        raise MoecastError(rule, field="first_layers")
     opened = found.open(files, options)
     if isinstance(opened, ImportedTrace):
         return leave_out(opened, first=options.drop_first, dummies=options.drop_dummies)
     if options.drop_first or options.drop_dummies:
         field = "drop_first" if options.drop_first else "drop_dummies"
-        raise MoecastError("the files hold counts only, no rows that could be left out", file=files[0], field=field)
+        rule = "the files hold counts only, no rows that could be left out"
+        raise MoecastError(rule, file=files[0], field=field)
     return opened
 
 

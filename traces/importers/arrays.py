@@ -75,7 +75,8 @@ def npy_of_bytes(data: bytes, path: Path, name: str, axes: int) -> npt.NDArray[A
     try:
         return _read_npy(io.BytesIO(data), len(data), path, name, axes)
     except DAMAGE as error:
-        raise MoecastError(f"not a whole NumPy array ({first_line(error)})", file=path, field=name) from error
+        rule = f"not a whole NumPy array ({first_line(error)})"
+        raise MoecastError(rule, file=path, field=name) from error
 
 
 def bytes_of_base64(text: str, path: Path, name: str) -> bytes:
@@ -140,4 +141,5 @@ def _header(file: IO[bytes], path: Path, name: str) -> tuple[tuple[int, ...], bo
             return np.lib.format.read_array_header_1_0(file)
         if version == (2, 0):
             return np.lib.format.read_array_header_2_0(file)
-    raise MoecastError(f"NumPy array format {version} holds no plain numbers", file=path, field=name)
+    rule = f"NumPy array format {version} holds no plain numbers"
+    raise MoecastError(rule, file=path, field=name)

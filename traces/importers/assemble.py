@@ -1,7 +1,7 @@
 """From pieces to a trace: one reading that checks everything and finds the sizes, one that copies.
 
-Nothing is written before the first reading has ended, so that bad input leaves nothing behind; no more than a piece is
-held at a time. Axes: T token, R row of the file, L MoE layer, K choice.
+Nothing is written before the first reading has ended, so that bad input leaves nothing behind; no
+more than a piece is held at a time. Axes: T token, R row of the file, L MoE layer, K choice.
 """
 
 from __future__ import annotations
@@ -36,12 +36,13 @@ class Layout:
     importer, engine
         Names, for the metadata.
     rows
-        ``hidden``: one for every hidden layer, ``moe``: MoE layers only, ``either``: it depends on the version,
-        ``some``: some MoE layers, whose ids the file says.
+        ``hidden``: one for every hidden layer, ``moe``: MoE layers only, ``either``: it depends on
+        the version, ``some``: some MoE layers, whose ids the file says.
     zeros_are_empty
         See `clean_choices`.
     keep_empty_tokens
-        Keep tokens without any choice; otherwise they are padding, or were not run, and are left out and counted.
+        Keep tokens without any choice; otherwise they are padding, or were not run, and are left
+        out and counted.
     trim_choices
         The file has room for more choices than the model makes.
     numbered_sequences
@@ -220,11 +221,13 @@ class _Survey:
     ) -> tuple[int, list[str]]:
         """E, and what to note of where it is from."""
         if told and options.experts and told != options.experts:
-            raise MoecastError(f"the model has {options.experts} experts", file=paths[0], value=told)
+            rule = f"the model has {options.experts} experts"
+            raise MoecastError(rule, file=paths[0], value=told)
         size = told or options.experts
         if size is not None:
             if self._highest >= size:
-                raise MoecastError(f"outside 0…{size - 1}", file=paths[0], field="expert", value=self._highest)
+                rule = f"outside 0…{size - 1}"
+                raise MoecastError(rule, file=paths[0], field="expert", value=self._highest)
             return size, []
         size = max(self._highest + 1, choices)
         where = f"{paths[0].name}, which does" if len(paths) == 1 else "the files, which do"

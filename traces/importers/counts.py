@@ -25,8 +25,8 @@ Counts = npt.NDArray[np.int64]
 class RankCounts:
     """Sums counts over ranks, but once where all ranks counted the same tokens.
 
-    With tensor-parallel attention every rank routes all tokens: their counts are equal pass by pass, and their sum
-    would be a multiple. With data-parallel attention each rank counts its own.
+    With tensor-parallel attention every rank routes all tokens: their counts are equal pass by
+    pass, and their sum would be a multiple. With data-parallel attention each rank counts its own.
     """
 
     def __init__(self) -> None:

@@ -36,8 +36,8 @@ class Rows:
     path, word, number_R
         The file, and what each row is called in it: "line" 7.
     columns
-        By our name (`COLUMNS`): [R], or [R, W] for experts and weights of all choices. Whole numbers of any type,
-        floating-point weights; labels may be lists of text or whole numbers.
+        By our name (`COLUMNS`): [R], or [R, W] for experts and weights of all choices. Whole
+        numbers of any type, floating-point weights; labels may be lists of text or whole numbers.
     names
         What the file calls them.
     done

@@ -128,8 +128,8 @@ class EventTable:
                 left = left[self._file.write(left) :]
         except OSError as error:
             raise MoecastError(
-                f"its rows cannot be kept in {tempfile.gettempdir()} while they are sorted ({error.strerror}): "
-                "TMPDIR names another folder",
+                f"its rows cannot be kept in {tempfile.gettempdir()} while they are sorted "
+                f"({error.strerror}): TMPDIR names another folder",
                 file=rows.path,
             ) from error
 

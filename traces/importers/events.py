@@ -1,8 +1,9 @@
 """Flat tables of routing, a row for a token at a layer or for one of its choices: rows in any order become tokens.
 
-Rows are checked and kept on disk as they come, so that a table may be larger than memory; only the keys that sort them
-are held, about 64 bytes a row, and refused beforehand where that is more than may be taken. Tokens stand in the order
-in which the table first names them. Axes: R row, T token, L layer, K choice, W width (choices in a row).
+Rows are checked and kept on disk as they come, so that a table may be larger than memory; only the
+keys that sort them are held, about 64 bytes a row, and refused beforehand where that is more than
+may be taken. Tokens stand in the order in which the table first names them. Axes: R row, T token, L
+layer, K choice, W width (choices in a row).
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from moecast.traces.importers.provenance import Reading
 from moecast.traces.meta import MAX_CHOICES, MAX_LAYERS, NO_CHOICE
 
 _PIECE_BYTES = 16 << 20
-_MAX_PADDING, _FREE_PADDING = 32, 1 << 26  # places for choices, a row of one: more would write a file of empty places
+# places for choices, a row of one: more would write a file of empty places
+_MAX_PADDING, _FREE_PADDING = 32, 1 << 26
 
 
 def import_events(
@@ -51,10 +53,12 @@ def import_events(
     Raises
     ------
     MoecastError
-        A value out of range, two rows for one choice, a token without a row for some layer, or too many rows.
+        A value out of range, two rows for one choice, a token without a row for some layer, or too
+        many rows.
     """
     reading = Reading(paths, options.progress, passes=3)
-    with tempfile.TemporaryFile(buffering=0) as file:  # its mapping outlives it; a full disk shows when it is written
+    # its mapping outlives it; a full disk shows when it is written
+    with tempfile.TemporaryFile(buffering=0) as file:
         table = EventTable(options, phase, file)
         for some in rows:
             table.add(some)

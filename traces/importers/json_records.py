@@ -117,7 +117,8 @@ def _parsed(data: bytes, path: Path, where: str) -> Any:
     except RecursionError as error:
         raise MoecastError("nested too deep", file=path, field=where) from error
     except ValueError as error:
-        raise MoecastError("not whole JSON: cut off, or no JSON at all", file=path, field=where) from error
+        rule = "not whole JSON: cut off, or no JSON at all"
+        raise MoecastError(rule, file=path, field=where) from error
 
 
 def _object(value: Any, path: Path, where: str) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from moecast.traces.importers.provenance import size_of
 from moecast.traces.meta import MAX_CHOICES
 
 _BATCH_ROWS = 1 << 14
-_BATCH_BYTES = 4 << 20  # of the file; what JSON takes in memory is some 10 times that, or 32 where it is meant to
+# of the file; what JSON takes in memory is some 10 times that, or 32 where it is meant to
+_BATCH_BYTES = 4 << 20
 _MAX_TEXT = 1000
 _LISTED = 20
 _LISTS = ("expert", "weight")
@@ -132,10 +133,12 @@ def _flat(values: list[Any], where: Callable[[int], str], path: Path) -> tuple[l
     """Lists of one length as one list, and that length."""
     width = len(values[0])
     if not 1 <= width <= MAX_CHOICES:
-        raise MoecastError(f"must be a list of 1 to {MAX_CHOICES}", file=path, field=where(0), value=values[0])
+        rule = f"must be a list of 1 to {MAX_CHOICES}"
+        raise MoecastError(rule, file=path, field=where(0), value=values[0])
     for row, value in enumerate(values):
         if type(value) is not list or len(value) != width:
-            raise MoecastError(f"must be a list of {width}, as before", file=path, field=where(row), value=value)
+            rule = f"must be a list of {width}, as before"
+            raise MoecastError(rule, file=path, field=where(row), value=value)
     return list(itertools.chain.from_iterable(values)), width
 
 

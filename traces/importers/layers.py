@@ -31,7 +31,8 @@ class FoundLayers:
     note
         How the dense rows were told apart; empty where there are none.
     missing
-        What to say of rows that are MoE layers by the model's config and hold no choice; empty where there are none.
+        What to say of rows that are MoE layers by the model's config and hold no choice; empty
+        where there are none.
     """
 
     rows: tuple[int, ...]
@@ -99,8 +100,9 @@ def _missing(layers: Sequence[int], of: int) -> str:
     if not layers:
         return ""
     return (
-        f"{len(layers)} of the {of} MoE layers of the model's config were not recorded (no choice in any row, all "
-        f"zeros or empty): {_listed(layers)}. Statistics leave them out, and a simulation has no traffic there."
+        f"{len(layers)} of the {of} MoE layers of the model's config were not recorded (no choice "
+        f"in any row, all zeros or empty): {_listed(layers)}. Statistics leave them out, and a "
+        "simulation has no traffic there."
     )
 
 

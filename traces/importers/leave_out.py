@@ -18,14 +18,17 @@ Read = Callable[[], Iterator[RoutingTrace]]
 
 
 def leave_out(opened: ImportedTrace, *, first: int = 0, dummies: bool = False) -> ImportedTrace:
-    """The import without its first rows, and without runs of equal rows; its metadata and notes say how many.
+    """The import without its first rows, and without runs of equal rows.
+
+    Its metadata and notes say how many.
 
     Sequences and positions keep their numbers, so that what is left of a sequence begins later.
 
     Parameters
     ----------
     first
-        Rows (tokens) to leave out, in the order in which the trace has them, whatever their sequence.
+        Rows (tokens) to leave out, in the order in which the trace has them, whatever their
+        sequence.
     dummies
         Leave out the `DummyRuns` of the rows after those; reads the files once more.
 
@@ -47,7 +50,8 @@ def leave_out(opened: ImportedTrace, *, first: int = 0, dummies: bool = False) -
         said += [told]
     left = opened.tokens - first - found
     if not left:
-        raise MoecastError("all rows are alike, so none would be left", field="drop_dummies", value=True)
+        rule = "all rows are alike, so none would be left"
+        raise MoecastError(rule, field="drop_dummies", value=True)
     record = {"first_rows": first, "dummy_rows": found, "of_rows": opened.tokens}
     note = f"Left out of {opened.tokens:,} rows: {', and '.join(said)}."
     meta = dataclasses.replace(
@@ -76,7 +80,8 @@ def _after(read: Read, first: int) -> Read:
 
 def _without_dummies(read: Read) -> tuple[Read, int, str]:
     """What is left, how many rows are not, and that in words."""
-    from moecast.traces.statistics.equal_runs import RunFinder  # compiles: not needed to import this module
+    # compiles: not needed to import this module
+    from moecast.traces.statistics.equal_runs import RunFinder
 
     finder = RunFinder()
     for batch in read():

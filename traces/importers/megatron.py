@@ -1,17 +1,19 @@
 """Megatron-Core's routing trace: ``--moe-routing-trace-path FOLDER`` writes ``router_trace_rank*.jsonl``.
 
-Layout (NVIDIA/Megatron-LM, megatron/core/transformer/moe/router_trace.py, of pull request 5220, 2026): a line per
-step, block and layer, with `step`, `block` ("decoder", or "mtp" with `mtp_idx`), `layer`, `rank`, `num_tokens`,
-`topk` and `top_indices` [num_tokens][topk]. In training a step is an iteration: its micro-batches repeat the layers
-in order, and are told apart by that. Sequences are not recorded, nor is the phase: a micro-batch of a rank stands as
-one sequence.
+Layout (NVIDIA/Megatron-LM, megatron/core/transformer/moe/router_trace.py, of pull request 5220,
+2026): a line per step, block and layer, with `step`, `block` ("decoder", or "mtp" with `mtp_idx`),
+`layer`, `rank`, `num_tokens`, `topk` and `top_indices` [num_tokens][topk]. In training a step is an
+iteration: its micro-batches repeat the layers in order, and are told apart by that. Sequences are
+not recorded, nor is the phase: a micro-batch of a rank stands as one sequence.
 
-A layer's number is its place among the layers of its pipeline stage, and nothing in the files or their names says which
-stage a rank is of. `ImportOptions.first_layers` says it, and joins stages: their ranks in order are pairs, since every
-stage has the same data-parallel and tensor-parallel ranks, and the m-th micro-batch of a step is the same tokens in
-each. Where activations are recomputed that order is another in each stage, which is refused. The layers of virtual
-stages (interleaved schedules) have the same numbers and cannot be told apart. A multi-token prediction layer of a
-`GPTModel` is written as "decoder", with a number of its own count; of a hybrid model it is "mtp".
+A layer's number is its place among the layers of its pipeline stage, and nothing in the files or
+their names says which stage a rank is of. `ImportOptions.first_layers` says it, and joins stages:
+their ranks in order are pairs, since every stage has the same data-parallel and tensor-parallel
+ranks, and the m-th micro-batch of a step is the same tokens in each. Where activations are
+recomputed that order is another in each stage, which is refused. The layers of virtual stages
+(interleaved schedules) have the same numbers and cannot be told apart. A multi-token prediction
+layer of a `GPTModel` is written as "decoder", with a number of its own count; of a hybrid model it
+is "mtp".
 Axes: T token, L layer, K choice.
 """
 
@@ -175,7 +177,8 @@ def _steps(path: Path, options: ImportOptions) -> Iterator[_Step]:
         value, where = record.value, record.where
         step, rank, layer = (_number(value, name, path, where) for name in ("step", "rank", "layer"))
         if layer >= MAX_LAYERS:
-            raise MoecastError(f"a layer above {MAX_LAYERS - 1}", file=path, field=where, value=layer)
+            rule = f"a layer above {MAX_LAYERS - 1}"
+            raise MoecastError(rule, file=path, field=where, value=layer)
         if open_step is None or (open_step.step, open_step.rank) != (step, rank):
             if open_step is not None and open_step.of_layer:
                 yield open_step
@@ -191,7 +194,8 @@ def _steps(path: Path, options: ImportOptions) -> Iterator[_Step]:
         if choices_TK.shape[0]:
             open_step.add(layer, choices_TK, record.done)
         if open_step.bytes > options.most_bytes:
-            raise MoecastError("a step takes more memory than there is", file=path, field=f"step {step}")
+            rule = "a step takes more memory than there is"
+            raise MoecastError(rule, file=path, field=f"step {step}")
     if open_step is not None and open_step.of_layer:
         yield open_step
 

@@ -1,8 +1,8 @@
 """NumPy archives of routing: `[tokens, layers, choices]` integers per topic, with optional `<topic>_seqlen`.
 
-The layout of published routing studies: every array is a topic, its rows MoE layers. The archive is untrusted: nothing
-is unpickled, and no array is allocated before its size, as the zip directory and the array's own header both give it,
-is known to fit. Axes: T token, R layer, K choice, Q sequence.
+The layout of published routing studies: every array is a topic, its rows MoE layers. The archive is
+untrusted: nothing is unpickled, and no array is allocated before its size, as the zip directory and
+the array's own header both give it, is known to fit. Axes: T token, R layer, K choice, Q sequence.
 """
 
 from __future__ import annotations
@@ -122,12 +122,14 @@ def named_arrays(archive: zipfile.ZipFile, path: Path, limit_bytes: int) -> dict
     entries = archive.infolist()
     total = sum(entry.file_size for entry in entries)
     if total > limit_bytes:
-        raise MoecastError(f"unpacks to {total >> 20} MiB, more than the {limit_bytes >> 20} MiB allowed", file=path)
+        rule = f"unpacks to {total >> 20} MiB, more than the {limit_bytes >> 20} MiB allowed"
+        raise MoecastError(rule, file=path)
     members: dict[str, zipfile.ZipInfo] = {}
     for entry in entries:
         name = entry.filename.removesuffix(".npy")
         if name == entry.filename or name in members or not name.isprintable():
-            raise MoecastError("every entry must be one .npy array with its own name", file=path, value=entry.filename)
+            rule = "every entry must be one .npy array with its own name"
+            raise MoecastError(rule, file=path, value=entry.filename)
         members[name] = entry
     return members
 
@@ -136,11 +138,13 @@ def _lengths(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path, token
     name = entry.filename.removesuffix(".npy")
     raw_Q = read_entry(archive, entry, path, name, 1)
     if raw_Q.size and (int(raw_Q.min()) < 1 or int(raw_Q.max()) > tokens):
-        raise MoecastError(f"lengths must be from 1 to the topic's {tokens} tokens", file=path, field=name)
+        rule = f"lengths must be from 1 to the topic's {tokens} tokens"
+        raise MoecastError(rule, file=path, field=name)
     length_Q = raw_Q.astype(np.int64)
     total = int(length_Q.sum())
     if total != tokens:
-        raise MoecastError(f"the lengths add up to {total}, the topic has {tokens} tokens", file=path, field=name)
+        rule = f"the lengths add up to {total}, the topic has {tokens} tokens"
+        raise MoecastError(rule, file=path, field=name)
     return length_Q
 
 

@@ -19,15 +19,19 @@ class ImportOptions:
     model
         The model's name; by default the first file's.
     phase
-        The phase of tokens whose phase the files do not say; None: what the format is usually recorded in.
+        The phase of tokens whose phase the files do not say; None: what the format is usually
+        recorded in.
     experts, choices
         E and K; without E the importer takes it from the data and says so in the notes.
     config, hidden_layers, layer_ids
-        The model's raw `config.json`, how many hidden layers it has, and which of them are MoE layers.
+        The model's raw `config.json`, how many hidden layers it has, and which of them are MoE
+        layers.
     first_layers
-        For each file or folder to import, the model's layer from which its pipeline stage counts: joins the stages.
+        For each file or folder to import, the model's layer from which its pipeline stage counts:
+        joins the stages.
     columns
-        For a flat table of an unknown layout: which of its columns holds what, by our names (`events.COLUMNS`).
+        For a flat table of an unknown layout: which of its columns holds what, by our names
+        (`events.COLUMNS`).
     drop_first, drop_dummies
         Rows to leave out of a trace, see `leave_out`: so many at its start, and runs of equal ones.
     source, notes
@@ -35,7 +39,8 @@ class ImportOptions:
     limit_bytes
         Most memory that what is read at once may take; by default a quarter of what is free.
     progress
-        Called with (bytes read, bytes in all); files are read twice, once to check them and once to copy.
+        Called with (bytes read, bytes in all); files are read twice, once to check them and once to
+        copy.
 
     Raises
     ------

@@ -37,9 +37,11 @@ class Piece:
     weights_TRK
         Finite gate weights beside the choices; None where the file does not say.
     topics, topic_T
-        Names, and each token's index into them; without indices all tokens are of the first, if there is one.
+        Names, and each token's index into them; without indices all tokens are of the first, if
+        there is one.
     remarks
-        What the notes should say, as (sentence, of what): equal sentences are said once, with all they are about.
+        What the notes should say, as (sentence, of what): equal sentences are said once, with all
+        they are about.
     done
         The part of the file that is read with it, 0 to 1.
     """
@@ -76,8 +78,8 @@ def clean_choices(piece: Piece, *, zeros_are_empty: bool) -> npt.NDArray[np.uint
     Parameters
     ----------
     zeros_are_empty
-        The engine's buffer starts as zeros: expert 0 in all K > 1 places, which no router can choose, was never
-        written and is no choice.
+        The engine's buffer starts as zeros: expert 0 in all K > 1 places, which no router can
+        choose, was never written and is no choice.
 
     Raises
     ------

@@ -1,8 +1,8 @@
 """Requests that an engine returned with their routing: where each row stands in its sequence, and of which phase it is.
 
-The token at position p < P (the prompt's length) was read in prefill; the g-th generated token was read in decode, at
-position P + g, by the pass that made the next one. The last generated token is read by no pass and has no row.
-Axes: T token, R row, K choice.
+The token at position p < P (the prompt's length) was read in prefill; the g-th generated token was
+read in decode, at position P + g, by the pass that made the next one. The last generated token is
+read by no pass and has no row. Axes: T token, R row, K choice.
 """
 
 from __future__ import annotations
@@ -135,7 +135,8 @@ def request_piece(request: Request, options: ImportOptions) -> Piece:
         if completion.choices_TRK is None:
             continue
         if completion.choices_TRK.ndim != 3:
-            raise MoecastError("must be [tokens, layers, choices]", file=request.path, field=request.where)
+            rule = "must be [tokens, layers, choices]"
+            raise MoecastError(rule, file=request.path, field=request.where)
         rows = _generated(request, completion) if request.split else _whole(request, completion, options, remarks)
         rows.sequence = number
         kept_T = np.ones(len(rows.position_T), bool)

@@ -1,8 +1,9 @@
 """Routing of single prompts as JSON: `routes`, a list of tokens, each with a dict of its layers.
 
-Written by a public capture script for vLLM and MLX: ``{"meta": {"model_id", "num_experts", "top_k", "backend", …},
-"prompt_tokens": […], "generated_tokens": […], "routes": [{"token_pos", "token_id", "token_str", "phase",
-"layers": {"0": {"experts": […], "weights": […]}}}]}``. A document, a list of them, or one a line; each is a sequence.
+Written by a public capture script for vLLM and MLX: ``{"meta": {"model_id", "num_experts", "top_k",
+"backend", …}, "prompt_tokens": […], "generated_tokens": […], "routes": [{"token_pos", "token_id",
+"token_str", "phase", "layers": {"0": {"experts": […], "weights": […]}}}]}``. A document, a list of
+them, or one a line; each is a sequence.
 """
 
 from __future__ import annotations

@@ -1,13 +1,15 @@
 """SGLang: what its expert-distribution recorder dumps, and the routing that its server returns.
 
-The recorder's ``.pt`` files are read by `sglang_recorder`. Returned routing (``--enable-return-routed-experts``, and
-``return_routed_experts: true`` in the request; sgl-project/sglang, srt/state_capturer/routed_experts.py and
-srt/entrypoints/openai/protocol.py, 0.5.23; before, srt/layers/moe/routed_experts_capturer.py, commit 0837e91) is
-`meta_info.routed_experts` of ``/generate``. The OpenAI server has it in `sglext` of the response, for the first
-choice, or in `sgl_ext` of each choice as its documentation says. It is base64 of int32 [tokens, hidden layers, k],
-prompt and generated tokens but the last, from `routed_experts_start_len` on. It says neither the layers nor k, so
-that the model's config is needed; dense layers are zeros. Read from JSON and JSON lines of responses. Axes: T token,
-R row, K choice.
+The recorder's ``.pt`` files are read by `sglang_recorder`. Returned routing
+(``--enable-return-routed-experts``, and ``return_routed_experts: true`` in the request;
+sgl-project/sglang, srt/state_capturer/routed_experts.py and srt/entrypoints/openai/protocol.py,
+0.5.23; before, srt/layers/moe/routed_experts_capturer.py, commit 0837e91) is
+`meta_info.routed_experts` of ``/generate``. The OpenAI server has it in `sglext` of the response,
+for the first choice, or in `sgl_ext` of each choice as its documentation says. It is base64 of
+int32 [tokens, hidden layers, k], prompt and generated tokens but the last, from
+`routed_experts_start_len` on. It says neither the layers nor k, so that the model's config is
+needed; dense layers are zeros. Read from JSON and JSON lines of responses. Axes: T token, R row, K
+choice.
 """
 
 from __future__ import annotations
@@ -59,7 +61,8 @@ class SglangImporter:
         if all(recorded):
             return open_recorder(files, options)
         if any(recorded):
-            raise MoecastError("recorder dumps and responses cannot be joined", file=files[recorded.index(True)])
+            rule = "recorder dumps and responses cannot be joined"
+            raise MoecastError(rule, file=files[recorded.index(True)])
 
         def pieces() -> Iterator[Piece]:
             for path in files:

@@ -3,14 +3,18 @@
 ``--expert-distribution-recorder-mode`` decides what they hold (sgl-project/sglang,
 python/sglang/srt/eplb/expert_distribution.py, 0.5.23 and commit 02295fe):
 
-- ``stat``, ``stat_approx``: `logical_count` [steps, hidden layers, experts], summed over ranks, written by rank 0.
-- ``per_pass``: `records`, each `forward_pass_id`, `rank` and `global_physical_count` [hidden layers, physical experts].
-- ``per_token``: `records` with `input_ids`, `positions`, `extend_seq_lens`, `forward_mode` (1 extend, 2 decode,
-  3 mixed, 4 idle) and `topk_ids_of_layer` [hidden layers, tokens, 8], physical ids, -1 where nothing was chosen.
+- ``stat``, ``stat_approx``: `logical_count` [steps, hidden layers, experts], summed over ranks,
+  written by rank 0.
+- ``per_pass``: `records`, each `forward_pass_id`, `rank` and `global_physical_count` [hidden
+  layers, physical experts].
+- ``per_token``: `records` with `input_ids`, `positions`, `extend_seq_lens`, `forward_mode` (1
+  extend, 2 decode, 3 mixed, 4 idle) and `topk_ids_of_layer` [hidden layers, tokens, 8], physical
+  ids, -1 where nothing was chosen.
 
-The last two come from every rank with `last_physical_to_logical_map` [hidden layers, physical experts], the map at the
-time of the dump. Requests are not named: each part of a prompt that a pass extends is a sequence, and so is each
-decoded token. Axes: T token, R row (hidden layer), K choice, E logical expert, P physical expert.
+The last two come from every rank with `last_physical_to_logical_map` [hidden layers, physical
+experts], the map at the time of the dump. Requests are not named: each part of a prompt that a pass
+extends is a sequence, and so is each decoded token. Axes: T token, R row (hidden layer), K choice,
+E logical expert, P physical expert.
 """
 
 from __future__ import annotations
@@ -53,7 +57,8 @@ def open_recorder(paths: Sequence[Path], options: ImportOptions) -> ImportedTrac
     kinds = [_kind(path, options) for path in paths]
     for path, (kind, _) in zip(paths, kinds, strict=True):
         if kind != kinds[0][0]:
-            raise MoecastError(f"recorded in mode {kind}, {paths[0].name} in mode {kinds[0][0]}", file=path)
+            rule = f"recorded in mode {kind}, {paths[0].name} in mode {kinds[0][0]}"
+            raise MoecastError(rule, file=path)
     if kinds[0][0] == "stat":
         return _stat(paths, options)
     experts = max(experts for _, experts in kinds)
@@ -100,7 +105,8 @@ def _per_pass(paths: Sequence[Path], experts: int, options: ImportOptions) -> Lo
                 physical_RP = file.read(record.get("global_physical_count"), where, 2)
                 logical_RE = _logical_counts(physical_RP, map_RP, experts, path, where)
                 if total is not None and logical_RE.shape != total.shape:
-                    raise MoecastError("differs in layers and experts from the passes before", file=path, field=where)
+                    rule = "differs in layers and experts from the passes before"
+                    raise MoecastError(rule, file=path, field=where)
                 total = logical_RE if total is None else total
                 step = _number(record, "forward_pass_id", path, where)
                 passes.add(step)
@@ -172,7 +178,8 @@ def _extended(record: dict[str, Any], tokens: int, path: Path, where: str) -> np
     """The sequence of each token that a pass extends prompts by; tokens beyond them are padding."""
     length_Q = array_of_lists(record.get("extend_seq_lens"), 1, path, f"{where}: extend_seq_lens")
     if (len(length_Q) and int(length_Q.min()) < 0) or sum(length_Q.tolist()) > tokens:
-        raise MoecastError(f"extend_seq_lens do not fit its {tokens} tokens", file=path, field=where)
+        rule = f"extend_seq_lens do not fit its {tokens} tokens"
+        raise MoecastError(rule, file=path, field=where)
     return np.repeat(np.arange(len(length_Q)), length_Q)
 
 
@@ -217,7 +224,8 @@ def _check_width(shape: tuple[int, ...], path: Path) -> None:
 def _records(value: Any, path: Path) -> list[dict[str, Any]]:
     records = value.get("records") if type(value) is dict else None
     if type(records) is not list or any(type(record) is not dict for record in records):
-        raise MoecastError("holds neither logical_count nor records: not a dump of the recorder", file=path)
+        rule = "holds neither logical_count nor records: not a dump of the recorder"
+        raise MoecastError(rule, file=path)
     return records
 
 
@@ -235,7 +243,8 @@ def _number(record: dict[str, Any], name: str, path: Path, where: str) -> int:
 
 def _added(total: Counts | None, counts_RE: Counts, path: Path) -> Counts:
     if total is not None and total.shape != counts_RE.shape:
-        raise MoecastError(f"is {list(counts_RE.shape)}, the files before {list(total.shape)}", file=path)
+        rule = f"is {list(counts_RE.shape)}, the files before {list(total.shape)}"
+        raise MoecastError(rule, file=path)
     return counts_RE if total is None else total + counts_RE
 
 

@@ -1,8 +1,8 @@
 """Flat tables of routing: a row for a token at a layer, its experts in one column, or a row for each choice.
 
-Published layouts are known by their columns (`table_layouts`); of others the user says them (``--columns``). Read from
-``.npz`` (arrays of equal length), JSON lines or a JSON list of records, ``.csv`` with a header, and Parquet.
-Axes: R row, W choices in a row.
+Published layouts are known by their columns (`table_layouts`); of others the user says them
+(``--columns``). Read from ``.npz`` (arrays of equal length), JSON lines or a JSON list of records,
+``.csv`` with a header, and Parquet. Axes: R row, W choices in a row.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ class TableImporter:
         """Take the files' rows as those of one table."""
         known = layout_of(zip_names(paths[0])) if options.columns is None else None
         if known is None and options.columns is None:
-            raise MoecastError("not a table of a known layout: say its columns with --columns", file=paths[0])
+            rule = "not a table of a known layout: say its columns with --columns"
+            raise MoecastError(rule, file=paths[0])
         columns = known.columns if known is not None else checked_columns(options.columns or {})
         rows = itertools.chain.from_iterable(_rows(path, columns, options) for path in paths)
         return import_events(paths, rows, _LAYOUT, options, phase=known.phase if known else None)
@@ -72,7 +73,8 @@ def checked_columns(columns: Mapping[str, str]) -> Mapping[str, str]:
             raise MoecastError(f"one of {', '.join(COLUMNS)}", field="columns", value=name)
     for name in COLUMNS[:3]:
         if name not in columns:
-            raise MoecastError(f"must say which column holds {name}", field="columns", value=_said(columns))
+            rule = f"must say which column holds {name}"
+            raise MoecastError(rule, field="columns", value=_said(columns))
     return columns
 
 
@@ -138,7 +140,8 @@ def _sum(parts: list[Any], path: Path, column: str) -> Any:
         raise MoecastError("columns of different lengths cannot be added", file=path, field=column)
     for part in parts:
         if part.size and not -(2**32) < int(part.min()) <= int(part.max()) < 2**32:
-            raise MoecastError("numbers of more than 32 bits cannot be added", file=path, field=column)
+            rule = "numbers of more than 32 bits cannot be added"
+            raise MoecastError(rule, file=path, field=column)
     return np.sum([part.astype(np.int64) for part in parts], axis=0)
 
 

@@ -23,7 +23,8 @@ class TableLayout:
 
 
 _LAYOUTS = (
-    # Schema olmoe_decode_atomic_routing_v1: an event for each generated token, as it is read, and layer.
+    # Schema olmoe_decode_atomic_routing_v1: an event for each generated token, as it is read, and
+    # layer.
     TableLayout(
         {
             "sequence": "sequence_id",

@@ -1,7 +1,8 @@
 """Safetensors files, read without their library: a header of names, types and places, then plain numbers.
 
-Layout: huggingface/safetensors, README (0.5): 8 bytes of header length, a JSON header, the data without gaps. Tensors
-are read when asked for, one at a time; places are checked against the file's size before.
+Layout: huggingface/safetensors, README (0.5): 8 bytes of header length, a JSON header, the data
+without gaps. Tensors are read when asked for, one at a time; places are checked against the file's
+size before.
 """
 
 from __future__ import annotations
@@ -56,12 +57,14 @@ class TensorFile:
             with path.open("rb") as file:
                 length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
                 if length > min(self._size - _LENGTH_BYTES, _MAX_HEADER_BYTES):
-                    raise MoecastError("not a whole safetensors file: its header is cut off", file=path)
+                    rule = "not a whole safetensors file: its header is cut off"
+                    raise MoecastError(rule, file=path)
                 header = json.loads(file.read(length))
         except OSError as error:
             raise MoecastError(f"cannot be read ({error.strerror})", file=path) from error
         except (ValueError, RecursionError) as error:
-            raise MoecastError("not a safetensors file: its header is no JSON", file=path) from error
+            rule = "not a safetensors file: its header is no JSON"
+            raise MoecastError(rule, file=path) from error
         if type(header) is not dict:
             raise MoecastError("not a safetensors file: its header is no JSON object", file=path)
         header.pop("__metadata__", None)

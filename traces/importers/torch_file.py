@@ -1,8 +1,8 @@
 """Files of `torch.save`, read without torch: a zip of uncompressed records, ``data.pkl`` and one record per storage.
 
-Layout: torch/serialization.py (PyTorch 1.6 and later): ``NAME/data.pkl``, ``NAME/data/0`` and so on,
-``NAME/byteorder``. Records must be stored as they are, so that nothing unpacks to more than the file's own size.
-Tensors are read when asked for, one at a time.
+Layout: torch/serialization.py (PyTorch 1.6 and later): ``NAME/data.pkl``, ``NAME/data/0`` and so
+on, ``NAME/byteorder``. Records must be stored as they are, so that nothing unpacks to more than the
+file's own size. Tensors are read when asked for, one at a time.
 """
 
 from __future__ import annotations
@@ -40,12 +40,13 @@ def open_torch(path: Path, *, limit_bytes: int) -> Iterator[TorchFile]:
     Raises
     ------
     MoecastError
-        Missing, damaged, of the old layout, too large, or a pickle that does more than hold tensors.
+        Missing, damaged, of the old layout, too large, or a pickle that does more than hold
+        tensors.
     """
     if path.is_file() and _is_legacy(path):
         rule = (
-            "a bare pickle, as torch.save wrote before PyTorch 1.6: it is not read; where you trust it, save it again "
-            "with torch.save(torch.load(file, weights_only=True), file)"
+            "a bare pickle, as torch.save wrote before PyTorch 1.6: it is not read; where you "
+            "trust it, save it again with torch.save(torch.load(file, weights_only=True), file)"
         )
         raise MoecastError(rule, file=path)
     with open_archive(path, "file of torch.save") as archive:

@@ -1,11 +1,13 @@
 """The few pickle opcodes that `torch.save` uses for plain data, interpreted by hand, so that nothing in a file can run.
 
-The standard library's `pickletools` tells the opcodes and their arguments apart; what they do is done here.
+The standard library's `pickletools` tells the opcodes and their arguments apart; what they do is
+done here.
 
-No object is made but lists, dicts, tuples, numbers, text and descriptions of tensors; two functions are known by name
-and neither is called: an empty `collections.OrderedDict` is a dict, `torch._utils._rebuild_tensor_v2` a description.
-Every opcode is at least a byte and makes at most one object, so time and memory are bounded by the file's size.
-Values may share parts or contain themselves: whoever reads them must look at types and never walk them blindly.
+No object is made but lists, dicts, tuples, numbers, text and descriptions of tensors; two functions
+are known by name and neither is called: an empty `collections.OrderedDict` is a dict,
+`torch._utils._rebuild_tensor_v2` a description. Every opcode is at least a byte and makes at most
+one object, so time and memory are bounded by the file's size. Values may share parts or contain
+themselves: whoever reads them must look at types and never walk them blindly.
 
 Opcodes: protocols 2 to 4. Tensors: torch/serialization.py and torch/_utils.py (PyTorch 2).
 """

@@ -1,14 +1,15 @@
 """TensorRT-LLM's expert statistics: a folder with ``meta_info.json`` and ``rank*.safetensors``.
 
-Switched on by ``EXPERT_STATISTIC_ITER_RANGE=100-200`` and ``EXPERT_STATISTIC_PATH``. Layout (NVIDIA/TensorRT-LLM,
-tensorrt_llm/_torch/expert_statistic.py, commit 0fccc5b): `num_experts` and `num_experts_per_token`; for each rank a
-tensor ``ITERATION_LAYER`` of counts [experts], of the tokens that the rank routed. Counts only: a load table.
+Switched on by ``EXPERT_STATISTIC_ITER_RANGE=100-200`` and ``EXPERT_STATISTIC_PATH``. Layout
+(NVIDIA/TensorRT-LLM, tensorrt_llm/_torch/expert_statistic.py, commit 0fccc5b): `num_experts` and
+`num_experts_per_token`; for each rank a tensor ``ITERATION_LAYER`` of counts [experts], of the
+tokens that the rank routed. Counts only: a load table.
 
-Variants in development branches also write the choices themselves, ``ITERATION_LAYER`` [tokens, k], to
-``token_selected_experts_rank*.safetensors`` or ``rank*_raw.safetensors``: where a folder has them, or where they are
-named, they become a trace. The second keeps the last call only where a layer runs an iteration in several.
-With the load balancer on, counts are of slots, not of experts: record with it off. Axes: T token, L layer, K choice,
-E expert.
+Variants in development branches also write the choices themselves, ``ITERATION_LAYER`` [tokens, k],
+to ``token_selected_experts_rank*.safetensors`` or ``rank*_raw.safetensors``: where a folder has
+them, or where they are named, they become a trace. The second keeps the last call only where a
+layer runs an iteration in several. With the load balancer on, counts are of slots, not of experts:
+record with it off. Axes: T token, L layer, K choice, E expert.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ class TrtllmImporter:
         files = [file for path in paths for file in _listed(path)]
         tokens = [file for file in files if _TOKENS.fullmatch(file.name)]
         if tokens and len(tokens) != len(files):
-            raise MoecastError("choices and counts cannot be joined: name files of one kind", file=files[0])
+            rule = "choices and counts cannot be joined: name files of one kind"
+            raise MoecastError(rule, file=files[0])
         experts, choices = _meta_info(files[0].parent / _META)
         if tokens:
             return _trace(files, options, experts)

@@ -1,20 +1,23 @@
 """vLLM's returned routed experts: per request `prompt_routed_experts` and `routed_experts`, [length, layers, k].
 
-Switched on by ``--enable-return-routed-experts`` (``LLM(enable_return_routed_experts=True)``). Layouts, from
-vllm-project/vllm:
+Switched on by ``--enable-return-routed-experts`` (``LLM(enable_return_routed_experts=True)``).
+Layouts, from vllm-project/vllm:
 
-- split (docs/training/routed_experts_replay.md, v0.21, commit 0087e00): `RequestOutput.prompt_routed_experts` for the
-  prompt, `CompletionOutput.routed_experts` for the generated tokens, int16, a row for each MoE layer; a token out of
-  the prefix cache is -1 by the documentation, and by the code of 0.21.0 zeros. The OpenAI server returns nested lists.
+- split (docs/training/routed_experts_replay.md, v0.21, commit 0087e00):
+  `RequestOutput.prompt_routed_experts` for the prompt, `CompletionOutput.routed_experts` for the
+  generated tokens, int16, a row for each MoE layer; a token out of the prefix cache is -1 by the
+  documentation, and by the code of 0.21.0 zeros. The OpenAI server returns nested lists.
 - whole (before v0.21, and from v0.22; fused_moe/routed_experts_capturer.py, commit 00bd149,
-  tests/entrypoints/openai/test_return_routed_experts.py, commit 184bf81): `routed_experts` alone, prompt and
-  generated tokens but the last, which no forward pass has read; a row for each hidden layer, zeros where it is dense.
-  The server returns the bytes of ``np.save`` in base64, without the first `routed_experts_prompt_start` rows where
-  asked; the choices of a list of prompts stand in one response. In 0.32.0, which was run: uint8 or uint16, and tokens
-  out of the prefix cache have the routing of the run that filled it.
+  tests/entrypoints/openai/test_return_routed_experts.py, commit 184bf81): `routed_experts` alone,
+  prompt and generated tokens but the last, which no forward pass has read; a row for each hidden
+  layer, zeros where it is dense. The server returns the bytes of ``np.save`` in base64, without the
+  first `routed_experts_prompt_start` rows where asked; the choices of a list of prompts stand in
+  one response. In 0.32.0, which was run: uint8 or uint16, and tokens out of the prefix cache have
+  the routing of the run that filled it.
 
-Read from JSON and JSON lines (responses, or records with these names), ``.npz`` and ``.safetensors`` (arrays with these
-names, and the request's before or after: ``r7/routed_experts``) and ``.npy`` (one request).
+Read from JSON and JSON lines (responses, or records with these names), ``.npz`` and
+``.safetensors`` (arrays with these names, and the request's before or after: ``r7/routed_experts``)
+and ``.npy`` (one request).
 Axes: T token, R row, K choice.
 """
 

@@ -1,12 +1,14 @@
 """Route logs of patched vLLM, `moe_routes.jsonl`: a meta line, then a line for each token and layer.
 
-Written by patches of vLLM that log one MoE layer, or some, where ``VLLM_LOG_MOE`` names a file. Lines, as the public
-patches have them (KennethWang1221/vllm-expert-profiler, README; KaxitPandya/cerebras-assesment2, moe_logger.py):
-``{"type": "meta", "model_id", "vllm_version", "layers_logged", "top_k", "num_experts"?}`` and
-``{"type": "route", "req_id", "token_idx", "layer", "topk_ids", "topk_weights"?}``. What `req_id` and `token_idx` count
-differs: requests and their tokens, forward passes (``call_7``) with tokens numbered through, or always ``r1`` and the
-place in the batch, so that numbers begin anew in each pass. Some write a meta line in every pass. Each file holds some
-layers; several files are the layers of one run.
+Written by patches of vLLM that log one MoE layer, or some, where ``VLLM_LOG_MOE`` names a file.
+Lines, as the public patches have them (KennethWang1221/vllm-expert-profiler, README;
+KaxitPandya/cerebras-assesment2, moe_logger.py): ``{"type": "meta", "model_id", "vllm_version",
+"layers_logged", "top_k", "num_experts"?}`` and
+``{"type": "route", "req_id", "token_idx", "layer", "topk_ids", "topk_weights"?}``. What `req_id`
+and `token_idx` count differs: requests and their tokens, forward passes (``call_7``) with tokens
+numbered through, or always ``r1`` and the place in the batch, so that numbers begin anew in each
+pass. Some write a meta line in every pass. Each file holds some layers; several files are the
+layers of one run.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ _ROUTE = re.compile(rb'"type"\s*:\s*"route"')
 _IDS = re.compile(rb'"topk_ids"\s*:')
 _NAMES = {"position": "token_idx", "layer": "layer", "expert": "topk_ids"}
 _OPTIONAL = {"sequence": "req_id", "weight": "topk_weights"}
-_Passes = dict[tuple[Any, int], tuple[int, Path]]  # by request and layer: how often its tokens began, in which file
+# by request and layer: how often its tokens began, in which file
+_Passes = dict[tuple[Any, int], tuple[int, Path]]
 _KEPT = ("vllm_version", "device")
 _ANEW = "A request's token numbers begin anew: each beginning is taken as a forward pass, and as a sequence of its own"
 

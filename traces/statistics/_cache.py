@@ -15,10 +15,13 @@ from moecast.compiled import njit
 
 @njit(cache=True, nogil=True)
 def count_hits(chosen_TK, first_R, end_R, experts, length, size_S, hits_S):
-    """Serve each run from an empty cache of each size; adds the choices found in it, returns all choices.
+    """Serve each run from an empty cache of each size.
 
-    Where an expert must give way, it is the one that the next `length` tokens choose least, of those the one that was
-    used longest ago. Experts of the token at hand stay; a cache that they fill serves the rest without keeping it.
+    Adds the choices found in it, returns all choices.
+
+    Where an expert must give way, it is the one that the next `length` tokens choose least, of
+    those the one that was used longest ago. Experts of the token at hand stay; a cache that they
+    fill serves the rest without keeping it.
     """
     choices = chosen_TK.shape[1]
     coming_E = np.zeros(experts, np.int32)
@@ -45,7 +48,8 @@ def count_hits(chosen_TK, first_R, end_R, experts, length, size_S, hits_S):
                 expert = chosen_TK[token, choice]
                 if expert < experts:
                     served += 1
-                    used_E[expert] = token  # of all its choices first: none may push out another of them
+                    # of all its choices first: none may push out another of them
+                    used_E[expert] = token
             for size in range(sizes):
                 hits = 0
                 for choice in range(choices):

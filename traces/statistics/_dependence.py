@@ -19,8 +19,8 @@ from moecast.compiled import njit
 def group_overlap(chosen_TK, order_T, group_R1, experts, log_N, shared_T):
     """Write the choices that each token shares with another of its group on average, nan where it is alone.
 
-    `order_T[group_R1[r] : group_R1[r + 1]]` are the tokens of group r; `log_N[n]` is n · log2 n. Returns the entropy in
-    bits of a choice within its group, as counts stand.
+    `order_T[group_R1[r] : group_R1[r + 1]]` are the tokens of group r; `log_N[n]` is n · log2 n.
+    Returns the entropy in bits of a choice within its group, as counts stand.
     """
     count_E = np.zeros(experts, np.int32)
     logs = 0.0
@@ -57,7 +57,7 @@ def _share(chosen_TK, members, experts, count_E, shared_T):
         for choice in range(chosen_TK.shape[1]):
             expert = chosen_TK[token, choice]
             if expert < experts:
-                shared += count_E[expert] - 1
+                shared += count_E[expert] - 1  # a token shares nothing with itself
         shared_T[token] = shared / others if others > 0 else math.nan
 
 
@@ -70,13 +70,14 @@ def _clear(chosen_TK, members, experts, log_N, count_E):
             expert = chosen_TK[token, choice]
             if expert < experts and count_E[expert] > 0:
                 logs += _log(count_E[expert], log_N)
-                # By those that were counted: clearing all E for every small group would take longer.
+                # By those that were counted: clearing all E for every small group would take
+                # longer.
                 count_E[expert] = 0
     return logs
 
 
 @njit(cache=True, nogil=True, inline="always")
 def _log(count, log_N):
-    if count < len(log_N):
+    if count < len(log_N):  # nearly always, as groups are small: a logarithm takes longer
         return log_N[count]
     return count * math.log2(count)

@@ -17,8 +17,9 @@ from moecast.compiled import njit
 def count_windows(chosen_TK, run_R1, experts, length, size_S, times_F, hits_S):
     """Slide a window over each run of one layer's choices; returns how many windows there are.
 
-    Adds to `times_F[f]` the (window, expert) pairs in which the expert is chosen f > 0 times, and to `hits_S[s]` the
-    choices in a window that fall on its `size_S[s]` (rising) most chosen experts.
+    Adds to `times_F[f]` the (window, expert) pairs in which the expert is chosen f > 0 times, and
+    to `hits_S[s]` the choices in a window that fall on its `size_S[s]` (rising) most chosen
+    experts.
     """
     count_E = np.zeros(experts, np.int32)  # times chosen in the window
     experts_F = np.zeros(length + 1, np.int32)  # experts chosen so often

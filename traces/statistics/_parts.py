@@ -1,7 +1,7 @@
 """The compiled passes behind `drift`, `positions` and `stability`: load by part of the trace.
 
-Axes: T token, L MoE layer, E expert and the place for no choice, K choice, G rank, C part (window, topic), P bucket of
-positions.
+Axes: T token, L MoE layer, E expert and the place for no choice, K choice, G rank, C part (window,
+topic), P bucket of positions.
 """
 
 # numba functions carry no annotations: their types come from the call
@@ -25,9 +25,11 @@ def count_parts(experts_TLK, part_T, bucket_T, load_CLE, made_PL):
         end = min(start + _BLOCK, tokens)
         for layer in range(layers):
             for token in range(start, end):
+                # a part's tokens stand together: it stays where it is cached
                 load_E = load_CLE[part_T[token], layer]
                 made = 0
                 for choice in range(choices):
+                    # No branch: empty ones have a place of their own.
                     expert = min(experts_TLK[token, layer, choice], none)
                     load_E[expert] += np.uint32(1)
                     made += expert != none
@@ -57,6 +59,7 @@ def pack(load_LE, order_LE, n_ranks, rank_LE):
             expert = order_LE[layer, place]
             best = -1
             for rank in range(n_ranks):
+                # The lowest of equals, so that the packing depends on nothing but the loads.
                 if filled_G[rank] < slots and (best < 0 or load_G[rank] < load_G[best]):
                     best = rank
             rank_LE[layer, expert] = best

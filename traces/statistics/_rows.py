@@ -22,6 +22,8 @@ def count_in_order(experts_TLK):
         same = True
         for layer in range(layers):
             for choice in range(choices):
+                # Real rows differ at once, so that one number is read of each: this may run over
+                # all of a trace.
                 if experts_TLK[token, layer, choice] != choice:
                     same = False
                     break
@@ -36,7 +38,7 @@ def repeats_T(experts_TLK, repeat_T):
     """Mark the rows that equal the row before."""
     tokens, layers, choices = experts_TLK.shape
     for token in range(1, tokens):
-        same = True
+        same = True  # by comparison, not by hashes: rows that differ do so within the first choices
         for layer in range(layers):
             for choice in range(choices):
                 if experts_TLK[token, layer, choice] != experts_TLK[token - 1, layer, choice]:
@@ -52,6 +54,7 @@ def hash_runs(experts_TLK, run_R1, most, hash_R):
     """Hash the choices of each run's first `most` rows (FNV-1a, a choice at a time)."""
     _, layers, choices = experts_TLK.shape
     for run in range(len(run_R1) - 1):
+        # wraps around as the definition wants it, being unsigned
         value = np.uint64(14695981039346656037)
         for token in range(run_R1[run], min(run_R1[run + 1], run_R1[run] + most)):
             for layer in range(layers):

@@ -20,27 +20,29 @@ MOST_COUNT = 2**53
 class Affinity:
     """Inter-layer expert affinity: what the expert now says about the next layer's.
 
-    The conditional probability P(next layer's expert | this layer's) is that of Yao et al., "Exploiting Inter-Layer
-    Expert Affinity" (ExFlow, arXiv 2401.08383); the two numbers below, which sum it up, are ours. ExFlow's published
-    program (github.com/YJHMITWEB/ExFlow) knows one expert per token and layer and gives no number for affinity: it
-    scores a placement by the part of the steps to the next layer that leave the GPU, which is `crossings` for k = 1.
-    All are [L-1], from each layer to the next, over all pairs of a token's choices.
+    The conditional probability P(next layer's expert | this layer's) is that of Yao et al.,
+    "Exploiting Inter-Layer Expert Affinity" (ExFlow, arXiv 2401.08383); the two numbers below,
+    which sum it up, are ours. ExFlow's published program (github.com/YJHMITWEB/ExFlow) knows one
+    expert per token and layer and gives no number for affinity: it scores a placement by the part
+    of the steps to the next layer that leave the GPU, which is `crossings` for k = 1. All are
+    [L-1], from each layer to the next, over all pairs of a token's choices.
 
     Parameters
     ----------
     information_L
-        Mutual information of the two choices in bits, less what counting alone would show (Miller and Madow, 1955:
-        (cells − rows − columns + 1) ÷ 2N nats, cells, rows and columns that are not empty); it can fall a little
-        below 0.
+        Mutual information of the two choices in bits, less what counting alone would show (Miller
+        and Madow, 1955: (cells − rows − columns + 1) ÷ 2N nats, cells, rows and columns that are
+        not empty); it can fall a little below 0.
     entropy_L
         Bits of a choice at the next layer: the most that could be told.
     likeliest_L
-        Probability that a choice at the next layer is among the `choices` likeliest after the expert now.
+        Probability that a choice at the next layer is among the `choices` likeliest after the
+        expert now.
     by_load_L
         The same knowing only the next layer's loads.
     affinity_L
-        Scaled: (likeliest − by_load) ÷ (1 − by_load); 0 when the expert now says nothing, 1 when it says all. Counting
-        noise pushes it up: compare it between traces of one size only.
+        Scaled: (likeliest − by_load) ÷ (1 − by_load); 0 when the expert now says nothing, 1 when it
+        says all. Counting noise pushes it up: compare it between traces of one size only.
     choices
         How many of the likeliest: K.
     """

@@ -30,16 +30,17 @@ class Pair:
 class Coactivation:
     """Strength of co-activation against what loads make expect.
 
-    Lift (Brin et al., "Beyond Market Baskets", 1997) is observed ÷ expected pairs; expected are a layer's pairs shared
-    out in proportion to the product of the two experts' loads.
+    Lift (Brin et al., "Beyond Market Baskets", 1997) is observed ÷ expected pairs; expected are a
+    layer's pairs shared out in proportion to the product of the two experts' loads.
 
     Parameters
     ----------
     strength_L
-        Root mean square of lift − 1 over pairs, weighted by expectation: 0 when pairs meet as loads say; nan without
-        pairs.
+        Root mean square of lift − 1 over pairs, weighted by expectation: 0 when pairs meet as loads
+        say; nan without pairs.
     noise_L
-        The strength that counting alone gives if pairs meet as loads say: √(pairs of experts ÷ pairs counted).
+        The strength that counting alone gives if pairs meet as loads say: √(pairs of experts ÷
+        pairs counted).
     top
         Pairs of highest lift among those expected at least 5 times, best first.
     """

@@ -48,7 +48,8 @@ class TraceCounter:
     Raises
     ------
     ValueError, TypeError
-        `rank_of_expert_LE` is not [L, E] of ranks below `n_ranks`, or the tables are larger than 16 GiB.
+        `rank_of_expert_LE` is not [L, E] of ranks below `n_ranks`, or the tables are larger than 16
+        GiB.
     """
 
     def __init__(
@@ -76,10 +77,12 @@ class TraceCounter:
         needed_bytes = (8 + 4 * self._threads) * ((experts + 1) * layers + pair_entries)
         if needed_bytes > _MAX_TABLE_BYTES:
             raise ValueError(
-                f"the tables of {layers} × {experts} experts take {needed_bytes >> 30} GiB, more than the "
-                f"{_MAX_TABLE_BYTES >> 30} there may be; leave out pairs of experts, as trace stats --quick does"
+                f"the tables of {layers} × {experts} experts take {needed_bytes >> 30} GiB, more "
+                f"than the {_MAX_TABLE_BYTES >> 30} there may be; leave out pairs of experts, as "
+                "trace stats --quick does"
             )
-        # Counted in 32 bits, which halves the cache they fill, and spilled into 64 before they could overflow.
+        # Counted in 32 bits, which halves the cache they fill, and spilled into 64 before they
+        # could overflow.
         self._total = self._new_tables(np.int64)
         self._recent: list[list[npt.NDArray[Any]]] = []  # of each thread
         self._recent_tokens = 0

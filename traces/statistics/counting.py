@@ -1,8 +1,8 @@
 """The compiled pass behind `statistics`.
 
-Every table has one place more than there are experts or ranks: empty choices are counted there, which spares the inner
-loops a branch. Axes: T token, L MoE layer, E expert and the place for no choice, K choice, G rank and the place for
-none, F fan-out 0…K.
+Every table has one place more than there are experts or ranks: empty choices are counted there,
+which spares the inner loops a branch. Axes: T token, L MoE layer, E expert and the place for no
+choice, K choice, G rank and the place for none, F fan-out 0…K.
 """
 
 # numba functions carry no annotations: their types come from the call
@@ -14,9 +14,11 @@ import numpy as np
 
 from moecast.compiled import njit
 
-# Tokens of a block: its choices must stay in cache, and pairs must outnumber the entries of an E·E table brought in.
+# Tokens of a block: its choices must stay in cache, and pairs must outnumber the entries of an E·E
+# table brought in.
 _MIN_BLOCK, _MAX_BLOCK = 512, 4096
-_VECTOR_TOKENS = 256  # tokens whose ranks are compared at once; with their choices they stay in cache
+# tokens whose ranks are compared at once; with their choices they stay in cache
+_VECTOR_TOKENS = 256
 _FEW_CHOICES = 32  # whose pairs with MAX_CHOICES others can be counted in 16 bits
 
 # What only compiled functions call goes without the wrappers through which Python would call it.
@@ -101,7 +103,8 @@ def _count_transition(block_TLK, transition_LEE):
 def _count_ranks(block_TLK, rank_LE, fan_out_LF, same_rank_L, pairs_L):
     """Fan-out, and pairs of choices at consecutive layers: all of them, and those on one rank.
 
-    Choices are compared with each other, one with one for all tokens at once, which fills whole vectors.
+    Choices are compared with each other, one with one for all tokens at once, which fills whole
+    vectors.
     """
     tokens, layers, choices = block_TLK.shape
     no_rank = rank_LE[0, rank_LE.shape[1] - 1]

@@ -25,12 +25,13 @@ _LOG_N = np.arange(1 << 12) * np.log2(np.maximum(np.arange(1 << 12), 1))
 class Dependence:
     """How much of the choices the token id explains, and how much its context adds (OpenMoE, arXiv 2402.01739).
 
-    OpenMoE calls routing that follows the id "context-independent specialisation". The share that a group (all tokens
-    of one id, say) explains is that of the variance of the 0/1 vector of chosen experts: with s the mean number of
-    choices that two different tokens of one group share, a the same for two tokens of any kind, and k the choices of a
-    token, it is (s − a) ÷ (k − a) (Goodman and Kruskal's τ, 1954). Two tokens that differ are compared, never a token
-    with itself, so that small groups do not look alike by themselves: no correction is needed, and random routing
-    gives 0 ± noise. All are [L], nan where nothing can be compared.
+    OpenMoE calls routing that follows the id "context-independent specialisation". The share that a
+    group (all tokens of one id, say) explains is that of the variance of the 0/1 vector of chosen
+    experts: with s the mean number of choices that two different tokens of one group share, a the
+    same for two tokens of any kind, and k the choices of a token, it is (s − a) ÷ (k − a) (Goodman
+    and Kruskal's τ, 1954). Two tokens that differ are compared, never a token with itself, so that
+    small groups do not look alike by themselves: no correction is needed, and random routing gives
+    0 ± noise. All are [L], nan where nothing can be compared.
 
     Parameters
     ----------
@@ -41,20 +42,22 @@ class Dependence:
     previous_L
         Share that the id of the token before adds, among tokens whose pair of ids comes again.
     sequence_L
-        Share that standing in the same sequence adds, among tokens whose id comes again in it: the wider context.
+        Share that standing in the same sequence adds, among tokens whose id comes again in it: the
+        wider context.
     position_L
         Share explained by the position alone.
     topic_L
         Share explained by the topic alone; None without topics.
     repeated, repeated_pairs
-        Part of the tokens whose id comes again, and whose pair of ids does: those that the shares speak of.
+        Part of the tokens whose id comes again, and whose pair of ids does: those that the shares
+        speak of.
     entropy_L
         Bits of one choice, given the layer only.
     information_L
         Bits of it that the id tells, less what ids dealt anew over the tokens seem to tell.
     information_share_L
-        The same over the most there is to tell, likewise corrected (adjusted mutual information; Vinh, Epps and
-        Bailey, 2010): 1 when the id settles the set of experts.
+        The same over the most there is to tell, likewise corrected (adjusted mutual information;
+        Vinh, Epps and Bailey, 2010): 1 when the id settles the set of experts.
     tokens
         Tokens looked at: whole pieces of sequences, at most a sample.
     """
@@ -141,7 +144,8 @@ _MEASURES = (
 def _groups_of(sample: TokenSample, rng: np.random.Generator) -> dict[str, _Groups]:
     groups = {"any": _Groups.by(np.zeros(sample.tokens, np.int8)), "position": _Groups.by(sample.position_T)}
     if sample.topic_T is not None:
-        unknown_T = np.where(sample.topic_T < 0, np.arange(sample.tokens) + 1, 0)  # each alone: compared with none
+        # each alone: compared with none
+        unknown_T = np.where(sample.topic_T < 0, np.arange(sample.tokens) + 1, 0)
         groups["topic"] = _Groups.by(sample.topic_T, unknown_T)
     ids_T = sample.token_id_T
     if ids_T is not None:

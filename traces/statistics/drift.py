@@ -26,17 +26,18 @@ class LoadDistances:
     tokens_C
         Its tokens.
     distance_CC
-        Total variation: half the sum over experts of the difference of their shares of the load, averaged over the
-        layers at which both parts make choices; the part of the choices that would have to move. 0 alike, 1 nothing in
-        common, nan without such a layer.
+        Total variation: half the sum over experts of the difference of their shares of the load,
+        averaged over the layers at which both parts make choices; the part of the choices that
+        would have to move. 0 alike, 1 nothing in common, nan without such a layer.
     divergence_CC
         Jensen-Shannon divergence in bits (Lin, 1991), averaged over the same layers: 0 to 1.
     noise_CC
-        The total variation expected of two parts of this size drawn from one and the same load if choices were
-        independent. Tokens of a sequence are alike, so a stable trace shows more than this.
+        The total variation expected of two parts of this size drawn from one and the same load if
+        choices were independent. Tokens of a sequence are alike, so a stable trace shows more than
+        this.
     balance_CC
-        Balance (mean ÷ max over ranks, all the part's tokens as one step) on part j (column) of a plan packed on part i
-        (row) without replicas, `packed_ranks_LE`.
+        Balance (mean ÷ max over ranks, all the part's tokens as one step) on part j (column) of a
+        plan packed on part i (row) without replicas, `packed_ranks_LE`.
     """
 
     names: tuple[str, ...]

@@ -1,6 +1,7 @@
 """Runs of equal rows: what a warm-up pass, a profiling run or padding leaves in a trace, whatever their share of it.
 
-Axes: T token, L MoE layer, K choice, R run (rows that follow each other in the trace and make the same choices).
+Axes: T token, L MoE layer, K choice, R run (rows that follow each other in the trace and make the
+same choices).
 """
 
 from __future__ import annotations
@@ -59,21 +60,26 @@ class DummyRuns:
 
 
 class RunFinder:
-    """Looks for runs of equal rows in a trace that comes in batches; memory does not grow with the rows between runs.
+    """Looks for runs of equal rows in a trace that comes in batches.
 
-    A run of n equal rows is not chance when T · pⁿ⁻¹ is below one in a million, p being at most the share of such rows
-    among those outside all runs found so: the probability that the next row is the same again, were rows drawn
-    independently. Rows are counted by a hash of 16 bits, which can only raise p. So nothing is found where few
-    different rows exist (few experts, one choice, a router that has collapsed), unless the run is longer than those
-    make; and what is found does not depend on the dummies' share of the trace, since no run speaks for itself.
+    Memory does not grow with the rows between runs.
+
+    A run of n equal rows is not chance when T · pⁿ⁻¹ is below one in a million, p being at most the
+    share of such rows among those outside all runs found so: the probability that the next row is
+    the same again, were rows drawn independently. Rows are counted by a hash of 16 bits, which can
+    only raise p. So nothing is found where few different rows exist (few experts, one choice, a
+    router that has collapsed), unless the run is longer than those make; and what is found does not
+    depend on the dummies' share of the trace, since no run speaks for itself.
     """
 
     def __init__(self) -> None:
         self._count_B = np.zeros(_BUCKETS, np.int64)
         self._tokens = 0
-        self._open: tuple[int, int] | None = None  # first row and hash of the run that the last row belongs to
+        # first row and hash of the run that the last row belongs to
+        self._open: tuple[int, int] | None = None
         self._runs: list[_Run] = []
-        self._chained = True  # so far the trace is nothing but runs of at least `LEAST_LEADING` rows
+        # so far the trace is nothing but runs of at least `LEAST_LEADING` rows
+        self._chained = True
 
     def add(self, trace: RoutingTrace) -> None:
         """Look at the next rows."""

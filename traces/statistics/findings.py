@@ -1,6 +1,7 @@
 """What a health check says, and the facts that it looks at.
 
-Axes: T token, L MoE layer, E expert, K choice, R run (consecutive positions of one sequence), C topic.
+Axes: T token, L MoE layer, E expert, K choice, R run (consecutive positions of one sequence), C
+topic.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ class TraceFacts:
     repeat_T
         Tokens of the sample whose choices are those of the one before in their run.
     rows_differ
-        Two tokens hardly make the same choices at all layers by chance, so equal rows mean something.
+        Two tokens hardly make the same choices at all layers by chance, so equal rows mean
+        something.
     """
 
     meta: TraceMeta

@@ -1,6 +1,7 @@
 """What in a trace would mislead whoever plans by it.
 
-Each check is a function from the facts of a trace to findings. Axes: T token, L MoE layer, E expert, C topic.
+Each check is a function from the facts of a trace to findings. Axes: T token, L MoE layer, E
+expert, C topic.
 """
 
 from __future__ import annotations

@@ -29,9 +29,10 @@ def few_choices(facts: TraceFacts) -> Iterator[Finding]:
         yield Finding(
             code="dead-experts",
             severity="note",
-            message=f"experts: {percent(int(dead_LE.sum()), dead_LE.size)} of the experts are never chosen (the first "
-            f"is {expert} at layer {layer_X[layer]}), where {expected:,.0f} choices are the mean: dead in training, or "
-            "ids that the model does not have; check E against the model",
+            message=f"experts: {percent(int(dead_LE.sum()), dead_LE.size)} of the experts are "
+            f"never chosen (the first is {expert} at layer {layer_X[layer]}), where "
+            f"{expected:,.0f} choices are the mean: dead in training, or ids that the model does "
+            "not have; check E against the model",
         )
     few_LE = (load_LE < LEAST_CHOICES) & ~(dead_LE if expected >= LEAST_CHOICES else np.zeros_like(dead_LE))
     if few_LE.any():
@@ -41,9 +42,9 @@ def few_choices(facts: TraceFacts) -> Iterator[Finding]:
         yield Finding(
             code="few-choices",
             severity="warning" if many else "note",
-            message=f"experts: {percent(int(few_LE.sum()), few_LE.size)} of the experts have fewer than "
-            f"{LEAST_CHOICES} choices, so their load is known to ±20 % or worse (the least, {least}: {worst}, at 95 % "
-            "confidence); capture more tokens before planning replicas",
+            message=f"experts: {percent(int(few_LE.sum()), few_LE.size)} of the experts have fewer "
+            f"than {LEAST_CHOICES} choices, so their load is known to ±20 % or worse (the least, "
+            f"{least}: {worst}, at 95 % confidence); capture more tokens before planning replicas",
         )
 
 
@@ -56,15 +57,16 @@ def layers(facts: TraceFacts) -> Iterator[Finding]:
         yield Finding(
             code="empty-layer",
             severity="warning",
-            message=f"experts: {layer_list(silent)} without any choice: a dense layer recorded as an MoE layer, or "
-            "nothing recorded; leave it out",
+            message=f"experts: {layer_list(silent)} without any choice: a dense layer recorded as "
+            "an MoE layer, or nothing recorded; leave it out",
         )
     if len(constant) and facts.meta.choices < facts.meta.experts:
         yield Finding(
             code="constant-layer",
             severity="warning",
-            message=f"experts: at {layer_list(constant)} only {int(used_L[constant[0]])} experts are ever chosen, the "
-            "same by all tokens: a router that was not loaded, or a layer that is none; check the capture",
+            message=f"experts: at {layer_list(constant)} only {int(used_L[constant[0]])} experts "
+            "are ever chosen, the same by all tokens: a router that was not loaded, or a layer "
+            "that is none; check the capture",
         )
     same = [
         layer
@@ -77,8 +79,8 @@ def layers(facts: TraceFacts) -> Iterator[Finding]:
         yield Finding(
             code="equal-layers",
             severity="warning",
-            message=f"experts: {layer_list(np.array(same))} and the one after make the same choices: one layer was "
-            "recorded twice; check how the capture numbers layers",
+            message=f"experts: {layer_list(np.array(same))} and the one after make the same "
+            "choices: one layer was recorded twice; check how the capture numbers layers",
         )
 
 
@@ -90,15 +92,16 @@ def empty_choices(facts: TraceFacts) -> Iterator[Finding]:
         yield Finding(
             code="mostly-empty",
             severity="warning",
-            message=f"choices: {percent(empty, slots)} of the K = {facts.meta.choices} choices are empty: K is larger "
-            "than tokens use, or most were dropped; statistics per token count the choices that were made",
+            message=f"choices: {percent(empty, slots)} of the K = {facts.meta.choices} choices are "
+            "empty: K is larger than tokens use, or most were dropped; statistics per token count "
+            "the choices that were made",
         )
     elif empty:
         yield Finding(
             code="empty-choices",
             severity="note",
-            message=f"choices: {percent(empty, slots)} are empty (dropped tokens, null experts or a varying number of "
-            "choices); see them by position before you plan with the mean",
+            message=f"choices: {percent(empty, slots)} are empty (dropped tokens, null experts or "
+            "a varying number of choices); see them by position before you plan with the mean",
         )
 
 
@@ -111,8 +114,8 @@ def expert_ids(facts: TraceFacts) -> Iterator[Finding]:
         yield Finding(
             code="unused-ids",
             severity="warning",
-            message=f"experts: no id above {highest} is used though E = {meta.experts}: E is wrong, or ids are local "
-            "to a rank; state E when importing",
+            message=f"experts: no id above {highest} is used though E = {meta.experts}: E is "
+            "wrong, or ids are local to a rank; state E when importing",
         )
     declared = _declared_experts(meta)
     if declared is not None and declared != meta.experts:
@@ -120,16 +123,16 @@ def expert_ids(facts: TraceFacts) -> Iterator[Finding]:
         yield Finding(
             code="experts-differ",
             severity="warning",
-            message=f"config: the model has {declared} routed experts, the trace E = {meta.experts}: {more}; map slots "
-            "to experts before planning",
+            message=f"config: the model has {declared} routed experts, the trace E = "
+            f"{meta.experts}: {more}; map slots to experts before planning",
         )
     chosen_TK = facts.sample.experts_TLK[:, 0]
     if meta.choices > 2 and len(chosen_TK) >= SHORT and np.all(chosen_TK[:, 1:] > chosen_TK[:, :-1], axis=1).all():
         yield Finding(
             code="sorted-choices",
             severity="note",
-            message="experts: choices stand in rising order of id, not of weight: what takes the first choice as the "
-            "best (dispatch mode stay) means nothing here",
+            message="experts: choices stand in rising order of id, not of weight: what takes the "
+            "first choice as the best (dispatch mode stay) means nothing here",
         )
 
 
@@ -148,28 +151,29 @@ def variety(facts: TraceFacts) -> Iterator[Finding]:
         yield Finding(
             code="few-sequences",
             severity="warning",
-            message=f"sequence: {sequences} in all: tokens of one text route alike, so every statistic rests on "
-            f"{sequences} samples; capture at least {LEAST_SEQUENCES}",
+            message=f"sequence: {sequences} in all: tokens of one text route alike, so every "
+            f"statistic rests on {sequences} samples; capture at least {LEAST_SEQUENCES}",
         )
     if not facts.topics:
         yield Finding(
             code="no-topics",
             severity="note",
-            message="topic: none recorded, so nothing says how loads would move with the kind of text; label the "
-            "prompts when capturing",
+            message="topic: none recorded, so nothing says how loads would move with the kind of "
+            "text; label the prompts when capturing",
         )
     elif len(facts.topics) == 1:
         yield Finding(
             code="one-topic",
             severity="warning",
-            message=f"topic: all tokens are {facts.topics[0]!r}: a plan made on one topic can lose on another; capture "
-            "a mix",
+            message=f"topic: all tokens are {facts.topics[0]!r}: a plan made on one topic can lose "
+            "on another; capture a mix",
         )
     elif int(facts.tokens_C.max()) > 0.9 * int(facts.tokens_C.sum()):
         name = facts.topics[int(facts.tokens_C.argmax())]
         yield Finding(
             code="one-topic",
             severity="note",
-            message=f"topic: {percent(int(facts.tokens_C.max()), int(facts.tokens_C.sum()))} of the tokens are "
-            f"{name!r}: pooled loads are that topic's; weight topics as your traffic does",
+            message=f"topic: {percent(int(facts.tokens_C.max()), int(facts.tokens_C.sum()))} of "
+            f"the tokens are {name!r}: pooled loads are that topic's; weight topics as your "
+            "traffic does",
         )

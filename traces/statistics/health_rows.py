@@ -39,8 +39,9 @@ def dummy_rows(facts: TraceFacts) -> Iterator[Finding]:
         yield Finding(
             code="zero-router-rows",
             severity="warning",
-            message=f"experts: {in_order:,} rows choose experts 0 to {facts.meta.choices - 1} in order at every layer, "
-            "as a router fed with zeros does (dummy or profiling runs); drop them",
+            message=f"experts: {in_order:,} rows choose experts 0 to {facts.meta.choices - 1} in "
+            "order at every layer, as a router fed with zeros does (dummy or profiling runs); drop "
+            "them",
         )
 
 
@@ -59,9 +60,9 @@ def padding(facts: TraceFacts) -> Iterator[Finding]:
         yield Finding(
             code="padding",
             severity="warning",
-            message=f"experts: {percent(padded, facts.sample.tokens)} of the tokens stand at the end of a sequence "
-            f"and repeat the row before them ({int(padded_R.sum()):,} sequences end in {TAIL} equal rows or more), "
-            "as padding does; leave padding out when capturing",
+            message=f"experts: {percent(padded, facts.sample.tokens)} of the tokens stand at the "
+            f"end of a sequence and repeat the row before them ({int(padded_R.sum()):,} sequences "
+            f"end in {TAIL} equal rows or more), as padding does; leave padding out when capturing",
         )
     constant_R = (tail_R >= TAIL) & whole_R
     constant = int(tail_R[constant_R].sum())
@@ -69,8 +70,9 @@ def padding(facts: TraceFacts) -> Iterator[Finding]:
         yield Finding(
             code="constant-sequences",
             severity="warning",
-            message=f"experts: {int(constant_R.sum()):,} sequences ({percent(constant, facts.sample.tokens)} of the "
-            "tokens) make the same choices in every row: dummy requests; drop them",
+            message=f"experts: {int(constant_R.sum()):,} sequences "
+            f"({percent(constant, facts.sample.tokens)} of the tokens) make the same choices in "
+            "every row: dummy requests; drop them",
         )
     repeated = int(facts.repeat_T.sum())
     others = repeated - padded - constant
@@ -79,8 +81,8 @@ def padding(facts: TraceFacts) -> Iterator[Finding]:
         yield Finding(
             code="repeated-rows",
             severity="warning",
-            message=f"experts: {percent(shown, facts.sample.tokens)} of the rows repeat the row before them within a "
-            "sequence; real text does so very rarely; look at token_id there",
+            message=f"experts: {percent(shown, facts.sample.tokens)} of the rows repeat the row "
+            "before them within a sequence; real text does so very rarely; look at token_id there",
         )
 
 
@@ -104,8 +106,8 @@ def repeated_prompts(facts: TraceFacts) -> Iterator[Finding]:
             yield Finding(
                 code=code,
                 severity="warning" if copied else "note",
-                message=f"sequence: {percent(copies, int(begins_R.sum()))} of the sequences {what} (the most frequent "
-                f"{int(count_H.max()):,} times): "
+                message=f"sequence: {percent(copies, int(begins_R.sum()))} of the sequences {what} "
+                f"(the most frequent {int(count_H.max()):,} times): "
                 + ("one prompt sent again and again; " if copied else "a common system prompt, or one prompt; ")
                 + "loads say little about other text; capture more varied requests",
             )
@@ -123,15 +125,15 @@ def token_ids(facts: TraceFacts) -> Iterator[Finding]:
         yield Finding(
             code="one-token-id",
             severity="warning",
-            message=f"token_id: {percent(most, len(ids_T))} of the tokens have id {int(ids[counts.argmax()])}: dummy "
-            "input or padding; drop those tokens",
+            message=f"token_id: {percent(most, len(ids_T))} of the tokens have id "
+            f"{int(ids[counts.argmax()])}: dummy input or padding; drop those tokens",
         )
     elif (facts.rows.same_token_id or 0) >= 4 * SHORT:
         yield Finding(
             code="token-id-run",
             severity="note",
-            message=f"token_id: {facts.rows.same_token_id:,} rows in a row have one id: padding, or a text of one "
-            "character; look at them before planning",
+            message=f"token_id: {facts.rows.same_token_id:,} rows in a row have one id: padding, "
+            "or a text of one character; look at them before planning",
         )
 
 
@@ -144,21 +146,23 @@ def numbering(facts: TraceFacts) -> Iterator[Finding]:
         yield Finding(
             code="repeated-positions",
             severity="warning",
-            message=f"position: {int(same_T.sum()):,} tokens stand at a position that their sequence already has (the "
-            f"first in sequence {first}): numbers were used again; give every request its own",
+            message=f"position: {int(same_T.sum()):,} tokens stand at a position that their "
+            f"sequence already has (the first in sequence {first}): numbers were used again; give "
+            "every request its own",
         )
     gaps = len(sample.run_R1) - 1 - len(np.unique(sample.sequence_T)) - int(same_T.sum())
     if facts.sample.whole and gaps > 0:
         yield Finding(
             code="position-gaps",
             severity="note",
-            message=f"position: {gaps:,} gaps within sequences, as prefix caching or a dropped batch leaves; windows "
-            "of neighbouring tokens stop there",
+            message=f"position: {gaps:,} gaps within sequences, as prefix caching or a dropped "
+            "batch leaves; windows of neighbouring tokens stop there",
         )
     if facts.rows.step_falls:
         yield Finding(
             code="step-order",
             severity="note",
-            message=f"step: falls {facts.rows.step_falls:,} times from one row to the next: rows are not in the order "
-            "of time, so windows of the trace are not windows of time; sort by step to see drift in time",
+            message=f"step: falls {facts.rows.step_falls:,} times from one row to the next: rows "
+            "are not in the order of time, so windows of the trace are not windows of time; sort "
+            "by step to see drift in time",
         )

@@ -1,7 +1,8 @@
 """How alike the choices of neighbouring tokens are: segment routing, segment caches and the sparsity of chunks.
 
-Every statistic here is over all windows of m consecutive tokens of a sequence; f(e) is how often expert e is chosen in
-the window. Axes: T token, L MoE layer, E expert, K choice, M window length, S cache size, F times chosen.
+Every statistic here is over all windows of m consecutive tokens of a sequence; f(e) is how often
+expert e is chosen in the window. Axes: T token, L MoE layer, E expert, K choice, M window length, S
+cache size, F times chosen.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ _ROLLING_CHOICES = 1 << 19  # a rolling cache costs tens of times what a window 
 class Locality:
     """Segment routing best performance, segment cache best hit rate and chunk-level sparsity, by window length.
 
-    SRP and SCH are those of Liang et al., "Not All Models Suit Expert Offloading" (arXiv 2505.16056v1, equations 6, 7
-    and 9); CLS is that of Song et al., "BlockFFN" (arXiv 2507.08771, section 2.1), over every window.
+    SRP and SCH are those of Liang et al., "Not All Models Suit Expert Offloading" (arXiv
+    2505.16056v1, equations 6, 7 and 9); CLS is that of Song et al., "BlockFFN" (arXiv 2507.08771,
+    section 2.1), over every window.
 
     Parameters
     ----------
@@ -41,31 +43,34 @@ class Locality:
     windows_M
         Windows there are; where there are none the statistics are nan.
     srp_LM, srp_M
-        Segment routing best performance: the best F1 score against the router's choices that a router can get which
-        fixes its experts for m tokens. It is reached by taking each expert that is chosen at least α times:
-        max over α of 2 Σ f[f ≥ α] ÷ Σ (m·[f ≥ α] + f), α being one number for the layer (`_LM`) or the model (`_M`).
+        Segment routing best performance: the best F1 score against the router's choices that a
+        router can get which fixes its experts for m tokens. It is reached by taking each expert
+        that is chosen at least α times: max over α of 2 Σ f[f ≥ α] ÷ Σ (m·[f ≥ α] + f), α being one
+        number for the layer (`_LM`) or the model (`_M`).
     size_ratio_LM, size_ratio_M
         Experts that this router takes on average, over the choices of a token (the paper's ρ̂).
     cache_ratios
-        ρ of each cache: it holds ⌊ρ·k⌋ experts (at least 1, at most E), k being the mean choices of a token at the
-        layers with any.
+        ρ of each cache: it holds ⌊ρ·k⌋ experts (at least 1, at most E), k being the mean choices of
+        a token at the layers with any.
     cache_sizes
         Experts in each cache.
     sch_LMS, sch_MS
-        Segment cache best hit rate: part of a window's choices that its ⌊ρ·k⌋ most chosen experts serve, held fixed
-        through the window (the paper's first version). `_M` pools layers that each have a cache of their own; the
-        authors' number for a model is that of one cache of ⌊ρ·k⌋·L experts of any layer, which serves no less.
+        Segment cache best hit rate: part of a window's choices that its ⌊ρ·k⌋ most chosen experts
+        serve, held fixed through the window (the paper's first version). `_M` pools layers that
+        each have a cache of their own; the authors' number for a model is that of one cache of
+        ⌊ρ·k⌋·L experts of any layer, which serves no less.
     rolling_sch_LMS, rolling_sch_MS
-        The same name in the paper's later versions (v3 and after): hit rate of a cache of ⌊ρ·k⌋ experts that starts
-        each sequence empty and, where an expert must give way, drops the one that the next m tokens choose least
-        (of equals, the one used longest ago). Over `rolling_tokens` tokens, whole runs spread over the sample. The
-        authors' program (github.com/ljcleo/moe-lrc) counts the token at hand among the m, so it looks one token less
+        The same name in the paper's later versions (v3 and after): hit rate of a cache of ⌊ρ·k⌋
+        experts that starts each sequence empty and, where an expert must give way, drops the one
+        that the next m tokens choose least (of equals, the one used longest ago). Over
+        `rolling_tokens` tokens, whole runs spread over the sample. The authors' program
+        (github.com/ljcleo/moe-lrc) counts the token at hand among the m, so it looks one token less
         far, and may drop an expert that the token at hand has used; `_M` pools layers here too.
     rolling_tokens
         Tokens that the rolling caches served.
     chunk_sparsity_LM, chunk_sparsity_M
-        CLS: mean part of the experts that no token of a window chose; nan for a layer without any choice, which `_M`
-        leaves out. BlockFFN's training loss cuts a sequence into
+        CLS: mean part of the experts that no token of a window chose; nan for a layer without any
+        choice, which `_M` leaves out. BlockFFN's training loss cuts a sequence into
         chunks that do not overlap; all windows together stand for every place of the first cut.
     """
 

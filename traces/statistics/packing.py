@@ -1,6 +1,7 @@
 """A quick plan from loads alone, to say what a plan made on one part of a trace is worth on another.
 
-Solvers that make plans to run are in `moecast.placement`. Axes: L MoE layer, E expert, G rank, C part.
+Solvers that make plans to run are in `moecast.placement`. Axes: L MoE layer, E expert, G rank, C
+part.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from moecast.traces.statistics.summary import Fractions, balance_L, mean_known, 
 def packed_ranks_LE(load_LE: npt.ArrayLike, n_ranks: int) -> npt.NDArray[np.int32]:
     """Rank of each expert when the heaviest goes first, to the least loaded rank with a slot left: int32 [L, E].
 
-    Longest processing time first with ⌈E / G⌉ slots to a rank (the balanced packing of DeepSeek's EPLB, no replicas).
+    Longest processing time first with ⌈E / G⌉ slots to a rank (the balanced packing of DeepSeek's
+    EPLB, no replicas).
 
     Raises
     ------
@@ -27,7 +29,8 @@ def packed_ranks_LE(load_LE: npt.ArrayLike, n_ranks: int) -> npt.NDArray[np.int3
     table_LE = numbers("load_LE", load_LE, shape=(None, None))
     n_ranks = index("n_ranks", n_ranks, least=1, most=table_LE.shape[1])
     rank_LE = np.empty(table_LE.shape, np.int32)
-    # sorted here, since a sort takes seconds to compile; stable, so that equal loads go by expert id
+    # sorted here, since a sort takes seconds to compile; stable, so that equal loads go by expert
+    # id
     order_LE = np.argsort(-table_LE, axis=1, kind="stable")
     pack(table_LE, order_LE, n_ranks, rank_LE)
     return rank_LE

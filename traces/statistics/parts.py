@@ -31,7 +31,8 @@ class Parts:
     Parameters
     ----------
     window_tokens
-        Tokens of each window but the last, which may have fewer: the smallest 256 · 2ⁿ that needs at most 32 windows.
+        Tokens of each window but the last, which may have fewer: the smallest 256 · 2ⁿ that needs
+        at most 32 windows.
     tokens_W, load_WLE
         Tokens and load of each window, in the trace's order.
     topics, tokens_C, load_CLE

@@ -35,8 +35,9 @@ from moecast.traces.trace import RoutingTrace
 class TraceProfile:
     """What is in a trace.
 
-    `stats`, `fan_out_domains_LF`, `positions`, `drift` and the row checks of `health` are of all tokens; `locality`,
-    `dependence`, `stability` and the sequence checks of `health` of `sample_tokens` tokens, whole pieces of sequences.
+    `stats`, `fan_out_domains_LF`, `positions`, `drift` and the row checks of `health` are of all
+    tokens; `locality`, `dependence`, `stability` and the sequence checks of `health` of
+    `sample_tokens` tokens, whole pieces of sequences.
 
     Parameters
     ----------
@@ -49,8 +50,8 @@ class TraceProfile:
     fan_out_domains_LF
         Tokens by number of distinct domains that hold their choices.
     token_sparsity_L
-        TLS: mean part of the experts that a token does not choose (BlockFFN, arXiv 2507.08771, section 2.1); nan for a
-        layer without any choice.
+        TLS: mean part of the experts that a token does not choose (BlockFFN, arXiv 2507.08771,
+        section 2.1); nan for a layer without any choice.
     coactivation, affinity
         What the two tables say.
     locality, dependence, positions, drift, stability
@@ -114,7 +115,8 @@ def profile_trace(
     Parameters
     ----------
     rank_of_expert_LE, n_ranks
-        A placement without replicas; by default experts in order on `n_ranks` ranks, 8 or E where that is less.
+        A placement without replicas; by default experts in order on `n_ranks` ranks, 8 or E where
+        that is less.
     domain_size
         Ranks of a domain, consecutive; by default 8, or all ranks where there are fewer.
     lengths, cache_ratios
@@ -122,7 +124,8 @@ def profile_trace(
     sample_choices
         Most choices kept in memory for the statistics that need the order within a sequence.
     seed
-        Draws the sample and the deals; the same seed gives the same profile for any batches and shards.
+        Draws the sample and the deals; the same seed gives the same profile for any batches and
+        shards.
 
     Raises
     ------

@@ -27,7 +27,8 @@ class RowFacts:
     dummies
         Runs of equal rows that the rest of the trace would not make.
     in_order
-        Rows that choose experts 0, 1, … K-1 at every layer; None where K = E or K = 1, when many may.
+        Rows that choose experts 0, 1, … K-1 at every layer; None where K = E or K = 1, when many
+        may.
     step_falls
         Rows whose step is below the row's before; None without steps.
     same_token_id

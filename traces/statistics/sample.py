@@ -37,7 +37,8 @@ class TokenSample:
     sequence_T, position_T
         Rising by (sequence, position); equal ones stay in the trace's order.
     token_id_T, topic_T
-        None where the trace does not have them; topics are numbered by first appearance, -1 not known.
+        None where the trace does not have them; topics are numbered by first appearance, -1 not
+        known.
     run_R1
         int64 [R + 1]: where each run of consecutive positions of one sequence begins, and T.
     share
@@ -48,8 +49,8 @@ class TokenSample:
     Raises
     ------
     ValueError, TypeError
-        Arrays that do not fit each other or the sizes in `meta`, runs that do not rise from 0 to T, or a token that
-        chooses an expert twice.
+        Arrays that do not fit each other or the sizes in `meta`, runs that do not rise from 0 to T,
+        or a token that chooses an expert twice.
     """
 
     meta: TraceMeta
@@ -94,8 +95,9 @@ class TokenSample:
 class TokenSampler:
     """Draws a sample of bounded size from a trace that comes in batches.
 
-    A piece is 4,096 consecutive positions of a sequence. A hash of sequence, piece and seed says which are kept; when
-    they outgrow `most_choices`, the part that is kept is halved. What remains depends on neither batches nor shards.
+    A piece is 4,096 consecutive positions of a sequence. A hash of sequence, piece and seed says
+    which are kept; when they outgrow `most_choices`, the part that is kept is halved. What remains
+    depends on neither batches nor shards.
 
     Parameters
     ----------

@@ -25,14 +25,16 @@ _LEAST_TOKENS = 64
 class Stability:
     """What a plan made on n tokens of whole sequences gets on sequences that it never saw.
 
-    Sequences are dealt at random into a half for planning and a half for measuring; plans are packed on the first
-    n = 64, 128, 256, … planning tokens (whole sequences). Averaged over several deals. Sequences of all topics and
-    times are mixed, so this is the cost of a short sample, without the drift that `drift` shows.
+    Sequences are dealt at random into a half for planning and a half for measuring; plans are
+    packed on the first n = 64, 128, 256, … planning tokens (whole sequences). Averaged over several
+    deals. Sequences of all topics and times are mixed, so this is the cost of a short sample,
+    without the drift that `drift` shows.
 
     Parameters
     ----------
     tokens_N
-        Planning sizes, the last being all planning tokens; means over deals, since sequences are whole.
+        Planning sizes, the last being all planning tokens; means over deals, since sequences are
+        whole.
     balance_N
         Balance on the measuring half of a plan made on so many tokens.
     distance_N
@@ -40,9 +42,9 @@ class Stability:
     within
         The tolerance below, 1 %.
     stable_tokens
-        Smallest planning size from which on the balance stays within `within` of that of all planning tokens; None
-        when this is more than half of the planning tokens, since one cannot tell then whether more would not still
-        help.
+        Smallest planning size from which on the balance stays within `within` of that of all
+        planning tokens; None when this is more than half of the planning tokens, since one cannot
+        tell then whether more would not still help.
     """
 
     tokens_N: Fractions
@@ -75,7 +77,8 @@ def stability(
     rng = np.random.default_rng(seed)
     curves = [_deal(sample, starts_Q, n_ranks, rng) for _ in range(deals)]
     steps = min(len(curve) for curve in curves)
-    # Deals differ by a sequence in length: sizes are aligned from the small end, and each ends with all its tokens.
+    # Deals differ by a sequence in length: sizes are aligned from the small end, and each ends with
+    # all its tokens.
     joined = np.stack([np.vstack([curve[: steps - 1], curve[-1:]]) for curve in curves]).mean(axis=0)
     tokens_N, balance_N, distance_N = joined.T
     return Stability(

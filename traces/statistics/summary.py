@@ -31,8 +31,8 @@ class TraceStats:
     transition_LEE
         [L-1, E, E]: pairs of a choice at a layer and one at the next MoE layer by the same token.
     rank_load_LG, fan_out_LF, same_rank_L, pairs_L
-        With a placement: choices served by each rank; tokens by number of distinct ranks; [L-1] pairs of choices at
-        consecutive layers whose two experts share a rank, and all of them.
+        With a placement: choices served by each rank; tokens by number of distinct ranks; [L-1]
+        pairs of choices at consecutive layers whose two experts share a rank, and all of them.
     ep_groups
         EP groups among which the ranks of `rank_load_LG` are shared out, in order.
     """

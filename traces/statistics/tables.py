@@ -1,7 +1,9 @@
-"""Statistics of routing: load, co-activation and transition; with a placement balance, fan-out and crossings.
+"""Statistics of routing: load, co-activation and transition.
 
-Each takes a trace or batches of one, such as `iter_trace` yields. Ask `trace_stats` for several at once: it counts them
-in one pass. Axes: L MoE layer, E expert, G rank.
+With a placement balance, fan-out and crossings.
+
+Each takes a trace or batches of one, such as `iter_trace` yields. Ask `trace_stats` for several at
+once: it counts them in one pass. Axes: L MoE layer, E expert, G rank.
 """
 
 from __future__ import annotations
@@ -71,7 +73,9 @@ def crossings(source: Source, rank_of_expert_LE: npt.ArrayLike) -> float:
 
 
 def contiguous_ranks_LE(meta: TraceMeta, n_ranks: int) -> npt.NDArray[np.int32]:
-    """Rank of each expert when they are dealt in order: int32 [L, E]; the first ranks take what does not divide.
+    """Rank of each expert when they are dealt in order: int32 [L, E].
+
+    The first ranks take what does not divide.
 
     Raises
     ------

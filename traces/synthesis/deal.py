@@ -20,11 +20,14 @@ Topics = Mapping[str, float] | Collection[str]
 
 
 def deal(donors: Donors, *, tokens: int, seed: int, topics: Topics | None = None) -> Iterator[tuple[int, int, int]]:
-    """Yield the donor sequence in whose place each synthetic one stands, its round and its tokens; in all `tokens`.
+    """Yield the donor sequence in whose place each synthetic one stands, its round and its tokens.
 
-    The order is that of the run, stretched or thinned out: where the run had a sequence of some phase and topic, so
-    have we as many as it takes, each in the place of a random one from the same part of the run. In every part each
-    has its turn once before any has its second: that is a round, and a part's rounds follow one another.
+    In all `tokens`.
+
+    The order is that of the run, stretched or thinned out: where the run had a sequence of some
+    phase and topic, so have we as many as it takes, each in the place of a random one from the same
+    part of the run. In every part each has its turn once before any has its second: that is a
+    round, and a part's rounds follow one another.
 
     Parameters
     ----------
@@ -67,9 +70,11 @@ def _shares(donors: Donors, topics: Topics | None) -> Floats:
         for name, weight in weighed.items():
             tokens = has_C[names.index(name)] if name in names and names.index(name) < len(has_C) else 0
             if not tokens:
-                raise MoecastError(f"the trace has {', '.join(names) or 'no topics'}", field="topics", value=name)
+                rule = f"the trace has {', '.join(names) or 'no topics'}"
+                raise MoecastError(rule, field="topics", value=name)
             if weight is not None and not 0 <= weight < float("inf"):
-                raise MoecastError("a weight is finite and not negative", field=f"topics.{name}", value=weight)
+                rule = "a weight is finite and not negative"
+                raise MoecastError(rule, field=f"topics.{name}", value=weight)
             weight_C[names.index(name)] = 1.0 if weight is None else weight / tokens
         if not weight_C.any():
             raise MoecastError("at least one weight must be positive", field="topics")

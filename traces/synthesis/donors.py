@@ -22,13 +22,16 @@ Indices = npt.NDArray[np.int32]
 _MOST_PARTS = 8
 _SEQUENCES_IN_PART = 16
 _TOKENS_IN_PART = 1 << 9
-# A part larger than this is cut further: looking for neighbours takes time by the square of its tokens.
+# A part larger than this is cut further: looking for neighbours takes time by the square of its
+# tokens.
 _MOST_IN_PART = 1 << 14
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Donors:
-    """Real tokens sorted by sequence and position; the sequences stand in the order in which the run began them.
+    """Real tokens sorted by sequence and position.
+
+    The sequences stand in the order in which the run began them.
 
     Parameters
     ----------
@@ -41,15 +44,17 @@ class Donors:
     kind_Q
         The phase and topic of a sequence, one number for both.
     part_Q
-        Sequences of one kind and one part of the run (an eighth, or more where there are few) have one number, from 0.
+        Sequences of one kind and one part of the run (an eighth, or more where there are few) have
+        one number, from 0.
     group_T
-        Tokens of one part that are of one phase and topic have one number: only these take each other's place.
+        Tokens of one part that are of one phase and topic have one number: only these take each
+        other's place.
 
     Raises
     ------
     ValueError, TypeError
-        Arrays that do not fit each other, sequences that do not rise from 0 to T, or a token that chooses an expert
-        twice.
+        Arrays that do not fit each other, sequences that do not rise from 0 to T, or a token that
+        chooses an expert twice.
     """
 
     trace: RoutingTrace

@@ -1,7 +1,7 @@
 """Which of the finer experts a token gets that chose an expert, and what it chooses where it makes more choices.
 
-Axes: T donor token, E expert of the source, M expert made, K choice of the source, J choice made, R neighbour, L layer
-made, D dimension of the sketch, B bin of scores.
+Axes: T donor token, E expert of the source, M expert made, K choice of the source, J choice made, R
+neighbour, L layer made, D dimension of the sketch, B bin of scores.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ _BINS, _LEAST_BINS = 1 << 16, 64
 def places_TK(parent_TK: Rows, sketch_TD: Floats, direction_ED: Floats) -> Floats:
     """Where each token stands among those of the same expert along its direction, 0 to 1: each place is taken once.
 
-    Tokens are sorted by counting, into bins of equal width; in a bin they stand in their own order, which moves none
-    by more than a bin (with 64 experts, a thousandth of the way between the first and the last).
+    Tokens are sorted by counting, into bins of equal width; in a bin they stand in their own order,
+    which moves none by more than a bin (with 64 experts, a thousandth of the way between the first
+    and the last).
     """
     place_TK = _scores_TK(parent_TK, sketch_TD, direction_ED)
     bin_TK, next_EB = _binned(parent_TK, place_TK, len(direction_ED))
@@ -43,12 +44,14 @@ def places_TK(parent_TK: Rows, sketch_TD: Floats, direction_ED: Floats) -> Float
             expert = parent_TK[token, choice]
             if expert != NO_CHOICE:
                 at = bin_TK[token, choice]
-                place_TK[token, choice] = (next_EB[expert, at] + np.float32(0.5)) / total_E[expert]  # not 0, not 1
+                # not 0, not 1
+                place_TK[token, choice] = (next_EB[expert, at] + np.float32(0.5)) / total_E[expert]
                 next_EB[expert, at] += 1
     return place_TK
 
 
-# A sum that may be taken in any order fills whole vectors, and a rounding moves nobody by a bin's width.
+# A sum that may be taken in any order fills whole vectors, and a rounding moves nobody by a bin's
+# width.
 @njit(cache=True, nogil=True, fastmath=True)
 def _scores_TK(parent_TK: Rows, sketch_TD: Floats, direction_ED: Floats) -> Floats:
     """Where each token lies along the direction of each expert it chose."""
@@ -104,8 +107,8 @@ def choose(
 ) -> None:
     """Give each token that is needed its share of choices at a layer, written to uint16 [T, L, J].
 
-    First the nearest finer expert of each expert it chose, then the next nearest, then what look-alikes and the tokens
-    around it chose.
+    First the nearest finer expert of each expert it chose, then the next nearest, then what
+    look-alikes and the tokens around it chose.
 
     Parameters
     ----------
@@ -132,7 +135,8 @@ def choose(
             known += parent_TK[token, choice] != NO_CHOICE
         wanted = choices if known == most else int(known * choices / most + chance_T2[token, 0])
         first, n, visit = int(chance_T2[token, 1] * most), 0, 0
-        # its own choices, nearest finer experts first and as often as an expert has any, then others' nearest ones
+        # its own choices, nearest finer experts first and as often as an expert has any, then
+        # others' nearest ones
         while n < wanted and visit < widest + neighbours + 2 * _REACH:
             own = visit < widest
             other = token if own else _other(token, visit - widest, neighbours_TR)
@@ -152,7 +156,8 @@ def choose(
                     taken_M[finer] = token
                     made_TLJ[token, layer, n] = label_M[finer]
                     n += 1
-        # Nobody near has enough: any expert, from a random one on, since a token makes all its choices.
+        # Nobody near has enough: any expert, from a random one on, since a token makes all its
+        # choices.
         finer = int(chance_T2[token, 1] * len(label_M))
         while n < wanted:
             if taken_M[finer] != token:

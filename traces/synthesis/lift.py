@@ -1,9 +1,10 @@
 """Lifting: the donors' choices carried over to other numbers of layers, experts and choices.
 
-Layers come from the source in bands (`source_layers`), each expert becomes several finer ones or several become one,
-and a token makes more or fewer choices in proportion. docs/synthesis.md says what that keeps and what it cannot know.
-Axes: T donor token, L MoE layer of the source, M MoE layer made, E expert of the source, K choice of the source,
-J choice made, R neighbour, D dimension of the sketch, X direction.
+Layers come from the source in bands (`source_layers`), each expert becomes several finer ones or
+several become one, and a token makes more or fewer choices in proportion. docs/synthesis.md says
+what that keeps and what it cannot know. Axes: T donor token, L MoE layer of the source, M MoE layer
+made, E expert of the source, K choice of the source, J choice made, R neighbour, D dimension of the
+sketch, X direction.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ _DIRECTIONS = 4
 _MOST_FOR_DIRECTIONS = 1024
 _MOST_DIRECTION_BYTES = 64 << 20
 _PAIRS = 4
-# Donors on which the blur is fitted: so many that counting noise is a hundredth of what a choice tells.
+# Donors on which the blur is fitted: so many that counting noise is a hundredth of what a choice
+# tells.
 _MOST_FOR_BLUR = 1 << 14
 # Beyond this, tables of pairs of experts would be larger than what is worth knowing from them.
 _MOST_FOR_TABLES = 4096
@@ -51,8 +53,9 @@ class SourceLayers:
 def source_layers(layers: int, made: int) -> SourceLayers:
     """Map layers by relative depth.
 
-    Up to as many as the source has, each takes the one at its depth. More of them run through the source in bands of
-    four layers, each as often as needed, so that layers that follow each other stand close in the source but differ.
+    Up to as many as the source has, each takes the one at its depth. More of them run through the
+    source in bands of four layers, each as often as needed, so that layers that follow each other
+    stand close in the source but differ.
     """
     if made <= layers:
         layer_M = ((np.arange(made) + 0.5) * layers / made).astype(np.int64)
@@ -73,15 +76,18 @@ def lifted_rows(
     needed_MT: Mask | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Rows:
-    """Carry the donors' choices over to a shape: uint16 [T, M, J]; their own where the shape is the source's.
+    """Carry the donors' choices over to a shape: uint16 [T, M, J].
 
-    With more experts, how sharply a token's path decides among the finer ones is set so that a choice tells the same
-    share of the next layer's choice as in the source.
+    Their own where the shape is the source's.
+
+    With more experts, how sharply a token's path decides among the finer ones is set so that a
+    choice tells the same share of the next layer's choice as in the source.
 
     Parameters
     ----------
     needed_MT
-        The only donors and layers that need be made; the others hold anything. What is made does not depend on it.
+        The only donors and layers that need be made; the others hold anything. What is made does
+        not depend on it.
     progress
         Called with (layers made, layers).
     """
@@ -249,7 +255,8 @@ def _finer(load_E: Ints, made: int) -> tuple[Ints, Ints]:
 def _directions_XED(rows_TK: Rows, sketch_TD: Floats, experts: int) -> Floats:
     """The main directions in which the tokens of each expert differ: float32 [4, E, D]."""
     direction_XED = np.zeros((_DIRECTIONS, experts, sketch_TD.shape[1]), np.float32)
-    order_X = np.argsort(rows_TK, axis=None, kind="stable")  # tokens by expert, those of one in their order
+    # tokens by expert, those of one in their order
+    order_X = np.argsort(rows_TK, axis=None, kind="stable")
     bound_E1 = np.searchsorted(rows_TK.ravel()[order_X], np.arange(experts + 1))
     for expert in range(experts):
         members = order_X[bound_E1[expert] : bound_E1[expert + 1]] // rows_TK.shape[1]

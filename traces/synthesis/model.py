@@ -23,8 +23,8 @@ LEAST_SEQUENCES = 8
 class TraceModel:
     """What was learned from a trace: its tokens' paths, and which of them are alike.
 
-    A synthesis (`synthesise`) recombines them, as two chromosomes do: tokens that choose alike trade places, each with
-    the tokens after it, and choices at some layers.
+    A synthesis (`synthesise`) recombines them, as two chromosomes do: tokens that choose alike
+    trade places, each with the tokens after it, and choices at some layers.
 
     Parameters
     ----------
@@ -76,7 +76,8 @@ def fit_trace(
 ) -> TraceModel:
     """Learn from a trace, or from batches of one, how its tokens choose.
 
-    Takes seconds and some hundred MB: of more than 131,072 tokens it keeps that many, in whole sequences.
+    Takes seconds and some hundred MB: of more than 131,072 tokens it keeps that many, in whole
+    sequences.
 
     Parameters
     ----------

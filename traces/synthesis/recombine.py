@@ -1,6 +1,7 @@
 """Recombination: donors that choose alike trade places, for a stretch of their sequences, and choices at some layers.
 
-Axes: T donor token, M layer made, P part of the run, X its donor tokens, R neighbour, L MoE layer, K choice,
+Axes: T donor token, M layer made, P part of the run, X its donor tokens, R neighbour, L MoE layer,
+K choice,
 N token made.
 """
 
@@ -19,7 +20,8 @@ Ints = npt.NDArray[np.int64]
 Indices = npt.NDArray[np.int32]
 Rows = npt.NDArray[np.uint16]
 
-# Chosen by benchmarks/synthesis.py: as much as leaves what id, context and sequence explain within five per cent.
+# Chosen by benchmarks/synthesis.py: as much as leaves what id, context and sequence explain within
+# five per cent.
 _MOVED = 0.10
 _CROSSED = 0.55
 # Tokens of a stretch, on average.
@@ -35,9 +37,11 @@ class Recombination:
     Parameters
     ----------
     donor_T
-        int32 [T]: the donor in each one's place. Each part's donors stand in its places, every one exactly once.
+        int32 [T]: the donor in each one's place. Each part's donors stand in its places, every one
+        exactly once.
     partner_T
-        int32 [T]: the donor that has this one's choices at some layers, as this one has its; itself where none has.
+        int32 [T]: the donor that has this one's choices at some layers, as this one has its; itself
+        where none has.
     window_T2
         int32 [T, 2]: first of these layers, and the one after the last.
     """
@@ -129,7 +133,8 @@ def _trade_places(
             continue
         for i in range(stretch_X[x]):
             a, b = one + i, other + i
-            # Both must still stand in their own places: what is written below are they, not who stands there.
+            # Both must still stand in their own places: what is written below are they, not who
+            # stands there.
             if max(a, b) >= len(donor_T) or donor_T[a] != a or donor_T[b] != b:
                 break
             if sequence_T[a] != sequence_T[one] or sequence_T[b] != sequence_T[other] or group_T[a] != group_T[b]:
@@ -180,7 +185,8 @@ def _free(one: int, neighbours_TR: Indices, partner_T: Indices) -> int:
 @njit(cache=True, nogil=True)
 def _after(one: int, other: int, neighbours_TR: Indices, sequence_T: Indices, partner_T: Indices) -> int:
     """The donor after `other`, where it and the one after `one` are free look-alikes, else -1."""
-    # Not beyond the end of a sequence: what stands there may be of another part, half of whose round is out already.
+    # Not beyond the end of a sequence: what stands there may be of another part, half of whose
+    # round is out already.
     if max(one, other) + 1 == len(partner_T):
         return -1
     if sequence_T[one + 1] != sequence_T[one] or sequence_T[other + 1] != sequence_T[other]:

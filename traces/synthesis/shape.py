@@ -27,7 +27,8 @@ class Shape:
         for name, most in (("layers", MAX_LAYERS), ("experts", MAX_EXPERTS), ("choices", MAX_CHOICES)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-                raise MoecastError(f"must be a whole number from 1 to {most}", field=f"shape.{name}", value=value)
+                rule = f"must be a whole number from 1 to {most}"
+                raise MoecastError(rule, field=f"shape.{name}", value=value)
         if self.choices > self.experts:
             raise MoecastError(
                 f"a token cannot choose more than the {self.experts} experts", field="shape.choices", value=self.choices
@@ -48,6 +49,7 @@ def parse_shape(text: str) -> Shape:
     """
     found = re.fullmatch(r"\s*(\d{1,9})[x×](\d{1,9})[x×](\d{1,9})\s*", text, flags=re.ASCII)
     if not found:
-        raise MoecastError("layers x experts x choices, such as 58x256x8", field="shape", value=text)
+        rule = "layers x experts x choices, such as 58x256x8"
+        raise MoecastError(rule, field="shape", value=text)
     layers, experts, choices = (int(number) for number in found.groups())
     return Shape(layers=layers, experts=experts, choices=choices)

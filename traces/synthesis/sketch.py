@@ -1,6 +1,7 @@
 """A sketch of each token's path: tokens that choose alike at all layers lie close together.
 
-Axes: T token, L MoE layer, E expert, K choice, D dimension of the sketch, R neighbour, B token of a block,
+Axes: T token, L MoE layer, E expert, K choice, D dimension of the sketch, R neighbour, B token of a
+block,
 C candidate, M member of a group.
 """
 
@@ -19,7 +20,8 @@ Floats = npt.NDArray[np.float32]
 
 DIMENSIONS = 64
 NEIGHBOURS = 8
-# A sequence's own mean counts this much beside the token: neighbours are tokens that choose alike in texts that do.
+# A sequence's own mean counts this much beside the token: neighbours are tokens that choose alike
+# in texts that do.
 _SEQUENCE_WEIGHT = 0.7
 _BEFORE_WEIGHT = 0.4
 _BLOCK = 512
@@ -28,7 +30,8 @@ _BLOCK = 512
 def sketches_TD(donors: Donors) -> Floats:
     """Project each token's choices at all layers, rare experts counting more, to unit vectors: float32 [T, D].
 
-    A random projection keeps the angles between the tokens' 0/1 vectors (Johnson and Lindenstrauss).
+    A random projection keeps the angles between the tokens' 0/1 vectors (Johnson and
+    Lindenstrauss).
     """
     layers, experts, _ = donors.trace.meta.shape_LEK
     rows_TLK = donors.trace.experts_TLK
@@ -44,7 +47,8 @@ def neighbours_TR(
 ) -> npt.NDArray[np.int32]:
     """The donors of its group most like each one, nearest first: int32 [T, R], -1 where there is none.
 
-    Only those are kept that have the token among theirs, too, so that none is a look-alike of very many.
+    Only those are kept that have the token among theirs, too, so that none is a look-alike of very
+    many.
     """
     sums_QD = np.add.reduceat(sketch_TD, donors.first_Q1[:-1], axis=0)
     before_TD = np.roll(sketch_TD, 1, axis=0)
@@ -98,7 +102,8 @@ def _closest(
     last = best_MR.shape[1] - 1
     for b in range(len(near_BC)):
         for c in range(b + 1, near_BC.shape[1]):
-            # Most pairs are not among the nearest: one comparison with the worst that is kept says so.
+            # Most pairs are not among the nearest: one comparison with the worst that is kept says
+            # so.
             near = near_BC[b, c]
             if near > best_MR[start + b, last]:
                 _insert(near, token_M[start + c], best_MR[start + b], found_TR[token_M[start + b]])

@@ -40,17 +40,18 @@ def synthesise(
 ) -> Iterator[RoutingTrace]:
     """Yield batches of synthetic routing, in memory bounded by the batch and the model.
 
-    The same model, shape, tokens, seed and topics give the same tokens, however they are cut into batches. Positions
-    are those of real sequences; `step`, `source_rank` and `weights` are not made. Token ids, where the source has them,
-    are those of the donors.
+    The same model, shape, tokens, seed and topics give the same tokens, however they are cut into
+    batches. Positions are those of real sequences; `step`, `source_rank` and `weights` are not
+    made. Token ids, where the source has them, are those of the donors.
 
     Parameters
     ----------
     shape
-        L, E and K, or text such as ``58x256x8``; None: the source's. One model and shape make one set of experts,
-        whatever the seed.
+        L, E and K, or text such as ``58x256x8``; None: the source's. One model and shape make one
+        set of experts, whatever the seed.
     topics
-        Shares of the tokens by topic, or names only: these, as recorded. None: all of them, as recorded.
+        Shares of the tokens by topic, or names only: these, as recorded. None: all of them, as
+        recorded.
     batch_tokens
         About how many tokens a batch holds: whole sequences; by default 32 MiB.
     progress
@@ -61,12 +62,13 @@ def synthesise(
     Raises
     ------
     MoecastError
-        No tokens, a seed below 0, a topic that the model does not have, or a shape that no trace has or whose donors
-        do not fit in memory.
+        No tokens, a seed below 0, a topic that the model does not have, or a shape that no trace
+        has or whose donors do not fit in memory.
     """
     for field, value, least, most in (("tokens", tokens, 1, 2**32 - 1), ("seed", seed, 0, 2**63 - 1)):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not least <= value <= most:
-            raise MoecastError(f"must be a whole number from {least} to {most}", field=field, value=value)
+            rule = f"must be a whole number from {least} to {most}"
+            raise MoecastError(rule, field=field, value=value)
     if batch_tokens is not None and batch_tokens < 1:
         raise ValueError(f"batch_tokens = {batch_tokens}: must be at least 1")
     wanted = _shape(model, shape)
@@ -108,8 +110,8 @@ def synthetic_meta(
         choices=wanted.choices,
         layer_ids=source.layer_ids if wanted.layers == source.layers else None,
         source={"synthesis": record},
-        notes=f"Synthetic: no model made these choices. Fitted to {model.donors.n_tokens:,} of the {model.tokens:,} "
-        f"tokens of {source.model} ({own}).",
+        notes=f"Synthetic: no model made these choices. Fitted to {model.donors.n_tokens:,} of the "
+        f"{model.tokens:,} tokens of {source.model} ({own}).",
     )
 
 

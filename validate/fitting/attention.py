@@ -1,7 +1,9 @@
-"""The fit of attention kernels: `moecast.sim.cost.attention_prefill`, `attention_decode`; MLA's by the same two.
+"""The fit of attention kernels: `moecast.sim.cost.attention_prefill`, `attention_decode`.
 
-Least squares of the logarithms on 2 % of each table's rows, with a weak prior that keeps a few dozen rows from running
-away with a dozen parameters.
+MLA's by the same two.
+
+Least squares of the logarithms on 2 % of each table's rows, with a weak prior that keeps a few
+dozen rows from running away with a dozen parameters.
 """
 
 from __future__ import annotations
@@ -73,7 +75,8 @@ def forecast(parameters: Parameters, gpu: str, table: AttentionTable) -> Float:
 def draw(table: AttentionTable, *, seed: int = SEED) -> Bool:
     """Mark at most 2 % of a table's rows, at even steps through head widths, windows and work.
 
-    Of latent attention's decode only rows of `LEAST_HEADS` heads and more: few layouts leave a rank fewer.
+    Of latent attention's decode only rows of `LEAST_HEADS` heads and more: few layouts leave a rank
+    fewer.
     """
     work = table.batch_R * table.tokens_R * (table.tokens_R + table.keys_R) * table.heads_R
     name = f"{table.gpu} {table.engine} {table.version} {table.kind}"
@@ -97,10 +100,10 @@ def unseen(table: AttentionTable, drawn: Bool) -> Bool:
 def fit_attention(tables: Sequence[AttentionTable], *, seed: int = SEED) -> Iterator[Entry[Any]]:
     """One entry for each table, and one for each GPU and kind over all engines' newest main kernels (`neutral`).
 
-    Tables of few rows are fitted with those of the same kernel on the GPUs of their generation; each then moves from
-    there as far as its own rows ask. Prompts of one token are the work of a kernel of decode, and set nothing. Of
-    latent attention TensorRT-LLM's kernels stand for those of no engine: SGLang's on Hopper expand an FP8 cache and
-    take absorbed heads for prompts.
+    Tables of few rows are fitted with those of the same kernel on the GPUs of their generation;
+    each then moves from there as far as its own rows ask. Prompts of one token are the work of a
+    kernel of decode, and set nothing. Of latent attention TensorRT-LLM's kernels stand for those of
+    no engine: SGLang's on Hopper expand an FP8 cache and take absorbed heads for prompts.
     """
     tables = [table for table in tables if table.kernel != "one token" and draw(table, seed=seed).sum() >= FEWEST]
     shared = {family: fit_shared(family_of(family, tables), seed=seed) for family in dict.fromkeys(map(kin, tables))}

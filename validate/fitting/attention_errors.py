@@ -29,8 +29,8 @@ NOTHING = Errors.of(np.zeros(0), np.zeros(0))
 def compare_attention(table: AttentionTable, tables: Sequence[AttentionTable] = ()) -> Compared:
     """Errors of the roofline, of the model, and of the model with another GPU's parameters.
 
-    Those of the nearest other GPU; where GPUs of a generation are fitted together (and `tables` are given), a new fit
-    on all but this one.
+    Those of the nearest other GPU; where GPUs of a generation are fitted together (and `tables` are
+    given), a new fit on all but this one.
     """
     entries = attention.all_parameters("mla" if table.latent else "attention")
     own, other = own_and_other(entries, table)
@@ -45,9 +45,12 @@ def compare_attention(table: AttentionTable, tables: Sequence[AttentionTable] = 
 
 
 def compare_module(table: MlaModuleTable) -> tuple[Errors, Errors, Errors, str]:
-    """As `compare_attention`, and a note; the roofline is left out, whose parts are those of other families.
+    """As `compare_attention`, and a note.
 
-    Another GPU's parameters are those of the module alone: its parts are reckoned for the table's GPU as for any.
+    The roofline is left out, whose parts are those of other families.
+
+    Another GPU's parameters are those of the module alone: its parts are reckoned for the table's
+    GPU as for any.
     """
     own, other = own_and_other(mla_module.all_parameters(), table)
     counted = ~module_fit.draw(table) & module_fit.kernel_rows(table)

@@ -1,7 +1,8 @@
 """The fit of what DeepEP's kernels cost between nodes beside the bytes on NICs.
 
-Low latency: the four rows of DeepEP's own page over RDMA that may set parameters (8 and 256 ranks of H800, 128 tokens,
-hidden 7168, top-8 of 256; deepseek-ai/DeepEP at 77bb07a). Normal: the drawn rows of measured tables on several nodes.
+Low latency: the four rows of DeepEP's own page over RDMA that may set parameters (8 and 256 ranks
+of H800, 128 tokens, hidden 7168, top-8 of 256; deepseek-ai/DeepEP at 77bb07a). Normal: the drawn
+rows of measured tables on several nodes.
 
 Axes: R row.
 """

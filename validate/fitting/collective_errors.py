@@ -37,7 +37,8 @@ PRESETS = {
 def compare(root: Path) -> Iterator[tuple[tuple[str, str, str, str], Errors, Errors, Errors]]:
     """Give GPU, engine, version and what was run, and the errors of the three, table by table.
 
-    The model is judged with the parameters that ship; a relative's are fitted on the other GPUs' drawn rows.
+    The model is judged with the parameters that ship; a relative's are fitted on the other GPUs'
+    drawn rows.
     """
     cuts = read_cuts(root)
     entries = all_parameters()

@@ -1,8 +1,8 @@
 """The fit of collectives inside a domain, on drawn rows of measured tables.
 
-NCCL: one set of parameters for each generation of NVLink, on the rows of all its GPUs and versions. Engines'
-all-reduces, of which a table yields one or two rows: one for a generation, with that as prior one for each engine and
-range of versions, with that as prior each GPU's host time.
+NCCL: one set of parameters for each generation of NVLink, on the rows of all its GPUs and versions.
+Engines' all-reduces, of which a table yields one or two rows: one for a generation, with that as
+prior one for each engine and range of versions, with that as prior each GPU's host time.
 
 Axes: R row.
 """
@@ -45,10 +45,12 @@ NARROW = {"ampere": 0.4}
 ENGINE_SPREAD = {"start_s": 0.5, "rank_s": 0.3, "one_part": 0.5, "two_part": 1.0, "host_s": 1.0}
 GPU_SPREAD = {"host_s": 1.0}
 
-# First versions of the ranges that have parameters of their own: SGLang 0.5.14 came with other kernels.
+# First versions of the ranges that have parameters of their own: SGLang 0.5.14 came with other
+# kernels.
 RANGES = {"nccl": ("2.23",), "vllm": ("0.14.0",), "sglang": ("0.5.6", "0.5.14"), "trtllm": ("1.0.0",)}
 
-# Where fits start: a launch of a few us, hops of about 1 us, links' usable part; Simple and NVLS start later.
+# Where fits start: a launch of a few us, hops of about 1 us, links' usable part; Simple and NVLS
+# start later.
 NCCL_START = NcclParameters(
     low_start_s=5e-6,
     low_hop_s=0.9e-6,

@@ -23,8 +23,9 @@ def descend(
 ) -> tuple[float, dict[str, float]]:
     """Find parameters whose forecasts are near the measured seconds: what is left (soft l1), and the parameters.
 
-    Both parameters and times are taken as logarithms. The parameters come back with four digits. `spread`: of a prior
-    about the starts, in logarithms, which holds parameters that the rows do not; None: no prior.
+    Both parameters and times are taken as logarithms. The parameters come back with four digits.
+    `spread`: of a prior about the starts, in logarithms, which holds parameters that the rows do
+    not; None: no prior.
     """
     first, low, high = (np.log(column) for column in zip(*ranges.values(), strict=True))
     measured = np.log(seconds_R)

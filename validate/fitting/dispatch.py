@@ -1,7 +1,7 @@
 """The fit of dispatch and combine inside a domain, on drawn rows of measured tables.
 
-For each library and phase one set of parameters for each generation, and with that as prior one for each GPU. Calls
-from an engine's host rest on the kernels below them and have two parameters more.
+For each library and phase one set of parameters for each generation, and with that as prior one for
+each GPU. Calls from an engine's host rest on the kernels below them and have two parameters more.
 
 Axes: R row.
 """

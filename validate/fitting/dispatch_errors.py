@@ -28,7 +28,8 @@ LATENCY_S = 1e-6
 def compare(root: Path) -> Iterator[tuple[tuple[str, str, str, str], Errors, Errors, Errors]]:
     """Give GPU, library, version and phase, and the errors of links alone, of the model, and with a relative's.
 
-    The model is judged with the parameters that ship; a relative's are fitted on the other GPUs' drawn rows.
+    The model is judged with the parameters that ship; a relative's are fitted on the other GPUs'
+    drawn rows.
     """
     cuts = read_cuts(root)
     entries = all_parameters()

@@ -1,6 +1,7 @@
 """Which rows of a table set parameters, and how parameters are fitted on them.
 
-At most 2 % of a table's rows, drawn with a seed; errors are reckoned on rows of other shapes than those.
+At most 2 % of a table's rows, drawn with a seed; errors are reckoned on rows of other shapes than
+those.
 
 Axes: R row, P parameter.
 """
@@ -33,8 +34,9 @@ def draw_rows(rows: int, *, seed: int, most: int = 700) -> Bool:
 def drawn_rows(keys: Sequence[npt.ArrayLike], *, name: str, seed: int, count: int | None = None) -> Int:
     """Draw the rows of a table: sorted by keys, the first key first, at even steps from a random start.
 
-    Even steps give each kind of row its share. The start depends on the seed and the table's name. `count`: how many
-    (of some of a table's rows, for which the share of all is asked); None: the most that may be.
+    Even steps give each kind of row its share. The start depends on the seed and the table's name.
+    `count`: how many (of some of a table's rows, for which the share of all is asked); None: the
+    most that may be.
     """
     order = np.lexsort([np.asarray(key) for key in reversed(keys)])
     count = int(MOST_SHARE * len(order)) if count is None else count
@@ -53,8 +55,8 @@ def unseen_rows(shapes_R: Sequence[object], drawn_R: Int) -> Bool:
 def fit_logarithms(predict: Callable[[Float], Float], measured_R: Float, start_P: Float, spread_P: Float) -> Float:
     """Fit positive parameters by least squares of logarithms, with a prior: log-normal about where they start.
 
-    `spread_P` is the prior's, in logarithms: small where another GPU's fit is trusted, large where nothing is known.
-    Outliers weigh less (soft L1, from errors of 10 % on).
+    `spread_P` is the prior's, in logarithms: small where another GPU's fit is trusted, large where
+    nothing is known. Outliers weigh less (soft L1, from errors of 10 % on).
     """
     noise = 0.1
 

@@ -22,10 +22,12 @@ _ROOFLINE_TYPES |= {"int4_wo": "int4", "w8a8_int8": "int8"}
 
 
 def compare(table: GemmTable) -> tuple[Errors, Errors, Errors, str]:
-    """Errors of the roofline, of the model, and of the model with the nearest other GPU's parameters; and a note.
+    """Errors of the roofline, of the model, and of the model with the nearest other GPU's parameters.
 
-    Only rows that are a kernel's time and that did not fit the parameters count. The other GPU's are those of the same
-    engine and type, or the neutral ones.
+    And a note.
+
+    Only rows that are a kernel's time and that did not fit the parameters count. The other GPU's
+    are those of the same engine and type, or the neutral ones.
     """
     entry = _entry(table.gpu, table)
     counted = kernel_rows(table)

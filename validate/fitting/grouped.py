@@ -36,7 +36,8 @@ _START: dict[str, Range] = {
 }
 _LARGE: dict[str, Range] = {"large_part": (0.7, 0.2, 1.1)}
 LEAST_ROWS = 900  # a kernel with fewer rows was timed for one model only
-SPECIAL = ("nongated", "min_latency", "situ")  # kernels that an engine takes for some models or sizes only
+# kernels that an engine takes for some models or sizes only
+SPECIAL = ("nongated", "min_latency", "situ")
 MOST_JUDGED = 6000
 
 

@@ -1,9 +1,9 @@
 """The loads behind measured times of experts, of which the tables give only the law.
 
-`balanced`: every expert serves as many choices as any other, and every rank. `power_law_A`: the law of
-`moecast.sim.made_routing` (counts drawn from a density x^-A, scaled to the number of choices), and the time is that of
-the rank that has most. The draw itself is not known: these are others by the same law, so that a single row of a small
-step may be far off.
+`balanced`: every expert serves as many choices as any other, and every rank. `power_law_A`: the law
+of `moecast.sim.made_routing` (counts drawn from a density x^-A, scaled to the number of choices),
+and the time is that of the rank that has most. The draw itself is not known: these are others by
+the same law, so that a single row of a small step may be far off.
 """
 
 from __future__ import annotations

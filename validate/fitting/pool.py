@@ -34,7 +34,8 @@ class Rows:
 def fit_pool(rows: Sequence[Rows], start: Parameters, spread: float | Mapping[str, float]) -> Parameters:
     """Fit parameters on rows of several tables; the prior is log-normal about `start`.
 
-    `spread`: of the prior in logarithms, for all parameters or by name; one that is not named stays.
+    `spread`: of the prior in logarithms, for all parameters or by name; one that is not named
+    stays.
     """
     value: Any = start
     names = [item.name for item in fields(value)]

@@ -36,7 +36,8 @@ FEWEST = 500  # rows with a time; fewer are rounding of a difference that is non
 def fit_quantise(tables: Sequence[QuantiseTable], *, seed: int = 0) -> Iterator[Entry[QuantiseParameters]]:
     """One entry for each table with times; vLLM's stand for those of no engine.
 
-    The engines' kernels differ by more than a pool of their rows could say; vLLM's are one launch each.
+    The engines' kernels differ by more than a pool of their rows could say; vLLM's are one launch
+    each.
     """
     used = [table for table in tables if table.seconds_R.size >= FEWEST]
     for table in used:
@@ -53,7 +54,8 @@ def _fitted(table: QuantiseTable, *, seed: int) -> Entry[QuantiseParameters]:
     def forecast(values: dict[str, float]) -> Float:
         return quantise_seconds(QuantiseParameters(**values), GPUS[gpu], m[drawn], k[drawn])
 
-    # Bytes and the reached part of the memory cannot be told apart: the one is known of "scale", the other is not.
+    # Bytes and the reached part of the memory cannot be told apart: the one is known of "scale",
+    # the other is not.
     known = {"element_bytes": (3.0, 2.999, 3.001)} if kind == "scale" else {"memory_part": (0.9, 0.899, 0.901)}
     starts = [
         _START | known | {"element_s": (element_s, *_START["element_s"][1:]), "row_s": (row_s, *_START["row_s"][1:])}

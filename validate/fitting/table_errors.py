@@ -1,8 +1,8 @@
 """How far off installed tables are on rows that were taken out of them, beside plain interpolation and the fit.
 
-Whole coordinates are taken out, not single rows: a seeded part of the sizes inside each axis of a grid, so that every
-row that is asked lies between others. Of routed experts the rows of uneven loads are asked as well, of which a forecast
-by tables uses none.
+Whole coordinates are taken out, not single rows: a seeded part of the sizes inside each axis of a
+grid, so that every row that is asked lies between others. Of routed experts the rows of uneven
+loads are asked as well, of which a forecast by tables uses none.
 """
 
 from __future__ import annotations

@@ -25,15 +25,18 @@ class RowAnswer:
     source, configuration
         Who measured it, and the setup that it shares with rows that are no witnesses of their own.
     setting
-        What it shares with rows that differ in layout or batch alone; empty where it is compared with none.
+        What it shares with rows that differ in layout or batch alone; empty where it is compared
+        with none.
     unit, published
         As it was published; None where the row has no number.
     published_s
-        The time that this stands for: rows are compared as times, since rates depend on what is counted.
+        The time that this stands for: rows are compared as times, since rates depend on what is
+        counted.
     predicted, predicted_s
         The forecast, in the row's unit and as time; None where there is none.
     low, high
-        Ends of the interval of errors that others of its family have, in the row's unit; None where too few have any.
+        Ends of the interval of errors that others of its family have, in the row's unit; None where
+        too few have any.
     why
         Why there is no forecast.
     note
@@ -103,7 +106,8 @@ class FamilyErrors:
     Parameters
     ----------
     asked, answered, fitted
-        Rows; those with a forecast; those that may have set parameters, and do not count in the errors.
+        Rows; those with a forecast; those that may have set parameters, and do not count in the
+        errors.
     median, p90, bias
         Of the size of errors, and the median with its sign; None where no row judges.
     """

@@ -8,8 +8,8 @@ from moecast.validate.published.questions import ExchangeName, TokenExchange
 from moecast.validate.published.row import Row, Source, Use
 
 _TWO_NODES = (
-    "V1's kernels do not fill the NICs of two nodes: half of the counted bytes stay in the node, so that 43 GB/s "
-    "counted are 21 on the wire; the simulator fills them"
+    "V1's kernels do not fill the NICs of two nodes: half of the counted bytes stay in the node, "
+    "so that 43 GB/s counted are 21 on the wire; the simulator fills them"
 )
 
 
@@ -83,8 +83,9 @@ def _elsewhere(name: str, value: float, question: TokenExchange, *, use: Use = "
 SOURCE = Source(
     name="DeepEP",
     where="deepseek-ai/DeepEP, README at commits 77bb07a (NICs only) and de8cfca (NVLink inside the node)",
-    conditions="H800, one 400 Gb/s ConnectX-7 per GPU; hidden 7168, top-8 of 256 experts, FP8 dispatch, bf16 combine; "
-    "low-latency 128 tokens per rank, normal 4096; routing as its tests draw it, normal: in 4 of the nodes",
+    conditions="H800, one 400 Gb/s ConnectX-7 per GPU; hidden 7168, top-8 of 256 experts, FP8 "
+    "dispatch, bf16 combine; low-latency 128 tokens per rank, normal 4096; routing as its tests "
+    "draw it, normal: in 4 of the nodes",
     rows=(
         *_low_latency(8, 163, 318, "fit", only_nics=True),
         *_low_latency(16, 173, 329, "check", only_nics=True),

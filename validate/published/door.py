@@ -39,11 +39,13 @@ class Published:
     rows
         Of files; the rows of kernel tables are too many to list.
     kernels
-        Families of kernel tables, each with its lines: one of a GPU, engine, version and element type.
+        Families of kernel tables, each with its lines: one of a GPU, engine, version and element
+        type.
     unknown_gpus
         GPUs of the folder that nothing is known of: their tables are not judged.
     shipped
-        Families that were not asked now: their errors are those that ship. Kernels are, too, where `kernels_shipped`.
+        Families that were not asked now: their errors are those that ship. Kernels are, too, where
+        `kernels_shipped`.
     """
 
     rows: tuple[RowAnswer, ...]

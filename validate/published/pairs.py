@@ -1,7 +1,7 @@
 """Errors of ratios: pairs of rows of one source and setting, which differ in batch or in layout alone.
 
-Quantile regression: the line below which 80 % of the pairs' errors lie, against the size of the predicted ratio. A
-setting with many rows has many pairs, and weighs as the root of their number.
+Quantile regression: the line below which 80 % of the pairs' errors lie, against the size of the
+predicted ratio. A setting with many rows has many pairs, and weighs as the root of their number.
 
 Axes: R pair.
 """

@@ -32,8 +32,8 @@ MOST_ROWS = 18_432
 class TokenExchange:
     """A dispatch or a combine at DeepSeek-V3's widths, without an exchange of counts, routed as DeepEP's tests do.
 
-    Those of the low-latency kernels draw all experts alike; those of the normal ones first choose the 4 best nodes of
-    each token (all, where there are no more), by the best expert in each.
+    Those of the low-latency kernels draw all experts alike; those of the normal ones first choose
+    the 4 best nodes of each token (all, where there are no more), by the best expert in each.
 
     Parameters
     ----------
@@ -46,10 +46,12 @@ class TokenExchange:
     dispatch_type
         Element type of the dispatched vectors; combine is always bf16.
     only_nics
-        Whether copies for a GPU of the same node also go over NICs: the cluster is then made of one-GPU nodes.
+        Whether copies for a GPU of the same node also go over NICs: the cluster is then made of
+        one-GPU nodes.
     unit
-        "us", or "GB/s" of the bytes that DeepEP's own tests count, without metadata, a rank's own included. Normal
-        kernels: distinct (token, node) pairs or, on one node, (token, rank) pairs; low-latency ones: every choice.
+        "us", or "GB/s" of the bytes that DeepEP's own tests count, without metadata, a rank's own
+        included. Normal kernels: distinct (token, node) pairs or, on one node, (token, rank) pairs;
+        low-latency ones: every choice.
     """
 
     cluster: str
@@ -193,8 +195,9 @@ class WholeStep:
     Parameters
     ----------
     routing
-        "uniform": all experts alike, in the 4 of 8 groups that the model's router allows a token; "even": dealt so
-        that every expert of a layer serves the same number of tokens; "skewed": as unlike as the shipped trace's.
+        "uniform": all experts alike, in the 4 of 8 groups that the model's router allows a token;
+        "even": dealt so that every expert of a layer serves the same number of tokens; "skewed": as
+        unlike as the shipped trace's.
     engine, schedule
         Whose kernels run, and how the tasks of a step are laid.
     tokens
@@ -255,7 +258,8 @@ class SharedTokensStep:
     Parameters
     ----------
     sums
-        Whether partial sums are all-reduced: without them a step is as fast as if nothing had to be sent.
+        Whether partial sums are all-reduced: without them a step is as fast as if nothing had to be
+        sent.
     """
 
     cluster: str

@@ -35,8 +35,8 @@ def ask_requests(*, only: str = "", network: str = "bound", progress: Progress |
 def prompt_rows(answers: Sequence[RowAnswer]) -> tuple[RowAnswer, ...]:
     """Of rows with few in flight and all on the same GPUs, the prompt inside its engine: what prefill steps rest on.
 
-    What an engine and its hosts add to each request, which they set in `sim/engines/`, is left out of both times. A row
-    that was faster than that says nothing and is left out.
+    What an engine and its hosts add to each request, which they set in `sim/engines/`, is left out
+    of both times. A row that was faster than that says nothing and is left out.
     """
     fields = {row["id"]: row for row in read_rows(SHIPPED / "serving.csv").rows}
     found = (

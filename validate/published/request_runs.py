@@ -1,9 +1,10 @@
 """Serving runs that others measured, asked request by request: rows of `serving.csv` as closed loops.
 
-A row of one kind of worker is a closed loop at its concurrency through the batcher of its engine, with prompts and
-answers of .8 to 1 of the nominal lengths; of a row with prefill on GPUs of its own, both pools stand on one cluster,
-the one that answers first, each with as many workers as the row says. Public runs send ten requests for each that is in
-flight, all first ones at once: their mean TTFT has these in it, a tenth; times per token are of the steady part.
+A row of one kind of worker is a closed loop at its concurrency through the batcher of its engine,
+with prompts and answers of .8 to 1 of the nominal lengths; of a row with prefill on GPUs of its
+own, both pools stand on one cluster, the one that answers first, each with as many workers as the
+row says. Public runs send ten requests for each that is in flight, all first ones at once: their
+mean TTFT has these in it, a tenth; times per token are of the steady part.
 """
 
 from __future__ import annotations
@@ -86,7 +87,9 @@ def answer_requests(fields: Fields, measure: str, *, network: str = "bound") -> 
 
 
 def published_of(row: ServingRow, measure: str) -> float:
-    """Seconds that were measured; of throughput, what TTFT, TPOT and concurrency say of a closed loop.
+    """Seconds that were measured.
+
+    Of throughput, what TTFT, TPOT and concurrency say of a closed loop.
 
     Raises
     ------
@@ -124,8 +127,8 @@ def forecast(row: ServingRow, network: str) -> RunForecast:
 def means_of(served: Served, rounds: int) -> tuple[float, float]:
     """Mean TTFT and time per token of a run of `ROUNDS` rounds, of which so many were run.
 
-    Rounds are requests in the order in which they came. The first one, all at once, and the last one are as they are;
-    each of the others counts as often as the whole run has it.
+    Rounds are requests in the order in which they came. The first one, all at once, and the last
+    one are as they are; each of the others counts as often as the whole run has it.
     """
     each = served.requests // rounds
     weight_Q = np.full(served.requests, (ROUNDS - 2) / (rounds - 2))
@@ -192,7 +195,8 @@ def question_of(row: ServingRow, network: str, *, how: RunSettings, prompts: boo
     work = Workload(phase="decode", tokens_per_rank=1)
     plan = row.plan(model)
     if prompts and plan.dispatch == "per_choice":
-        # DeepEP's low-latency kernels keep a buffer for every choice: workers that prefill run its others
+        # DeepEP's low-latency kernels keep a buffer for every choice: workers that prefill run its
+        # others
         plan = plan.with_(dispatch="per_domain")
     return Question(
         cluster=row.cluster(),

@@ -34,7 +34,8 @@ def uniform_trace(
     groups, groups_per_token
         Experts stand in so many equal groups, and a token's choices in so many of them.
     best
-        A group ranks by the sum of its `best` highest scores: 1 in DeepEP's tests, 2 in DeepSeek-V3's router.
+        A group ranks by the sum of its `best` highest scores: 1 in DeepEP's tests, 2 in
+        DeepSeek-V3's router.
     """
     rng = np.random.default_rng(seed)
     experts_TLK = np.empty((tokens, layers, choices), np.uint16)
@@ -58,7 +59,8 @@ def even_trace(
 ) -> RoutingTrace:
     """Deal experts like cards, so that every run of E / K tokens (from a multiple on) visits every expert once.
 
-    Groups are dealt too: `groups / groups_per_token` tokens share all groups, K / `groups_per_token` experts from each.
+    Groups are dealt too: `groups / groups_per_token` tokens share all groups, K /
+    `groups_per_token` experts from each.
 
     Raises
     ------
@@ -70,7 +72,8 @@ def even_trace(
     if groups % groups_per_token or choices % groups_per_token or experts % groups or in_group % each:
         raise ValueError("groups, choices and experts must divide evenly to be dealt")
     rng = np.random.default_rng(seed)
-    visits = -(-tokens // (turns * (in_group // each))) * (in_group // each)  # of each group: whole decks
+    # of each group: whole decks
+    visits = -(-tokens // (turns * (in_group // each))) * (in_group // each)
     experts_TLK = np.empty((visits * turns, layers, choices), np.uint16)
     for layer in range(layers):
         group_VC = rng.permuted(np.tile(np.arange(groups), (visits, 1)), axis=1)
@@ -86,13 +89,15 @@ def forced_trace(
 ) -> RoutingTrace:
     """What a router sends whose scores are drawn at random, as recipes do that force balance.
 
-    Loads are exactly even: of each drawn token all rotations are taken, of its groups and of the experts inside them.
-    A token's experts are not spread evenly: some share a rank, and some domains have none.
+    Loads are exactly even: of each drawn token all rotations are taken, of its groups and of the
+    experts inside them. A token's experts are not spread evenly: some share a rank, and some
+    domains have none.
 
     Parameters
     ----------
     groups, groups_per_token
-        As of `uniform_trace`; groups rank by their K / `groups_per_token` best scores, as Megatron-Core's do.
+        As of `uniform_trace`; groups rank by their K / `groups_per_token` best scores, as
+        Megatron-Core's do.
     drawn
         Tokens drawn; there are E times as many in the trace.
     """

@@ -36,10 +36,12 @@ class Row:
     name
         What was measured, on what.
     value, unit
-        The number as published: "us", "ms", "GB/s", "tokens/s", or what a row that nothing predicts says.
+        The number as published: "us", "ms", "GB/s", "tokens/s", or what a row that nothing predicts
+        says.
     use
-        "fit": parameters may be fitted on it, and the hardware table names it where they were; "check": never;
-        "in kind": shown, and left out of the mean error, since what was measured is not known well enough.
+        "fit": parameters may be fitted on it, and the hardware table names it where they were;
+        "check": never; "in kind": shown, and left out of the mean error, since what was measured is
+        not known well enough.
     question
         What predicts it; None where nothing does yet.
     why_not

@@ -40,7 +40,8 @@ def read_rows(file: Path) -> RowFile:
     Raises
     ------
     MoecastError
-        It is neither, a row has more fields than there are columns, two rows have one id, or one has none.
+        It is neither, a row has more fields than there are columns, two rows have one id, or one
+        has none.
     """
     reader = csv.DictReader(io.StringIO(read_text(file)), restval="", strict=True)
     kind = _kind(reader.fieldnames or (), file)
@@ -48,7 +49,8 @@ def read_rows(file: Path) -> RowFile:
     try:
         for row in reader:
             if None in row:
-                raise MoecastError("has more fields than the file has columns", file=file, field=f"row {len(rows) + 1}")
+                rule = "has more fields than the file has columns"
+                raise MoecastError(rule, file=file, field=f"row {len(rows) + 1}")
             rows.append({name: (value or "").strip() for name, value in row.items()})
             if len(rows) > MOST_ROWS:
                 raise MoecastError(f"at most {MOST_ROWS:,} rows", file=file)

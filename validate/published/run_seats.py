@@ -1,10 +1,11 @@
 """Sequences that a worker answers at a time, and who deals them, in runs with prefill on GPUs of its own.
 
-What rows state of it is their concurrency over the ranks that answer, in every row: what was asked of a rank, and no
-limit. TensorRT-LLM's `max_batch_size` was a power of two below: of a row marked fit on B200 with 180 in flight on five
-workers 32 were answered at a time, not 36, of one on GB200 with 564 on four 121, not 141. Where one row of the same
-workers and lengths fits into less than another has, one server ran both: of a row marked fit with 10 in flight on the
-same five workers 1.9 of 2 were. On H100 each row had servers of its own: of both marked fit, with 6 and 60 in flight on
+What rows state of it is their concurrency over the ranks that answer, in every row: what was asked
+of a rank, and no limit. TensorRT-LLM's `max_batch_size` was a power of two below: of a row marked
+fit on B200 with 180 in flight on five workers 32 were answered at a time, not 36, of one on GB200
+with 564 on four 121, not 141. Where one row of the same workers and lengths fits into less than
+another has, one server ran both: of a row marked fit with 10 in flight on the same five workers 1.9
+of 2 were. On H100 each row had servers of its own: of both marked fit, with 6 and 60 in flight on
 three workers, 1 of 2 and 16 of 20 were answered at a time.
 """
 
@@ -22,8 +23,8 @@ OWN_SERVERS = ("h100_sxm",)
 def dealt_by(row: ServingRow) -> str:
     """How requests come to ranks.
 
-    Before TensorRT-LLM, Dynamo's frontend (rows name its version), whose default is each worker in turn
-    (`--router-mode round-robin`); the engine deals among its own ranks.
+    Before TensorRT-LLM, Dynamo's frontend (rows name its version), whose default is each worker in
+    turn (`--router-mode round-robin`); the engine deals among its own ranks.
     """
     return "instances_in_turn" if row.engine == "trtllm" else "least_requests"
 

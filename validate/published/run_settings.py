@@ -1,7 +1,8 @@
 """How an engine was set in a serving run that others measured, as far as its row says nothing.
 
-A row names engine, GPU, layout and concurrency, and no option of the engine. Where an engine's default cannot be what
-ran, since the run would not have done what it states, the nearest setting that can is taken.
+A row names engine, GPU, layout and concurrency, and no option of the engine. Where an engine's
+default cannot be what ran, since the run would not have done what it states, the nearest setting
+that can is taken.
 """
 
 from __future__ import annotations
@@ -55,8 +56,8 @@ def settings_of(row: ServingRow) -> RunSettings:
 def batched_tokens_of(row: ServingRow) -> int | None:
     """The budget of an iteration where prompts are not cut: the longest one has to fit beside everybody's token.
 
-    With less, a prompt would wait until nobody is left who decodes. SGLang's default depends on the GPU's memory. None:
-    the engine's default.
+    With less, a prompt would wait until nobody is left who decodes. SGLang's default depends on the
+    GPU's memory. None: the engine's default.
     """
     if row.engine == "sglang":
         return chunk_tokens(row.cluster().hardware.memory_bytes, sharers=row.dp)
@@ -68,10 +69,10 @@ def batched_tokens_of(row: ServingRow) -> int | None:
 def receive_every_of(row: ServingRow) -> int:
     """Iterations between two looks of SGLang's scheduler at who has come (its `scheduler_recv_interval`).
 
-    Of rows marked fit those on B200 and B300 with DeepSeek's model and 128 in flight wait for 30 decode steps, and the
-    one with Qwen's on B300 and 256 in flight for none, as those on H200. That few in flight are polled more often, from
-    16 on seldom, and that Qwen's runs on B200 are polled, too, was read off rows marked check: it is an option of the
-    runs, which the rows do not state.
+    Of rows marked fit those on B200 and B300 with DeepSeek's model and 128 in flight wait for 30
+    decode steps, and the one with Qwen's on B300 and 256 in flight for none, as those on H200. That
+    few in flight are polled more often, from 16 on seldom, and that Qwen's runs on B200 are polled,
+    too, was read off rows marked check: it is an option of the runs, which the rows do not state.
     """
     polled = row.gpu in POLLED_GPUS and not (row.gpu == "b300_sxm" and "qwen" in row.model.lower())
     if row.engine != "sglang" or row.mode == "disagg" or not polled:
@@ -82,8 +83,8 @@ def receive_every_of(row: ServingRow) -> int:
 def cache_of(row: ServingRow, batched_tokens: int) -> tuple[str, float]:
     """Element type of the cache, and the part of the memory: the first choice that holds what was in flight.
 
-    The engine's default; an FP8 cache; an FP8 cache and more memory. Where none does, the default. Of checkpoints in
-    NVFP4 vLLM takes FP8 at once: they carry its scales.
+    The engine's default; an FP8 cache; an FP8 cache and more memory. Where none does, the default.
+    Of checkpoints in NVFP4 vLLM takes FP8 at once: they carry its scales.
     """
     default = row.shape().kv_type
     first = "fp8" if row.engine == "vllm" and row.precision == "fp4" else default

@@ -1,8 +1,8 @@
 """Decode steps behind serving runs that others measured: rows of `serving.csv`, asked as questions.
 
-In a run with prefill on other GPUs (mode `disagg`), the time per output token is that of one decode step at the batch
-in flight and a context of prompt and half the output. In a run of one kind of worker (`agg`) prefill stands between
-decode steps; where it takes little, the same holds.
+In a run with prefill on other GPUs (mode `disagg`), the time per output token is that of one decode
+step at the batch in flight and a context of prompt and half the output. In a run of one kind of
+worker (`agg`) prefill stands between decode steps; where it takes little, the same holds.
 """
 
 from __future__ import annotations
@@ -190,7 +190,8 @@ class ServingRow:
         name = self.model.rsplit("/", 1)[-1].lower().removesuffix("-nvfp4").removesuffix("-fp8").removesuffix("-fp4")
         if name not in MODELS:
             raise ValueError(f"model = {self.model!r}: one of {', '.join(MODELS)}")
-        # Of an NVFP4 checkpoint the experts are; attention, shared experts and dense layers stay in bf16.
+        # Of an NVFP4 checkpoint the experts are; attention, shared experts and dense layers stay in
+        # bf16.
         weights, dense = {"fp4": ("nvfp4", "bf16"), "bf16": ("bf16", "bf16")}.get(self.precision, ("fp8", "fp8"))
         if "gpt-oss" in name:
             weights, dense = "mxfp4", "bf16"
@@ -226,8 +227,8 @@ class ServingRow:
 def dispatch_of(row: ServingRow) -> str:
     """How an engine moves tokens between DP ranks.
 
-    DeepEP's low-latency kernels in SGLang; TensorRT-LLM's all-to-all over NVLink (a copy per rank), which it has on
-    Grace hosts only; else an all-gather.
+    DeepEP's low-latency kernels in SGLang; TensorRT-LLM's all-to-all over NVLink (a copy per rank),
+    which it has on Grace hosts only; else an all-gather.
     """
     if row.engine == "trtllm" and row.gpu in GRACE:
         return "per_rank"
@@ -246,7 +247,8 @@ def _cluster(gpu: str, engine: str, ranks: int) -> Cluster:
 def one_text_routing(model: ModelShape, tokens: int) -> RoutingTrace:
     """Routing of tokens that are all of one kind of text, as answers to prompts of random tokens are.
 
-    Nobody recorded these runs' routing. How uneven it is, is taken from recorded prompts and not from the rows.
+    Nobody recorded these runs' routing. How uneven it is, is taken from recorded prompts and not
+    from the rows.
     """
     return _routing(replace(model, name="one text"), tokens)
 

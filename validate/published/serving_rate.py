@@ -1,8 +1,8 @@
 """What a whole serving run is predicted to do: its time per output token and its tokens/s of a GPU, without a queue.
 
-A decode step at the batch that was in flight; in mode `agg` with the prefill that stands between decode steps. While a
-sequence decodes its output, as many prompts are run as there are sequences in flight, each in steps of its own: every
-token waits for its part of them.
+A decode step at the batch that was in flight; in mode `agg` with the prefill that stands between
+decode steps. While a sequence decodes its output, as many prompts are run as there are sequences in
+flight, each in steps of its own: every token waits for its part of them.
 """
 
 from __future__ import annotations

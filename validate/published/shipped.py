@@ -19,8 +19,8 @@ Kernels = tuple[tuple[FamilyErrors, tuple[FamilyErrors, ...]], ...]
 def shipped_kernels() -> Kernels:
     """Families of kernels with their lines, by the errors that stand beside fitted parameters.
 
-    Rows of kernels do not ship, so that a family's median, p90 and bias are those of its lines in the middle, each line
-    counted by its rows.
+    Rows of kernels do not ship, so that a family's median, p90 and bias are those of its lines in
+    the middle, each line counted by its rows.
     """
     return tuple(
         (_whole(family, _own(fitted_errors(family))), tuple(_line(line) for line in fitted_errors(family)))

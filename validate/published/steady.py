@@ -1,7 +1,8 @@
 """Rows of serving runs of one kind of instance, each answered by its steady state: decode steps and prompts in turn.
 
-What is compared is GPU seconds of an output token, 1 / (tokens/s of a GPU): a search for a layout orders by it. Batch
-in flight is the measured one, so that the time per output token is off by as much.
+What is compared is GPU seconds of an output token, 1 / (tokens/s of a GPU): a search for a layout
+orders by it. Batch in flight is the measured one, so that the time per output token is off by as
+much.
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ class Outcome:
     rung, predicted
         What answered, and its answer in the unit of the row; None where nothing predicts it.
     published_s, predicted_s
-        The times that the two stand for: kernels and steps are compared as times, since bytes per second depend on
-        which bytes are counted.
+        The times that the two stand for: kernels and steps are compared as times, since bytes per
+        second depend on which bytes are counted.
     error
         Of the predicted time.
     """
@@ -78,8 +78,9 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
         "",
     ]
     lines.append(
-        f"Mean absolute error of time: {mean_error(outcomes, 'check'):.1%} on rows kept for checking, "
-        f"{mean_error(outcomes, 'fit'):.1%} on rows that may be fitted on; rows in kind are left out."
+        f"Mean absolute error of time: {mean_error(outcomes, 'check'):.1%} on rows kept for "
+        f"checking, {mean_error(outcomes, 'fit'):.1%} on rows that may be fitted on; rows in kind "
+        "are left out."
     )
     waiting = Counter(outcome.row.why_not for outcome in outcomes if outcome.row.question is None)
     lines += [f"Not predicted, {count} row{'s' if count > 1 else ''}: {why}." for why, count in waiting.items()]

@@ -1,7 +1,7 @@
 """Training steps that others measured: rows of `training.csv`, asked as questions.
 
-Loads are exactly even, as these runs force them, so one microbatch of one layer stands for all. What a row leaves to
-its recipe is assumed, and said.
+Loads are exactly even, as these runs force them, so one microbatch of one layer stands for all.
+What a row leaves to its recipe is assumed, and said.
 """
 
 from __future__ import annotations

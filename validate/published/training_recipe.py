@@ -22,17 +22,17 @@ A direction of its layers takes 4.83 ms, its kernels 2.3.
 OPERATIONS, OF_LATENT_ATTENTION, OF_SHARED_EXPERTS = 120, 35, 12
 """Operations of a direction of an MoE layer in Megatron-Core: with grouped queries, more with MLA, and shared experts.
 
-Counted by hand in its modules without CUDA graphs, to a fifth or so: attention some 35, router 25, dispatch and combine
-40, experts 20.
+Counted by hand in its modules without CUDA graphs, to a fifth or so: attention some 35, router 25,
+dispatch and combine 40, experts 20.
 """
 
 SUMS, OF_LATENT_SUMS, OF_A_SUM = 2.5, 5.0, 3
 """Collectives among ranks that share tokens, mean of both directions, and operations of one.
 
-With sequence parallelism grouped queries gather once and scatter once forward, and gather twice and scatter once
-backward, as the two products of shared experts do; MLA gathers for queries, keys and positions apart (4 and 6;
-Megatron-Core's `MLASelfAttention`). Each is an allocation, a launch, and events between two streams: counted by hand,
-when rows of microbatch 1 had been seen to be short.
+With sequence parallelism grouped queries gather once and scatter once forward, and gather twice and
+scatter once backward, as the two products of shared experts do; MLA gathers for queries, keys and
+positions apart (4 and 6; Megatron-Core's `MLASelfAttention`). Each is an allocation, a launch, and
+events between two streams: counted by hand, when rows of microbatch 1 had been seen to be short.
 """
 
 NCCL_OVER_EFA = HostWait(byte_s=23e-12)
@@ -41,15 +41,15 @@ NCCL_OVER_EFA = HostWait(byte_s=23e-12)
 DEEPEP_OVER_EFA = HostWait(copy_s=1.1e-6)
 """What hosts poll where DeepEP's ports go over EFA, for each token that goes to another node.
 
-The two fit rows ask for 0.78 (DeepSeek-V3) and 1.41 us (Qwen3-235B). That it holds up the host was chosen after the
-rows with overlap had been seen.
+The two fit rows ask for 0.78 (DeepSeek-V3) and 1.41 us (Qwen3-235B). That it holds up the host was
+chosen after the rows with overlap had been seen.
 """
 
 PLAIN = 1.73
 """Times that kernels of plain Megatron-LM take of what they are priced at, experts without a grouped product and all.
 
-SimuMax's two fit rows ask for 1.75 (DeepSeek-V2) and 1.71 (DeepSeek-V3): their batches are padded to a capacity, so
-that no host waits, and take longer than any host.
+SimuMax's two fit rows ask for 1.75 (DeepSeek-V2) and 1.71 (DeepSeek-V3): their batches are padded
+to a capacity, so that no host waits, and take longer than any host.
 """
 
 
@@ -67,10 +67,13 @@ def recipe_of(row: Fields) -> Recipe:
 
 
 def recompute_of(row: Fields) -> Recompute:
-    """What Megatron-Bridge's recipes of DeepSeek-V3 compute again; that of Qwen3-235B computes nothing again.
+    """What Megatron-Bridge's recipes of DeepSeek-V3 compute again.
 
-    On 256 GPUs whole layers (`deepseek_v3_pretrain_config_32nodes`), with which Megatron refuses to overlap; AWS's rows
-    of NCCL marked fit agree with each other so and not without. In its performance recipes MLA's way up.
+    That of Qwen3-235B computes nothing again.
+
+    On 256 GPUs whole layers (`deepseek_v3_pretrain_config_32nodes`), with which Megatron refuses to
+    overlap; AWS's rows of NCCL marked fit agree with each other so and not without. In its
+    performance recipes MLA's way up.
     """
     source = row.get("source") if row["model"] == "deepseek-v3" else ""
     if source == "AWS" and row.get("overlap") == "off":
@@ -81,8 +84,8 @@ def recompute_of(row: Fields) -> Recompute:
 def host_of(row: Fields, model: ModelShape) -> HostWait:
     """What hosts take to launch an MoE layer, and what sends over EFA add.
 
-    Megatron-Bridge's recipes for GB200 and GB300 put attention, router and what comes before a dispatch into CUDA
-    graphs: nothing is said of hosts there.
+    Megatron-Bridge's recipes for GB200 and GB300 put attention, router and what comes before a
+    dispatch into CUDA graphs: nothing is said of hosts there.
     """
     count = operations(model, tp=whole(row, "tp"))
     launched = HostWait(launch_s=0.0 if row["gpu"].startswith("gb") else OPERATION_S * count)

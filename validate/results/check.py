@@ -56,7 +56,9 @@ class Checked:
 def check_serving(
     result: ServingResult, *, batch: float, answer: Callable[[int], Prediction]
 ) -> tuple[Checked, Prediction]:
-    """Lay the time per output token beside a decode step; `batch` is of each rank that attends by itself.
+    """Lay the time per output token beside a decode step.
+
+    `batch` is of each rank that attends by itself.
 
     Between whole batches in proportion. Prefill between decode steps is not forecast.
     """

@@ -46,7 +46,9 @@ def is_nccl_tests(text: str) -> bool:
 
 
 def read_nccl_tests(path: Path, *, operation: str | None = None) -> NcclResult:
-    """Read what an nccl-test printed; `operation`: which one it was, where its first lines are lost.
+    """Read what an nccl-test printed.
+
+    `operation`: which one it was, where its first lines are lost.
 
     Raises
     ------

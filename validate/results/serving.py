@@ -1,6 +1,7 @@
 """Results of serving benchmarks: `vllm bench serve` (and what writes its fields), AIPerf and GuideLLM, as JSON.
 
-Field names are those of vLLM's `vllm/benchmarks/serve.py`, of AIPerf's JSON export schema and of GuideLLM's report.
+Field names are those of vLLM's `vllm/benchmarks/serve.py`, of AIPerf's JSON export schema and of
+GuideLLM's report.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ class ServingResult:
     Parameters
     ----------
     tpot_s, ttft_s
-        Mean time per output token after the first, and to the first; the latter None where it was not measured.
+        Mean time per output token after the first, and to the first; the latter None where it was
+        not measured.
     input_tokens, output_tokens
         Means over requests.
     concurrency

@@ -8,8 +8,9 @@ the mean of when ranks are done, and so of the step.
 
 What stands in one cell is on one stream, one after another. Of a *pair* dispatch and combine stand beside: its rank
 computes all of both before it goes on; the forward's result is there no sooner than all that the forward does one after
-another, and that of the backward likewise, its weights' gradients left out. The first of a pair's computations may be
-the backward's, so that what the backward works on need not have come for the forward to begin.
+another, and that of the backward likewise, its weights' gradients left out. Either may be the first to compute: a
+backward that begins by sending gradients to experts lets the forward's attention stand before what it computes, so that
+what the backward works on need not have come for the forward to begin.
 
 Axes: N block, C chunk, M microbatch, G pipeline rank.
 """
@@ -88,7 +89,7 @@ def _walk(
     forward_CM = np.zeros((len(rank_C), microbatches))
     inputs_CM = np.zeros((len(rank_C), microbatches))
     free_G, sent_G = np.zeros(len(end_G)), np.zeros(len(end_G))
-    for block in blocks_N5:
+    for block in blocks_N5:  # merged so that what a block works on stands before it: no time is asked for too early
         kind, chunk, microbatch = block[0], block[1], block[2]
         rank = rank_C[chunk]
         if kind == FORWARD:
@@ -99,6 +100,7 @@ def _walk(
             come = max(
                 forward_CM[chunk, microbatch], _come(inputs_CM, behind_C[chunk], microbatch, rank, rank_C, send_s)
             )
+            # Weights' gradients go layer by layer with the others, so that what is sent on waits for them as well.
             own = chained_3C[1, chunk] + (chained_3C[2, chunk] if kind == BOTH else 0.0)
             free_G[rank] = max(free_G[rank], come) + own
             inputs_CM[chunk, microbatch] = free_G[rank]
@@ -112,10 +114,11 @@ def _walk(
                 _come(inputs_CM, behind_C[back], other, rank, rank_C, send_s),
             )
             come = max(free_G[rank], _come(forward_CM, before_C[chunk], microbatch, rank, rank_C, send_s))
-            computed = computed_3C[0, chunk]
+            ahead, behind = computed_3C[0, chunk], computed_3C[1, back] + computed_3C[2, back]
+            # Each result by its own chain alone: a lower bound however the two share the rank's compute.
             forward = come + chained_3C[0, chunk]
             inputs = begin + chained_3C[1, back]
-            free = max(begin + computed_3C[1, back] + computed_3C[2, back] + computed, come + computed, inputs)
+            free = max(min(begin, come) + ahead + behind, begin + behind, come + ahead, inputs)
             sent = travels_2C[0, chunk] + travels_2C[1, back]
             if sent > 0.0:  # the stream that carries it is busy so long
                 sent_G[rank] = max(sent_G[rank], begin) + sent

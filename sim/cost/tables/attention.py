@@ -24,8 +24,8 @@ Text = npt.NDArray[np.str_]
 
 TYPE_NAMES = {"bfloat16": "bf16", "fp8": "fp8"}
 PHASES = {"context": "prefill", "generation": "decode"}
-# Kernels that stand beside an engine's main one, each width of heads apart; vLLM sends prompts of one token to the
-# kernel of decode.
+# Kernels that stand beside an engine's main one, each width of heads apart; vLLM sends prompts of
+# one token to the kernel of decode.
 _OTHERS = {"triton": "triton", "vllm_triton_attn": "triton", "vllm_flash_attn_fa4": "fa4"}
 _OTHERS |= {"flashinfer": "flashinfer", "torch_flow_flashinfer": "flashinfer"}
 _ONE_TOKEN = {("prefill", "vllm_flashinfer_trtllmdecode"): "one token"}
@@ -36,8 +36,9 @@ _COLUMNS = ("batch_size", "isl", "step", "num_heads", "latency")
 class AttentionTable:
     """Times of one GPU, engine, version, phase, pair of element types and kernel. Axes: R row.
 
-    `tokens_R` are the new tokens of a sequence and `keys_R` the keys before (prefill) or in all (decode). MLA
-    (`latent`): heads of 192 and 128 in prefill; in decode one key head, the latent vector and rotary key of 576.
+    `tokens_R` are the new tokens of a sequence and `keys_R` the keys before (prefill) or in all
+    (decode). MLA (`latent`): heads of 192 and 128 in prefill; in decode one key head, the latent
+    vector and rotary key of 576.
     """
 
     gpu: str

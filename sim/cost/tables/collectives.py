@@ -1,6 +1,7 @@
 """Measured collectives inside one domain: NCCL's and engines' all-reduces, as `<gpu>/comm/<engine>/<version>/`.
 
-Sizes are elements in the files and bytes here. Operations are called as in `moecast.sim.collectives`.
+Sizes are elements in the files and bytes here. Operations are called as in
+`moecast.sim.collectives`.
 
 Axes: R row.
 """
@@ -80,7 +81,8 @@ def read_tables(root: Path) -> tuple[CollectiveTable, ...]:
     Raises
     ------
     MoecastError
-        A file without a column that it must have, or with an operation or element type that nobody knows.
+        A file without a column that it must have, or with an operation or element type that nobody
+        knows.
     """
     return tuple(_read(file) for name in FILES for file in table_files(root, "comm", name))
 

@@ -62,7 +62,8 @@ class DispatchTable:
     library_R, phase_R, type_R
         What carried it, "dispatch", "combine" or another phase, and the element type of the copies.
     tokens_R, choices_R, experts_R, hidden_R, ranks_R, hosts_R, sms_R
-        Tokens of a rank, choices of a token, experts, width, ranks and hosts of the group, SMs given to it.
+        Tokens of a rank, choices of a token, experts, width, ranks and hosts of the group, SMs
+        given to it.
     copy_bytes_R
         Of one copy.
     seconds_R
@@ -124,7 +125,8 @@ def _read(file: TableFile) -> DispatchTable:
         rows = enumerate(read_rows(path).to_pylist())
         lines = [line for source, row in rows for line in lines_of(file.gpu, source, row)]
     except KeyError as missing:
-        raise MoecastError("a column that the table must have", file=path, field=str(missing.args[0])) from None
+        rule = "a column that the table must have"
+        raise MoecastError(rule, file=path, field=str(missing.args[0])) from None
     columns: dict[str, Any] = {name: np.array([line[at] for line in lines]) for at, name in enumerate(_COLUMNS)}
     return DispatchTable(gpu=file.gpu, engine=file.engine, version=file.version, **columns)
 

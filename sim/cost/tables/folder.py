@@ -44,7 +44,9 @@ def version_key(version: str) -> tuple[tuple[int, str], ...]:
 
 
 def table_files(root: Path, family: str, pattern: str = "*.parquet", *, owner: Owner = ANY) -> Iterator[TableFile]:
-    """The files of a family, by GPU, engine and version, oldest version first; none where the folder has none.
+    """The files of a family, by GPU, engine and version, oldest version first.
+
+    None where the folder has none.
 
     Folders of GPUs whose peaks nobody knows are passed by; `unknown_gpus` names them.
     """
@@ -67,12 +69,14 @@ def read_rows(path: Path, columns: list[str] | None = None) -> pa.Table:
     try:
         found = pq.ParquetFile(path)
         if found.metadata.num_rows > MOST_ROWS:
-            raise MoecastError(f"at most {MOST_ROWS:,} rows", file=path, value=found.metadata.num_rows)
+            rule = f"at most {MOST_ROWS:,} rows"
+            raise MoecastError(rule, file=path, value=found.metadata.num_rows)
         if missing := [name for name in columns or () if name not in found.schema_arrow.names]:
             raise MoecastError(f"{path}: no column {', '.join(missing)}")
         return found.read(columns=columns)
     except (OSError, pa.ArrowException) as error:
-        raise MoecastError("a Parquet file of measured times", file=path, value=str(error).splitlines()[0]) from None
+        rule = "a Parquet file of measured times"
+        raise MoecastError(rule, file=path, value=str(error).splitlines()[0]) from None
 
 
 def unknown_gpus(root: Path) -> tuple[str, ...]:

@@ -54,13 +54,15 @@ def interpolate_log(
 ) -> tuple[Float, Bool]:
     """Times at the asked points, and which of them the grid covers (elsewhere the time is nan).
 
-    Exact at measured points; between them multilinear in the logarithms of all axes, so that no value lies outside
-    those of the corners around it. A point is covered where every corner that counts was measured.
+    Exact at measured points; between them multilinear in the logarithms of all axes, so that no
+    value lies outside those of the corners around it. A point is covered where every corner that
+    counts was measured.
 
     Parameters
     ----------
     points
-        For each axis the coordinate of each measured row [R], positive; a point measured twice counts as the first.
+        For each axis the coordinate of each measured row [R], positive; a point measured twice
+        counts as the first.
     seconds_R
         Measured times, positive.
     asked

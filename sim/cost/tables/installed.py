@@ -32,7 +32,8 @@ class InstalledTables:
     gemm
         Of dense products, one for each element type.
     attention
-        Of attention, latent attention among them: one for each phase, pair of element types and kernel.
+        Of attention, latent attention among them: one for each phase, pair of element types and
+        kernel.
     moe
         Of routed experts, older versions before newer ones.
     """
@@ -57,12 +58,13 @@ def open_tables(directory: str, gpu: str, engine: str) -> InstalledTables:
     Raises
     ------
     MoecastError
-        No such folder, nothing in it of the GPU or the engine, several engines of which none is named, or a file that
-        cannot be read.
+        No such folder, nothing in it of the GPU or the engine, several engines of which none is
+        named, or a file that cannot be read.
     """
     root = Path(directory)
     if not root.is_dir():
-        raise MoecastError("a folder of tables: GPU/family/engine/version/*.parquet", field="kernels", value=directory)
+        rule = "a folder of tables: GPU/family/engine/version/*.parquet"
+        raise MoecastError(rule, field="kernels", value=directory)
     try:
         owner = Owner(gpu=gpu, engine=_engine_in(root, gpu, engine))
         gemm = {table.element_type: table for table in read_gemm(root, owner=owner)}
@@ -73,7 +75,8 @@ def open_tables(directory: str, gpu: str, engine: str) -> InstalledTables:
         }
         moe = tuple(read_moe(root, owner=owner))
     except (OSError, ValueError, TypeError, pa.ArrowException) as error:
-        raise MoecastError(f"tables that can be read: {error}", field="kernels", value=directory) from None
+        rule = f"tables that can be read: {error}"
+        raise MoecastError(rule, field="kernels", value=directory) from None
     return InstalledTables(
         directory=directory,
         gpu=gpu,
@@ -89,13 +92,15 @@ def _engine_in(root: Path, gpu: str, engine: str) -> str:
     gpus = [name for name, engines in having.items() if engines]
     if gpu not in gpus:
         told = f"has tables of {', '.join(gpus)}" if gpus else "has no tables: GPU/family/engine/version/*.parquet"
-        raise MoecastError(f"tables of {gpu}; {root} {told}", field="kernels", value=f"tables:{root}")
+        rule = f"tables of {gpu}; {root} {told}"
+        raise MoecastError(rule, field="kernels", value=f"tables:{root}")
     engines = having[gpu]
     if engine in engines:
         return engine
     if engine == "neutral" and len(engines) == 1:
         return engines[0]
-    raise MoecastError(f"tables of {gpu} by {', '.join(engines)}: name one by --engine", field="engine", value=engine)
+    rule = f"tables of {gpu} by {', '.join(engines)}: name one by --engine"
+    raise MoecastError(rule, field="engine", value=engine)
 
 
 def _engines(folder: Path) -> list[str]:

@@ -1,8 +1,8 @@
 """Measured times of linear attention's kernels: short convolution and recurrence, over prompts and in decode.
 
-Layout: `<gpu>/linear_attention/<engine>/<version>/{gdn,mamba2}_perf.parquet`, milliseconds. Of Mamba-2 only the
-convolution was measured. TensorRT-LLM's convolutions do not grow with the value heads: they are taken for those of the
-keys alone.
+Layout: `<gpu>/linear_attention/<engine>/<version>/{gdn,mamba2}_perf.parquet`, milliseconds. Of
+Mamba-2 only the convolution was measured. TensorRT-LLM's convolutions do not grow with the value
+heads: they are taken for those of the keys alone.
 """
 
 from __future__ import annotations

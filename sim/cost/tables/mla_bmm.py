@@ -1,6 +1,7 @@
 """Measured times of absorbed MLA's batched products: one row per operation, element type, tokens and heads.
 
-The rows do not say the widths; they are DeepSeek-V3's: 128 to 512 before attention and 512 to 128 after it.
+The rows do not say the widths; they are DeepSeek-V3's: 128 to 512 before attention and 512 to 128
+after it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Measured times of whole modules of multi-head latent attention: DeepSeek-V3's sizes, with some of its heads.
 
-Layout: `<gpu>/mla/<engine>/<version>/mla_{context,generation}_module_perf.parquet` (TensorRT-LLM, vLLM) and
-`wideep_{context,generation}_mla_perf.parquet` (SGLang), milliseconds.
+Layout: `<gpu>/mla/<engine>/<version>/mla_{context,generation}_module_perf.parquet` (TensorRT-LLM,
+vLLM) and `wideep_{context,generation}_mla_perf.parquet` (SGLang), milliseconds.
 """
 
 from __future__ import annotations

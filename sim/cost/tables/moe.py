@@ -32,7 +32,8 @@ UNGATED_FROM = "0.24"
 BY_GROUPS = {"flashinfer_trtllm": (7168, 256), "min_latency": None}
 """Words in the names of kernels that choose experts by themselves, and (width, experts) of what they chose by groups.
 
-None: whatever chooses 8. SGLang and vLLM show them the routers of models, of which DeepSeek-V3's has groups.
+None: whatever chooses 8. SGLang and vLLM show them the routers of models, of which DeepSeek-V3's
+has groups.
 """
 GROUPS, CHOSEN_GROUPS = 8, 4
 _NUMBERS = ("num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size", "moe_ep_size")
@@ -131,7 +132,8 @@ def read_moe(root: Path, *, owner: Owner = ANY) -> Iterator[MoeTable]:
 def _gated(file: TableFile, kernel: str, choices_R: Int, experts_R: Int) -> npt.NDArray[np.bool_]:
     """Whether rows have a gate: TensorRT-LLM's kernels say it by name, vLLM's do not, where the model's shape does.
 
-    Older versions of vLLM were timed with a gate at these shapes, too: their times are those of three matrices.
+    Older versions of vLLM were timed with a gate at these shapes, too: their times are those of
+    three matrices.
     """
     bare_R = (choices_R == UNGATED[0]) & (experts_R == UNGATED[1])
     told = file.engine == "vllm" and version_key(file.version) >= version_key(UNGATED_FROM)
@@ -141,7 +143,8 @@ def _gated(file: TableFile, kernel: str, choices_R: Int, experts_R: Int) -> npt.
 def _grouped(kernel: str, width_R: Int, choices_R: Int, experts_R: Int) -> npt.NDArray[np.bool_]:
     """Whether rows are of a kernel that routes by itself, by groups.
 
-    At 32 even tokens such a row reads half of the experts' weights, by its time: all would be beyond the memory's rate.
+    At 32 even tokens such a row reads half of the experts' weights, by its time: all would be
+    beyond the memory's rate.
     """
     for word, only in BY_GROUPS.items():
         if word in kernel:
@@ -153,10 +156,11 @@ def _grouped(kernel: str, width_R: Int, choices_R: Int, experts_R: Int) -> npt.N
 def grouped_loads(*, tokens: int, experts: int, parts: int) -> Int:
     """Choices that each slot of the first of `parts` ranks serves where even ones meet a router by groups.
 
-    Meant was one expert of each of 8 groups for every token. The router takes 4 groups, of equal ones the first, so
-    that half of the experts that were meant are chosen; what is missing to 8 are always the first experts. Meant ones
-    go over the ranks of a group by turns, and come to the first experts last: rows of 1 to 32 tokens read 4 experts'
-    weights more than they have tokens, on ranks with a whole group.
+    Meant was one expert of each of 8 groups for every token. The router takes 4 groups, of equal
+    ones the first, so that half of the experts that were meant are chosen; what is missing to 8 are
+    always the first experts. Meant ones go over the ranks of a group by turns, and come to the
+    first experts last: rows of 1 to 32 tokens read 4 experts' weights more than they have tokens,
+    on ranks with a whole group.
     """
     in_group, more = experts // GROUPS, GROUPS - CHOSEN_GROUPS
     place_E = np.arange(experts)
@@ -173,6 +177,7 @@ def grouped_loads(*, tokens: int, experts: int, parts: int) -> Int:
 def even_loads(*, tokens: int, choices: int, experts: int, parts: int) -> Int:
     """Choices that each slot of the first of `parts` ranks serves where every expert serves as many as any other."""
     pairs = tokens * choices
-    # What does not divide goes one to each rank by turns, so that the first has its share of it first.
+    # What does not divide goes one to each rank by turns, so that the first has its share of it
+    # first.
     turn_P = np.arange(experts // parts) * parts
     return np.asarray(pairs // experts + (turn_P < pairs % experts), np.int64)

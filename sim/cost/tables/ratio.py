@@ -1,8 +1,9 @@
 """How much longer a kernel was measured to take than a model says, over a grid of sizes.
 
-A model knows how times follow sizes: waves, tiles, launches. A table knows what they are where somebody measured. So it
-is not times that are interpolated but their ratios to the model's, linear in the logarithms of all axes: exact at
-measured points, between them as the model goes, and beyond the grid the nearest measured ratio.
+A model knows how times follow sizes: waves, tiles, launches. A table knows what they are where
+somebody measured. So it is not times that are interpolated but their ratios to the model's, linear
+in the logarithms of all axes: exact at measured points, between them as the model goes, and beyond
+the grid the nearest measured ratio.
 """
 
 from __future__ import annotations

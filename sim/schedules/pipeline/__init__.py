@@ -1,6 +1,7 @@
 """Pipeline schedules: in which order each rank of a pipeline takes the passes of its microbatches.
 
-To add one: a file with a class that satisfies `PipelineSchedule`, and an entry in `PIPELINE_SCHEDULES`.
+To add one: a file with a class that satisfies `PipelineSchedule`, and an entry in
+`PIPELINE_SCHEDULES`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What pipeline schedules are made of: cells, which are one pass of one microbatch through one chunk of the model.
 
-A *chunk* is what one rank of the pipeline holds of the model in one piece (a *virtual stage* where it holds several).
-The passes: F forward, B the gradient of the input, W the gradient of the weights, BW both in one, as a backward that
-nobody split.
+A *chunk* is what one rank of the pipeline holds of the model in one piece (a *virtual stage* where
+it holds several). The passes: F forward, B the gradient of the input, W the gradient of the
+weights, BW both in one, as a backward that nobody split.
 
 Axes: C chunk.
 """
@@ -50,7 +50,8 @@ class Pipeline:
             if not (isinstance(number, int) and number >= 1):
                 raise MoecastError("a whole number, at least 1", field=field, value=number)
         if self.pp * self.virtual * self.microbatches > MOST_CELLS:
-            raise MoecastError(f"at most {MOST_CELLS} passes: pp · virtual · microbatches", field="pp", value=self.pp)
+            rule = f"at most {MOST_CELLS} passes: pp · virtual · microbatches"
+            raise MoecastError(rule, field="pp", value=self.pp)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +100,8 @@ class Chunks:
     rank_C
         The pipeline rank of each chunk.
     routes
-        The chunks from the model's first to its last layer, once for each copy of the model; microbatch m takes route
-        m mod their number.
+        The chunks from the model's first to its last layer, once for each copy of the model;
+        microbatch m takes route m mod their number.
     """
 
     rank_C: tuple[int, ...]

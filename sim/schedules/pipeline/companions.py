@@ -1,6 +1,7 @@
 """What is sent beside a pipeline's passes: parameters that a layer waits for, and gradients that it gives.
 
-A lowering asks for it at the start and at the end of each layer's tasks in a cell, and puts it on streams of its own.
+A lowering asks for it at the start and at the end of each layer's tasks in a cell, and puts it on
+streams of its own.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ class Companion:
     key
         What a layer that waits for it names; one each.
     at_once
-        Whether it starts as soon as its stream is free; else where the layer starts beside which it was put.
+        Whether it starts as soon as its stream is free; else where the layer starts beside which it
+        was put.
     """
 
     exchange: Exchange
@@ -57,7 +59,9 @@ class Companions(Protocol):
         """Give what goes with the start of a layer's tasks in a cell."""
 
     def behind(self, cell: Cell, layer: int, spot: Spot) -> Sequence[Exchange]:
-        """Give what can be sent at a spot of a layer in a cell; nobody in the pipeline waits for it.
+        """Give what can be sent at a spot of a layer in a cell.
+
+        Nobody in the pipeline waits for it.
 
         It waits for all of the layer's tasks at its end, elsewhere for those of the layers before.
         """

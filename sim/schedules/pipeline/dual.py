@@ -1,7 +1,7 @@
 """DualPipe and DualPipeV: a forward of one microbatch beside a backward of another, from both ends of the pipeline.
 
-Both walk through the same eight parts: of a rank's two chunks, `near` is the one that microbatches reach first, `far`
-the one that they come back through.
+Both walk through the same eight parts: of a rank's two chunks, `near` is the one that microbatches
+reach first, `far` the one that they come back through.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def _order(near: Turns, far: Turns, *, place: int, half: int, turns: int) -> Ite
         yield far.forward()
     for turn in range(turns - 2 * half + place + 1):
         if turn == 0 and to_turn == 0:
-            # At the turn both would wait for the other's chunk, and apart they fill and drain sooner.
+            # At the turn both would wait for the other's chunk, and apart they fill and drain
+            # sooner.
             yield near.forward()
             yield far.backward()
         else:
@@ -70,10 +71,11 @@ def _order(near: Turns, far: Turns, *, place: int, half: int, turns: int) -> Ite
 class DualPipe:
     """Two copies of the model and microbatches from both ends: DeepSeek-V3, arXiv 2412.19437, figures 4 and 5.
 
-    A rank holds a piece of each copy. On even work the bubble is the published (p/2 − 1)(F&B + B − 2W), where F&B is a
-    pair and B the gradient of the input alone, if F = B ≥ W and F&B is no longer than both apart; F stands for B if it
-    is longer. The ranks in the middle, with the fewest pairs, wait that long, the others less. A rank keeps the
-    activations of p + 1 microbatches at most.
+    A rank holds a piece of each copy. On even work the bubble is the published (p/2 − 1)(F&B + B −
+    2W), where F&B is a pair and B the gradient of the input alone, if F = B ≥ W and F&B is no
+    longer than both apart; F stands for B if it is longer. The ranks in the middle, with the fewest
+    pairs, wait that long, the others less. A rank keeps the activations of p + 1 microbatches at
+    most.
     """
 
     name = "dualpipe"
@@ -102,8 +104,8 @@ class DualPipe:
 class DualPipeV:
     """DualPipe cut in half: one copy of the model, folded, on half the ranks: deepseek-ai/DualPipe, after Sea AI Lab.
 
-    On even work the bubble is DualPipe's of 2p ranks, (p − 1)(F&B + B − 2W) of a chunk where a rank holds two. It keeps
-    the activations of 2p + 1 chunks at most.
+    On even work the bubble is DualPipe's of 2p ranks, (p − 1)(F&B + B − 2W) of a chunk where a rank
+    holds two. It keeps the activations of 2p + 1 chunks at most.
     """
 
     name = "dualpipe_v"

@@ -55,8 +55,8 @@ class Timed:
 def time_order(order: PipelineOrder, seconds_C: Sequence[CellSeconds], *, send_s: float = 0.0) -> tuple[Timed, ...]:
     """When each block starts and ends, in the merged order.
 
-    A block starts when its rank has ended the last one and all that it works on has come; from another rank this takes
-    `send_s`, under which both go on.
+    A block starts when its rank has ended the last one and all that it works on has come; from
+    another rank this takes `send_s`, under which both go on.
 
     Parameters
     ----------

@@ -11,7 +11,8 @@ from moecast.sim.schedules.pipeline.support import OneChunk
 class ForwardOnly(OneChunk):
     """Microbatches go forward one after the other, as engines run prefill and decode in a pipeline.
 
-    On even work the step takes (m + p − 1) F, of which (p − 1) F are bubble. Nothing is kept for a backward.
+    On even work the step takes (m + p − 1) F, of which (p − 1) F are bubble. Nothing is kept for a
+    backward.
     """
 
     name = "forward"

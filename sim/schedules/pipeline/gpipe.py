@@ -11,8 +11,8 @@ from moecast.sim.schedules.pipeline.support import OneChunk
 class GPipe(OneChunk):
     """All forwards, then all backwards, the last microbatch first, as arXiv 1811.06965 draws it.
 
-    On even work the bubble is (p − 1)(F + B + W), (p − 1)/(m + p − 1) of the step; a rank keeps the activations of all
-    m microbatches.
+    On even work the bubble is (p − 1)(F + B + W), (p − 1)/(m + p − 1) of the step; a rank keeps the
+    activations of all m microbatches.
     """
 
     name = "gpipe"

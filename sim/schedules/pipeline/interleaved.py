@@ -12,8 +12,9 @@ from moecast.sim.schedules.pipeline.routes import looped, looped_cell
 class InterleavedOneFOneB:
     """1F1B over v chunks per rank, p microbatches through one chunk before the next: Megatron-LM, arXiv 2104.04473.
 
-    On even work the bubble is (p − 1)(F + B + W)/v, where F, B and W are all v chunks of a rank. The first rank keeps
-    the activations of pv + p − 1 chunks: of p(1 + (p − 1)/(pv)) microbatches, where 1F1B's keeps those of p.
+    On even work the bubble is (p − 1)(F + B + W)/v, where F, B and W are all v chunks of a rank.
+    The first rank keeps the activations of pv + p − 1 chunks: of p(1 + (p − 1)/(pv)) microbatches,
+    where 1F1B's keeps those of p.
     """
 
     name = "interleaved_1f1b"

@@ -1,11 +1,13 @@
 """The cells of a pipeline as tasks on streams.
 
-A cell's tasks stand one after another on its ranks' compute stream, exchanges too, as an engine without overlap runs
-them. Of a pair of cells, dispatch and combine of the one stand on the stream "communication", under what the other
-computes. What a cell gives to another rank of the pipeline travels on no stream, under whatever comes next there.
-Gradients and parameters that are sent beside the passes (`companions`) have streams of their own.
+A cell's tasks stand one after another on its ranks' compute stream, exchanges too, as an engine
+without overlap runs them. Of a pair of cells, dispatch and combine of the one stand on the stream
+"communication", under what the other computes. What a cell gives to another rank of the pipeline
+travels on no stream, under whatever comes next there. Gradients and parameters that are sent beside
+the passes (`companions`) have streams of their own.
 
-A lowering gives tasks their ranks, streams and what they wait for. How long they take is the work's alone.
+A lowering gives tasks their ranks, streams and what they wait for. How long they take is the work's
+alone.
 
 Axes: R rank of a task, C chunk.
 """
@@ -91,8 +93,8 @@ def lower(
 class _Step:
     """One task of a cell; a loose one holds nobody up but its stream.
 
-    It may be the first task of the cell in its layer, or the last one; the first that comes back between domains, or
-    the last one there.
+    It may be the first task of the cell in its layer, or the last one; the first that comes back
+    between domains, or the last one there.
     """
 
     task: Task
@@ -133,7 +135,8 @@ class _Lowering:
         self.tasks: list[Task] = []
         self._order, self._works, self._sends, self._companions = order, works, sends, companions
         rank_C = order.chunks.rank_C
-        first_C = [rank_C.index(rank) for rank in rank_C]  # chunks of one rank share an array: `bound` tells by it
+        # chunks of one rank share an array: `bound` tells by it
+        first_C = [rank_C.index(rank) for rank in rank_C]
         self._ranks_C = [works[chunk].ranks_R for chunk in first_C]
         self._both: dict[tuple[int, int], Int32] = {}
         # the tasks that bring what a cell gives to where it is worked on
@@ -154,9 +157,10 @@ class _Lowering:
     def pair(self, pair: Pair) -> None:
         """Put both cells' parts in turn, the backward's first.
 
-        On DeepSeek-V3's layers this is the order of figure 4 of arXiv 2412.19437: the forward's dispatch runs under the
-        backward of the experts, their dispatch gradient under the forward's experts, its combine under the backward of
-        attention, and the gradient of the next combine under the forward's attention.
+        On DeepSeek-V3's layers this is the order of figure 4 of arXiv 2412.19437: the forward's
+        dispatch runs under the backward of the experts, their dispatch gradient under the forward's
+        experts, its combine under the backward of attention, and the gradient of the next combine
+        under the forward's attention.
         """
         parts = {
             pair.backward: _parts(_split_backward(self._works[pair.backward.chunk], pair.backward)),
@@ -212,7 +216,8 @@ class _Lowering:
 
     def _put(self, task: Task, cell: Cell, *, stream: str, after: tuple[int, ...]) -> tuple[int, ...]:
         ranks_R = self._ranks_of(cell)
-        # what waits on no stream holds up its own cell alone; what names what it waits for has its own stream
+        # what waits on no stream holds up its own cell alone; what names what it waits for has its
+        # own stream
         own = task.stream in (None, HOST) or task.behind is not None
         there = task.stream if own else stream
         self.tasks.append(
@@ -284,8 +289,8 @@ def _beside_forward(work: StageWork, cell: Cell) -> Iterator[_Step]:
 def _split_backward(work: StageWork, cell: Cell) -> Iterator[_Step]:
     """A backward whose weight gradients hold up nothing that is sent.
 
-    Those of the experts and what is beside them are computed while the gradient of their dispatch travels, those of
-    attention at the layer's end.
+    Those of the experts and what is beside them are computed while the gradient of their dispatch
+    travels, those of attention at the layer's end.
     """
     for layer in reversed(work.layers):
         backward = work.backward(cell.microbatch, layer, weights=False, beside="microbatch")
@@ -309,9 +314,12 @@ def _parts(steps: Iterable[_Step]) -> Iterator[tuple[_Step, ...]]:
 
 
 def on_narrowest(tasks: Sequence[Task], capacity_J: Float) -> tuple[list[Task], Int]:
-    """Leave out of all paths the links that are not the narrowest of their row; see `narrowest_links`.
+    """Leave out of all paths the links that are not the narrowest of their row.
 
-    Also gives for each link [J] the narrowest of its row. What many exchanges share is looked at once.
+    See `narrowest_links`.
+
+    Also gives for each link [J] the narrowest of its row. What many exchanges share is looked at
+    once.
     """
     counted = [task.flows for task in tasks if isinstance(task, Exchange) and isinstance(task.flows, CountedFlows)]
     wide = {id(flows.template): flows.template for flows in counted}

@@ -11,8 +11,8 @@ from moecast.sim.schedules.pipeline.support import OneChunk
 class OneFOneB(OneChunk):
     """One forward, one backward, with a flush at the end of the step: PipeDream-Flush, arXiv 2006.09503, 2104.04473.
 
-    On even work the bubble is GPipe's, (p − 1)(F + B + W), but rank r keeps the activations of p − r microbatches at
-    most.
+    On even work the bubble is GPipe's, (p − 1)(F + B + W), but rank r keeps the activations of p −
+    r microbatches at most.
     """
 
     name = "1f1b"

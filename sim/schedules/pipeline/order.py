@@ -51,13 +51,16 @@ class PipelineOrder:
 
     def __post_init__(self) -> None:
         if len(self.blocks_G) != self.chunks.n_ranks:
-            raise MoecastError(f"{self.chunks.n_ranks} ranks' blocks", field="blocks_G", value=len(self.blocks_G))
+            rule = f"{self.chunks.n_ranks} ranks' blocks"
+            raise MoecastError(rule, field="blocks_G", value=len(self.blocks_G))
         seen = set()
         for rank, cell in self._cells():
             if not (0 <= cell.microbatch < self.microbatches and cell.chunk in self.chunks.route_of(cell.microbatch)):
-                raise MoecastError("a chunk and microbatch of the pipeline", field="blocks_G", value=str(cell))
+                rule = "a chunk and microbatch of the pipeline"
+                raise MoecastError(rule, field="blocks_G", value=str(cell))
             if self.chunks.rank_C[cell.chunk] != rank:
-                raise MoecastError(f"on rank {self.chunks.rank_C[cell.chunk]}", field="blocks_G", value=str(cell))
+                rule = f"on rank {self.chunks.rank_C[cell.chunk]}"
+                raise MoecastError(rule, field="blocks_G", value=str(cell))
             if cell in seen:
                 raise MoecastError("every cell once", field="blocks_G", value=str(cell))
             seen.add(cell)
@@ -73,7 +76,8 @@ class PipelineOrder:
                 passes = sorted(kind for kind in ("F", "B", "W", "BW") if Cell(kind, chunk, microbatch) in seen)
                 if passes not in ((["B", "F", "W"], ["BW", "F"]) if backward else (["F"],)):
                     what = "F, and B and W or both in one" if backward else "F"
-                    raise MoecastError(f"{what} of microbatch {microbatch} in chunk {chunk}", field="blocks_G")
+                    rule = f"{what} of microbatch {microbatch} in chunk {chunk}"
+                    raise MoecastError(rule, field="blocks_G")
 
     def cells_of(self, rank: int) -> Iterator[Cell]:
         """One rank's cells in its order; of a pair the forward first."""
@@ -82,7 +86,8 @@ class PipelineOrder:
     def peak_in_flight(self, rank: int) -> int:
         """The most microbatches whose activations one rank keeps at a time, each in one of its chunks.
 
-        Kept from the start of a forward to the end of the weights' gradient; counted from the order itself.
+        Kept from the start of a forward to the end of the weights' gradient; counted from the order
+        itself.
         """
         kept = most = 0
         for block in self.blocks_G[rank]:
@@ -141,7 +146,8 @@ class PipelineOrder:
             if place < len(blocks)
         ]
         if stuck:
-            raise MoecastError(f"an order without a deadlock; here {'; '.join(stuck[:4])}", field="blocks_G")
+            rule = f"an order without a deadlock; here {'; '.join(stuck[:4])}"
+            raise MoecastError(rule, field="blocks_G")
 
 
 def given(cell: Cell) -> Cell:

@@ -12,11 +12,11 @@ from moecast.sim.schedules.pipeline.routes import looped, looped_cell
 class OverlappedOneFOneB:
     """1F1B one microbatch further ahead, so that a forward and the backward beside it are of different ones.
 
-    Each such pair runs as one: Megatron-Core's `overlap_moe_expert_parallel_comm`, after DualPipe (arXiv 2412.19437).
-    A pair is on its way to the next rank as long as both its halves, so ranks are as far ahead as interleaving has
-    them, with one chunk too. On even work, a rank holding v chunks, a step of at least 2p microbatches takes
-    v(m - p) + p - 1 pairs and pv times F + B + W of a chunk. Rank r keeps the activations of 2(p - r) + (v - 1)p
-    chunks at most.
+    Each such pair runs as one: Megatron-Core's `overlap_moe_expert_parallel_comm`, after DualPipe
+    (arXiv 2412.19437). A pair is on its way to the next rank as long as both its halves, so ranks
+    are as far ahead as interleaving has them, with one chunk too. On even work, a rank holding v
+    chunks, a step of at least 2p microbatches takes v(m - p) + p - 1 pairs and pv times F + B + W
+    of a chunk. Rank r keeps the activations of 2(p - r) + (v - 1)p chunks at most.
     """
 
     name = "1f1b_overlapped"

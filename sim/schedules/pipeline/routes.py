@@ -23,7 +23,8 @@ def down_and_up(pp: int) -> Chunks:
 def both_ways(pp: int) -> Chunks:
     """Two copies of the model, one from the first rank to the last, one from the last to the first.
 
-    Chunk c < p is piece c of the one copy; chunk p + r is what rank r holds of the other, its piece p − 1 − r.
+    Chunk c < p is piece c of the one copy; chunk p + r is what rank r holds of the other, its piece
+    p − 1 − r.
     """
     there, back = tuple(range(pp)), tuple(reversed(range(pp, 2 * pp)))
     return Chunks(rank_C=there * 2, routes=(there, back))

@@ -40,7 +40,9 @@ class Sender(Protocol):
 
 
 class HiddenSends:
-    """Each rank of a chunk sends to the same one of the next; paths are found once between two pipeline ranks.
+    """Each rank of a chunk sends to the same one of the next.
+
+    Paths are found once between two pipeline ranks.
 
     Parameters
     ----------

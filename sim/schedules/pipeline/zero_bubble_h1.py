@@ -11,8 +11,9 @@ from moecast.sim.schedules.pipeline.support import OneChunk
 class ZeroBubbleH1(OneChunk):
     """1F1B with the backward split; rank r puts r weight gradients off: arXiv 2401.10241, figure 2.
 
-    On even work with W ≤ B and W ≤ F the bubble is (p − 1)(F + B − W), where B is the gradient of the input alone.
-    Every rank keeps the activations of p microbatches at most, as 1F1B's first does.
+    On even work with W ≤ B and W ≤ F the bubble is (p − 1)(F + B − W), where B is the gradient of
+    the input alone. Every rank keeps the activations of p microbatches at most, as 1F1B's first
+    does.
     """
 
     name = "zb_h1"

@@ -12,9 +12,10 @@ from moecast.sim.schedules.pipeline.support import two_chunks
 class ZeroBubbleV:
     """Zero bubble with the memory of 1F1B: ZB-V of arXiv 2401.10241, section 6, V-ZB of arXiv 2405.15362.
 
-    The rank with the model's first layers has its last ones too, and goes backward without waiting for others. Where
-    F = B = W no rank waits between its first cell and its last: the bubble is the (p − 1) F of one chunk by which the
-    last rank starts late. A rank keeps the activations of 2p chunks at most: of p microbatches.
+    The rank with the model's first layers has its last ones too, and goes backward without waiting
+    for others. Where F = B = W no rank waits between its first cell and its last: the bubble is the
+    (p − 1) F of one chunk by which the last rank starts late. A rank keeps the activations of 2p
+    chunks at most: of p microbatches.
     """
 
     name = "zb_v"

@@ -28,4 +28,5 @@ def find_batcher(name: str) -> Policy:
     for policy in BATCHERS:
         if policy.name == name:
             return policy
-    raise MoecastError(f"one of {', '.join(policy.name for policy in BATCHERS)}", field="batcher", value=name)
+    rule = f"one of {', '.join(policy.name for policy in BATCHERS)}"
+    raise MoecastError(rule, field="batcher", value=name)

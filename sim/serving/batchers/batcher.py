@@ -1,7 +1,8 @@
 """What a batcher is: it decides which tokens of which requests one engine iteration computes.
 
-One batcher stands for the scheduler of one attention-DP rank. It knows requests, tokens and KV blocks, and no time:
-the event loop adds requests as they come, asks for the next iteration, and tells when that is done.
+One batcher stands for the scheduler of one attention-DP rank. It knows requests, tokens and KV
+blocks, and no time: the event loop adds requests as they come, asks for the next iteration, and
+tells when that is done.
 
 Axes: every array of `Scheduled` has one entry for each request in the iteration.
 """
@@ -40,21 +41,23 @@ class Scheduled:
     request
         Ids, in the engine's order.
     tokens
-        Tokens of each that are computed now: a chunk of its prompt, or the last token that it was given (1).
+        Tokens of each that are computed now: a chunk of its prompt, or the last token that it was
+        given (1).
     context
         Tokens of each whose keys are in the cache before (computed, or found in the prefix cache).
     finishes_prompt
-        Whether the iteration ends its prefill. After a preemption by recompute, prefill goes over the prompt and all
-        tokens given so far.
+        Whether the iteration ends its prefill. After a preemption by recompute, prefill goes over
+        the prompt and all tokens given so far.
     samples
-        Whether it is given an output token at the end of the iteration: those that finish prefill or decode.
+        Whether it is given an output token at the end of the iteration: those that finish prefill
+        or decode.
     preempted
         Ids of running requests that gave up their blocks in this call.
     swapped_blocks
         KV blocks that are copied between the GPU and its host before the iteration, either way.
     wasted, wasted_context
-        Tokens that are computed for nobody, since their requests were found to be at an end too late (overlapped
-        scheduling), and their contexts in all.
+        Tokens that are computed for nobody, since their requests were found to be at an end too
+        late (overlapped scheduling), and their contexts in all.
     """
 
     request: Int = field(default_factory=_ints)
@@ -84,8 +87,8 @@ class Limits:
     Parameters
     ----------
     max_batched_tokens
-        The token budget of an iteration (vLLM's `max_num_batched_tokens`, SGLang's `chunked_prefill_size`,
-        TensorRT-LLM's `max_num_tokens`).
+        The token budget of an iteration (vLLM's `max_num_batched_tokens`, SGLang's
+        `chunked_prefill_size`, TensorRT-LLM's `max_num_tokens`).
     max_sequences
         Requests that run at a time (`max_num_seqs`, `max_running_requests`, `max_batch_size`).
     kv_blocks, block_tokens
@@ -118,7 +121,8 @@ class Limits:
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST:
                 raise MoecastError("a whole number of at least 1", field=name, value=value)
         if not 0 <= self.watermark < 1:
-            raise MoecastError("a part of the blocks, from 0 to less than 1", field="watermark", value=self.watermark)
+            rule = "a part of the blocks, from 0 to less than 1"
+            raise MoecastError(rule, field="watermark", value=self.watermark)
 
     def blocks_of(self, tokens: int) -> int:
         """Blocks that so many tokens take."""
@@ -197,8 +201,9 @@ class Batcher(Protocol):
     def quiet_steps(self) -> int:
         """How many of the next iterations at least decode just the running requests, if nobody comes.
 
-        In none of them a request is admitted, preempted, or given its last token, and each has the same requests with
-        one token each. 0 where that is not known: the event loop then asks step by step.
+        In none of them a request is admitted, preempted, or given its last token, and each has the
+        same requests with one token each. 0 where that is not known: the event loop then asks step
+        by step.
         """
         ...
 

@@ -1,13 +1,16 @@
 """BatchLLM's order for work that comes in bulk: requests of one prefix together, those with most to decode first.
 
-- Requests that share a prefix are admitted one after another, so that it is computed once and given up early.
-- Groups with the largest ratio of tokens to decode to tokens of prompts go first: their decode is then there to be
-  mixed with the prompts of later groups, and the end of the run is not decode alone in small batches.
+- Requests that share a prefix are admitted one after another, so that it is computed once and given
+  up early.
+- Groups with the largest ratio of tokens to decode to tokens of prompts go first: their decode is
+  then there to be mixed with the prompts of later groups, and the end of the run is not decode
+  alone in small batches.
 - Memory alone limits how many run, not their number.
 
-After "BatchLLM: Optimizing Large Batched LLM Inference with Global Prefix Sharing and Throughput-oriented Token
-Batching" (arXiv 2412.03594), from its description; never run beside it. It wants to know about how long answers will
-be; here it is told. Prefixes are grouped on one rank: dispatch to several ranks splits them.
+After "BatchLLM: Optimizing Large Batched LLM Inference with Global Prefix Sharing and
+Throughput-oriented Token Batching" (arXiv 2412.03594), from its description; never run beside it.
+It wants to know about how long answers will be; here it is told. Prefixes are grouped on one rank:
+dispatch to several ranks splits them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Mixed batching under a token budget, after no engine in particular: running requests first, then prompts by chunks.
 
-Sarathi-Serve's stall-free batching (arXiv 2403.02310), as engines have it by now: a decode token of everybody who runs,
-what is left of the budget for prompts in order of arrival. Where blocks run out, who came last is preempted.
+Sarathi-Serve's stall-free batching (arXiv 2403.02310), as engines have it by now: a decode token of
+everybody who runs, what is left of the budget for prompts in order of arrival. Where blocks run
+out, who came last is preempted.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
 """Past-Future's memory-aware admission: who waits enters where the cache will hold all at the worst moment to come.
 
-*Past*: how long an answer will be is drawn from the answers that ended lately, those longer than what it has by now.
-*Future*: of who runs, whoever has least left leaves first and gives its blocks back; the peak of what all hold until
-then is known from lengths alone, and admission keeps it within the cache. Batches are mixed otherwise.
+*Past*: how long an answer will be is drawn from the answers that ended lately, those longer than
+what it has by now. *Future*: of who runs, whoever has least left leaves first and gives its blocks
+back; the peak of what all hold until then is known from lengths alone, and admission keeps it
+within the cache. Batches are mixed otherwise.
 
-After "Past-Future Scheduler for LLM Serving under SLA Guarantees" (arXiv 2507.10150) and the estimate of LightLLM's
-request queues, which implement it; written anew. Neither was run beside this.
+After "Past-Future Scheduler for LLM Serving under SLA Guarantees" (arXiv 2507.10150) and the
+estimate of LightLLM's request queues, which implement it; written anew. Neither was run beside
+this.
 
 Axes: R running request, P answer of the past.
 """
@@ -34,8 +36,8 @@ class PastFuture:
     Parameters
     ----------
     window
-        Answers of the past that are remembered; 0: none, so that every answer is taken to be `assumed_output` long,
-        which is the conservative scheduler of the paper.
+        Answers of the past that are remembered; 0: none, so that every answer is taken to be
+        `assumed_output` long, which is the conservative scheduler of the paper.
     assumed_output
         Tokens of an answer as long as nothing like it is in the past: users' `max_tokens`.
     reserve
@@ -63,7 +65,8 @@ class PastFuture:
             if getattr(self, name) < least:
                 raise MoecastError(f"at least {least}", field=name, value=getattr(self, name))
         if not 0 <= self.reserve < 1:
-            raise MoecastError("a part of the cache, from 0 to less than 1", field="reserve", value=self.reserve)
+            rule = "a part of the cache, from 0 to less than 1"
+            raise MoecastError(rule, field="reserve", value=self.reserve)
 
     def limits(self, *, kv_blocks: int, block_tokens: int | None = None) -> Limits:
         """Those of mixed batching."""
@@ -77,8 +80,8 @@ class PastFuture:
 def peak_tokens(held_R: Int, left_R: Int) -> int:
     """The most tokens that requests hold at one time until all are at an end.
 
-    Everybody grows by a token an iteration, and leaves after `left_R` of them: when the i-th from the last leaves, the
-    i who are still there hold what they do now and as many tokens more each.
+    Everybody grows by a token an iteration, and leaves after `left_R` of them: when the i-th from
+    the last leaves, the i who are still there hold what they do now and as many tokens more each.
     """
     order = np.argsort(-left_R, kind="stable")
     counts = np.arange(1, len(order) + 1)

@@ -75,7 +75,8 @@ class QueuedBatcher(ABC):
     limits
         Tokens, sequences and blocks.
     late
-        Requests leave one iteration after their last token, since the next one had been decided by then.
+        Requests leave one iteration after their last token, since the next one had been decided by
+        then.
     swaps
         Who is preempted keeps its keys in the host's memory, instead of computing them again.
     """
@@ -247,7 +248,8 @@ class QueuedBatcher(ABC):
         if len(self._running) > self._limits.max_batched_tokens or not all(job.decodes for job in self._running):
             return 0
         last = min(job.request.output_tokens - job.given for job in self._running) - 1
-        # Each running request opens a block every `block_tokens` iterations, and the first one perhaps at once.
+        # Each running request opens a block every `block_tokens` iterations, and the first one
+        # perhaps at once.
         rounds = self._cache.free // len(self._running)
         room = (rounds - 1) * self._limits.block_tokens if rounds else 0
         return max(0, min(last, room, MOST))

@@ -1,11 +1,14 @@
-"""SGLang's batching: prompts first, by chunks, while everybody else waits; then decode steps of all who run.
+"""SGLang's batching: prompts first, by chunks, while everybody else waits.
 
-After SGLang's scheduler (`managers/scheduler.py`, `schedule_batch.py`, 0.5.9), with which it is compared decision by
-decision (docs/serving_schedulers.md). Who may enter is `sglang_admission`'s to say. A batch that was once found full
-stays so until a decode step finds that somebody is gone. Who has fewest output tokens is retracted where the cache runs
-out, waits behind all others, and is computed again. Scheduling overlaps with the iteration before, so that the
-scheduler does not know the tokens of that one yet: who is at an end is decoded once more, and a token of who is
-retracted meanwhile is lost.
+Then decode steps of all who run.
+
+After SGLang's scheduler (`managers/scheduler.py`, `schedule_batch.py`, 0.5.9), with which it is
+compared decision by decision (docs/serving_schedulers.md). Who may enter is `sglang_admission`'s to
+say. A batch that was once found full stays so until a decode step finds that somebody is gone. Who
+has fewest output tokens is retracted where the cache runs out, waits behind all others, and is
+computed again. Scheduling overlaps with the iteration before, so that the scheduler does not know
+the tokens of that one yet: who is at an end is decoded once more, and a token of who is retracted
+meanwhile is lost.
 """
 
 from __future__ import annotations
@@ -48,8 +51,8 @@ class Sglang:
     mix
         Decode tokens ride along with chunks (`--enable-mixed-chunk`).
     ignore_eos
-        Requests do not end by themselves, and no prefix is kept (`--disable-radix-cache`): admission reckons with
-        their lengths.
+        Requests do not end by themselves, and no prefix is kept (`--disable-radix-cache`):
+        admission reckons with their lengths.
     """
 
     name: str = "sglang"
@@ -64,7 +67,8 @@ class Sglang:
         if not 0 < self.init_ratio <= 1:
             raise MoecastError("more than 0, at most 1", field="init_ratio", value=self.init_ratio)
         if self.max_prefill_tokens < 1:
-            raise MoecastError("at least 1", field="max_prefill_tokens", value=self.max_prefill_tokens)
+            rule = "at least 1"
+            raise MoecastError(rule, field="max_prefill_tokens", value=self.max_prefill_tokens)
 
     def limits(self, *, kv_blocks: int, block_tokens: int | None = None) -> Limits:
         """Chunks of 8,192 tokens, a block a token; no limit on sequences but memory's."""
@@ -79,8 +83,8 @@ class Sglang:
 class SglangBatcher(QueuedBatcher):
     """One rank's prefill batches and decode batches.
 
-    `_batch` is the engine's running batch, in its order: it has those who are at an end until a decode step leaves them
-    out. Who prefilled joins it at the next decision.
+    `_batch` is the engine's running batch, in its order: it has those who are at an end until a
+    decode step leaves them out. Who prefilled joins it at the next decision.
     """
 
     def __init__(self, limits: Limits, policy: Sglang) -> None:
@@ -93,7 +97,8 @@ class SglangBatcher(QueuedBatcher):
         self._joining: list[Job] = []
         self._chunked: Job | None = None
         self._full = False
-        self._ahead_tokens: int | None = None  # kept until something changes, since it is asked for again and again
+        # kept until something changes, since it is asked for again and again
+        self._ahead_tokens: int | None = None
         self._unknown: set[int] = set()
         self._lost: set[int] = set()
 
@@ -125,7 +130,8 @@ class SglangBatcher(QueuedBatcher):
 
     def done(self, scheduled: Scheduled) -> tuple[int, ...]:
         """End an iteration."""
-        # who lost a token has it again when its prompt is computed up to that token: nobody is told of it twice
+        # who lost a token has it again when its prompt is computed up to that token: nobody is told
+        # of it twice
         again = self._regained(scheduled) if self._lost else set()
         ended = super().done(scheduled)
         self._ahead_tokens = None

@@ -1,8 +1,8 @@
 """Who may start to prefill in one iteration of SGLang's: budgets of tokens, and room in the cache for what is to come.
 
-After its `PrefillAdder` (0.5.9): a prompt enters where the free tokens hold it, its answer, and what those who run are
-still expected to need; with answers of known length and no prefix cache, where at no time to come more is held than
-there is.
+After its `PrefillAdder` (0.5.9): a prompt enters where the free tokens hold it, its answer, and
+what those who run are still expected to need; with answers of known length and no prefix cache,
+where at no time to come more is held than there is.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class Asking:
     Parameters
     ----------
     tokens
-        Of its prompt (after a retraction, of what it was given, too), without those found in the cache.
+        Of its prompt (after a retraction, of what it was given, too), without those found in the
+        cache.
     given, output_tokens
         Tokens of its answer that the scheduler knows of, and all of them.
     held

@@ -1,6 +1,7 @@
 """Static batching: a batch is filled, computed to its last token, and only then is the next one filled.
 
-What servers did before continuous batching (Orca, OSDI 2022): short answers wait for the longest one of their batch.
+What servers did before continuous batching (Orca, OSDI 2022): short answers wait for the longest
+one of their batch.
 """
 
 from __future__ import annotations

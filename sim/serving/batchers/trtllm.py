@@ -1,9 +1,10 @@
 """TensorRT-LLM's in-flight batching: all who generate, then prompts in order, as far as tokens and blocks go.
 
-After its `MicroBatchScheduler` and `CapacityScheduler`. Who may start is a capacity policy's to say:
-`guaranteed_no_evict` starts a request where blocks for its prompt and its whole answer are left by those that have
-started, so that nobody is ever paused; `max_utilization` where its prompt fits, and pauses who came last when blocks
-run out. Prompts are not cut unless chunked context is on. The next iteration is decided while one runs.
+After its `MicroBatchScheduler` and `CapacityScheduler`. Who may start is a capacity policy's to
+say: `guaranteed_no_evict` starts a request where blocks for its prompt and its whole answer are
+left by those that have started, so that nobody is ever paused; `max_utilization` where its prompt
+fits, and pauses who came last when blocks run out. Prompts are not cut unless chunked context is
+on. The next iteration is decided while one runs.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Trtllm:
     def __post_init__(self) -> None:
         """Check the policy's name."""
         if self.capacity not in CAPACITY_POLICIES:
-            raise MoecastError(f"one of {', '.join(CAPACITY_POLICIES)}", field="capacity", value=self.capacity)
+            rule = f"one of {', '.join(CAPACITY_POLICIES)}"
+            raise MoecastError(rule, field="capacity", value=self.capacity)
 
     def limits(self, *, kv_blocks: int, block_tokens: int | None = None) -> Limits:
         """8,192 tokens, 2,048 requests, blocks of 32, whole prompts."""

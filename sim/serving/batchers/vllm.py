@@ -19,7 +19,8 @@ class Vllm:
     Parameters
     ----------
     ahead
-        Async scheduling, the default: who is at an end keeps its seat and its blocks for one more iteration.
+        Async scheduling, the default: who is at an end keeps its seat and its blocks for one more
+        iteration.
     long_prefill_token_threshold
         Most tokens of one prompt in an iteration, while there is another request; 0: no such limit.
     long_prefill_token_threshold_adaptive
@@ -49,7 +50,8 @@ class Vllm:
         """Check ranges."""
         if self.long_prefill_token_threshold < 0:
             name = "long_prefill_token_threshold"
-            raise MoecastError("0, for none, or more", field=name, value=self.long_prefill_token_threshold)
+            rule = "0, for none, or more"
+            raise MoecastError(rule, field=name, value=self.long_prefill_token_threshold)
 
     def limits(self, *, kv_blocks: int, block_tokens: int | None = None) -> Limits:
         """What `vllm serve` takes on an H100 or H200: 8,192 tokens, 1,024 requests, blocks of 16, prefixes cached."""

@@ -1,9 +1,10 @@
 """vLLM's scheduler: a token for everybody who runs, chunks of prompts beside them, and who came last gives way.
 
-After `vllm/v1/core/sched/scheduler.py`, without a line of it: the budget goes to running requests in the order in which
-they were admitted, a prompt's next chunk like a decode token; where blocks run out the last of them is preempted, to be
-computed again, and nobody is admitted. What is left goes to who waits, in order, until one does not fit.
-tests/serving/test_vllm_recorded.py compares it, step by step, with what vLLM itself decided.
+After `vllm/v1/core/sched/scheduler.py`, without a line of it: the budget goes to running requests
+in the order in which they were admitted, a prompt's next chunk like a decode token; where blocks
+run out the last of them is preempted, to be computed again, and nobody is admitted. What is left
+goes to who waits, in order, until one does not fit. tests/serving/test_vllm_recorded.py compares
+it, step by step, with what vLLM itself decided.
 
 Axes: R running requests, in the order of their admission.
 """
@@ -82,7 +83,8 @@ class VllmBatcher:
         self._pool = BlockPool(
             limits.kv_blocks, limits.block_tokens, caching=limits.prefix_cache, blanks_first=policy.blanks_first
         )
-        self._spare = int(limits.watermark * (limits.kv_blocks + 1))  # vLLM counts its placeholder block, too
+        # vLLM counts its placeholder block, too
+        self._spare = int(limits.watermark * (limits.kv_blocks + 1))
         self._jobs: dict[int, _Job] = {}
         self._waiting: deque[_Job] = deque()
         self._table_R: Int = np.empty((6, 0), np.int64)
@@ -223,7 +225,8 @@ class VllmBatcher:
             job = self._waiting[0]
             entered = self._enter(job, min(budget, most), alone=not self.running and not columns, most=most)
             if entered is None:
-                # without chunks a prompt may have found too little budget, beside another that leaves it next time
+                # without chunks a prompt may have found too little budget, beside another that
+                # leaves it next time
                 self._blocked = limits.chunked or (not columns and bool((counts_R == 1).all()))
                 break
             context, count, blocks = entered

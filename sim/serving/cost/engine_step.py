@@ -78,8 +78,8 @@ class EngineStep:
     Parameters
     ----------
     plans
-        By part, `prefill` and `decode`: what the plan is while there is a prompt in the iteration, or none. They
-        differ in how tokens are moved alone.
+        By part, `prefill` and `decode`: what the plan is while there is a prompt in the iteration,
+        or none. They differ in how tokens are moved alone.
     """
 
     def __init__(

@@ -24,7 +24,8 @@ class ExactCost:
     swap_block_s
         Seconds that a block takes between a GPU and its host.
     prompt_s
-        Seconds of the host, in the iteration that ends it, for each prompt beside what is simulated.
+        Seconds of the host, in the iteration that ends it, for each prompt beside what is
+        simulated.
     slowdown
         How many times as long as all that iterations take.
     """

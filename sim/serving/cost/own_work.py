@@ -1,7 +1,7 @@
 """What a rank computes for its own tokens, whatever they are routed to: attention, dense layers, router, LM head.
 
-It depends on few numbers of a rank, so that it is tabulated once, from the functions that price every step: over
-tokens, and over (tokens, keys per token) for the cores of attention.
+It depends on few numbers of a rank, so that it is tabulated once, from the functions that price
+every step: over tokens, and over (tokens, keys per token) for the cores of attention.
 
 Axes: G DP rank (or anything), N tokens of a table, K mean keys of a table.
 """

@@ -43,7 +43,8 @@ class LinearCost:
     fixed_s
         Of every iteration.
     prompt_token_s, decode_s, decode_key_s
-        Of each token of a prompt, running sequence, and key that one attends to, on the rank that has most to do.
+        Of each token of a prompt, running sequence, and key that one attends to, on the rank that
+        has most to do.
 
     Raises
     ------

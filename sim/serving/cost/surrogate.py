@@ -1,12 +1,13 @@
 """A surrogate of an iteration's cost: a rank's own work from tables, and what ranks do together from simulated steps.
 
-What ranks do together is dispatch, experts, combine, sums over tensor-parallel ranks, and waiting for each other. It
-depends on which part's kernels run, the tokens of all ranks, and how uneven these are. It is simulated at the points of
-a grid over the two numbers, when an iteration first comes near one, with tokens that route as the trace's do; several
-draws of a point stand for how steps of one size differ. In between it is a line.
+What ranks do together is dispatch, experts, combine, sums over tensor-parallel ranks, and waiting
+for each other. It depends on which part's kernels run, the tokens of all ranks, and how uneven
+these are. It is simulated at the points of a grid over the two numbers, when an iteration first
+comes near one, with tokens that route as the trace's do; several draws of a point stand for how
+steps of one size differ. In between it is a line.
 
-How far off it is, is measured on iterations of the run itself, which it has not seen: every so often one is simulated
-with its own requests.
+How far off it is, is measured on iterations of the run itself, which it has not seen: every so
+often one is simulated with its own requests.
 
 Axes: G DP rank, W iteration.
 """
@@ -74,11 +75,13 @@ class SurrogateCost:
     swap_block_s
         Seconds that a block takes between a GPU and its host.
     prompt_s
-        Seconds of the host, in the iteration that ends it, for each prompt beside what is simulated.
+        Seconds of the host, in the iteration that ends it, for each prompt beside what is
+        simulated.
     slowdown
         How many times as long as all that iterations take.
     try_at
-        Iterations of those that are asked for one by one that are simulated, too, to measure the error; none: 0.
+        Iterations of those that are asked for one by one that are simulated, too, to measure the
+        error; none: 0.
     """
 
     def __init__(

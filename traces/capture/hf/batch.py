@@ -60,7 +60,9 @@ class Batch:
         return None if self.input_ids is None else self.input_ids.cpu().numpy()
 
     def starts_BQ(self) -> Bools | None:
-        """Where sequences begin in rows that hold several, one after the other; None where each row holds one.
+        """Where sequences begin in rows that hold several, one after the other.
+
+        None where each row holds one.
 
         A row is packed when its position ids begin again at 0, and no mask and no cache are given.
         """
@@ -119,8 +121,8 @@ def _mask(mask: Any) -> torch.Tensor | None:
 def _seen(mask_B1QV: torch.Tensor, rows: int, past: int, queries: int) -> Bools:
     """Keys of this pass that some query at or after them attends to.
 
-    A query of a padding position has nothing to attend to, and some attention code lets it see everything, the future
-    too; such rows of the mask say nothing.
+    A query of a padding position has nothing to attend to, and some attention code lets it see
+    everything, the future too; such rows of the mask say nothing.
     """
     allowed = mask_B1QV if mask_B1QV.dtype == torch.bool else mask_B1QV >= 0
     allowed_BQV = allowed[:, 0].expand(rows, -1, -1).cpu().numpy()

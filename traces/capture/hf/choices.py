@@ -24,7 +24,9 @@ Weights = npt.NDArray[np.float16]
 def gather(
     layers: Sequence[MoeLayer], told: Sequence[Choices], kept_T: npt.NDArray[np.bool_], *, weights: bool
 ) -> tuple[Experts, Weights | None]:
-    """Expert ids and, if wanted, gate weights [T, L, K] of the tokens kept; K is the widest layer's.
+    """Expert ids and, if wanted, gate weights [T, L, K] of the tokens kept.
+
+    K is the widest layer's.
 
     Raises
     ------

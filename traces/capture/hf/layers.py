@@ -1,8 +1,8 @@
 """Where a model's routing can be heard: its MoE layers in order, and how each tells its choices.
 
-In transformers 5 a MoE layer hands its experts module what the router chose, (hidden_states, top_k_index,
-top_k_weights), so one hook before the experts serves nearly every model. What differs stands in `EXCEPTIONS`, by the
-class of the module.
+In transformers 5 a MoE layer hands its experts module what the router chose, (hidden_states,
+top_k_index, top_k_weights), so one hook before the experts serves nearly every model. What differs
+stands in `EXCEPTIONS`, by the class of the module.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class MoeLayer:
     """One MoE layer: its place among the hidden layers, the modules to listen to, and how its choices are read.
 
     Of several modules, copies of each other, one runs in a forward pass.
-    `experts` is E of this layer. Ids from E up are null experts where `null_ids` is set, and choices of weight 0 are
-    none where `null_weights` is.
+    `experts` is E of this layer. Ids from E up are null experts where `null_ids` is set, and
+    choices of weight 0 are none where `null_weights` is.
     """
 
     layer_id: int
@@ -68,7 +68,8 @@ def _llama4(module: nn.Module, _args: object, _kwargs: object, output: Any) -> C
 
 
 EXCEPTIONS: Mapping[str, Rule] = {
-    # Its experts run every token, scaled by scores that are 0 for all but the chosen: only the router knows.
+    # Its experts run every token, scaled by scores that are 0 for all but the chosen: only the
+    # router knows.
     "Llama4Router": Rule(heard_at="router", tell=_llama4),
     # Zero-computation experts follow the routed ones; they are choices of no expert.
     "LongcatFlashExperts": Rule(experts="num_routed_experts", null_ids=True),
@@ -83,7 +84,8 @@ def find_layers(model: nn.Module) -> tuple[MoeLayer, ...]:
     Raises
     ------
     MoecastError
-        There is none that can be heard, a hidden layer has two, or the model has several stacks of them.
+        There is none that can be heard, a hidden layer has two, or the model has several stacks of
+        them.
     """
     stacks: dict[str, list[MoeLayer]] = {}
     for layer in _found(model):

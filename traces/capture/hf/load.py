@@ -27,8 +27,8 @@ class ModelSource:
     """Which model to load and how: a folder or a hub id, its revision, element type and device.
 
     A folder that holds an adapter of PEFT stands for the model it was trained on, with the adapter.
-    With `random_weights` only its config is read, and the weights are drawn with `seed`. `device` is torch's name of
-    one, or `auto` to spread the model over all there are (needs accelerate).
+    With `random_weights` only its config is read, and the weights are drawn with `seed`. `device`
+    is torch's name of one, or `auto` to spread the model over all there are (needs accelerate).
     """
 
     name: str
@@ -57,7 +57,8 @@ class ModelSource:
             try:
                 torch.empty(1, device=self.device)
             except (RuntimeError, AssertionError) as error:
-                raise MoecastError("torch has no such device here", field="--device", value=self.device) from error
+                rule = "torch has no such device here"
+                raise MoecastError(rule, field="--device", value=self.device) from error
 
     def load_tokenizer(self) -> Any:
         """The tokenizer that stands with the model, or the one asked for.
@@ -137,7 +138,8 @@ class ModelSource:
             return None
         base = json.loads(read_text(file)).get("base_model_name_or_path")
         if not isinstance(base, str) or not base:
-            raise MoecastError("does not say which model it adapts", file=file, field="base_model_name_or_path")
+            rule = "does not say which model it adapts"
+            raise MoecastError(rule, file=file, field="base_model_name_or_path")
         if not is_peft_available():
             raise MoecastError("is an adapter; pip install peft", field="MODEL", value=self.name)
         return base

@@ -42,12 +42,15 @@ class Options:
 
 
 class RoutingCapture:
-    """Records the routing of a model while it is open, in a `with` statement; `capture_routing` makes one.
+    """Records the routing of a model while it is open, in a `with` statement.
+
+    `capture_routing` makes one.
 
     Attributes
     ----------
     topic
-        What sequences that start from now on are about: a name, a name per row of the batch, or None.
+        What sequences that start from now on are about: a name, a name per row of the batch, or
+        None.
     steps, n_tokens
         Forward passes seen, and tokens recorded in them.
     meta
@@ -113,7 +116,8 @@ class RoutingCapture:
             if self._batch is None:  # gradient checkpointing runs layers again in the backward pass
                 return
             if index in self._heard:
-                raise MoecastError("ran twice in one forward pass, which a trace has no place for", field=layer.name)
+                rule = "ran twice in one forward pass, which a trace has no place for"
+                raise MoecastError(rule, field=layer.name)
             index_TK, weights_TK = layer.tell(module, args, kwargs, output)
             self._autocast = _autocast(index_TK.device.type)
             self._heard[index] = (index_TK.detach(), weights_TK.detach())
@@ -218,38 +222,41 @@ def capture_routing(
 ) -> RoutingCapture:
     """Record which experts each token chooses in every forward pass of a Hugging Face model, `generate`'s included.
 
-    Use it in a `with` statement. Padding is not recorded, nor what `generate` feeds to rows that have ended. Compiled
-    parts of the model run uncompiled meanwhile.
+    Use it in a `with` statement. Padding is not recorded, nor what `generate` feeds to rows that
+    have ended. Compiled parts of the model run uncompiled meanwhile.
 
     Parameters
     ----------
     model
-        A transformers model, or what wraps one and calls it (DistributedDataParallel, torch.compile, PEFT's models).
+        A transformers model, or what wraps one and calls it (DistributedDataParallel,
+        torch.compile, PEFT's models).
     out
-        A new folder; shards in it are complete as soon as they have their names. A name ending in `.parquet` makes one
-        file, which is there only when the capture ends well.
+        A new folder; shards in it are complete as soon as they have their names. A name ending in
+        `.parquet` makes one file, which is there only when the capture ends well.
     topic
-        What the text is about; may be set anew between passes (`routing.topic = "law"`), or be a list, a name per row.
+        What the text is about; may be set anew between passes (`routing.topic = "law"`), or be a
+        list, a name per row.
     weights
         Keep the gate weights.
     token_ids
         Keep the vocabulary ids. Say False when some passes get embeddings and others ids.
     end_ids
-        Ids that `generate` feeds to rows that have ended until the whole batch has: they are not recorded in decode.
-        By default the end-of-sequence and padding ids of the model's generation config; () records every token.
+        Ids that `generate` feeds to rows that have ended until the whole batch has: they are not
+        recorded in decode. By default the end-of-sequence and padding ids of the model's generation
+        config; () records every token.
     source_rank
         The data-parallel rank of this process. Every rank writes a folder of its own.
     shard_tokens
         Tokens per shard: what a kill can cost.
     name, source, notes
-        What the trace is to say of the model, of where it ran, and besides; by default the name it was loaded by, and
-        the software and hardware found.
+        What the trace is to say of the model, of where it ran, and besides; by default the name it
+        was loaded by, and the software and hardware found.
 
     Raises
     ------
     MoecastError
-        The model has no MoE layers that can be heard, or `out` cannot be written; later, when a pass cannot be
-        recorded truly (beam search, assisted decoding), from inside that pass.
+        The model has no MoE layers that can be heard, or `out` cannot be written; later, when a
+        pass cannot be recorded truly (beam search, assisted decoding), from inside that pass.
     """
     options = Options(
         weights=weights,

@@ -26,8 +26,9 @@ Advance = Callable[[int, int], None]  # tokens recorded, of
 class RunConfig:
     """How much text is run, in what batches, and how many tokens are generated after each sequence.
 
-    Temperature 0 takes the likeliest token; otherwise tokens are drawn from the whole vocabulary. Without
-    `shard_tokens`, a shard is a sixteenth of the run, so that a kill costs little of a short run too.
+    Temperature 0 takes the likeliest token; otherwise tokens are drawn from the whole vocabulary.
+    Without `shard_tokens`, a shard is a sixteenth of the run, so that a kill costs little of a
+    short run too.
     """
 
     max_tokens: int = 65_536
@@ -44,7 +45,8 @@ class RunConfig:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise MoecastError("at least 1", field=name, value=getattr(self, name))
         if self.generate < 0 or not self.temperature >= 0:
-            raise MoecastError("not negative", field="generate" if self.generate < 0 else "temperature")
+            rule = "not negative"
+            raise MoecastError(rule, field="generate" if self.generate < 0 else "temperature")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,7 +67,8 @@ def run(
     Raises
     ------
     MoecastError
-        `out` cannot be written, there is no text, the model cannot be loaded or has no MoE layers that can be heard.
+        `out` cannot be written, there is no text, the model cannot be loaded or has no MoE layers
+        that can be heard.
     """
     check_target(out)
     files = find_texts(texts)
@@ -122,7 +125,8 @@ def _forward(model: Any, batch: Sequence[Text], config: RunConfig, padding: int)
     if model.device.type != "meta":  # where all of it is offloaded, accelerate moves what comes in
         ids_BQ, mask_BQ = ids_BQ.to(model.device), mask_BQ.to(model.device)
     if not config.generate:
-        # The logits of a long batch over a large vocabulary take more memory than all else, and nobody reads them.
+        # The logits of a long batch over a large vocabulary take more memory than all else, and
+        # nobody reads them.
         last = {"logits_to_keep": 1} if "logits_to_keep" in forward_signature(model).parameters else {}
         model(input_ids=ids_BQ, attention_mask=mask_BQ, use_cache=False, **last)
         return

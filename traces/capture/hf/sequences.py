@@ -1,7 +1,7 @@
 """Which sequence each row of a batch is, and where in it each token stands, from prefill through decode.
 
-A cache is the thread: rows of a forward pass that continues a cache are the sequences that filled it, any other pass
-starts new ones. Axes: B row of the batch, Q query position, T token.
+A cache is the thread: rows of a forward pass that continues a cache are the sequences that filled
+it, any other pass starts new ones. Axes: B row of the batch, Q query position, T token.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Placed:
 class SequenceBook:
     """Follows sequences across forward passes.
 
-    In decode, tokens with one of the `end_ids` are not recorded: `generate` feeds them to rows that have ended, until
-    the whole batch has.
+    In decode, tokens with one of the `end_ids` are not recorded: `generate` feeds them to rows that
+    have ended, until the whole batch has.
     """
 
     end_ids: Collection[int] = ()

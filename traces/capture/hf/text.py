@@ -27,7 +27,9 @@ class Text:
 
 
 def find_texts(paths: Sequence[Path]) -> dict[str | None, list[Path]]:
-    """Files by topic: `<topic>/<file>` in a folder, at any depth; files named alone or lying flat have none.
+    """Files by topic: `<topic>/<file>` in a folder, at any depth.
+
+    Files named alone or lying flat have none.
 
     Raises
     ------
@@ -43,7 +45,8 @@ def find_texts(paths: Sequence[Path]) -> dict[str | None, list[Path]]:
             raise MoecastError("no such file or folder", file=path, field="--text")
         files = [f for f in sorted(path.rglob("*")) if f.is_file() and not _hidden(f.relative_to(path))]
         if not files:
-            raise MoecastError("holds no text; give a file, or a folder of <topic>/<file>", file=path, field="--text")
+            rule = "holds no text; give a file, or a folder of <topic>/<file>"
+            raise MoecastError(rule, file=path, field="--text")
         for file in files:
             inside = file.relative_to(path).parts
             found.setdefault(inside[0] if len(inside) > 1 else None, []).append(file)
@@ -55,7 +58,8 @@ def cut_texts(
 ) -> list[Text]:
     """Sequences of at most `sequence_length` tokens, an equal share of `max_tokens` for every topic.
 
-    A topic's files take turns, a sequence each, in an order drawn by `seed`: no file stands for its topic alone.
+    A topic's files take turns, a sequence each, in an order drawn by `seed`: no file stands for its
+    topic alone.
 
     Raises
     ------

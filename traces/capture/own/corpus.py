@@ -1,7 +1,8 @@
 """The text the model reads: documents by topic, some of them held out, from Debian packages or a folder.
 
-The manifest (`corpus.toml`) names packages, versions and extraction rules; the text itself is never shipped.
-Packages are fetched by `apt-get download` and unpacked by `dpkg-deb`, so no administrator's rights are needed.
+The manifest (`corpus.toml`) names packages, versions and extraction rules; the text itself is never
+shipped. Packages are fetched by `apt-get download` and unpacked by `dpkg-deb`, so no
+administrator's rights are needed.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ def packaged_corpus(cache: Path, *, manifest: Path = MANIFEST) -> Corpus:
     Raises
     ------
     MoecastError
-        A package cannot be fetched in its exact version, or the extracted text is not what the manifest promises.
+        A package cannot be fetched in its exact version, or the extracted text is not what the
+        manifest promises.
     """
     settings = tomllib.loads(read_text(manifest))
     documents = {}
@@ -171,5 +173,6 @@ def _unpacked(package: dict[str, Any], folder: Path) -> Path:
         archive.unlink()
         part.rename(root)
     except (OSError, ValueError, subprocess.CalledProcessError) as error:
-        raise MoecastError("apt-get download and dpkg-deb failed", field="package", value=name) from error
+        rule = "apt-get download and dpkg-deb failed"
+        raise MoecastError(rule, field="package", value=name) from error
     return root

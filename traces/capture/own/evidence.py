@@ -1,8 +1,9 @@
 """Is the routing learned? Four statistics of a trace beside what shuffled routers give.
 
-Each statistic is compared with draws of a router that has lost the one thing it measures: a uniform router for load,
-experts drawn by the layer's load for co-activation, topics dealt anew over whole sequences for topic dependence, and
-another token's choices for the step from layer to layer. Axes: T token, L layer, E expert, K choice, C topic.
+Each statistic is compared with draws of a router that has lost the one thing it measures: a uniform
+router for load, experts drawn by the layer's load for co-activation, topics dealt anew over whole
+sequences for topic dependence, and another token's choices for the step from layer to layer. Axes:
+T token, L layer, E expert, K choice, C topic.
 
     python -m moecast.traces.capture.own.evidence TRACE
 """

@@ -1,7 +1,8 @@
 """Plain text out of the files that documentation packages hold: HTML, manual pages, info files, TeX, source code.
 
-Each rule is a function from one file's text to its documents (most files are one). They are crude on purpose: the
-text trains a small model, it is not shown to anyone; what matters is that the same file always gives the same text.
+Each rule is a function from one file's text to its documents (most files are one). They are crude
+on purpose: the text trains a small model, it is not shown to anyone; what matters is that the same
+file always gives the same text.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A small decoder-only MoE language model: RMSNorm, rotary attention, a dense first layer, then MoE layers.
 
-The shape is that of DeepSeek-V2-Lite at toy width (one dense layer, 64 experts of which 6 are chosen, two always-on
-shared ones) with plain multi-head attention. Axes: B sequence of the batch, Q position fed in, S position
-attended to, A attention head, D head dimension, H hidden, V vocabulary.
+The shape is that of DeepSeek-V2-Lite at toy width (one dense layer, 64 experts of which 6 are
+chosen, two always-on shared ones) with plain multi-head attention. Axes: B sequence of the batch, Q
+position fed in, S position attended to, A attention head, D head dimension, H hidden, V vocabulary.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ KvCache = list[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
-    """Widths and counts of the language model; `layers` counts MoE layers, one dense layer comes before them.
+    """Widths and counts of the language model.
+
+    `layers` counts MoE layers, one dense layer comes before them.
 
     `policy` decides how routers choose, `choices` how many experts it is meant to choose per token.
 
@@ -167,16 +169,17 @@ class LanguageModel(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return the final hidden states [B, Q, H] and the mean penalty of the MoE layers' routers.
 
-        `position_BQ` defaults to 0, 1, …; with a `cache` (see `new_cache`) each row attends to all positions of its
-        row in the cache up to its own. `valid_BQ` is False for padding, which some routers must not count; `seed`
-        decides what routers draw.
+        `position_BQ` defaults to 0, 1, …; with a `cache` (see `new_cache`) each row attends to all
+        positions of its row in the cache up to its own. `valid_BQ` is False for padding, which some
+        routers must not count; `seed` decides what routers draw.
         """
         if position_BQ is None:
             position_BQ = torch.arange(token_BQ.shape[1], device=token_BQ.device).expand_as(token_BQ)
         valid_T = None if valid_BQ is None else valid_BQ.flatten()
         view = Pass(rows=len(token_BQ), training=self.training, valid_T=valid_T, seed=seed)
         cosine, sine = self.rotation[:, position_BQ].unsqueeze(2)
-        # Embedding and head share a matrix: scaled here, a token enters as strong as what the layers add to it.
+        # Embedding and head share a matrix: scaled here, a token enters as strong as what the
+        # layers add to it.
         x_BQH, penalties = self.embedding(token_BQ) * self.config.hidden**0.5, []
         for index, block in enumerate(self.blocks):
             x_BQH, penalty = block(x_BQH, (cosine, sine), position_BQ, cache[index] if cache else None, view)

@@ -1,7 +1,8 @@
 """A Mixture-of-Experts feed-forward layer that learns whom to ask: a router with a policy, SwiGLU experts.
 
-Axes: T token, E expert, O output of the router, K choice, H hidden, I expert width, N token × choice, X those that are
-not empty. The tokens of one expert are gathered side by side and go through its matrices together.
+Axes: T token, E expert, O output of the router, K choice, H hidden, I expert width, N token ×
+choice, X those that are not empty. The tokens of one expert are gathered side by side and go
+through its matrices together.
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ def _rows_or_zero(y_XH: Tensor, index_N: Tensor) -> Tensor:
 class Router(nn.Module):
     """Scores every expert for every token and lets its policy choose.
 
-    `bias_E` is what the policy adjusts after a step, `load_E` how many choices each expert got in the last pass.
+    `bias_E` is what the policy adjusts after a step, `load_E` how many choices each expert got in
+    the last pass.
     """
 
     bias_E: Tensor

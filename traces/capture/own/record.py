@@ -1,8 +1,9 @@
 """Running a trained model on held-out text with its router hooked, in prefill and in decode.
 
-Prefill feeds whole sequences, several to a forward pass. Decode really generates: prompts of held-out text go through
-once to fill the KV cache, then each forward pass feeds one token to each sequence and samples the next. Only tokens
-that are held-out text (prefill) or were generated (decode) are recorded, prompts are not.
+Prefill feeds whole sequences, several to a forward pass. Decode really generates: prompts of
+held-out text go through once to fill the KV cache, then each forward pass feeds one token to each
+sequence and samples the next. Only tokens that are held-out text (prefill) or were generated
+(decode) are recorded, prompts are not.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ Experts = npt.NDArray[np.uint16]
 class CaptureConfig:
     """How much text is run, and how it is cut: lengths are lognormal around their median, cut off at both ends.
 
-    No sequence is longer than the rows that training read: beyond them rotary positions are new to the model.
+    No sequence is longer than the rows that training read: beyond them rotary positions are new to
+    the model.
     """
 
     prefill_tokens: int = 130_000
@@ -95,7 +97,8 @@ class RouterTap:
 def capture(model: LanguageModel, tokens: Tokens, config: CaptureConfig, meta: TraceMeta) -> RoutingTrace:
     """Run both phases on held-out text that no other sequence of the trace reads, prefill first.
 
-    K of `meta` is the most that the model's policy can choose; K of the trace is the most that a token did choose.
+    K of `meta` is the most that the model's policy can choose; K of the trace is the most that a
+    token did choose.
 
     Raises
     ------

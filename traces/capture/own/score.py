@@ -1,8 +1,8 @@
 """Did the model learn? Its loss on held-out text beside what counting words would give.
 
-A unigram, and a bigram backed off to it whose one parameter is chosen on the held-out text itself, which favours it;
-both count the tokens that the model read, and the bigram also all training text, most of which a short run never saw.
-Axes: V vocabulary.
+A unigram, and a bigram backed off to it whose one parameter is chosen on the held-out text itself,
+which favours it; both count the tokens that the model read, and the bigram also all training text,
+most of which a short run never saw. Axes: V vocabulary.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ _BACK_OFF = (3.0, 10.0, 30.0, 100.0, 300.0)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Score:
-    """Mean held-out loss in nats per token, of the model and of the baselines; topics weigh the same.
+    """Mean held-out loss in nats per token, of the model and of the baselines.
+
+    Topics weigh the same.
 
     `unigram` and `bigram` count what the model read, `bigram_of_all` all training text.
     """

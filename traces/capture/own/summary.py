@@ -27,8 +27,8 @@ def as_text(outcome: Outcome) -> str:
     """The run's numbers as Markdown."""
     score, phase_T = outcome.score, outcome.trace.phase_T
     counts = (
-        f"{(phase_T == 1).sum():,} prefill and {(phase_T == 2).sum():,} decode tokens recorded; the model read "
-        f"{outcome.trained.tokens:,} tokens in {outcome.trained.steps:,} steps."
+        f"{(phase_T == 1).sum():,} prefill and {(phase_T == 2).sum():,} decode tokens recorded; "
+        f"the model read {outcome.trained.tokens:,} tokens in {outcome.trained.steps:,} steps."
     )
     losses = (
         f"Held-out loss {score.model:.3f} nats per token; unigram {score.unigram:.3f}, bigram {score.bigram:.3f}"

@@ -1,7 +1,7 @@
 """Text to token ids: byte-pair encoding trained on the training texts, or plain bytes for tiny models.
 
-Id 0 opens every document. A vocabulary of 257 is the bytes themselves and needs no library; a larger one is
-byte-level BPE made by Hugging Face's `tokenizers`.
+Id 0 opens every document. A vocabulary of 257 is the bytes themselves and needs no library; a
+larger one is byte-level BPE made by Hugging Face's `tokenizers`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ class BpeTokenizer:
 
 
 def train_tokenizer(texts: Iterable[str], *, vocabulary: int, file: Path) -> Tokenizer:
-    """Learn a vocabulary of at most `vocabulary` ids from `texts` and keep it in `file`; bytes need no learning.
+    """Learn a vocabulary of at most `vocabulary` ids from `texts` and keep it in `file`.
+
+    Bytes need no learning.
 
     Raises
     ------
@@ -51,7 +53,8 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary: int, file: Path) -> Tok
         The vocabulary is smaller than the bytes, or the library is not installed.
     """
     if vocabulary < BYTES:
-        raise MoecastError(f"at least {BYTES}: the bytes and the document opener", field="vocabulary", value=vocabulary)
+        rule = f"at least {BYTES}: the bytes and the document opener"
+        raise MoecastError(rule, field="vocabulary", value=vocabulary)
     if vocabulary == BYTES:
         return ByteTokenizer()
     if not file.exists():

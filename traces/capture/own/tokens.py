@@ -1,7 +1,8 @@
 """Token streams: what training reads, in which order, and what is held out for the capture.
 
-A row is the opening token and the next `row_tokens` tokens of one topic. Each step reads the same number of rows of
-every topic, so that a batch always mixes topics; which rows, follows from the step and the seed alone.
+A row is the opening token and the next `row_tokens` tokens of one topic. Each step reads the same
+number of rows of every topic, so that a batch always mixes topics; which rows, follows from the
+step and the seed alone.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ class Tokens:
     def batch(self, step: int, *, row_tokens: int, rows_per_topic: int, seed: int) -> Ids:
         """Rows [topics · rows_per_topic, row_tokens + 1] of one training step, opening token first.
 
-        Every row of a topic is read once before any is read again, in an order drawn anew each time round.
+        Every row of a topic is read once before any is read again, in an order drawn anew each time
+        round.
 
         Raises
         ------
@@ -90,5 +92,6 @@ def _some(texts: list[str]) -> list[str]:
 
 def _stream(tokenizer: Tokenizer, texts: list[str], *, topic: str) -> Ids:
     if not texts:
-        raise MoecastError("has no training or no held-out document; give more documents", field="topic", value=topic)
+        rule = "has no training or no held-out document; give more documents"
+        raise MoecastError(rule, field="topic", value=topic)
     return np.concatenate([np.array([START, *ids], np.int32) for ids in tokenizer.encode_all(texts)])

@@ -1,7 +1,8 @@
 """Training from scratch: AdamW, a constant learning rate with a linear end, checkpoints that resume bit for bit.
 
-The learning rate does not depend on the number of steps until the end begins, so a run can be shortened while it is
-still in its constant part and is then the same run as one that was short from the start.
+The learning rate does not depend on the number of steps until the end begins, so a run can be
+shortened while it is still in its constant part and is then the same run as one that was short from
+the start.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from moecast.traces.capture.own.tokens import Ids, Tokens
 class TrainConfig:
     """How long and how the model learns. Each step reads `rows_per_topic` rows of `row_tokens` tokens per topic.
 
-    `minutes` ends the run early: `steps` is then cut so that the linear end (the last `ending` of all steps) fits.
+    `minutes` ends the run early: `steps` is then cut so that the linear end (the last `ending` of
+    all steps) fits.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -87,7 +89,8 @@ def train(
     Raises
     ------
     MoecastError
-        The checkpoint is of another configuration, or already past the point where this run's end begins.
+        The checkpoint is of another configuration, or already past the point where this run's end
+        begins.
     """
     torch.use_deterministic_algorithms(device == "cpu")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

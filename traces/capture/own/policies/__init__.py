@@ -1,6 +1,7 @@
 """Router policies: how a router chooses, and what keeps its experts evenly used. `POLICIES` lists them all.
 
-To add one: a class that satisfies `Policy` in a file here, an entry in `POLICIES`, a row in its tests.
+To add one: a class that satisfies `Policy` in a file here, an entry in `POLICIES`, a row in its
+tests.
 """
 
 from __future__ import annotations

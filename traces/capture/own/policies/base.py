@@ -1,7 +1,7 @@
 """What every router policy answers to: scores in, choices with weights out, and what training adds to the loss.
 
-Axes: T token, E expert, O output of the router (experts, and null experts where there are any), K choice, B sequence
-of the pass, Q position, V vocabulary.
+Axes: T token, E expert, O output of the router (experts, and null experts where there are any), K
+choice, B sequence of the pass, Q position, V vocabulary.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ class Routed(NamedTuple):
 class Policy(Protocol):
     """How a router chooses, and what keeps its experts evenly used. All decisions are in `route`.
 
-    The training loss is the mean over `passes` of next-token loss and weighted penalty, plus `agreement_loss`.
+    The training loss is the mean over `passes` of next-token loss and weighted penalty, plus
+    `agreement_loss`.
     """
 
     name: ClassVar[str]
@@ -112,7 +113,9 @@ def normalised(value_TK: Tensor) -> Tensor:
 
 
 def balance_loss(expert_TK: Tensor, probability_TE: Tensor) -> Tensor:
-    """The load-balancing loss of Switch Transformers (Fedus et al., 2021), over all tokens given; 1 when balanced.
+    """The load-balancing loss of Switch Transformers (Fedus et al., 2021), over all tokens given.
+
+    1 when balanced.
 
     Experts · Σ (fraction of choices) · (mean probability).
     """

@@ -18,7 +18,8 @@ from moecast.traces.capture.own.policies.base import Pass, Policy, Routed, norma
 class AuxFree(Policy):
     """Sigmoid gates; experts are chosen by score plus bias and weighted by score.
 
-    After each step a bias rises by `rate` where its expert got less than the mean, and falls where it got more.
+    After each step a bias rises by `rate` where its expert got less than the mean, and falls where
+    it got more.
     """
 
     name: ClassVar[str] = "aux-free"
@@ -50,7 +51,8 @@ class AuxFree(Policy):
 class GroupLimited(AuxFree):
     """`AuxFree` within the best groups only: a group's worth is the sum of its best K / `kept_groups` biased scores.
 
-    Where a group of neighbouring experts lies on one node, a token reaches at most `kept_groups` nodes.
+    Where a group of neighbouring experts lies on one node, a token reaches at most `kept_groups`
+    nodes.
 
     Raises
     ------
@@ -91,6 +93,6 @@ class GroupLimited(AuxFree):
         """Which groups."""
         size = experts // self.groups
         return (
-            f"Each token chooses {choices} experts at each layer, from {self.kept_groups} of {self.groups} groups of "
-            f"{size} neighbouring experts."
+            f"Each token chooses {choices} experts at each layer, from {self.kept_groups} of "
+            f"{self.groups} groups of {size} neighbouring experts."
         )

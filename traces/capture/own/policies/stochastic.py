@@ -19,10 +19,11 @@ from moecast.traces.capture.own.policies.base import Pass, Policy, Routed
 class Stochastic(Policy):
     """Every token draws K different experts evenly at each layer; they share the weight evenly.
 
-    Training makes two passes with different draws, whose predictions are to agree. The paper's loss per token is
-    ce1 + ce2 + `consistency_weight` · (KL(p1 ‖ p2) + KL(p2 ‖ p1)) / 2; ours is half of that, the mean of the passes.
-    The weight is that of the authors' run scripts (`--consistency-alpha 5.0`). Their experts are drawn once for a whole
-    batch in training, and one at a time; ours are drawn as afterwards, per token.
+    Training makes two passes with different draws, whose predictions are to agree. The paper's loss
+    per token is ce1 + ce2 + `consistency_weight` · (KL(p1 ‖ p2) + KL(p2 ‖ p1)) / 2; ours is half of
+    that, the mean of the passes. The weight is that of the authors' run scripts
+    (`--consistency-alpha 5.0`). Their experts are drawn once for a whole batch in training, and one
+    at a time; ours are drawn as afterwards, per token.
     """
 
     name: ClassVar[str] = "stochastic"

@@ -19,9 +19,9 @@ from moecast.traces.capture.own.policies.base import NONE, Pass, Policy, Routed,
 class ExpertChoice(Policy):
     """Each expert picks its best tokens of the pass, tokens · K / E of them: loads are even by construction.
 
-    A token is picked by no expert, or by many. Weights are the softmax probabilities themselves. In training and in
-    prefill an earlier token's experts depend on later tokens, which a deployed decoder could not know; in decode the
-    sequences of the step compete.
+    A token is picked by no expert, or by many. Weights are the softmax probabilities themselves. In
+    training and in prefill an earlier token's experts depend on later tokens, which a deployed
+    decoder could not know; in decode the sequences of the step compete.
     """
 
     name: ClassVar[str] = "expert-choice"
@@ -65,14 +65,16 @@ class ExpertChoice(Policy):
 class Sinkhorn(Policy):
     """Sinkhorn routing: in training a transport plan with even loads decides, at inference the scores alone.
 
-    At a share of `probability` of (step, layer), the top-k is that of the entropic transport plan of the scores, with
-    one unit per token and tokens / E per expert, and its values, normalised, are the gates. At the others it is that of
-    the softmax of the scores plus Gaussian noise: that is selective Sinkhorn routing, whose share is 0.001 to 0.01 in
-    runs far longer than ours, where so few plans leave no mark.
+    At a share of `probability` of (step, layer), the top-k is that of the entropic transport plan
+    of the scores, with one unit per token and tokens / E per expert, and its values, normalised,
+    are the gates. At the others it is that of the softmax of the scores plus Gaussian noise: that
+    is selective Sinkhorn routing, whose share is 0.001 to 0.01 in runs far longer than ours, where
+    so few plans leave no mark.
 
-    A plan does not see how popular an expert is: its potential takes that back. Gradients `through_potentials`, which
-    are the plan's own, therefore sum to nothing over the tokens of an expert; where potentials are taken as constant
-    they do not, and drive apart the loads at inference, where there are no potentials. Iterations are fixed in number.
+    A plan does not see how popular an expert is: its potential takes that back. Gradients
+    `through_potentials`, which are the plan's own, therefore sum to nothing over the tokens of an
+    expert; where potentials are taken as constant they do not, and drive apart the loads at
+    inference, where there are no potentials. Iterations are fixed in number.
     """
 
     name: ClassVar[str] = "sinkhorn"
@@ -118,8 +120,9 @@ def potential_E(score_TE: Tensor, iterations: int) -> Tensor:
 class Capacity(Policy):
     """Top-k, but an expert takes `factor` · tokens · K / E choices of a group and drops the rest.
 
-    A group is a sequence; in decode, where each has one token, it is the step. First choices go before second ones,
-    earlier tokens before later ones, so what comes late is dropped. A dropped choice keeps its share of the weight.
+    A group is a sequence; in decode, where each has one token, it is the step. First choices go
+    before second ones, earlier tokens before later ones, so what comes late is dropped. A dropped
+    choice keeps its share of the weight.
     """
 
     name: ClassVar[str] = "capacity"
@@ -152,9 +155,10 @@ class Capacity(Policy):
     def note(self, experts: int, choices: int) -> str:
         """What empty choices are."""
         return (
-            f"Each token chooses {choices} experts; an empty choice was dropped, in its place by rank, because the "
-            f"expert already had {self.factor} · {choices} / {experts} of the group's tokens. A group is a sequence "
-            "in prefill (earlier positions first, first choices before second ones), the step in decode."
+            f"Each token chooses {choices} experts; an empty choice was dropped, in its place by "
+            f"rank, because the expert already had {self.factor} · {choices} / {experts} of the "
+            "group's tokens. A group is a sequence in prefill (earlier positions first, first "
+            "choices before second ones), the step in decode."
         )
 
     def _has_room(self, expert_BQK: Tensor, experts: int, valid_T: Tensor | None) -> Tensor:

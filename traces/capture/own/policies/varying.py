@@ -17,10 +17,13 @@ from moecast.traces.capture.own.policies.base import NONE, Pass, Policy, Routed
 
 @dataclass(frozen=True, kw_only=True)
 class NullExperts(Policy):
-    """Top-k among experts and null experts, which compute nothing; true choices share the weight among themselves.
+    """Top-k among experts and null experts, which compute nothing.
 
-    There is a null expert per expert and twice the choices, so even loads leave a token as many true ones as others
-    have. The balance loss sees null experts through their mean load only: which null expert is of no interest.
+    True choices share the weight among themselves.
+
+    There is a null expert per expert and twice the choices, so even loads leave a token as many
+    true ones as others have. The balance loss sees null experts through their mean load only: which
+    null expert is of no interest.
     """
 
     name: ClassVar[str] = "null-experts"
@@ -63,8 +66,8 @@ class NullExperts(Policy):
     def note(self, experts: int, choices: int) -> str:
         """What empty choices are."""
         return (
-            f"Each token takes {self.most_choices(experts, choices)} of {experts} experts and {experts} null experts; "
-            "an empty choice is a null expert, and empty ones stand last."
+            f"Each token takes {self.most_choices(experts, choices)} of {experts} experts and "
+            f"{experts} null experts; an empty choice is a null expert, and empty ones stand last."
         )
 
     def _balance(self, expert_TK: Tensor, probability_TO: Tensor, experts: int) -> Tensor:
@@ -76,10 +79,12 @@ class NullExperts(Policy):
 
 @dataclass(frozen=True, kw_only=True)
 class TopP(Policy):
-    """The fewest experts whose probabilities reach `threshold`; the loss asks for even loads and for certainty.
+    """The fewest experts whose probabilities reach `threshold`.
 
-    The fewest are never more than ⌈threshold · experts⌉, as the best n hold at least n / experts of the probability;
-    no cap is needed. Weights are the probabilities themselves.
+    The loss asks for even loads and for certainty.
+
+    The fewest are never more than ⌈threshold · experts⌉, as the best n hold at least n / experts of
+    the probability; no cap is needed. Weights are the probabilities themselves.
     """
 
     name: ClassVar[str] = "top-p"
@@ -123,6 +128,6 @@ class TopP(Policy):
     def note(self, experts: int, choices: int) -> str:
         """What empty choices are."""
         return (
-            f"Each token takes the fewest experts whose probabilities reach {self.threshold}, at most "
-            f"{self.most_choices(experts, choices)}; empty choices stand last."
+            f"Each token takes the fewest experts whose probabilities reach {self.threshold}, at "
+            f"most {self.most_choices(experts, choices)}; empty choices stand last."
         )
