@@ -139,15 +139,12 @@ class Sites:
         return other
 
     def routes(self, source_F: Int32, destination_F: Int32) -> Routes:
-        """Paths between ranks, found once for a set of pairs: dispatch, combine and others send between the same."""
-        pair_F = source_F.astype(np.int64) * self.n_ranks + destination_F
-        pair_P, place_F = np.unique(pair_F, return_inverse=True)
-        key = pair_P.tobytes()
+        """Paths between ranks; kept, since dispatch, combine and others send between the same pairs."""
+        key = np.concatenate([source_F, destination_F]).astype(np.int32).tobytes()
         if key not in self._routes:
-            source_P, destination_P = np.divmod(pair_P, self.n_ranks)
-            found = self.cluster.routes(self.gpu_G[source_P], self.gpu_G[destination_P], seed=self.seed)
+            found = self.cluster.routes(self.gpu_G[source_F], self.gpu_G[destination_F], seed=self.seed)
             self._routes[key] = found
-        return self._routes[key].of_flows(place_F)
+        return self._routes[key]
 
     @property
     def n_ranks(self) -> int:

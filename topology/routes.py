@@ -29,7 +29,6 @@ from moecast.topology.paths import Adjacency, Floats, Found, Ints, flow_hash, fo
 # Entries that one block of destinations may take in each scratch array: 1 MiB of int64, so that
 # they stay in the cache.
 _BLOCK_ENTRIES = 1 << 17
-_BLOCK_FLOWS = 1 << 14
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -59,21 +58,6 @@ class Routes:
     def n_flows(self) -> int:
         """The number of flows."""
         return len(self.latency_F)
-
-    def of_flows(self, flow_F: npt.NDArray[np.int64]) -> Routes:
-        """Give the routes of some of the flows, in any order and as often as they are named."""
-        if np.array_equal(flow_F, np.arange(self.n_flows)):
-            return self
-        links_F = np.diff(self.offsets_F1)[flow_F]
-        offsets_F1 = np.concatenate([[0], np.cumsum(links_F)])
-        link_X, share_X = np.empty(offsets_F1[-1], np.int32), np.empty(offsets_F1[-1])
-        for first in range(0, len(flow_F), _BLOCK_FLOWS):  # or where each entry comes from took more than the entries
-            block = slice(first, first + _BLOCK_FLOWS)
-            put = slice(offsets_F1[first], offsets_F1[min(first + _BLOCK_FLOWS, len(flow_F))])
-            began_F = self.offsets_F1[flow_F[block]] - offsets_F1[:-1][block]
-            from_X = np.repeat(began_F, links_F[block]) + np.arange(put.start, put.stop)
-            link_X[put], share_X[put] = self.link_X[from_X], self.share_X[from_X]
-        return Routes(offsets_F1=offsets_F1, link_X=link_X, share_X=share_X, latency_F=self.latency_F[flow_F])
 
     @property
     def flow_X(self) -> npt.NDArray[np.int64]:

@@ -260,17 +260,3 @@ def fullest_s(cluster: Cluster) -> float:
     fabric_J = np.array(["leaf" in link.kind for link in cluster.links])
     load_J = np.bincount(routes.link_X, routes.share_X, len(cluster.links)) / cluster.capacity_J
     return float(load_J[fabric_J].max())
-
-
-@given(clusters(), st.integers(0, 2**31), st.integers(1, 9))
-@settings(deadline=None, max_examples=30)
-def test_routes_of_some_flows_are_those_found_for_them(cluster: Cluster, seed: int, block: int) -> None:
-    """Any flows in any order, some of them twice; put together block by block."""
-    source_F, destination_F = all_pairs(cluster)
-    flow_F = np.random.default_rng(seed).integers(0, len(source_F), 2 * len(source_F))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("moecast.topology.routes._BLOCK_FLOWS", block)
-        taken = cluster.routes(source_F, destination_F, seed=seed).of_flows(flow_F)
-    found = cluster.routes(source_F[flow_F], destination_F[flow_F], seed=seed)
-    for part in ("offsets_F1", "link_X", "share_X", "latency_F"):
-        np.testing.assert_allclose(getattr(taken, part), getattr(found, part), rtol=1e-12)
