@@ -6,6 +6,9 @@ Axes: S task, G rank of the program, R rank of a task, F flow, J link, K EP grou
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import NamedTuple
+
 import numpy as np
 
 from moecast.sim.busy import FlowRanks, add_link_units, busy_seconds, setup_start
@@ -13,7 +16,10 @@ from moecast.sim.network.crowds import Fed
 from moecast.sim.network.exchange_bounds import Links, flow_bounds, leave_bounds, link_loads, no_past, scratch
 from moecast.sim.network.flows import check_program, filled, parents_first
 from moecast.sim.network.links import kept_pairs, parallel_links
-from moecast.sim.program import Compute, Exchange, Float, Flows, Int32, StepProgram, StepTimes, Task
+from moecast.sim.program import Compute, Exchange, Float, Flows, FlowSource, Int, Int32, StepProgram, StepTimes, Task
+
+MOST_PAIRS = 4_000_000
+"""Flows and their links that are kept for the next exchange with the same: some 200 MB."""
 
 
 class Bound:
@@ -86,6 +92,9 @@ class _Walk:
         self.free_G: dict[str, Float] = {}  # by stream: when each rank is done with all before
         self.pasts: dict[tuple[str | None, int], _Past] = {}
         self.room = scratch(len(program.capacity_J))
+        self.used = Counter(id(task.flows) for task in program.exchanges)
+        self.filled: dict[tuple[int, int], _Filled] = {}
+        self.held_pairs = 0
 
     def take(self, task: Task) -> None:
         """Take the next task."""
@@ -147,28 +156,39 @@ class _Walk:
         return self.pasts[key]
 
     def _exchange(self, exchange: Exchange, enter_R: Float) -> tuple[Float, Float, float]:
-        flows, past = filled(exchange, self.program), self._past(exchange)
-        add_link_units(flows, self.units_J)
-        leave_R, busy_R = self._bounds(exchange, flows, enter_R, past)
+        filled, past = self._filled_of(exchange), self._past(exchange)
+        add_link_units(filled.flows, self.units_J)
+        leave_R, busy_R = self._bounds(exchange, filled, enter_R, past)
         floor_s = past.floor_s
         if not self.is_sequence:
             past.left_R = np.full(exchange.n_ranks, -np.inf)
         return leave_R, busy_R, floor_s
 
-    def _bounds(self, exchange: Exchange, flows: Flows, enter_R: Float, past: _Past) -> tuple[Float, Float]:
+    def _filled_of(self, exchange: Exchange) -> _Filled:
+        """The flows of an exchange and what follows from them alone: microbatches with the same routing share both."""
+        source, key = exchange.flows, (id(exchange.flows), exchange.n_ranks)
+        if key not in self.filled:
+            found = _Filled.of(source, filled(exchange, self.program), self.bottleneck_J, self.program.capacity_J)
+            if self.used[id(source)] == 1:
+                return found
+            if self.held_pairs > MOST_PAIRS:
+                self.filled.clear()
+                self.held_pairs = 0
+            self.filled[key] = found
+            self.held_pairs += len(found.flows.link_X) + found.flows.n
+        return self.filled[key]
+
+    def _bounds(self, exchange: Exchange, of: _Filled, enter_R: Float, past: _Past) -> tuple[Float, Float]:
         """Earliest leave and the busy seconds of each rank; tells `past` when the last of each group leaves."""
+        flows, links, fed = of.flows, of.links, of.fed
         group_R = exchange.group_R
         n_groups = int(group_R.max(initial=-1)) + 1
         last_enter_R, setup_R = past.enter(group_R, enter_R), setup_start(exchange, enter_R)
         if exchange.barrier:
             setup_R = np.maximum(setup_R, _least(group_R, last_enter_R)[group_R])
         begin_R = setup_R + exchange.setup_s
-        offsets_F1, link_X, share_X = kept_pairs(flows.paths, self.bottleneck_J)
-        load_X = link_loads(flows.bytes_F, offsets_F1, link_X, share_X, self.program.capacity_J)
-        links = Links(offsets_F1, link_X, load_X)
-        fed = Fed(flows.parent_offsets_F1, flows.parent_R, flows.feed_delay_F, flows.feed_tail_F)
         start_F, end_F, alone_F = flow_bounds(
-            parents_first(fed.parents_F1, fed.parent_R), flows.source_rank_F, links, flows.latency_F, fed, begin_R
+            of.parents_first_F, flows.source_rank_F, links, flows.latency_F, fed, begin_R
         )
         order_F = np.argsort(start_F)
         leave_R, left_K, fair_F, past.served = leave_bounds(
@@ -201,6 +221,27 @@ class _Walk:
             order_F=order_F,
         )
         return leave_R, busy_R
+
+
+class _Filled(NamedTuple):
+    """The flows of an exchange, made and checked, with the links that count and who feeds whom.
+
+    `source` is kept so that nothing else gets its place in memory, by which it is known.
+    """
+
+    source: FlowSource
+    flows: Flows
+    links: Links
+    fed: Fed
+    parents_first_F: Int
+
+    @classmethod
+    def of(cls, source: FlowSource, flows: Flows, bottleneck_J: Int, capacity_J: Float) -> _Filled:
+        offsets_F1, link_X, share_X = kept_pairs(flows.paths, bottleneck_J)
+        load_X = link_loads(flows.bytes_F, offsets_F1, link_X, share_X, capacity_J)
+        fed = Fed(flows.parent_offsets_F1, flows.parent_R, flows.feed_delay_F, flows.feed_tail_F)
+        order_F = parents_first(fed.parents_F1, fed.parent_R)
+        return cls(source, flows, Links(offsets_F1, link_X, load_X), fed, order_F)
 
 
 class _Past:

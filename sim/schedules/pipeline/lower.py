@@ -322,13 +322,18 @@ def on_narrowest(tasks: Sequence[Task], capacity_J: Float) -> tuple[list[Task], 
     once.
     """
     counted = [task.flows for task in tasks if isinstance(task, Exchange) and isinstance(task.flows, CountedFlows)]
-    wide = {id(flows.template): flows.template for flows in counted}
-    narrowest_J = narrowest_links((template.paths for template in wide.values()), capacity_J)
-    narrow = {key: template.on_narrowest(narrowest_J) for key, template in wide.items()}
+    templates = {id(flows.template): flows.template for flows in counted}
+    narrowest_J = narrowest_links((template.paths for template in templates.values()), capacity_J)
+    narrow = {key: template.on_narrowest(narrowest_J) for key, template in templates.items()}
+
+    made: dict[int, CountedFlows] = {}  # microbatches that share flows still do: rungs look at each once
 
     def narrowed(task: Task) -> Task:
-        if isinstance(task, Exchange) and isinstance(task.flows, CountedFlows):
-            return replace(task, flows=narrow[id(task.flows.template)].counted(task.flows.counts_C))
-        return task
+        if not (isinstance(task, Exchange) and isinstance(task.flows, CountedFlows)):
+            return task
+        wide = task.flows
+        if id(wide) not in made:
+            made[id(wide)] = narrow[id(wide.template)].counted(wide.counts_C)
+        return replace(task, flows=made[id(wide)])
 
     return [narrowed(task) for task in tasks], narrowest_J
