@@ -13,7 +13,8 @@ import numpy as np
 from moecast.arrays import index, numbers, whole_numbers
 from moecast.errors import MoecastError
 from moecast.sim.engine import run_program
-from moecast.sim.network.events import ENDED, FLOW, GONE, GROUP, START, Net, advance, next_event, submit_all
+from moecast.sim.network.events import advance, next_event, submit_all
+from moecast.sim.network.state import ENDED, FLOW, GONE, GROUP, START, Net
 from moecast.sim.network.flows import check_axis, check_flows, check_program, children
 from moecast.sim.network.links import kept_pairs, parallel_links
 from moecast.sim.network.maxmin import PAIR, ROW, SLOT, Crossings, Records, empty_links, enlist
@@ -294,7 +295,7 @@ def _empty(capacity_J: Float, tolerance: float) -> Net:
         stack_C=np.zeros(1, np.int64),
         ended_K=np.zeros(0, np.int64),
         counts=np.zeros(GONE + 1, np.int64),
-        clock=np.array([0.0, np.inf, tolerance, 0.0, -np.inf, 0.0]),
+        clock=np.array([0.0, np.inf, tolerance, 0.0, 0.0, 0.0]),
     )
 
 

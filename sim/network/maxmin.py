@@ -50,7 +50,7 @@ LINK = np.dtype(
 )
 
 # The rate of a flow that is over: it is taken off its links' rows when those are next read.
-OVER = -1.0
+OVER = -np.inf
 
 # A sum of shares that was counted down to less than this part of itself has lost too many digits.
 CANCELLED = 1e-3
@@ -174,13 +174,13 @@ def fill(flow_A: Int, n: int, least: float, on: Crossings, rate_F: Float) -> Non
             level = link.left / link.weight
             if level > link.level:
                 link.level = level
-                _sink(0, size, queue_J, link_J)
+                sink(0, size, queue_J, link_J)
                 continue
             rate = max(rate, level)  # a link that fills together with the last one may seem earlier by rounding
             _settle(link, rate, on, rate_F)
         size -= 1
         queue_J[0] = queue_J[size]
-        _sink(0, size, queue_J, link_J)
+        sink(0, size, queue_J, link_J)
 
 
 @inner
@@ -205,7 +205,7 @@ def _open_links(flow_A: Int, n: int, on: Crossings, rate_F: Float) -> int:
         link.summed = link.weight
         link.level = link.left / link.weight
     for i in range(size // 2 - 1, -1, -1):
-        _sink(i, size, queue_J, link_J)
+        sink(i, size, queue_J, link_J)
     return size
 
 
@@ -256,7 +256,7 @@ def _sum_weight(link: Any, on: Crossings, rate_F: Float) -> None:
 
 
 @inner
-def _sink(i: int, size: int, queue_J: Int, link_J: Records) -> None:
+def sink(i: int, size: int, queue_J: Int, link_J: Records) -> None:
     j = queue_J[i]
     while 2 * i + 1 < size:
         child = 2 * i + 1

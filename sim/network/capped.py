@@ -1,0 +1,154 @@
+"""Max-min fair rates of flows of which some need no more than a given rate: progressive filling with caps.
+
+All rates rise together until a link is full or a flow has its cap; it keeps that, the others rise on (Bertsekas and
+Gallager, Data Networks, 1987, section 6.5.2, with a link of its own for each capped flow).
+
+Axes: F flow, J link, A some of the flows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from moecast.sim.compiled import inner
+from moecast.sim.network.maxmin import CANCELLED, OVER, Crossings, sink
+from moecast.sim.program import Float, Int
+
+# Stands for a cap that no flow reaches.
+NO_CAP = 1e300
+
+
+@inner
+def fill_capped(flow_A: Int, n: int, on: Crossings, rate_F: Float) -> None:
+    """Raise the rates of the first `n` flows of `flow_A` together from 0 until each has its cap or a full link.
+
+    Before, `rate_F` holds their caps with a minus sign, and `left` of each link is without what other flows take.
+    After, `level` of a link is the rate at which it filled, infinite where it did not.
+
+    A heap, `queue_J`, holds the links by the rate at which they would fill if all flows still rising rose on. That
+    only rises as flows settle at lower rates, so what is out of date is too early. Caps are looked at when a link
+    comes first: those of its flows below its level are settled, all other links of those flows fill later.
+    """
+    link_J, queue_J = on.link_J, on.queue_J
+    size, lowest = _open_links(flow_A, n, on)
+    for a in range(n):
+        f = flow_A[a]
+        if -rate_F[f] <= lowest:
+            rate_F[f] = -rate_F[f]
+            _take(f, rate_F[f], on)
+    rate = 0.0
+    while size:
+        link = link_J[queue_J[0]]
+        if link.rising:
+            if link.weight < CANCELLED * link.summed:
+                _sum_weight(link, on, rate_F)
+            level = link.left / link.weight
+            if level > link.level:
+                link.level = level
+                sink(0, size, queue_J, link_J)
+                continue
+            rate = max(rate, level)  # a link that fills together with the last one may seem earlier by rounding
+            if _settle_caps(link, rate, on, rate_F):
+                continue
+            _settle(link, rate, on, rate_F)
+            link.level = rate
+        else:
+            link.level = np.inf
+        size -= 1
+        queue_J[0] = queue_J[size]
+        sink(0, size, queue_J, link_J)
+
+
+@inner
+def _open_links(flow_A: Int, n: int, on: Crossings) -> tuple[int, float]:
+    """List the links that flows cross, and give the rate at which the first would be full."""
+    link_J, queue_J, size, lowest = on.link_J, on.queue_J, 0, np.inf
+    for a in range(n):
+        f = flow_A[a]
+        for x in range(on.offsets_F1[f], on.offsets_F1[f + 1]):
+            pair = on.pair_X[x]
+            link = link_J[pair.link]
+            if link.rising == 0:
+                link.weight = 0.0
+                queue_J[size] = pair.link
+                size += 1
+            link.rising += 1
+            link.weight += pair.share
+    for i in range(size):
+        link = link_J[queue_J[i]]
+        link.summed = link.weight
+        link.level = link.left / link.weight
+        lowest = min(lowest, link.level)
+    for i in range(size // 2 - 1, -1, -1):
+        sink(i, size, queue_J, link_J)
+    return size, lowest
+
+
+@inner
+def _take(f: int, rate: float, on: Crossings) -> None:
+    """Let a flow keep this rate on all of its links."""
+    for y in range(on.offsets_F1[f], on.offsets_F1[f + 1]):
+        pair = on.pair_X[y]
+        link = on.link_J[pair.link]
+        link.rising -= 1
+        link.weight -= pair.share
+        link.left -= pair.share * rate
+
+
+@inner
+def _settle_caps(full: Any, rate: float, on: Crossings, rate_F: Float) -> bool:
+    """Settle the flows of a link whose caps are below this rate; whether there were any."""
+    any_capped, q = False, full.first
+    while q >= 0:
+        row = on.row_Q[q]
+        for i in range(row.slot, row.slot + row.n):
+            f = on.slot_X[i].flow
+            cap = -rate_F[f]
+            if 0 < cap < rate:
+                rate_F[f] = cap
+                _take(f, cap, on)
+                any_capped = True
+        q = row.next
+    return any_capped
+
+
+@inner
+def _settle(full: Any, rate: float, on: Crossings, rate_F: Float) -> None:
+    """Let the flows of a full link keep this rate; those that are over leave its rows."""
+    before, q = -1, full.first
+    while q >= 0:
+        row = on.row_Q[q]
+        kept = row.slot
+        for i in range(row.slot, row.slot + row.n):
+            f = on.slot_X[i].flow
+            if rate_F[f] == OVER:
+                continue
+            if kept < i:
+                on.slot_X[kept] = on.slot_X[i]
+            kept += 1
+            if rate_F[f] < 0:
+                rate_F[f] = rate
+                _take(f, rate, on)
+        row.n = kept - row.slot
+        if row.n:
+            before = q
+        elif before >= 0:
+            on.row_Q[before].next = row.next
+        else:
+            full.first = row.next
+        q = row.next
+
+
+@inner
+def _sum_weight(link: Any, on: Crossings, rate_F: Float) -> None:
+    weight, q = 0.0, link.first
+    while q >= 0:
+        row = on.row_Q[q]
+        for i in range(row.slot, row.slot + row.n):
+            if 0 > rate_F[on.slot_X[i].flow] > OVER:
+                weight += on.slot_X[i].share
+        q = row.next
+    link.weight = weight
+    link.summed = weight

@@ -1,0 +1,97 @@
+"""Where every flow of the fluid network stands, and what its compiled loops share.
+
+A flow is *pending* until it starts, *in transit* until its last byte has left, and *over* once its end is known: its
+latency later, and for a fed flow no sooner than its parents allow. An end is known at or before it comes.
+
+Axes: F flow, J link, C (flow, child) pair, K group of flows, A some of the flows, H pending flow.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from moecast.sim.compiled import inner
+from moecast.sim.network.maxmin import Crossings, Records
+from moecast.sim.program import Float, Int
+
+# Flows whose last bytes leave within this fraction of the clock of each other leave together: 64 roundings.
+SIMULTANEOUS = 2.0**-46
+
+# A flow: what was asked; its start and end, or the earliest that the parents seen so far allow; how many parents have
+# not started; how many are not over, and one more until its own last byte has left.
+FLOW = np.dtype(
+    [
+        ("bytes", "f8"),
+        ("latency", "f8"),
+        ("feed_delay", "f8"),
+        ("feed_tail", "f8"),
+        ("group", "i8"),
+        ("start", "f8"),
+        ("end", "f8"),
+        ("unstarted", "i8"),
+        ("unended", "i8"),
+    ],
+    align=True,
+)
+GROUP = np.dtype([("end", "f8"), ("open", "i8")], align=True)  # the latest end so far; flows that are not over
+START = np.dtype([("time", "f8"), ("flow", "i8")], align=True)
+
+# Places in `counts`.
+TRANSIT, PENDING, ENDED, UNEVEN, SOON, GONE = range(6)
+# Places in `clock`.
+NOW, LEAST, TOLERANCE, DUE, OPENED, PATIENCE = range(6)
+TOLD = np.inf  # stands in `since_F`
+ASKED = -1  # stands in `unstarted` once a flow is pending, so that nobody starts it again
+# Which rates are out of date.
+EVEN, SOME, ALL = 0, 1, 2
+
+
+class Net(NamedTuple):
+    """All flows that were ever added, and where each of them stands."""
+
+    capacity_J: Float
+    on: Crossings
+    flow_F: Records
+    child_offsets_F1: Int
+    child_C: Int
+    group_K: Records
+    rate_F: Float
+    fair_F: Float  # the rates just filled; `OVER` once a flow is
+    last_F: Float  # when the last byte will have left at this rate
+    left_F: Float  # bytes still to leave, at since_F
+    since_F: Float
+    transit_A: Int
+    place_F: Int  # where in transit_A
+    again_A: Int  # scratch: those whose rates are filled again
+    soon_A: Int  # those whose last bytes leave next, in order; of the first of them they have left
+    pending_H: Records  # heap of starts
+    stack_C: Int  # scratch
+    ended_K: Int  # groups that ended in this call
+    # How many are in transit, are pending, ended in this call; which rates are out of date; how many leave next, and of
+    # how many of those the last byte has left.
+    counts: Int
+    # Now; the rate below which none changed since rates were last shared; by what part of the age of the oldest flow
+    # they may be out of date; until when they may be; until when flows are slowed so as to leave at the window's end;
+    # the largest part of a link that has been given back since rates were last shared.
+    clock: Float
+
+
+@inner
+def look_ahead(net: Net) -> None:
+    """List the flows that leave until the rates are shared again, or the first to leave, in their order."""
+    first, n = np.inf, 0
+    for a in range(net.counts[TRANSIT]):
+        first = min(first, net.last_F[net.transit_A[a]])
+    horizon = max(first, net.clock[DUE]) * (1 + SIMULTANEOUS)
+    for a in range(net.counts[TRANSIT]):
+        f = net.transit_A[a]
+        if net.last_F[f] <= horizon:
+            net.soon_A[n] = f
+            n += 1
+    if first == np.inf:
+        n = 0
+    net.counts[SOON] = n
+    if n > 1:
+        net.soon_A[:n] = net.soon_A[:n][np.argsort(net.last_F[net.soon_A[:n]])]
