@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from moecast.sim.compiled import inner
-from moecast.sim.network.maxmin import CANCELLED, OVER, Crossings, sink
+from moecast.sim.network.maxmin import CANCELLED, OVER, Crossings, Records, sink
 from moecast.sim.program import Float, Int
 
 # Stands for a cap that no flow reaches.
@@ -21,24 +21,23 @@ NO_CAP = 1e300
 
 
 @inner
-def fill_capped(flow_A: Int, n: int, on: Crossings, rate_F: Float) -> None:
+def fill_capped(flow_A: Int, n: int, lowest: float, on: Crossings, rate_F: Float) -> None:
     """Raise the rates of the first `n` flows of `flow_A` together from 0 until each has its cap or a full link.
 
-    Before, `rate_F` holds their caps with a minus sign, and `left` of each link is without what other flows take.
-    After, `level` of a link is the rate at which it filled, infinite where it did not.
+    Before, their links are open (`open_all`, `open_some`, which gave `lowest`), and `rate_F` holds their caps with a
+    minus sign. After, `level` of a link is the rate at which it filled, infinite where it did not.
 
     A heap, `queue_J`, holds the links by the rate at which they would fill if all flows still rising rose on. That
     only rises as flows settle at lower rates, so what is out of date is too early. Caps are looked at when a link
     comes first: those of its flows below its level are settled, all other links of those flows fill later.
     """
-    link_J, queue_J = on.link_J, on.queue_J
-    size, lowest = _open_links(flow_A, n, on)
+    link_J, queue_J, rate = on.link_J, on.queue_J, 0.0
+    size = _heap(on)
     for a in range(n):
         f = flow_A[a]
         if -rate_F[f] <= lowest:
             rate_F[f] = -rate_F[f]
             _take(f, rate_F[f], on)
-    rate = 0.0
     while size:
         link = link_J[queue_J[0]]
         if link.rising:
@@ -62,9 +61,23 @@ def fill_capped(flow_A: Int, n: int, on: Crossings, rate_F: Float) -> None:
 
 
 @inner
-def _open_links(flow_A: Int, n: int, on: Crossings) -> tuple[int, float]:
-    """List the links that flows cross, and give the rate at which the first would be full."""
-    link_J, queue_J, size, lowest = on.link_J, on.queue_J, 0, np.inf
+def open_all(held_J: Records, capacity_J: Float, on: Crossings) -> float:
+    """Open the links for all flows that they hold; give the rate at which the first would be full."""
+    lowest = np.inf
+    for j in range(len(held_J)):
+        held, link = held_J[j], on.link_J[j]
+        if held.flows == 0:  # begins anew without what rounding has left
+            held.weight = held.summed = 0.0
+        link.left, link.rising, link.weight, link.summed = capacity_J[j], held.flows, held.weight, held.summed
+        link.level = link.left / link.weight if held.flows else np.inf
+        lowest = min(lowest, link.level)
+    return lowest
+
+
+@inner
+def open_some(flow_A: Int, n: int, on: Crossings) -> float:
+    """Open the links for some flows, with what is `left` of each; give the rate at which the first would be full."""
+    link_J = on.link_J
     for a in range(n):
         f = flow_A[a]
         for x in range(on.offsets_F1[f], on.offsets_F1[f + 1]):
@@ -72,18 +85,29 @@ def _open_links(flow_A: Int, n: int, on: Crossings) -> tuple[int, float]:
             link = link_J[pair.link]
             if link.rising == 0:
                 link.weight = 0.0
-                queue_J[size] = pair.link
-                size += 1
             link.rising += 1
             link.weight += pair.share
-    for i in range(size):
-        link = link_J[queue_J[i]]
-        link.summed = link.weight
-        link.level = link.left / link.weight
-        lowest = min(lowest, link.level)
+    lowest = np.inf
+    for j in range(len(link_J)):
+        link = link_J[j]
+        if link.rising:
+            link.summed = link.weight
+            link.level = link.left / link.weight
+            lowest = min(lowest, link.level)
+    return lowest
+
+
+@inner
+def _heap(on: Crossings) -> int:
+    """List the links with rising flows, those that would fill first in front."""
+    size = 0
+    for j in range(len(on.link_J)):
+        if on.link_J[j].rising:
+            on.queue_J[size] = j
+            size += 1
     for i in range(size // 2 - 1, -1, -1):
-        sink(i, size, queue_J, link_J)
-    return size, lowest
+        sink(i, size, on.queue_J, on.link_J)
+    return size
 
 
 @inner

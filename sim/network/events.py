@@ -38,7 +38,7 @@ from moecast.sim.network.state import (
     Net,
     look_ahead,
 )
-from moecast.sim.network.windows import open_window
+from moecast.sim.network.windows import enter, open_window
 from moecast.sim.program import Float, Int
 
 
@@ -196,6 +196,8 @@ def _begin(net: Net, now: float) -> None:
         net.transit_A[net.counts[TRANSIT]], net.place_F[f] = f, net.counts[TRANSIT]
         net.counts[TRANSIT] += 1
         net.counts[UNEVEN] = ALL
+        if net.clock[TOLERANCE] > 0:
+            enter(net, f)
         net.clock[DUE] = min(net.clock[DUE], max(net.clock[NOW], net.clock[PATIENCE]))
 
 

@@ -14,12 +14,13 @@ from moecast.arrays import index, numbers, whole_numbers
 from moecast.errors import MoecastError
 from moecast.sim.engine import run_program
 from moecast.sim.network.events import advance, next_event, submit_all
-from moecast.sim.network.state import ENDED, FLOW, GONE, GROUP, START, Net
+from moecast.sim.network.state import ENDED, FLOW, GONE, GROUP, HELD, START, Net
 from moecast.sim.network.flows import check_axis, check_flows, check_program, children
 from moecast.sim.network.links import kept_pairs, parallel_links
 from moecast.sim.network.maxmin import PAIR, ROW, SLOT, Crossings, Records, empty_links, enlist
 from moecast.sim.program import Float, Flows, Int, StepProgram, StepTimes
 
+EXTRA = [.1]
 MOST_GROUPS = 1 << 24
 MOST_TOLERANCE = 0.1
 MOST_FLOWS = 32_000_000
@@ -278,6 +279,7 @@ def _empty(capacity_J: Float, tolerance: float) -> Net:
             slot_X=np.zeros(0, SLOT),
             queue_J=np.zeros(links, np.int64),
         ),
+        held_J=np.zeros(links, HELD),
         flow_F=np.zeros(0, FLOW),
         child_offsets_F1=np.zeros(1, np.int64),
         child_C=np.zeros(0, np.int64),
@@ -295,7 +297,7 @@ def _empty(capacity_J: Float, tolerance: float) -> Net:
         stack_C=np.zeros(1, np.int64),
         ended_K=np.zeros(0, np.int64),
         counts=np.zeros(GONE + 1, np.int64),
-        clock=np.array([0.0, np.inf, tolerance, 0.0, 0.0, 0.0]),
+        clock=np.array([0.0, np.inf, tolerance, 0.0, 0.0, 0.0, 0.0, *EXTRA]),
     )
 
 

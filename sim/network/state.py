@@ -35,13 +35,14 @@ FLOW = np.dtype(
     ],
     align=True,
 )
+HELD = np.dtype([("flows", "i8"), ("weight", "f8"), ("summed", "f8")], align=True)
 GROUP = np.dtype([("end", "f8"), ("open", "i8")], align=True)  # the latest end so far; flows that are not over
 START = np.dtype([("time", "f8"), ("flow", "i8")], align=True)
 
 # Places in `counts`.
 TRANSIT, PENDING, ENDED, UNEVEN, SOON, GONE = range(6)
 # Places in `clock`.
-NOW, LEAST, TOLERANCE, DUE, OPENED, PATIENCE = range(6)
+NOW, LEAST, TOLERANCE, DUE, OPENED, PATIENCE, WIDTH = range(7)
 TOLD = np.inf  # stands in `since_F`
 ASKED = -1  # stands in `unstarted` once a flow is pending, so that nobody starts it again
 # Which rates are out of date.
@@ -53,6 +54,7 @@ class Net(NamedTuple):
 
     capacity_J: Float
     on: Crossings
+    held_J: Records  # who is in transit on each link, within a tolerance
     flow_F: Records
     child_offsets_F1: Int
     child_C: Int
@@ -80,18 +82,21 @@ class Net(NamedTuple):
 
 @inner
 def look_ahead(net: Net) -> None:
-    """List the flows that leave until the rates are shared again, or the first to leave, in their order."""
+    """List the first flows to leave."""
     first, n = np.inf, 0
     for a in range(net.counts[TRANSIT]):
         first = min(first, net.last_F[net.transit_A[a]])
-    horizon = max(first, net.clock[DUE]) * (1 + SIMULTANEOUS)
     for a in range(net.counts[TRANSIT]):
         f = net.transit_A[a]
-        if net.last_F[f] <= horizon:
+        if net.last_F[f] <= first * (1 + SIMULTANEOUS):
             net.soon_A[n] = f
             n += 1
-    if first == np.inf:
-        n = 0
-    net.counts[SOON] = n
+    sort_soon(net, n if first < np.inf else 0)
+
+
+@inner
+def sort_soon(net: Net, n: int) -> None:
+    """Order those that leave next as they do."""
+    net.counts[SOON], net.counts[GONE] = n, 0
     if n > 1:
         net.soon_A[:n] = net.soon_A[:n][np.argsort(net.last_F[net.soon_A[:n]])]

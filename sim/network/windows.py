@@ -1,7 +1,9 @@
-"""The fluid network within a tolerance: rates are the means over windows of time, each filled once.
+"""The fluid network within a tolerance: rates are means over windows of time, and each window is filled once.
 
-Within a window a flow gets no more than what it has left, so that what flows that leave give back is at once another's
-and every link carries over the window what it can. Bytes are right at a window's end, not at every moment.
+Within a window a flow gets no more than what it has left. So what flows that leave give back is at once another's, and
+every link carries over the window what it can. Bytes are right at a window's end, not at every moment; what is wrong is
+when a flow leaves within its last window, by no more than a part of the window as large as the part of its links that
+others give back meanwhile. The width of windows is chosen by that product (`_width`).
 
 Axes: F flow, J link, A some of the flows.
 """
@@ -11,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from moecast.sim.compiled import inner
-from moecast.sim.network.capped import NO_CAP, fill_capped
+from moecast.sim.network.capped import NO_CAP, fill_capped, open_all, open_some
 from moecast.sim.network.maxmin import OVER
 from moecast.sim.network.state import (
     DUE,
@@ -20,112 +22,140 @@ from moecast.sim.network.state import (
     NOW,
     OPENED,
     PATIENCE,
+    SIMULTANEOUS,
     SOON,
     TOLD,
     TOLERANCE,
     TRANSIT,
+    UNEVEN,
+    WIDTH,
     Net,
-    look_ahead,
+    sort_soon,
 )
 
-KAPPA = 5.0
-PHI = 12.5
-PSI = 1.0
+# With no more flows than these in transit windows cost more than they save: rates are shared anew as each leaves.
 FEW = 256
+
+# No single link may be this many times the tolerance wrong.
+SINGLE = 5.0
+
+# A told flow with less than this part of its bytes left has left; one that has not been told keeps at least a sliver.
 NOTHING = 1e-12
 SLIVER = 2.0**-50
 
 
 @inner
 def open_window(net: Net) -> None:
-    oldest = _count_bytes(net)
+    """Count what has left since the last window opened, and share out the links over the next."""
     now = net.clock[NOW]
-    net.counts[SOON] = net.counts[GONE] = 0
-    width = _width(net, oldest)
-    net.clock[OPENED] = now
-    net.clock[DUE] = now + width
-    net.clock[PATIENCE] = now + net.clock[TOLERANCE] * (now - oldest)
-    net.counts[UNEVEN_] = EVEN
+    fresh = _count_bytes(net)
+    age = now - net.flow_F[net.transit_A[0]].start if net.counts[TRANSIT] else 0.0  # they stand as they started
+    if fresh and age == 0 and net.counts[TRANSIT] > FEW:
+        _fill(net, 0.0)
+        for a in range(net.counts[TRANSIT]):
+            net.rate_F[net.transit_A[a]] = net.fair_F[net.transit_A[a]]
+        fresh = False
+    width = _width(net, age, fresh)
+    net.counts[UNEVEN] = EVEN
+    net.clock[OPENED], net.clock[DUE] = now, now + width
+    net.clock[PATIENCE] = now + net.clock[TOLERANCE] * age
     _fill(net, width)
-    _tell_ends(net, width)
-    look_ahead(net)
+    _find_ends(net, width)
     if width > 0:
         _keep_capacity(net)
 
 
-UNEVEN_ = 3
+@inner
+def enter(net: Net, f: int) -> None:
+    """Count a flow that starts among those of its links; it moves when the next window opens."""
+    on = net.on
+    for x in range(on.offsets_F1[f], on.offsets_F1[f + 1]):
+        pair = on.pair_X[x]
+        held = net.held_J[pair.link]
+        held.flows += 1
+        held.weight += pair.share
+        held.summed = max(held.summed, held.weight)
 
 
 @inner
-def _count_bytes(net: Net) -> float:
-    n, now = 0, net.clock[NOW]
-    oldest, passed = now, now - net.clock[OPENED]
+def _leave(net: Net, f: int) -> None:
+    on = net.on
+    for x in range(on.offsets_F1[f], on.offsets_F1[f + 1]):
+        pair = on.pair_X[x]
+        held = net.held_J[pair.link]
+        held.flows -= 1
+        held.weight -= pair.share
+    net.rate_F[f], net.fair_F[f] = 0.0, OVER
+
+
+@inner
+def _count_bytes(net: Net) -> bool:
+    """Take off what has left since the window opened, and those of which all has; whether any is yet to move."""
+    n, fresh, now = 0, False, net.clock[NOW]
+    passed = now - net.clock[OPENED]
     for a in range(net.counts[TRANSIT]):
         f = net.transit_A[a]
-        left = net.left_F[f] - net.rate_F[f] * passed
-        size = net.flow_F[f].bytes
-        if net.since_F[f] == TOLD and left <= NOTHING * size:
-            net.rate_F[f], net.fair_F[f] = 0.0, OVER
+        rate = net.rate_F[f]
+        left = net.left_F[f] - rate * passed
+        if net.since_F[f] == TOLD and _is_over(net, f, left):
+            _leave(net, f)
             continue
-        net.left_F[f] = max(left, SLIVER * size)
+        if left <= 0:
+            left = SLIVER * net.flow_F[f].bytes
+        fresh |= rate == 0
+        net.left_F[f] = left
         net.transit_A[n] = f
         n += 1
-        oldest = min(oldest, net.flow_F[f].start)
     net.counts[TRANSIT] = n
-    return oldest
+    return fresh
 
 
 @inner
-def _width(net: Net, oldest: float) -> float:
-    n, now = net.counts[TRANSIT], net.clock[NOW]
-    if n <= FEW:
+def _is_over(net: Net, f: int, left: float) -> bool:
+    return bool(left <= max(NOTHING * net.flow_F[f].bytes, net.rate_F[f] * net.clock[NOW] * 4 * SIMULTANEOUS))
+
+
+@inner
+def _width(net: Net, age: float, fresh: bool) -> float:
+    """How long rates may stand still.
+
+    So long that the part of it which is lost on whoever leaves meanwhile is within the tolerance, as part of the age
+    that the oldest flow then has; see `_is_narrow`. Where flows have just come that is not known of them: a part of
+    the age.
+    """
+    if net.counts[TRANSIT] <= FEW:
         return 0.0
-    tol = net.clock[TOLERANCE]
-    width = KAPPA * tol * (now - oldest)
-    fresh = False
-    for a in range(n):
-        fresh |= net.rate_F[net.transit_A[a]] == 0
-    if fresh and width == 0:
-        _fill(net, 0.0)
-        for a in range(n):
-            net.rate_F[net.transit_A[a]] = net.fair_F[net.transit_A[a]]
-        fresh = False
-    m, first = 0, np.inf
-    for a in range(n):
-        f = net.transit_A[a]
-        to_go = net.left_F[f] / net.rate_F[f]
-        first = min(first, to_go)
-        m += to_go <= width
-    most = min(0.25, PHI * tol) * n
-    if m > most:
-        soon = np.empty(m)
-        m = 0
-        for a in range(n):
-            f = net.transit_A[a]
-            to_go = net.left_F[f] / net.rate_F[f]
-            if to_go <= width:
-                soon[m] = to_go
-                m += 1
-        return float(np.partition(soon, int(most))[int(most)])
+    least = net.clock[TOLERANCE] * age
     if fresh:
-        return width
-    width = max(width, first)
-    while width < np.inf and _frees_little(net, 2 * width):
-        width *= 2
-    return width
+        return float(least)
+    first = np.inf
+    for a in range(net.counts[TRANSIT]):
+        f = net.transit_A[a]
+        first = min(first, net.left_F[f] / net.rate_F[f])
+    least = max(least, first)
+    width = max(least, net.clock[WIDTH])
+    if _is_narrow(net, width, age):
+        while _is_narrow(net, 1.5 * width, age):
+            width *= 1.5
+    else:
+        while width > least and not _is_narrow(net, width, age):
+            width = max(least, width / 1.5)
+    net.clock[WIDTH] = width
+    return float(width)
 
 
 @inner
-def _frees_little(net: Net, width: float) -> bool:
+def _is_narrow(net: Net, width: float, age: float) -> bool:
+    """Whether what leaves within so long, as part of all and of each link, times the width is within the tolerance."""
     n, m = net.counts[TRANSIT], 0
-    psi = PSI * net.clock[TOLERANCE]
+    part = net.clock[TOLERANCE] * (1 + age / width)
     for a in range(n):
         f = net.transit_A[a]
         if net.left_F[f] <= width * net.rate_F[f]:
             net.again_A[m] = f
             m += 1
-            if m > psi * n:
-                return False
+    if m > min(part, net.clock[7]) * n:
+        return False
     link_J = net.on.link_J
     link_J["freed"][:] = 0.0
     for a in range(m):
@@ -134,67 +164,100 @@ def _frees_little(net: Net, width: float) -> bool:
             pair = net.on.pair_X[x]
             link = link_J[pair.link]
             link.freed += pair.share * net.rate_F[f] / net.capacity_J[pair.link]
-            if link.freed > psi:
+            if link.freed > SINGLE * part:
                 return False
     return True
 
 
 @inner
 def _fill(net: Net, width: float) -> None:
-    net.on.link_J["left"][:] = net.capacity_J
+    lowest = open_all(net.held_J, net.capacity_J, net.on)
     for a in range(net.counts[TRANSIT]):
         f = net.transit_A[a]
         net.fair_F[f] = -net.left_F[f] / width if width > 0 else -NO_CAP
-    fill_capped(net.transit_A, net.counts[TRANSIT], net.on, net.fair_F)
+    fill_capped(net.transit_A, net.counts[TRANSIT], lowest, net.on, net.fair_F)
 
 
 @inner
-def _tell_ends(net: Net, width: float) -> None:
-    n, m, now = net.counts[TRANSIT], 0, net.clock[NOW]
-    for a in range(n):
+def _find_ends(net: Net, width: float) -> None:
+    """Find out who leaves in the window and when, and list them; without any, the first who does.
+
+    Who leaves in it goes on at the rate at which its first link is full; where none is full, at what it would get if it
+    and others like it had no caps.
+    """
+    slack, soon, first, now = 0, 0, np.inf, net.clock[NOW]
+    for a in range(net.counts[TRANSIT]):
         f = net.transit_A[a]
-        rate = net.fair_F[f]
+        rate, left = net.fair_F[f], net.left_F[f]
         net.rate_F[f] = rate
-        if width > 0 and rate >= net.left_F[f] / width:
-            level = np.inf
-            for x in range(net.on.offsets_F1[f], net.on.offsets_F1[f + 1]):
-                level = min(level, net.on.link_J[net.on.pair_X[x].link].level)
+        if width > 0 and rate >= left / width:
+            net.soon_A[soon] = f
+            soon += 1
+            level = _level(net, f)
             if level == np.inf:
-                net.again_A[m] = f
-                m += 1
+                net.again_A[slack] = f
+                slack += 1
             rate = max(rate, level)
-        net.last_F[f] = now + net.left_F[f] / rate
-    for a in range(m):
+        net.last_F[f] = now + left / rate
+        first = min(first, net.last_F[f])
+    if slack:
+        _let_rise(net, slack)
+    if not soon:
+        for a in range(net.counts[TRANSIT]):
+            f = net.transit_A[a]
+            if net.last_F[f] <= first * (1 + SIMULTANEOUS):
+                net.soon_A[soon] = f
+                soon += 1
+    sort_soon(net, soon)
+
+
+@inner
+def _level(net: Net, f: int) -> float:
+    level = np.inf
+    for x in range(net.on.offsets_F1[f], net.on.offsets_F1[f + 1]):
+        level = min(level, net.on.link_J[net.on.pair_X[x].link].level)
+    return level
+
+
+@inner
+def _let_rise(net: Net, n: int) -> None:
+    """Find the ends of the first `n` of `again_A` as if they had no caps."""
+    on = net.on
+    for a in range(n):
         f = net.again_A[a]
-        for x in range(net.on.offsets_F1[f], net.on.offsets_F1[f + 1]):
-            pair = net.on.pair_X[x]
-            net.on.link_J[pair.link].left += pair.share * net.rate_F[f]
+        for x in range(on.offsets_F1[f], on.offsets_F1[f + 1]):
+            pair = on.pair_X[x]
+            on.link_J[pair.link].left += pair.share * net.rate_F[f]
         net.fair_F[f] = -NO_CAP
-    fill_capped(net.again_A, m, net.on, net.fair_F)
-    for a in range(m):
+    lowest = open_some(net.again_A, n, on)
+    fill_capped(net.again_A, n, lowest, on, net.fair_F)
+    for a in range(n):
         f = net.again_A[a]
-        net.last_F[f] = now + net.left_F[f] / net.fair_F[f]
+        net.last_F[f] = net.clock[NOW] + net.left_F[f] / net.fair_F[f]
 
 
 @inner
 def _keep_capacity(net: Net) -> None:
-    now, link_J, capacity_J = net.clock[NOW], net.on.link_J, net.capacity_J
+    """Let nobody leave before its links can have carried what is left of those that left, it among them."""
+    now, link_J = net.clock[NOW], net.on.link_J
     link_J["freed"][:] = 0.0
     for a in range(net.counts[TRANSIT]):
-        f = net.transit_A[a]
-        if net.since_F[f] == TOLD:
-            for x in range(net.on.offsets_F1[f], net.on.offsets_F1[f + 1]):
-                pair = net.on.pair_X[x]
-                link_J[pair.link].freed += pair.share * net.left_F[f] / capacity_J[pair.link]
-    last = now
+        if net.since_F[net.transit_A[a]] == TOLD:
+            _carry(net, net.transit_A[a])
     for i in range(net.counts[SOON]):
         f = net.soon_A[i]
-        if net.since_F[f] == TOLD:
-            continue
-        for x in range(net.on.offsets_F1[f], net.on.offsets_F1[f + 1]):
-            pair = net.on.pair_X[x]
-            link = link_J[pair.link]
-            link.freed += pair.share * net.left_F[f] / capacity_J[pair.link]
-            net.last_F[f] = max(net.last_F[f], now + link.freed)
-        last = max(last, net.last_F[f])
-    look_ahead(net)
+        if net.since_F[f] != TOLD:
+            net.last_F[f] = max(net.last_F[f], now + _carry(net, f))
+    sort_soon(net, net.counts[SOON])
+
+
+@inner
+def _carry(net: Net, f: int) -> float:
+    """Put what is left of a flow on its links; how long the slowest of them takes for all that was put on it."""
+    seconds = 0.0
+    for x in range(net.on.offsets_F1[f], net.on.offsets_F1[f + 1]):
+        pair = net.on.pair_X[x]
+        link = net.on.link_J[pair.link]
+        link.freed += pair.share * net.left_F[f] / net.capacity_J[pair.link]
+        seconds = max(seconds, link.freed)
+    return seconds
