@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from moecast.sim.compiled import inner
+from moecast.sim.compiled import entry, inner
 from moecast.sim.network.maxmin import CANCELLED, OVER, Crossings, Records, sink
 from moecast.sim.program import Float, Int
 
@@ -21,10 +21,10 @@ NO_CAP = 1e300
 
 
 @inner
-def fill_capped(flow_A: Int, n: int, lowest: float, on: Crossings, rate_F: Float) -> None:
+def fill_capped(flow_A: Int, n: int, size: int, on: Crossings, rate_F: Float) -> None:
     """Raise the rates of the first `n` flows of `flow_A` together from 0 until each has its cap or a full link.
 
-    Before, their links are open (`open_all`, `open_some`, which gave `lowest`), and `rate_F` holds their caps with a
+    Before, the links that they cross are open, `size` of them (`open_all`, `open_some`), and `rate_F` holds their caps with a
     minus sign. After, `level` of a link is the rate at which it filled, infinite where it did not.
 
     A heap, `queue_J`, holds the links by the rate at which they would fill if all flows still rising rose on. That
@@ -32,7 +32,11 @@ def fill_capped(flow_A: Int, n: int, lowest: float, on: Crossings, rate_F: Float
     comes first: those of its flows below its level are settled, all other links of those flows fill later.
     """
     link_J, queue_J, rate = on.link_J, on.queue_J, 0.0
-    size = _heap(on)
+    lowest = np.inf
+    for i in range(size):
+        lowest = min(lowest, link_J[queue_J[i]].level)
+    for i in range(size // 2 - 1, -1, -1):
+        sink(i, size, queue_J, link_J)
     for a in range(n):
         f = flow_A[a]
         if -rate_F[f] <= lowest:
@@ -61,23 +65,27 @@ def fill_capped(flow_A: Int, n: int, lowest: float, on: Crossings, rate_F: Float
 
 
 @inner
-def open_all(held_J: Records, capacity_J: Float, on: Crossings) -> float:
-    """Open the links for all flows that they hold; give the rate at which the first would be full."""
-    lowest = np.inf
+def open_all(least: int, held_J: Records, root_J: Int, capacity_J: Float, on: Crossings) -> int:
+    """Open the links of parts with `least` flows or more, for all that they hold; how many those are."""
+    size = 0
     for j in range(len(held_J)):
         held, link = held_J[j], on.link_J[j]
         if held.flows == 0:  # begins anew without what rounding has left
             held.weight = held.summed = 0.0
-        link.left, link.rising, link.weight, link.summed = capacity_J[j], held.flows, held.weight, held.summed
-        link.level = link.left / link.weight if held.flows else np.inf
-        lowest = min(lowest, link.level)
-    return lowest
+        elif held_J[root_of(j, root_J)].members >= least:
+            link.left, link.rising, link.weight, link.summed = capacity_J[j], held.flows, held.weight, held.summed
+            link.level = link.left / link.weight
+            on.queue_J[size] = j
+            size += 1
+            continue
+        link.level = np.inf
+    return size
 
 
 @inner
-def open_some(flow_A: Int, n: int, on: Crossings) -> float:
-    """Open the links for some flows, with what is `left` of each; give the rate at which the first would be full."""
-    link_J = on.link_J
+def open_some(flow_A: Int, n: int, on: Crossings) -> int:
+    """Open the links for some flows, with what is `left` of each; how many those are."""
+    link_J, size = on.link_J, 0
     for a in range(n):
         f = flow_A[a]
         for x in range(on.offsets_F1[f], on.offsets_F1[f + 1]):
@@ -85,29 +93,39 @@ def open_some(flow_A: Int, n: int, on: Crossings) -> float:
             link = link_J[pair.link]
             if link.rising == 0:
                 link.weight = 0.0
+                on.queue_J[size] = pair.link
+                size += 1
             link.rising += 1
             link.weight += pair.share
-    lowest = np.inf
-    for j in range(len(link_J)):
-        link = link_J[j]
-        if link.rising:
-            link.summed = link.weight
-            link.level = link.left / link.weight
-            lowest = min(lowest, link.level)
-    return lowest
+    for i in range(size):
+        link = link_J[on.queue_J[i]]
+        link.summed = link.weight
+        link.level = link.left / link.weight
+    return size
 
 
 @inner
-def _heap(on: Crossings) -> int:
-    """List the links with rising flows, those that would fill first in front."""
-    size = 0
-    for j in range(len(on.link_J)):
-        if on.link_J[j].rising:
-            on.queue_J[size] = j
-            size += 1
-    for i in range(size // 2 - 1, -1, -1):
-        sink(i, size, on.queue_J, on.link_J)
-    return size
+def root_of(j: int, root_J: Int) -> int:
+    """The link that stands for the part of the network in which a link is."""
+    while root_J[j] != j:
+        root_J[j] = root_J[root_J[j]]
+        j = root_J[j]
+    return j
+
+
+@entry
+def join(first: int, n: int, on: Crossings, held_J: Records, root_J: Int, part_F: Int) -> None:
+    """Make one part of the network of all links that a flow crosses, for `n` flows, and tell each one of its links."""
+    for f in range(first, first + n):
+        if on.offsets_F1[f] == on.offsets_F1[f + 1]:
+            continue
+        root = root_of(on.pair_X[on.offsets_F1[f]].link, root_J)
+        part_F[f] = root
+        for x in range(on.offsets_F1[f] + 1, on.offsets_F1[f + 1]):
+            other = root_of(on.pair_X[x].link, root_J)
+            if other != root:
+                root_J[other] = root
+                held_J[root].members += held_J[other].members
 
 
 @inner

@@ -193,11 +193,13 @@ def _begin(net: Net, now: float) -> None:
             _last_byte_left(net, f, time)
             continue
         net.since_F[f], net.left_F[f], net.last_F[f] = net.clock[NOW], flow.bytes, np.inf
-        net.transit_A[net.counts[TRANSIT]], net.place_F[f] = f, net.counts[TRANSIT]
-        net.counts[TRANSIT] += 1
-        net.counts[UNEVEN] = ALL
+        net.transit_A[net.counts[TRANSIT]] = f
         if net.clock[TOLERANCE] > 0:
             enter(net, f)
+        else:
+            net.place_F[f] = net.counts[TRANSIT]
+        net.counts[TRANSIT] += 1
+        net.counts[UNEVEN] = ALL
         net.clock[DUE] = min(net.clock[DUE], max(net.clock[NOW], net.clock[PATIENCE]))
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from moecast.arrays import index, numbers, whole_numbers
 from moecast.errors import MoecastError
 from moecast.sim.engine import run_program
+from moecast.sim.network.capped import join
 from moecast.sim.network.events import advance, next_event, submit_all
 from moecast.sim.network.state import ENDED, FLOW, GONE, GROUP, HELD, START, Net
 from moecast.sim.network.flows import check_axis, check_flows, check_program, children
@@ -174,6 +175,7 @@ class OpenFluid:
         net.child_C[c : c + len(child_C)] = child_C + f
         net.rate_F[f : f + flows.n] = net.fair_F[f : f + flows.n] = 0.0
         self._sizes["Q"] = enlist(f, flows.n, q, net.on)
+        join(f, flows.n, net.on, net.held_J, net.root_J, net.place_F)
         group_K["end"], group_K["open"] = -np.inf, np.bincount(group_F[group_F >= 0], minlength=n_groups)
         return f, k
 
@@ -280,6 +282,7 @@ def _empty(capacity_J: Float, tolerance: float) -> Net:
             queue_J=np.zeros(links, np.int64),
         ),
         held_J=np.zeros(links, HELD),
+        root_J=np.arange(links),
         flow_F=np.zeros(0, FLOW),
         child_offsets_F1=np.zeros(1, np.int64),
         child_C=np.zeros(0, np.int64),

@@ -35,7 +35,9 @@ FLOW = np.dtype(
     ],
     align=True,
 )
-HELD = np.dtype([("flows", "i8"), ("weight", "f8"), ("summed", "f8")], align=True)
+# Within a tolerance, of a link: its flows in transit, their shares and the most those were; and of a link that stands for
+# a part of the network, how many are in transit there.
+HELD = np.dtype([("flows", "i8"), ("weight", "f8"), ("summed", "f8"), ("members", "i8")], align=True)
 GROUP = np.dtype([("end", "f8"), ("open", "i8")], align=True)  # the latest end so far; flows that are not over
 START = np.dtype([("time", "f8"), ("flow", "i8")], align=True)
 
@@ -54,7 +56,8 @@ class Net(NamedTuple):
 
     capacity_J: Float
     on: Crossings
-    held_J: Records  # who is in transit on each link, within a tolerance
+    held_J: Records  # within a tolerance: who is in transit on each link
+    root_J: Int  # on the way to the link that stands for the part of the network
     flow_F: Records
     child_offsets_F1: Int
     child_C: Int
@@ -65,7 +68,7 @@ class Net(NamedTuple):
     left_F: Float  # bytes still to leave, at since_F
     since_F: Float
     transit_A: Int
-    place_F: Int  # where in transit_A
+    place_F: Int  # where in transit_A; within a tolerance: a link in its part of the network
     again_A: Int  # scratch: those whose rates are filled again
     soon_A: Int  # those whose last bytes leave next, in order; of the first of them they have left
     pending_H: Records  # heap of starts

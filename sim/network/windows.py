@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from moecast.sim.compiled import inner
-from moecast.sim.network.capped import NO_CAP, fill_capped, open_all, open_some
+from moecast.sim.network.capped import NO_CAP, fill_capped, open_all, open_some, root_of
 from moecast.sim.network.maxmin import OVER
 from moecast.sim.network.state import (
     DUE,
@@ -30,8 +30,10 @@ from moecast.sim.network.state import (
     UNEVEN,
     WIDTH,
     Net,
+    look_ahead,
     sort_soon,
 )
+from moecast.sim.program import Int
 
 # With no more flows than these in transit windows cost more than they save: rates are shared anew as each leaves.
 FEW = 256
@@ -48,21 +50,23 @@ SLIVER = 2.0**-50
 def open_window(net: Net) -> None:
     """Count what has left since the last window opened, and share out the links over the next."""
     now = net.clock[NOW]
-    fresh = _count_bytes(net)
-    age = now - net.flow_F[net.transit_A[0]].start if net.counts[TRANSIT] else 0.0  # they stand as they started
-    if fresh and age == 0 and net.counts[TRANSIT] > FEW:
-        _fill(net, 0.0)
-        for a in range(net.counts[TRANSIT]):
-            net.rate_F[net.transit_A[a]] = net.fair_F[net.transit_A[a]]
-        fresh = False
-    width = _width(net, age, fresh)
+    large, oldest, fresh = _count_bytes(net)
+    width = _width(net, large, now - oldest, fresh)
     net.counts[UNEVEN] = EVEN
     net.clock[OPENED], net.clock[DUE] = now, now + width
-    net.clock[PATIENCE] = now + net.clock[TOLERANCE] * age
-    _fill(net, width)
-    _find_ends(net, width)
+    net.clock[PATIENCE] = now + net.clock[TOLERANCE] * (now - oldest)
     if width > 0:
+        _fill(net, large, FEW + 1, width)
+        soon = _find_ends(net, large, width)
+        soon = _run_parts(net, large, soon, width)
+    else:
+        _fill(net, net.counts[TRANSIT], 1, 0.0)
+        soon = _find_ends(net, net.counts[TRANSIT], 0.0)
+    if soon:
+        sort_soon(net, soon)
         _keep_capacity(net)
+    else:
+        look_ahead(net)
 
 
 @inner
@@ -75,6 +79,7 @@ def enter(net: Net, f: int) -> None:
         held.flows += 1
         held.weight += pair.share
         held.summed = max(held.summed, held.weight)
+    net.held_J[root_of(net.place_F[f], net.root_J)].members += 1
 
 
 @inner
@@ -85,29 +90,43 @@ def _leave(net: Net, f: int) -> None:
         held = net.held_J[pair.link]
         held.flows -= 1
         held.weight -= pair.share
+    net.held_J[root_of(net.place_F[f], net.root_J)].members -= 1
     net.rate_F[f], net.fair_F[f] = 0.0, OVER
 
 
 @inner
-def _count_bytes(net: Net) -> bool:
-    """Take off what has left since the window opened, and those of which all has; whether any is yet to move."""
-    n, fresh, now = 0, False, net.clock[NOW]
+def _count_bytes(net: Net) -> tuple[int, float, bool]:
+    """Take off what has left since the window opened, and those of which all has; put those in large parts in front.
+
+    Returns how many those are, when the first of all started, and whether any of them is yet to move.
+    """
+    n, large, oldest, fresh, now = 0, 0, net.clock[NOW], False, net.clock[NOW]
     passed = now - net.clock[OPENED]
     for a in range(net.counts[TRANSIT]):
         f = net.transit_A[a]
-        rate = net.rate_F[f]
-        left = net.left_F[f] - rate * passed
+        left = net.left_F[f] - net.rate_F[f] * passed
         if net.since_F[f] == TOLD and _is_over(net, f, left):
             _leave(net, f)
             continue
-        if left <= 0:
-            left = SLIVER * net.flow_F[f].bytes
-        fresh |= rate == 0
-        net.left_F[f] = left
+        net.left_F[f] = left if left > 0 else SLIVER * net.flow_F[f].bytes
         net.transit_A[n] = f
         n += 1
+    small = 0
+    for a in range(n):
+        f = net.transit_A[a]
+        if net.held_J[root_of(net.place_F[f], net.root_J)].members > FEW:
+            if large == 0:  # they stand as they started
+                oldest = min(oldest, net.flow_F[f].start)
+            fresh |= net.rate_F[f] == 0
+            net.transit_A[large] = f
+            large += 1
+        else:
+            oldest = min(oldest, net.flow_F[f].start)
+            net.again_A[small] = f
+            small += 1
+    net.transit_A[large:n] = net.again_A[:small]
     net.counts[TRANSIT] = n
-    return fresh
+    return large, oldest, fresh
 
 
 @inner
@@ -116,8 +135,8 @@ def _is_over(net: Net, f: int, left: float) -> bool:
 
 
 @inner
-def _width(net: Net, age: float, fresh: bool) -> float:
-    """How long rates may stand still.
+def _width(net: Net, n: int, age: float, fresh: bool) -> float:
+    """How long the rates of the first `n` in transit may stand still.
 
     So long that the part of it which is lost on whoever leaves meanwhile is within the tolerance, as part of the age
     that the oldest flow then has; see `_is_narrow`. Where flows have just come that is not known of them: a part of
@@ -126,28 +145,32 @@ def _width(net: Net, age: float, fresh: bool) -> float:
     if net.counts[TRANSIT] <= FEW:
         return 0.0
     least = net.clock[TOLERANCE] * age
-    if fresh:
+    if fresh and age == 0:
+        _fill(net, n, FEW + 1, 0.0)
+        for a in range(n):
+            net.rate_F[net.transit_A[a]] = net.fair_F[net.transit_A[a]]
+    elif fresh or n == 0:
         return float(least)
     first = np.inf
-    for a in range(net.counts[TRANSIT]):
+    for a in range(n):
         f = net.transit_A[a]
         first = min(first, net.left_F[f] / net.rate_F[f])
     least = max(least, first)
     width = max(least, net.clock[WIDTH])
-    if _is_narrow(net, width, age):
-        while _is_narrow(net, 1.5 * width, age):
+    if _is_narrow(net, n, width, age):
+        while _is_narrow(net, n, 1.5 * width, age):
             width *= 1.5
     else:
-        while width > least and not _is_narrow(net, width, age):
+        while width > least and not _is_narrow(net, n, width, age):
             width = max(least, width / 1.5)
     net.clock[WIDTH] = width
     return float(width)
 
 
 @inner
-def _is_narrow(net: Net, width: float, age: float) -> bool:
+def _is_narrow(net: Net, n: int, width: float, age: float) -> bool:
     """Whether what leaves within so long, as part of all and of each link, times the width is within the tolerance."""
-    n, m = net.counts[TRANSIT], 0
+    m = 0
     part = net.clock[TOLERANCE] * (1 + age / width)
     for a in range(n):
         f = net.transit_A[a]
@@ -170,23 +193,24 @@ def _is_narrow(net: Net, width: float, age: float) -> bool:
 
 
 @inner
-def _fill(net: Net, width: float) -> None:
-    lowest = open_all(net.held_J, net.capacity_J, net.on)
-    for a in range(net.counts[TRANSIT]):
+def _fill(net: Net, n: int, least: int, width: float) -> None:
+    """Share out links among the first `n` in transit, all in parts of the network with `least` flows or more."""
+    size = open_all(least, net.held_J, net.root_J, net.capacity_J, net.on)
+    for a in range(n):
         f = net.transit_A[a]
         net.fair_F[f] = -net.left_F[f] / width if width > 0 else -NO_CAP
-    fill_capped(net.transit_A, net.counts[TRANSIT], lowest, net.on, net.fair_F)
+    fill_capped(net.transit_A, n, size, net.on, net.fair_F)
 
 
 @inner
-def _find_ends(net: Net, width: float) -> None:
-    """Find out who leaves in the window and when, and list them; without any, the first who does.
+def _find_ends(net: Net, n: int, width: float) -> int:
+    """Find out when the first `n` in transit leave, list those that do in the window, and give how many those are.
 
     Who leaves in it goes on at the rate at which its first link is full; where none is full, at what it would get if it
     and others like it had no caps.
     """
-    slack, soon, first, now = 0, 0, np.inf, net.clock[NOW]
-    for a in range(net.counts[TRANSIT]):
+    slack, soon, now = 0, 0, net.clock[NOW]
+    for a in range(n):
         f = net.transit_A[a]
         rate, left = net.fair_F[f], net.left_F[f]
         net.rate_F[f] = rate
@@ -199,16 +223,75 @@ def _find_ends(net: Net, width: float) -> None:
                 slack += 1
             rate = max(rate, level)
         net.last_F[f] = now + left / rate
-        first = min(first, net.last_F[f])
     if slack:
         _let_rise(net, slack)
-    if not soon:
-        for a in range(net.counts[TRANSIT]):
-            f = net.transit_A[a]
-            if net.last_F[f] <= first * (1 + SIMULTANEOUS):
+    return soon
+
+
+@inner
+def _run_parts(net: Net, large: int, soon: int, width: float) -> int:
+    """Follow small parts of the network from last byte to last byte through the window; list who leaves in it."""
+    n = net.counts[TRANSIT]
+    if n > large:
+        part_A = np.empty(n - large, np.int64)
+        for a in range(large, n):
+            part_A[a - large] = root_of(net.place_F[net.transit_A[a]], net.root_J)
+        order_A = np.argsort(part_A)
+        start = 0
+        for a in range(n - large):
+            net.again_A[a - start] = net.transit_A[large + order_A[a]]
+            if a + 1 == n - large or part_A[order_A[a + 1]] != part_A[order_A[a]]:
+                soon = _run_part(net, a + 1 - start, soon, width)
+                start = a + 1
+    return soon
+
+
+@inner
+def _run_part(net: Net, n: int, soon: int, width: float) -> int:
+    """Follow the first `n` of `again_A` through the window."""
+    flow_A, passed, at = net.again_A, 0.0, net.clock[NOW]
+    for a in range(n):
+        net.rate_F[flow_A[a]] = net.left_F[flow_A[a]]  # kept there until the end
+    m = n
+    while m and passed < width:
+        _share_alone(net, flow_A, m)
+        step = np.inf
+        for a in range(m):
+            step = min(step, net.left_F[flow_A[a]] / net.fair_F[flow_A[a]])
+        within = step * (1 + SIMULTANEOUS) if passed + step <= width else 0.0
+        step = min(step, width - passed)
+        passed += step
+        a = 0
+        while a < m:
+            f = flow_A[a]
+            if net.left_F[f] <= net.fair_F[f] * within:
+                net.left_F[f], net.last_F[f] = 0.0, at + passed
                 net.soon_A[soon] = f
                 soon += 1
-    sort_soon(net, soon)
+                m -= 1
+                flow_A[a], flow_A[m] = flow_A[m], flow_A[a]
+                continue
+            net.left_F[f] -= net.fair_F[f] * step
+            net.last_F[f] = at + passed + net.left_F[f] / net.fair_F[f]
+            a += 1
+        if within == 0:
+            break
+    for a in range(n):
+        f = flow_A[a]
+        net.rate_F[f], net.left_F[f] = (net.rate_F[f] - net.left_F[f]) / width, net.rate_F[f]
+    return soon
+
+
+@inner
+def _share_alone(net: Net, flow_A: Int, n: int) -> None:
+    """Share out links among `n` flows, all that cross those."""
+    on = net.on
+    for a in range(n):
+        f = flow_A[a]
+        net.fair_F[f] = -NO_CAP
+        for x in range(on.offsets_F1[f], on.offsets_F1[f + 1]):
+            on.link_J[on.pair_X[x].link].left = net.capacity_J[on.pair_X[x].link]
+    fill_capped(flow_A, n, open_some(flow_A, n, on), on, net.fair_F)
 
 
 @inner
@@ -229,8 +312,7 @@ def _let_rise(net: Net, n: int) -> None:
             pair = on.pair_X[x]
             on.link_J[pair.link].left += pair.share * net.rate_F[f]
         net.fair_F[f] = -NO_CAP
-    lowest = open_some(net.again_A, n, on)
-    fill_capped(net.again_A, n, lowest, on, net.fair_F)
+    fill_capped(net.again_A, n, open_some(net.again_A, n, on), on, net.fair_F)
     for a in range(n):
         f = net.again_A[a]
         net.last_F[f] = net.clock[NOW] + net.left_F[f] / net.fair_F[f]
