@@ -19,6 +19,9 @@ from moecast.sim.program import Float, Int
 # Stands for a cap that no flow reaches.
 NO_CAP = 1e300
 
+# Says that flows had their caps.
+CAPPED = -1
+
 
 @inner
 def fill_capped(flow_A: Int, n: int, size: int, on: Crossings, rate_F: Float) -> None:
@@ -53,9 +56,12 @@ def fill_capped(flow_A: Int, n: int, size: int, on: Crossings, rate_F: Float) ->
                 sink(0, size, queue_J, link_J)
                 continue
             rate = max(rate, level)  # a link that fills together with the last one may seem earlier by rounding
-            if _settle_caps(link, rate, on, rate_F):
+            n = _rising(link, rate, on, rate_F)
+            if n == CAPPED:
                 continue
-            _settle(link, rate, on, rate_F)
+            for a in range(n):
+                rate_F[on.rising_A[a]] = rate
+                _take(on.rising_A[a], rate, on)
             link.level = rate
         else:
             link.level = np.inf
@@ -140,39 +146,30 @@ def _take(f: int, rate: float, on: Crossings) -> None:
 
 
 @inner
-def _settle_caps(full: Any, rate: float, on: Crossings, rate_F: Float) -> bool:
-    """Settle the flows of a link whose caps are below this rate; whether there were any."""
-    any_capped, q = False, full.first
-    while q >= 0:
-        row = on.row_Q[q]
-        for i in range(row.slot, row.slot + row.n):
-            f = on.slot_X[i].flow
-            cap = -rate_F[f]
-            if 0 < cap < rate:
-                rate_F[f] = cap
-                _take(f, cap, on)
-                any_capped = True
-        q = row.next
-    return any_capped
+def _rising(full: Any, rate: float, on: Crossings, rate_F: Float) -> int:
+    """Settle the flows of a link whose caps are below this rate; where none are, list all that still rise.
 
-
-@inner
-def _settle(full: Any, rate: float, on: Crossings, rate_F: Float) -> None:
-    """Let the flows of a full link keep this rate; those that are over leave its rows."""
-    before, q = -1, full.first
+    Those that are over leave its rows. Returns how many were listed, or `CAPPED`.
+    """
+    before, q, n, any_capped = -1, full.first, 0, False
     while q >= 0:
         row = on.row_Q[q]
         kept = row.slot
         for i in range(row.slot, row.slot + row.n):
-            f = on.slot_X[i].flow
-            if rate_F[f] == OVER:
+            f = on.slot_X[i]
+            value = rate_F[f]
+            if value == OVER:
                 continue
             if kept < i:
-                on.slot_X[kept] = on.slot_X[i]
+                on.slot_X[kept], on.slot_share_X[kept] = f, on.slot_share_X[i]
             kept += 1
-            if rate_F[f] < 0:
-                rate_F[f] = rate
-                _take(f, rate, on)
+            if value < -rate:
+                on.rising_A[n] = f
+                n += 1
+            elif value < 0:
+                rate_F[f] = -value
+                _take(f, -value, on)
+                any_capped = True
         row.n = kept - row.slot
         if row.n:
             before = q
@@ -181,6 +178,7 @@ def _settle(full: Any, rate: float, on: Crossings, rate_F: Float) -> None:
         else:
             full.first = row.next
         q = row.next
+    return CAPPED if any_capped else n
 
 
 @inner
@@ -189,8 +187,8 @@ def _sum_weight(link: Any, on: Crossings, rate_F: Float) -> None:
     while q >= 0:
         row = on.row_Q[q]
         for i in range(row.slot, row.slot + row.n):
-            if 0 > rate_F[on.slot_X[i].flow] > OVER:
-                weight += on.slot_X[i].share
+            if 0 > rate_F[on.slot_X[i]] > OVER:
+                weight += on.slot_share_X[i]
         q = row.next
     link.weight = weight
     link.summed = weight

@@ -18,7 +18,7 @@ from moecast.sim.network.events import advance, next_event, submit_all
 from moecast.sim.network.state import ENDED, FLOW, GONE, GROUP, HELD, START, Net
 from moecast.sim.network.flows import check_axis, check_flows, check_program, children
 from moecast.sim.network.links import kept_pairs, parallel_links
-from moecast.sim.network.maxmin import PAIR, ROW, SLOT, Crossings, Records, empty_links, enlist
+from moecast.sim.network.maxmin import PAIR, ROW, Crossings, Records, empty_links, enlist
 from moecast.sim.program import Float, Flows, Int, StepProgram, StepTimes
 
 EXTRA = [.1]
@@ -278,8 +278,10 @@ def _empty(capacity_J: Float, tolerance: float) -> Net:
             pair_X=np.zeros(0, PAIR),
             link_J=empty_links(capacity_J),
             row_Q=np.zeros(0, ROW),
-            slot_X=np.zeros(0, SLOT),
+            slot_X=np.zeros(0, np.int32),
+            slot_share_X=np.zeros(0),
             queue_J=np.zeros(links, np.int64),
+            rising_A=np.zeros(0, np.int64),
         ),
         held_J=np.zeros(links, HELD),
         root_J=np.arange(links),
@@ -311,6 +313,8 @@ def _with_room(net: Net, sizes: dict[str, int]) -> Net:
         offsets_F1=_grown(on.offsets_F1, flows + 1),
         pair_X=_grown(on.pair_X, sizes["X"]),
         slot_X=_grown(on.slot_X, sizes["X"]),
+        slot_share_X=_grown(on.slot_share_X, sizes["X"]),
+        rising_A=_grown(on.rising_A, flows),
         row_Q=_grown(on.row_Q, sizes["Q"]),
     )
     room = {name: sizes[name[-1]] for name in ("child_C", "group_K", "ended_K")}

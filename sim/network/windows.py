@@ -100,32 +100,31 @@ def _count_bytes(net: Net) -> tuple[int, float, bool]:
 
     Returns how many those are, when the first of all started, and whether any of them is yet to move.
     """
-    n, large, oldest, fresh, now = 0, 0, net.clock[NOW], False, net.clock[NOW]
-    passed = now - net.clock[OPENED]
+    now = net.clock[NOW]
+    large, small, oldest, fresh, passed = 0, 0, now, False, now - net.clock[OPENED]
+    for i in range(net.counts[GONE]):
+        f = net.soon_A[i]
+        if _is_over(net, f, net.left_F[f] - net.rate_F[f] * passed):
+            _leave(net, f)
     for a in range(net.counts[TRANSIT]):
         f = net.transit_A[a]
-        left = net.left_F[f] - net.rate_F[f] * passed
-        if net.since_F[f] == TOLD and _is_over(net, f, left):
-            _leave(net, f)
+        if net.fair_F[f] == OVER:
             continue
+        rate = net.rate_F[f]
+        left = net.left_F[f] - rate * passed
         net.left_F[f] = left if left > 0 else SLIVER * net.flow_F[f].bytes
-        net.transit_A[n] = f
-        n += 1
-    small = 0
-    for a in range(n):
-        f = net.transit_A[a]
         if net.held_J[root_of(net.place_F[f], net.root_J)].members > FEW:
             if large == 0:  # they stand as they started
                 oldest = min(oldest, net.flow_F[f].start)
-            fresh |= net.rate_F[f] == 0
+            fresh |= rate == 0
             net.transit_A[large] = f
             large += 1
         else:
             oldest = min(oldest, net.flow_F[f].start)
             net.again_A[small] = f
             small += 1
-    net.transit_A[large:n] = net.again_A[:small]
-    net.counts[TRANSIT] = n
+    net.counts[TRANSIT] = large + small
+    net.transit_A[large : large + small] = net.again_A[:small]
     return large, oldest, fresh
 
 
@@ -151,12 +150,9 @@ def _width(net: Net, n: int, age: float, fresh: bool) -> float:
             net.rate_F[net.transit_A[a]] = net.fair_F[net.transit_A[a]]
     elif fresh or n == 0:
         return float(least)
-    first = np.inf
-    for a in range(n):
-        f = net.transit_A[a]
-        first = min(first, net.left_F[f] / net.rate_F[f])
-    least = max(least, first)
     width = max(least, net.clock[WIDTH])
+    if width == 0:
+        width = net.left_F[net.transit_A[0]] / net.rate_F[net.transit_A[0]]
     if _is_narrow(net, n, width, age):
         while _is_narrow(net, n, 1.5 * width, age):
             width *= 1.5
@@ -197,8 +193,7 @@ def _fill(net: Net, n: int, least: int, width: float) -> None:
     """Share out links among the first `n` in transit, all in parts of the network with `least` flows or more."""
     size = open_all(least, net.held_J, net.root_J, net.capacity_J, net.on)
     for a in range(n):
-        f = net.transit_A[a]
-        net.fair_F[f] = -net.left_F[f] / width if width > 0 else -NO_CAP
+        net.fair_F[net.transit_A[a]] = -net.left_F[net.transit_A[a]] * (1 / width) if width > 0 else -NO_CAP
     fill_capped(net.transit_A, n, size, net.on, net.fair_F)
 
 
@@ -214,7 +209,7 @@ def _find_ends(net: Net, n: int, width: float) -> int:
         f = net.transit_A[a]
         rate, left = net.fair_F[f], net.left_F[f]
         net.rate_F[f] = rate
-        if width > 0 and rate >= left / width:
+        if width > 0 and rate >= left * (1 / width):
             net.soon_A[soon] = f
             soon += 1
             level = _level(net, f)
