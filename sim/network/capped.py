@@ -28,7 +28,8 @@ def fill_capped(flow_A: Int, n: int, size: int, on: Crossings, rate_F: Float) ->
     """Raise the rates of the first `n` flows of `flow_A` together from 0 until each has its cap or a full link.
 
     Before, the links that they cross are open, `size` of them (`open_all`, `open_some`), and `rate_F` holds their caps with a
-    minus sign. After, `level` of a link is the rate at which it filled, infinite where it did not.
+    minus sign. After, `summed` of a link are the shares of the flows that it alone keeps from going faster, 0 where it
+    is not full, and `left` is what those have of it and what nobody has.
 
     A heap, `queue_J`, holds the links by the rate at which they would fill if all flows still rising rose on. That
     only rises as flows settle at lower rates, so what is out of date is too early. Caps are looked at when a link
@@ -59,12 +60,13 @@ def fill_capped(flow_A: Int, n: int, size: int, on: Crossings, rate_F: Float) ->
             n = _rising(link, rate, on, rate_F)
             if n == CAPPED:
                 continue
+            weight = link.weight
             for a in range(n):
                 rate_F[on.rising_A[a]] = rate
                 _take(on.rising_A[a], rate, on)
-            link.level = rate
+            link.summed, link.left = weight, weight * rate
         else:
-            link.level = np.inf
+            link.summed = 0.0
         size -= 1
         queue_J[0] = queue_J[size]
         sink(0, size, queue_J, link_J)

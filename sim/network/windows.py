@@ -38,8 +38,11 @@ from moecast.sim.program import Int
 # With no more flows than these in transit windows cost more than they save: rates are shared anew as each leaves.
 FEW = 256
 
-# No single link may be this many times the tolerance wrong.
+# Of a single link so many times more may be given back than of all.
 SINGLE = 5.0
+
+# No more than this part of all flows leaves within a window, whatever the tolerance.
+MOST_LEAVE = 0.25
 
 # A told flow with less than this part of its bytes left has left; one that has not been told keeps at least a sliver.
 NOTHING = 1e-12
@@ -173,7 +176,7 @@ def _is_narrow(net: Net, n: int, width: float, age: float) -> bool:
         if net.left_F[f] <= width * net.rate_F[f]:
             net.again_A[m] = f
             m += 1
-    if m > min(part, net.clock[7]) * n:
+    if m > min(part, MOST_LEAVE) * n:
         return False
     link_J = net.on.link_J
     link_J["freed"][:] = 0.0
@@ -199,78 +202,88 @@ def _fill(net: Net, n: int, least: int, width: float) -> None:
 
 @inner
 def _find_ends(net: Net, n: int, width: float) -> int:
-    """Find out when the first `n` in transit leave, list those that do in the window, and give how many those are.
-
-    Who leaves in it goes on at the rate at which its first link is full; where none is full, at what it would get if it
-    and others like it had no caps.
-    """
-    slack, soon, now = 0, 0, net.clock[NOW]
+    """Find out when the first `n` in transit leave, list those that do in the window, and give how many those are."""
+    soon, now = 0, net.clock[NOW]
     for a in range(n):
         f = net.transit_A[a]
         rate, left = net.fair_F[f], net.left_F[f]
-        net.rate_F[f] = rate
+        net.rate_F[f], net.last_F[f] = rate, now + left / rate
         if width > 0 and rate >= left * (1 / width):
             net.soon_A[soon] = f
             soon += 1
-            level = _level(net, f)
-            if level == np.inf:
-                net.again_A[slack] = f
-                slack += 1
-            rate = max(rate, level)
-        net.last_F[f] = now + left / rate
-    if slack:
-        _let_rise(net, slack)
+    _end_within(net, soon, width)
     return soon
 
 
 @inner
+def _end_within(net: Net, soon: int, width: float) -> None:
+    """Find out when those leave, the first of `soon_A`, that have all of their bytes sent within the window.
+
+    In the order of what they have left: when one has that, those with more have had as much, and so have those that
+    the link keeps from going faster. The slowest of a flow's links says when that is.
+    """
+    link_J, soon_A = net.on.link_J, net.soon_A
+    _put_back(net, soon)
+    for i in np.argsort(net.left_F[soon_A[:soon]]):
+        f, seconds = soon_A[i], 0.0
+        left = net.left_F[f]
+        for x in range(net.on.offsets_F1[f], net.on.offsets_F1[f + 1]):
+            pair = net.on.pair_X[x]
+            link = link_J[pair.link]
+            seconds = max(seconds, (link.freed + (link.weight + link.summed) * left) / link.left)
+            link.freed += pair.share * left
+            link.weight = max(0.0, link.weight - pair.share)
+        net.last_F[f] = net.clock[NOW] + min(seconds, width)
+
+
+@inner
+def _put_back(net: Net, soon: int) -> None:
+    """Give links back what the first of `soon_A` take of them, and sum those."""
+    on = net.on
+    for i in range(soon):
+        f = net.soon_A[i]
+        for x in range(on.offsets_F1[f], on.offsets_F1[f + 1]):
+            link = on.link_J[on.pair_X[x].link]
+            link.freed = link.weight = 0.0
+    for i in range(soon):
+        f = net.soon_A[i]
+        for x in range(on.offsets_F1[f], on.offsets_F1[f + 1]):
+            pair = on.pair_X[x]
+            link = on.link_J[pair.link]
+            link.weight += pair.share
+            link.left += pair.share * net.rate_F[f]
+
+
+@inner
 def _run_parts(net: Net, large: int, soon: int, width: float) -> int:
-    """Follow small parts of the network from last byte to last byte through the window; list who leaves in it."""
-    n = net.counts[TRANSIT]
-    if n > large:
-        part_A = np.empty(n - large, np.int64)
-        for a in range(large, n):
-            part_A[a - large] = root_of(net.place_F[net.transit_A[a]], net.root_J)
-        order_A = np.argsort(part_A)
-        start = 0
-        for a in range(n - large):
-            net.again_A[a - start] = net.transit_A[large + order_A[a]]
-            if a + 1 == n - large or part_A[order_A[a + 1]] != part_A[order_A[a]]:
-                soon = _run_part(net, a + 1 - start, soon, width)
-                start = a + 1
+    """Follow the small parts of the network through the window, each by itself; list who leaves in it."""
+    n = net.counts[TRANSIT] - large
+    part_A = np.empty(n, np.int64)
+    for a in range(n):
+        part_A[a] = root_of(net.place_F[net.transit_A[large + a]], net.root_J)
+    order_A = np.argsort(part_A)
+    start = 0
+    for a in range(n):
+        net.again_A[a - start] = net.transit_A[large + order_A[a]]
+        if a + 1 == n or part_A[order_A[a + 1]] != part_A[order_A[a]]:
+            soon = _run_part(net, a + 1 - start, soon, width)
+            start = a + 1
     return soon
 
 
 @inner
 def _run_part(net: Net, n: int, soon: int, width: float) -> int:
-    """Follow the first `n` of `again_A` through the window."""
-    flow_A, passed, at = net.again_A, 0.0, net.clock[NOW]
+    """Follow the first `n` of `again_A` from last byte to last byte; their rates are means over the window."""
+    flow_A, m, passed = net.again_A, n, 0.0
     for a in range(n):
         net.rate_F[flow_A[a]] = net.left_F[flow_A[a]]  # kept there until the end
-    m = n
     while m and passed < width:
         _share_alone(net, flow_A, m)
-        step = np.inf
+        step = width - passed
         for a in range(m):
             step = min(step, net.left_F[flow_A[a]] / net.fair_F[flow_A[a]])
-        within = step * (1 + SIMULTANEOUS) if passed + step <= width else 0.0
-        step = min(step, width - passed)
         passed += step
-        a = 0
-        while a < m:
-            f = flow_A[a]
-            if net.left_F[f] <= net.fair_F[f] * within:
-                net.left_F[f], net.last_F[f] = 0.0, at + passed
-                net.soon_A[soon] = f
-                soon += 1
-                m -= 1
-                flow_A[a], flow_A[m] = flow_A[m], flow_A[a]
-                continue
-            net.left_F[f] -= net.fair_F[f] * step
-            net.last_F[f] = at + passed + net.left_F[f] / net.fair_F[f]
-            a += 1
-        if within == 0:
-            break
+        m, soon = _go_on(net, m, soon, step, net.clock[NOW] + passed)
     for a in range(n):
         f = flow_A[a]
         net.rate_F[f], net.left_F[f] = (net.rate_F[f] - net.left_F[f]) / width, net.rate_F[f]
@@ -279,7 +292,7 @@ def _run_part(net: Net, n: int, soon: int, width: float) -> int:
 
 @inner
 def _share_alone(net: Net, flow_A: Int, n: int) -> None:
-    """Share out links among `n` flows, all that cross those."""
+    """Share out links among the first `n` flows, all that cross those."""
     on = net.on
     for a in range(n):
         f = flow_A[a]
@@ -290,27 +303,21 @@ def _share_alone(net: Net, flow_A: Int, n: int) -> None:
 
 
 @inner
-def _level(net: Net, f: int) -> float:
-    level = np.inf
-    for x in range(net.on.offsets_F1[f], net.on.offsets_F1[f + 1]):
-        level = min(level, net.on.link_J[net.on.pair_X[x].link].level)
-    return level
-
-
-@inner
-def _let_rise(net: Net, n: int) -> None:
-    """Find the ends of the first `n` of `again_A` as if they had no caps."""
-    on = net.on
-    for a in range(n):
-        f = net.again_A[a]
-        for x in range(on.offsets_F1[f], on.offsets_F1[f + 1]):
-            pair = on.pair_X[x]
-            on.link_J[pair.link].left += pair.share * net.rate_F[f]
-        net.fair_F[f] = -NO_CAP
-    fill_capped(net.again_A, n, open_some(net.again_A, n, on), on, net.fair_F)
-    for a in range(n):
-        f = net.again_A[a]
-        net.last_F[f] = net.clock[NOW] + net.left_F[f] / net.fair_F[f]
+def _go_on(net: Net, m: int, soon: int, step: float, then: float) -> tuple[int, int]:
+    """Let the first `m` of `again_A` go on for a step, and put those behind the others that leave with it."""
+    flow_A, a = net.again_A, 0
+    while a < m:
+        f = flow_A[a]
+        left = net.left_F[f] - net.fair_F[f] * step
+        if left <= net.fair_F[f] * step * SIMULTANEOUS:
+            net.left_F[f], net.last_F[f] = 0.0, then
+            net.soon_A[soon] = f
+            soon, m = soon + 1, m - 1
+            flow_A[a], flow_A[m] = flow_A[m], flow_A[a]
+        else:
+            net.left_F[f], net.last_F[f] = left, then + left / net.fair_F[f]
+            a += 1
+    return m, soon
 
 
 @inner
