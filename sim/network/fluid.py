@@ -23,8 +23,6 @@ from moecast.sim.program import Float, Flows, Int, StepProgram, StepTimes
 
 MOST_GROUPS = 1 << 24
 MOST_TOLERANCE = 0.1
-USED = 0.5
-"""Of a tolerance: with this much, single ranks of uneven exchanges were measured to be wrong by at most all of it."""
 MOST_FLOWS = 32_000_000
 """Of a step: each takes some 250 bytes while it is followed."""
 PER_FLOW = (
@@ -303,7 +301,7 @@ def _empty(capacity_J: Float, tolerance: float) -> Net:
         stack_C=np.zeros(1, np.int64),
         ended_K=np.zeros(0, np.int64),
         counts=np.zeros(GONE + 1, np.int64),
-        clock=np.array([0.0, np.inf, USED * tolerance, 0.0, 0.0, 0.0, 0.0]),
+        clock=np.array([0.0, np.inf, tolerance, 0.0, 0.0, 0.0, 0.0]),
     )
 
 

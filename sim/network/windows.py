@@ -38,9 +38,6 @@ from moecast.sim.program import Int
 # With no more flows than these in transit windows cost more than they save: rates are shared anew as each leaves.
 FEW = 256
 
-# Of a single link so many times more may be given back than of all.
-SINGLE = 5.0
-
 # No more than this part of all flows leaves within a window, whatever the tolerance.
 MOST_LEAVE = 0.25
 
@@ -186,7 +183,7 @@ def _is_narrow(net: Net, n: int, width: float, age: float) -> bool:
             pair = net.on.pair_X[x]
             link = link_J[pair.link]
             link.freed += pair.share * net.rate_F[f] / net.capacity_J[pair.link]
-            if link.freed > SINGLE * part:
+            if link.freed > part:
                 return False
     return True
 
