@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from moecast.sim.compiled import entry, inner
-from moecast.sim.network.maxmin import CANCELLED, OVER, Crossings, Records, sink
+from moecast.sim.network.maxmin import CANCELLED, Crossings, Records, sink
 from moecast.sim.program import Float, Int
 
 # Stands for a cap that no flow reaches.
@@ -22,13 +22,15 @@ NO_CAP = 1e300
 # Says that flows had their caps.
 CAPPED = -1
 
+# What stands in `state_F`, a byte a flow, so that those of long lists of links stay in the cache.
+SETTLED, RISING, LEFT = range(3)
+
 
 @inner
 def fill_capped(flow_A: Int, n: int, size: int, on: Crossings, rate_F: Float) -> None:
     """Raise the rates of the first `n` flows of `flow_A` together from 0 until each has its cap or a full link.
 
-    Before, the links that they cross are open, `size` of them (`open_all`, `open_some`), and `rate_F` holds their caps with a
-    minus sign. After, `summed` of a link are the shares of the flows that it alone keeps from going faster, 0 where it
+    Before, the links that they cross are open, `size` of them (`open_all`, `open_some`), and `rate_F` holds their caps. After, `summed` of a link are the shares of the flows that it alone keeps from going faster, 0 where it
     is not full, and `left` is what those have of it and what nobody has.
 
     A heap, `queue_J`, holds the links by the rate at which they would fill if all flows still rising rose on. That
@@ -43,14 +45,14 @@ def fill_capped(flow_A: Int, n: int, size: int, on: Crossings, rate_F: Float) ->
         sink(i, size, queue_J, link_J)
     for a in range(n):
         f = flow_A[a]
-        if -rate_F[f] <= lowest:
-            rate_F[f] = -rate_F[f]
+        on.state_F[f] = RISING
+        if rate_F[f] <= lowest:
             _take(f, rate_F[f], on)
     while size:
         link = link_J[queue_J[0]]
         if link.rising:
             if link.weight < CANCELLED * link.summed:
-                _sum_weight(link, on, rate_F)
+                _sum_weight(link, on)
             level = link.left / link.weight
             if level > link.level:
                 link.level = level
@@ -139,6 +141,7 @@ def join(first: int, n: int, on: Crossings, held_J: Records, root_J: Int, part_F
 @inner
 def _take(f: int, rate: float, on: Crossings) -> None:
     """Let a flow keep this rate on all of its links."""
+    on.state_F[f] = SETTLED
     for y in range(on.offsets_F1[f], on.offsets_F1[f + 1]):
         pair = on.pair_X[y]
         link = on.link_J[pair.link]
@@ -151,7 +154,7 @@ def _take(f: int, rate: float, on: Crossings) -> None:
 def _rising(full: Any, rate: float, on: Crossings, rate_F: Float) -> int:
     """Settle the flows of a link whose caps are below this rate; where none are, list all that still rise.
 
-    Those that are over leave its rows. Returns how many were listed, or `CAPPED`.
+    Those that have left leave its rows. Returns how many were listed, or `CAPPED`.
     """
     before, q, n, any_capped = -1, full.first, 0, False
     while q >= 0:
@@ -159,19 +162,20 @@ def _rising(full: Any, rate: float, on: Crossings, rate_F: Float) -> int:
         kept = row.slot
         for i in range(row.slot, row.slot + row.n):
             f = on.slot_X[i]
-            value = rate_F[f]
-            if value == OVER:
+            state = on.state_F[f]
+            if state == LEFT:
                 continue
             if kept < i:
                 on.slot_X[kept], on.slot_share_X[kept] = f, on.slot_share_X[i]
             kept += 1
-            if value < -rate:
+            if state == SETTLED:
+                continue
+            if rate_F[f] < rate:
+                _take(f, rate_F[f], on)
+                any_capped = True
+            else:
                 on.rising_A[n] = f
                 n += 1
-            elif value < 0:
-                rate_F[f] = -value
-                _take(f, -value, on)
-                any_capped = True
         row.n = kept - row.slot
         if row.n:
             before = q
@@ -184,12 +188,12 @@ def _rising(full: Any, rate: float, on: Crossings, rate_F: Float) -> int:
 
 
 @inner
-def _sum_weight(link: Any, on: Crossings, rate_F: Float) -> None:
+def _sum_weight(link: Any, on: Crossings) -> None:
     weight, q = 0.0, link.first
     while q >= 0:
         row = on.row_Q[q]
         for i in range(row.slot, row.slot + row.n):
-            if 0 > rate_F[on.slot_X[i]] > OVER:
+            if on.state_F[on.slot_X[i]] == RISING:
                 weight += on.slot_share_X[i]
         q = row.next
     link.weight = weight

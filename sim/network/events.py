@@ -28,6 +28,7 @@ from moecast.sim.network.state import (
     NOW,
     PATIENCE,
     PENDING,
+    RESIDUE,
     SIMULTANEOUS,
     SOME,
     SOON,
@@ -169,6 +170,7 @@ def _finish(net: Net, now: float) -> None:
             if net.since_F[f] == TOLD:
                 continue
             net.since_F[f] = TOLD
+            net.counts[RESIDUE] += 1
         else:
             _take_out(net, f)
         _last_byte_left(net, f, net.last_F[f])

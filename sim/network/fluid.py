@@ -13,12 +13,12 @@ import numpy as np
 from moecast.arrays import index, numbers, whole_numbers
 from moecast.errors import MoecastError
 from moecast.sim.engine import run_program
-from moecast.sim.network.capped import join
+from moecast.sim.network.capped import SETTLED, join
 from moecast.sim.network.events import advance, next_event, submit_all
 from moecast.sim.network.flows import check_axis, check_flows, check_program, children
 from moecast.sim.network.links import kept_pairs, parallel_links
 from moecast.sim.network.maxmin import PAIR, ROW, Crossings, Records, empty_links, enlist
-from moecast.sim.network.state import ENDED, FLOW, GONE, GROUP, HELD, START, Net
+from moecast.sim.network.state import ENDED, FLOW, GROUP, HELD, RESIDUE, START, Net
 from moecast.sim.program import Float, Flows, Int, StepProgram, StepTimes
 
 MOST_GROUPS = 1 << 24
@@ -172,6 +172,7 @@ class OpenFluid:
         net.on.offsets_F1[f : f + flows.n + 1] = offsets_F1 + x
         net.child_offsets_F1[f : f + flows.n + 1] = child_offsets_F1 + c
         net.child_C[c : c + len(child_C)] = child_C + f
+        net.on.state_F[f : f + flows.n] = SETTLED
         net.rate_F[f : f + flows.n] = net.fair_F[f : f + flows.n] = 0.0
         self._sizes["Q"] = enlist(f, flows.n, q, net.on)
         join(f, flows.n, net.on, net.held_J, net.root_J, net.place_F)
@@ -281,6 +282,7 @@ def _empty(capacity_J: Float, tolerance: float) -> Net:
             slot_share_X=np.zeros(0),
             queue_J=np.zeros(links, np.int64),
             rising_A=np.zeros(0, np.int64),
+            state_F=np.zeros(0, np.uint8),
         ),
         held_J=np.zeros(links, HELD),
         root_J=np.arange(links),
@@ -300,7 +302,7 @@ def _empty(capacity_J: Float, tolerance: float) -> Net:
         pending_H=np.zeros(0, START),
         stack_C=np.zeros(1, np.int64),
         ended_K=np.zeros(0, np.int64),
-        counts=np.zeros(GONE + 1, np.int64),
+        counts=np.zeros(RESIDUE + 1, np.int64),
         clock=np.array([0.0, np.inf, tolerance, 0.0, 0.0, 0.0, 0.0]),
     )
 
@@ -314,6 +316,7 @@ def _with_room(net: Net, sizes: dict[str, int]) -> Net:
         slot_X=_grown(on.slot_X, sizes["X"]),
         slot_share_X=_grown(on.slot_share_X, sizes["X"]),
         rising_A=_grown(on.rising_A, flows),
+        state_F=_grown(on.state_F, flows),
         row_Q=_grown(on.row_Q, sizes["Q"]),
     )
     room = {name: sizes[name[-1]] for name in ("child_C", "group_K", "ended_K")}

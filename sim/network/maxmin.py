@@ -22,6 +22,7 @@ from moecast.sim.compiled import entry, inner
 from moecast.sim.program import Float, Int, Int32
 
 Records = npt.NDArray[Any]
+Bytes = npt.NDArray[np.uint8]
 
 # A link of a flow.
 PAIR = np.dtype([("share", "f8"), ("link", "i8")], align=True)
@@ -97,6 +98,7 @@ class Crossings(NamedTuple):
     slot_share_X: Float
     queue_J: Int  # scratch
     rising_A: Int  # scratch
+    state_F: Bytes  # scratch of `fill_capped`
 
 
 def empty_links(capacity_J: Float) -> Records:
@@ -111,7 +113,17 @@ def _rate_all(offsets_F1: Int, pair_X: Records, link_J: Records, rate_F: Float) 
     n = len(rate_F)
     row_Q, slot_X, share_X = np.empty(len(pair_X), ROW), np.empty(len(pair_X), np.int32), np.empty(len(pair_X))
     none_A = np.empty(0, np.int64)
-    on = Crossings(offsets_F1, pair_X, link_J, row_Q, slot_X, share_X, np.empty(len(link_J), np.int64), none_A)
+    on = Crossings(
+        offsets_F1,
+        pair_X,
+        link_J,
+        row_Q,
+        slot_X,
+        share_X,
+        np.empty(len(link_J), np.int64),
+        none_A,
+        np.empty(0, np.uint8),
+    )
     enlist(0, n, 0, on)
     fill(np.arange(n), n, 0.0, on, rate_F)
 

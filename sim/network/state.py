@@ -42,7 +42,7 @@ GROUP = np.dtype([("end", "f8"), ("open", "i8")], align=True)  # the latest end 
 START = np.dtype([("time", "f8"), ("flow", "i8")], align=True)
 
 # Places in `counts`.
-TRANSIT, PENDING, ENDED, UNEVEN, SOON, GONE = range(6)
+TRANSIT, PENDING, ENDED, UNEVEN, SOON, GONE, RESIDUE = range(7)
 # Places in `clock`.
 NOW, LEAST, TOLERANCE, DUE, OPENED, PATIENCE, WIDTH = range(7)
 TOLD = np.inf  # stands in `since_F`

@@ -13,8 +13,8 @@ from __future__ import annotations
 import numpy as np
 
 from moecast.sim.compiled import inner
-from moecast.sim.network.capped import NO_CAP, fill_capped, open_all, open_some, root_of
-from moecast.sim.network.maxmin import OVER
+from moecast.sim.network.capped import LEFT, NO_CAP, fill_capped, open_all, open_some, root_of
+from moecast.sim.network.maxmin import PAIR, Records
 from moecast.sim.network.state import (
     DUE,
     EVEN,
@@ -22,6 +22,7 @@ from moecast.sim.network.state import (
     NOW,
     OPENED,
     PATIENCE,
+    RESIDUE,
     SIMULTANEOUS,
     SOON,
     TOLD,
@@ -33,7 +34,7 @@ from moecast.sim.network.state import (
     look_ahead,
     sort_soon,
 )
-from moecast.sim.program import Int
+from moecast.sim.program import Float, Int
 
 # With no more flows than these in transit windows cost more than they save: rates are shared anew as each leaves.
 FEW = 256
@@ -64,7 +65,8 @@ def open_window(net: Net) -> None:
         soon = _find_ends(net, net.counts[TRANSIT], 0.0)
     if soon:
         sort_soon(net, soon)
-        _keep_capacity(net)
+        if net.counts[RESIDUE]:
+            _keep_capacity(net)
     else:
         look_ahead(net)
 
@@ -91,7 +93,8 @@ def _leave(net: Net, f: int) -> None:
         held.flows -= 1
         held.weight -= pair.share
     net.held_J[root_of(net.place_F[f], net.root_J)].members -= 1
-    net.rate_F[f], net.fair_F[f] = 0.0, OVER
+    net.rate_F[f], net.on.state_F[f] = 0.0, LEFT
+    net.counts[RESIDUE] -= 1
 
 
 @inner
@@ -108,7 +111,7 @@ def _count_bytes(net: Net) -> tuple[int, float, bool]:
             _leave(net, f)
     for a in range(net.counts[TRANSIT]):
         f = net.transit_A[a]
-        if net.fair_F[f] == OVER:
+        if net.on.state_F[f] == LEFT:
             continue
         rate = net.rate_F[f]
         left = net.left_F[f] - rate * passed
@@ -193,7 +196,7 @@ def _fill(net: Net, n: int, least: int, width: float) -> None:
     """Share out links among the first `n` in transit, all in parts of the network with `least` flows or more."""
     size = open_all(least, net.held_J, net.root_J, net.capacity_J, net.on)
     for a in range(n):
-        net.fair_F[net.transit_A[a]] = -net.left_F[net.transit_A[a]] * (1 / width) if width > 0 else -NO_CAP
+        net.fair_F[net.transit_A[a]] = net.left_F[net.transit_A[a]] * (1 / width) if width > 0 else NO_CAP
     fill_capped(net.transit_A, n, size, net.on, net.fair_F)
 
 
@@ -220,35 +223,41 @@ def _end_within(net: Net, soon: int, width: float) -> None:
     the link keeps from going faster. The slowest of a flow's links says when that is.
     """
     link_J, soon_A = net.on.link_J, net.soon_A
-    _put_back(net, soon)
-    for i in np.argsort(net.left_F[soon_A[:soon]]):
-        f, seconds = soon_A[i], 0.0
-        left = net.left_F[f]
-        for x in range(net.on.offsets_F1[f], net.on.offsets_F1[f + 1]):
-            pair = net.on.pair_X[x]
-            link = link_J[pair.link]
+    first_I, pair_I, left_I = _put_back(net, soon)
+    for i in np.argsort(left_I):
+        left, seconds = left_I[i], 0.0
+        for x in range(first_I[i], first_I[i + 1]):
+            link, share = link_J[pair_I[x].link], pair_I[x].share
             seconds = max(seconds, (link.freed + (link.weight + link.summed) * left) / link.left)
-            link.freed += pair.share * left
-            link.weight = max(0.0, link.weight - pair.share)
-        net.last_F[f] = net.clock[NOW] + min(seconds, width)
+            link.freed += share * left
+            link.weight = max(0.0, link.weight - share)
+        net.last_F[soon_A[i]] = net.clock[NOW] + min(seconds, width)
 
 
 @inner
-def _put_back(net: Net, soon: int) -> None:
-    """Give links back what the first of `soon_A` take of them, and sum those."""
-    on = net.on
+def _put_back(net: Net, soon: int) -> tuple[Int, Records, Float]:
+    """Give links back what the first of `soon_A` take of them, and sum those.
+
+    Returns their pairs and what they have left in arrays of their own: all of it stays in the cache.
+    """
+    on, first_I, left_I = net.on, np.zeros(soon + 1, np.int64), np.empty(soon)
     for i in range(soon):
         f = net.soon_A[i]
-        for x in range(on.offsets_F1[f], on.offsets_F1[f + 1]):
-            link = on.link_J[on.pair_X[x].link]
+        first_I[i + 1] = first_I[i] + on.offsets_F1[f + 1] - on.offsets_F1[f]
+        left_I[i] = net.left_F[f]
+    pair_I = np.empty(first_I[soon], PAIR)
+    for i in range(soon):
+        x = on.offsets_F1[net.soon_A[i]]
+        for y in range(first_I[i], first_I[i + 1]):
+            pair_I[y] = on.pair_X[x + y - first_I[i]]
+            link = on.link_J[pair_I[y].link]
             link.freed = link.weight = 0.0
     for i in range(soon):
-        f = net.soon_A[i]
-        for x in range(on.offsets_F1[f], on.offsets_F1[f + 1]):
-            pair = on.pair_X[x]
-            link = on.link_J[pair.link]
-            link.weight += pair.share
-            link.left += pair.share * net.rate_F[f]
+        for y in range(first_I[i], first_I[i + 1]):
+            link = on.link_J[pair_I[y].link]
+            link.weight += pair_I[y].share
+            link.left += pair_I[y].share * net.rate_F[net.soon_A[i]]
+    return first_I, pair_I, left_I
 
 
 @inner
@@ -293,7 +302,7 @@ def _share_alone(net: Net, flow_A: Int, n: int) -> None:
     on = net.on
     for a in range(n):
         f = flow_A[a]
-        net.fair_F[f] = -NO_CAP
+        net.fair_F[f] = NO_CAP
         for x in range(on.offsets_F1[f], on.offsets_F1[f + 1]):
             on.link_J[on.pair_X[x].link].left = net.capacity_J[on.pair_X[x].link]
     fill_capped(flow_A, n, open_some(flow_A, n, on), on, net.fair_F)
