@@ -84,7 +84,8 @@ def open_all(least: int, held_J: Records, root_J: Int, capacity_J: Float, on: Cr
             held.weight = held.summed = 0.0
         elif held_J[root_of(j, root_J)].members >= least:
             link.left, link.rising, link.weight, link.summed = capacity_J[j], held.flows, held.weight, held.summed
-            link.level = link.left / link.weight
+            # What has lost its digits comes first, and is summed anew then.
+            link.level = link.left / link.weight if link.weight >= CANCELLED * link.summed else 0.0
             on.queue_J[size] = j
             size += 1
             continue

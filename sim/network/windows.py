@@ -185,7 +185,7 @@ def _is_narrow(net: Net, n: int, width: float, age: float) -> bool:
         for x in range(net.on.offsets_F1[f], net.on.offsets_F1[f + 1]):
             pair = net.on.pair_X[x]
             link = link_J[pair.link]
-            link.freed += pair.share / net.held_J[pair.link].weight
+            link.freed += pair.share / max(pair.share, net.held_J[pair.link].weight)
             if link.freed > part:
                 return False
     return True
