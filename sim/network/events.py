@@ -1,10 +1,6 @@
 """The fluid network's clock, compiled: from one start or last byte to the next, rates max-min fair in between.
 
-A flow is *pending* until it starts, *in transit* until its last byte has left, and *over* once its end is known: its
-latency later, and for a fed flow no sooner than its parents allow. An end is known at or before it comes.
-
-With a tolerance, rates stand still through a window (`_share_out`): within it bytes are right at its end, not at every
-moment.
+With a tolerance, rates are means over windows of time (`moecast.sim.network.windows`).
 
 Axes: F flow, J link, X (flow, link) pair, C (flow, child) pair, K group of flows, A some of the flows, H pending flow.
 """

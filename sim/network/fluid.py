@@ -40,10 +40,11 @@ class Fluid:
     Parameters
     ----------
     tolerance
-        For what part of the age of the oldest flow in transit rates may stand still, at most 0.1. Flows that leave
-        within such a window hand what they give back to others from its beginning; flows that start wait for its end.
-        Bytes are right at the end of each window and no link carries more than it can over one. Times are too long,
-        on an all-to-all of uneven sizes by about a fifth of the tolerance. 0: exact.
+        By what part of the age of the oldest flow in transit ends may be wrong, at most 0.1. Rates are means over
+        windows of time, as wide as part of the flows that leave in them allows, each filled once; flows that start wait
+        for the window's end, but no longer than the tolerance's part of the age. Bytes are right at the end of each
+        window and no link carries more than it can over one. On all-to-alls of uneven sizes the last end was wrong by
+        a tenth of the tolerance at most, single ranks by up to .8 of it (docs/benchmarks.md). 0: exact.
 
     Raises
     ------

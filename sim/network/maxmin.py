@@ -269,6 +269,7 @@ def _sum_weight(link: Any, on: Crossings, rate_F: Float) -> None:
 
 @inner
 def sink(i: int, size: int, queue_J: Int, link_J: Records) -> None:
+    """Put the link at place `i` of a heap by `level` where it belongs."""
     j = queue_J[i]
     while 2 * i + 1 < size:
         child = 2 * i + 1

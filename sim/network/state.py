@@ -35,8 +35,8 @@ FLOW = np.dtype(
     ],
     align=True,
 )
-# Within a tolerance, of a link: its flows in transit, their shares and the most those were; and of a link that stands for
-# a part of the network, how many are in transit there.
+# Within a tolerance, of a link: its flows in transit, the sum of their shares, and the most that it was; and of one that
+# stands for a part of the network, how many flows are in transit there.
 HELD = np.dtype([("flows", "i8"), ("weight", "f8"), ("summed", "f8"), ("members", "i8")], align=True)
 GROUP = np.dtype([("end", "f8"), ("open", "i8")], align=True)  # the latest end so far; flows that are not over
 START = np.dtype([("time", "f8"), ("flow", "i8")], align=True)
@@ -45,7 +45,7 @@ START = np.dtype([("time", "f8"), ("flow", "i8")], align=True)
 TRANSIT, PENDING, ENDED, UNEVEN, SOON, GONE, RESIDUE = range(7)
 # Places in `clock`.
 NOW, LEAST, TOLERANCE, DUE, OPENED, PATIENCE, WIDTH = range(7)
-TOLD = np.inf  # stands in `since_F`
+TOLD = np.inf  # stands in `since_F` of a flow in transit whose end has been told, within a tolerance
 ASKED = -1  # stands in `unstarted` once a flow is pending, so that nobody starts it again
 # Which rates are out of date.
 EVEN, SOME, ALL = 0, 1, 2
@@ -63,7 +63,7 @@ class Net(NamedTuple):
     child_C: Int
     group_K: Records
     rate_F: Float
-    fair_F: Float  # the rates just filled; `OVER` once a flow is
+    fair_F: Float  # the rates just filled; `OVER` once a flow is, caps before rates are filled
     last_F: Float  # when the last byte will have left at this rate
     left_F: Float  # bytes still to leave, at since_F
     since_F: Float
@@ -75,11 +75,10 @@ class Net(NamedTuple):
     stack_C: Int  # scratch
     ended_K: Int  # groups that ended in this call
     # How many are in transit, are pending, ended in this call; which rates are out of date; how many leave next, and of
-    # how many of those the last byte has left.
+    # how many of those the last byte has left; how many of those in transit have been told to have ended.
     counts: Int
-    # Now; the rate below which none changed since rates were last shared; by what part of the age of the oldest flow
-    # they may be out of date; until when they may be; until when flows are slowed so as to leave at the window's end;
-    # the largest part of a link that has been given back since rates were last shared.
+    # Now; the rate below which none changed since rates were last shared; the tolerance; until when rates hold, within
+    # it; when the window opened, how long flows that start have to wait at the most, and how wide the last window was.
     clock: Float
 
 

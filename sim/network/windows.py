@@ -1,11 +1,17 @@
 """The fluid network within a tolerance: rates are means over windows of time, and each window is filled once.
 
-Within a window a flow gets no more than what it has left. So what flows that leave give back is at once another's, and
-every link carries over the window what it can. Bytes are right at a window's end, not at every moment; what is wrong is
-when a flow leaves within its last window, by no more than a part of the window as large as the part of its links that
-others give back meanwhile. The width of windows is chosen by that product (`_width`).
+Within a window a flow gets no more than what it has left, so that what flows that leave give back is at once another's
+and every link carries over the window what it can. Bytes are right at a window's end, not at every moment. What is
+wrong is when a flow leaves within its last window: by a part of the window that grows with the part of the flows that
+leave beside it. The product of the two says how wide a window may be (`_width`).
 
-Axes: F flow, J link, A some of the flows.
+Parts of the network that share no link with others and have few flows (the GPUs of a node, beside what crosses NICs)
+are followed through a window from last byte to last byte.
+
+A flow's end is told when its last byte has left by this account. Where a window is cut short, since flows start, some
+of those that were told have bytes left: they stay in transit until those have left, too.
+
+Axes: F flow, J link, X (flow, link) pair, I flow that leaves in the window, A some of the flows.
 """
 
 from __future__ import annotations
@@ -36,8 +42,11 @@ from moecast.sim.network.state import (
 )
 from moecast.sim.program import Float, Int
 
-# With no more flows than these in transit windows cost more than they save: rates are shared anew as each leaves.
+# With no more flows than these, in transit or in a part of the network, rates are shared anew as each leaves.
 FEW = 256
+
+# The width of a window is this many times that of the one before, or one part of so many.
+STEP = 1.5
 
 # No more than this part of all flows leaves within a window, whatever the tolerance.
 MOST_LEAVE = 0.25
@@ -86,6 +95,7 @@ def enter(net: Net, f: int) -> None:
 
 @inner
 def _leave(net: Net, f: int) -> None:
+    """Take a flow out of transit whose end has been told."""
     on = net.on
     for x in range(on.offsets_F1[f], on.offsets_F1[f + 1]):
         pair = on.pair_X[x]
@@ -103,8 +113,8 @@ def _count_bytes(net: Net) -> tuple[int, float, bool]:
 
     Returns how many those are, when the first of all started, and whether any of them is yet to move.
     """
-    now = net.clock[NOW]
-    large, small, oldest, fresh, passed = 0, 0, now, False, now - net.clock[OPENED]
+    large, small, oldest, fresh = 0, 0, net.clock[NOW], False
+    passed = net.clock[NOW] - net.clock[OPENED]
     for i in range(net.counts[GONE]):
         f = net.soon_A[i]
         if _is_over(net, f, net.left_F[f] - net.rate_F[f] * passed):
@@ -116,14 +126,14 @@ def _count_bytes(net: Net) -> tuple[int, float, bool]:
         rate = net.rate_F[f]
         left = net.left_F[f] - rate * passed
         net.left_F[f] = left if left > 0 else SLIVER * net.flow_F[f].bytes
-        if net.held_J[root_of(net.place_F[f], net.root_J)].members > FEW:
-            if large == 0:  # they stand as they started
-                oldest = min(oldest, net.flow_F[f].start)
+        is_large = net.held_J[root_of(net.place_F[f], net.root_J)].members > FEW
+        if not (is_large and large):  # of the others the first is the oldest: they stand as they started
+            oldest = min(oldest, net.flow_F[f].start)
+        if is_large:
             fresh |= rate == 0
             net.transit_A[large] = f
             large += 1
         else:
-            oldest = min(oldest, net.flow_F[f].start)
             net.again_A[small] = f
             small += 1
     net.counts[TRANSIT] = large + small
@@ -140,9 +150,9 @@ def _is_over(net: Net, f: int, left: float) -> bool:
 def _width(net: Net, n: int, age: float, fresh: bool) -> float:
     """How long the rates of the first `n` in transit may stand still.
 
-    So long that the part of it which is lost on whoever leaves meanwhile is within the tolerance, as part of the age
-    that the oldest flow then has; see `_is_narrow`. Where flows have just come that is not known of them: a part of
-    the age.
+    That part of the tolerance's part of the oldest flow's age, then, which leaves meanwhile; see `_is_narrow`. A
+    window of the tolerance's part of the age now is narrow whoever leaves, and all that is known to be where flows have
+    just come.
     """
     if net.counts[TRANSIT] <= FEW:
         return 0.0
@@ -157,38 +167,46 @@ def _width(net: Net, n: int, age: float, fresh: bool) -> float:
     if width == 0:
         width = net.left_F[net.transit_A[0]] / net.rate_F[net.transit_A[0]]
     if _is_narrow(net, n, width, age):
-        while _is_narrow(net, n, 1.5 * width, age):
-            width *= 1.5
+        while _is_narrow(net, n, STEP * width, age):
+            width *= STEP
     else:
         while width > least and not _is_narrow(net, n, width, age):
-            width = max(least, width / 1.5)
+            width = max(least, width / STEP)
     net.clock[WIDTH] = width
     return float(width)
 
 
 @inner
 def _is_narrow(net: Net, n: int, width: float, age: float) -> bool:
-    """Whether what leaves within so long, as part of all and of each link, times the width is within the tolerance."""
-    m = 0
-    part = net.clock[TOLERANCE] * (1 + age / width)
+    """Whether the part of all flows, and of each link's, that leaves in it times the width is within the tolerance."""
+    leaving, part = 0, net.clock[TOLERANCE] * (1 + age / width)
     for a in range(n):
         f = net.transit_A[a]
         if net.left_F[f] <= width * net.rate_F[f]:
-            net.again_A[m] = f
-            m += 1
-    if m > min(part, MOST_LEAVE) * n:
-        return False
-    link_J = net.on.link_J
+            net.again_A[leaving] = f
+            leaving += 1
+    return leaving <= min(part, MOST_LEAVE) * n and _most_of_a_link(net, leaving, part) <= part
+
+
+@inner
+def _most_of_a_link(net: Net, n: int, enough: float) -> float:
+    """The largest part of a link's flows, by share, that the first `n` of `again_A` are; or one of more than `enough`.
+
+    Of its flows and not of its bytes: the few that are fast, since all of their links have room, need no windows of
+    their own.
+    """
+    most, link_J = 0.0, net.on.link_J
     link_J["freed"][:] = 0.0
-    for a in range(m):
+    for a in range(n):
         f = net.again_A[a]
         for x in range(net.on.offsets_F1[f], net.on.offsets_F1[f + 1]):
             pair = net.on.pair_X[x]
             link = link_J[pair.link]
-            link.freed += pair.share / max(pair.share, net.held_J[pair.link].weight)
-            if link.freed > part:
-                return False
-    return True
+            link.freed += pair.share / max(pair.share, net.held_J[pair.link].weight)  # no sum that lost its digits
+            most = max(most, link.freed)
+        if most > enough:
+            break
+    return most
 
 
 @inner
