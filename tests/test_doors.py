@@ -44,12 +44,16 @@ DOORS: dict[str, tuple[str, ...]] = {
     # Its arrays are a plan's and a step's, which traffic has checked.
     "sim/lplb.py": ("sim/test_hostile_arrays.py::test_traffic", "sim/test_hostile_arrays.py::test_steps"),
     "sim/made_routing.py": ("statistics/test_hostile_arrays.py::test_load_tables",),
+    "sim/network/capped.py": (*NETWORK, "sim/test_hostile_arrays.py::test_an_open_network"),
     "sim/network/crowds.py": NETWORK,
     "sim/network/events.py": (*NETWORK, "sim/test_hostile_arrays.py::test_an_open_network"),
     "sim/network/flows.py": (*NETWORK, "sim/test_hostile_arrays.py::test_deliveries"),
     "sim/network/links.py": NETWORK,
     "sim/network/maxmin.py": (*NETWORK, "sim/test_hostile_arrays.py::test_rates"),
     "sim/network/exchange_bounds.py": NETWORK,
+    "sim/network/parts.py": (*NETWORK, "sim/test_hostile_arrays.py::test_an_open_network"),
+    "sim/network/state.py": (*NETWORK, "sim/test_hostile_arrays.py::test_an_open_network"),
+    "sim/network/windows.py": (*NETWORK, "sim/test_hostile_arrays.py::test_an_open_network"),
     "sim/replica_turns.py": PLACEMENT,
     "sim/replicas.py": (
         "sim/test_hostile_arrays.py::test_replica_tables",

@@ -30,8 +30,9 @@ SETTLED, RISING, LEFT = range(3)
 def fill_capped(flow_A: Int, n: int, size: int, on: Crossings, rate_F: Float) -> None:
     """Raise the rates of the first `n` flows of `flow_A` together from 0 until each has its cap or a full link.
 
-    Before, the links that they cross are open, `size` of them (`open_all`, `open_some`), and `rate_F` holds their caps. After, `summed` of a link are the shares of the flows that it alone keeps from going faster, 0 where it
-    is not full, and `left` is what those have of it and what nobody has.
+    Before, `rate_F` holds their caps, and the `size` links that they cross are open (`open_all`, `open_some`). After,
+    `summed` of a link are the shares of the flows that it alone keeps from going faster, 0 where it is not full, and
+    `left` is what those have of it and what nobody has.
 
     A heap, `queue_J`, holds the links by the rate at which they would fill if all flows still rising rose on. That
     only rises as flows settle at lower rates, so what is out of date is too early. Caps are looked at when a link

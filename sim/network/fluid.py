@@ -17,18 +17,14 @@ from moecast.sim.network.capped import SETTLED, join
 from moecast.sim.network.events import advance, next_event, submit_all
 from moecast.sim.network.flows import check_axis, check_flows, check_program, children
 from moecast.sim.network.links import kept_pairs, parallel_links
-from moecast.sim.network.maxmin import PAIR, ROW, Crossings, Records, empty_links, enlist
-from moecast.sim.network.state import ENDED, FLOW, GROUP, HELD, RESIDUE, START, Net
+from moecast.sim.network.maxmin import enlist
+from moecast.sim.network.state import ENDED, empty_net, with_room
 from moecast.sim.program import Float, Flows, Int, StepProgram, StepTimes
 
 MOST_GROUPS = 1 << 24
 MOST_TOLERANCE = 0.1
 MOST_FLOWS = 32_000_000
 """Of a step: each takes some 250 bytes while it is followed."""
-PER_FLOW = (
-    "flow_F", "rate_F", "fair_F", "last_F", "left_F", "since_F", "place_F", "transit_A", "again_A", "soon_A",
-    "pending_H",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +117,7 @@ class OpenFluid:
     def __init__(self, capacity_J: Float, *, bottleneck_J: Int | None = None, tolerance: float = 0.0) -> None:
         capacity_J = numbers("capacity_J", capacity_J, positive=True)
         links = len(capacity_J)
-        self._net = _empty(capacity_J, tolerance)
+        self._net = empty_net(capacity_J, tolerance)
         self._sizes = dict.fromkeys("FXCKQ", 0)
         self._next_event_s = np.inf  # no later than the true one
         if bottleneck_J is not None:
@@ -162,7 +158,7 @@ class OpenFluid:
         f, x, c, k, q = (self._sizes[axis] for axis in "FXCKQ")
         rows = min(len(link_X), len(self._net.capacity_J))
         self._sizes = {"F": f + flows.n, "X": x + len(link_X), "C": c + len(child_C), "K": k + n_groups, "Q": q + rows}
-        self._net = net = _with_room(self._net, self._sizes)
+        self._net = net = with_room(self._net, self._sizes)
         flow_F, pair_X, group_K = net.flow_F[f : f + flows.n], net.on.pair_X[x:], net.group_K[k : k + n_groups]
         flow_F["bytes"], flow_F["latency"] = flows.bytes_F, flows.latency_F
         flow_F["feed_delay"], flow_F["feed_tail"] = flows.feed_delay_F, flows.feed_tail_F
@@ -268,67 +264,3 @@ def deliver(flows: Flows, start_F: Float, capacity_J: Float, *, tolerance: float
     network.start(first, roots, start_F[roots])
     network.advance(np.inf)
     return network.times(first, flows.n)[1]
-
-
-def _empty(capacity_J: Float, tolerance: float) -> Net:
-    links = len(capacity_J)
-    return Net(
-        capacity_J=capacity_J,
-        on=Crossings(
-            offsets_F1=np.zeros(1, np.int64),
-            pair_X=np.zeros(0, PAIR),
-            link_J=empty_links(capacity_J),
-            row_Q=np.zeros(0, ROW),
-            slot_X=np.zeros(0, np.int32),
-            slot_share_X=np.zeros(0),
-            queue_J=np.zeros(links, np.int64),
-            rising_A=np.zeros(0, np.int64),
-            state_F=np.zeros(0, np.uint8),
-        ),
-        held_J=np.zeros(links, HELD),
-        root_J=np.arange(links),
-        flow_F=np.zeros(0, FLOW),
-        child_offsets_F1=np.zeros(1, np.int64),
-        child_C=np.zeros(0, np.int64),
-        group_K=np.zeros(0, GROUP),
-        rate_F=np.zeros(0),
-        fair_F=np.zeros(0),
-        last_F=np.zeros(0),
-        left_F=np.zeros(0),
-        since_F=np.zeros(0),
-        transit_A=np.zeros(0, np.int64),
-        place_F=np.zeros(0, np.int64),
-        again_A=np.zeros(0, np.int64),
-        soon_A=np.zeros(0, np.int64),
-        pending_H=np.zeros(0, START),
-        stack_C=np.zeros(1, np.int64),
-        ended_K=np.zeros(0, np.int64),
-        counts=np.zeros(RESIDUE + 1, np.int64),
-        clock=np.array([0.0, np.inf, tolerance, 0.0, 0.0, 0.0, 0.0]),
-    )
-
-
-def _with_room(net: Net, sizes: dict[str, int]) -> Net:
-    """Let the arrays hold so many flows (F), pairs (X), rows (Q), children (C) and groups (K)."""
-    flows, on = sizes["F"], net.on
-    on = on._replace(
-        offsets_F1=_grown(on.offsets_F1, flows + 1),
-        pair_X=_grown(on.pair_X, sizes["X"]),
-        slot_X=_grown(on.slot_X, sizes["X"]),
-        slot_share_X=_grown(on.slot_share_X, sizes["X"]),
-        rising_A=_grown(on.rising_A, flows),
-        state_F=_grown(on.state_F, flows),
-        row_Q=_grown(on.row_Q, sizes["Q"]),
-    )
-    room = {name: sizes[name[-1]] for name in ("child_C", "group_K", "ended_K")}
-    room |= dict.fromkeys(PER_FLOW, flows)
-    room |= {"child_offsets_F1": flows + 1, "stack_C": sizes["C"] + 1}
-    return net._replace(on=on, **{name: _grown(getattr(net, name), size) for name, size in room.items()})
-
-
-def _grown(array: Records, size: int) -> Records:
-    if size <= len(array):
-        return array
-    bigger = np.empty(max(size, 2 * len(array)), array.dtype)
-    bigger[: len(array)] = array
-    return bigger

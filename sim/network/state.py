@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from moecast.sim.compiled import inner
-from moecast.sim.network.maxmin import Crossings, Records
+from moecast.sim.network.maxmin import PAIR, ROW, Crossings, Records, empty_links
 from moecast.sim.program import Float, Int
 
 # Flows whose last bytes leave within this fraction of the clock of each other leave together: 64 roundings.
@@ -35,7 +35,7 @@ FLOW = np.dtype(
     ],
     align=True,
 )
-# Within a tolerance, of a link: its flows in transit, the sum of their shares, and the most that it was; and of one that
+# Within a tolerance, of a link: its flows in transit, the sum of their shares, and the most that was; and of one that
 # stands for a part of the network, how many flows are in transit there.
 HELD = np.dtype([("flows", "i8"), ("weight", "f8"), ("summed", "f8"), ("members", "i8")], align=True)
 GROUP = np.dtype([("end", "f8"), ("open", "i8")], align=True)  # the latest end so far; flows that are not over
@@ -49,6 +49,11 @@ TOLD = np.inf  # stands in `since_F` of a flow in transit whose end has been tol
 ASKED = -1  # stands in `unstarted` once a flow is pending, so that nobody starts it again
 # Which rates are out of date.
 EVEN, SOME, ALL = 0, 1, 2
+
+PER_FLOW = (
+    "flow_F", "rate_F", "fair_F", "last_F", "left_F", "since_F", "place_F", "transit_A", "again_A", "soon_A",
+    "pending_H",
+)  # fmt: skip
 
 
 class Net(NamedTuple):
@@ -80,6 +85,71 @@ class Net(NamedTuple):
     # Now; the rate below which none changed since rates were last shared; the tolerance; until when rates hold, within
     # it; when the window opened, how long flows that start have to wait at the most, and how wide the last window was.
     clock: Float
+
+
+def empty_net(capacity_J: Float, tolerance: float) -> Net:
+    """Make a network without flows."""
+    links = len(capacity_J)
+    return Net(
+        capacity_J=capacity_J,
+        on=Crossings(
+            offsets_F1=np.zeros(1, np.int64),
+            pair_X=np.zeros(0, PAIR),
+            link_J=empty_links(capacity_J),
+            row_Q=np.zeros(0, ROW),
+            slot_X=np.zeros(0, np.int32),
+            slot_share_X=np.zeros(0),
+            queue_J=np.zeros(links, np.int64),
+            rising_A=np.zeros(0, np.int64),
+            state_F=np.zeros(0, np.uint8),
+        ),
+        held_J=np.zeros(links, HELD),
+        root_J=np.arange(links),
+        flow_F=np.zeros(0, FLOW),
+        child_offsets_F1=np.zeros(1, np.int64),
+        child_C=np.zeros(0, np.int64),
+        group_K=np.zeros(0, GROUP),
+        rate_F=np.zeros(0),
+        fair_F=np.zeros(0),
+        last_F=np.zeros(0),
+        left_F=np.zeros(0),
+        since_F=np.zeros(0),
+        transit_A=np.zeros(0, np.int64),
+        place_F=np.zeros(0, np.int64),
+        again_A=np.zeros(0, np.int64),
+        soon_A=np.zeros(0, np.int64),
+        pending_H=np.zeros(0, START),
+        stack_C=np.zeros(1, np.int64),
+        ended_K=np.zeros(0, np.int64),
+        counts=np.zeros(RESIDUE + 1, np.int64),
+        clock=np.array([0.0, np.inf, tolerance, 0.0, 0.0, 0.0, 0.0]),
+    )
+
+
+def with_room(net: Net, sizes: dict[str, int]) -> Net:
+    """Let the arrays hold so many flows (F), pairs (X), rows (Q), children (C) and groups (K)."""
+    flows, on = sizes["F"], net.on
+    on = on._replace(
+        offsets_F1=_grown(on.offsets_F1, flows + 1),
+        pair_X=_grown(on.pair_X, sizes["X"]),
+        slot_X=_grown(on.slot_X, sizes["X"]),
+        slot_share_X=_grown(on.slot_share_X, sizes["X"]),
+        rising_A=_grown(on.rising_A, flows),
+        state_F=_grown(on.state_F, flows),
+        row_Q=_grown(on.row_Q, sizes["Q"]),
+    )
+    room = {name: sizes[name[-1]] for name in ("child_C", "group_K", "ended_K")}
+    room |= dict.fromkeys(PER_FLOW, flows)
+    room |= {"child_offsets_F1": flows + 1, "stack_C": sizes["C"] + 1}
+    return net._replace(on=on, **{name: _grown(getattr(net, name), size) for name, size in room.items()})
+
+
+def _grown(array: Records, size: int) -> Records:
+    if size <= len(array):
+        return array
+    bigger = np.empty(max(size, 2 * len(array)), array.dtype)
+    bigger[: len(array)] = array
+    return bigger
 
 
 @inner
