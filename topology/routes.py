@@ -154,7 +154,7 @@ def _crossed(flow_B: Ints, found: Found, latency_J: Floats) -> Crossed:
     link_X, share_X = np.concatenate(found.link).astype(np.int32)[order], np.concatenate(found.share)[order]
     return Crossed(
         flow_B,
-        np.bincount(place_X[order], weights=share_X * latency_J[link_X], minlength=len(flow_B)),
+        np.bincount(place_X[order], weights=share_X * latency_J[link_X], minlength=len(flow_B)).astype(np.float64),
         np.bincount(place_X, minlength=len(flow_B)),
         link_X,
         share_X,
