@@ -1,11 +1,13 @@
 """How long the network rungs take for one step: DeepSeek-V2-Lite's 26 MoE layers on 32 GPUs, two exchanges each.
 
 Prints a line for each rung and dispatch shape: warm (the fastest of three runs) and cold (a fresh process with an empty
-numba cache, compilation included). `--tolerance` prints instead what a tolerance costs and saves: one exchange whose
-sizes all differ (lognormal, sigma 1), exact and within tolerances, CPU seconds beside the error.
+numba cache, compilation included). `--tolerance` prints instead what a tolerance costs and saves: one exchange of
+uneven sizes, exact and within tolerances, CPU seconds beside the error. Where the exact answer would take hours,
+`--no-exact` compares with the least tolerance.
 
     python benchmarks/network.py [--nodes 4] [--layers 26] [--no-cold]
-    python benchmarks/network.py --tolerance --nodes 16
+    python benchmarks/network.py --tolerance --nodes 16 [--sizes lognormal]
+    python benchmarks/network.py --tolerance --nodes 128 --no-exact --tolerances 0.1,2
 """
 
 from __future__ import annotations
@@ -13,10 +15,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +32,15 @@ from moecast.topology import Cluster, load_cluster
 SHAPES = ("per_rank", "per_domain")
 COPY_BYTES = 7168.0
 
+Sizes = Callable[[np.random.Generator, int], np.ndarray]
+SIZES: dict[str, Sizes] = {
+    "lognormal": lambda rng, n: 64 * rng.lognormal(0.0, 1.0, (n, n)),
+    "pareto": lambda rng, n: 64 * rng.pareto(1.5, (n, n)),
+    "popular": lambda rng, n: rng.poisson(64 * rng.gamma(4.0, 0.25, (1, n)), (n, n)),
+    "zipf": lambda rng, n: rng.multinomial(64 * n, rng.permutation(zipf(n)), n),
+}
+"""Copies from each rank to each: all different, some huge, or as popular as the receiver is."""
+
 
 def main() -> None:
     """Print the table."""
@@ -37,11 +50,15 @@ def main() -> None:
     parser.add_argument("--fabric", default="leaf-spine:2")
     parser.add_argument("--no-cold", action="store_true")
     parser.add_argument("--tolerance", action="store_true")
+    parser.add_argument("--tolerances", default="0.1,0.3,1,2,5,10", help="in percent")
+    parser.add_argument("--sizes", choices=sorted(SIZES), default="lognormal")
+    parser.add_argument("--no-exact", action="store_true")
     parser.add_argument("--one", nargs=2, metavar=("RUNG", "SHAPE"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     cluster = load_cluster("dgx-h200", nodes=args.nodes, fabric=args.fabric)
     if args.tolerance:
-        write_tolerances(cluster)
+        tolerances = [float(percent) / 100 for percent in args.tolerances.split(",")]
+        write_tolerances(cluster, SIZES[args.sizes], tolerances if args.no_exact else [0.0, *tolerances])
         return
     if args.one:
         print(json.dumps(measure(cluster, args.layers, *args.one, runs=1)))
@@ -57,26 +74,14 @@ def main() -> None:
             )
 
 
-def write_tolerances(cluster: Cluster) -> None:
-    """Print what tolerances cost and save on an exchange of uneven sizes."""
-    ranks = cluster.n_gpus
-    sends_SD = np.random.default_rng(0).lognormal(0.0, 1.0, (ranks, ranks)) * 64 * COPY_BYTES
-    exchange = Exchange(
-        kind="dispatch",
-        layer=0,
-        flows=direct_flows(cluster, sends_SD),
-        setup_s=0.0,
-        barrier=False,
-        group_R=np.zeros(ranks, np.int32),
-    )
-    program = StepProgram(
-        tasks=(exchange,), n_ranks=ranks, capacity_J=cluster.capacity_J, link_names_J=tuple(cluster.link_names_J)
-    )
-    print(f"{ranks} ranks, {exchange.fill().n} flows of uneven sizes, {os.cpu_count()} cores")
+def write_tolerances(cluster: Cluster, sizes: Sizes, tolerances: list[float]) -> None:
+    """Print what tolerances cost and save on an exchange of uneven sizes, beside the first of them."""
+    Fluid(tolerance=0.1).run(uneven_program(load_cluster("dgx-h200", nodes=1), sizes))  # compiles
+    program = uneven_program(cluster, sizes)
+    print(f"{cluster.n_gpus} ranks, {cluster.n_gpus**2} flows of uneven sizes, {os.cpu_count()} cores")
     print(f"{'rung':>11} {'CPU s':>8} {'exchange us':>12} {'its error':>9} {'mean rank':>9} {'worst rank':>10}")
-    Fluid(tolerance=0.1).run(program)  # compiles
     exact_G = np.zeros(0)
-    for rung in (Fluid(), *(Fluid(tolerance=tolerance) for tolerance in (0.001, 0.003, 0.01, 0.03))):
+    for rung in (Fluid(tolerance=tolerance) for tolerance in tolerances):
         before = time.process_time()
         leave_G = rung.run(program).leave_SG[0]
         cpu_s = time.process_time() - before
@@ -86,6 +91,30 @@ def write_tolerances(cluster: Cluster) -> None:
             f"{rung.name:>11} {cpu_s:8.2f} {1e6 * leave_G.max():12.1f} {leave_G.max() / exact_G.max() - 1:9.2%} "
             f"{error_G.mean():9.2%} {error_G.max():10.2%}"
         )
+    print(f"peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
+
+
+def uneven_program(cluster: Cluster, sizes: Sizes) -> StepProgram:
+    """Make a program of one exchange."""
+    ranks = cluster.n_gpus
+    sends_SD = sizes(np.random.default_rng(0), ranks) * COPY_BYTES
+    exchange = Exchange(
+        kind="dispatch",
+        layer=0,
+        flows=direct_flows(cluster, sends_SD),
+        setup_s=0.0,
+        barrier=False,
+        group_R=np.zeros(ranks, np.int32),
+    )
+    return StepProgram(
+        tasks=(exchange,), n_ranks=ranks, capacity_J=cluster.capacity_J, link_names_J=tuple(cluster.link_names_J)
+    )
+
+
+def zipf(n: int) -> np.ndarray:
+    """Parts of `n` ranks in what is sent, after their place to the power of .8."""
+    part_G = np.arange(1, n + 1) ** -0.8
+    return part_G / part_G.sum()
 
 
 def measure(cluster: Cluster, layers: int, rung_name: str, shape: str, *, runs: int) -> dict[str, float]:

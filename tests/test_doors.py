@@ -44,6 +44,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     # Its arrays are a plan's and a step's, which traffic has checked.
     "sim/lplb.py": ("sim/test_hostile_arrays.py::test_traffic", "sim/test_hostile_arrays.py::test_steps"),
     "sim/made_routing.py": ("statistics/test_hostile_arrays.py::test_load_tables",),
+    "sim/network/capped.py": (*NETWORK, "sim/test_hostile_arrays.py::test_an_open_network"),
     "sim/network/crowds.py": NETWORK,
     "sim/network/events.py": (*NETWORK, "sim/test_hostile_arrays.py::test_an_open_network"),
     "sim/network/flows.py": (*NETWORK, "sim/test_hostile_arrays.py::test_deliveries"),
@@ -51,6 +52,9 @@ DOORS: dict[str, tuple[str, ...]] = {
     "sim/network/maxmin.py": (*NETWORK, "sim/test_hostile_arrays.py::test_rates"),
     "sim/network/exchange_bounds.py": NETWORK,
     "sim/replica_rule.py": PLACEMENT,
+    "sim/network/parts.py": (*NETWORK, "sim/test_hostile_arrays.py::test_an_open_network"),
+    "sim/network/state.py": (*NETWORK, "sim/test_hostile_arrays.py::test_an_open_network"),
+    "sim/network/windows.py": (*NETWORK, "sim/test_hostile_arrays.py::test_an_open_network"),
     "sim/replicas.py": (
         "sim/test_hostile_arrays.py::test_replica_tables",
         "sim/test_hostile_arrays.py::test_replica_tables_with_places_that_are_not_there",

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,12 @@ from moecast.topology.paths import Adjacency, Floats, Found, Ints, flow_hash, fo
 # Entries that one block of destinations may take in each scratch array: 1 MiB of int64, so that
 # they stay in the cache.
 _BLOCK_ENTRIES = 1 << 17
+
+# Pairs of small blocks that are joined: 48 MiB, more than what C libraries keep for themselves.
+_JOINED_PAIRS = 1 << 22
+
+# Flows whose pairs are put in place together.
+_PUT_FLOWS = 1 << 15
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -115,8 +121,9 @@ def find_routes(
             else:
                 hash_F = flow_hash(seed, source_F[block_F], destination_F[block_F])
                 found = follow_one(hops, start_F, column_F, hash_F)
-            found_of.append(_crossed(block_F, found))
-    return _as_routes(found_of, network.latency_J, len(source_F))
+            found_of.append(_crossed(block_F, found, network.latency_J))
+            _join_last(found_of)
+    return _as_routes(found_of, len(source_F))
 
 
 def _blocks(part: Ints, destination_F: Ints, n_links: int) -> Iterator[tuple[Ints, Ints, Ints]]:
@@ -141,40 +148,61 @@ class Crossed(NamedTuple):
     """
 
     flow_B: Ints
+    latency_B: Floats
     links_B: Ints
     link_X: npt.NDArray[np.int32]
     share_X: Floats
 
 
-def _crossed(flow_B: Ints, found: Found) -> Crossed:
+def _crossed(flow_B: Ints, found: Found, latency_J: Floats) -> Crossed:
     """Join the hops of each flow of a block, sorted block by block so that all of it stays in the cache."""
     place_X = np.concatenate(found.flow)
     order = np.argsort(place_X, kind="stable")
+    link_X, share_X = np.concatenate(found.link).astype(np.int32)[order], np.concatenate(found.share)[order]
     return Crossed(
         flow_B,
+        np.bincount(place_X[order], weights=share_X * latency_J[link_X], minlength=len(flow_B)).astype(np.float64),
         np.bincount(place_X, minlength=len(flow_B)),
-        np.concatenate(found.link).astype(np.int32)[order],
-        np.concatenate(found.share)[order],
+        link_X,
+        share_X,
     )
 
 
-def _as_routes(found_of: list[Crossed], latency_J: Floats, n_flows: int) -> Routes:
-    """Put the links of every flow where they belong; what has been put is let go."""
-    offsets_F1 = np.zeros(n_flows + 1, np.int64)
+def _join_last(found_of: list[Crossed]) -> None:
+    """Join the blocks at the end once they are many: large arrays go back to the system when they are let go."""
+    small = next((n for n, found in enumerate(reversed(found_of)) if len(found.link_X) >= _JOINED_PAIRS), len(found_of))
+    if small and sum(len(found.link_X) for found in found_of[-small:]) >= _JOINED_PAIRS:
+        parts = [found_of.pop() for _ in range(small)][::-1]
+        found_of.append(Crossed(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True))))
+
+
+def _as_routes(found_of: list[Crossed], n_flows: int) -> Routes:
+    """Put the links of every flow where they belong, and then their shares; what has been put is let go."""
+    offsets_F1, latency_F = np.zeros(n_flows + 1, np.int64), np.zeros(n_flows)
     for found in found_of:
-        offsets_F1[found.flow_B + 1] = found.links_B
+        offsets_F1[found.flow_B + 1], latency_F[found.flow_B] = found.links_B, found.latency_B
     offsets_F1 = np.cumsum(offsets_F1)
+    blocks = [(found.flow_B, found.links_B) for found in found_of]
+    links, shares = [found.link_X for found in found_of], [found.share_X for found in found_of]
+    found_of.clear()
     link_X, share_X = np.empty(offsets_F1[-1], np.int32), np.empty(offsets_F1[-1])
-    latency_F = np.zeros(n_flows)
-    while found_of:
-        found = found_of.pop()
-        place_X = np.repeat(np.arange(len(found.flow_B)), found.links_B)
-        first_B = offsets_F1[found.flow_B] - (np.cumsum(found.links_B) - found.links_B)
-        put_X = first_B[place_X] + np.arange(len(place_X))
-        link_X[put_X], share_X[put_X] = found.link_X, found.share_X
-        weight_X = found.share_X * latency_J[found.link_X]
-        latency_F[found.flow_B] = np.bincount(place_X, weights=weight_X, minlength=len(found.flow_B))
+    _put(links, blocks, offsets_F1, link_X)
+    _put(shares, blocks, offsets_F1, share_X)
     return Routes(offsets_F1=offsets_F1, link_X=link_X, share_X=share_X, latency_F=latency_F)
+
+
+def _put(
+    values_of: list[npt.NDArray[Any]], blocks: list[tuple[Ints, Ints]], offsets_F1: Ints, values_X: npt.NDArray[Any]
+) -> None:
+    for flow_B, links_B in reversed(blocks):
+        values, ends_B = values_of.pop(), np.cumsum(links_B)
+        for first in range(0, len(flow_B), _PUT_FLOWS):
+            some = slice(first, first + _PUT_FLOWS)
+            begin = ends_B[first] - links_B[first]
+            shift_B = offsets_F1[flow_B[some]] - (ends_B[some] - links_B[some] - begin)
+            put_X = np.repeat(shift_B, links_B[some])
+            put_X += np.arange(len(put_X))
+            values_X[put_X] = values[begin : begin + len(put_X)]
 
 
 def _gpu_ids(ids: npt.ArrayLike, n_gpus: int, name: str) -> Ints:

@@ -1,86 +1,42 @@
 """The fluid network's clock, compiled: from one start or last byte to the next, rates max-min fair in between.
 
-A flow is *pending* until it starts, *in transit* until its last byte has left, and *over* once its end is known: its
-latency later, and for a fed flow no sooner than its parents allow. An end is known at or before it comes.
-
-With a tolerance, rates stand still through a window (`_share_out`): within it bytes are right at its end, not at every
-moment.
+With a tolerance, rates are means over windows of time (`moecast.sim.network.windows`).
 
 Axes: F flow, J link, X (flow, link) pair, C (flow, child) pair, K group of flows, A some of the flows, H pending flow.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from moecast.sim.compiled import entry, inner
-from moecast.sim.network.maxmin import OVER, Crossings, Records, fill, release
-from moecast.sim.program import Float, Int
-
-# Flows whose last bytes leave within this fraction of the clock of each other leave together: 64 roundings.
-SIMULTANEOUS = 2.0**-46
-
-# Less than this part of the tolerance, given back of every link, is not shared out anew: it lies idle.
-SMALL = 1 / 8
-
-# A flow: what was asked; its start and end, or the earliest that the parents seen so far allow; how many parents have
-# not started; how many are not over, and one more until its own last byte has left.
-FLOW = np.dtype(
-    [
-        ("bytes", "f8"),
-        ("latency", "f8"),
-        ("feed_delay", "f8"),
-        ("feed_tail", "f8"),
-        ("group", "i8"),
-        ("start", "f8"),
-        ("end", "f8"),
-        ("unstarted", "i8"),
-        ("unended", "i8"),
-    ],
-    align=True,
+from moecast.sim.network.maxmin import OVER, fill, release
+from moecast.sim.network.state import (
+    ALL,
+    ASKED,
+    DUE,
+    ENDED,
+    EVEN,
+    GONE,
+    LEAST,
+    NOW,
+    PATIENCE,
+    PENDING,
+    RESIDUE,
+    SIMULTANEOUS,
+    SOME,
+    SOON,
+    TOLD,
+    TOLERANCE,
+    TRANSIT,
+    UNEVEN,
+    Net,
+    look_ahead,
 )
-GROUP = np.dtype([("end", "f8"), ("open", "i8")], align=True)  # the latest end so far; flows that are not over
-START = np.dtype([("time", "f8"), ("flow", "i8")], align=True)
-
-# Places in `counts`.
-TRANSIT, PENDING, ENDED, UNEVEN, SOON, GONE = range(6)
-# Places in `clock`.
-NOW, LEAST, TOLERANCE, DUE, SPREAD, FREED = range(6)
-ASKED = -1  # stands in `unstarted` once a flow is pending, so that nobody starts it again
-# Which rates are out of date.
-EVEN, SOME, ALL = 0, 1, 2
-
-
-class Net(NamedTuple):
-    """All flows that were ever added, and where each of them stands."""
-
-    capacity_J: Float
-    on: Crossings
-    flow_F: Records
-    child_offsets_F1: Int
-    child_C: Int
-    group_K: Records
-    rate_F: Float
-    fair_F: Float  # the rates just filled; `OVER` once a flow is
-    last_F: Float  # when the last byte will have left at this rate
-    left_F: Float  # bytes still to leave, at since_F
-    since_F: Float
-    transit_A: Int
-    place_F: Int  # where in transit_A
-    again_A: Int  # scratch: those whose rates are filled again
-    soon_A: Int  # those whose last bytes leave next, in order; of the first of them they have left
-    pending_H: Records  # heap of starts
-    stack_C: Int  # scratch
-    ended_K: Int  # groups that ended in this call
-    # How many are in transit, are pending, ended in this call; which rates are out of date; how many leave next, and of
-    # how many of those the last byte has left.
-    counts: Int
-    # Now; the rate below which none changed since rates were last shared; by what part of the age of the oldest flow
-    # they may be out of date; until when they may be; until when flows are slowed so as to leave at the window's end;
-    # the largest part of a link that has been given back since rates were last shared.
-    clock: Float
+from moecast.sim.network.windows import enter, open_window
+from moecast.sim.program import Float, Int
 
 
 @entry
@@ -146,19 +102,11 @@ def _share_out(net: Net) -> None:
     Flows that left make no difference to those that were slower than every one of them: filling goes through the same
     states up to the rate of the slowest that left, and only from there on it is done again. On all-to-all traffic
     this is about an eighth of the flows. A flow that starts has everything done again.
-
-    With a tolerance this happens once a window: a part of the age of the oldest flow, and longer while what flows that
-    left give back is less than a small part (`SMALL`) of every link. A flow that starts meanwhile does not move before
-    its end. Flows that will leave within it leave when their fair rates say, but their bytes take until its end, so
-    that what they give back is at once another's (`_spread`).
     """
-    tolerance = net.clock[TOLERANCE]
-    for i in range(net.counts[GONE]):
-        if net.fair_F[net.soon_A[i]] != OVER:
-            _take_out(net, net.soon_A[i])
-    net.counts[SOON] = net.counts[GONE] = 0
-    if net.counts[UNEVEN] == SOME and net.clock[FREED] < SMALL * tolerance and _wait_on(net):
+    if net.clock[TOLERANCE] > 0:
+        open_window(net)
         return
+    net.counts[SOON] = net.counts[GONE] = 0
     least = net.clock[LEAST] * (1 - SIMULTANEOUS)
     if net.counts[UNEVEN] == ALL:
         least = 0.0
@@ -166,66 +114,30 @@ def _share_out(net: Net) -> None:
         for a in range(net.counts[TRANSIT]):
             net.fair_F[net.transit_A[a]] = 0.0
     net.counts[UNEVEN] = EVEN
-    net.clock[LEAST], net.clock[FREED] = np.inf, 0.0
+    net.clock[LEAST] = np.inf
     net.clock[DUE] = net.clock[NOW]
-    _fill_from(net, least, -np.inf)
-    if tolerance > 0:
-        net.on.link_J["freed"][:] = 0.0
-        net.clock[DUE] = _window_end(net)
-        _spread(net)
-    _look_ahead(net)
+    _fill_from(net, least)
+    look_ahead(net)
 
 
 @inner
 def _take_out(net: Net, f: int) -> None:
     """Take a flow out of transit, and give back what it has of its links."""
-    if net.last_F[f] > net.clock[SPREAD]:  # else the slowest of those that were slowed stands for it
-        net.clock[LEAST] = min(net.clock[LEAST], net.rate_F[f])
+    net.clock[LEAST] = min(net.clock[LEAST], net.rate_F[f])
     net.counts[TRANSIT] -= 1
     last = net.transit_A[net.counts[TRANSIT]]
     net.transit_A[net.place_F[f]], net.place_F[last] = last, net.place_F[f]
     release(f, net.on, net.rate_F[f])
-    if net.clock[TOLERANCE] > 0:
-        _count_freed(net, f)
     net.rate_F[f], net.fair_F[f] = 0.0, OVER
 
 
 @inner
-def _count_freed(net: Net, f: int) -> None:
-    for x in range(net.on.offsets_F1[f], net.on.offsets_F1[f + 1]):
-        pair = net.on.pair_X[x]
-        link = net.on.link_J[pair.link]
-        link.freed += pair.share * net.rate_F[f] / net.capacity_J[pair.link]
-        net.clock[FREED] = max(net.clock[FREED], link.freed)
-
-
-@inner
-def _wait_on(net: Net) -> bool:
-    """Lengthen the window, if there is one."""
-    due = _window_end(net)
-    if due <= net.clock[NOW]:
-        return False
-    net.clock[DUE] = due
-    _look_ahead(net)
-    return True
-
-
-@inner
-def _window_end(net: Net) -> float:
-    now = net.clock[NOW]
-    oldest = now
-    for a in range(net.counts[TRANSIT]):
-        oldest = min(oldest, net.flow_F[net.transit_A[a]].start)
-    return float(now + net.clock[TOLERANCE] * (now - oldest))
-
-
-@inner
-def _fill_from(net: Net, least: float, slowed: float) -> None:
-    """Fill again the rates of those in transit that have `least` or more and whose last byte leaves after `slowed`."""
+def _fill_from(net: Net, least: float) -> None:
+    """Fill again the rates of those in transit that have `least` or more."""
     n, now = 0, net.clock[NOW]
     for a in range(net.counts[TRANSIT]):
         f = net.transit_A[a]
-        if net.rate_F[f] >= least and net.last_F[f] > slowed:
+        if net.rate_F[f] >= least:
             net.again_A[n] = f
             n += 1
     fill(net.again_A, n, least, net.on, net.fair_F)
@@ -244,68 +156,18 @@ def _count_bytes(net: Net, f: int) -> None:
 
 
 @inner
-def _spread(net: Net) -> None:
-    """Slow the flows that leave within the window so that they take all of it, and share out what they give back.
-
-    When they leave stays as it was at the rates before. Over the window each link carries what it can.
-    """
-    due, least = net.clock[DUE], np.inf
-    net.clock[SPREAD] = due
-    if due <= net.clock[NOW]:
-        return
-    for a in range(net.counts[TRANSIT]):
-        f = net.transit_A[a]
-        if net.last_F[f] <= due:
-            least = min(least, net.rate_F[f])
-            _slow(net, f)
-    if least == np.inf:
-        return
-    net.clock[LEAST] = least
-    _fill_from(net, least * (1 - SIMULTANEOUS), due)
-    for a in range(net.counts[TRANSIT]):
-        f = net.transit_A[a]
-        # Whoever leaves within the window only thanks to those who do has no time of its own to go by.
-        if net.last_F[f] < due and net.left_F[f] < net.rate_F[f] * (due - net.since_F[f]) * (1 - SIMULTANEOUS):
-            _slow(net, f)
-            net.last_F[f] = due
-
-
-@inner
-def _slow(net: Net, f: int) -> None:
-    """Let a flow's bytes take until the end of the window."""
-    _count_bytes(net, f)
-    rate = net.left_F[f] / (net.clock[DUE] - net.clock[NOW])
-    release(f, net.on, net.rate_F[f] - rate)
-    net.rate_F[f] = net.fair_F[f] = rate
-
-
-@inner
-def _look_ahead(net: Net) -> None:
-    """List the flows that leave until the rates are shared again, or the first to leave, in their order."""
-    first, n = np.inf, 0
-    for a in range(net.counts[TRANSIT]):
-        first = min(first, net.last_F[net.transit_A[a]])
-    horizon = max(first, net.clock[DUE]) * (1 + SIMULTANEOUS)
-    for a in range(net.counts[TRANSIT]):
-        f = net.transit_A[a]
-        if net.last_F[f] <= horizon:
-            net.soon_A[n] = f
-            n += 1
-    if first == np.inf:
-        n = 0
-    net.counts[SOON] = n
-    if n > 1:
-        net.soon_A[:n] = net.soon_A[:n][np.argsort(net.last_F[net.soon_A[:n]])]
-
-
-@inner
 def _finish(net: Net, now: float) -> None:
     """Tell the ends of the flows whose last bytes have left; those that were slowed stay until the window ends."""
     while net.counts[GONE] < net.counts[SOON] and net.last_F[net.soon_A[net.counts[GONE]]] <= now:
         f = net.soon_A[net.counts[GONE]]
         net.counts[GONE] += 1
         net.counts[UNEVEN] = max(net.counts[UNEVEN], SOME)
-        if net.last_F[f] > net.clock[SPREAD]:
+        if net.clock[TOLERANCE] > 0:
+            if net.since_F[f] == TOLD:
+                continue
+            net.since_F[f] = TOLD
+            net.counts[RESIDUE] += 1
+        else:
             _take_out(net, f)
         _last_byte_left(net, f, net.last_F[f])
 
@@ -329,9 +191,14 @@ def _begin(net: Net, now: float) -> None:
             _last_byte_left(net, f, time)
             continue
         net.since_F[f], net.left_F[f], net.last_F[f] = net.clock[NOW], flow.bytes, np.inf
-        net.transit_A[net.counts[TRANSIT]], net.place_F[f] = f, net.counts[TRANSIT]
+        net.transit_A[net.counts[TRANSIT]] = f
+        if net.clock[TOLERANCE] > 0:
+            enter(net, f)
+        else:
+            net.place_F[f] = net.counts[TRANSIT]
         net.counts[TRANSIT] += 1
         net.counts[UNEVEN] = ALL
+        net.clock[DUE] = min(net.clock[DUE], max(net.clock[NOW], net.clock[PATIENCE]))
 
 
 @inner

@@ -13,20 +13,18 @@ import numpy as np
 from moecast.arrays import index, numbers, whole_numbers
 from moecast.errors import MoecastError
 from moecast.sim.engine import run_program
-from moecast.sim.network.events import ENDED, FLOW, GONE, GROUP, START, Net, advance, next_event, submit_all
+from moecast.sim.network.capped import SETTLED, join
+from moecast.sim.network.events import advance, next_event, submit_all
 from moecast.sim.network.flows import check_axis, check_flows, check_program, children
 from moecast.sim.network.links import kept_pairs, parallel_links
-from moecast.sim.network.maxmin import PAIR, ROW, SLOT, Crossings, Records, empty_links, enlist
+from moecast.sim.network.maxmin import enlist
+from moecast.sim.network.state import ENDED, empty_net, with_room
 from moecast.sim.program import Float, Flows, Int, StepProgram, StepTimes
 
 MOST_GROUPS = 1 << 24
 MOST_TOLERANCE = 0.1
 MOST_FLOWS = 32_000_000
 """Of a step: each takes some 250 bytes while it is followed."""
-PER_FLOW = (
-    "flow_F", "rate_F", "fair_F", "last_F", "left_F", "since_F", "place_F", "transit_A", "again_A", "soon_A",
-    "pending_H",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,10 +36,11 @@ class Fluid:
     Parameters
     ----------
     tolerance
-        For what part of the age of the oldest flow in transit rates may stand still, at most 0.1. Flows that leave
-        within such a window hand what they give back to others from its beginning; flows that start wait for its end.
-        Bytes are right at the end of each window and no link carries more than it can over one. Times are too long,
-        on an all-to-all of uneven sizes by about a fifth of the tolerance. 0: exact.
+        By what part of the age of the oldest flow in transit ends may be wrong, at most 0.1. Rates are means over
+        windows of time, as wide as part of the flows that leave in them allows, each filled once; flows that start wait
+        for the window's end, but no longer than the tolerance's part of the age. Bytes are right at the end of each
+        window and no link carries more than it can over one. On all-to-alls of uneven sizes the last end was wrong by
+        a fifth of the tolerance at most, single ranks by up to .8 of it (docs/benchmarks.md). 0: exact.
 
     Raises
     ------
@@ -118,7 +117,7 @@ class OpenFluid:
     def __init__(self, capacity_J: Float, *, bottleneck_J: Int | None = None, tolerance: float = 0.0) -> None:
         capacity_J = numbers("capacity_J", capacity_J, positive=True)
         links = len(capacity_J)
-        self._net = _empty(capacity_J, tolerance)
+        self._net = empty_net(capacity_J, tolerance)
         self._sizes = dict.fromkeys("FXCKQ", 0)
         self._next_event_s = np.inf  # no later than the true one
         if bottleneck_J is not None:
@@ -159,7 +158,7 @@ class OpenFluid:
         f, x, c, k, q = (self._sizes[axis] for axis in "FXCKQ")
         rows = min(len(link_X), len(self._net.capacity_J))
         self._sizes = {"F": f + flows.n, "X": x + len(link_X), "C": c + len(child_C), "K": k + n_groups, "Q": q + rows}
-        self._net = net = _with_room(self._net, self._sizes)
+        self._net = net = with_room(self._net, self._sizes)
         flow_F, pair_X, group_K = net.flow_F[f : f + flows.n], net.on.pair_X[x:], net.group_K[k : k + n_groups]
         flow_F["bytes"], flow_F["latency"] = flows.bytes_F, flows.latency_F
         flow_F["feed_delay"], flow_F["feed_tail"] = flows.feed_delay_F, flows.feed_tail_F
@@ -170,8 +169,10 @@ class OpenFluid:
         net.on.offsets_F1[f : f + flows.n + 1] = offsets_F1 + x
         net.child_offsets_F1[f : f + flows.n + 1] = child_offsets_F1 + c
         net.child_C[c : c + len(child_C)] = child_C + f
+        net.on.state_F[f : f + flows.n] = SETTLED
         net.rate_F[f : f + flows.n] = net.fair_F[f : f + flows.n] = 0.0
         self._sizes["Q"] = enlist(f, flows.n, q, net.on)
+        join(f, flows.n, net.on, net.held_J, net.root_J, net.place_F)
         group_K["end"], group_K["open"] = -np.inf, np.bincount(group_F[group_F >= 0], minlength=n_groups)
         return f, k
 
@@ -263,59 +264,3 @@ def deliver(flows: Flows, start_F: Float, capacity_J: Float, *, tolerance: float
     network.start(first, roots, start_F[roots])
     network.advance(np.inf)
     return network.times(first, flows.n)[1]
-
-
-def _empty(capacity_J: Float, tolerance: float) -> Net:
-    links = len(capacity_J)
-    return Net(
-        capacity_J=capacity_J,
-        on=Crossings(
-            offsets_F1=np.zeros(1, np.int64),
-            pair_X=np.zeros(0, PAIR),
-            link_J=empty_links(capacity_J),
-            row_Q=np.zeros(0, ROW),
-            slot_X=np.zeros(0, SLOT),
-            queue_J=np.zeros(links, np.int64),
-        ),
-        flow_F=np.zeros(0, FLOW),
-        child_offsets_F1=np.zeros(1, np.int64),
-        child_C=np.zeros(0, np.int64),
-        group_K=np.zeros(0, GROUP),
-        rate_F=np.zeros(0),
-        fair_F=np.zeros(0),
-        last_F=np.zeros(0),
-        left_F=np.zeros(0),
-        since_F=np.zeros(0),
-        transit_A=np.zeros(0, np.int64),
-        place_F=np.zeros(0, np.int64),
-        again_A=np.zeros(0, np.int64),
-        soon_A=np.zeros(0, np.int64),
-        pending_H=np.zeros(0, START),
-        stack_C=np.zeros(1, np.int64),
-        ended_K=np.zeros(0, np.int64),
-        counts=np.zeros(GONE + 1, np.int64),
-        clock=np.array([0.0, np.inf, tolerance, 0.0, -np.inf, 0.0]),
-    )
-
-
-def _with_room(net: Net, sizes: dict[str, int]) -> Net:
-    """Let the arrays hold so many flows (F), pairs (X), rows (Q), children (C) and groups (K)."""
-    flows, on = sizes["F"], net.on
-    on = on._replace(
-        offsets_F1=_grown(on.offsets_F1, flows + 1),
-        pair_X=_grown(on.pair_X, sizes["X"]),
-        slot_X=_grown(on.slot_X, sizes["X"]),
-        row_Q=_grown(on.row_Q, sizes["Q"]),
-    )
-    room = {name: sizes[name[-1]] for name in ("child_C", "group_K", "ended_K")}
-    room |= dict.fromkeys(PER_FLOW, flows)
-    room |= {"child_offsets_F1": flows + 1, "stack_C": sizes["C"] + 1}
-    return net._replace(on=on, **{name: _grown(getattr(net, name), size) for name, size in room.items()})
-
-
-def _grown(array: Records, size: int) -> Records:
-    if size <= len(array):
-        return array
-    bigger = np.empty(max(size, 2 * len(array)), array.dtype)
-    bigger[: len(array)] = array
-    return bigger

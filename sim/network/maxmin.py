@@ -22,12 +22,10 @@ from moecast.sim.compiled import entry, inner
 from moecast.sim.program import Float, Int, Int32
 
 Records = npt.NDArray[Any]
+Bytes = npt.NDArray[np.uint8]
 
 # A link of a flow.
 PAIR = np.dtype([("share", "f8"), ("link", "i8")], align=True)
-
-# A flow of a link.
-SLOT = np.dtype([("share", "f8"), ("flow", "i8")], align=True)
 
 # Slots in a row that are flows of one link; -1 stands where no further row of the link follows.
 ROW = np.dtype([("slot", "i8"), ("n", "i8"), ("next", "i8"), ("link", "i8")], align=True)
@@ -50,7 +48,7 @@ LINK = np.dtype(
 )
 
 # The rate of a flow that is over: it is taken off its links' rows when those are next read.
-OVER = -1.0
+OVER = -np.inf
 
 # A sum of shares that was counted down to less than this part of itself has lost too many digits.
 CANCELLED = 1e-3
@@ -96,8 +94,11 @@ class Crossings(NamedTuple):
     pair_X: Records
     link_J: Records
     row_Q: Records
-    slot_X: Records
+    slot_X: Int32  # the flows of each link, in rows
+    slot_share_X: Float
     queue_J: Int  # scratch
+    rising_A: Int  # scratch
+    state_F: Bytes  # scratch of `fill_capped`
 
 
 def empty_links(capacity_J: Float) -> Records:
@@ -110,8 +111,19 @@ def empty_links(capacity_J: Float) -> Records:
 @entry
 def _rate_all(offsets_F1: Int, pair_X: Records, link_J: Records, rate_F: Float) -> None:
     n = len(rate_F)
-    row_Q, slot_X = np.empty(len(pair_X), ROW), np.empty(len(pair_X), SLOT)
-    on = Crossings(offsets_F1, pair_X, link_J, row_Q, slot_X, np.empty(len(link_J), np.int64))
+    row_Q, slot_X, share_X = np.empty(len(pair_X), ROW), np.empty(len(pair_X), np.int32), np.empty(len(pair_X))
+    none_A = np.empty(0, np.int64)
+    on = Crossings(
+        offsets_F1,
+        pair_X,
+        link_J,
+        row_Q,
+        slot_X,
+        share_X,
+        np.empty(len(link_J), np.int64),
+        none_A,
+        np.empty(0, np.uint8),
+    )
     enlist(0, n, 0, on)
     fill(np.arange(n), n, 0.0, on, rate_F)
 
@@ -138,7 +150,7 @@ def enlist(first: int, n: int, rows: int, on: Crossings) -> int:
     for f in range(first, first + n):
         for x in range(on.offsets_F1[f], on.offsets_F1[f + 1]):
             link = on.link_J[on.pair_X[x].link]
-            on.slot_X[link.put].flow, on.slot_X[link.put].share = f, on.pair_X[x].share
+            on.slot_X[link.put], on.slot_share_X[link.put] = f, on.pair_X[x].share
             link.put += 1
     for q in range(before, rows):
         on.link_J[on.row_Q[q].link].put = 0
@@ -174,13 +186,13 @@ def fill(flow_A: Int, n: int, least: float, on: Crossings, rate_F: Float) -> Non
             level = link.left / link.weight
             if level > link.level:
                 link.level = level
-                _sink(0, size, queue_J, link_J)
+                sink(0, size, queue_J, link_J)
                 continue
             rate = max(rate, level)  # a link that fills together with the last one may seem earlier by rounding
             _settle(link, rate, on, rate_F)
         size -= 1
         queue_J[0] = queue_J[size]
-        _sink(0, size, queue_J, link_J)
+        sink(0, size, queue_J, link_J)
 
 
 @inner
@@ -205,7 +217,7 @@ def _open_links(flow_A: Int, n: int, on: Crossings, rate_F: Float) -> int:
         link.summed = link.weight
         link.level = link.left / link.weight
     for i in range(size // 2 - 1, -1, -1):
-        _sink(i, size, queue_J, link_J)
+        sink(i, size, queue_J, link_J)
     return size
 
 
@@ -217,11 +229,11 @@ def _settle(full: Any, rate: float, on: Crossings, rate_F: Float) -> None:
         row = on.row_Q[q]
         kept = row.slot
         for i in range(row.slot, row.slot + row.n):
-            f = on.slot_X[i].flow
+            f = on.slot_X[i]
             if rate_F[f] == OVER:
                 continue
             if kept < i:
-                on.slot_X[kept] = on.slot_X[i]
+                on.slot_X[kept], on.slot_share_X[kept] = f, on.slot_share_X[i]
             kept += 1
             if rate_F[f] < np.inf:
                 continue
@@ -248,15 +260,16 @@ def _sum_weight(link: Any, on: Crossings, rate_F: Float) -> None:
     while q >= 0:
         row = on.row_Q[q]
         for i in range(row.slot, row.slot + row.n):
-            if rate_F[on.slot_X[i].flow] == np.inf:
-                weight += on.slot_X[i].share
+            if rate_F[on.slot_X[i]] == np.inf:
+                weight += on.slot_share_X[i]
         q = row.next
     link.weight = weight
     link.summed = weight
 
 
 @inner
-def _sink(i: int, size: int, queue_J: Int, link_J: Records) -> None:
+def sink(i: int, size: int, queue_J: Int, link_J: Records) -> None:
+    """Put the link at place `i` of a heap by `level` where it belongs."""
     j = queue_J[i]
     while 2 * i + 1 < size:
         child = 2 * i + 1

@@ -18,7 +18,7 @@ def make_flows(
     source: Sequence[int] | None = None,
     destination: Sequence[int] | None = None,
     waiter: Sequence[int] | None = None,
-    share: float = 1.0,
+    share: float | np.ndarray = 1.0,
     latency: float | Sequence[float] = 0.0,
     parents: Sequence[Sequence[int]] | None = None,
     delay: float = 0.0,

@@ -132,6 +132,8 @@ def test_many_flows_are_routed_in_blocks(monkeypatch: pytest.MonkeyPatch) -> Non
     source_F, destination_F = all_pairs(cluster)
     at_once = cluster.routes(source_F, destination_F, seed=2)
     monkeypatch.setattr("moecast.topology.routes._BLOCK_ENTRIES", 1)
+    monkeypatch.setattr("moecast.topology.routes._JOINED_PAIRS", 50)
+    monkeypatch.setattr("moecast.topology.routes._PUT_FLOWS", 7)
     in_blocks = cluster.routes(source_F, destination_F, seed=2)
     for name in ("offsets_F1", "link_X", "share_X", "latency_F"):
         assert np.array_equal(getattr(at_once, name), getattr(in_blocks, name))
