@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from moecast.sim.compiled import entry
-from moecast.sim.program import HOST, Compute, Exchange, Float, Int, StepProgram, StepTimes, Task
+from moecast.sim.program import HOST, Compute, Exchange, Float, Int, Int32, StepProgram, StepTimes, Task
 
 
 def exposed_seconds(program: StepProgram, times: StepTimes, idle_S: Sequence[Float]) -> tuple[Float, float]:
@@ -46,7 +46,7 @@ def is_sent(task: Task) -> bool:
 
 def stays(
     program: StepProgram, times: StepTimes, idle_S: Sequence[Float], indices: list[int]
-) -> tuple[Int, Float, Float, Int, Int]:
+) -> tuple[Int32, Float, Float, Int32, Int32]:
     """Rank, start, end and task of each stay [X] in some tasks, waiting for peers apart.
 
     And where it stood before.

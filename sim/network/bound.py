@@ -236,7 +236,7 @@ class _Filled(NamedTuple):
     parents_first_F: Int
 
     @classmethod
-    def of(cls, source: FlowSource, flows: Flows, bottleneck_J: Int, capacity_J: Float) -> _Filled:
+    def of(cls, source: FlowSource, flows: Flows, bottleneck_J: Int | None, capacity_J: Float) -> _Filled:
         offsets_F1, link_X, share_X = kept_pairs(flows.paths, bottleneck_J)
         load_X = link_loads(flows.bytes_F, offsets_F1, link_X, share_X, capacity_J)
         fed = Fed(flows.parent_offsets_F1, flows.parent_R, flows.feed_delay_F, flows.feed_tail_F)
