@@ -65,7 +65,7 @@ class Workers(Generic[Given]):
     def map(
         self, answer: Callable[[Given, Asked], Answer], asked: Sequence[Asked], *, at_once: int = 1
     ) -> Iterator[Answer]:
-        """Answer in the order of what is asked.
+        """Answer in the order of what is asked; processes begin at once, this one where an answer is taken.
 
         Parameters
         ----------
@@ -80,11 +80,10 @@ class Workers(Generic[Given]):
             A process died, most likely for want of memory; or what an answer raises.
         """
         if self.jobs == 1 or len(asked) <= at_once:
-            yield from (answer(self.given, each) for each in asked)
-            return
+            return (answer(self.given, each) for each in asked)
         parts = [asked[first : first + at_once] for first in range(0, len(asked), at_once)]
-        for future in [self._submit(answer, part) for part in parts]:
-            yield from self._result(future)
+        futures = [self._submit(answer, part) for part in parts]
+        return (found for future in futures for found in self._result(future))
 
     def as_done(
         self, answer: Callable[[Given, Asked], Answer], asked: Sequence[Asked]

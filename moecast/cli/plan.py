@@ -132,7 +132,7 @@ def plan_command(
             progress=planning.told(advance),
             workers=workers,
         )
-        answer = planning.answer(found, question, asked, hourly=hourly, plan_file=write)
+        answer = planning.answer(found, workers, asked, hourly=hourly, plan_file=write)
         answer["requests"] = plan_beside.served(question, found, law, planning.told(advance))
         answer["sensitivity"] = plan_beside.moved(found, workers, planning.told(advance)) if moved else None
     if write is not None:

@@ -14,8 +14,9 @@ from moecast.errors import MoecastError
 if TYPE_CHECKING:
     from moecast.cli.asked import Asked
     from moecast.cli.render import Advance
-    from moecast.placement.layouts import FoundServing, ServingLayout, ServingQuestion, Slo
+    from moecast.placement.layouts import FoundServing, LayoutAnswers, ServingLayout, ServingQuestion, Slo
     from moecast.placement.layouts.launch import Launch
+    from moecast.processes import Workers
 
 MADE_SEQUENCE = 64
 """Tokens of a sequence of made routing."""
@@ -161,7 +162,12 @@ def told(advance: Advance | None) -> Callable[[str, int, int], None] | None:
 
 
 def answer(
-    found: FoundServing, question: ServingQuestion, asked: Asked, *, hourly: float | None, plan_file: Path | None
+    found: FoundServing,
+    workers: Workers[LayoutAnswers],
+    asked: Asked,
+    *,
+    hourly: float | None,
+    plan_file: Path | None,
 ) -> dict[str, Any]:
     """All that is said, as plain JSON values."""
     from moecast.placement.layouts.told import KIND, winner_interval
@@ -170,6 +176,7 @@ def answer(
     from moecast.sim.accuracy import layouts_apart
     from moecast.sim.describe import describe_trace, element_types
 
+    question = workers.given.question
     files = {} if plan_file is None else {name: str(path) for name, path in engine_files(plan_file).items()}
     value: dict[str, Any] = {"kind": KIND, "for": "serving", **found.to_json()}
     value["question"] = {
@@ -183,7 +190,7 @@ def answer(
         "seed": question.seed,
     }
     value["winner"]["interval"] = winner_interval(question, found)
-    value["why"] = why_it_wins(question, found)
+    value["why"] = why_it_wins(question, found, workers)
     value["timeline"] = winner_timeline(question, found)
     if value["runner_up"] is not None:
         other = found.runner_up.steady if found.runner_up else found.winner

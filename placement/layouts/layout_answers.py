@@ -7,18 +7,21 @@ one of these; what layouts share is kept there for the next.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from moecast.placement.layouts.changed_times import ChangedTimes
 from moecast.placement.layouts.fitting import most_batch
 from moecast.placement.layouts.scoring import StepScores, placed_step
 from moecast.placement.layouts.step_floor import StepFloors
+from moecast.sim.simulate import simulate_question
 
 if TYPE_CHECKING:
     from moecast.placement.layouts.changes import Change
     from moecast.placement.layouts.serving_layout import ServingLayout
     from moecast.placement.layouts.serving_question import ServingQuestion
     from moecast.placement.layouts.step_floor import Float
+    from moecast.sim import Prediction
     from moecast.sim.plan import Plan
 
 BatchesOf = tuple["ServingLayout", Sequence[int], str]
@@ -67,6 +70,11 @@ class LayoutAnswers:
         if network not in self._scores:
             self._scores[network] = StepScores(question=self.question, network=network)
         return self._scores[network]
+
+    def decoding(self, asked: tuple[ServingLayout, Plan]) -> Prediction:
+        """All that `moecast simulate` says of decode steps by ``bound``: of the layout and its plan."""
+        layout, plan = asked
+        return simulate_question(replace(self.question.decoding(plan, layout.batch), gains=True))
 
     def changed_s(self, asked: ChangesOf) -> list[float]:
         """Seconds of a step under changes: the layout, the phase, and which."""

@@ -76,24 +76,9 @@ class PooledLoads:
         rows. The most of the sum of choices times x under this limit, by Lagrange: any multiplier gives a bound.
         """
         if (ranks, slots) not in self._lost:
-            self._lost[ranks, slots] = self._most_lost_L(ranks, slots)
+            lost_ML = _most_lost_ML(self.load_MLE, ranks, slots)
+            self._lost[ranks, slots] = np.asarray(lost_ML.max(axis=0))
         return self._lost[ranks, slots]
-
-    def _most_lost_L(self, ranks: int, slots: int) -> Float:
-        load_MLE = self.load_MLE.astype(np.float64)
-        total_ML, experts_ML = load_MLE.sum(axis=2), np.maximum((load_MLE > 0).sum(axis=2), 1)
-        empty_ML = np.maximum(ranks * slots - experts_ML, 0)
-        even_ML = empty_ML * slots / (experts_ML + empty_ML)  # x where all experts are chosen alike
-        even_price_ML = np.maximum(total_ML / experts_ML * (slots - even_ML) ** 2 / slots, 1e-9)
-        lost_ML = np.full(total_ML.shape, np.inf)
-        for times in PRICES:
-            price_ML = times * even_price_ML
-            price_ML1 = price_ML[:, :, None]
-            x_MLE = np.clip(slots - np.sqrt(price_ML1 * slots / np.maximum(load_MLE, 1e-9)), 0, slots - 1)
-            gained_ML = (load_MLE * x_MLE - price_ML1 * x_MLE / (slots - x_MLE)).sum(axis=2)
-            lost_ML = np.minimum(lost_ML, price_ML * empty_ML + gained_ML)
-        lost_ML = np.where(empty_ML > 0, lost_ML, 0.0)
-        return np.asarray((lost_ML / np.maximum(total_ML, 1)).max(axis=0))
 
     def near_part_L(self, ranks: int, slots: int) -> Float:
         """The part of all choices that stay among successive `ranks` that hold `slots` together, at the most.
@@ -112,6 +97,33 @@ class PooledLoads:
         near_L = alone_LE1[:, min(slots, experts)]
         left = sets * slots - experts
         return np.minimum(near_L, spread_LE1[:, left]) if 0 <= left <= experts else near_L
+
+
+@njit()
+def _most_lost_ML(load_MLE, ranks, slots):  # type: ignore[no-untyped-def]
+    """As of `PooledLoads.lost_hits_L`, for each microbatch."""
+    microbatches, layers, experts = load_MLE.shape
+    lost_ML = np.zeros((microbatches, layers))
+    for m in range(microbatches):
+        for layer in range(layers):
+            load_E = load_MLE[m, layer]
+            total, hit = load_E.sum(), max((load_E > 0).sum(), 1)
+            empty = ranks * slots - hit
+            if empty <= 0:
+                continue
+            even = empty * slots / (hit + empty)  # x where all experts are chosen alike
+            even_price = max(total / hit * (slots - even) ** 2 / slots, 1e-9)
+            lost = np.inf
+            for times in PRICES:
+                price = times * even_price
+                bound = price * empty
+                for expert in range(experts):
+                    if load_E[expert] > 0:  # who has none loses none: x is 0 there
+                        x = min(max(slots - np.sqrt(price * slots / load_E[expert]), 0.0), slots - 1.0)
+                        bound += load_E[expert] * x - price * x / (slots - x)
+                lost = min(lost, bound)
+            lost_ML[m, layer] = lost / max(total, 1)
+    return lost_ML
 
 
 @njit()

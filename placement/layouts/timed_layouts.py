@@ -16,7 +16,7 @@ from moecast.placement.layouts.promises import Floors, Promises
 from moecast.placement.layouts.scoring import StepScores, prefill_of
 from moecast.placement.layouts.serving_layout import way_of
 from moecast.placement.layouts.steady import Slo, Steady, served_by
-from moecast.placement.layouts.step_floor import by_ranks
+from moecast.placement.layouts.step_floor import HALVES, by_ranks
 from moecast.placement.layouts.timing_order import AT_ONCE, TimingOrder
 from moecast.placement.layouts.unmet import cannot_be_met, nothing_fits
 
@@ -39,6 +39,12 @@ MEMORIES_AT_ONCE, WAYS_AT_ONCE = 32, 128
 """What a process is asked at a time: layouts of which the largest batch that fits is wanted, and lower bounds."""
 PROMPTS_TIMED = 12
 """Layouts for prompts alone that are timed, and as many again where none of these is within the limit."""
+
+
+def _takes_longer(step: tuple[ServingLayout, str]) -> tuple[bool, int]:
+    """What orders steps by how long it takes to time them, about."""
+    layout, _ = step
+    return layout.schedule in HALVES, layout.gpus
 
 
 class TimedLayouts:
@@ -213,6 +219,7 @@ class TimedLayouts:
     def time_steps(self, steps: Sequence[tuple[ServingLayout, str]]) -> None:
         """Time by ``bound``, with experts in order, what is not timed yet."""
         new = [step for step in dict.fromkeys(steps) if not self.bound.knows(*step)]
+        new.sort(key=_takes_longer, reverse=True)  # the long ones first, so that processes end together
         asked = [("bound", *step, None) for step in new]
         for step, seconds in zip(new, self.workers.map(LayoutAnswers.step_s, asked), strict=True):
             self.bound.learn(*step, seconds)

@@ -4,41 +4,35 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from moecast.sim.simulate import simulate
+from moecast.placement.layouts.layout_answers import LayoutAnswers
+from moecast.processes import Workers
 from moecast.units import format_percent, format_s
 
 if TYPE_CHECKING:
     from moecast.placement.layouts.found_serving import FoundServing
     from moecast.placement.layouts.serving_question import ServingQuestion
+    from moecast.sim import Prediction
 
 LISTED = 3
 
 
-def why_it_wins(question: ServingQuestion, found: FoundServing) -> list[dict[str, Any]]:
+def why_it_wins(
+    question: ServingQuestion, found: FoundServing, workers: Workers[LayoutAnswers] | None = None
+) -> list[dict[str, Any]]:
     """What its decode step is made of and what limits it, and the same of the runner-up: by the rung ``bound``.
 
-    Each is {"what", "told"} in words, with the numbers beside.
+    Each is {"what", "told"} in words, with the numbers beside. `workers`: as of `find_serving`.
     """
-    told = [_one(question, found, "the winner's decode step")]
+    asked = [("the winner's decode step", found.winner.decode, found.plan)]
     if found.runner_up is not None:
-        told.append(_one(question, found, "the runner-up's decode step", runner_up=True))
-    return told
+        layout = found.runner_up.steady.decode
+        asked.append(("the runner-up's decode step", layout, layout.plan(question.model)))
+    workers = Workers(LayoutAnswers(question)) if workers is None else workers
+    predictions = workers.map(LayoutAnswers.decoding, [(layout, plan) for _, layout, plan in asked])
+    return [_told(what, prediction) for (what, *_), prediction in zip(asked, predictions, strict=True)]
 
 
-def _one(question: ServingQuestion, found: FoundServing, what: str, *, runner_up: bool = False) -> dict[str, Any]:
-    steady = found.runner_up.steady if runner_up and found.runner_up else found.winner
-    layout = steady.decode
-    plan = layout.plan(question.model) if runner_up else found.plan
-    prediction = simulate(
-        question.cluster,
-        question.model,
-        plan,
-        question.trace,
-        question.workload(layout.batch, "decode"),
-        network="bound",
-        seed=question.seed,
-        memory_fraction=question.memory_fraction,
-    )
+def _told(what: str, prediction: Prediction) -> dict[str, Any]:
     parts = sorted(prediction.breakdown_s.items(), key=lambda part: -part[1])[:LISTED]
     gains = sorted(prediction.gains.items(), key=lambda gain: -gain[1])[:LISTED] if prediction.gains else []
     made_of = ", ".join(f"{name} {format_s(seconds)}" for name, seconds in parts)

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from moecast.cli import plan_beside, planning
-from moecast.placement.layouts import Slo, find_serving
+from moecast.placement.layouts import LayoutAnswers, Slo, find_serving
+from moecast.processes import Workers
 from moecast.report import plan_figures
 from moecast.report.plan_page import write_plan_page
 from tests.layouts.test_serving import QUESTIONS
@@ -19,11 +20,11 @@ from tests.report.browser import assert_page_is_whole, find_chromium
 @pytest.fixture(scope="module")
 def answer() -> dict[str, Any]:
     """What the command prints as JSON."""
-    question = QUESTIONS[0]
-    found = find_serving(question, 2, Slo(tpot_s=0.004), scored=8, placed=2, network="bound")
+    workers = Workers(LayoutAnswers(QUESTIONS[0]))
+    found = find_serving(QUESTIONS[0], 2, Slo(tpot_s=0.004), scored=8, placed=2, network="bound", workers=workers)
     asked: Any = SimpleNamespace(overrides=())
-    value = planning.answer(found, question, asked, hourly=3.0, plan_file=None)
-    return value | {"requests": None, "sensitivity": plan_beside.moved(question, found, None)}
+    value = planning.answer(found, workers, asked, hourly=3.0, plan_file=None)
+    return value | {"requests": None, "sensitivity": plan_beside.moved(found, workers, None)}
 
 
 @pytest.mark.browser
