@@ -5,11 +5,18 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
 from moecast.errors import MoecastError
 from moecast.processes import Workers
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes find the functions below by their names."""
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[1])
 
 
 def plus(given: list[int], asked: int) -> int:
