@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from moecast.sim.compiled import entry, inner
-from moecast.sim.network.maxmin import CANCELLED, Crossings, Records, sink
+from moecast.sim.network.maxmin import CANCELLED, Crossings, Records, keep_row, sink, take
 from moecast.sim.program import Float, Int
 
 # Stands for a cap that no flow reaches.
@@ -144,12 +144,7 @@ def join(first: int, n: int, on: Crossings, held_J: Records, root_J: Int, part_F
 def _take(f: int, rate: float, on: Crossings) -> None:
     """Let a flow keep this rate on all of its links."""
     on.state_F[f] = SETTLED
-    for y in range(on.offsets_F1[f], on.offsets_F1[f + 1]):
-        pair = on.pair_X[y]
-        link = on.link_J[pair.link]
-        link.rising -= 1
-        link.weight -= pair.share
-        link.left -= pair.share * rate
+    take(f, rate, on)
 
 
 @inner
@@ -178,14 +173,7 @@ def _rising(full: Any, rate: float, on: Crossings, rate_F: Float) -> int:
             else:
                 on.rising_A[n] = f
                 n += 1
-        row.n = kept - row.slot
-        if row.n:
-            before = q
-        elif before >= 0:
-            on.row_Q[before].next = row.next
-        else:
-            full.first = row.next
-        q = row.next
+        before, q = keep_row(full, before, q, kept - row.slot, on)
     return CAPPED if any_capped else n
 
 

@@ -40,7 +40,7 @@ class Fluid:
         windows of time, as wide as part of the flows that leave in them allows, each filled once; flows that start wait
         for the window's end, but no longer than the tolerance's part of the age. Bytes are right at the end of each
         window and no link carries more than it can over one. On all-to-alls of uneven sizes the last end was wrong by
-        a fifth of the tolerance at most, single ranks by up to .8 of it (docs/benchmarks.md). 0: exact.
+        a fifth of the tolerance at most, single ranks by up to .7 of it (docs/benchmarks.md). 0: exact.
 
     Raises
     ------

@@ -238,20 +238,33 @@ def _settle(full: Any, rate: float, on: Crossings, rate_F: Float) -> None:
             if rate_F[f] < np.inf:
                 continue
             rate_F[f] = rate
-            for y in range(on.offsets_F1[f], on.offsets_F1[f + 1]):
-                pair = on.pair_X[y]
-                link = on.link_J[pair.link]
-                link.rising -= 1
-                link.weight -= pair.share
-                link.left -= pair.share * rate
-        row.n = kept - row.slot
-        if row.n:
-            before = q
-        elif before >= 0:
-            on.row_Q[before].next = row.next
-        else:
-            full.first = row.next
-        q = row.next
+            take(f, rate, on)
+        before, q = keep_row(full, before, q, kept - row.slot, on)
+
+
+@inner
+def take(f: int, rate: float, on: Crossings) -> None:
+    """Let a rising flow keep this rate on all of its links."""
+    for x in range(on.offsets_F1[f], on.offsets_F1[f + 1]):
+        pair = on.pair_X[x]
+        link = on.link_J[pair.link]
+        link.rising -= 1
+        link.weight -= pair.share
+        link.left -= pair.share * rate
+
+
+@inner
+def keep_row(link: Any, before: int, q: int, n: int, on: Crossings) -> tuple[int, int]:
+    """Leave `n` flows in a row of a link, which goes with the last; the row before the next one, and the next one."""
+    row = on.row_Q[q]
+    row.n = n
+    if n:
+        return q, row.next
+    if before >= 0:
+        on.row_Q[before].next = row.next
+    else:
+        link.first = row.next
+    return before, row.next
 
 
 @inner

@@ -83,28 +83,28 @@ def open_window(net: Net) -> None:
 @inner
 def enter(net: Net, f: int) -> None:
     """Count a flow that starts among those of its links; it moves when the next window opens."""
-    on = net.on
-    for x in range(on.offsets_F1[f], on.offsets_F1[f + 1]):
-        pair = on.pair_X[x]
-        held = net.held_J[pair.link]
-        held.flows += 1
-        held.weight += pair.share
-        held.summed = max(held.summed, held.weight)
-    net.held_J[root_of(net.place_F[f], net.root_J)].members += 1
+    _hold(net, f, 1)
 
 
 @inner
 def _leave(net: Net, f: int) -> None:
     """Take a flow out of transit whose end has been told."""
+    _hold(net, f, -1)
+    net.rate_F[f], net.on.state_F[f] = 0.0, LEFT
+    net.counts[RESIDUE] -= 1
+
+
+@inner
+def _hold(net: Net, f: int, by: int) -> None:
+    """Count a flow in, by 1, or out, by -1, on its links and in its part of the network."""
     on = net.on
     for x in range(on.offsets_F1[f], on.offsets_F1[f + 1]):
         pair = on.pair_X[x]
         held = net.held_J[pair.link]
-        held.flows -= 1
-        held.weight -= pair.share
-    net.held_J[root_of(net.place_F[f], net.root_J)].members -= 1
-    net.rate_F[f], net.on.state_F[f] = 0.0, LEFT
-    net.counts[RESIDUE] -= 1
+        held.flows += by
+        held.weight += by * pair.share
+        held.summed = max(held.summed, held.weight)
+    net.held_J[root_of(net.place_F[f], net.root_J)].members += by
 
 
 @inner
