@@ -75,7 +75,8 @@ def plan_command(
     ] = None,
     report: Annotated[Path | None, typer.Option("--report", help="Write a page with the front here.")] = None,
     jobs: Annotated[
-        int | None, typer.Option("--jobs", min=1, help="Processes.", show_default="one for each core, of large jobs")
+        int | None,
+        typer.Option("--jobs", min=1, help="Processes.", show_default="1; on 16 GPUs and more one a core, at most 8"),
     ] = None,
     json: options.Json = False,
 ) -> None:

@@ -34,6 +34,8 @@ def test_a_question_comes_in_and_a_layout_to_run_goes_out(run: Run, small: Path,
     plan = json.loads((tmp_path / "w.json").read_text())
     assert plan["tp"] == winner["decode"]["tp"]
     assert "Throughput against latency" in (tmp_path / "r.html").read_text()
+    run("plan", *ASKED, *QUICK, *more[:-2], "--jobs", "2", "--out", "two.json", check=True)
+    assert json.loads((tmp_path / "two.json").read_text()) == found
     run("report", "o.json", "--out", "again.html", check=True)
     assert (tmp_path / "again.html").read_text() == (tmp_path / "r.html").read_text()
     both = run("report", "o.json", "o.json", "--out", "both.html")
