@@ -8,6 +8,10 @@ uneven sizes, exact and within tolerances, CPU seconds beside the error. Where t
     python benchmarks/network.py [--nodes 4] [--layers 26] [--no-cold]
     python benchmarks/network.py --tolerance --nodes 16 [--sizes lognormal]
     python benchmarks/network.py --tolerance --nodes 128 --no-exact --tolerances 0.1,2
+    python benchmarks/network.py --drawn 500 --nodes 3
+
+`--drawn` draws steps whose ranks start apart, over ports of different speeds, and prints how often a tolerance's errors
+are larger than the tolerance.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from pathlib import Path
 
 import numpy as np
 
-from moecast.sim.network import RUNGS, Fluid
+from moecast.sim.network import RUNGS, Bound, Fluid
 from moecast.sim.program import Compute, Exchange, Flows, StepProgram
 from moecast.topology import Cluster, load_cluster
 
@@ -53,12 +57,16 @@ def main() -> None:
     parser.add_argument("--tolerances", default="0.1,0.3,1,2,5,10", help="in percent")
     parser.add_argument("--sizes", choices=sorted(SIZES), default="lognormal")
     parser.add_argument("--no-exact", action="store_true")
+    parser.add_argument("--drawn", type=int, default=0, help="steps of uneven exchanges, instead of one exchange")
     parser.add_argument("--one", nargs=2, metavar=("RUNG", "SHAPE"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     cluster = load_cluster("dgx-h200", nodes=args.nodes, fabric=args.fabric)
     if args.tolerance:
         tolerances = [float(percent) / 100 for percent in args.tolerances.split(",")]
         write_tolerances(cluster, SIZES[args.sizes], tolerances if args.no_exact else [0.0, *tolerances])
+        return
+    if args.drawn:
+        write_drawn(cluster, args.drawn)
         return
     if args.one:
         print(json.dumps(measure(cluster, args.layers, *args.one, runs=1)))
@@ -94,20 +102,57 @@ def write_tolerances(cluster: Cluster, sizes: Sizes, tolerances: list[float]) ->
     print(f"peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
 
 
+def write_drawn(cluster: Cluster, count: int) -> None:
+    """Print errors of steps drawn at random, in times of the tolerance: of the last end, and of the worst rank."""
+    last, worst, early = [], [], 0.0
+    for seed in range(count):
+        rng = np.random.default_rng(seed)
+        program, tolerance = drawn_program(cluster, rng), float(10 ** rng.uniform(-2.7, -1))
+        least, exact, found = (rung.run(program).leave_SG for rung in (Bound(), Fluid(), Fluid(tolerance=tolerance)))
+        last.append(abs(found[-1].max() / exact[-1].max() - 1) / tolerance)
+        worst.append(np.abs(found / exact - 1).max() / tolerance)
+        early = max(early, float((least / found).max()) - 1)
+    print(f"{count} steps of {cluster.n_gpus} ranks, tolerances from 0.2 to 10 %; errors in times of the tolerance")
+    print(f"{'':>12} {'median':>8} {'90 %':>8} {'99 %':>8} {'largest':>8}")
+    for name, errors in (("last end", last), ("worst rank", worst)):
+        row = " ".join(f"{np.quantile(errors, part):8.3f}" for part in (0.5, 0.9, 0.99, 1.0))
+        print(f"{name:>12} {row}")
+    print(f"a leave before the bound: at most {early:.1e} of it")
+
+
+def drawn_program(cluster: Cluster, rng: np.random.Generator) -> StepProgram:
+    """One to three uneven exchanges, each after computing for up to about as long, over ports of different speeds."""
+    ranks, sigma, apart = cluster.n_gpus, rng.uniform(0, 1.5), rng.uniform(0, 1.0)
+    tasks: list[Compute | Exchange] = []
+    for layer in range(int(rng.integers(1, 4))):
+        sends_SD = 64 * rng.lognormal(0.0, sigma, (ranks, ranks)) * COPY_BYTES
+        alone_s = sends_SD.sum() / ranks / 50e9
+        tasks.append(Compute(kind="attention", layer=layer, seconds_R=rng.uniform(0, apart * alone_s, ranks)))
+        tasks.append(uneven_exchange(cluster, sends_SD, layer))
+    capacity_J = cluster.capacity_J * rng.uniform(0.5, 2.0, len(cluster.capacity_J))
+    return StepProgram(
+        tasks=tuple(tasks), n_ranks=ranks, capacity_J=capacity_J, link_names_J=tuple(cluster.link_names_J)
+    )
+
+
 def uneven_program(cluster: Cluster, sizes: Sizes) -> StepProgram:
     """Make a program of one exchange."""
     ranks = cluster.n_gpus
-    sends_SD = sizes(np.random.default_rng(0), ranks) * COPY_BYTES
-    exchange = Exchange(
+    exchange = uneven_exchange(cluster, sizes(np.random.default_rng(0), ranks) * COPY_BYTES, 0)
+    return StepProgram(
+        tasks=(exchange,), n_ranks=ranks, capacity_J=cluster.capacity_J, link_names_J=tuple(cluster.link_names_J)
+    )
+
+
+def uneven_exchange(cluster: Cluster, sends_SD: np.ndarray, layer: int) -> Exchange:
+    """Make an exchange of what each rank sends to each."""
+    return Exchange(
         kind="dispatch",
-        layer=0,
+        layer=layer,
         flows=direct_flows(cluster, sends_SD),
         setup_s=0.0,
         barrier=False,
-        group_R=np.zeros(ranks, np.int32),
-    )
-    return StepProgram(
-        tasks=(exchange,), n_ranks=ranks, capacity_J=cluster.capacity_J, link_names_J=tuple(cluster.link_names_J)
+        group_R=np.zeros(cluster.n_gpus, np.int32),
     )
 
 

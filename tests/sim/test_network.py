@@ -280,6 +280,21 @@ def test_a_tolerance_bounds_the_error_of_a_step(tolerance: float) -> None:
     assert np.abs(found / exact - 1).max() <= 2 * tolerance
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**31), st.floats(0.002, 0.1))
+def test_windows_end_near_what_is_exact_whoever_starts_when(seed: int, tolerance: float) -> None:
+    """More flows than are followed one by one, over ports of different speeds: the last end, and ranks in the mean."""
+    rng = np.random.default_rng(seed)
+    n, sigma, apart = int(rng.integers(17, 28)), rng.uniform(0, 1.5), rng.uniform(0, 20)
+    sends = [switch_flows(rng.lognormal(0.0, sigma, (n, n)), latency=0.1) for _ in range(int(rng.integers(1, 4)))]
+    tasks = [task for flows in sends for task in (compute(*rng.uniform(0, apart, n)), exchange(flows, n, setup=0.1))]
+    program = make_program(*tasks, capacity=rng.uniform(0.5, 2.0, 2 * n), ranks=n)
+    least, exact, found = (rung.run(program).leave_SG for rung in (Bound(), Fluid(), Fluid(tolerance=tolerance)))
+    assert (least <= found * (1 + 1e-12)).all()
+    assert found[-1].max() == pytest.approx(exact[-1].max(), rel=4 * tolerance)
+    assert np.abs(found / np.maximum(exact, 1e-9) - 1).mean() <= 2 * tolerance
+
+
 @pytest.mark.parametrize("tolerance", [0.003, 0.01, 0.05])
 @pytest.mark.parametrize("kind", ["sizes that all differ", "popular ranks"])
 def test_the_error_on_an_uneven_exchange(tolerance: float, kind: str) -> None:
