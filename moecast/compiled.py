@@ -19,6 +19,7 @@ import numba
 import numpy as np
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.dispatcher import Dispatcher
+from numba.core.types import unliteral  # type: ignore[attr-defined]
 
 # 32 bits of a generator, in a compiled loop
 from numba.np.random.generator_core import next_uint32 as next_uint32
@@ -47,9 +48,24 @@ def njit(*, cache: bool = True, **options: Any) -> Callable[[Callable[..., Any]]
             except OSError as error:
                 _digest_of[function.__module__] = b""
                 _tell(error, numba.config.CACHE_DIR or function.__code__.co_filename)
+        if isinstance(dispatcher, Dispatcher):
+            dispatcher.get_call_template = _whole_types(dispatcher.get_call_template)  # type: ignore[method-assign]
         return dispatcher
 
     return compiled
+
+
+def _whole_types(get_call_template: Callable[..., Any]) -> Callable[..., Any]:
+    """Call a function that a compiled one calls with 0 by its version for any number.
+
+    numba compiles a version for each constant, and one for the first value of a variable that is counted up, which
+    nothing ever calls.
+    """
+
+    def template(args: Any, kws: Any) -> Any:
+        return get_call_template([unliteral(a) for a in args], {name: unliteral(a) for name, a in kws.items()})
+
+    return template
 
 
 class _Cache(FunctionCache):  # type: ignore[misc]

@@ -58,17 +58,21 @@ def submit_all(net: Net, first: int, n: int, flow_A: Int, at_A: Float) -> int:
     return -1
 
 
+# A tolerance has entries of its own: a process compiles only what it uses, and windows take longer than all the rest.
 @entry
 def next_event(net: Net) -> float:
     """When the next flow starts, or the next last byte leaves; infinite when nothing is on its way."""
-    if net.counts[UNEVEN] != EVEN and net.clock[NOW] >= net.clock[DUE]:
+    if _is_due(net):
         _share_out(net)
-    time = net.pending_H[0].time if net.counts[PENDING] else np.inf
-    if net.counts[UNEVEN] != EVEN:
-        time = min(time, net.clock[DUE])
-    if net.counts[GONE] < net.counts[SOON]:
-        time = min(time, net.last_F[net.soon_A[net.counts[GONE]]])
-    return float(time)
+    return _next(net)
+
+
+@entry
+def next_event_within(net: Net) -> float:
+    """The same within a tolerance: also when a window ends."""
+    if _is_due(net):
+        open_window(net)
+    return _next(net)
 
 
 @entry
@@ -79,20 +83,58 @@ def advance(net: Net, until: float) -> float:
     the next event.
     """
     net.counts[ENDED] = 0
-    while True:
+    time = next_event(net)
+    while time < until:
+        until = _pass(net, time, until)
         time = next_event(net)
-        if time >= until:
-            break
-        net.clock[NOW] = max(net.clock[NOW], time)
-        before = net.counts[ENDED]
-        now = net.clock[NOW] * (1 + SIMULTANEOUS)
-        _finish(net, now)
-        _begin(net, now)
-        for k in range(before, net.counts[ENDED]):
-            until = min(until, net.group_K[net.ended_K[k]].end)
+    _stop(net, until)
+    return float(time)
+
+
+@entry
+def advance_within(net: Net, until: float) -> float:
+    """The same within a tolerance."""
+    net.counts[ENDED] = 0
+    time = next_event_within(net)
+    while time < until:
+        until = _pass(net, time, until)
+        time = next_event_within(net)
+    _stop(net, until)
+    return float(time)
+
+
+@inner
+def _is_due(net: Net) -> bool:
+    return bool(net.counts[UNEVEN] != EVEN and net.clock[NOW] >= net.clock[DUE])
+
+
+@inner
+def _next(net: Net) -> float:
+    time = net.pending_H[0].time if net.counts[PENDING] else np.inf
+    if net.counts[UNEVEN] != EVEN:
+        time = min(time, net.clock[DUE])
+    if net.counts[GONE] < net.counts[SOON]:
+        time = min(time, net.last_F[net.soon_A[net.counts[GONE]]])
+    return float(time)
+
+
+@inner
+def _pass(net: Net, time: float, until: float) -> float:
+    """Let happen what does at that time; until when, then, the clock may be moved."""
+    net.clock[NOW] = max(net.clock[NOW], time)
+    before = net.counts[ENDED]
+    now = net.clock[NOW] * (1 + SIMULTANEOUS)
+    _finish(net, now)
+    _begin(net, now)
+    for k in range(before, net.counts[ENDED]):
+        until = min(until, net.group_K[net.ended_K[k]].end)
+    return float(until)
+
+
+@inner
+def _stop(net: Net, until: float) -> None:
     if until < np.inf:
         net.clock[NOW] = max(net.clock[NOW], until)
-    return float(time)
 
 
 @inner
@@ -103,14 +145,12 @@ def _share_out(net: Net) -> None:
     states up to the rate of the slowest that left, and only from there on it is done again. On all-to-all traffic
     this is about an eighth of the flows. A flow that starts has everything done again.
     """
-    if net.clock[TOLERANCE] > 0:
-        open_window(net)
-        return
     net.counts[SOON] = net.counts[GONE] = 0
     least = net.clock[LEAST] * (1 - SIMULTANEOUS)
     if net.counts[UNEVEN] == ALL:
         least = 0.0
-        net.on.link_J["left"][:] = net.capacity_J
+        for j in range(len(net.capacity_J)):
+            net.on.link_J[j].left = net.capacity_J[j]
         for a in range(net.counts[TRANSIT]):
             net.fair_F[net.transit_A[a]] = 0.0
     net.counts[UNEVEN] = EVEN

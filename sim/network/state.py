@@ -171,4 +171,9 @@ def sort_soon(net: Net, n: int) -> None:
     """Order those that leave next as they do."""
     net.counts[SOON], net.counts[GONE] = n, 0
     if n > 1:
-        net.soon_A[:n] = net.soon_A[:n][np.argsort(net.last_F[net.soon_A[:n]])]
+        last_A, soon_A = np.empty(n), net.soon_A[:n].copy()
+        for a in range(n):
+            last_A[a] = net.last_F[soon_A[a]]
+        order_A = np.argsort(last_A)
+        for a in range(n):
+            net.soon_A[a] = soon_A[order_A[a]]

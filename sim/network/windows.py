@@ -137,7 +137,8 @@ def _count_bytes(net: Net) -> tuple[int, float, bool]:
             net.again_A[small] = f
             small += 1
     net.counts[TRANSIT] = large + small
-    net.transit_A[large : large + small] = net.again_A[:small]
+    for a in range(small):
+        net.transit_A[large + a] = net.again_A[a]
     return large, oldest, fresh
 
 
@@ -196,7 +197,8 @@ def _most_of_a_link(net: Net, n: int, enough: float) -> float:
     their own.
     """
     most, link_J = 0.0, net.on.link_J
-    link_J["freed"][:] = 0.0
+    for j in range(len(link_J)):
+        link_J[j].freed = 0.0
     for a in range(n):
         f = net.again_A[a]
         for x in range(net.on.offsets_F1[f], net.on.offsets_F1[f + 1]):
@@ -282,7 +284,8 @@ def _put_back(net: Net, soon: int) -> tuple[Int, Records, Float]:
 def _keep_capacity(net: Net) -> None:
     """Let nobody leave before its links can have carried what is left of those that left, it among them."""
     now, link_J = net.clock[NOW], net.on.link_J
-    link_J["freed"][:] = 0.0
+    for j in range(len(link_J)):
+        link_J[j].freed = 0.0
     for a in range(net.counts[TRANSIT]):
         if net.since_F[net.transit_A[a]] == TOLD:
             _carry(net, net.transit_A[a])
