@@ -1,5 +1,9 @@
 """How loops are compiled: by numba, kept on disk, and compiled anew when anything that they are made of has changed.
 
+A function that Python calls is an `entry`, one that only compiled ones call is `inner`: it goes without
+the wrapper through which Python would call it, which for arguments like a whole network takes longer
+to compile than the loop itself. Both run without the interpreter's lock, and x / 0 is infinity.
+
 numba's own cache looks at the file of the function alone. A function that calls a compiled one of
 another file, or takes a constant or a named tuple from there, would go on running that file's old
 code after a change.
@@ -17,12 +21,14 @@ from typing import Any
 
 import numba
 import numpy as np
+from numba import types
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.dispatcher import Dispatcher
-from numba.core.types import unliteral  # type: ignore[attr-defined]
 
 # 32 bits of a generator, in a compiled loop
 from numba.np.random.generator_core import next_uint32 as next_uint32
+
+_NARROW = (types.int8, types.int16, types.int32, types.uint8, types.uint16, types.uint32)
 
 # Of each module with compiled functions: its source and what it takes from others, as a digest.
 _digest_of: dict[str, bytes] = {}
@@ -55,17 +61,28 @@ def njit(*, cache: bool = True, **options: Any) -> Callable[[Callable[..., Any]]
     return compiled
 
 
-def _whole_types(get_call_template: Callable[..., Any]) -> Callable[..., Any]:
-    """Call a function that a compiled one calls with 0 by its version for any number.
+_FUNCTION: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 
-    numba compiles a version for each constant, and one for the first value of a variable that is counted up, which
-    nothing ever calls.
+entry = njit(**_FUNCTION)
+inner = njit(**_FUNCTION, no_cpython_wrapper=True)
+
+
+def _whole_types(get_call_template: Callable[..., Any]) -> Callable[..., Any]:
+    """Let compiled functions that pass a constant, or a number of another width, be served by one version for int64.
+
+    numba compiles a version for each of them, and one for the first value of a variable that is counted up, which
+    nothing ever calls: a quarter of the time that the fluid network takes to compile.
     """
 
     def template(args: Any, kws: Any) -> Any:
-        return get_call_template([unliteral(a) for a in args], {name: unliteral(a) for name, a in kws.items()})
+        return get_call_template([_whole(a) for a in args], {name: _whole(a) for name, a in kws.items()})
 
     return template
+
+
+def _whole(of: Any) -> Any:
+    of = types.unliteral(of)
+    return types.int64 if of in _NARROW else of
 
 
 class _Cache(FunctionCache):  # type: ignore[misc]

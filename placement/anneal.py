@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from moecast.compiled import njit
+from moecast.compiled import entry, inner
 from moecast.placement import swaps
 from moecast.placement.priced_layer import keep_best, settle_domain, settle_rank, settle_total
 from moecast.placement.replica_moves import conversion_gain, convert, convertible
@@ -28,7 +28,7 @@ TRIES = 8  # at an item that may be given away
 SAME_TEMPERATURE = 64  # proposals; powers cost as much as a proposal of few windows
 
 
-@njit(cache=True, nogil=True)
+@entry
 def allowed(layer: Any, a: int, b: int) -> bool:
     """Whether two items may change places: different ranks, no expert twice on a rank, pinned items stay at home."""
     state = layer.state
@@ -46,7 +46,7 @@ def allowed(layer: Any, a: int, b: int) -> bool:
     return not (expert_b >= 0 and state.holds_EG[expert_b, rank_a])
 
 
-@njit(cache=True, nogil=True)
+@entry
 def gain(layer: Any, a: int, b: int) -> float:
     """Change of the cost when items `a` and `b` change places."""
     prices, ranks, domains, state = layer.prices, layer.ranks, layer.domains, layer.state
@@ -91,7 +91,7 @@ def gain(layer: Any, a: int, b: int) -> float:
     return shared + worst - before
 
 
-@njit(cache=True, nogil=True)
+@entry
 def apply(layer: Any, a: int, b: int) -> None:
     """Let items `a` and `b` change places."""
     state = layer.state
@@ -111,7 +111,7 @@ def apply(layer: Any, a: int, b: int) -> None:
     settle_total(layer)
 
 
-@njit(cache=True, nogil=True)
+@entry
 def anneal(layer: Any, proposals: int, hot: float, cold: float) -> None:
     """Judge `proposals` random swaps at temperatures (in seconds) that fall from `hot` to `cold`."""
     state = layer.state
@@ -130,7 +130,7 @@ def anneal(layer: Any, proposals: int, hot: float, cold: float) -> None:
     keep_best(state)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def propose_conversion(layer: Any, temperature: float) -> None:
     """Give the slot of some replica that is not the last of its expert, or of a hole, to some other expert."""
     state = layer.state
@@ -148,13 +148,13 @@ def propose_conversion(layer: Any, temperature: float) -> None:
         convert(layer, v, expert)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def accepted(state: Any, change: float, temperature: float) -> bool:
     """Whether a change of the cost is taken: every gain, and a loss by chance while it is hot."""
     return change < 0 or (temperature > 0 and chance(state) < np.exp(-change / temperature))
 
 
-@njit(cache=True, nogil=True)
+@inner
 def first_item(state: Any) -> np.int64:
     """Any item, or one of the slowest rank of some window: only its swaps can make that window faster."""
     bits = random_bits(state)
@@ -163,7 +163,7 @@ def first_item(state: Any) -> np.int64:
     return item_of_slowest(state)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def item_of_slowest(state: Any) -> np.int64:
     """Any item of the slowest rank of any window."""
     bits = random_bits(state)
@@ -175,7 +175,7 @@ def item_of_slowest(state: Any) -> np.int64:
     return np.int64(state.item_GP[slowest, np.int64(random_bits(state) % slots)])
 
 
-@njit(cache=True, nogil=True)
+@entry
 def descend(layer: Any, proposals: int, least: float) -> int:
     """Take every swap that gains more than `least` seconds, pair by pair, until none does; returns those judged."""
     items = len(layer.state.rank_V)
@@ -198,7 +198,7 @@ def descend(layer: Any, proposals: int, least: float) -> int:
     return used
 
 
-@njit(cache=True, nogil=True)
+@entry
 def typical_change(layer: Any, samples: int) -> float:
     """Median absolute change of the cost over random swaps: the scale of temperatures.
 
@@ -216,13 +216,13 @@ def typical_change(layer: Any, samples: int) -> float:
     return float(np.median(found[:n])) if n > 0 else 0.0
 
 
-@njit(cache=True, nogil=True)
+@inner
 def chance(state: Any) -> float:
     """A number from 0 to below 1."""
     return (random_bits(state) >> np.uint64(11)) * (1.0 / 9007199254740992.0)  # 53 bits
 
 
-@njit(cache=True, nogil=True)
+@inner
 def random_bits(state):  # type: ignore[no-untyped-def]
     """SplitMix64 (Steele, Lea, Flood, 2014): 64 random bits."""
     # In an array of one, since the fields of a tuple cannot be assigned.

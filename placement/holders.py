@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from moecast.compiled import njit
+from moecast.compiled import inner
 from moecast.sim.replica_rule import NOBODY, list_nearest
 
 Float = npt.NDArray[np.float64]
@@ -53,7 +53,7 @@ class Holders(NamedTuple):
         return cls(item_ER, replicas_E, place_G.astype(np.int32), load_EQW, held_s_W)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def in_turn(holders: Any, rank_V: Any, expert: int) -> tuple[Any, Any]:
     """List which of an expert's replicas serve its choices from each place in turn: R [Q, R], and how many [Q].
 
@@ -69,7 +69,7 @@ def in_turn(holders: Any, rank_V: Any, expert: int) -> tuple[Any, Any]:
     return turn_QR, number_Q
 
 
-@njit(cache=True, nogil=True)
+@inner
 def share_load(holders: Any, rank_V: Any, expert: int, out_RW: Any) -> None:
     """Work out what each replica of an expert costs its rank, the choices from each place being shared evenly.
 
@@ -85,7 +85,7 @@ def share_load(holders: Any, rank_V: Any, expert: int, out_RW: Any) -> None:
                 out_RW[turn_QR[place, i], w] += holders.load_EQW[expert, place, w] / number_Q[place]
 
 
-@njit(cache=True, nogil=True)
+@inner
 def take_item(holders: Any, expert: int, v: int) -> None:
     """Strike an item from an expert's list."""
     # Those behind it move up and the order stays: whose turn it is goes by the place in the list.
@@ -98,7 +98,7 @@ def take_item(holders: Any, expert: int, v: int) -> None:
     holders.replicas_E[expert] = last
 
 
-@njit(cache=True, nogil=True)
+@inner
 def give_item(holders: Any, expert: int, v: int) -> None:
     """Enter an item in an expert's list, which stays in the order of items: given and taken again, nothing changes."""
     r = holders.replicas_E[expert]

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from moecast.compiled import njit
+from moecast.compiled import entry, inner
 from moecast.placement import swaps
 from moecast.placement.holders import Holders, in_turn, share_load
 from moecast.placement.standing import State, rank_slowest, settle_scenarios
@@ -92,7 +92,7 @@ class Layer(NamedTuple):
         return layer
 
 
-@njit(cache=True, nogil=True)
+@entry
 def serve(tokens: Any, holders: Any, rank_V: Any) -> None:
     """Enter the item that serves each choice; nothing is counted yet."""
     for expert in range(len(tokens.first_E1) - 1):
@@ -104,7 +104,7 @@ def serve(tokens: Any, holders: Any, rank_V: Any) -> None:
             tokens.item_TK[t, tokens.k_X[x]] = holders.item_ER[expert, r]
 
 
-@njit(cache=True, nogil=True)
+@entry
 def enter_loads(layer: Any, expert: int) -> None:
     """Enter what each replica of an expert costs its rank."""
     replicas = layer.holders.replicas_E[expert]
@@ -114,7 +114,7 @@ def enter_loads(layer: Any, expert: int) -> None:
         layer.prices.load_VW[layer.holders.item_ER[expert, r]] = load_RW[r]
 
 
-@njit(cache=True, nogil=True)
+@entry
 def settle(layer: Any) -> None:
     """Work out what all ranks pay from the counts, afresh."""
     n_windows, n_ranks = layer.state.own_WG.shape
@@ -127,7 +127,7 @@ def settle(layer: Any) -> None:
     settle_total(layer)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def settle_rank(layer: Any, w: int, g: int) -> None:
     """Work out what a rank pays for its own items and copies."""
     state, prices = layer.state, layer.prices
@@ -138,7 +138,7 @@ def settle_rank(layer: Any, w: int, g: int) -> None:
     state.own_WG[w, g] = seconds
 
 
-@njit(cache=True, nogil=True)
+@inner
 def settle_domain(layer: Any, w: int, n: int) -> None:
     """Work out what each rank of a domain pays for the copies that enter it, and who pays most there."""
     state = layer.state
@@ -156,7 +156,7 @@ def settle_domain(layer: Any, w: int, n: int) -> None:
                 state.top_WNR[w, n, r], g = g, other
 
 
-@njit(cache=True, nogil=True)
+@inner
 def settle_total(layer: Any) -> None:
     """Add up the scenarios, and what all ranks share."""
     prices, ranks, domains = layer.prices, layer.ranks, layer.domains
@@ -169,7 +169,7 @@ def settle_total(layer: Any) -> None:
     layer.state.total[0] = shared + settle_scenarios(layer.state)
 
 
-@njit(cache=True, nogil=True)
+@entry
 def keep_best(state: Any) -> None:
     """Keep the state if it is the best one so far: annealing ends in some state, seldom in the best."""
     if state.total[0] < state.total[1]:

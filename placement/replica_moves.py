@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from moecast.compiled import njit
+from moecast.compiled import entry, inner
 from moecast.placement import swaps
 from moecast.placement.holders import give_item, in_turn, share_load, take_item
 from moecast.placement.priced_layer import enter_loads, settle
 
 
-@njit(cache=True, nogil=True)
+@entry
 def convertible(layer: Any, v: int, expert: int) -> bool:
     """Whether item `v` may become a replica of `expert` (-1: a hole): none is lost, no rank holds one twice."""
     state, old = layer.state, layer.state.expert_V[v]
@@ -33,7 +33,7 @@ def convertible(layer: Any, v: int, expert: int) -> bool:
     return expert < 0 or state.holds_EG[expert, state.rank_V[v]] == 0
 
 
-@njit(cache=True, nogil=True)
+@entry
 def conversion_gain(layer: Any, v: int, expert: int) -> float:
     """Change of the cost when item `v` becomes a replica of `expert`; nothing is changed."""
     state, old = layer.state, np.int64(layer.state.expert_V[v])
@@ -53,7 +53,7 @@ def conversion_gain(layer: Any, v: int, expert: int) -> float:
     return _cost_after(layer, load_WG, copies_WG, copies_WN) - float(state.total[0])
 
 
-@njit(cache=True, nogil=True)
+@entry
 def convert(layer: Any, v: int, expert: int) -> None:
     """Let item `v` become a replica of `expert` (-1: a hole)."""
     state, old, rank = layer.state, np.int64(layer.state.expert_V[v]), layer.state.rank_V[v]
@@ -71,7 +71,7 @@ def convert(layer: Any, v: int, expert: int) -> None:
     settle(layer)  # afresh: replicas of two experts stand anywhere, and few such moves are taken
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _hand_over(layer, v, giver, taker):  # type: ignore[no-untyped-def]
     if giver >= 0:
         take_item(layer.holders, giver, v)
@@ -80,7 +80,7 @@ def _hand_over(layer, v, giver, taker):  # type: ignore[no-untyped-def]
     layer.state.expert_V[v] = taker
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _add_loads(layer, expert, load_WG, sign):  # type: ignore[no-untyped-def]
     """Add what an expert's replicas cost their ranks, or take it away."""
     if expert < 0:
@@ -94,7 +94,7 @@ def _add_loads(layer, expert, load_WG, sign):  # type: ignore[no-untyped-def]
             load_WG[w, g] += sign * load_RW[r, w]
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _dealt(layer, v, old, new, row_V):  # type: ignore[no-untyped-def]
     """Deal two experts' choices out anew, to sets made for it: a row for each of their items, and one for item `v`."""
     holders = layer.holders
@@ -112,7 +112,7 @@ def _dealt(layer, v, old, new, row_V):  # type: ignore[no-untyped-def]
     return served_RI
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _deal(tokens, bit_T, holders, rank_V, expert, row_V, served_RI):  # type: ignore[no-untyped-def]
     """Enter who would serve each of an expert's choices, in the rows of its items."""
     row_QR, number_Q = in_turn(holders, rank_V, expert)
@@ -125,7 +125,7 @@ def _deal(tokens, bit_T, holders, rank_V, expert, row_V, served_RI):  # type: ig
         swaps.flip(served_RI, row_QR[place, tokens.turn_X[x] % number_Q[place]], bit_T[t])
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _foretold(served_VI, sets, bucket_V, row_V, served_RI):  # type: ignore[no-untyped-def]
     """Count the copies to each bucket that come and go when the items with rows serve those instead."""
     change_WB = np.zeros(sets.copies_WB.shape, np.int64)
@@ -146,13 +146,13 @@ def _foretold(served_VI, sets, bucket_V, row_V, served_RI):  # type: ignore[no-u
     return change_WB
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _join(any_I, set_VI, v):  # type: ignore[no-untyped-def]
     for i in range(len(any_I)):
         any_I[i] |= set_VI[v, i]
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _serve_anew(tokens, served, layer, expert):  # type: ignore[no-untyped-def]
     turn_QR, number_Q = in_turn(layer.holders, layer.state.rank_V, expert)
     for x in range(tokens.first_E1[expert], tokens.first_E1[expert + 1]):
@@ -166,7 +166,7 @@ def _serve_anew(tokens, served, layer, expert):  # type: ignore[no-untyped-def]
             tokens.item_TK[t, k] = item
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _gather_all(served_VI, sets, bucket_V, v, old, new, holders):  # type: ignore[no-untyped-def]
     """Gather every bucket that a replica of one of two experts stands in, and that of item `v`."""
     done_B = np.zeros(sets.copies_WB.shape[1], np.bool_)
@@ -181,7 +181,7 @@ def _gather_all(served_VI, sets, bucket_V, v, old, new, holders):  # type: ignor
                     swaps.gather(served_VI, sets, bucket_V, bucket)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _cost_after(layer, load_WG, copies_WG, copies_WN):  # type: ignore[no-untyped-def]
     """What the layer costs with so much more load on each rank, and so many more copies to it and to its domain."""
     state, prices = layer.state, layer.prices

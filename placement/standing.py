@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from moecast.compiled import njit
+from moecast.compiled import inner
 
 Float = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
@@ -146,7 +146,7 @@ def _spare(expert_V: Int32, experts: int, replicas: tuple[int, int] | None) -> n
     return np.array([free, least, most, now], np.int64)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def follow_swap(state: Any, a: int, b: int) -> None:
     """Enter in the tables of ranks that items `a` and `b` change places; the items' own ranks are not touched."""
     rank_a, rank_b = state.rank_V[a], state.rank_V[b]
@@ -161,7 +161,7 @@ def follow_swap(state: Any, a: int, b: int) -> None:
     state.slot_V[a], state.slot_V[b] = slot_b, slot_a
 
 
-@njit(cache=True, nogil=True)
+@inner
 def rank_slowest(state: Any, w: int) -> None:
     """Find the three slowest domains of a window, and what the slowest rank pays."""
     for r in range(3):
@@ -178,7 +178,7 @@ def rank_slowest(state: Any, w: int) -> None:
     state.slowest_W[w] = _slowest_of(state, w, state.order_WR[w, 0])
 
 
-@njit(cache=True, nogil=True)
+@inner
 def settle_scenarios(state: Any) -> float:
     """Add the windows up by scenario; returns the worst scenario's sum."""
     state.scenario_s[:] = 0.0
@@ -190,7 +190,7 @@ def settle_scenarios(state: Any) -> float:
     return float(worst)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def slowest_but(
     own_G: Any,
     entry_N: Any,
@@ -228,7 +228,7 @@ def slowest_but(
     return float(slowest)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _unchanged(own_G, top_R, a, b):  # type: ignore[no-untyped-def]
     """What the slowest rank of a domain, other than `a` and `b`, pays for its own; -inf where there is none."""
     for r in range(3):
@@ -238,6 +238,6 @@ def _unchanged(own_G, top_R, a, b):  # type: ignore[no-untyped-def]
     return -np.inf
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _slowest_of(state, w, n):  # type: ignore[no-untyped-def]
     return state.own_WG[w, state.top_WNR[w, n, 0]] + state.entry_WN[w, n]

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from moecast.compiled import njit
+from moecast.compiled import entry, inner
 
 Int = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]
@@ -110,7 +110,7 @@ class Served(NamedTuple):
         return served
 
 
-@njit(cache=True, nogil=True)
+@entry
 def _enter_served(tokens, served):  # type: ignore[no-untyped-def]
     for t in range(tokens.item_TK.shape[0]):
         for k in range(tokens.item_TK.shape[1]):
@@ -118,7 +118,7 @@ def _enter_served(tokens, served):  # type: ignore[no-untyped-def]
                 flip(served.served_VI, tokens.item_TK[t, k], served.bit_T[t])
 
 
-@njit(cache=True, nogil=True)
+@inner
 def flip(set_VI: Bits, v: int, bit: int) -> None:
     """Put a token into an item's set that has it not, or take it out of one that has."""
     set_VI[v, bit // WORD] ^= np.uint64(1) << np.uint64(bit % WORD)
@@ -156,7 +156,7 @@ class Sets(NamedTuple):
         return sets
 
 
-@njit(cache=True, nogil=True)
+@entry
 def gather(served_VI: Bits, sets: Any, bucket_V: Any, bucket: int) -> None:
     """Work out what stands in a bucket afresh from its items."""
     any_I, one_I = sets.any_BI[bucket], sets.one_BI[bucket]
@@ -173,7 +173,7 @@ def gather(served_VI: Bits, sets: Any, bucket_V: Any, bucket: int) -> None:
         sets.copies_WB[w, bucket] = members(any_I, sets.first_W1[w], sets.first_W1[w + 1])
 
 
-@njit(cache=True, nogil=True)
+@inner
 def members(set_I: Bits, first: int, end: int) -> int:
     """Tokens of a set in the words from `first` to before `end`."""
     number = 0
@@ -182,7 +182,7 @@ def members(set_I: Bits, first: int, end: int) -> int:
     return number
 
 
-@njit(cache=True, nogil=True)
+@inner
 def ones(word: Any) -> int:
     """Bits that are set: the compiler knows this way to count them as one instruction, and takes four words at once."""
     word = word - ((word >> np.uint64(1)) & np.uint64(0x5555555555555555))
@@ -191,7 +191,7 @@ def ones(word: Any) -> int:
     return np.int64((word * np.uint64(0x0101010101010101)) >> np.uint64(56))  # type: ignore[return-value]
 
 
-@njit(cache=True, nogil=True)
+@entry
 def added_copies(
     served_VI: Bits, any_BI: Bits, one_BI: Bits, a: int, b: int, bucket_a: int, words: tuple[int, int]
 ) -> int:
@@ -210,7 +210,7 @@ def added_copies(
     return added
 
 
-@njit(cache=True, nogil=True)
+@entry
 def swap(served_VI: Bits, sets: Any, bucket_V: Any, a: int, b: int) -> None:
     """Let items `a` and `b`, which stand in different buckets, change places."""
     bucket_a, bucket_b = bucket_V[a], bucket_V[b]

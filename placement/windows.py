@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from moecast.compiled import njit
+from moecast.compiled import entry
 from moecast.errors import MoecastError
 from moecast.sim.context.shared import home_ranks
 from moecast.sim.drawn_steps import draw_steps
@@ -222,7 +222,7 @@ def _spread(n: int, most: int) -> npt.NDArray[np.bool_]:
     return chosen
 
 
-@njit(cache=True)
+@entry
 def count_loads(experts_TLK: npt.NDArray[np.uint16], row_T: Int, window_T: Int32, windows: int, experts: int) -> Int:
     """Choices of each expert in each window at each layer: int64 [L, W, E]."""
     layers, choices = experts_TLK.shape[1], experts_TLK.shape[2]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moecast.sim.compiled import entry, inner
+from moecast.compiled import entry, inner
 from moecast.sim.program import Exchange, Float, Flows, Int, Int32
 
 

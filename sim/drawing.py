@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from moecast.compiled import njit
+from moecast.compiled import entry
 
 if TYPE_CHECKING:
     from moecast.traces import RoutingTrace
@@ -88,7 +88,7 @@ def weighted_order(
     return _interleave(np.concatenate(queues), ends_C1, share_C, cost_S, limit)
 
 
-@njit(cache=True)
+@entry
 def _interleave(queue_Q: Int, first_C1: Int, share_C: Float, cost_S: Int, limit: int) -> Int:
     order_Q = np.empty(len(queue_Q), np.int64)
     next_C = first_C1[:-1].copy()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from moecast.sim.compiled import entry
+from moecast.compiled import entry
 from moecast.sim.program import HOST, Compute, Exchange, Float, Int, Int32, StepProgram, StepTimes, Task
 
 

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from moecast.compiled import njit
+from moecast.compiled import entry, inner
 from moecast.sim.drawing import Sequences
 from moecast.sim.parts import Part
 
@@ -115,7 +115,7 @@ def filling_of(part: Part, sequences: Sequences, *, ranks: int, places: int, ste
     return _OF_PART[part](sequences=sequences, ranks=ranks, places=places, steps=steps)
 
 
-@njit(cache=True)
+@entry
 def _fill_prompts(
     order_Q: Int, first_S1: Int, ranks: int, tokens: int, steps: int, serves_SG: Bool | None = None
 ) -> tuple[Int, int]:
@@ -157,7 +157,7 @@ def _fill_prompts(
     return at_WGB, steps
 
 
-@njit(cache=True)
+@inner
 def _emptiest(filled_G: Int, serves_G: Bool, tokens: int, otherwise: int) -> int:
     """The serving rank with fewest tokens, the lowest of equals; another one where these are full."""
     best, least = otherwise, tokens
@@ -167,7 +167,7 @@ def _emptiest(filled_G: Int, serves_G: Bool, tokens: int, otherwise: int) -> int
     return best
 
 
-@njit(cache=True)
+@entry
 def _move(at_B: Int, rank: int, filled_G: Int, next_G: Int, end_G: Int) -> None:
     count = min(end_G[rank] - next_G[rank], len(at_B) - filled_G[rank])
     for i in range(count):
@@ -176,7 +176,7 @@ def _move(at_B: Int, rank: int, filled_G: Int, next_G: Int, end_G: Int) -> None:
     next_G[rank] += count
 
 
-@njit(cache=True)
+@entry
 def _fill_running(
     order_Q: Int,
     start_Q: Float,
@@ -235,7 +235,7 @@ def _fill_running(
     return at_WGB, steps
 
 
-@njit(cache=True)
+@inner
 def _matched(begin_F: Int, rank_F: Int, serves_SG: Bool) -> Int:
     """For each free place the sequence that begins there: one that its rank serves, the others where room is left."""
     which_F = np.full(len(begin_F), -1)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from moecast.compiled import njit
+from moecast.compiled import entry
 from moecast.sim.replicas import ReplicaTable, laid_end_to_end
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def _made_before(count_SLE: Int32, group_S: Int) -> npt.NDArray[np.uint32]:
     return before_SLE
 
 
-@njit(cache=True)
+@entry
 def _count(experts_TLK, token_T, home_T, ranks, experts):  # type: ignore[no-untyped-def]
     """[S, L, E]: choices of each expert by the tokens at home on each source."""
     layers, choices = experts_TLK.shape[1], experts_TLK.shape[2]

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from moecast.compiled import next_uint32, njit
+from moecast.compiled import entry, inner, next_uint32
 from moecast.errors import MoecastError
 from moecast.traces import PHASES, RoutingTrace, TraceMeta
 
@@ -195,7 +195,7 @@ def moved_load(share_LE: Float, chance_LE: Float, model: ModelShape) -> float:
     return float(np.abs(kept_LE / model.choices - share_LE).sum(axis=1).mean() / 2)
 
 
-@njit(cache=True)
+@entry
 def _kept_in_groups(chance_E, choices, groups, groups_per_token):  # type: ignore[no-untyped-def]
     """The chances with which `_draw` chooses; those of two numbers of choices in a group where they do not divide."""
     inside = len(chance_E) // groups
@@ -253,7 +253,7 @@ def _made(
     )
 
 
-@njit(cache=True)
+@inner
 def _of_groups(chance_E, choices, groups_per_token, chance_C):  # type: ignore[no-untyped-def]
     """A group's chance: its experts' together, scaled to the groups of a token; each gives an equal part."""
     groups = len(chance_C)
@@ -266,7 +266,7 @@ def _of_groups(chance_E, choices, groups_per_token, chance_C):  # type: ignore[n
         chance_C[c] = min(1.0, chance_C[c] * scale)
 
 
-@njit(cache=True)
+@inner
 def _of_a_group(chance_E, first, wanted, part_E):  # type: ignore[no-untyped-def]
     """Chances of a chosen group's experts to be among its `wanted`."""
     inside = len(part_E)
@@ -278,7 +278,7 @@ def _of_a_group(chance_E, first, wanted, part_E):  # type: ignore[no-untyped-def
     _cap(part_E, wanted)
 
 
-@njit(cache=True)
+@entry
 def _draw(chance_LE, tokens, choices, groups, groups_per_token, rng):  # type: ignore[no-untyped-def]
     """Choose for every token and layer; chances sum to K in each layer."""
     layers, experts = chance_LE.shape
@@ -317,7 +317,7 @@ def _draw(chance_LE, tokens, choices, groups, groups_per_token, rng):  # type: i
     return made_TLK
 
 
-@njit(cache=True)
+@inner
 def _cap(chance_E, wanted):  # type: ignore[no-untyped-def]
     """No chance above 1; what is cut off goes to the others in proportion, or evenly where they have none."""
     # What is cut off may lift others above 1: one more is full each time, so as many rounds as
@@ -344,7 +344,7 @@ def _cap(chance_E, wanted):  # type: ignore[no-untyped-def]
                 chance_E[i] = (wanted - full) / free
 
 
-@njit(cache=True)
+@entry
 def _below(rng, end):  # type: ignore[no-untyped-def]
     """What `rng.integers(0, end)` gives, without the array of one that it makes at each call (Lemire, 2019)."""
     wide = np.uint64(next_uint32(rng.bit_generator)) * np.uint64(end)
@@ -355,7 +355,7 @@ def _below(rng, end):  # type: ignore[no-untyped-def]
     return np.int64(wide >> np.uint64(32))
 
 
-@njit(cache=True)
+@inner
 def _systematic(chance_E, order_E, wanted, chosen_K, rng):  # type: ignore[no-untyped-def]
     """Choose exactly `wanted`, each with its chance: laid end to end in a random order, those hit by u, u + 1, … ."""
     n = len(order_E)

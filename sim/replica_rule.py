@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from moecast.compiled import njit
+from moecast.compiled import entry, inner
 from moecast.traces.meta import NO_CHOICE
 
 Int32 = npt.NDArray[np.int32]
@@ -25,7 +25,7 @@ NOBODY = -1
 """The rank of a source that takes no replica of its own rank first."""
 
 
-@njit(cache=True, nogil=True)
+@inner
 def list_nearest(
     holder_X: Any, begin: int, end: int, rank_of: Any, place_G: Any, source: int, place: int, out_X: Any, at: int
 ) -> int:
@@ -57,7 +57,7 @@ def list_nearest(
     return found
 
 
-@njit(cache=True)
+@entry
 def turns(experts_TK: npt.NDArray[np.uint16], rank_T: Int32, step_T: Int32, experts: int) -> Int32:
     """Whose turn each choice is, among the replicas that may serve it: int32 [T, K].
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.arrays import numbers, whole_numbers
-from moecast.compiled import njit
+from moecast.compiled import entry
 from moecast.sim.layout import MOST_RANKS
 from moecast.sim.plan import Plan, ReplicaRule
 from moecast.sim.replica_rule import list_nearest
@@ -234,7 +234,7 @@ def laid_end_to_end(share_X: Float, first_R: Int, count_R: Int) -> Float:
     return below_X
 
 
-@njit(cache=True)
+@entry
 def _cumulative(share_X, first_R, count_R):  # type: ignore[no-untyped-def]
     below_X = np.empty(len(share_X))
     for row in range(len(first_R)):
@@ -266,7 +266,7 @@ def _slots_by_expert(slots_DLGP: Int32, experts: int) -> tuple[Int32, Int32, Int
     return first_R.astype(np.int32), count_R.astype(np.int32), slot[order].astype(np.int32)
 
 
-@njit(cache=True)
+@entry
 def _near(first_R, count_R, slot_X, group_S, place_G, rank_P, rows, ep, fixed):  # type: ignore[no-untyped-def]
     """Candidates of each source's rows by the rule ``nearest``, or the one by ``fixed``."""
     sources = len(group_S)

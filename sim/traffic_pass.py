@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from moecast.sim.compiled import entry, inner
+from moecast.compiled import entry, inner
 from moecast.sim.plan import Plan
 from moecast.sim.replicas import ReplicaTable
 from moecast.sim.sites import Sites

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from moecast.sim.compiled import entry, inner
+from moecast.compiled import entry, inner
 from moecast.sim.exposed import is_sent, stays
 from moecast.sim.program import Compute, Float, Int, StepProgram, StepTimes
 

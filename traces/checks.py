@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from moecast.compiled import njit
+from moecast.compiled import entry
 from moecast.traces.meta import NO_CHOICE
 
 
@@ -39,7 +39,7 @@ def complaint(bad: tuple[int, int, int], experts: int, *, first_token: int = 0) 
     return f"{where} is chosen twice"
 
 
-@njit(cache=True, nogil=True)
+@entry
 def first_bad_choice(experts_TLK, experts):  # type: ignore[no-untyped-def]
     """(token, layer, expert) of the first choice out of range or repeated; token -1 when there is none."""
     tokens, layers, choices = experts_TLK.shape

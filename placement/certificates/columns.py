@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from moecast.compiled import njit
+from moecast.compiled import entry, inner
 
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
@@ -22,7 +22,7 @@ OVER_COPIES = 3.0  # what a choice beyond the most load counts there
 OVER_PRICE = 10.0  # and in the search for single sets
 
 
-@njit(cache=True)
+@entry
 def copies_of(tokens: Any, experts_P: Int) -> int:
     """Tokens with a choice in the set."""
     held_T = np.zeros(tokens.expert_TK.shape[0], np.bool_)
@@ -34,7 +34,7 @@ def copies_of(tokens: Any, experts_P: Int) -> int:
     return copies
 
 
-@njit(cache=True)
+@entry
 def partition(tokens: Any, size_G: Int, most_load: float, proposals: int, seed: int) -> tuple[float, Int]:
     """Anneal a partition into ranks of `size_G` experts for few copies, by swaps.
 
@@ -87,7 +87,7 @@ def partition(tokens: Any, size_G: Int, most_load: float, proposals: int, seed: 
     return best, best_E
 
 
-@njit(cache=True)
+@inner
 def _first_ranks(load_E, size_G, even):  # type: ignore[no-untyped-def]
     """Hot experts together, where few copies are all that is asked for; else the next hottest to the lightest rank."""
     rank_E, free_G, load_G = np.empty(len(load_E), np.int64), size_G.copy(), np.zeros(len(size_G))
@@ -107,7 +107,7 @@ def _first_ranks(load_E, size_G, even):  # type: ignore[no-untyped-def]
     return rank_E
 
 
-@njit(cache=True)
+@entry
 def _added(tokens, held_TG, u, v, a, b):  # type: ignore[no-untyped-def]
     """Copies that u's going from rank a to b adds, where v comes the other way."""
     added = 0
@@ -121,14 +121,14 @@ def _added(tokens, held_TG, u, v, a, b):  # type: ignore[no-untyped-def]
     return added
 
 
-@njit(cache=True)
+@entry
 def _moved(tokens, held_TG, expert, origin, to):  # type: ignore[no-untyped-def]
     for x in range(tokens.offsets_E1[expert], tokens.offsets_E1[expert + 1]):
         held_TG[tokens.token_X[x], origin] -= 1
         held_TG[tokens.token_X[x], to] += 1
 
 
-@njit(cache=True)
+@entry
 def cheap_sets(tokens: Any, price_E: Float, starts_NP: Int, most_load: float) -> tuple[Int, Int]:
     """Descend from each start by the best exchange of one expert, as long as copies less prices fall.
 
@@ -147,7 +147,7 @@ def cheap_sets(tokens: Any, price_E: Float, starts_NP: Int, most_load: float) ->
     return copies_N, set_NP
 
 
-@njit(cache=True)
+@entry
 def _descend(tokens, price_E, load_E, set_P, most_load):  # type: ignore[no-untyped-def]  # noqa: C901
     experts, choices = len(price_E), tokens.expert_TK.shape[1]
     inside_E, held_T, load = np.zeros(experts, np.bool_), np.zeros(tokens.expert_TK.shape[0], np.int64), 0.0

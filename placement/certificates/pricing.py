@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from moecast.compiled import njit
+from moecast.compiled import entry, inner
 
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
@@ -108,7 +108,7 @@ def cheapest_set(
     return Priced(min(least, best), best, np.array(found, np.int64).reshape(-1, size), nodes)
 
 
-@njit(cache=True)
+@entry
 def _branch(  # type: ignore[no-untyped-def]  # noqa: C901  one loop over a stack: its parts share all of its state
     tokens, order_E, first, price_E, load_E, size, best, most_load, most_nodes
 ):
@@ -193,7 +193,7 @@ def _branch(  # type: ignore[no-untyped-def]  # noqa: C901  one loop over a stac
     return best, min(least, best), nodes, found_P
 
 
-@njit(cache=True)
+@inner
 def _root_floor(tokens, order_E, first, price_E, size):  # type: ignore[no-untyped-def]
     """Bound all sets of a branch at once."""
     sums = -1e300
@@ -203,7 +203,7 @@ def _root_floor(tokens, order_E, first, price_E, size):  # type: ignore[no-untyp
     return sums
 
 
-@njit(cache=True)
+@entry
 def _enter(tokens, expert, held_T, pairs_EE, left_EE):  # type: ignore[no-untyped-def]
     """Take an expert in: its tokens are covered, and count no more in `left_EE`."""
     left_EE[:] = pairs_EE
@@ -223,13 +223,13 @@ def _enter(tokens, expert, held_T, pairs_EE, left_EE):  # type: ignore[no-untype
                     left_EE[u, v] -= 1
 
 
-@njit(cache=True)
+@entry
 def _leave(tokens, expert, held_T):  # type: ignore[no-untyped-def]
     for x in range(tokens.offsets_E1[expert], tokens.offsets_E1[expert + 1]):
         held_T[tokens.token_X[x]] -= 1
 
 
-@njit(cache=True)
+@entry
 def _last(pairs_EE, candidates_C, price_E, load_E, cost, load_left, rest, best, chosen_P, found_P, depth):  # type: ignore[no-untyped-def]
     """Try every last expert, or every last two: their copies are counted, not bounded."""
     n = len(candidates_C)
@@ -253,7 +253,7 @@ def _last(pairs_EE, candidates_C, price_E, load_E, cost, load_left, rest, best, 
     return best
 
 
-@njit(cache=True)
+@inner
 def _scores_of_m(pairs_EE, candidates_C, price_E, rest, m):  # type: ignore[no-untyped-def]
     """Give each candidate its least part of the coverage bound, less its price."""
     n = len(candidates_C)
@@ -273,7 +273,7 @@ def _scores_of_m(pairs_EE, candidates_C, price_E, rest, m):  # type: ignore[no-u
     return score_C
 
 
-@njit(cache=True)
+@entry
 def _scores(pairs_EE, candidates_C, price_E, load_E, rest, below, load_left):  # type: ignore[no-untyped-def]
     """Scores of which the `rest` least sum up to a bound; the first is `FAR` where nothing below can follow."""
     best_C, most = np.empty(0), -1e300
@@ -290,7 +290,7 @@ def _scores(pairs_EE, candidates_C, price_E, load_E, rest, below, load_left):  #
     return best_C
 
 
-@njit(cache=True)
+@inner
 def _with_load(score_C, candidates_C, load_E, rest, load_left, bound, below):  # type: ignore[no-untyped-def]
     """Raise a bound by a price for the load, if that helps: concave in the price, which is sought by halving."""
     n = len(candidates_C)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.arrays import whole_numbers
-from moecast.compiled import njit
+from moecast.compiled import entry
 from moecast.traces import NO_CHOICE
 
 Int = npt.NDArray[np.int64]
@@ -96,7 +96,7 @@ def _indexed(expert_TK: Int32, experts: int) -> LayerTokens:
     return LayerTokens(expert_TK, offsets_E1, token_X, _count_pairs(expert_TK, experts))
 
 
-@njit(cache=True)
+@entry
 def _count_pairs(expert_TK: Int32, experts: int) -> Int32:
     pairs_EE = np.zeros((experts, experts), np.int32)
     for t in range(expert_TK.shape[0]):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from moecast.compiled import njit
+from moecast.compiled import entry, inner
 from moecast.sim.layout import Layout
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class PooledLoads:
         return np.minimum(near_L, spread_LE1[:, left]) if 0 <= left <= experts else near_L
 
 
-@njit()
+@entry
 def _most_lost_ML(load_MLE, ranks, slots):  # type: ignore[no-untyped-def]
     """As of `PooledLoads.lost_hits_L`, for each microbatch."""
     microbatches, layers, experts = load_MLE.shape
@@ -126,7 +126,7 @@ def _most_lost_ML(load_MLE, ranks, slots):  # type: ignore[no-untyped-def]
     return lost_ML
 
 
-@njit()
+@inner
 def _add_largest(many_C, sum_E1):  # type: ignore[no-untyped-def]
     """Add, for every n, the sum of the n largest of numbers of which there are so many of each."""
     n, taken, most = 0, 0, len(sum_E1) - 1
@@ -139,7 +139,7 @@ def _add_largest(many_C, sum_E1):  # type: ignore[no-untyped-def]
         sum_E1[rest] += taken
 
 
-@njit()
+@entry
 def _near_MLE1(of_rank_MLGE, ranks):  # type: ignore[no-untyped-def]
     """Choices that stay among `ranks` successive ranks, summed over these sets, at the most.
 
@@ -255,7 +255,7 @@ def _count_LGE(question: ServingQuestion, step: Step, ranks: Layout) -> Int:
     )
 
 
-@njit()
+@entry
 def _counted_LGE(experts_TLK, token_T, home_T, ranks, experts):  # type: ignore[no-untyped-def]
     """Choices of each expert by the tokens of each rank; a trace has no other experts than the model."""
     _, layers, choices = experts_TLK.shape

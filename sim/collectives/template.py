@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.arrays import numbers, whole_numbers
-from moecast.compiled import njit
+from moecast.compiled import entry
 from moecast.sim.collectives.links import link_capacity, row_max, with_issue_links
 from moecast.sim.network.links import Paths, kept_pairs
 from moecast.sim.program import Flows
@@ -337,7 +337,7 @@ def no_flows() -> Flows:
     )
 
 
-@njit(cache=True, nogil=True)
+@entry
 def _fill(  # type: ignore[no-untyped-def]
     count_F,
     counts_C,

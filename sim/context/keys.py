@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.arrays import whole_numbers
-from moecast.compiled import njit
+from moecast.compiled import entry
 from moecast.sim.context.split import ALL, NEAR, WHOLE, ContextSplit
 
 Float = npt.NDArray[np.float64]
@@ -99,7 +99,7 @@ def block_keys(
     return BlockKeys(keys_RCN=keys_RCN, queries_RCN=queries_RCN, held_RC=held_RC)
 
 
-@njit(cache=True, nogil=True)
+@entry
 def _count(  # type: ignore[no-untyped-def]
     first_S1, source_T, place_T, level_T, context_T, domains, window, keys_RCN, queries_RCN, held_RC
 ):

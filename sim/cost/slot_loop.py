@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from moecast.compiled import njit
+from moecast.compiled import entry
 
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
 
 
-@njit(cache=True)
+@entry
 def count_tiles(load_RP: Int, rows_B: Int) -> tuple[Int, Int, Int]:
     """Rows of each rank, slots with any, and tiles of each height that its slots fill.
 

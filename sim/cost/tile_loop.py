@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from moecast.compiled import njit
+from moecast.compiled import entry
 
 Float = npt.NDArray[np.float64]
 
@@ -32,7 +32,7 @@ class TileCost(NamedTuple):
     partial_s: float  # of one partial sum, over the whole GPU
 
 
-@njit(cache=True)
+@entry
 def cheapest_tiles(
     m_R: Float, n_R: Float, k_R: Float, batch_R: Float, tiles_C4: Float, cost: TileCost, sms: float
 ) -> Float:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from moecast.sim.compiled import entry, inner
+from moecast.compiled import entry, inner
 from moecast.sim.network.maxmin import CANCELLED, Crossings, Records, keep_row, sink, take
 from moecast.sim.program import Float, Int
 

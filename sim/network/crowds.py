@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from moecast.sim.compiled import inner
+from moecast.compiled import inner
 from moecast.sim.network.maxmin import Records
 from moecast.sim.program import Float, Int, Int32
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from moecast.sim.compiled import entry, inner
+from moecast.compiled import entry, inner
 from moecast.sim.network.maxmin import OVER, fill, release
 from moecast.sim.network.state import (
     ALL,

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from moecast.sim.compiled import entry, inner
+from moecast.compiled import entry, inner
 from moecast.sim.network.crowds import Fed, after_the_last, awaited, by_number, crowds
 from moecast.sim.network.maxmin import Records
 from moecast.sim.program import Float, Int, Int32

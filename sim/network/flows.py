@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from moecast.arrays import HUGE, TINY, index, numbers, whole_numbers
-from moecast.sim.compiled import entry, inner
+from moecast.compiled import entry, inner
 from moecast.sim.program import Exchange, Float, Flows, Int, Int32, StepProgram, Task
 
 MOST_RANKS = 2**31 - 1

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.arrays import numbers, whole_numbers
-from moecast.sim.compiled import entry, inner
+from moecast.compiled import entry, inner
 from moecast.sim.program import Float, Int, Int32
 
 Records = npt.NDArray[Any]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moecast.sim.compiled import inner
+from moecast.compiled import inner
 from moecast.sim.network.capped import NO_CAP, fill_capped, open_some, root_of
 from moecast.sim.network.state import NOW, SIMULTANEOUS, TRANSIT, Net
 from moecast.sim.program import Int

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moecast.sim.compiled import inner
+from moecast.compiled import inner
 from moecast.sim.network.maxmin import PAIR, ROW, Crossings, Records, empty_links
 from moecast.sim.program import Float, Int
 

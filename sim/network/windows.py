@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moecast.sim.compiled import inner
+from moecast.compiled import inner
 from moecast.sim.network.capped import LEFT, NO_CAP, fill_capped, open_all, root_of
 from moecast.sim.network.maxmin import PAIR, Records
 from moecast.sim.network.parts import run_parts

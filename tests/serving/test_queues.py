@@ -27,7 +27,7 @@ def served_alone(prompts: np.ndarray, rate_per_s: float, seed: int) -> tuple[np.
 
 @pytest.mark.parametrize("law", ["M/D/1", "M/M/1", "M/G/1"])
 def test_mean_wait_is_that_of_pollaczek_and_khinchine(law):
-    rng, count = np.random.default_rng(3), 40_000
+    rng, count = np.random.default_rng(3), 16_000
     prompts = {
         "M/D/1": np.full(count, 100),
         "M/M/1": np.maximum(1, np.ceil(rng.exponential(100, count))).astype(int),
@@ -37,7 +37,7 @@ def test_mean_wait_is_that_of_pollaczek_and_khinchine(law):
     waits, service, _ = served_alone(prompts, rate, seed=5)
     load = rate * service.mean()
     formula = rate * np.mean(service**2) / (2 * (1 - load))
-    # The spread of a mean over dependent waits: from 40 batches of a thousand.
+    # The spread of a mean over dependent waits: from 40 batches of 400.
     spread = np.std(waits.reshape(40, -1).mean(axis=1)) / np.sqrt(40)
     assert waits.mean() == pytest.approx(formula, abs=5 * spread)
     assert spread < 0.1 * formula

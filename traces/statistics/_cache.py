@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from moecast.compiled import njit
+from moecast.compiled import entry, inner
 
 
-@njit(cache=True, nogil=True)
+@entry
 def count_hits(chosen_TK, first_R, end_R, experts, length, size_S, hits_S):
     """Serve each run from an empty cache of each size.
 
@@ -63,7 +63,7 @@ def count_hits(chosen_TK, first_R, end_R, experts, length, size_S, hits_S):
     return served
 
 
-@njit(cache=True, nogil=True)
+@entry
 def _add(chosen_TK, token, experts, coming_E, times):
     for choice in range(chosen_TK.shape[1]):
         expert = chosen_TK[token, choice]
@@ -71,7 +71,7 @@ def _add(chosen_TK, token, experts, coming_E, times):
             coming_E[expert] += times
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _take_in(expert, token, most, size, held_SP, filled_S, inside_SE, coming_E, used_E):
     if filled_S[size] < most:
         held_SP[size, filled_S[size]] = expert

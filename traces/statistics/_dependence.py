@@ -12,10 +12,10 @@ import math
 
 import numpy as np
 
-from moecast.compiled import njit
+from moecast.compiled import entry, njit
 
 
-@njit(cache=True, nogil=True)
+@entry
 def group_overlap(chosen_TK, order_T, group_R1, experts, log_N, shared_T):
     """Write the choices that each token shares with another of its group on average, nan where it is alone.
 

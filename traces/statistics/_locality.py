@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from moecast.compiled import njit
+from moecast.compiled import entry, njit
 
 
-@njit(cache=True, nogil=True)
+@entry
 def count_windows(chosen_TK, run_R1, experts, length, size_S, times_F, hits_S):
     """Slide a window over each run of one layer's choices; returns how many windows there are.
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from moecast.compiled import njit
+from moecast.compiled import entry
 
 _BLOCK = 512  # tokens whose choices stay in cache from layer to layer
 
 
-@njit(cache=True, nogil=True)
+@entry
 def count_parts(experts_TLK, part_T, bucket_T, load_CLE, made_PL):
     """Add each choice to its part's load, [C, L, E + 1], and to the choices made at its bucket of positions."""
     tokens, layers, choices = experts_TLK.shape
@@ -36,7 +36,7 @@ def count_parts(experts_TLK, part_T, bucket_T, load_CLE, made_PL):
                 made_PL[bucket_T[token], layer] += made
 
 
-@njit(cache=True, nogil=True)
+@entry
 def count_tokens_at(experts_TLK, order_T, load_LE):
     """Add the choices of the tokens at `order_T` to a load table [L, E + 1]."""
     _, layers, choices = experts_TLK.shape
@@ -47,7 +47,7 @@ def count_tokens_at(experts_TLK, order_T, load_LE):
                 load_LE[layer, min(experts_TLK[token, layer, choice], none)] += 1
 
 
-@njit(cache=True, nogil=True)
+@entry
 def pack(load_LE, order_LE, n_ranks, rank_LE):
     """Experts in their order, each to the least loaded rank that has a slot left, ⌈E / G⌉ slots to a rank."""
     layers, experts = load_LE.shape

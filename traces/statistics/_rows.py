@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from moecast.compiled import njit
+from moecast.compiled import entry
 
 
-@njit(cache=True, nogil=True)
+@entry
 def count_in_order(experts_TLK):
     """Rows that choose experts 0, 1, … K-1 in this order at every layer: what a router of zeros gives."""
     tokens, layers, choices = experts_TLK.shape
@@ -33,7 +33,7 @@ def count_in_order(experts_TLK):
     return found
 
 
-@njit(cache=True, nogil=True)
+@entry
 def repeats_T(experts_TLK, repeat_T):
     """Mark the rows that equal the row before."""
     tokens, layers, choices = experts_TLK.shape
@@ -49,7 +49,7 @@ def repeats_T(experts_TLK, repeat_T):
         repeat_T[token] = same
 
 
-@njit(cache=True, nogil=True)
+@entry
 def hash_runs(experts_TLK, run_R1, most, hash_R):
     """Hash the choices of each run's first `most` rows (FNV-1a, a choice at a time)."""
     _, layers, choices = experts_TLK.shape

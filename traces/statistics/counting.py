@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moecast.compiled import njit
+from moecast.compiled import entry, inner
 
 # Tokens of a block: its choices must stay in cache, and pairs must outnumber the entries of an E·E
 # table brought in.
@@ -21,11 +21,8 @@ _MIN_BLOCK, _MAX_BLOCK = 512, 4096
 _VECTOR_TOKENS = 256
 _FEW_CHOICES = 32  # whose pairs with MAX_CHOICES others can be counted in 16 bits
 
-# What only compiled functions call goes without the wrappers through which Python would call it.
-_inner = njit(cache=True, nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
-
-@njit(cache=True, nogil=True)
+@entry
 def count_batch(experts_TLK, rank_LE, load_LE, coactivation_LEE, transition_LEE, fan_out_LF, same_rank_L, pairs_L):
     """Add a batch to the tables in place; a table of length 0 is not counted.
 
@@ -47,7 +44,7 @@ def count_batch(experts_TLK, rank_LE, load_LE, coactivation_LEE, transition_LEE,
                 _count_ranks(part_TLK, rank_LE, fan_out_LF, same_rank_L, pairs_L)
 
 
-@_inner
+@inner
 def _count_load(block_TLK, load_LE):
     tokens, layers, choices = block_TLK.shape
     none = np.uint16(load_LE.shape[1] - 1)
@@ -57,7 +54,7 @@ def _count_load(block_TLK, load_LE):
                 load_LE[layer, min(block_TLK[token, layer, choice], none)] += np.uint32(1)
 
 
-@_inner
+@inner
 def _gather(block_TLK, layer, none, chosen_TK):
     """Copy one layer's choices, ids above `none` as `none`."""
     for token in range(block_TLK.shape[0]):
@@ -65,7 +62,7 @@ def _gather(block_TLK, layer, none, chosen_TK):
             chosen_TK[token, choice] = min(block_TLK[token, layer, choice], none)
 
 
-@_inner
+@inner
 def _count_coactivation(block_TLK, coactivation_LEE):
     """Count each pair of a token's choices once, at [later, earlier]."""
     tokens, layers, choices = block_TLK.shape
@@ -81,7 +78,7 @@ def _count_coactivation(block_TLK, coactivation_LEE):
                     pairs[row + np.uint64(chosen_TK[token, earlier])] += np.uint32(1)
 
 
-@_inner
+@inner
 def _count_transition(block_TLK, transition_LEE):
     tokens, layers, choices = block_TLK.shape
     width = np.uint64(transition_LEE.shape[1])
@@ -99,7 +96,7 @@ def _count_transition(block_TLK, transition_LEE):
         here_TK, next_TK = next_TK, here_TK
 
 
-@_inner
+@inner
 def _count_ranks(block_TLK, rank_LE, fan_out_LF, same_rank_L, pairs_L):
     """Fan-out, and pairs of choices at consecutive layers: all of them, and those on one rank.
 
@@ -119,7 +116,7 @@ def _count_ranks(block_TLK, rank_LE, fan_out_LF, same_rank_L, pairs_L):
         here_KT, before_KT = before_KT, here_KT
 
 
-@_inner
+@inner
 def _look_up(block_TLK, layer, rank_E, rank_KT):
     """Find the rank of each choice at one layer."""
     no_expert = np.uint16(len(rank_E) - 1)
@@ -128,7 +125,7 @@ def _look_up(block_TLK, layer, rank_E, rank_KT):
             rank_KT[choice, token] = rank_E[min(block_TLK[token, layer, choice], no_expert)]
 
 
-@_inner
+@inner
 def _count_distinct(rank_KT, no_rank, fan_out_F):
     """Count tokens by how many ranks they go to."""
     choices, tokens = rank_KT.shape
@@ -147,7 +144,7 @@ def _count_distinct(rank_KT, no_rank, fan_out_F):
         fan_out_F[distinct_T[token]] += 1
 
 
-@_inner
+@inner
 def count_pairs(before_KT, here_KT, no_rank):
     """Pairs of a token's choices at two layers: those on one rank, and all."""
     choices, tokens = here_KT.shape

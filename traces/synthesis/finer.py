@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from moecast.compiled import njit
+from moecast.compiled import entry, inner, njit
 from moecast.traces.meta import NO_CHOICE
 
 Floats = npt.NDArray[np.float32]
@@ -24,7 +24,7 @@ _REACH = 64
 _BINS, _LEAST_BINS = 1 << 16, 64
 
 
-@njit(cache=True, nogil=True)
+@entry
 def places_TK(parent_TK: Rows, sketch_TD: Floats, direction_ED: Floats) -> Floats:
     """Where each token stands among those of the same expert along its direction, 0 to 1: each place is taken once.
 
@@ -67,7 +67,7 @@ def _scores_TK(parent_TK: Rows, sketch_TD: Floats, direction_ED: Floats) -> Floa
     return score_TK
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _binned(parent_TK: Rows, score_TK: Floats, experts: int) -> tuple[Indices, Indices]:
     """The bin of each choice's score among those of its expert, and how many each expert's bins hold."""
     low_E, high_E = np.full(experts, np.float32(np.inf)), np.full(experts, np.float32(-np.inf))
@@ -90,7 +90,7 @@ def _binned(parent_TK: Rows, score_TK: Floats, experts: int) -> tuple[Indices, I
     return bin_TK, count_EB
 
 
-@njit(cache=True, nogil=True)
+@entry
 def choose(
     parent_TK: Rows,
     place_TK: Floats,
@@ -169,7 +169,7 @@ def choose(
             made_TLJ[token, layer, empty] = NO_CHOICE
 
 
-@njit(cache=True, nogil=True)
+@entry
 def _other(token: int, reach: int, neighbours_TR: Indices) -> int:
     """Neighbours first, then the tokens before and after, further and further away."""
     if reach < neighbours_TR.shape[1]:
@@ -178,7 +178,7 @@ def _other(token: int, reach: int, neighbours_TR: Indices) -> int:
     return token + step if reach % 2 else token - step
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _nearest(place: float, count: int, turn: int) -> int:
     """The `turn`-th nearest of `count` equal parts of 0 to 1."""
     low = min(int(place * count), count - 1)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from moecast.compiled import njit
+from moecast.compiled import entry, inner
 from moecast.traces.synthesis.donors import Donors
 
 Ints = npt.NDArray[np.int64]
@@ -100,7 +100,7 @@ def needed_MT(pieces: Iterator[tuple[slice, Recombination]], tokens: int, layers
     return mask_MT
 
 
-@njit(cache=True, nogil=True)
+@entry
 def _mark(donor_N: Indices, partner_N: Indices, window_N2: Indices, mask_MT: npt.NDArray[np.bool_]) -> None:
     for n in range(len(donor_N)):
         # A donor is needed at all layers, its partner only where they traded.
@@ -111,7 +111,7 @@ def _mark(donor_N: Indices, partner_N: Indices, window_N2: Indices, mask_MT: npt
                 mask_MT[layer, partner_N[n]] = True
 
 
-@njit(cache=True, nogil=True)
+@entry
 def _trade_places(
     order_X: Ints,
     neighbours_TR: Indices,
@@ -143,7 +143,7 @@ def _trade_places(
             moved += 2
 
 
-@njit(cache=True, nogil=True)
+@entry
 def _trade_choices(
     order_X: Ints,
     neighbours_TR: Indices,
@@ -172,7 +172,7 @@ def _trade_choices(
             one, other = one + 1, _after(one, other, neighbours_TR, sequence_T, partner_T)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _free(one: int, neighbours_TR: Indices, partner_T: Indices) -> int:
     """The nearest neighbour that has not traded, where `one` has not; -1 where there is none."""
     if partner_T[one] == one:
@@ -182,7 +182,7 @@ def _free(one: int, neighbours_TR: Indices, partner_T: Indices) -> int:
     return -1
 
 
-@njit(cache=True, nogil=True)
+@entry
 def _after(one: int, other: int, neighbours_TR: Indices, sequence_T: Indices, partner_T: Indices) -> int:
     """The donor after `other`, where it and the one after `one` are free look-alikes, else -1."""
     # Not beyond the end of a sequence: what stands there may be of another part, half of whose
@@ -198,7 +198,7 @@ def _after(one: int, other: int, neighbours_TR: Indices, sequence_T: Indices, pa
     return -1
 
 
-@njit(cache=True, nogil=True)
+@entry
 def fill(rows_TLK: Rows, donor_N: Indices, partner_N: Indices, window_N2: Indices, rows_NLK: Rows) -> None:
     """Write the choices of each token made: its donor's, and within the window the partner's."""
     for n in range(len(donor_N)):

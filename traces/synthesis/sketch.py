@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from moecast.compiled import njit
+from moecast.compiled import entry, inner
 from moecast.traces.meta import NO_CHOICE
 from moecast.traces.synthesis.donors import Donors
 
@@ -80,7 +80,7 @@ def _load_LE(rows_TLK: npt.NDArray[np.uint16], experts: int) -> npt.NDArray[np.f
     return np.stack([count_E[:experts] for count_E in counts]).astype(np.float64)
 
 
-@njit(cache=True, nogil=True)
+@entry
 def _project(rows_TLK: npt.NDArray[np.uint16], axes_LED: Floats) -> Floats:
     tokens, layers, choices = rows_TLK.shape
     sketch_TD = np.zeros((tokens, axes_LED.shape[2]), np.float32)
@@ -94,7 +94,7 @@ def _project(rows_TLK: npt.NDArray[np.uint16], axes_LED: Floats) -> Floats:
     return sketch_TD
 
 
-@njit(cache=True, nogil=True)
+@entry
 def _closest(
     near_BC: Floats, start: int, token_M: npt.NDArray[np.int64], best_MR: Floats, found_TR: npt.NDArray[np.int32]
 ) -> None:
@@ -111,7 +111,7 @@ def _closest(
                 _insert(near, token_M[start + b], best_MR[start + c], found_TR[token_M[start + c]])
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _insert(near: float, token: int, best_R: Floats, row_R: npt.NDArray[np.int32]) -> None:
     """Put a token among the nearest, behind those as near."""
     place = len(best_R) - 1
@@ -123,7 +123,7 @@ def _insert(near: float, token: int, best_R: Floats, row_R: npt.NDArray[np.int32
     row_R[place] = token
 
 
-@njit(cache=True, nogil=True)
+@entry
 def _mutual(found_TR: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
     mutual_TR = np.full_like(found_TR, -1)
     for token in range(len(found_TR)):

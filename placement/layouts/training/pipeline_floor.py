@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from moecast.compiled import njit
+from moecast.compiled import entry
 from moecast.placement.layouts.training.orders import BOTH, FORWARD, INPUTS, WEIGHTS, OrderTable
 
 Float = npt.NDArray[np.float64]
@@ -64,7 +64,7 @@ def time_cells(
     )
 
 
-@njit()
+@entry
 def _come(done_CM: Any, chunk: int, microbatch: int, rank: int, rank_C: Any, send_s: float) -> float:
     """When what another chunk gives is here."""
     if chunk < 0:
@@ -73,7 +73,7 @@ def _come(done_CM: Any, chunk: int, microbatch: int, rank: int, rank_C: Any, sen
     return there if rank_C[chunk] == rank else there + send_s
 
 
-@njit()
+@entry
 def _walk(
     blocks_N5: Any,
     rank_C: Any,
