@@ -11,12 +11,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from moecast.compiled import entry, inner
 from moecast.placement import swaps
 from moecast.placement.priced_layer import keep_best, settle_domain, settle_rank, settle_total
 from moecast.placement.replica_moves import conversion_gain, convert, convertible
 from moecast.placement.standing import follow_swap, rank_slowest, slowest_but
+
+Float = npt.NDArray[np.float64]
 
 LEAST_GAIN = 1e-9  # of a layer's cost, or of the mean load: smaller gains are rounding
 # with more, too few random swaps concern a slowest rank; with so few, aiming at them costs fan-out
@@ -28,7 +31,7 @@ TRIES = 8  # at an item that may be given away
 SAME_TEMPERATURE = 64  # proposals; powers cost as much as a proposal of few windows
 
 
-@entry
+@inner
 def allowed(layer: Any, a: int, b: int) -> bool:
     """Whether two items may change places: different ranks, no expert twice on a rank, pinned items stay at home."""
     state = layer.state
@@ -46,7 +49,7 @@ def allowed(layer: Any, a: int, b: int) -> bool:
     return not (expert_b >= 0 and state.holds_EG[expert_b, rank_a])
 
 
-@entry
+@inner
 def gain(layer: Any, a: int, b: int) -> float:
     """Change of the cost when items `a` and `b` change places."""
     prices, ranks, domains, state = layer.prices, layer.ranks, layer.domains, layer.state
@@ -91,7 +94,7 @@ def gain(layer: Any, a: int, b: int) -> float:
     return shared + worst - before
 
 
-@entry
+@inner
 def apply(layer: Any, a: int, b: int) -> None:
     """Let items `a` and `b` change places."""
     state = layer.state
@@ -199,21 +202,17 @@ def descend(layer: Any, proposals: int, least: float) -> int:
 
 
 @entry
-def typical_change(layer: Any, samples: int) -> float:
-    """Median absolute change of the cost over random swaps: the scale of temperatures.
-
-    The median and not the mean: with many ranks most swaps move a little of what all share, and the
-    few that move the slowest rank would make it so hot that those are taken at random.
-    """
+def changes(layer: Any, samples: int) -> Float:
+    """Changes of the cost by random swaps that are allowed, at most so many."""
     state = layer.state
     items = np.uint64(len(state.rank_V))
     found, n = np.zeros(samples), 0
     for _ in range(samples):
         a, b = np.int64(random_bits(state) % items), np.int64(random_bits(state) % items)
         if allowed(layer, a, b):
-            found[n] = abs(gain(layer, a, b))
+            found[n] = gain(layer, a, b)
             n += 1
-    return float(np.median(found[:n])) if n > 0 else 0.0
+    return found[:n]
 
 
 @inner

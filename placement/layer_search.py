@@ -108,7 +108,10 @@ class LayerSearch:
         """What the compiled search works on; counted when it is asked for first."""
         if self._found is None:
             self._found = self._prepare()
-            self._typical = float(anneal.typical_change(self._found, SAMPLES))
+            # The scale of temperatures is the median and not the mean: with many ranks most swaps move a little of
+            # what all share, and the few that move the slowest rank would make it so hot that they are taken at random.
+            changes = anneal.changes(self._found, SAMPLES)
+            self._typical = float(np.median(np.abs(changes))) if len(changes) else 0.0
         return self._found
 
     def _prepare(self) -> Layer:

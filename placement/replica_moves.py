@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from moecast.compiled import entry, inner
+from moecast.compiled import inner
 from moecast.placement import swaps
 from moecast.placement.holders import give_item, in_turn, share_load, take_item
 from moecast.placement.priced_layer import enter_loads, settle
 
 
-@entry
+@inner
 def convertible(layer: Any, v: int, expert: int) -> bool:
     """Whether item `v` may become a replica of `expert` (-1: a hole): none is lost, no rank holds one twice."""
     state, old = layer.state, layer.state.expert_V[v]
@@ -33,7 +33,7 @@ def convertible(layer: Any, v: int, expert: int) -> bool:
     return expert < 0 or state.holds_EG[expert, state.rank_V[v]] == 0
 
 
-@entry
+@inner
 def conversion_gain(layer: Any, v: int, expert: int) -> float:
     """Change of the cost when item `v` becomes a replica of `expert`; nothing is changed."""
     state, old = layer.state, np.int64(layer.state.expert_V[v])
@@ -53,7 +53,7 @@ def conversion_gain(layer: Any, v: int, expert: int) -> float:
     return _cost_after(layer, load_WG, copies_WG, copies_WN) - float(state.total[0])
 
 
-@entry
+@inner
 def convert(layer: Any, v: int, expert: int) -> None:
     """Let item `v` become a replica of `expert` (-1: a hole)."""
     state, old, rank = layer.state, np.int64(layer.state.expert_V[v]), layer.state.rank_V[v]

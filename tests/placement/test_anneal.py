@@ -15,6 +15,8 @@ from moecast.placement.holders import Holders
 from moecast.placement.priced_layer import Layer, Prices
 from moecast.placement.standing import State
 
+from . import moves
+
 
 def small_layer(
     seed: int,
@@ -98,8 +100,8 @@ def test_the_cost_is_the_formulas_over_any_swaps(layer: Layer, seed: int) -> Non
     assert state.total[0] == pytest.approx(plain_cost(layer, state.rank_V), rel=1e-12)
     for _ in range(8):
         a, b = (int(item) for item in rng.integers(0, len(state.rank_V), 2))
-        if anneal.allowed(layer, a, b):
-            anneal.apply(layer, a, b)
+        if moves.allowed(layer, a, b):
+            moves.apply(layer, a, b)
             assert state.total[0] == pytest.approx(plain_cost(layer, state.rank_V), rel=1e-12)
 
 
@@ -122,7 +124,7 @@ def test_descent_ends_where_no_swap_gains(layer: Layer) -> None:
     assert layer.state.total[0] <= before
     assert used >= items * (items - 1) // 2
     pairs = itertools.combinations(range(items), 2)
-    assert all(anneal.gain(layer, a, b) >= -1e-9 for a, b in pairs if anneal.allowed(layer, a, b))
+    assert all(moves.gain(layer, a, b) >= -1e-9 for a, b in pairs if moves.allowed(layer, a, b))
 
 
 def test_descent_stops_at_its_limit_with_what_it_has() -> None:

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from moecast.placement import anneal
 from moecast.placement.holders import Holders
 from moecast.placement.priced_layer import Layer, Prices
-from moecast.placement.replica_moves import conversion_gain, convert, convertible
 from moecast.placement.standing import State
 from moecast.placement.swaps import Tokens
+
+from . import moves
 
 
 def layer_of(seed: int, *, experts: int, places: int, spare: int = 3, tokens: int = 40, full: bool = False) -> Layer:
@@ -88,19 +89,19 @@ def test_foretold_costs_are_those_counted_from_nothing(layer: Layer, seed: int) 
     done = 0
     for _ in range(60):
         v, expert = int(rng.integers(len(state.rank_V))), int(rng.integers(-1, len(state.holds_EG)))
-        if convertible(layer, v, expert):
-            before, foretold = float(state.total[0]), conversion_gain(layer, v, expert)
+        if moves.convertible(layer, v, expert):
+            before, foretold = float(state.total[0]), moves.conversion_gain(layer, v, expert)
             if rng.random() < 0.3:
                 check_same(layer)
                 continue
-            convert(layer, v, expert)
+            moves.convert(layer, v, expert)
             check_same(layer)
             assert state.total[0] - before == pytest.approx(foretold, abs=1e-12)
             done += 1
         a, b = (int(one) for one in rng.integers(0, len(state.rank_V), 2))
-        if anneal.allowed(layer, a, b):
-            before, foretold = float(state.total[0]), anneal.gain(layer, a, b)
-            anneal.apply(layer, a, b)
+        if moves.allowed(layer, a, b):
+            before, foretold = float(state.total[0]), moves.gain(layer, a, b)
+            moves.apply(layer, a, b)
             check_same(layer)
             assert state.total[0] - before == pytest.approx(foretold, abs=1e-12)
     assert done

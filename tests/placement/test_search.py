@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moecast.placement import Budget, Limit, Objective, PlacementProblem, anneal, find_solver, place, swaps
+from moecast.placement import Budget, Limit, Objective, PlacementProblem, find_solver, place, swaps
 from moecast.placement.cost import LayerCost
 from moecast.placement.layer_search import LayerSearch
 from moecast.placement.replicas import HOLE, longest_first, replica_counts, slots_of
@@ -17,6 +17,7 @@ from moecast.sim import Plan, Workload, kernels_on
 from moecast.sim.sites import Sites
 from moecast.sim.traffic import count_traffic
 
+from . import moves
 from .served import served
 from .test_invariants import problems, skewed_trace, small_cluster, small_model
 
@@ -75,10 +76,10 @@ def test_foretold_gains_are_what_swaps_change(problem: PlacementProblem, seed: i
     rng = np.random.default_rng(seed)
     for _ in range(10):
         a, b = rng.integers(0, len(state.rank_V), 2)
-        if not anneal.allowed(layer, a, b):
+        if not moves.allowed(layer, a, b):
             continue
-        before, foretold = state.total[0], anneal.gain(layer, a, b)
-        anneal.apply(layer, a, b)
+        before, foretold = state.total[0], moves.gain(layer, a, b)
+        moves.apply(layer, a, b)
         assert state.total[0] - before == pytest.approx(foretold, abs=1e-15)
         held = state.expert_V >= 0
         pairs = set(zip(state.expert_V[held].tolist(), state.rank_V[held].tolist(), strict=True))
