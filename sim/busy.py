@@ -18,6 +18,11 @@ def add_link_units(flows: Flows, units_J: Float) -> None:
     _add_link_units(flows.bytes_F, flows.offsets_F1, flows.link_X, flows.share_X, units_J)
 
 
+def add_units(flows: Flows, bytes_F: Float, units_J: Float) -> None:
+    """The same of so many bytes of each flow [F]."""
+    _add_link_units(bytes_F, flows.offsets_F1, flows.link_X, flows.share_X, units_J)
+
+
 def add_link_bytes(flows: Flows, n_real: int, bytes_J: Float) -> None:
     """Add the bytes that pass each link [J], in place.
 

@@ -18,7 +18,7 @@ from moecast.arrays import numbers, whole_numbers
 from moecast.compiled import njit
 from moecast.sim.collectives.links import link_capacity, row_max, with_issue_links
 from moecast.sim.network.links import Paths, kept_pairs
-from moecast.sim.program import Flows
+from moecast.sim.program import Flows, Sizes
 from moecast.sim.sites import Sites
 
 Float = npt.NDArray[np.float64]
@@ -131,6 +131,7 @@ class FlowTemplate:
     pace_F: Float
     parent_offsets_F1: Int
     parent_R: Int
+    _every: list[Flows] = field(default_factory=list, init=False, repr=False)
 
     @classmethod
     def of(
@@ -271,6 +272,53 @@ class FlowTemplate:
             feed_tail_F=tail_F,
         )
 
+    @property
+    def every(self) -> Flows:
+        """All possible flows, each of one copy; made once."""
+        if not self._every:
+            legs, n = self.legs, len(self.legs.count_F)
+            flows = Flows(
+                bytes_F=self.bytes_F(np.ones(legs.n_counts, np.int64)),
+                source_rank_F=legs.source_F,
+                destination_rank_F=legs.destination_F,
+                waiter_F=legs.waiter_F,
+                offsets_F1=self.offsets_F1,
+                link_X=self.link_X,
+                share_X=self.share_X,
+                latency_F=self.latency_F,
+                parent_offsets_F1=self.parent_offsets_F1,
+                parent_R=self.parent_R.astype(np.int32),
+                feed_delay_F=np.zeros(n),
+                feed_tail_F=np.zeros(n),
+            )
+            self._every.append(flows)
+        return self._every[0]
+
+    def sized(self, counts_C: Int) -> tuple[Flows, Sizes]:
+        """Give all possible flows, and what an exchange has of them; its flows alone where that is not all that there is to say.
+
+        Raises
+        ------
+        ValueError
+            Fewer counts than the flows ask for.
+        """
+        self.check_counts(counts_C)
+        legs = self.legs
+        is_all, *sizes = _sizes(
+            legs.count_F,
+            legs.awaited_F,
+            legs.waiter_F,
+            counts_C,
+            self.copy_bytes,
+            np.zeros(0) if legs.part_F is None else legs.part_F,
+            CHUNK_COPIES * self.copy_bytes,
+            self.latency_F,
+            self.pace_F,
+            self.parent_offsets_F1,
+            self.parent_R,
+        )
+        return (self.every, Sizes(*sizes)) if is_all else self.fill(counts_C).sized()
+
     def check_counts(self, counts_C: Int) -> None:
         """See that counts are as many as the flows ask for, before a loop indexes with them.
 
@@ -308,6 +356,10 @@ class CountedFlows:
     def fill(self) -> Flows:
         """Make the flows."""
         return self.template.fill(self.counts_C)
+
+    def sized(self) -> tuple[Flows, Sizes]:
+        """Give the template's flows, and what this exchange has of them."""
+        return self.template.sized(self.counts_C)
 
     def with_counts_of(self, other: CountedFlows | None) -> CountedFlows:
         """The flows of this exchange and of another one by the same template, as if they were of one."""
@@ -391,3 +443,45 @@ def _fill(  # type: ignore[no-untyped-def]
         if at_parent > parent_offsets[new]:
             tail_F[new] = min(chunk_bytes, bytes_F[f]) * pace_F[f] + latency_F[f]
     return chosen, offsets, link, share, parent_offsets, parent[:at_parent].copy(), delay_F, tail_F
+
+
+@njit(cache=True, nogil=True)
+def _sizes(  # type: ignore[no-untyped-def]
+    count_F,
+    awaited_F,
+    waiter_F,
+    counts_C,
+    copy_bytes,
+    part_F,
+    chunk_bytes,
+    latency_F,
+    pace_F,
+    parent_offsets_F1,
+    parent_R,
+):
+    """Whether every fed flow has a parent and, if none is fed, each its waiter; bytes (-1: no such flow), waiters, delays and tails, as of `_fill`."""
+    n = len(count_F)
+    bytes_F, waits_F = np.empty(n), np.full(n, -1, np.int32)
+    for f in range(n):
+        copies = counts_C[count_F[f]] if count_F[f] >= 0 else 0
+        bytes_F[f] = copies * copy_bytes if copies > 0 or count_F[f] < 0 else -1.0
+        if len(part_F) and bytes_F[f] > 0:
+            bytes_F[f] *= part_F[f]
+        if counts_C[awaited_F[f]] > 0:
+            waits_F[f] = waiter_F[f]
+        elif bytes_F[f] >= 0 and waiter_F[f] >= 0 and not len(parent_R):
+            return False, bytes_F, waits_F, bytes_F, bytes_F
+    if not len(parent_R):
+        return True, bytes_F, waits_F, np.zeros(0), np.zeros(0)
+    delay_F, tail_F = np.zeros(n), np.zeros(n)
+    for f in range(n):
+        fed = parent_offsets_F1[f] == parent_offsets_F1[f + 1] or bytes_F[f] < 0
+        for r in range(parent_offsets_F1[f], parent_offsets_F1[f + 1]):
+            p = parent_R[r]
+            if bytes_F[p] >= 0:
+                fed = True
+                delay_F[f] = max(delay_F[f], min(chunk_bytes, bytes_F[p]) * pace_F[p] + latency_F[p])
+                tail_F[f] = min(chunk_bytes, bytes_F[f]) * pace_F[f] + latency_F[f]
+        if not fed:
+            return False, bytes_F, waits_F, delay_F, tail_F
+    return True, bytes_F, waits_F, delay_F, tail_F
