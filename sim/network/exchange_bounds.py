@@ -15,7 +15,7 @@ import numpy as np
 from moecast.sim.compiled import entry, inner
 from moecast.sim.network.crowds import Crowds, Fed
 from moecast.sim.network.maxmin import Records
-from moecast.sim.network.slots import Slots, Visits
+from moecast.sim.network.slots import Lone, Slots, Visits
 from moecast.sim.program import Float, Int, Int32
 
 # What a link serves: the earliest start of all, and the load of all in seconds; the same of the last of them between
@@ -146,10 +146,8 @@ def leave_bounds(
         floor_K[group_R[g]] = min(floor_K[group_R[g]], leave_R[g])
     if not one_grouping:
         floor_K[:] = floor_K.min()
-    work_L = np.zeros(len(slots.link_L) if _lone_matter(moving, crowds, slots, past, begun, floor_K, place_J) else 0, WORK)
-    if len(work_L):
-        _visit(moving, slots.lone_visits, work_L)
-    past = _join_past(slots, work_Z, work_L, past, begun, floor_K, place_J, over_C)
+    first_T1, lone_T = _still_sending(moving, crowds, slots.lone, begun, leave_R, floor_K)
+    past = _join_past(moving, crowds, slots, work_Z, first_T1, lone_T, past, begun, floor_K, place_J, over_C)
     for k in range(n_groups):
         left_K[k] = max(left_K[k], over_C[n_ranks + k])
     for g in range(n_ranks):
@@ -260,35 +258,44 @@ def _after_the_last(moving: Moving, crowds: Crowds, begun: Begun, leave_R: Float
 
 
 @inner
-def _lone_matter(
-    moving: Moving, crowds: Crowds, slots: Slots, past: Past, begun: Begun, floor_K: Float, place_J: Int
-) -> bool:
-    """Whether what a flow has done alone on a link may hold later exchanges up, or earlier ones hold it up."""
-    floor = floor_K.min()
+def _still_sending(
+    moving: Moving, crowds: Crowds, lone: Lone, begun: Begun, leave_R: Float, floor_K: Float
+) -> tuple[Int, Int]:
+    """Lone slots, by crowd as a CSR, of flows that may still be at it when their sender begins the next exchange."""
+    size_C1, floor = np.zeros(len(lone.first_C) + 1, np.int64), floor_K.min()
+    late_F, n = np.empty(len(moving.order_F), np.int64), 0
     for f in moving.order_F:
-        if crowds.by_group:
-            floor = floor_K[begun.group_R[moving.source_F[f]]]
+        source = moving.source_F[f]
+        if not crowds.fed_F[f]:
+            floor = leave_R[source]
+        elif crowds.by_group:
+            floor = floor_K[begun.group_R[source]]
+        else:
+            floor = floor_K.min()
         if moving.end_F[f] > floor and moving.start_F[f] + (moving.alone_F[f] - moving.latency_F[f]) > floor:
-            return True
-    for c in range(min(len(past.first_C1) - 1, len(begun.group_R) + begun.n_groups)):
-        for y in range(past.first_C1[c], past.first_C1[c + 1]):
-            place_J[past.served_Y[y].link] = 0
-        matter = False
-        if past.first_C1[c] < past.first_C1[c + 1]:
-            for z in range(slots.lone_C[c], slots.lone_end_C[c]):
-                matter = matter or place_J[slots.link_L[z]] == 0
-        for y in range(past.first_C1[c], past.first_C1[c + 1]):
-            place_J[past.served_Y[y].link] = -1
-        if matter:
-            return True
-    return False
+            late_F[n] = f
+            n += 1
+            for v in range(lone.first_F1[f], lone.first_F1[f + 1]):
+                size_C1[lone.crowd_L[lone.lone_V[v]] + 1] += 1
+    for c in range(len(lone.first_C)):
+        size_C1[c + 1] += size_C1[c]
+    put_C, lone_T = size_C1.copy(), np.empty(size_C1[-1], np.int64)
+    for f in late_F[:n]:
+        for v in range(lone.first_F1[f], lone.first_F1[f + 1]):
+            c = lone.crowd_L[lone.lone_V[v]]
+            lone_T[put_C[c]] = lone.lone_V[v]
+            put_C[c] += 1
+    return size_C1, lone_T
 
 
 @inner
 def _join_past(
+    moving: Moving,
+    crowds: Crowds,
     slots: Slots,
     work_Z: Records,
-    work_L: Records,
+    first_T1: Int,
+    lone_T: Int,
     past: Past,
     begun: Begun,
     floor_K: Float,
@@ -299,16 +306,15 @@ def _join_past(
 
     A link that is done before anybody of a group may begin the next exchange is forgotten.
     """
-    n_ranks = len(begun.group_R)
+    n_ranks, lone = len(begun.group_R), slots.lone
     n_crowds = n_ranks + begun.n_groups
-    first_C1 = np.zeros(n_crowds + 1, np.int64)
+    first_C1, alone = np.zeros(n_crowds + 1, np.int64), np.zeros(1, WORK)[0]
     served_Y, size = np.empty(len(past.served_Y) + 64, SERVED), 0
     for c in range(n_crowds):
-        floor = floor_K[c - n_ranks if c >= n_ranks else begun.group_R[c]]
-        first, most = size, slots.end_C[c] - slots.first_C[c]
-        most += slots.lone_end_C[c] - slots.lone_C[c] if len(work_L) else 0
+        floor, first = floor_K[c - n_ranks if c >= n_ranks else begun.group_R[c]], size
         before = past.first_C1[c + 1] - past.first_C1[c] if c + 1 < len(past.first_C1) else 0
-        served_Y = _room(served_Y, size, size + before + most)
+        most = before + slots.end_C[c] - slots.first_C[c] + first_T1[c + 1] - first_T1[c]
+        served_Y = _room(served_Y, size, size + most)
         for y in range(before):
             served_Y[size] = past.served_Y[past.first_C1[c] + y]
             place_J[served_Y[size].link] = size
@@ -316,9 +322,15 @@ def _join_past(
         for y in range(slots.first_C[c], slots.end_C[c]):
             z = slots.slot_Y[y]
             size += _join(served_Y, size, slots.link_Z[z], work_Z[z], floor, place_J, over_C, c)
-        if len(work_L):
-            for z in range(slots.lone_C[c], slots.lone_end_C[c]):
-                size += _join(served_Y, size, slots.link_L[z], work_L[z], floor, place_J, over_C, c)
+        if before:
+            for i in range(lone.first_C[c], lone.end_C[c]):
+                if place_J[lone.link_L[i]] >= 0:
+                    _alone(moving, crowds, lone, i, alone)
+                    size += _join(served_Y, size, lone.link_L[i], alone, floor, place_J, over_C, c)
+        for t in range(first_T1[c], first_T1[c + 1]):
+            if place_J[lone.link_L[lone_T[t]]] < 0:
+                _alone(moving, crowds, lone, lone_T[t], alone)
+                size += _join(served_Y, size, lone.link_L[lone_T[t]], alone, floor, place_J, over_C, c)
         kept = first
         for y in range(first, size):
             place_J[served_Y[y].link] = -1
@@ -328,6 +340,15 @@ def _join_past(
         size = kept
         first_C1[c + 1] = size
     return Past(first_C1, served_Y[:size].copy())
+
+
+@inner
+def _alone(moving: Moving, crowds: Crowds, lone: Lone, i: int, work: Any) -> None:
+    """What the only visitor of a lone slot asks of it."""
+    work.total = 0.0
+    f, tail = crowds.flow_M[lone.member_L[i]], moving.tail_M[lone.member_L[i]] if len(moving.tail_M) else 0.0
+    if moving.bytes_F[f] > 0 and tail > -np.inf:
+        _serve(work, moving.start_F[f], moving.bytes_F[f] * lone.pace_L[i], moving.latency_F[f] + tail)
 
 
 @inner

@@ -88,7 +88,7 @@ class SharedFlows:
     def numbers(self) -> int:
         """How many numbers are kept, about."""
         slots = self.slots
-        visits = sum(len(visits.slot_V) for visits in (slots.visits, slots.lone_visits, slots.group_visits))
+        visits = len(slots.visits.slot_V) + len(slots.group_visits.slot_V) + 2 * len(slots.lone.link_L)
         return 2 * visits + 2 * len(self.crowds.flow_M) + len(self.flows.link_X) + 8 * self.flows.n
 
     def take(self, sizes: Sizes) -> None:

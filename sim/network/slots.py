@@ -42,33 +42,47 @@ class Visits(NamedTuple):
     pace_V: Float
 
 
+class Lone(NamedTuple):
+    """The lone slots: from which to before which they are of each crowd, their crowds, links and visitors.
+
+    `member_L` is the visitor as a member of the crowd, `pace_L` what it takes there; by flow, as a CSR, `first_F1` and
+    `lone_V`.
+    """
+
+    first_C: Int
+    end_C: Int
+    crowd_L: Int32
+    link_L: Int32
+    member_L: Int32
+    pace_L: Float
+    first_F1: Int
+    lone_V: Int32
+
+
 class Slots(NamedTuple):
     """The slots of crowds.
 
     Parameters
     ----------
-    link_Z, link_L
+    link_Z
         Their links.
     first_C, end_C, slot_Y
         The slots of each crowd: its own, and of a group those of its senders and ranks that are its own.
-    lone_C, lone_end_C
-        Which lone slots each crowd has: from one to before another.
-    visits, lone_visits
+    visits
         Who visits which.
     group_visits
         Slots of the groups: they say how long a flow may be moving.
+    lone
+        Those that only one flow visits.
     """
 
     link_Z: Int32
-    link_L: Int32
     first_C: Int
     end_C: Int
     slot_Y: Int32
-    lone_C: Int
-    lone_end_C: Int
     visits: Visits
-    lone_visits: Visits
     group_visits: Visits
+    lone: Lone
 
 
 class _Room(NamedTuple):
@@ -98,7 +112,7 @@ def find_slots(crowds: Crowds, links: Links, group_R: Int32, n_groups: int, n_li
     first_M1 = _pairs_before(crowds.flow_M, links.offsets_F1)
     most = first_M1[-1]
     slot_P, slot_Y = np.empty(most, np.int32), np.empty(most, np.int32)
-    link_Z, owner_Z, link_L = np.empty(most, np.int32), np.empty(most, np.int32), np.empty(most, np.int32)
+    link_Z, owner_Z, pair_L = np.empty(most, np.int32), np.empty(most, np.int32), np.empty(most, np.int64)
     ends_4C = np.zeros((4, n_crowds), np.int64)  # first and end of its slots, of its lone ones
     room = _Room(
         np.zeros(n_links, np.int64),
@@ -121,7 +135,7 @@ def find_slots(crowds: Crowds, links: Links, group_R: Int32, n_groups: int, n_li
                 if room.crossed_J[j] == 1:
                     slot_P[p] = NONE
                     if c < n_ranks + n_groups:
-                        slot_P[p], link_L[lone] = ALONE - lone, j
+                        slot_P[p], pair_L[lone] = ALONE - lone, p
                         lone += 1
                     continue
                 if room.place_J[j] == NONE:
@@ -138,19 +152,29 @@ def find_slots(crowds: Crowds, links: Links, group_R: Int32, n_groups: int, n_li
         # A group has what its senders have, tails and all; what its ranks have only where there are no tails.
         may_be = turn >= n_ranks or (crowds.by_group and not has_tails)
         _clear(c, crowds, links, room, group if may_be and turn < 2 * n_ranks else NONE)
-    visits = _visits_by_kind(crowds, links, n_ranks, n_groups, first_M1, slot_P, owner_Z, has_tails)
-    return Slots(
-        link_Z[:slots].copy(),
-        link_L[:lone].copy(),
-        ends_4C[0],
-        ends_4C[1],
-        slot_Y[:listed].copy(),
-        ends_4C[2],
-        ends_4C[3],
-        visits[0],
-        visits[1],
-        visits[2],
+    visits, lone_V, group_visits = _visits_by_kind(
+        crowds, links, n_ranks, n_groups, first_M1, slot_P, owner_Z, has_tails
     )
+    of_lone = _lone(crowds, links, first_M1, pair_L[:lone], ends_4C[2], ends_4C[3], lone_V)
+    return Slots(link_Z[:slots].copy(), ends_4C[0], ends_4C[1], slot_Y[:listed].copy(), visits, group_visits, of_lone)
+
+
+@inner
+def _lone(
+    crowds: Crowds, links: Links, first_M1: Int, pair_L: Int, first_C: Int, end_C: Int, visits: Visits
+) -> Lone:
+    """Say of lone slots what `Lone` says."""
+    n = len(pair_L)
+    crowd_L, link_L, member_L = np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, np.int32)
+    pace_L = np.empty(n)
+    for c in range(len(first_C)):
+        m = crowds.first_C1[c]
+        for i in range(first_C[c], end_C[c]):
+            while first_M1[m + 1] <= pair_L[i]:  # they stand in the order of members
+                m += 1
+            x = links.offsets_F1[crowds.flow_M[m]] + pair_L[i] - first_M1[m]
+            crowd_L[i], link_L[i], member_L[i], pace_L[i] = c, links.link_X[x], m, links.pace_X[x]
+    return Lone(first_C, end_C, crowd_L, link_L, member_L, pace_L, visits.first_F1, visits.slot_V)
 
 
 @inner
@@ -212,7 +236,7 @@ def _visits_by_kind(
             first_3F1[kind, f + 1] += first_3F1[kind, f]
     return (
         _visits(0, kind_P, first_3F1[0].copy(), crowds, links, first_M1, slot_P, has_tails),
-        _visits(1, kind_P, first_3F1[1].copy(), crowds, links, first_M1, slot_P, has_tails),
+        _visits(1, kind_P, first_3F1[1].copy(), crowds, links, first_M1, slot_P, False),
         _visits(2, kind_P, first_3F1[2].copy(), crowds, links, first_M1, slot_P, False),
     )
 
