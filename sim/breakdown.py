@@ -20,9 +20,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from moecast.sim.busy import wait_for_starters
 from moecast.sim.critical_path import critical_path, path_seconds
 from moecast.sim.exposed import exposed_seconds
-from moecast.sim.program import BREAKDOWN_PARTS, Exchange, Float, Flows, Int, StepProgram, StepTimes, Task
+from moecast.sim.program import BREAKDOWN_PARTS, Exchange, Float, Int, StepProgram, StepTimes, Task
 from moecast.sim.waiting import network_seconds
 
 
@@ -216,23 +217,9 @@ def last_peer(exchange: Exchange, enter_G: Float) -> Int:
         np.maximum.at(last_K, exchange.group_R, place_G)
         last_G = last_K[exchange.group_R]
     else:
-        flows = exchange.fill()
-        waited_F = flows.waiter_F >= 0
-        np.maximum.at(last_G, flows.waiter_F[waited_F], _last_starter(flows, place_G)[waited_F])
+        wait_for_starters(exchange, place_G, last_G)
     peer_G = order_G[last_G]
     return np.asarray(np.where(enter_G[peer_G] > enter_G, peer_G, np.arange(n_ranks)), np.int64)
-
-
-def _last_starter(flows: Flows, place_G: Int) -> Int:
-    """The place, in the order of entry, of the last rank that has to enter before a flow can start [F]."""
-    parents_F = np.diff(flows.parent_offsets_F1)
-    fed_R = np.repeat(np.arange(flows.n), parents_F)
-    place_F = np.where(parents_F > 0, -1, place_G[flows.source_rank_F])
-    before_F = np.zeros(0, np.int64)
-    while not np.array_equal(before_F, place_F):  # as often as relays follow one another
-        before_F = place_F.copy()
-        np.maximum.at(place_F, fed_R, before_F[flows.parent_R])
-    return np.asarray(place_F, np.int64)
 
 
 def _held_up(

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.arrays import numbers, whole_numbers
-from moecast.compiled import njit
-from moecast.sim.collectives.links import link_capacity, row_max, with_issue_links
+from moecast.sim.collectives.links import link_capacity, with_issue_links
+from moecast.sim.collectives.template_loops import fill_flows, paces, size_flows
 from moecast.sim.network.links import Paths, kept_pairs
 from moecast.sim.program import Flows, Sizes
 from moecast.sim.sites import Sites
@@ -176,7 +176,7 @@ class FlowTemplate:
             link_X=link_X,
             share_X=share_X,
             latency_F=routes.latency_F if latency_F is None else latency_F,
-            pace_F=row_max(share_X / capacity_J[link_X], offsets_F1),
+            pace_F=paces(offsets_F1, link_X, share_X, capacity_J),
             parent_offsets_F1=np.concatenate([[0], np.cumsum(parents_F)]),
             parent_R=legs.parent_R[order],
         )
@@ -244,7 +244,7 @@ class FlowTemplate:
         legs = self.legs
         self.check_counts(counts_C)
         bytes_F = self.bytes_F(counts_C)
-        chosen, offsets_F1, link_X, share_X, parent_offsets_F1, parent_R, delay_F, tail_F = _fill(
+        chosen, offsets_F1, link_X, share_X, parent_offsets_F1, parent_R, delay_F, tail_F = fill_flows(
             legs.count_F,
             counts_C,
             bytes_F,
@@ -295,7 +295,9 @@ class FlowTemplate:
         return self._every[0]
 
     def sized(self, counts_C: Int) -> tuple[Flows, Sizes]:
-        """Give all possible flows, and what an exchange has of them; its flows alone where that is not all that there is to say.
+        """Give all possible flows, and what an exchange has of them.
+
+        Its own flows alone where that does not say all: a relay gets nothing, or nobody waits for what was sent.
 
         Raises
         ------
@@ -304,7 +306,7 @@ class FlowTemplate:
         """
         self.check_counts(counts_C)
         legs = self.legs
-        is_all, *sizes = _sizes(
+        is_all, *sizes = size_flows(
             legs.count_F,
             legs.awaited_F,
             legs.waiter_F,
@@ -387,101 +389,3 @@ def no_flows() -> Flows:
         feed_delay_F=floats,
         feed_tail_F=floats,
     )
-
-
-@njit(cache=True, nogil=True)
-def _fill(  # type: ignore[no-untyped-def]
-    count_F,
-    counts_C,
-    bytes_F,
-    chunk_bytes,
-    offsets_F1,
-    link_X,
-    share_X,
-    latency_F,
-    pace_F,
-    parent_offsets_F1,
-    parent_R,
-):
-    n, links, parents = 0, 0, 0
-    # Counted first, so that every array is made once and as large as it must be.
-    new_of_old = np.full(len(count_F), -1, np.int32)
-    for f in range(len(count_F)):
-        if count_F[f] < 0 or counts_C[count_F[f]] > 0:
-            new_of_old[f] = n
-            n += 1
-            links += offsets_F1[f + 1] - offsets_F1[f]
-            parents += parent_offsets_F1[f + 1] - parent_offsets_F1[f]
-    chosen = np.empty(n, np.int64)
-    offsets = np.zeros(n + 1, np.int64)
-    parent_offsets = np.zeros(n + 1, np.int64)
-    link, share = np.empty(links, np.int32), np.empty(links)
-    parent = np.empty(parents, np.int32)
-    delay_F, tail_F = np.zeros(n), np.zeros(n)
-    at, at_parent = 0, 0
-    for f in range(len(count_F)):
-        new = new_of_old[f]
-        if new < 0:
-            continue
-        chosen[new] = f
-        for x in range(offsets_F1[f], offsets_F1[f + 1]):
-            link[at] = link_X[x]
-            share[at] = share_X[x]
-            at += 1
-        offsets[new + 1] = at
-        for r in range(parent_offsets_F1[f], parent_offsets_F1[f + 1]):
-            p = parent_R[r]
-            # A parent without copies feeds nothing, and is not waited for.
-            if new_of_old[p] < 0:
-                continue
-            parent[at_parent] = new_of_old[p]
-            at_parent += 1
-            # A relay passes on chunk by chunk: it begins with its parent's first and ends with its
-            # own last.
-            delay_F[new] = max(delay_F[new], min(chunk_bytes, bytes_F[p]) * pace_F[p] + latency_F[p])
-        parent_offsets[new + 1] = at_parent
-        if at_parent > parent_offsets[new]:
-            tail_F[new] = min(chunk_bytes, bytes_F[f]) * pace_F[f] + latency_F[f]
-    return chosen, offsets, link, share, parent_offsets, parent[:at_parent].copy(), delay_F, tail_F
-
-
-@njit(cache=True, nogil=True)
-def _sizes(  # type: ignore[no-untyped-def]
-    count_F,
-    awaited_F,
-    waiter_F,
-    counts_C,
-    copy_bytes,
-    part_F,
-    chunk_bytes,
-    latency_F,
-    pace_F,
-    parent_offsets_F1,
-    parent_R,
-):
-    """Whether every fed flow has a parent and, if none is fed, each its waiter; bytes (-1: no such flow), waiters, delays and tails, as of `_fill`."""
-    n = len(count_F)
-    bytes_F, waits_F = np.empty(n), np.full(n, -1, np.int32)
-    for f in range(n):
-        copies = counts_C[count_F[f]] if count_F[f] >= 0 else 0
-        bytes_F[f] = copies * copy_bytes if copies > 0 or count_F[f] < 0 else -1.0
-        if len(part_F) and bytes_F[f] > 0:
-            bytes_F[f] *= part_F[f]
-        if counts_C[awaited_F[f]] > 0:
-            waits_F[f] = waiter_F[f]
-        elif bytes_F[f] >= 0 and waiter_F[f] >= 0 and not len(parent_R):
-            return False, bytes_F, waits_F, bytes_F, bytes_F
-    if not len(parent_R):
-        return True, bytes_F, waits_F, np.zeros(0), np.zeros(0)
-    delay_F, tail_F = np.zeros(n), np.zeros(n)
-    for f in range(n):
-        fed = parent_offsets_F1[f] == parent_offsets_F1[f + 1] or bytes_F[f] < 0
-        for r in range(parent_offsets_F1[f], parent_offsets_F1[f + 1]):
-            p = parent_R[r]
-            if bytes_F[p] >= 0:
-                fed = True
-                delay_F[f] = max(delay_F[f], min(chunk_bytes, bytes_F[p]) * pace_F[p] + latency_F[p])
-                tail_F[f] = min(chunk_bytes, bytes_F[f]) * pace_F[f] + latency_F[f]
-        if not fed:
-            return False, bytes_F, waits_F, delay_F, tail_F
-    return True, bytes_F, waits_F, delay_F, tail_F

@@ -1,7 +1,7 @@
 """The bound rung: a lower bound on what `fluid` gives each rank at each task, without following a single event.
 
 Axes: S task, G rank of the program, R rank of a task, F flow, J link, K EP group, C crowd (see
-`moecast.sim.network.exchange_bounds`).
+`moecast.sim.network.crowds`).
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from collections import Counter
 import numpy as np
 
 from moecast.sim.busy import FlowRanks, busy_seconds, setup_start
-from moecast.sim.network.exchange_bounds import Begun, leave_bounds, no_past
+from moecast.sim.network.exchange_bounds import leave_bounds
 from moecast.sim.network.flows import check_program
 from moecast.sim.network.links import parallel_links
-from moecast.sim.network.shared import SharedFlows
+from moecast.sim.network.served import Begun, no_past
+from moecast.sim.network.shared import SharedFlows, Structures
 from moecast.sim.program import Compute, Exchange, Float, Int32, Sizes, StepProgram, StepTimes, Task
 
-MOST_KEPT = 20_000_000
-"""Numbers that are kept of flows for the next exchange with the same: some 200 MB."""
+MOST_PAIRS = 20_000_000
+"""Flows and their links that are kept for the next exchange with the same: some 200 MB."""
 
 
 class Bound:
@@ -93,7 +94,8 @@ class _Walk:
         self.place_J = np.full(len(program.capacity_J), -1, np.int64)
         self.used = Counter(id(task.flows) for task in program.exchanges)
         self.shared: dict[tuple[int, int, int, bool], SharedFlows] = {}
-        self.kept = 0
+        self.kept_pairs = 0
+        self.structures = Structures()
         self.one_grouping = _one_grouping(program)
 
     def take(self, task: Task) -> None:
@@ -169,15 +171,15 @@ class _Walk:
         flows, sizes = exchange.flows.sized()
         key = id(flows), id(exchange.group_R), exchange.n_ranks, exchange.barrier
         if key not in self.shared:
-            found = SharedFlows.of(flows, exchange, self.bottleneck_J, self.program.capacity_J)
+            found = SharedFlows.of(flows, exchange, self.bottleneck_J, self.program.capacity_J, self.structures)
             if flows is exchange.flows and self.used[id(flows)] == 1:
                 found.take(sizes)
                 found.add_units(self.units_J)
                 return found, sizes
-            if self.kept > MOST_KEPT:
+            if self.kept_pairs > MOST_PAIRS:
                 self._let_go()
             self.shared[key] = found
-            self.kept += found.numbers
+            self.kept_pairs += len(flows.link_X) + flows.n
         self.shared[key].take(sizes)
         return self.shared[key], sizes
 
@@ -185,7 +187,7 @@ class _Walk:
         for shared in self.shared.values():
             shared.add_units(self.units_J)
         self.shared.clear()
-        self.kept = 0
+        self.kept_pairs = 0
 
     def _bounds(
         self, exchange: Exchange, shared: SharedFlows, sizes: Sizes, enter_R: Float, past: _Past
@@ -196,12 +198,16 @@ class _Walk:
         if exchange.barrier:
             setup_R = np.maximum(setup_R, _least(group_R, last_enter_R)[group_R])
         begun = Begun(
-            group_R, shared.n_groups, exchange.barrier, setup_R + exchange.setup_s, last_enter_R + exchange.setup_s
+            group_R,
+            shared.structure.n_groups,
+            exchange.barrier,
+            setup_R + exchange.setup_s,
+            last_enter_R + exchange.setup_s,
         )
         moving = shared.moving(sizes, begun)
         one_grouping = self.one_grouping[exchange.stream, id(exchange.ranks_R)]
         leave_R, left_K, fair_F, past.served = leave_bounds(
-            moving, shared.crowds, shared.slots, begun, past.served, one_grouping, self.place_J
+            moving, shared.structure.crowds, shared.structure.slots, begun, past.served, one_grouping, self.place_J
         )
         past.leave(left_K)
         busy_R = busy_seconds(

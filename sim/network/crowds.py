@@ -57,9 +57,7 @@ class Crowds(NamedTuple):
 
 
 @entry
-def find_crowds(
-    source_F: Int32, waiter_F: Int32, fed: Fed, group_R: Int32, n_groups: int, barrier: bool
-) -> Crowds:
+def find_crowds(source_F: Int32, waiter_F: Int32, fed: Fed, group_R: Int32, n_groups: int, barrier: bool) -> Crowds:
     """Find the crowds of flows; behind a barrier all that a group starts counts as waited for by it.
 
     Of a sender only the flows count that it starts itself, unfed, and its own group waits for.
@@ -220,7 +218,6 @@ def tails(
     Minus infinity: nobody waits. The second are known of members of ranks only.
     """
     n_ranks = (len(crowds.first_C1) - 1 - n_groups) // 2
-    fed_any = len(fed.parent_R) > 0
     of_ranks, of_senders = crowds.first_C1[n_ranks], crowds.first_C1[n_ranks + n_groups]
     tail_M, span_M = np.full(len(crowds.flow_M), -np.inf), np.full(of_ranks, -np.inf)
     for rank in range(n_ranks):
@@ -228,22 +225,27 @@ def tails(
             f = crowds.flow_M[m]
             if waiter_F[f] == rank and bytes_F[f] >= 0:
                 tail_M[m], span_M[m] = max(tail_M[m], 0.0), max(span_M[m], alone_F[f])
-            if tail_M[m] == -np.inf:
-                continue
-            if not barrier:
-                tail_M[crowds.group_M[m]] = max(tail_M[crowds.group_M[m]], tail_M[m])
-            if not fed_any:
-                continue
-            for u in range(crowds.up_M1[m], crowds.up_M1[m + 1]):
-                p = crowds.up_U[u]
-                parent = crowds.flow_M[p]
-                if bytes_F[parent] >= 0:
-                    tail_M[p] = max(tail_M[p], tail_M[m] + tail_F[f])
-                    span_M[p] = max(span_M[p], span_M[m] + delay_F[f], alone_F[parent] + tail_M[p])
+            if tail_M[m] > -np.inf and len(fed.parent_R):
+                _reach_back(m, crowds, bytes_F, alone_F, delay_F[f], tail_F[f], tail_M, span_M)
     if barrier:
         for m in range(of_ranks, of_senders):
-            if bytes_F[crowds.flow_M[m]] >= 0:
-                tail_M[m] = 0.0
+            tail_M[m] = 0.0 if bytes_F[crowds.flow_M[m]] >= 0 else -np.inf
+    else:
+        for m in range(of_ranks):
+            tail_M[crowds.group_M[m]] = max(tail_M[crowds.group_M[m]], tail_M[m])
     for m in range(of_senders, len(tail_M)):
         tail_M[m] = tail_M[crowds.group_M[m]]
     return tail_M, span_M
+
+
+@inner
+def _reach_back(
+    m: int, crowds: Crowds, bytes_F: Float, alone_F: Float, delay: float, tail: float, tail_M: Float, span_M: Float
+) -> None:
+    """Lengthen the ways from what feeds a member to the rank that waits, if the one through it is longer."""
+    for u in range(crowds.up_M1[m], crowds.up_M1[m + 1]):
+        p = crowds.up_U[u]
+        parent = crowds.flow_M[p]
+        if bytes_F[parent] >= 0:
+            tail_M[p] = max(tail_M[p], tail_M[m] + tail)
+            span_M[p] = max(span_M[p], span_M[m] + delay, alone_F[parent] + tail_M[p])

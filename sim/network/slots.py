@@ -1,12 +1,12 @@
-"""Which link serves which flows of a crowd, compiled: a *slot* for each link of each crowd, and the flows that visit it.
+"""Which link serves which flows of a crowd, compiled: a *slot* for each link of each crowd, and who visits it.
 
 Found once for all possible flows of a template, so that an exchange only walks its flows in the order of their starts
-and brings each to its slots. Two things make these few. What only one flow can ever visit is a *lone* slot: alone there,
-the flow ends no sooner than it does anyhow, and the link counts only beside what it served in earlier exchanges. And
-where all of a group's flows on a link are of one sender, or go to one rank, the group has no slot of its own there.
+and brings each to its slots. Two things make these few. What only one flow can ever visit is a *lone* slot: alone
+there, the flow ends no sooner than it does anyhow, and the link counts only beside what it served in earlier exchanges.
+And where all of a group's flows on a link are of one sender, or go to one rank, the group has no slot of its own there.
 
-Axes: F flow, J link, R rank, C crowd, M (crowd, flow) member, X (flow, link) pair, P (member, link) pair, Z slot, L lone
-slot, Y (crowd, slot) pair, V visit.
+Axes: F flow, J link, I link that some flow crosses, R rank, C crowd, M (crowd, flow) member, X (flow, link) pair, P
+(member, link) pair, Z slot, L lone slot, Y (crowd, slot) pair, V visit.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ NONE, ALONE = -1, -2  # in the place of a slot: none; the lone slot 0, and below
 
 
 class Links(NamedTuple):
-    """The links that flows cross, as a CSR, and the seconds for which a byte keeps each busy if alone on it."""
+    """The links that flows cross, as a CSR; `n`: how many links there are."""
 
     offsets_F1: Int
     link_X: Int32
-    pace_X: Float
+    n: int
 
 
 class Visits(NamedTuple):
-    """By flow the slots that it visits, as which member of a crowd, and seconds a byte there; as a CSR.
+    """By flow the slots that it visits, as which member of a crowd, and over which of its links; as a CSR.
 
     No members where no flow has a tail.
     """
@@ -39,14 +39,14 @@ class Visits(NamedTuple):
     first_F1: Int
     slot_V: Int32
     member_V: Int32
-    pace_V: Float
+    pair_V: Int32
 
 
 class Lone(NamedTuple):
     """The lone slots: from which to before which they are of each crowd, their crowds, links and visitors.
 
-    `member_L` is the visitor as a member of the crowd, `pace_L` what it takes there; by flow, as a CSR, `first_F1` and
-    `lone_V`.
+    `member_L` is the visitor as a member of the crowd, `pair_L` over which of its links; by flow, as a CSR, `first_F1`
+    and `lone_V`.
     """
 
     first_C: Int
@@ -54,7 +54,7 @@ class Lone(NamedTuple):
     crowd_L: Int32
     link_L: Int32
     member_L: Int32
-    pace_L: Float
+    pair_L: Int32
     first_F1: Int
     lone_V: Int32
 
@@ -86,7 +86,7 @@ class Slots(NamedTuple):
 
 
 class _Room(NamedTuple):
-    """By link: flows of a crowd that cross it, its slot; and the fullest slot that may be a group's, how full, whose."""
+    """By link: flows of a crowd that cross it, its slot; the fullest slot that may be a group's, how full, whose."""
 
     crossed_J: Int
     place_J: Int32
@@ -96,36 +96,55 @@ class _Room(NamedTuple):
 
 
 @entry
-def slowest(links: Links) -> Float:
+def slowest(offsets_F1: Int, pace_X: Float) -> Float:
     """Seconds a byte of each flow on the slowest of its links; 0 without any."""
-    pace_F = np.zeros(len(links.offsets_F1) - 1)
+    pace_F = np.zeros(len(offsets_F1) - 1)
     for f in range(len(pace_F)):
-        for x in range(links.offsets_F1[f], links.offsets_F1[f + 1]):
-            pace_F[f] = max(pace_F[f], links.pace_X[x])
+        for x in range(offsets_F1[f], offsets_F1[f + 1]):
+            pace_F[f] = max(pace_F[f], pace_X[x])
     return pace_F
 
 
 @entry
-def find_slots(crowds: Crowds, links: Links, group_R: Int32, n_groups: int, n_links: int, has_tails: bool) -> Slots:
+def renamed(link_X: Int32, n_links: int) -> tuple[Int32, Int32]:
+    """Count links in the order in which they first come [X], and say which each is [I].
+
+    Templates that are alike but for where they stand, such as those of pipeline stages, then are the same.
+    """
+    place_J, place_X = np.full(n_links, -1, np.int32), np.empty(len(link_X), np.int32)
+    link_I, n = np.empty(min(n_links, len(link_X)), np.int32), 0
+    for x in range(len(link_X)):
+        j = link_X[x]
+        if place_J[j] < 0:
+            place_J[j], link_I[n] = n, j
+            n += 1
+        place_X[x] = place_J[j]
+    return place_X, link_I[:n].copy()
+
+
+@entry
+def find_slots(crowds: Crowds, links: Links, group_R: Int32, n_groups: int, has_tails: bool) -> Slots:
     """Give each crowd a slot for each link that several of its flows cross, and lone ones for the others."""
     n_ranks, n_crowds = len(group_R), len(crowds.first_C1) - 1
     first_M1 = _pairs_before(crowds.flow_M, links.offsets_F1)
     most = first_M1[-1]
     slot_P, slot_Y = np.empty(most, np.int32), np.empty(most, np.int32)
-    link_Z, owner_Z, pair_L = np.empty(most, np.int32), np.empty(most, np.int32), np.empty(most, np.int64)
+    link_Z, owner_Z, lone_P = np.empty(most, np.int32), np.empty(most, np.int32), np.empty(most, np.int64)
     ends_4C = np.zeros((4, n_crowds), np.int64)  # first and end of its slots, of its lone ones
     room = _Room(
-        np.zeros(n_links, np.int64),
-        np.empty(n_links, np.int32),
-        np.zeros(n_links, np.int64),
-        np.empty(n_links, np.int32),
-        np.full(n_links, -1, np.int64),
+        np.zeros(links.n, np.int64),
+        np.empty(links.n, np.int32),
+        np.zeros(links.n, np.int64),
+        np.empty(links.n, np.int32),
+        np.full(links.n, -1, np.int64),
     )
+    senders = n_ranks + n_groups
+    group_C = np.concatenate((group_R, np.arange(n_groups), group_R))
+    # Groups last: by then the slots that may be theirs are known.
+    order_C = np.concatenate((np.arange(n_ranks), np.arange(senders, n_crowds), np.arange(n_ranks, senders)))
     slots, listed, lone = 0, 0, 0
-    for turn in range(n_crowds):
-        # Groups last: by then the slots that may be theirs are known.
-        c = turn if turn < n_ranks else turn + n_groups if turn < 2 * n_ranks else turn - n_ranks
-        group = c - n_ranks if turn >= 2 * n_ranks else group_R[turn % n_ranks]
+    for c in order_C:
+        of_group, group = n_ranks <= c < senders, group_C[c]
         ends_4C[0, c], ends_4C[2, c] = listed, lone
         _count(c, crowds, links, room)
         for m in range(crowds.first_C1[c], crowds.first_C1[c + 1]):
@@ -134,13 +153,13 @@ def find_slots(crowds: Crowds, links: Links, group_R: Int32, n_groups: int, n_li
                 j = links.link_X[first + p - first_M1[m]]
                 if room.crossed_J[j] == 1:
                     slot_P[p] = NONE
-                    if c < n_ranks + n_groups:
-                        slot_P[p], pair_L[lone] = ALONE - lone, p
+                    if c < senders:
+                        slot_P[p], lone_P[lone] = ALONE - lone, p
                         lone += 1
                     continue
                 if room.place_J[j] == NONE:
                     room.place_J[j] = slots
-                    if turn >= 2 * n_ranks and room.widest_group_J[j] == group and room.widest_J[j] == room.crossed_J[j]:
+                    if of_group and room.widest_group_J[j] == group and room.widest_J[j] == room.crossed_J[j]:
                         room.place_J[j] = room.widest_slot_J[j]
                     else:
                         link_Z[slots], owner_Z[slots] = j, c
@@ -150,31 +169,29 @@ def find_slots(crowds: Crowds, links: Links, group_R: Int32, n_groups: int, n_li
                 slot_P[p] = room.place_J[j]
         ends_4C[1, c], ends_4C[3, c] = listed, lone
         # A group has what its senders have, tails and all; what its ranks have only where there are no tails.
-        may_be = turn >= n_ranks or (crowds.by_group and not has_tails)
-        _clear(c, crowds, links, room, group if may_be and turn < 2 * n_ranks else NONE)
+        may_be = c >= senders or (c < n_ranks and crowds.by_group and not has_tails)
+        _clear(c, crowds, links, room, group if may_be else NONE)
     visits, lone_V, group_visits = _visits_by_kind(
         crowds, links, n_ranks, n_groups, first_M1, slot_P, owner_Z, has_tails
     )
-    of_lone = _lone(crowds, links, first_M1, pair_L[:lone], ends_4C[2], ends_4C[3], lone_V)
+    of_lone = _lone(crowds, links, first_M1, lone_P[:lone], ends_4C[2], ends_4C[3], lone_V)
     return Slots(link_Z[:slots].copy(), ends_4C[0], ends_4C[1], slot_Y[:listed].copy(), visits, group_visits, of_lone)
 
 
 @inner
-def _lone(
-    crowds: Crowds, links: Links, first_M1: Int, pair_L: Int, first_C: Int, end_C: Int, visits: Visits
-) -> Lone:
+def _lone(crowds: Crowds, links: Links, first_M1: Int, lone_P: Int, first_C: Int, end_C: Int, visits: Visits) -> Lone:
     """Say of lone slots what `Lone` says."""
-    n = len(pair_L)
-    crowd_L, link_L, member_L = np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, np.int32)
-    pace_L = np.empty(n)
+    n = len(lone_P)
+    crowd_L, link_L = np.empty(n, np.int32), np.empty(n, np.int32)
+    member_L, pair_L = np.empty(n, np.int32), np.empty(n, np.int32)
     for c in range(len(first_C)):
         m = crowds.first_C1[c]
         for i in range(first_C[c], end_C[c]):
-            while first_M1[m + 1] <= pair_L[i]:  # they stand in the order of members
+            while first_M1[m + 1] <= lone_P[i]:  # they stand in the order of members
                 m += 1
-            x = links.offsets_F1[crowds.flow_M[m]] + pair_L[i] - first_M1[m]
-            crowd_L[i], link_L[i], member_L[i], pace_L[i] = c, links.link_X[x], m, links.pace_X[x]
-    return Lone(first_C, end_C, crowd_L, link_L, member_L, pace_L, visits.first_F1, visits.slot_V)
+            x = links.offsets_F1[crowds.flow_M[m]] + lone_P[i] - first_M1[m]
+            crowd_L[i], link_L[i], member_L[i], pair_L[i] = c, links.link_X[x], m, x
+    return Lone(first_C, end_C, crowd_L, link_L, member_L, pair_L, visits.first_F1, visits.slot_V)
 
 
 @inner
@@ -253,7 +270,7 @@ def _visits(
     has_tails: bool,
 ) -> Visits:
     n, put_F = first_F1[-1], first_F1.copy()
-    slot_V, pace_V = np.empty(n, np.int32), np.empty(n)
+    slot_V, pair_V = np.empty(n, np.int32), np.empty(n, np.int32)
     member_V = np.empty(n if has_tails else 0, np.int32)
     for m in range(len(crowds.flow_M)):
         f = crowds.flow_M[m]
@@ -262,7 +279,7 @@ def _visits(
                 v = put_F[f]
                 put_F[f] += 1
                 slot_V[v] = ALONE - slot_P[p] if kind == 1 else slot_P[p]
-                pace_V[v] = links.pace_X[links.offsets_F1[f] + p - first_M1[m]]
+                pair_V[v] = links.offsets_F1[f] + p - first_M1[m]
                 if has_tails:
                     member_V[v] = m
-    return Visits(first_F1, slot_V, member_V, pace_V)
+    return Visits(first_F1, slot_V, member_V, pair_V)
