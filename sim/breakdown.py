@@ -26,6 +26,9 @@ from moecast.sim.exposed import exposed_seconds
 from moecast.sim.program import BREAKDOWN_PARTS, Exchange, Float, Int, StepProgram, StepTimes, Task
 from moecast.sim.waiting import network_seconds
 
+ROUNDING = 1e-12
+"""Times that differ by less than this part are the same."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdleTimes:
@@ -164,7 +167,8 @@ def waits_for_peers(program: StepProgram, times: StepTimes) -> IdleTimes:
         waited_G = np.clip(np.minimum(unused_G, until_G - enter_G), 0.0, None)
         held_up_s += float((waited_G - idle_SG[index]).mean())
     done_G = all_leave_SG[-1]
-    last_G = np.full(len(done_G), done_G.argmax())
+    # Of those who end together the first: which of them is last by a rounding error would be chance.
+    last_G = np.full(len(done_G), np.flatnonzero(done_G >= done_G.max() * (1 - ROUNDING))[0])
     end_idle_G = done_G.max() - done_G
     for index, seconds_G in _held_up(exchanges, times, idle_SG, last_G, done_G, done_G[last_G]):
         end_fabric_SG[index] += seconds_G

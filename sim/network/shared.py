@@ -163,7 +163,7 @@ class SharedFlows:
             source_F, bytes_F, self.pace_F, latency_F, of.fed, delay_F, tail_F, begun.begin_R
         )
         if len(of.fed.parent_R):
-            order_F = np.argsort(start_F)
+            order_F = np.argsort(start_F, kind="stable")  # as they stand where they start together: quick to walk
             order_F = order_F[bytes_F[order_F] >= 0]
         else:
             order_F = by_start(begun.begin_R, of.first_S1, of.sent_S, bytes_F)
