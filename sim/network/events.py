@@ -17,7 +17,6 @@ from moecast.sim.network.maxmin import OVER, fill, release
 from moecast.sim.network.state import (
     ALL,
     ASKED,
-    BLOCK,
     DUE,
     ENDED,
     EVEN,
@@ -36,6 +35,7 @@ from moecast.sim.network.state import (
     UNEVEN,
     Net,
     look_ahead,
+    note_first,
 )
 from moecast.sim.network.windows import enter, open_window
 from moecast.sim.program import Float, Int
@@ -147,20 +147,9 @@ def _fill_from(net: Net, least: float) -> None:
             net.rate_F[f] = net.fair_F[f]
             net.last_F[f] = now + net.left_F[f] / net.rate_F[f]
     net.counts[TRANSIT] = begin + n
-    _note_order(net, begin)
-
-
-@inner
-def _note_order(net: Net, begin: int) -> None:
-    """Keep the rates of those in transit from a place on, and when the first of each block leaves."""
-    first, end = np.inf, net.counts[TRANSIT]
-    for a in range(begin // BLOCK * BLOCK, end):
-        f = net.transit_A[a]
-        if a >= begin:
-            net.filled_A[a] = net.fair_F[f]
-        first = min(first, net.last_F[f])
-        if a % BLOCK == BLOCK - 1 or a == end - 1:
-            net.first_B[a // BLOCK], first = first, np.inf
+    for a in range(begin, begin + n):
+        net.filled_A[a] = net.fair_F[net.transit_A[a]]
+    note_first(net, begin)
 
 
 @inner

@@ -75,7 +75,7 @@ class Net(NamedTuple):
     since_F: Float
     transit_A: Int  # exact: in the order in which their rates were filled; who left stays until they are again
     filled_A: Float  # exact: the rates of those in transit_A, as they were filled
-    first_B: Float  # exact: when the first last byte of each block of those in transit_A leaves
+    first_B: Float  # when the first last byte of each block of those in transit_A leaves
     place_F: Int  # within a tolerance: a link in its part of the network
     again_A: Int  # scratch: those whose rates are filled again
     soon_A: Int  # those whose last bytes leave next, in order; of the first of them they have left
@@ -158,8 +158,18 @@ def _grown(array: Records, size: int) -> Records:
 
 
 @inner
+def note_first(net: Net, begin: int) -> None:
+    """Note when the first of each block of those in transit, from the block of a place on, leaves."""
+    first, end = np.inf, net.counts[TRANSIT]
+    for a in range(begin // BLOCK * BLOCK, end):
+        first = min(first, net.last_F[net.transit_A[a]])
+        if a % BLOCK == BLOCK - 1 or a == end - 1:
+            net.first_B[a // BLOCK], first = first, np.inf
+
+
+@inner
 def look_ahead(net: Net) -> None:
-    """List the first flows to leave."""
+    """List the first flows to leave, of blocks whose first is noted."""
     first, n, end = np.inf, 0, net.counts[TRANSIT]
     for b in range(-(-end // BLOCK)):
         first = min(first, net.first_B[b])
