@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from moecast.sim.busy import wait_for_starters
 from moecast.sim.critical_path import critical_path, path_seconds
-from moecast.sim.exposed import exposed_seconds
+from moecast.sim.exposed import exposed_seconds, stays_by_kind
 from moecast.sim.program import BREAKDOWN_PARTS, Exchange, Float, Int, StepProgram, StepTimes, Task
 from moecast.sim.waiting import network_seconds
 
@@ -126,8 +126,10 @@ def _of_streams(
     path_s: Mapping[str, float],
 ) -> Breakdown:
     """Where tasks run beside each other: compute first, then communication that it does not hide, then waiting."""
-    spent_S, overlapped_s = exposed_seconds(program, times, idling.idle_S)
-    network_S = network_seconds(program, times, idling.idle_S, idling.peer_S)
+    by_kind = stays_by_kind(program, times, idling.idle_S)
+    spent_S, overlapped_s = exposed_seconds(program, by_kind)
+    network_S = network_seconds(program, times, idling.peer_S, by_kind)
+    del by_kind
     step, layers = dict.fromkeys(BREAKDOWN_PARTS, 0.0), dict.fromkeys(BREAKDOWN_PARTS, 0.0)
     for task, spent in zip(program.tasks, ((spent_S + network_S) / program.n_ranks).tolist(), strict=True):
         for parts in (step, layers) if _counts(task, used_L) else (step,):
@@ -199,7 +201,8 @@ def _idle_of_streams(program: StepProgram, times: StepTimes) -> IdleTimes:
         idle_S.append(np.clip(np.minimum(unused_R, enter_R[peer_R] - enter_R), 0.0, None))
     done_G = np.zeros(program.n_ranks)
     for task, leave_R in zip(program.tasks, times.leave_S, strict=True):
-        np.maximum.at(done_G, program.ranks_of(task), leave_R)
+        ranks_R = program.ranks_of(task)
+        done_G[ranks_R] = np.maximum(done_G[ranks_R], leave_R)
     nothing_S = [np.broadcast_to(0.0, idle_R.shape) for idle_R in idle_S]
     return IdleTimes(idle_S=idle_S, end_idle_G=times.step_time_s - done_G, end_fabric_S=nothing_S, peer_S=peer_S)
 
