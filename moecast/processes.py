@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -84,6 +85,16 @@ class Workers(Generic[Given]):
         parts = [asked[first : first + at_once] for first in range(0, len(asked), at_once)]
         futures = [self._submit(answer, part) for part in parts]
         return (found for future in futures for found in self._result(future))
+
+    def begin(self, answer: Callable[[Given, Asked], Answer], asked: Asked) -> Callable[[], Answer]:
+        """Let a process begin one answer, beside what this one does; it is given when it is called for.
+
+        One job: this process answers then.
+        """
+        if self.jobs == 1:
+            return partial(answer, self.given, asked)
+        future = self._submit(answer, [asked])
+        return lambda: self._result(future)[0]
 
     def as_done(
         self, answer: Callable[[Given, Asked], Answer], asked: Sequence[Asked]

@@ -20,10 +20,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from moecast.sim.busy import wait_for_starters
 from moecast.sim.critical_path import critical_path, path_seconds
-from moecast.sim.exposed import exposed_seconds
-from moecast.sim.program import BREAKDOWN_PARTS, Exchange, Float, Flows, Int, StepProgram, StepTimes, Task
+from moecast.sim.exposed import exposed_seconds, stays_by_kind
+from moecast.sim.program import BREAKDOWN_PARTS, Exchange, Float, Int, StepProgram, StepTimes, Task
 from moecast.sim.waiting import network_seconds
+
+ROUNDING = 1e-12
+"""Times that differ by less than this part are the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,8 +126,10 @@ def _of_streams(
     path_s: Mapping[str, float],
 ) -> Breakdown:
     """Where tasks run beside each other: compute first, then communication that it does not hide, then waiting."""
-    spent_S, overlapped_s = exposed_seconds(program, times, idling.idle_S)
-    network_S = network_seconds(program, times, idling.idle_S, idling.peer_S)
+    by_kind = stays_by_kind(program, times, idling.idle_S)
+    spent_S, overlapped_s = exposed_seconds(program, by_kind)
+    network_S = network_seconds(program, times, idling.peer_S, by_kind)
+    del by_kind
     step, layers = dict.fromkeys(BREAKDOWN_PARTS, 0.0), dict.fromkeys(BREAKDOWN_PARTS, 0.0)
     for task, spent in zip(program.tasks, ((spent_S + network_S) / program.n_ranks).tolist(), strict=True):
         for parts in (step, layers) if _counts(task, used_L) else (step,):
@@ -163,7 +169,8 @@ def waits_for_peers(program: StepProgram, times: StepTimes) -> IdleTimes:
         waited_G = np.clip(np.minimum(unused_G, until_G - enter_G), 0.0, None)
         held_up_s += float((waited_G - idle_SG[index]).mean())
     done_G = all_leave_SG[-1]
-    last_G = np.full(len(done_G), done_G.argmax())
+    # Of those who end together the first: which of them is last by a rounding error would be chance.
+    last_G = np.full(len(done_G), np.flatnonzero(done_G >= done_G.max() * (1 - ROUNDING))[0])
     end_idle_G = done_G.max() - done_G
     for index, seconds_G in _held_up(exchanges, times, idle_SG, last_G, done_G, done_G[last_G]):
         end_fabric_SG[index] += seconds_G
@@ -194,7 +201,8 @@ def _idle_of_streams(program: StepProgram, times: StepTimes) -> IdleTimes:
         idle_S.append(np.clip(np.minimum(unused_R, enter_R[peer_R] - enter_R), 0.0, None))
     done_G = np.zeros(program.n_ranks)
     for task, leave_R in zip(program.tasks, times.leave_S, strict=True):
-        np.maximum.at(done_G, program.ranks_of(task), leave_R)
+        ranks_R = program.ranks_of(task)
+        done_G[ranks_R] = np.maximum(done_G[ranks_R], leave_R)
     nothing_S = [np.broadcast_to(0.0, idle_R.shape) for idle_R in idle_S]
     return IdleTimes(idle_S=idle_S, end_idle_G=times.step_time_s - done_G, end_fabric_S=nothing_S, peer_S=peer_S)
 
@@ -216,23 +224,9 @@ def last_peer(exchange: Exchange, enter_G: Float) -> Int:
         np.maximum.at(last_K, exchange.group_R, place_G)
         last_G = last_K[exchange.group_R]
     else:
-        flows = exchange.fill()
-        waited_F = flows.waiter_F >= 0
-        np.maximum.at(last_G, flows.waiter_F[waited_F], _last_starter(flows, place_G)[waited_F])
+        wait_for_starters(exchange, place_G, last_G)
     peer_G = order_G[last_G]
     return np.asarray(np.where(enter_G[peer_G] > enter_G, peer_G, np.arange(n_ranks)), np.int64)
-
-
-def _last_starter(flows: Flows, place_G: Int) -> Int:
-    """The place, in the order of entry, of the last rank that has to enter before a flow can start [F]."""
-    parents_F = np.diff(flows.parent_offsets_F1)
-    fed_R = np.repeat(np.arange(flows.n), parents_F)
-    place_F = np.where(parents_F > 0, -1, place_G[flows.source_rank_F])
-    before_F = np.zeros(0, np.int64)
-    while not np.array_equal(before_F, place_F):  # as often as relays follow one another
-        before_F = place_F.copy()
-        np.maximum.at(place_F, fed_R, before_F[flows.parent_R])
-    return np.asarray(place_F, np.int64)
 
 
 def _held_up(

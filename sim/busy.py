@@ -18,6 +18,11 @@ def add_link_units(flows: Flows, units_J: Float) -> None:
     _add_link_units(flows.bytes_F, flows.offsets_F1, flows.link_X, flows.share_X, units_J)
 
 
+def add_units(flows: Flows, bytes_F: Float, units_J: Float) -> None:
+    """The same of so many bytes of each flow [F]."""
+    _add_link_units(bytes_F, flows.offsets_F1, flows.link_X, flows.share_X, units_J)
+
+
 def add_link_bytes(flows: Flows, n_real: int, bytes_J: Float) -> None:
     """Add the bytes that pass each link [J], in place.
 
@@ -73,6 +78,52 @@ def setup_start(exchange: Exchange, enter_R: Float) -> Float:
     return last_K[exchange.group_R]
 
 
+def wait_for_starters(exchange: Exchange, place_R: Int, last_R: Int) -> None:
+    """Raise, in place, to the last of those who have to enter before what each rank waits for can start [R].
+
+    `place_R` is when they enter, and so is what is raised: the place in the order of all.
+    """
+    flows, sizes = exchange.flows.sized()
+    _wait(
+        flows.source_rank_F,
+        sizes.waiter_F,
+        sizes.bytes_F,
+        flows.parent_offsets_F1,
+        flows.parent_R,
+        place_R,
+        last_R,
+    )
+
+
+@entry
+def _wait(
+    source_F: Int32,
+    waiter_F: Int32,
+    bytes_F: Float,
+    parents_F1: Int,
+    parent_R: Int32,
+    place_R: Int,
+    last_R: Int,
+) -> None:
+    place_F, changed = np.full(len(source_F), -1, np.int64), True
+    while changed:  # as often as relays follow one another
+        changed = False
+        for f in range(len(source_F)):
+            if bytes_F[f] < 0:
+                continue
+            place = -1
+            if parents_F1[f] == parents_F1[f + 1]:
+                place = place_R[source_F[f]]
+            for r in range(parents_F1[f], parents_F1[f + 1]):
+                if bytes_F[parent_R[r]] >= 0:
+                    place = max(place, place_F[parent_R[r]])
+            if place != place_F[f]:
+                place_F[f], changed = place, len(parent_R) > 0
+    for f in range(len(source_F)):
+        if waiter_F[f] >= 0 and bytes_F[f] >= 0:
+            last_R[waiter_F[f]] = max(last_R[waiter_F[f]], place_F[f])
+
+
 @entry
 def _busy(
     order_F: Int,
@@ -90,13 +141,22 @@ def _busy(
     for g in range(len(enter_R)):
         _count(g, setup_R[g], setup_R[g] + setup_s, leave_R, until_R, busy_R)
     # In order of their start: then one time says up to where a rank's busy time is counted,
-    # whatever overlaps.
+    # whatever overlaps. Of flows that one rank starts together it sends until the last ends.
+    sender, begun, over = -1, 0.0, 0.0
     for f in order_F:
-        _count(source_F[f], start_F[f], end_F[f], leave_R, until_R, busy_R)
-        if destination_F[f] != source_F[f]:
-            _count(destination_F[f], start_F[f], end_F[f], leave_R, until_R, busy_R)
+        source, start, end = source_F[f], start_F[f], end_F[f]
+        if source == sender and start == begun:
+            over = max(over, end)
+        else:
+            if sender >= 0:
+                _count(sender, begun, over, leave_R, until_R, busy_R)
+            sender, begun, over = source, start, end
+        if destination_F[f] != source:
+            _count(destination_F[f], start, end, leave_R, until_R, busy_R)
         if waiter_F[f] >= 0 and waiter_F[f] != destination_F[f]:
-            _count(waiter_F[f], start_F[f], end_F[f], leave_R, until_R, busy_R)
+            _count(waiter_F[f], start, end, leave_R, until_R, busy_R)
+    if sender >= 0:
+        _count(sender, begun, over, leave_R, until_R, busy_R)
     return busy_R
 
 

@@ -6,6 +6,7 @@ Axes: S task, G rank, R rank of a task, X (rank, task) pair: a stay, sorted by r
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,17 +14,37 @@ from moecast.compiled import entry
 from moecast.sim.program import HOST, Compute, Exchange, Float, Int, Int32, StepProgram, StepTimes, Task
 
 
-def exposed_seconds(program: StepProgram, times: StepTimes, idle_S: Sequence[Float]) -> tuple[Float, float]:
+class Stays(NamedTuple):
+    """Rank, start, end and task of each stay [X] in some tasks, sorted by rank and start, and where it stood before."""
+
+    rank_X: Int32
+    start_X: Float
+    end_X: Float
+    task_X: Int32
+    order_X: Int32
+
+
+class StaysByKind(NamedTuple):
+    """Stays in what ranks compute, and in what they send each other."""
+
+    work: Stays
+    moving: Stays
+
+
+def stays_by_kind(program: StepProgram, times: StepTimes, idle_S: Sequence[Float]) -> StaysByKind:
+    """Sort the stays of a step, waiting for peers, `idle_S` at the beginning of each, apart."""
+    computes = [index for index, task in enumerate(program.tasks) if isinstance(task, Compute)]
+    exchanges = [index for index, task in enumerate(program.tasks) if _is_sent(task)]
+    return StaysByKind(stays(program, times, idle_S, computes), stays(program, times, idle_S, exchanges))
+
+
+def exposed_seconds(program: StepProgram, by_kind: StaysByKind) -> tuple[Float, float]:
     """Seconds of each task [S] over all ranks that nothing else hides, and of communication beside compute in all.
 
     Of a moment in which a rank does several things, the one that it computes has it; of several of
-    a kind the one that began first. Waiting for peers, `idle_S` at the beginning of each stay, has
-    none.
+    a kind the one that began first. Waiting for peers has none.
     """
-    computes = [index for index, task in enumerate(program.tasks) if isinstance(task, Compute)]
-    exchanges = [index for index, task in enumerate(program.tasks) if is_sent(task)]
-    work = stays(program, times, idle_S, computes)[:4]
-    moving = stays(program, times, idle_S, exchanges)[:4]
+    work, moving = by_kind.work[:4], by_kind.moving[:4]
     spent_S = np.zeros(len(program.tasks))
     _sweep_compute(*work, spent_S)
     overlapped: float = _sweep_exchanges(*work[:3], *moving, spent_S)
@@ -39,22 +60,15 @@ def seconds_of_ranks(program: StepProgram, times: StepTimes, idle_S: Sequence[Fl
     return spent_G
 
 
-def is_sent(task: Task) -> bool:
+def _is_sent(task: Task) -> bool:
     """Whether a task is communication, which what hosts do is not."""
     return isinstance(task, Exchange) and task.stream != HOST
 
 
-def stays(
-    program: StepProgram, times: StepTimes, idle_S: Sequence[Float], indices: list[int]
-) -> tuple[Int32, Float, Float, Int32, Int32]:
-    """Rank, start, end and task of each stay [X] in some tasks, waiting for peers apart.
-
-    And where it stood before.
-
-    Sorted by rank and start; the last array is the order, of all ranks of the first task and so on.
-    """
+def stays(program: StepProgram, times: StepTimes, idle_S: Sequence[Float], indices: list[int]) -> Stays:
+    """Sort the stays in some tasks; before, all ranks of the first task came, and so on."""
     if not indices:
-        return np.zeros(0, np.int32), np.zeros(0), np.zeros(0), np.zeros(0, np.int32), np.zeros(0, np.int32)
+        return Stays(np.zeros(0, np.int32), np.zeros(0), np.zeros(0), np.zeros(0, np.int32), np.zeros(0, np.int32))
     rank_X = np.concatenate([program.ranks_of(program.tasks[i]) for i in indices]).astype(np.int32)
     task_X = np.repeat(np.array(indices, np.int32), [program.tasks[i].n_ranks for i in indices])
     start_X = np.concatenate([times.enter_S[i] + idle_S[i] for i in indices])
@@ -62,7 +76,7 @@ def stays(
     # One after another, so that no array is there twice: there are tens of millions of stays.
     rank_X, task_X, start_X = rank_X[order], task_X[order], start_X[order]
     end_X = np.concatenate([times.leave_S[i] for i in indices])[order]
-    return rank_X, start_X, end_X, task_X, order
+    return Stays(rank_X, start_X, end_X, task_X, order)
 
 
 @entry

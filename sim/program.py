@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, get_args
+from typing import Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -84,6 +84,23 @@ class Compute(OfRanks):
         return len(self.seconds_R)
 
 
+class Sizes(NamedTuple):
+    """What one exchange adds to flows that it shares with others [F].
+
+    Parameters
+    ----------
+    bytes_F
+        −1 where it has no such flow.
+    waiter_F, feed_delay_F, feed_tail_F
+        As of `Flows`.
+    """
+
+    bytes_F: Float
+    waiter_F: Int32
+    feed_delay_F: Float
+    feed_tail_F: Float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flows:
     """The flows of one exchange, with the links they use; ranks are counted among the exchange's.
@@ -126,6 +143,10 @@ class Flows:
         """Give the flows themselves."""
         return self
 
+    def sized(self) -> tuple[Flows, Sizes]:
+        """Give the flows themselves, and their own sizes."""
+        return self, Sizes(self.bytes_F, self.waiter_F, self.feed_delay_F, self.feed_tail_F)
+
 
 class FlowSource(Protocol):
     """What gives an exchange its flows when it is run: `Flows`, or a template with this exchange's counts."""
@@ -136,6 +157,12 @@ class FlowSource(Protocol):
 
     def fill(self) -> Flows:
         """Give the flows."""
+
+    def sized(self) -> tuple[Flows, Sizes]:
+        """Give flows, the same object for all exchanges that may share what follows from them, and what it has of them.
+
+        A flow that is fed has a parent in every exchange that has it.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

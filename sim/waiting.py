@@ -17,8 +17,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from moecast.compiled import entry, inner
-from moecast.sim.exposed import is_sent, stays
-from moecast.sim.program import Compute, Float, Int, StepProgram, StepTimes
+from moecast.sim.exposed import StaysByKind
+from moecast.sim.program import Float, Int, StepProgram, StepTimes
 
 COMPUTES, SENDS, WAITS = 0, 1, 2
 NOBODY = -1  # that is known to be waited for: then it is no exchange that holds the rank up
@@ -26,25 +26,27 @@ MOST_DEEP = 64  # who waits for whom waits for whom: pipelines have as many as r
 
 
 def network_seconds(
-    program: StepProgram, times: StepTimes, idle_S: Sequence[Float], peer_S: Sequence[Int | None]
+    program: StepProgram, times: StepTimes, peer_S: Sequence[Int | None], by_kind: StaysByKind
 ) -> Float:
     """Seconds of each exchange [S], over all ranks, in which ranks that do nothing wait for a peer that it holds up.
 
     Parameters
     ----------
-    idle_S, peer_S
+    peer_S
         As of `moecast.sim.breakdown.IdleTimes`.
+    by_kind
+        Of the same step.
     """
-    computes = [index for index, task in enumerate(program.tasks) if isinstance(task, Compute)]
-    exchanges = [index for index, task in enumerate(program.tasks) if is_sent(task)]
-    rank_W, start_W, end_W, _, _ = stays(program, times, idle_S, computes)
-    rank_X, start_X, end_X, task_X, order_X = stays(program, times, idle_S, exchanges)
+    rank_W, start_W, end_W, _, _ = by_kind.work
+    rank_X, start_X, end_X, task_X, order_X = by_kind.moving
+    exchanges = np.flatnonzero(np.bincount(task_X, minlength=1)).tolist()
     peers = [program.ranks_of(program.tasks[index])[peer_S[index]] for index in exchanges]
     peer_X = np.concatenate([np.zeros(0, np.int32), *peers]).astype(np.int32)[order_X]
-    del peers, order_X
+    del peers
     done_G = np.zeros(program.n_ranks)
     for task, leave_R in zip(program.tasks, times.leave_S, strict=True):
-        np.maximum.at(done_G, program.ranks_of(task), leave_R)
+        ranks_R = program.ranks_of(task)
+        done_G[ranks_R] = np.maximum(done_G[ranks_R], leave_R)
     ranks = np.arange(program.n_ranks + 1)
     pieces = _pieces(
         np.searchsorted(rank_W, ranks),

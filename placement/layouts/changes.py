@@ -13,7 +13,7 @@ import numpy as np
 
 from moecast.sim.collectives.links import link_kinds
 from moecast.sim.gains import cable_of
-from moecast.sim.program import Compute, Exchange, Flows, FlowSource, StepProgram, Task
+from moecast.sim.program import Compute, Exchange, Flows, FlowSource, Sizes, StepProgram, Task
 
 if TYPE_CHECKING:
     from moecast.topology import Cluster
@@ -100,3 +100,6 @@ class _Longer:
         flows = self.flows.fill()
         names = ("bytes_F", "latency_F", "feed_delay_F", "feed_tail_F")
         return replace(flows, **{name: getattr(flows, name) * self.times for name in names})
+
+    def sized(self) -> tuple[Flows, Sizes]:
+        return self.fill().sized()

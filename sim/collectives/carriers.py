@@ -16,6 +16,7 @@ import numpy as np
 from moecast.sim.collectives.fitted import gathered_wire, is_fitted, nccl_of, wire_of
 from moecast.sim.collectives.links import with_senders_links
 from moecast.sim.collectives.template import FlowTemplate, Legs
+from moecast.sim.collectives.template_loops import on_wire
 from moecast.sim.cost.dispatch import (
     SEVERAL_HOSTS,
     SOFT,
@@ -215,12 +216,11 @@ def lay_out(
         per_byte_s=np.where(near_F, carrier.copy_s, carrier.far_copy_s) / copy_bytes,
         slowdown=np.where(near_F, 0.0 if beside else carrier.wire, 1.0),
     )
-    on_wire_X = link_X < len(sites.cluster.links)
-    wire_X = np.repeat(np.where(near_F, carrier.wire, 1.0), np.diff(offsets_F1))
+    wire_F, n_links = np.where(near_F, carrier.wire, 1.0), len(sites.cluster.links)
     return FlowTemplate.of(
         sites,
         legs,
         copy_bytes,
-        links=(offsets_F1, link_X, share_X * np.where(on_wire_X, wire_X, 1.0)),
+        links=(offsets_F1, link_X, on_wire(offsets_F1, link_X, share_X, wire_F, n_links)),
         latency_F=np.maximum(routes.latency_F, np.where(near_F, carrier.latency_s, carrier.far_latency_s)),
     )

@@ -32,9 +32,13 @@ class FlatAllToAll:
         return lay_out(sites, legs, copy_bytes, carrier, messages=mode.messages)
 
     def combine(self, sites: Sites, mode: Mode, copy_bytes: float, carrier: Carrier | None = None) -> FlowTemplate:
-        """Lay out the way back; the counts are those of the dispatch, (home, server)."""
+        """Lay out the way back; the counts are those of the dispatch, (home, server).
+
+        Flows stand in the order of who sends them, as in the dispatch: all groups' pairs are its own, and so are paths.
+        """
         home, server, count = _pairs(sites)
-        legs = Legs.direct(server, home, count)
+        order = np.lexsort((home, server))
+        legs = Legs.direct(server[order], home[order], count[order])
         return lay_out(sites, legs, copy_bytes, carrier, messages=mode.messages)
 
 

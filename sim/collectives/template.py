@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.arrays import numbers, whole_numbers
-from moecast.compiled import entry
-from moecast.sim.collectives.links import link_capacity, row_max, with_issue_links
+from moecast.sim.collectives.links import link_capacity, with_issue_links
+from moecast.sim.collectives.template_loops import fill_flows, paces, size_flows
 from moecast.sim.network.links import Paths, kept_pairs
-from moecast.sim.program import Flows
+from moecast.sim.program import Flows, Sizes
 from moecast.sim.sites import Sites
 
 Float = npt.NDArray[np.float64]
@@ -131,6 +131,7 @@ class FlowTemplate:
     pace_F: Float
     parent_offsets_F1: Int
     parent_R: Int
+    _every: list[Flows] = field(default_factory=list, init=False, repr=False)
 
     @classmethod
     def of(
@@ -175,7 +176,7 @@ class FlowTemplate:
             link_X=link_X,
             share_X=share_X,
             latency_F=routes.latency_F if latency_F is None else latency_F,
-            pace_F=row_max(share_X / capacity_J[link_X], offsets_F1),
+            pace_F=paces(offsets_F1, link_X, share_X, capacity_J),
             parent_offsets_F1=np.concatenate([[0], np.cumsum(parents_F)]),
             parent_R=legs.parent_R[order],
         )
@@ -243,7 +244,7 @@ class FlowTemplate:
         legs = self.legs
         self.check_counts(counts_C)
         bytes_F = self.bytes_F(counts_C)
-        chosen, offsets_F1, link_X, share_X, parent_offsets_F1, parent_R, delay_F, tail_F = _fill(
+        chosen, offsets_F1, link_X, share_X, parent_offsets_F1, parent_R, delay_F, tail_F = fill_flows(
             legs.count_F,
             counts_C,
             bytes_F,
@@ -270,6 +271,55 @@ class FlowTemplate:
             feed_delay_F=delay_F,
             feed_tail_F=tail_F,
         )
+
+    @property
+    def every(self) -> Flows:
+        """All possible flows, each of one copy; made once."""
+        if not self._every:
+            legs, n = self.legs, len(self.legs.count_F)
+            flows = Flows(
+                bytes_F=self.bytes_F(np.ones(legs.n_counts, np.int64)),
+                source_rank_F=legs.source_F,
+                destination_rank_F=legs.destination_F,
+                waiter_F=legs.waiter_F,
+                offsets_F1=self.offsets_F1,
+                link_X=self.link_X,
+                share_X=self.share_X,
+                latency_F=self.latency_F,
+                parent_offsets_F1=self.parent_offsets_F1,
+                parent_R=self.parent_R.astype(np.int32),
+                feed_delay_F=np.zeros(n),
+                feed_tail_F=np.zeros(n),
+            )
+            self._every.append(flows)
+        return self._every[0]
+
+    def sized(self, counts_C: Int) -> tuple[Flows, Sizes]:
+        """Give all possible flows, and what an exchange has of them.
+
+        Its own flows alone where that does not say all: a relay gets nothing, or nobody waits for what was sent.
+
+        Raises
+        ------
+        ValueError
+            Fewer counts than the flows ask for.
+        """
+        self.check_counts(counts_C)
+        legs = self.legs
+        is_all, *sizes = size_flows(
+            legs.count_F,
+            legs.awaited_F,
+            legs.waiter_F,
+            counts_C,
+            self.copy_bytes,
+            np.zeros(0) if legs.part_F is None else legs.part_F,
+            CHUNK_COPIES * self.copy_bytes,
+            self.latency_F,
+            self.pace_F,
+            self.parent_offsets_F1,
+            self.parent_R,
+        )
+        return (self.every, Sizes(*sizes)) if is_all else self.fill(counts_C).sized()
 
     def check_counts(self, counts_C: Int) -> None:
         """See that counts are as many as the flows ask for, before a loop indexes with them.
@@ -309,6 +359,10 @@ class CountedFlows:
         """Make the flows."""
         return self.template.fill(self.counts_C)
 
+    def sized(self) -> tuple[Flows, Sizes]:
+        """Give the template's flows, and what this exchange has of them."""
+        return self.template.sized(self.counts_C)
+
     def with_counts_of(self, other: CountedFlows | None) -> CountedFlows:
         """The flows of this exchange and of another one by the same template, as if they were of one."""
         if other is None:
@@ -335,59 +389,3 @@ def no_flows() -> Flows:
         feed_delay_F=floats,
         feed_tail_F=floats,
     )
-
-
-@entry
-def _fill(  # type: ignore[no-untyped-def]
-    count_F,
-    counts_C,
-    bytes_F,
-    chunk_bytes,
-    offsets_F1,
-    link_X,
-    share_X,
-    latency_F,
-    pace_F,
-    parent_offsets_F1,
-    parent_R,
-):
-    n, links, parents = 0, 0, 0
-    # Counted first, so that every array is made once and as large as it must be.
-    new_of_old = np.full(len(count_F), -1, np.int32)
-    for f in range(len(count_F)):
-        if count_F[f] < 0 or counts_C[count_F[f]] > 0:
-            new_of_old[f] = n
-            n += 1
-            links += offsets_F1[f + 1] - offsets_F1[f]
-            parents += parent_offsets_F1[f + 1] - parent_offsets_F1[f]
-    chosen = np.empty(n, np.int64)
-    offsets = np.zeros(n + 1, np.int64)
-    parent_offsets = np.zeros(n + 1, np.int64)
-    link, share = np.empty(links, np.int32), np.empty(links)
-    parent = np.empty(parents, np.int32)
-    delay_F, tail_F = np.zeros(n), np.zeros(n)
-    at, at_parent = 0, 0
-    for f in range(len(count_F)):
-        new = new_of_old[f]
-        if new < 0:
-            continue
-        chosen[new] = f
-        for x in range(offsets_F1[f], offsets_F1[f + 1]):
-            link[at] = link_X[x]
-            share[at] = share_X[x]
-            at += 1
-        offsets[new + 1] = at
-        for r in range(parent_offsets_F1[f], parent_offsets_F1[f + 1]):
-            p = parent_R[r]
-            # A parent without copies feeds nothing, and is not waited for.
-            if new_of_old[p] < 0:
-                continue
-            parent[at_parent] = new_of_old[p]
-            at_parent += 1
-            # A relay passes on chunk by chunk: it begins with its parent's first and ends with its
-            # own last.
-            delay_F[new] = max(delay_F[new], min(chunk_bytes, bytes_F[p]) * pace_F[p] + latency_F[p])
-        parent_offsets[new + 1] = at_parent
-        if at_parent > parent_offsets[new]:
-            tail_F[new] = min(chunk_bytes, bytes_F[f]) * pace_F[f] + latency_F[f]
-    return chosen, offsets, link, share, parent_offsets, parent[:at_parent].copy(), delay_F, tail_F

@@ -1,24 +1,24 @@
 """The bound rung: a lower bound on what `fluid` gives each rank at each task, without following a single event.
 
 Axes: S task, G rank of the program, R rank of a task, F flow, J link, K EP group, C crowd (see
-`moecast.sim.network.exchange_bounds`).
+`moecast.sim.network.crowds`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import NamedTuple
 
 import numpy as np
 
-from moecast.sim.busy import FlowRanks, add_link_units, busy_seconds, setup_start
-from moecast.sim.network.crowds import Fed
-from moecast.sim.network.exchange_bounds import Links, flow_bounds, leave_bounds, link_loads, no_past, scratch
-from moecast.sim.network.flows import check_program, filled, parents_first
-from moecast.sim.network.links import kept_pairs, parallel_links
-from moecast.sim.program import Compute, Exchange, Float, Flows, FlowSource, Int, Int32, StepProgram, StepTimes, Task
+from moecast.sim.busy import FlowRanks, busy_seconds, setup_start
+from moecast.sim.network.exchange_bounds import leave_bounds
+from moecast.sim.network.flows import check_program
+from moecast.sim.network.links import parallel_links
+from moecast.sim.network.served import Begun, no_past
+from moecast.sim.network.shared import SharedFlows, Structures
+from moecast.sim.program import Compute, Exchange, Float, Int32, Sizes, StepProgram, StepTimes, Task
 
-MOST_PAIRS = 4_000_000
+MOST_PAIRS = 20_000_000
 """Flows and their links that are kept for the next exchange with the same: some 200 MB."""
 
 
@@ -91,10 +91,12 @@ class _Walk:
         self.units_J = np.zeros(len(program.capacity_J))
         self.free_G: dict[str, Float] = {}  # by stream: when each rank is done with all before
         self.pasts: dict[tuple[str | None, int], _Past] = {}
-        self.room = scratch(len(program.capacity_J))
+        self.place_J = np.full(len(program.capacity_J), -1, np.int64)
         self.used = Counter(id(task.flows) for task in program.exchanges)
-        self.filled: dict[tuple[int, int], _Filled] = {}
-        self.held_pairs = 0
+        self.shared: dict[tuple[int, int, int, bool], SharedFlows] = {}
+        self.kept_pairs = 0
+        self.structures = Structures()
+        self.one_grouping = _one_grouping(program)
 
     def take(self, task: Task) -> None:
         """Take the next task."""
@@ -117,6 +119,7 @@ class _Walk:
 
     def times(self) -> StepTimes:
         """What all of it comes to."""
+        self._let_go()
         return StepTimes(
             enter_S=self.enter_S,
             leave_S=self.leave_S,
@@ -156,92 +159,80 @@ class _Walk:
         return self.pasts[key]
 
     def _exchange(self, exchange: Exchange, enter_R: Float) -> tuple[Float, Float, float]:
-        filled, past = self._filled_of(exchange), self._past(exchange)
-        add_link_units(filled.flows, self.units_J)
-        leave_R, busy_R = self._bounds(exchange, filled, enter_R, past)
+        (shared, sizes), past = self._shared(exchange), self._past(exchange)
+        leave_R, busy_R = self._bounds(exchange, shared, sizes, enter_R, past)
         floor_s = past.floor_s
         if not self.is_sequence:
             past.left_R = np.full(exchange.n_ranks, -np.inf)
         return leave_R, busy_R, floor_s
 
-    def _filled_of(self, exchange: Exchange) -> _Filled:
-        """The flows of an exchange and what follows from them alone: microbatches with the same routing share both."""
-        source, key = exchange.flows, (id(exchange.flows), exchange.n_ranks)
-        if key not in self.filled:
-            found = _Filled.of(source, filled(exchange, self.program), self.bottleneck_J, self.program.capacity_J)
-            if self.used[id(source)] == 1:
-                return found
-            if self.held_pairs > MOST_PAIRS:
-                self.filled.clear()
-                self.held_pairs = 0
-            self.filled[key] = found
-            self.held_pairs += len(found.flows.link_X) + found.flows.n
-        return self.filled[key]
+    def _shared(self, exchange: Exchange) -> tuple[SharedFlows, Sizes]:
+        """The flows of an exchange: what follows from them alone, shared by all of a template, and their sizes."""
+        flows, sizes = exchange.flows.sized()
+        key = id(flows), id(exchange.group_R), exchange.n_ranks, exchange.barrier
+        if key not in self.shared:
+            found = SharedFlows.of(flows, exchange, self.bottleneck_J, self.program.capacity_J, self.structures)
+            if flows is exchange.flows and self.used[id(flows)] == 1:
+                found.take(sizes)
+                found.add_units(self.units_J)
+                return found, sizes
+            if self.kept_pairs > MOST_PAIRS:
+                self._let_go()
+            self.shared[key] = found
+            self.kept_pairs += len(flows.link_X) + flows.n
+        self.shared[key].take(sizes)
+        return self.shared[key], sizes
 
-    def _bounds(self, exchange: Exchange, of: _Filled, enter_R: Float, past: _Past) -> tuple[Float, Float]:
+    def _let_go(self) -> None:
+        for shared in self.shared.values():
+            shared.add_units(self.units_J)
+        self.shared.clear()
+        self.kept_pairs = 0
+
+    def _bounds(
+        self, exchange: Exchange, shared: SharedFlows, sizes: Sizes, enter_R: Float, past: _Past
+    ) -> tuple[Float, Float]:
         """Earliest leave and the busy seconds of each rank; tells `past` when the last of each group leaves."""
-        flows, links, fed = of.flows, of.links, of.fed
         group_R = exchange.group_R
-        n_groups = int(group_R.max(initial=-1)) + 1
         last_enter_R, setup_R = past.enter(group_R, enter_R), setup_start(exchange, enter_R)
         if exchange.barrier:
             setup_R = np.maximum(setup_R, _least(group_R, last_enter_R)[group_R])
-        begin_R = setup_R + exchange.setup_s
-        start_F, end_F, alone_F = flow_bounds(
-            of.parents_first_F, flows.source_rank_F, links, flows.latency_F, fed, begin_R
-        )
-        order_F = np.argsort(start_F)
-        leave_R, left_K, fair_F, past.served = leave_bounds(
-            order_F,
-            start_F,
-            end_F,
-            alone_F,
-            flows.source_rank_F,
-            flows.waiter_F,
-            links,
-            flows.latency_F,
-            fed,
+        begun = Begun(
             group_R,
-            n_groups,
+            shared.structure.n_groups,
             exchange.barrier,
-            begin_R,
+            setup_R + exchange.setup_s,
             last_enter_R + exchange.setup_s,
-            past.served,
-            self.room,
+        )
+        moving = shared.moving(sizes, begun)
+        one_grouping = self.one_grouping[exchange.stream, id(exchange.ranks_R)]
+        leave_R, left_K, fair_F, past.served = leave_bounds(
+            moving, shared.structure.crowds, shared.structure.slots, begun, past.served, one_grouping, self.place_J
         )
         past.leave(left_K)
         busy_R = busy_seconds(
             exchange,
-            FlowRanks.of(flows),
+            FlowRanks(shared.flows.source_rank_F, shared.flows.destination_rank_F, sizes.waiter_F),
             enter_R=enter_R,
             leave_R=leave_R,
             setup_R=setup_R,
-            start_F=start_F,
+            start_F=moving.start_F,
             end_F=fair_F,
-            order_F=order_F,
+            order_F=moving.order_F,
         )
         return leave_R, busy_R
 
 
-class _Filled(NamedTuple):
-    """The flows of an exchange, made and checked, with the links that count and who feeds whom.
-
-    `source` is kept so that nothing else gets its place in memory, by which it is known.
-    """
-
-    source: FlowSource
-    flows: Flows
-    links: Links
-    fed: Fed
-    parents_first_F: Int
-
-    @classmethod
-    def of(cls, source: FlowSource, flows: Flows, bottleneck_J: Int | None, capacity_J: Float) -> _Filled:
-        offsets_F1, link_X, share_X = kept_pairs(flows.paths, bottleneck_J)
-        load_X = link_loads(flows.bytes_F, offsets_F1, link_X, share_X, capacity_J)
-        fed = Fed(flows.parent_offsets_F1, flows.parent_R, flows.feed_delay_F, flows.feed_tail_F)
-        order_F = parents_first(fed.parents_F1, fed.parent_R)
-        return cls(source, flows, Links(offsets_F1, link_X, load_X), fed, order_F)
+def _one_grouping(program: StepProgram) -> dict[tuple[str | None, int], bool]:
+    """Whether all exchanges of the same ranks on a stream are among the same groups."""
+    first: dict[tuple[str | None, int], Int32] = {}
+    same: dict[tuple[str | None, int], bool] = {}
+    for exchange in program.exchanges:
+        key = exchange.stream, id(exchange.ranks_R)
+        of_R = first.setdefault(key, exchange.group_R)
+        alike = of_R is exchange.group_R or np.array_equal(of_R, exchange.group_R)
+        same[key] = same.get(key, True) and alike
+    return same
 
 
 class _Past:

@@ -1,32 +1,105 @@
-"""Who waits for which flows of an exchange together, compiled: directly, or through the relays that feed them.
+"""Who may wait for which flows together, compiled: directly, or through the relays that feed them.
 
 A *crowd* is a set of flows of which somebody waits for every one: first the crowds of the single ranks, then those of
-the EP groups (some rank of the group waits for it), then those of the senders (the flows that one rank starts).
+the EP groups (some rank of the group waits for it), then those of the senders (the flows that one rank starts). They
+are found once for all possible flows of a template; how long somebody still waits after a flow of an exchange has
+ended, `tails` says, and it is minus infinity where nobody waits for it there.
 
-Axes: F flow, R rank, K EP group, C crowd, M (crowd, flow) member, W rank by its group.
+Axes: F flow, R rank, K EP group, C crowd, M (crowd, flow) member, first of the ranks, then of the groups, then of the
+senders; W place by a number, U (member, member that feeds it) pair, O (rank, origin of what it waits for) pair.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from moecast.compiled import inner
-from moecast.sim.network.maxmin import Records
+from moecast.compiled import entry, inner
 from moecast.sim.program import Float, Int, Int32
 
-# A flow in a crowd: at least so many seconds pass from its end, and from its start, until whoever waits may leave.
-MEMBER = np.dtype([("flow", "i8"), ("tail", "f8"), ("span", "f8")], align=True)
+Bools = npt.NDArray[np.bool_]
 
 
 class Fed(NamedTuple):
-    """Which flows feed which, and how much later a fed flow starts and ends than its parents."""
+    """Which flows feed which, as a CSR, and an order in which parents stand before their children."""
 
     parents_F1: Int
     parent_R: Int32
-    delay_F: Float
-    tail_F: Float
+    order_F: Int
+
+
+class Crowds(NamedTuple):
+    """The flows of each crowd, as a CSR.
+
+    Parameters
+    ----------
+    first_C1, flow_M
+        Of the ranks, whoever is fed stands before what feeds it.
+    up_M1, up_U
+        Members of the same rank that feed one of a rank, in the order of its parents.
+    group_M
+        The same flow's member of the rank's group, for members of ranks; of its sender's group, for those of senders.
+    fed_F
+        Whether others feed a flow.
+    by_group
+        Whether whoever sends a flow is of the group of whoever waits for it, and of whoever sends what feeds it.
+    """
+
+    first_C1: Int
+    flow_M: Int
+    up_M1: Int
+    up_U: Int
+    group_M: Int
+    fed_F: Bools
+    by_group: bool
+
+
+@entry
+def find_crowds(source_F: Int32, waiter_F: Int32, fed: Fed, group_R: Int32, n_groups: int, barrier: bool) -> Crowds:
+    """Find the crowds of flows; behind a barrier all that a group starts counts as waited for by it.
+
+    Of a sender only the flows count that it starts itself, unfed, and its own group waits for.
+    """
+    n_ranks, n_flows = len(group_R), len(source_F)
+    first_R1, flow_M, up_M1, up_U = _of_ranks(waiter_F, fed, n_ranks)
+    group_K1, rank_W = by_number(group_R, n_groups)
+    if barrier:
+        first_K1, of_groups = by_number(group_R[source_F], n_groups)
+        above_M = np.zeros(len(flow_M), np.int64)
+    else:
+        first_K1, of_groups, above_M = _once_per_group(first_R1, flow_M, n_flows, group_K1, rank_W)
+    own_F = np.full(n_flows, -1, np.int64)
+    for k in range(n_groups):
+        for m in range(first_K1[k], first_K1[k + 1]):
+            f = of_groups[m]
+            if fed.parents_F1[f] == fed.parents_F1[f + 1] and group_R[source_F[f]] == k:
+                own_F[f] = m
+    fed_F, by_group = _by_group(source_F, waiter_F, fed, group_R)
+    sender_F = np.where(own_F >= 0, source_F, np.int32(-1))
+    first_S1, of_senders = by_number(sender_F, n_ranks)
+    n, of = len(flow_M), len(of_groups)
+    first_C1 = np.concatenate((first_R1, n + first_K1[1:], n + of + first_S1[1:]))
+    group_M = np.concatenate((n + above_M, np.arange(n, n + of), n + own_F[of_senders]))
+    return Crowds(first_C1, np.concatenate((flow_M, of_groups, of_senders)), up_M1, up_U, group_M, fed_F, by_group)
+
+
+@inner
+def _by_group(source_F: Int32, waiter_F: Int32, fed: Fed, group_R: Int32) -> tuple[Bools, bool]:
+    fed_F, by_group = np.zeros(len(source_F), np.bool_), True
+    for f in range(len(source_F)):
+        fed_F[f], group = fed.parents_F1[f] < fed.parents_F1[f + 1], group_R[source_F[f]]
+        by_group = by_group and (waiter_F[f] < 0 or group_R[waiter_F[f]] == group)
+        for r in range(fed.parents_F1[f], fed.parents_F1[f + 1]):
+            by_group = by_group and group_R[source_F[fed.parent_R[r]]] == group
+    return fed_F, by_group
+
+
+@entry
+def by_sender(source_F: Int32, n_ranks: int) -> tuple[Int, Int]:
+    """The flows of each sender, as a CSR."""
+    return by_number(source_F, n_ranks)
 
 
 @inner
@@ -47,210 +120,132 @@ def by_number(number_I: Int32, n: int) -> tuple[Int, Int]:
 
 
 @inner
-def awaited(order_F: Int, place_F: Int, waiter_F: Int32, alone_F: Float, fed: Fed, n_ranks: int) -> tuple[Records, Int]:
-    """For each rank the flows that it waits for, and those that feed them, however far back; in `order_F`'s order."""
+def _of_ranks(waiter_F: Int32, fed: Fed, n_ranks: int) -> tuple[Int, Int, Int, Int]:
+    """For each rank the flows that it waits for and those that feed them, however far back; and who feeds whom."""
     n = len(waiter_F)
-    direct_R1, flow_W = by_number(waiter_F[order_F], n_ranks)
+    direct_R1, direct_W = by_number(waiter_F, n_ranks)
     if not len(fed.parent_R):
-        member_M = np.empty(len(flow_W), MEMBER)
-        for w in range(len(flow_W)):
-            f = order_F[flow_W[w]]
-            member_M[w].flow, member_M[w].tail, member_M[w].span = f, 0.0, alone_F[f]
-        return member_M, direct_R1
-    member_M, first_R1 = np.empty(3 * n, MEMBER), np.zeros(n_ranks + 1, np.int64)
-    seen_F, queued_F, stack_F = np.zeros(n, np.int64), np.zeros(n, np.int64), np.empty(n, np.int64)
-    at_F = np.empty(n, np.int64)
-    size = 0
+        return direct_R1, direct_W, np.zeros(1, np.int64), np.empty(0, np.int64)
+    place_F = np.empty(n, np.int64)
+    for i in range(n):
+        place_F[fed.order_F[i]] = i
+    first_R1, flow_M = np.zeros(n_ranks + 1, np.int64), np.empty(2 * n, np.int64)
+    seen_F, size = np.full(n, -1, np.int64), 0
     for rank in range(n_ranks):
         first_R1[rank] = size
-        member_M = _room(member_M, size + n)
-        depth = 0
+        flow_M = _room(flow_M, size + n)
         for w in range(direct_R1[rank], direct_R1[rank + 1]):
-            f = order_F[flow_W[w]]
-            seen_F[f], queued_F[f], at_F[f], stack_F[depth] = rank + 1, 1, size, f
-            depth += 1
-            member_M[size].flow, member_M[size].tail, member_M[size].span = f, 0.0, alone_F[f]
+            seen_F[direct_W[w]], flow_M[size] = rank, direct_W[w]
             size += 1
-        # A flow is reached by several ways, and is looked at again whenever a longer one is found.
-        while depth:
-            depth -= 1
-            f = stack_F[depth]
-            queued_F[f] = 0
-            child = member_M[at_F[f]]
+        # What has been appended is looked at in turn, and appends what feeds it.
+        seen = first_R1[rank]
+        while seen < size:
+            f = flow_M[seen]
+            seen += 1
             for r in range(fed.parents_F1[f], fed.parents_F1[f + 1]):
                 p = fed.parent_R[r]
-                if seen_F[p] != rank + 1:
-                    seen_F[p], at_F[p] = rank + 1, size
-                    member_M[size].flow, member_M[size].tail, member_M[size].span = p, -np.inf, -np.inf
+                if seen_F[p] != rank:
+                    seen_F[p], flow_M[size] = rank, p
                     size += 1
-                longer = _reach_back(member_M[at_F[p]], child, alone_F[p], fed.delay_F[f], fed.tail_F[f])
-                if longer and not queued_F[p]:
-                    queued_F[p], stack_F[depth] = 1, p
-                    depth += 1
-        _sort(member_M, first_R1[rank], size, place_F)
+        # Children first: then what they say of their parents is known when these are looked at.
+        backwards = np.sort(-place_F[flow_M[first_R1[rank] : size]])
+        for i in range(len(backwards)):
+            flow_M[first_R1[rank] + i] = fed.order_F[-backwards[i]]
     first_R1[n_ranks] = size
-    return member_M, first_R1
+    up_M1, up_U = _feeders(first_R1, flow_M[:size], fed, n)
+    return first_R1, flow_M[:size].copy(), up_M1, up_U
 
 
 @inner
-def _reach_back(parent: Any, child: Any, alone: float, delay: float, tail: float) -> bool:
-    """Lengthen the way from a flow to the rank that waits, if the one through this child is longer."""
-    longest = max(parent.tail, child.tail + tail)
-    span = max(parent.span, child.span + delay, alone + longest)
-    longer = longest > parent.tail or span > parent.span
-    parent.tail, parent.span = longest, span
-    return bool(longer)
-
-
-@inner
-def _room(member_M: Records, size: int) -> Records:
-    if size <= len(member_M):
-        return member_M
-    longer_M = np.empty(2 * size, MEMBER)  # doubled, so that few copies are made
-    for m in range(len(member_M)):
-        longer_M[m] = member_M[m]
+def _room(value_M: Int, size: int) -> Int:
+    if size <= len(value_M):
+        return value_M
+    longer_M = np.empty(2 * size, np.int64)  # doubled, so that few copies are made
+    longer_M[: len(value_M)] = value_M
     return longer_M
 
 
 @inner
-def _sort(member_M: Records, first: int, end: int, place_F: Int) -> None:
-    """Bring some members in the order of their flows' places."""
-    place_M = np.empty(end - first, np.int64)
-    for m in range(first, end):
-        place_M[m - first] = place_F[member_M[m].flow]
-    before_M = member_M[first:end].copy()
-    sorted_M = np.argsort(place_M)
-    for m in range(len(sorted_M)):
-        member_M[first + m] = before_M[sorted_M[m]]
-
-
-@inner
-def after_the_last(
-    member_M: Records,
-    first_R1: Int,
-    source_F: Int32,
-    parents_F1: Int,
-    group_R: Int32,
-    group_K1: Int,
-    rank_W: Int,
-    last_begin_R: Float,
-    leave_R: Float,
-) -> None:
-    """Raise each rank's leave, given that some rank of its EP group, unknown which, begins at its `last_begin_R`.
-
-    Nothing is known of a rank to which some other rank of its group sends nothing: that one may be the last.
-    """
-    span_R = np.empty(len(group_R))
-    span_R[:] = -np.inf
-    for rank in range(len(group_R)):
-        span_R[rank] = 0.0
+def _feeders(first_R1: Int, flow_M: Int, fed: Fed, n_flows: int) -> tuple[Int, Int]:
+    """The members that feed each member of a rank, as a CSR."""
+    up_M1 = np.zeros(len(flow_M) + 1, np.int64)
+    for m in range(len(flow_M)):
+        up_M1[m + 1] = up_M1[m] + fed.parents_F1[flow_M[m] + 1] - fed.parents_F1[flow_M[m]]
+    up_U, at_F = np.empty(up_M1[-1], np.int64), np.empty(n_flows, np.int64)
+    for rank in range(len(first_R1) - 1):
         for m in range(first_R1[rank], first_R1[rank + 1]):
-            f = member_M[m].flow
-            if parents_F1[f] == parents_F1[f + 1]:
-                span_R[source_F[f]] = max(span_R[source_F[f]], member_M[m].span)
-        leave = np.inf
-        for w in range(group_K1[group_R[rank]], group_K1[group_R[rank] + 1]):
-            leave = min(leave, last_begin_R[rank_W[w]] + span_R[rank_W[w]])
-        leave_R[rank] = max(leave_R[rank], leave)
-        # Only what was touched is cleared: all ranks for each rank would be quadratic.
+            at_F[flow_M[m]] = m
         for m in range(first_R1[rank], first_R1[rank + 1]):
-            span_R[source_F[member_M[m].flow]] = -np.inf
-        span_R[rank] = -np.inf
+            first = fed.parents_F1[flow_M[m]]
+            for u in range(up_M1[m], up_M1[m + 1]):
+                up_U[u] = at_F[fed.parent_R[first + u - up_M1[m]]]
+    return up_M1, up_U
 
 
 @inner
-def crowds(
-    member_M: Records,
-    first_R1: Int,
-    order_F: Int,
-    source_F: Int32,
-    parents_F1: Int,
-    group_R: Int32,
-    group_K1: Int,
-    rank_W: Int,
-    barrier: bool,
-) -> tuple[Int, Float, Int]:
-    """Give the crowds of the ranks, the EP groups and the senders as a CSR of flows and tails, each in order.
-
-    A flow has the longest tail that any rank of the group gives it. Behind a barrier all that a group starts counts.
-    Of a sender only the flows count that it starts itself and its own group waits for.
-    """
-    n_ranks, n_groups = len(group_R), len(group_K1) - 1
-    flow_M, tail_M, first_K1 = _group_crowds(member_M, first_R1, order_F, source_F, group_R, group_K1, rank_W, barrier)
-    n, of_groups = first_R1[n_ranks], len(flow_M)
-    first_C1 = np.zeros(2 * n_ranks + n_groups + 1, np.int64)
-    first_C1[: n_ranks + 1] = first_R1
-    first_C1[n_ranks : n_ranks + n_groups + 1] = n + first_K1
-    senders_C1 = first_C1[n_ranks + n_groups :]
-    for k in range(n_groups):
-        for m in range(first_K1[k], first_K1[k + 1]):
-            f = flow_M[m]
-            if parents_F1[f] == parents_F1[f + 1] and group_R[source_F[f]] == k:
-                senders_C1[source_F[f] + 1] += 1
-    for g in range(n_ranks):
-        senders_C1[g + 1] += senders_C1[g]
-    every_M, late_M = np.empty(senders_C1[n_ranks], np.int64), np.empty(senders_C1[n_ranks])
-    for m in range(n):
-        every_M[m], late_M[m] = member_M[m].flow, member_M[m].tail
-    every_M[n : n + of_groups], late_M[n : n + of_groups] = flow_M, tail_M
-    put_R = senders_C1[:n_ranks].copy()
-    for k in range(n_groups):
-        for m in range(first_K1[k], first_K1[k + 1]):
-            f = flow_M[m]
-            if parents_F1[f] == parents_F1[f + 1] and group_R[source_F[f]] == k:
-                every_M[put_R[source_F[f]]], late_M[put_R[source_F[f]]] = f, tail_M[m]
-                put_R[source_F[f]] += 1
-    return every_M, late_M, first_C1
-
-
-@inner
-def _group_crowds(
-    member_M: Records,
-    first_R1: Int,
-    order_F: Int,
-    source_F: Int32,
-    group_R: Int32,
-    group_K1: Int,
-    rank_W: Int,
-    barrier: bool,
-) -> tuple[Int, Float, Int]:
-    n_flows, n_groups = len(source_F), len(group_K1) - 1
-    if barrier:
-        first_K1, place_M = by_number(group_R[source_F[order_F]], n_groups)
-        return order_F[place_M], np.zeros(n_flows), first_K1
-    # Unordered first: the flows of each group, each once.
-    flow_M, group_M, tail_M = _once_per_group(member_M, first_R1, n_flows, group_K1, rank_W)
-    by_F1, of_flow = by_number(flow_M, n_flows)
-    first_K1 = np.zeros(n_groups + 1, np.int64)
-    for group in group_M:
-        first_K1[group + 1] += 1
-    for k in range(n_groups):
-        first_K1[k + 1] += first_K1[k]
-    put_K = first_K1.copy()
-    sorted_M, late_M = np.empty(len(flow_M), np.int64), np.empty(len(flow_M))
-    for f in order_F:
-        for i in range(by_F1[f], by_F1[f + 1]):
-            k = group_M[of_flow[i]]
-            sorted_M[put_K[k]], late_M[put_K[k]] = f, tail_M[of_flow[i]]
-            put_K[k] += 1
-    return sorted_M, late_M, first_K1
-
-
-@inner
-def _once_per_group(
-    member_M: Records, first_R1: Int, n_flows: int, group_K1: Int, rank_W: Int
-) -> tuple[Int, Int, Float]:
-    size, most = 0, first_R1[-1]
+def _once_per_group(first_R1: Int, flow_M: Int, n_flows: int, group_K1: Int, rank_W: Int) -> tuple[Int, Int, Int]:
+    """The flows of each group, each once, as a CSR; and where in it the members of its ranks stand."""
     seen_F, at_F = np.full(n_flows, -1, np.int64), np.empty(n_flows, np.int64)
-    flow_M, group_M, tail_M = np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most)
+    above_M, of_groups = np.empty(len(flow_M), np.int64), np.empty(len(flow_M), np.int64)
+    first_K1, size = np.zeros(len(group_K1), np.int64), 0
     for k in range(len(group_K1) - 1):
         for w in range(group_K1[k], group_K1[k + 1]):
             for m in range(first_R1[rank_W[w]], first_R1[rank_W[w] + 1]):
-                f = member_M[m].flow
+                f = flow_M[m]
                 # The group that saw a flow last: nothing is cleared between groups.
                 if seen_F[f] != k:
-                    seen_F[f], at_F[f] = k, size
-                    flow_M[size], group_M[size], tail_M[size] = f, k, member_M[m].tail
+                    seen_F[f], at_F[f], of_groups[size] = k, size, f
                     size += 1
-                tail_M[at_F[f]] = max(tail_M[at_F[f]], member_M[m].tail)
-    return flow_M[:size], group_M[:size], tail_M[:size]
+                above_M[m] = at_F[f]
+        first_K1[k + 1] = size
+    return first_K1, of_groups[:size].copy(), above_M
+
+
+@entry
+def tails(
+    crowds: Crowds,
+    fed: Fed,
+    n_groups: int,
+    barrier: bool,
+    waiter_F: Int32,
+    bytes_F: Float,
+    alone_F: Float,
+    delay_F: Float,
+    tail_F: Float,
+) -> tuple[Float, Float]:
+    """The least times from the end and from the start of each member [M] until whoever waits for it may leave.
+
+    Minus infinity: nobody waits. The second are known of members of ranks only.
+    """
+    n_ranks = (len(crowds.first_C1) - 1 - n_groups) // 2
+    of_ranks, of_senders = crowds.first_C1[n_ranks], crowds.first_C1[n_ranks + n_groups]
+    tail_M, span_M = np.full(len(crowds.flow_M), -np.inf), np.full(of_ranks, -np.inf)
+    for rank in range(n_ranks):
+        for m in range(crowds.first_C1[rank], crowds.first_C1[rank + 1]):
+            f = crowds.flow_M[m]
+            if waiter_F[f] == rank and bytes_F[f] >= 0:
+                tail_M[m], span_M[m] = max(tail_M[m], 0.0), max(span_M[m], alone_F[f])
+            if tail_M[m] > -np.inf and len(fed.parent_R):
+                _reach_back(m, crowds, bytes_F, alone_F, delay_F[f], tail_F[f], tail_M, span_M)
+    if barrier:
+        for m in range(of_ranks, of_senders):
+            tail_M[m] = 0.0 if bytes_F[crowds.flow_M[m]] >= 0 else -np.inf
+    else:
+        for m in range(of_ranks):
+            tail_M[crowds.group_M[m]] = max(tail_M[crowds.group_M[m]], tail_M[m])
+    for m in range(of_senders, len(tail_M)):
+        tail_M[m] = tail_M[crowds.group_M[m]]
+    return tail_M, span_M
+
+
+@inner
+def _reach_back(
+    m: int, crowds: Crowds, bytes_F: Float, alone_F: Float, delay: float, tail: float, tail_M: Float, span_M: Float
+) -> None:
+    """Lengthen the ways from what feeds a member to the rank that waits, if the one through it is longer."""
+    for u in range(crowds.up_M1[m], crowds.up_M1[m + 1]):
+        p = crowds.up_U[u]
+        parent = crowds.flow_M[p]
+        if bytes_F[parent] >= 0:
+            tail_M[p] = max(tail_M[p], tail_M[m] + tail)
+            span_M[p] = max(span_M[p], span_M[m] + delay, alone_F[parent] + tail_M[p])

@@ -2,7 +2,8 @@
 
 With a tolerance, rates are means over windows of time (`moecast.sim.network.windows`).
 
-Axes: F flow, J link, X (flow, link) pair, C (flow, child) pair, K group of flows, A some of the flows, H pending flow.
+Axes: F flow, J link, X (flow, link) pair, C (flow, child) pair, K group of flows, A some of the flows, B block of them,
+H pending flow.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from moecast.sim.network.state import (
     UNEVEN,
     Net,
     look_ahead,
+    note_first,
 )
 from moecast.sim.network.windows import enter, open_window
 from moecast.sim.program import Float, Int
@@ -152,11 +154,12 @@ def _share_out(net: Net) -> None:
         for j in range(len(net.capacity_J)):
             net.on.link_J[j].left = net.capacity_J[j]
         for a in range(net.counts[TRANSIT]):
-            net.fair_F[net.transit_A[a]] = 0.0
+            if net.fair_F[net.transit_A[a]] != OVER:
+                net.fair_F[net.transit_A[a]] = 0.0
+    _fill_from(net, least)
     net.counts[UNEVEN] = EVEN
     net.clock[LEAST] = np.inf
     net.clock[DUE] = net.clock[NOW]
-    _fill_from(net, least)
     look_ahead(net)
 
 
@@ -164,29 +167,44 @@ def _share_out(net: Net) -> None:
 def _take_out(net: Net, f: int) -> None:
     """Take a flow out of transit, and give back what it has of its links."""
     net.clock[LEAST] = min(net.clock[LEAST], net.rate_F[f])
-    net.counts[TRANSIT] -= 1
-    last = net.transit_A[net.counts[TRANSIT]]
-    net.transit_A[net.place_F[f]], net.place_F[last] = last, net.place_F[f]
     release(f, net.on, net.rate_F[f])
     net.rate_F[f], net.fair_F[f] = 0.0, OVER
 
 
 @inner
 def _fill_from(net: Net, least: float) -> None:
-    """Fill again the rates of those in transit that have `least` or more."""
-    n, now = 0, net.clock[NOW]
-    for a in range(net.counts[TRANSIT]):
-        f = net.transit_A[a]
-        if net.rate_F[f] >= least:
-            net.again_A[n] = f
+    """Fill again the rates of those in transit that have `least` or more: the last of them, as they stand by rate."""
+    begin, n, now = _place_of(net, least), 0, net.clock[NOW]
+    for a in range(begin, net.counts[TRANSIT]):
+        if net.fair_F[net.transit_A[a]] != OVER:
+            net.again_A[n] = net.transit_A[a]
             n += 1
-    fill(net.again_A, n, least, net.on, net.fair_F)
+    fill(net.again_A, n, least, net.on, net.fair_F, net.transit_A[begin:])
     for a in range(n):
         f = net.again_A[a]
         if net.fair_F[f] != net.rate_F[f]:
             _count_bytes(net, f)
             net.rate_F[f] = net.fair_F[f]
             net.last_F[f] = now + net.left_F[f] / net.rate_F[f]
+    net.counts[TRANSIT] = begin + n
+    for a in range(begin, begin + n):
+        net.filled_A[a] = net.fair_F[net.transit_A[a]]
+    note_first(net, begin)
+
+
+@inner
+def _place_of(net: Net, least: float) -> int:
+    """The first in transit that was filled at `least` or more."""
+    if net.counts[UNEVEN] == ALL:
+        return 0
+    low, high = 0, net.counts[TRANSIT]
+    while low < high:
+        middle = (low + high) // 2
+        if net.filled_A[middle] < least:
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 @inner
@@ -235,7 +253,7 @@ def _begin(net: Net, now: float) -> None:
         if net.clock[TOLERANCE] > 0:
             enter(net, f)
         else:
-            net.place_F[f] = net.counts[TRANSIT]
+            net.fair_F[f] = 0.0  # whatever stood there: only who has left is left out when rates are filled
         net.counts[TRANSIT] += 1
         net.counts[UNEVEN] = ALL
         net.clock[DUE] = min(net.clock[DUE], max(net.clock[NOW], net.clock[PATIENCE]))

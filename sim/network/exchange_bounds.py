@@ -1,265 +1,195 @@
 """Lower bounds on one exchange, compiled: what a rank waits for, directly or through relays, and how late that can be.
 
-Which flows somebody waits for together stands in `moecast.sim.network.crowds`.
+Which flows somebody waits for together stands in `moecast.sim.network.crowds`, which link serves which of them in
+`moecast.sim.network.slots`, what links served before in `moecast.sim.network.served`.
 
-Axes: F flow, J link, X (flow, link) pair, R rank, K EP group, C crowd, M (crowd, flow) member, Y (crowd, link) with a
-past, W rank by its group.
+Axes: F flow, J link, R rank, K EP group, C crowd, M (crowd, flow) member, Z slot, V visit.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import numpy as np
 
 from moecast.compiled import entry, inner
-from moecast.sim.network.crowds import Fed, after_the_last, awaited, by_number, crowds
+from moecast.sim.network.crowds import Crowds, Fed
 from moecast.sim.network.maxmin import Records
+from moecast.sim.network.served import WORK, Begun, Moving, Past, join_past, serve, still_sending
+from moecast.sim.network.slots import Slots, Visits
 from moecast.sim.program import Float, Int, Int32
-
-# What a link serves: the earliest start of all, and the load of all in seconds; the same of the last of them between
-# which it need not be idle; the least time from a last byte until whoever waits may leave.
-WORK = np.dtype([("first", "f8"), ("total", "f8"), ("since", "f8"), ("load", "f8"), ("tail", "f8")], align=True)
-
-# What a link has served for a crowd in earlier exchanges: as of `WORK`, the last of it that may have been without gaps.
-SERVED = np.dtype([("link", "i8"), ("since", "f8"), ("load", "f8"), ("tail", "f8")], align=True)
-
-
-class Links(NamedTuple):
-    """The links that flows cross, as a CSR, and for how many seconds each flow keeps each busy if alone on it."""
-
-    offsets_F1: Int
-    link_X: Int32
-    load_X: Float
-
-
-class Past(NamedTuple):
-    """What links have served for each crowd of ranks and of EP groups in earlier exchanges, as a CSR by crowd.
-
-    Only links that some flow of the crowd crossed have a row.
-    """
-
-    first_C1: Int
-    served_Y: Records
-
-    def of_first(self, n: int) -> Past:
-        """Forget all but the first crowds."""
-        return Past(self.first_C1[: n + 1], self.served_Y[: self.first_C1[n]])
-
-
-class Scratch(NamedTuple):
-    """Room for every link, the same from one exchange to the next, so that none costs time for links it never uses."""
-
-    work_J: Records
-    place_J: Int
-    used_J: Int
-
-
-def scratch(n_links: int) -> Scratch:
-    """Make room for so many links, and for one more that is noted as used before it turns out to be known."""
-    return Scratch(np.zeros(n_links, WORK), np.full(n_links, -1, np.int64), np.empty(n_links + 1, np.int64))
-
-
-def no_past(n_ranks: int) -> Past:
-    """Give the past of ranks that have exchanged nothing yet."""
-    return Past(np.zeros(n_ranks + 1, np.int64), np.empty(0, SERVED))
 
 
 @entry
-def link_loads(bytes_F: Float, offsets_F1: Int, link_X: Int32, share_X: Float, capacity_J: Float) -> Float:
-    """For how many seconds each flow keeps each of its links busy if it is alone there."""
-    load_X = np.empty(len(link_X))
-    for f in range(len(bytes_F)):
-        for x in range(offsets_F1[f], offsets_F1[f + 1]):
-            load_X[x] = bytes_F[f] * share_X[x] / capacity_J[link_X[x]]
-    return load_X
+def by_start(begin_R: Float, first_S1: Int, flow_S: Int, bytes_F: Float) -> Int:
+    """Order the flows that there are by their starts where none is fed: all of one sender start together."""
+    order_F, n = np.empty(len(flow_S), np.int64), 0
+    for r in np.argsort(begin_R):
+        for s in range(first_S1[r], first_S1[r + 1]):
+            if bytes_F[flow_S[s]] >= 0:
+                order_F[n] = flow_S[s]
+                n += 1
+    return order_F[:n]
 
 
 @entry
 def flow_bounds(
-    order_F: Int, source_F: Int32, links: Links, latency_F: Float, fed: Fed, begin_R: Float
+    source_F: Int32,
+    bytes_F: Float,
+    pace_F: Float,
+    latency_F: Float,
+    fed: Fed,
+    delay_F: Float,
+    tail_F: Float,
+    begin_R: Float,
 ) -> tuple[Float, Float, Float]:
     """Earliest start and end of each flow, and the least time from one to the other, as if it were alone."""
     n = len(latency_F)
     start_F, end_F, alone_F = np.empty(n), np.empty(n), np.empty(n)
     # Parents first: what feeds a flow is known when the flow is looked at.
-    for f in order_F:
-        drain = 0.0
-        for x in range(links.offsets_F1[f], links.offsets_F1[f + 1]):
-            drain = max(drain, links.load_X[x])
-        alone_F[f] = drain + latency_F[f]
-        start, end = -np.inf, -np.inf
-        for r in range(fed.parents_F1[f], fed.parents_F1[f + 1]):
-            start = max(start, start_F[fed.parent_R[r]] + fed.delay_F[f])
-            end = max(end, end_F[fed.parent_R[r]] + fed.tail_F[f])
-        start_F[f] = start if fed.parents_F1[f] < fed.parents_F1[f + 1] else begin_R[source_F[f]]
-        end_F[f] = max(end, start_F[f] + alone_F[f])
+    for f in fed.order_F:
+        alone_F[f] = max(bytes_F[f], 0.0) * pace_F[f] + latency_F[f]
+        start, end = begin_R[source_F[f]], -np.inf
+        if fed.parents_F1[f] < fed.parents_F1[f + 1]:
+            start = -np.inf
+            for r in range(fed.parents_F1[f], fed.parents_F1[f + 1]):
+                p = fed.parent_R[r]
+                if bytes_F[p] >= 0:
+                    start = max(start, start_F[p] + delay_F[f])
+                    end = max(end, end_F[p] + tail_F[f])
+        start_F[f] = start
+        end_F[f] = max(end, start + alone_F[f])
     return start_F, end_F, alone_F
 
 
 @entry
 def leave_bounds(
-    order_F: Int,
-    start_F: Float,
-    end_F: Float,
-    alone_F: Float,
-    source_F: Int32,
-    waiter_F: Int32,
-    links: Links,
-    latency_F: Float,
-    fed: Fed,
-    group_R: Int32,
-    n_groups: int,
-    barrier: bool,
-    begin_R: Float,
-    last_begin_R: Float,
-    past: Past,
-    room: Scratch,
+    moving: Moving, crowds: Crowds, slots: Slots, begun: Begun, past: Past, one_grouping: bool, place_J: Int
 ) -> tuple[Float, Float, Float, Past]:
     """When each rank and the last of each EP group leaves at the earliest, and until when each flow may be moving.
 
     The last is no bound: were links shared fairly, flows that share one would end together, when it has served all that
-    the EP group waits for. `order_F` is by `start_F`. A rank begins no sooner than `begin_R`, and no sooner than
-    `last_begin_R` if it is the one that left the exchange before as the last of its group. Also gives the past brought
-    up to date.
+    the EP group waits for. `one_grouping`: later exchanges of these ranks are among the same groups. `place_J` is -1
+    everywhere, before and after. Also gives the past brought up to date.
     """
-    n_ranks = len(group_R)
-    group_K1, rank_W = by_number(group_R, n_groups)
-    place_F = np.empty(len(order_F), np.int64)
-    for i in range(len(order_F)):
-        place_F[order_F[i]] = i
-    member_M, first_R1 = awaited(order_F, place_F, waiter_F, alone_F, fed, n_ranks)
-    leave_R = np.copy(begin_R)
-    if not barrier:
-        after_the_last(member_M, first_R1, source_F, fed.parents_F1, group_R, group_K1, rank_W, last_begin_R, leave_R)
-    flow_M, tail_M, first_C1 = crowds(
-        member_M, first_R1, order_F, source_F, fed.parents_F1, group_R, group_K1, rank_W, barrier
-    )
-    fair_F = np.copy(end_F)
-    over_C, past = _crowd_bounds(
-        flow_M, tail_M, first_C1, n_ranks, n_groups, start_F, links, latency_F, past, room, fair_F
-    )
+    n_ranks, n_groups, group_R = len(begun.group_R), begun.n_groups, begun.group_R
+    work_Z = np.zeros(len(slots.link_Z), WORK)
+    _visit(moving, slots.visits, work_Z)
+    over_C = _over(moving, crowds, slots, work_Z, n_ranks + n_groups)
+    leave_R = begun.begin_R.copy()
+    if not begun.barrier:
+        _after_the_last(moving, crowds, begun, leave_R)
     left_K = over_C[n_ranks : n_ranks + n_groups].copy()
-    for f in range(len(end_F)):
-        if barrier:
-            left_K[group_R[source_F[f]]] = max(left_K[group_R[source_F[f]]], end_F[f])
-        elif waiter_F[f] >= 0:
-            leave_R[waiter_F[f]] = max(leave_R[waiter_F[f]], end_F[f])
+    _end(moving, begun, over_C, leave_R, left_K)
+    floor_K = np.full(n_groups, np.inf)
     for g in range(n_ranks):
-        leave_R[g] = max(leave_R[g], left_K[group_R[g]] if barrier else over_C[g])
+        floor_K[group_R[g]] = min(floor_K[group_R[g]], leave_R[g])
+    if not one_grouping:
+        floor_K[:] = floor_K.min()
+    first_T1, lone_T = still_sending(moving, crowds, slots.lone, begun, leave_R, floor_K)
+    past = join_past(moving, crowds, slots, work_Z, first_T1, lone_T, past, begun, floor_K, place_J, over_C)
+    for k in range(n_groups):
+        left_K[k] = max(left_K[k], over_C[n_ranks + k])
+    for g in range(n_ranks):
+        leave_R[g] = max(leave_R[g], left_K[group_R[g]] if begun.barrier else over_C[g])
     # Whoever was last also has to send all of its own flows before the exchange is over.
-    least_K = np.empty(n_groups)
-    least_K[:] = np.inf
+    least_K = np.full(n_groups, np.inf)
     for g in range(n_ranks):
-        sent = last_begin_R[g] + max(0.0, over_C[n_ranks + n_groups + g] - begin_R[g])
+        sent = begun.last_begin_R[g] + max(0.0, over_C[n_ranks + n_groups + g] - begun.begin_R[g])
         least_K[group_R[g]] = min(least_K[group_R[g]], sent)
     for g in range(n_ranks):
         left_K[group_R[g]] = max(left_K[group_R[g]], leave_R[g], least_K[group_R[g]])
-    return leave_R, left_K, fair_F, past
+    return leave_R, left_K, _fair(moving, slots.group_visits, work_Z), past
 
 
 @inner
-def _crowd_bounds(
-    flow_M: Int,
-    tail_M: Float,
-    first_C1: Int,
-    n_ranks: int,
-    n_groups: int,
-    start_F: Float,
-    links: Links,
-    latency_F: Float,
-    past: Past,
-    room: Scratch,
-    fair_F: Float,
-) -> tuple[Float, Past]:
-    """For each crowd, when the last of it is over on its slowest link at the earliest.
+def _visit(moving: Moving, visits: Visits, work_Z: Records) -> None:
+    """Let links serve the flows in the order of their starts, each for its load."""
+    tail, tails = 0.0, len(moving.tail_M) > 0
+    for f in moving.order_F:
+        start, size, latency = moving.start_F[f], moving.bytes_F[f], moving.latency_F[f]
+        if size <= 0:
+            continue
+        for v in range(visits.first_F1[f], visits.first_F1[f + 1]):
+            if tails:
+                tail = moving.tail_M[visits.member_V[v]]
+                if tail == -np.inf:
+                    continue
+            serve(work_Z[visits.slot_V[v]], start, size * moving.pace_X[visits.pair_V[v]], latency + tail)
 
-    A link serves the flows of a crowd, in the order of their starts, in their loads each; the last of them still has
-    its latency and tail to come. With what it served for the crowd in earlier exchanges, `past`, the flows of both
-    together need their time too, from the earliest of their starts. The EP groups' crowds raise the ends in `fair_F` to
-    those of the flows' links.
-    """
-    n_crowds, with_past = len(first_C1) - 1, n_ranks + n_groups
-    over_C, later = np.empty(n_crowds), _longer_past(first_C1, with_past, flow_M, links, past)
-    work_J = room.work_J
+
+@inner
+def _over(moving: Moving, crowds: Crowds, slots: Slots, work_Z: Records, senders: int) -> Float:
+    """For each crowd, when the last of it is over on its slowest link at the earliest; of senders flows alone too."""
+    n_crowds = len(slots.first_C)
+    over_C = np.full(n_crowds, -np.inf)
     for c in range(n_crowds):
-        used = 0
-        for m in range(first_C1[c], first_C1[c + 1]):
-            f = flow_M[m]
-            for x in range(links.offsets_F1[f], links.offsets_F1[f + 1]):
-                if links.load_X[x] > 0:
-                    room.used_J[used] = links.link_X[x]
-                    used += _serve(work_J[links.link_X[x]], start_F[f], links.load_X[x], latency_F[f] + tail_M[m])
-        over_C[c] = -np.inf
-        for i in range(used):
-            work = work_J[room.used_J[i]]
-            over_C[c] = max(over_C[c], work.since + work.load + work.tail)
-        if c < with_past:
-            over_C[c] = max(over_C[c], _join_past(c, past, later, room, used))
-        if n_ranks <= c < with_past:
-            for m in range(first_C1[c], first_C1[c + 1]):
-                f = flow_M[m]
-                for x in range(links.offsets_F1[f], links.offsets_F1[f + 1]):
-                    work = work_J[links.link_X[x]]
-                    if work.total > 0 and start_F[f] >= work.since:
-                        fair_F[f] = max(fair_F[f], work.since + work.load + latency_F[f])
-        for i in range(used):
-            work_J[room.used_J[i]].total = 0.0
-    return over_C, Past(later.first_C1, later.served_Y[: later.first_C1[with_past]].copy())
+        for y in range(slots.first_C[c], slots.end_C[c]):
+            work = work_Z[slots.slot_Y[y]]
+            if work.total > 0:
+                over_C[c] = max(over_C[c], work.since + work.load + work.tail)
+    for c in range(senders, n_crowds):
+        for m in range(crowds.first_C1[c], crowds.first_C1[c + 1]):
+            f = crowds.flow_M[m]
+            if moving.bytes_F[f] > 0 and moving.alone_F[f] > moving.latency_F[f]:
+                tail = moving.tail_M[m] if len(moving.tail_M) else 0.0
+                over_C[c] = max(over_C[c], moving.start_F[f] + moving.alone_F[f] + tail)
+    return over_C
 
 
 @inner
-def _longer_past(first_C1: Int, with_past: int, flow_M: Int, links: Links, past: Past) -> Past:
-    """Make room for the past and a row for each link of each crowd."""
-    most = len(past.served_Y)
-    for m in range(first_C1[with_past]):
-        most += links.offsets_F1[flow_M[m] + 1] - links.offsets_F1[flow_M[m]]
-    return Past(np.zeros(with_past + 1, np.int64), np.empty(most, SERVED))
+def _end(moving: Moving, begun: Begun, over_C: Float, leave_R: Float, left_K: Float) -> None:
+    """Raise leaves to the ends of flows and of crowds."""
+    for f in moving.order_F:
+        if begun.barrier:
+            k = begun.group_R[moving.source_F[f]]
+            left_K[k] = max(left_K[k], moving.end_F[f])
+        elif moving.waiter_F[f] >= 0:
+            leave_R[moving.waiter_F[f]] = max(leave_R[moving.waiter_F[f]], moving.end_F[f])
+    for g in range(len(leave_R)):
+        leave_R[g] = max(leave_R[g], left_K[begun.group_R[g]] if begun.barrier else over_C[g])
 
 
 @inner
-def _join_past(c: int, past: Past, later: Past, room: Scratch, used: int) -> float:
-    """Add what links now serve for a crowd to what they have served; the time until which the fullest must serve."""
-    size, over = later.first_C1[c], -np.inf
-    if c + 1 < len(past.first_C1):
-        for y in range(past.first_C1[c], past.first_C1[c + 1]):
-            room.place_J[past.served_Y[y].link] = size
-            later.served_Y[size] = past.served_Y[y]
-            size += 1
-    for i in range(used):
-        j = room.used_J[i]
-        if room.place_J[j] < 0:
-            served = later.served_Y[size]
-            served.link, served.since, served.load, served.tail = j, np.inf, 0.0, np.inf
-            room.place_J[j] = size
-            size += 1
-        over = max(over, _add_to_past(later.served_Y[room.place_J[j]], room.work_J[j]))
-    for y in range(later.first_C1[c], size):
-        room.place_J[later.served_Y[y].link] = -1
-    later.first_C1[c + 1] = size
-    return over
+def _fair(moving: Moving, visits: Visits, work_Z: Records) -> Float:
+    """Until when each flow may be moving: its end, or that of all that its EP group waits for on one of its links."""
+    fair_F = moving.end_F.copy()
+    for f in moving.order_F:
+        if moving.bytes_F[f] <= 0:
+            continue
+        for v in range(visits.first_F1[f], visits.first_F1[f + 1]):
+            work = work_Z[visits.slot_V[v]]
+            if work.total > 0 and moving.start_F[f] >= work.since:
+                fair_F[f] = max(fair_F[f], work.since + work.load + moving.latency_F[f])
+    return fair_F
 
 
 @inner
-def _serve(work: Any, start: float, load: float, tail: float) -> int:
-    """Let a link serve one more flow, which starts no sooner than those before; 1 if it is the first."""
-    if work.total == 0:
-        work.first, work.since, work.load, work.total, work.tail = start, start, load, load, tail
-        return 1
-    # Idle until then: what it served before holds nothing up any more.
-    if start > work.since + work.load:
-        work.since, work.load = start, 0.0
-    work.load += load
-    work.total += load
-    work.tail = min(work.tail, tail)  # nobody knows which is served last: the one with least to come
-    return 0
+def _after_the_last(moving: Moving, crowds: Crowds, begun: Begun, leave_R: Float) -> None:
+    """Raise each rank's leave, given that some rank of its EP group, unknown which, begins at its `last_begin_R`.
 
-
-@inner
-def _add_to_past(past: Any, work: Any) -> float:
-    """Join an exchange's work to that of earlier ones, or let the past go if this alone ends later."""
-    past.since, past.load, past.tail = min(past.since, work.first), past.load + work.total, min(past.tail, work.tail)
-    over = float(past.since + past.load + past.tail)
-    if work.since + work.load > past.since + past.load:
-        past.since, past.load, past.tail = work.since, work.load, work.tail
-    return over
+    Nothing is known of a rank to which some other rank of its group sends nothing: that one may be the last.
+    """
+    group_R, spans = begun.group_R, len(moving.tail_M) > 0
+    size_K = np.zeros(begun.n_groups, np.int64)
+    for g in range(len(group_R)):
+        size_K[group_R[g]] += 1
+    span_R, by_R = np.empty(len(group_R)), np.full(len(group_R), -1, np.int64)
+    for rank in range(len(group_R)):
+        span_R[rank], by_R[rank], heard = 0.0, rank, 1
+        for m in range(crowds.first_C1[rank], crowds.first_C1[rank + 1]):
+            f = crowds.flow_M[m]
+            span = moving.span_M[m] if spans else moving.alone_F[f]
+            if moving.bytes_F[f] < 0 or span == -np.inf or crowds.fed_F[f]:
+                continue
+            source = moving.source_F[f]
+            if by_R[source] != rank:
+                span_R[source], by_R[source] = -np.inf, rank
+                heard += group_R[source] == group_R[rank]
+            span_R[source] = max(span_R[source], span)
+        if heard < size_K[group_R[rank]]:
+            continue
+        leave = begun.last_begin_R[rank] + span_R[rank]
+        for m in range(crowds.first_C1[rank], crowds.first_C1[rank + 1]):
+            source = moving.source_F[crowds.flow_M[m]]
+            if by_R[source] == rank and group_R[source] == group_R[rank]:
+                leave = min(leave, begun.last_begin_R[source] + span_R[source])
+        leave_R[rank] = max(leave_R[rank], leave)

@@ -125,7 +125,7 @@ def _rate_all(offsets_F1: Int, pair_X: Records, link_J: Records, rate_F: Float) 
         np.empty(0, np.uint8),
     )
     enlist(0, n, 0, on)
-    fill(np.arange(n), n, 0.0, on, rate_F)
+    fill(np.arange(n), n, 0.0, on, rate_F, np.empty(n, np.int64))
 
 
 @entry
@@ -166,8 +166,10 @@ def release(f: int, on: Crossings, rate: float) -> None:
 
 
 @inner
-def fill(flow_A: Int, n: int, least: float, on: Crossings, rate_F: Float) -> None:
+def fill(flow_A: Int, n: int, least: float, on: Crossings, rate_F: Float, settled_A: Int) -> None:
     """Raise the rates of the first `n` flows of `flow_A` together from `least` until each has a full link.
+
+    They then stand in `settled_A` in the order of their rates.
 
     Before, `left` is without what `rate_F` gives to all flows on the links; those not in `flow_A` keep that. No rate
     below `least` is given.
@@ -177,7 +179,7 @@ def fill(flow_A: Int, n: int, least: float, on: Crossings, rate_F: Float) -> Non
     first.
     """
     size = _open_links(flow_A, n, on, rate_F)
-    link_J, queue_J, rate = on.link_J, on.queue_J, least
+    link_J, queue_J, rate, settled = on.link_J, on.queue_J, least, 0
     while size:
         link = link_J[queue_J[0]]
         if link.rising:
@@ -189,7 +191,7 @@ def fill(flow_A: Int, n: int, least: float, on: Crossings, rate_F: Float) -> Non
                 sink(0, size, queue_J, link_J)
                 continue
             rate = max(rate, level)  # a link that fills together with the last one may seem earlier by rounding
-            _settle(link, rate, on, rate_F)
+            settled = _settle(link, rate, on, rate_F, settled_A, settled)
         size -= 1
         queue_J[0] = queue_J[size]
         sink(0, size, queue_J, link_J)
@@ -222,8 +224,8 @@ def _open_links(flow_A: Int, n: int, on: Crossings, rate_F: Float) -> int:
 
 
 @inner
-def _settle(full: Any, rate: float, on: Crossings, rate_F: Float) -> None:
-    """Let the flows of a full link keep this rate; those that are over leave its rows."""
+def _settle(full: Any, rate: float, on: Crossings, rate_F: Float, settled_A: Int, settled: int) -> int:
+    """Let the flows of a full link keep this rate; those that are over leave its rows. How many are settled now."""
     before, q = -1, full.first
     while q >= 0:
         row = on.row_Q[q]
@@ -237,9 +239,11 @@ def _settle(full: Any, rate: float, on: Crossings, rate_F: Float) -> None:
             kept += 1
             if rate_F[f] < np.inf:
                 continue
-            rate_F[f] = rate
+            rate_F[f], settled_A[settled] = rate, f
+            settled += 1
             take(f, rate, on)
         before, q = keep_row(full, before, q, kept - row.slot, on)
+    return settled
 
 
 @inner

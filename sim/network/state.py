@@ -3,7 +3,7 @@
 A flow is *pending* until it starts, *in transit* until its last byte has left, and *over* once its end is known: its
 latency later, and for a fed flow no sooner than its parents allow. An end is known at or before it comes.
 
-Axes: F flow, J link, C (flow, child) pair, K group of flows, A some of the flows, H pending flow.
+Axes: F flow, J link, C (flow, child) pair, K group of flows, A some of the flows, B block of them, H pending flow.
 """
 
 from __future__ import annotations
@@ -45,14 +45,15 @@ START = np.dtype([("time", "f8"), ("flow", "i8")], align=True)
 TRANSIT, PENDING, ENDED, UNEVEN, SOON, GONE, RESIDUE = range(7)
 # Places in `clock`.
 NOW, LEAST, TOLERANCE, DUE, OPENED, PATIENCE, WIDTH = range(7)
+BLOCK = 64  # flows in transit whose first last byte is known together
 TOLD = np.inf  # stands in `since_F` of a flow in transit whose end has been told, within a tolerance
 ASKED = -1  # stands in `unstarted` once a flow is pending, so that nobody starts it again
 # Which rates are out of date.
 EVEN, SOME, ALL = 0, 1, 2
 
 PER_FLOW = (
-    "flow_F", "rate_F", "fair_F", "last_F", "left_F", "since_F", "place_F", "transit_A", "again_A", "soon_A",
-    "pending_H",
+    "flow_F", "rate_F", "fair_F", "last_F", "left_F", "since_F", "place_F", "transit_A", "filled_A", "first_B",
+    "again_A", "soon_A", "pending_H",
 )  # fmt: skip
 
 
@@ -72,8 +73,10 @@ class Net(NamedTuple):
     last_F: Float  # when the last byte will have left at this rate
     left_F: Float  # bytes still to leave, at since_F
     since_F: Float
-    transit_A: Int
-    place_F: Int  # where in transit_A; within a tolerance: a link in its part of the network
+    transit_A: Int  # exact: in the order in which their rates were filled; who left stays until they are again
+    filled_A: Float  # exact: the rates of those in transit_A, as they were filled
+    first_B: Float  # when the first last byte of each block of those in transit_A leaves
+    place_F: Int  # within a tolerance: a link in its part of the network
     again_A: Int  # scratch: those whose rates are filled again
     soon_A: Int  # those whose last bytes leave next, in order; of the first of them they have left
     pending_H: Records  # heap of starts
@@ -115,6 +118,8 @@ def empty_net(capacity_J: Float, tolerance: float) -> Net:
         left_F=np.zeros(0),
         since_F=np.zeros(0),
         transit_A=np.zeros(0, np.int64),
+        filled_A=np.zeros(0),
+        first_B=np.zeros(0),
         place_F=np.zeros(0, np.int64),
         again_A=np.zeros(0, np.int64),
         soon_A=np.zeros(0, np.int64),
@@ -153,17 +158,30 @@ def _grown(array: Records, size: int) -> Records:
 
 
 @inner
-def look_ahead(net: Net) -> None:
-    """List the first flows to leave."""
-    first, n = np.inf, 0
-    for a in range(net.counts[TRANSIT]):
+def note_first(net: Net, begin: int) -> None:
+    """Note when the first of each block of those in transit, from the block of a place on, leaves."""
+    first, end = np.inf, net.counts[TRANSIT]
+    for a in range(begin // BLOCK * BLOCK, end):
         first = min(first, net.last_F[net.transit_A[a]])
-    for a in range(net.counts[TRANSIT]):
-        f = net.transit_A[a]
-        if net.last_F[f] <= first * (1 + SIMULTANEOUS):
-            net.soon_A[n] = f
-            n += 1
-    sort_soon(net, n if first < np.inf else 0)
+        if a % BLOCK == BLOCK - 1 or a == end - 1:
+            net.first_B[a // BLOCK], first = first, np.inf
+
+
+@inner
+def look_ahead(net: Net) -> None:
+    """List the first flows to leave, of blocks whose first is noted."""
+    first, n, end = np.inf, 0, net.counts[TRANSIT]
+    for b in range(-(-end // BLOCK)):
+        first = min(first, net.first_B[b])
+    together = first * (1 + SIMULTANEOUS)
+    for b in range(-(-end // BLOCK) if first < np.inf else 0):
+        if net.first_B[b] > together:
+            continue
+        for a in range(b * BLOCK, min(end, (b + 1) * BLOCK)):
+            if net.last_F[net.transit_A[a]] <= together:
+                net.soon_A[n] = net.transit_A[a]
+                n += 1
+    sort_soon(net, n)
 
 
 @inner

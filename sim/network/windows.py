@@ -38,6 +38,7 @@ from moecast.sim.network.state import (
     WIDTH,
     Net,
     look_ahead,
+    note_first,
     sort_soon,
 )
 from moecast.sim.program import Float, Int
@@ -77,6 +78,7 @@ def open_window(net: Net) -> None:
         if net.counts[RESIDUE]:
             _keep_capacity(net)
     else:
+        note_first(net, 0)
         look_ahead(net)
 
 

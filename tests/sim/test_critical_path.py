@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from moecast.sim.breakdown import breakdown, waits_for_peers
 from moecast.sim.critical_path import NO_RANK, PathPart, critical_path
+from moecast.sim.exposed import stays_by_kind
 from moecast.sim.network import Bound, Fluid
 from moecast.sim.program import COMMUNICATION, Compute, StepProgram, StepTimes
 from moecast.sim.waiting import network_seconds
@@ -131,7 +132,7 @@ def longest_s(program: StepProgram) -> float:
 def test_what_is_waited_for_is_what_a_slow_account_sees_at_every_moment(rung: object, program: StepProgram) -> None:
     times = rung.run(program)
     waits = waits_for_peers(program, times)
-    found_S = network_seconds(program, times, waits.idle_S, waits.peer_S)
+    found_S = network_seconds(program, times, waits.peer_S, stays_by_kind(program, times, waits.idle_S))
     network_s, idle_s = slow_waiting(program, times)
     assert found_S.sum() == pytest.approx(network_s, rel=1e-6, abs=1e-9)
     where = breakdown(program, times)

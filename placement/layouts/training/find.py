@@ -16,6 +16,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
@@ -126,6 +127,7 @@ class _Search:
         self.scored: dict[TrainingLayout, float] = {}
         self.timed: dict[TrainingLayout, TimedLayout] = {}
         self.tried = 0
+        self.cuts: dict[TrainingLayout, TrainingLayout | None] = {}
         self.mapped: tuple[Tried, ...] = ()
         self.over: dict[object, float] = {}
         """By kind of layout, the least ratio of a score to its guess: what orders the others."""
@@ -184,7 +186,17 @@ class _Search:
         self._time_best([*leaders, *(layout for layout in order if layout not in set(leaders))], most)
         own = [layout for layout in leaders if layout.schedule in also]
         if own and not any(layout.schedule in also for layout in self.timed):
-            self._time(own[:1])
+            prediction = self.workers.begin(TrainingAnswers.whole, (own[0], self.network))
+            if self.workers.jobs > 1:
+                self._prepare()
+            self.timed[own[0]] = TimedLayout(layout=own[0], prediction=prediction())
+
+    def _prepare(self) -> None:
+        """Find what is asked for later if the best stays the best, while another process times a step."""
+        best = min(self.timed.values(), key=lambda one: (one.step_s, one.layout), default=None)
+        if best is not None:
+            self._own_cut(best.layout)
+            self._least_s()
 
     def _time_best(self, order: Sequence[TrainingLayout], most: int) -> None:
         """Time the first whose floors let them win; side by side, and whoever was beaten meanwhile is not kept."""
@@ -209,20 +221,27 @@ class _Search:
 
     def recut(self, most: int) -> None:
         """Try the best with a cut of their own, where its score is better; its floor then counts with the others."""
-        if not most:
-            return
-        every = LayerTimes(self.question, self.floors.layers, every_layer=True)
-        scores = TrainingScores(self.question, self.floors, every)
         for layout in sorted(self.timed, key=lambda one: self.timed[one].step_s)[:most]:
             self.tell("cutting layers", self.tried, most)
-            again = own_cut(self.question, layout, every, self.floors.memory)
+            again = self._own_cut(layout)
             self.tried += 1
             if again is None:
                 continue
             self.quick[again] = self.floors.quick(again)
-            self.scored[again] = scores.quick(again)
-            if self.scored[again] < scores.quick(layout) and self.floors.sharp(again) < self.best_s:
+            self.scored[again] = self._scores_of_every.quick(again)
+            if self.scored[again] < self._scores_of_every.quick(layout) and self.floors.sharp(again) < self.best_s:
                 self._time([again])
+
+    @cached_property
+    def _scores_of_every(self) -> TrainingScores:
+        """Scores by the times of each layer by its own routing."""
+        every = LayerTimes(self.question, self.floors.layers, every_layer=True)
+        return TrainingScores(self.question, self.floors, every)
+
+    def _own_cut(self, layout: TrainingLayout) -> TrainingLayout | None:
+        if layout not in self.cuts:
+            self.cuts[layout] = own_cut(self.question, layout, self._scores_of_every.times, self.floors.memory)
+        return self.cuts[layout]
 
     def map_best(self) -> None:
         """Put the best one's ranks on other GPUs; whole steps are timed of small jobs, else of the best scored.
