@@ -46,6 +46,8 @@ def test_answers_come_in_order_or_with_what_was_asked(jobs: int) -> None:
         assert list(workers.map(plus, range(7), at_once=3)) == list(range(10, 17))
         assert sorted(workers.as_done(plus, range(5))) == [(asked, 10 + asked) for asked in range(5)]
         assert list(workers.map(plus, [])) == []
+        begun = [workers.begin(plus, asked) for asked in range(3)]
+        assert [answer() for answer in reversed(begun)] == [12, 11, 10]
 
 
 def test_processes_compute_on_one_thread_and_end_with_the_block() -> None:

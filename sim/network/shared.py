@@ -83,7 +83,7 @@ class Structures:
             flows.parent_R,
         ):
             key.update(f"{array.dtype} {len(array)}".encode())
-            key.update(np.ascontiguousarray(array))
+            key.update(np.ascontiguousarray(array).tobytes())
         if key.digest() not in self._known:
             self._known[key.digest()] = Structure.of(flows, links, exchange)
         return self._known[key.digest()]

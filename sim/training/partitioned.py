@@ -16,7 +16,7 @@ import numpy as np
 
 from moecast.sim.collectives.template import no_flows
 from moecast.sim.network import Bound
-from moecast.sim.program import Exchange, Flows, StepProgram
+from moecast.sim.program import Exchange, Flows, Sizes, StepProgram
 from moecast.sim.schedules.fsmoe import BETWEEN
 from moecast.sim.schedules.fsmoe_training import degree_of
 from moecast.sim.schedules.gradient_partition import Gap, Partition, partition
@@ -177,6 +177,9 @@ class _Mark:
 
     def fill(self) -> Flows:
         return no_flows()
+
+    def sized(self) -> tuple[Flows, Sizes]:
+        return self.fill().sized()
 
 
 def _gaps(program: StepProgram) -> Iterator[tuple[Hashable, float]]:
