@@ -29,9 +29,9 @@ class Engine:
         Kernels beside the products and the core of grouped-query attention, of which no whole
         module was measured: rotation and filling the cache, and norms of queries and keys where
         these are kernels of their own.
-    sends_bf16_for
-        Types of experts' weights for which tokens travel in bf16 and are quantised where they
-        arrive.
+    sends
+        (type of experts' weights, type in which tokens travel to them) where that is not
+        `ModelShape.dispatch_type`: an engine quantises before the exchange, or where they arrive.
     step_s
         Seconds of the host in each step that nothing hides: scheduling, sampling, the reply.
     step_source
@@ -66,7 +66,7 @@ class Engine:
     kernels: str
     measured_moe: bool = True
     attention_kernels: int = 4
-    sends_bf16_for: tuple[str, ...] = ()
+    sends: tuple[tuple[str, str], ...] = ()
     step_s: float = 0.0
     step_source: str = ""
     prompt_s: float = 0.0
