@@ -19,6 +19,6 @@ SGLANG = Engine(
     prompts_apart_s=115e-3,
     prompts_apart_source="fit: TTFT of six rows marked fit of serving.csv, of DeepSeek-R1 (prompts of 8,192 tokens: "
     "FP8 with 4 and 32 in flight on B200, 4 and 16 on GB200, NVFP4 with 64 on B200; of 1,024 NVFP4 with 512 on GB200) "
-    "is off by +1, -40, +4, -9, -12 and +4 %; without it by -28 to -61 %. What takes it is not known: these workers "
-    "launch kernel after kernel, without graphs",
+    "is off by +1, -40, +4, -9, -12 and +4 %, without it by -28 to -61 %; one with 4,096 that set nothing by -8. What "
+    "takes it is not known: these workers launch kernel after kernel, without graphs",
 )
