@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def dispatch_type_of(plan: Plan, model: ModelShape, hardware: Hardware) -> str:
-    """What the plan says; else bf16 where the engine quantises what arrives; else what the experts multiply."""
+    """What the plan says; else what the engine sends for such experts; else what the experts multiply."""
     if plan.dispatch_type is not None:
         return plan.dispatch_type
-    return "bf16" if model.weight_type in find_engine(hardware.engine).sends_bf16_for else model.dispatch_type
+    return dict(find_engine(hardware.engine).sends).get(model.weight_type, model.dispatch_type)

@@ -84,10 +84,10 @@ def row_bytes(name: str, width: int) -> int:
 
     Most types' weights meet 16-bit ones.
 
-    FP8 carries one float32 per 128 elements, a last incomplete group included; "fp4" (NVFP4) a byte
-    per 16.
+    FP8 carries one float32 per 128 elements, a last incomplete group included; NVFP4 (as a rate of
+    the hardware table: "fp4") a byte per 16.
     """
-    if name == "fp4":
+    if name in ("fp4", "nvfp4"):
         return -(-width // 2) + -(-width // 16)
     if check_type(name) == "fp8":
         return width + 4 * -(-width // SCALE_GROUP)

@@ -29,9 +29,9 @@ class Engine:
         Kernels beside the products and the core of grouped-query attention, of which no whole
         module was measured: rotation and filling the cache, and norms of queries and keys where
         these are kernels of their own.
-    sends_bf16_for
-        Types of experts' weights for which tokens travel in bf16 and are quantised where they
-        arrive.
+    sends
+        (type of experts' weights, type in which tokens travel to them) where that is not
+        `ModelShape.dispatch_type`: an engine quantises before the exchange, or where they arrive.
     step_s
         Seconds of the host in each step that nothing hides: scheduling, sampling, the reply.
     step_source
@@ -54,9 +54,9 @@ class Engine:
         (GPU, seconds) where hosts of some GPUs take another time than `request_apart_s`.
     request_source
         Where these come from.
-    prompts_apart
-        How many times as long as simulated iterations of GPUs take that compute prompts only, for
-        others.
+    prompts_apart_s
+        Seconds of each iteration of GPUs that compute prompts only, for others, beside what is
+        simulated.
     prompts_apart_source
         Where it comes from.
     """
@@ -66,7 +66,7 @@ class Engine:
     kernels: str
     measured_moe: bool = True
     attention_kernels: int = 4
-    sends_bf16_for: tuple[str, ...] = ()
+    sends: tuple[tuple[str, str], ...] = ()
     step_s: float = 0.0
     step_source: str = ""
     prompt_s: float = 0.0
@@ -76,20 +76,17 @@ class Engine:
     request_apart_s: float | None = None
     request_apart_on_s: tuple[tuple[str, float], ...] = ()
     request_source: str = ""
-    prompts_apart: float = 1.0
+    prompts_apart_s: float = 0.0
     prompts_apart_source: str = ""
 
     def __post_init__(self) -> None:
         """Check ranges."""
         if not 0 <= self.step_s < 1:
             raise ValueError(f"step_s = {self.step_s}: seconds of a host in one step, from 0 to less than 1")
-        for name in ("prompt_s", "request_s", "request_token_s", "request_apart_s"):
+        for name in ("prompt_s", "request_s", "request_token_s", "request_apart_s", "prompts_apart_s"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 raise ValueError(f"{name} = {value}: seconds of a host, from 0 to less than 1")
-
-        if not 1 <= self.prompts_apart < 10:
-            raise ValueError(f"prompts_apart = {self.prompts_apart}: from 1 to less than 10 times what is simulated")
 
     def outside_s(self, prompt_tokens_Q: Float, *, gpu: str, apart: bool) -> Float:
         """Seconds of requests outside iterations [Q]; `apart`: their prompts are computed on GPUs of their own."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from moecast.sim.engines.engine import Engine
 
-# Of FP8 by blocks nothing is quantised before the exchange, of NVFP4 it is (its
-# fused_moe_cutlass.py and fused_moe_deepgemm.py).
+# Of FP8 by blocks nothing is quantised before the exchange, of NVFP4 it is, whether tokens are
+# gathered or sent (its fused_moe_cutlass.py, fused_moe_wide_ep.py and fused_moe_deepgemm.py).
 TRTLLM = Engine(
     name="trtllm",
     version="1.3.0rc20",
     kernels="trtllm",
     attention_kernels=2,
-    sends_bf16_for=("fp8",),
+    sends=(("fp8", "bf16"), ("nvfp4", "nvfp4")),
     request_s=105e-3,
     request_token_s=7e-6,
     request_on_s=(("h100_sxm", 187e-3), ("h200_sxm", 187e-3)),

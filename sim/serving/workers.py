@@ -141,8 +141,8 @@ def workers_of(
             question.cluster, question.model, dict(parts), question.trace, question.rung, seed=question.seed
         )
         runs = find_engine(hardware.engine)
-        slowdown = runs.prompts_apart if prompts_only else 1.0
-        cost = _cost(engine, serving, topic_Q, capacity, limits, prompt_s=runs.prompt_s, slowdown=slowdown)
+        beside_s = runs.prompts_apart_s if prompts_only else 0.0
+        cost = _cost(engine, serving, topic_Q, capacity, limits, prompt_s=runs.prompt_s, iteration_s=beside_s)
     times = PoolTimes()
     made = tuple(
         Instance(
@@ -202,12 +202,12 @@ def _cost(
     limits: Limits,
     *,
     prompt_s: float,
-    slowdown: float,
+    iteration_s: float,
 ) -> StepCost:
     token_bytes = capacity.token_bytes if capacity is not None else 0.0
     swap_block_s = token_bytes * limits.block_tokens / engine.host_Bps
     if serving.cost == "exact":
-        return ExactCost(engine, topic_Q, swap_block_s=swap_block_s, prompt_s=prompt_s, slowdown=slowdown)
+        return ExactCost(engine, topic_Q, swap_block_s=swap_block_s, prompt_s=prompt_s, iteration_s=iteration_s)
     return SurrogateCost(
         engine,
         topic_Q,
@@ -215,5 +215,5 @@ def _cost(
         swap_block_s=swap_block_s,
         tries=serving.tries,
         prompt_s=prompt_s,
-        slowdown=slowdown,
+        iteration_s=iteration_s,
     )

@@ -73,7 +73,7 @@ def test_sglangs_workers_for_prompts_take_as_much_longer_as_the_engine_says(cost
         workers_of(asked, how, Records(1), topic_Q=nobody, tokens=80, prompts_only=only).cost.seconds(batch)
         for only in (False, True)
     )
-    assert apart_s == pytest.approx(find_engine("sglang").prompts_apart * usual_s)
+    assert apart_s == pytest.approx(usual_s + find_engine("sglang").prompts_apart_s)
 
 
 def test_groups_of_experts_are_instances():

@@ -94,11 +94,16 @@ def test_the_roofline_has_links_alone() -> None:
         assert carried.carriers((7392.0, 14336.0)) == (None, None)
 
 
-@pytest.mark.parametrize("preset", ["dgx-h200", "dgx-b200"])
+@pytest.mark.parametrize(("preset", "weights", "sent"), [
+    ("dgx-h200", "fp8", "bf16"), ("dgx-b200", "fp8", "bf16"), ("dgx-b200", "nvfp4", "nvfp4"),
+])  # fmt: skip
 @pytest.mark.parametrize("tokens", [1, 8, 64, 512])
-def test_tokens_are_gathered_as_nccl_gathers(preset: str, tokens: int) -> None:
-    """Whatever protocol is the fastest for so many, of which each moves another number of bytes in a second."""
-    cluster, model = fitted(preset, engine="trtllm"), load_model("deepseek-v3")
+def test_tokens_are_gathered_as_nccl_gathers(preset: str, weights: str, sent: str, tokens: int) -> None:
+    """Whatever protocol is the fastest for so many, of which each moves another number of bytes in a second.
+
+    TensorRT-LLM quantises to NVFP4 before it gathers, and to FP8 by blocks afterwards.
+    """
+    cluster, model = fitted(preset, engine="trtllm"), load_model("deepseek-v3").with_types(weight_type=weights)
     plan = Degrees(ep=8).contiguous(model.shape_LEK, model.moe_layer_ids, ranks=8).with_(dispatch="all_gather")
     trace = routing_by_law(
         parse_law("uniform"), model, tokens=8 * tokens, sequence=1, phase="decode", position=0, seed=0
@@ -106,7 +111,7 @@ def test_tokens_are_gathered_as_nccl_gathers(preset: str, tokens: int) -> None:
     work = Workload(phase="decode", tokens_per_rank=tokens, steps=1, context=1, seed=0)
     found = simulate(cluster, model, plan, trace, work, network="bound", gains=False).breakdown_s["dispatch"]
     gpu = gpu_key(cluster.hardware)
-    size_bytes = 8 * tokens * model.copy_bytes("bf16")
+    size_bytes = 8 * tokens * model.copy_bytes(sent)
     wanted = nccl_seconds(
         find_parameters(gpu, "nccl").parameters, "all-gather", 8, size_bytes, link_Bps=NOMINAL_Bps[gpu]
     )

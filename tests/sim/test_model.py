@@ -54,6 +54,7 @@ def test_deepseek_v3_by_hand():
     assert model.kv_bytes_per_token == 2 * 576
     assert model.copy_bytes("fp8") == 7168 + 7168 // 128 * 4 + 16
     assert model.copy_bytes("bf16") == 14336 + 16
+    assert model.copy_bytes("nvfp4") == 7168 // 2 + 7168 // 16 + 16
     assert model.dispatch_type == "fp8"
 
 

@@ -26,7 +26,7 @@ from moecast.validate.published.answers import RowAnswer
 from moecast.validate.published.decode import configuration_of
 from moecast.validate.published.row import Use
 from moecast.validate.published.run_seats import dealt_by, seats_of
-from moecast.validate.published.run_settings import RunSettings, batched_tokens_of, settings_of
+from moecast.validate.published.run_settings import RunSettings, prompt_tokens_of, settings_of
 from moecast.validate.published.serving import SEED, Fields, ServingRow, one_text_routing
 
 ROUNDS = 10
@@ -165,7 +165,7 @@ def prefill_of(row: ServingRow, network: str) -> PrefillPool:
     """Workers of a row that compute prompts, on the GPUs after those that answer."""
     assert row.prefill is not None
     worker = prefill_worker(row)
-    how = RunSettings(kv_type=worker.shape().kv_type, batched_tokens=batched_tokens_of(worker))
+    how = RunSettings(kv_type=worker.shape().kv_type, batched_tokens=prompt_tokens_of(worker))
     plan = question_of(worker, network, how=how, prompts=True).plan
     first = row.workers * row.ranks
     serving = Serving(tries=0, max_batched_tokens=how.batched_tokens, dp_dispatch=dealt_by(row))

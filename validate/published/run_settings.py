@@ -18,6 +18,12 @@ from moecast.validate.published.serving import MEAN_LENGTH, ServingRow
 
 WHOLE_PROMPT_TOKENS = 8192
 SPARE_FRACTION = 0.95
+PROMPT_RANK_TOKENS = 16384
+"""Of each rank of SGLang's workers that compute prompts only.
+
+Its instructions for such workers with attention by DP give 131,072 to 8 ranks (sgl-project/sglang
+issue 6017), Dynamo's script for GB200 in NVFP4 65,536 to 4.
+"""
 POLLED_GPUS = ("b200_sxm", "b300_sxm")
 MANY_IN_FLIGHT = 16
 
@@ -64,6 +70,11 @@ def batched_tokens_of(row: ServingRow) -> int | None:
     if row.engine != "trtllm":
         return None
     return max(WHOLE_PROMPT_TOKENS, row.isl + round(row.concurrency))
+
+
+def prompt_tokens_of(worker: ServingRow) -> int | None:
+    """The budget of an iteration of a worker that computes prompts only."""
+    return PROMPT_RANK_TOKENS if worker.engine == "sglang" else batched_tokens_of(worker)
 
 
 def receive_every_of(row: ServingRow) -> int:

@@ -26,8 +26,8 @@ class ExactCost:
     prompt_s
         Seconds of the host, in the iteration that ends it, for each prompt beside what is
         simulated.
-    slowdown
-        How many times as long as all that iterations take.
+    iteration_s
+        Seconds of every iteration beside.
     """
 
     def __init__(
@@ -37,10 +37,10 @@ class ExactCost:
         *,
         swap_block_s: float = 0.0,
         prompt_s: float = 0.0,
-        slowdown: float = 1.0,
+        iteration_s: float = 0.0,
     ) -> None:
         self._engine, self._topic_Q, self._swap_block_s = engine, topic_Q, swap_block_s
-        self._prompt_s, self._slowdown = prompt_s, slowdown
+        self._prompt_s, self._iteration_s = prompt_s, iteration_s
         self.simulated = 0
 
     @property
@@ -53,7 +53,7 @@ class ExactCost:
         self.simulated += 1
         timed = self._engine.time(self._engine.step(pieces_of(load.scheduled_G, self._topic_Q)))
         prompts_s = self._prompt_s * float(load.prompts_G.max())
-        return self._slowdown * (timed.seconds + prompts_s) + load.swapped_blocks * self._swap_block_s
+        return timed.seconds + prompts_s + self._iteration_s + load.swapped_blocks * self._swap_block_s
 
     def ahead(self, load: StepLoad, steps: int) -> Float:
         """Not asked for: iterations are simulated one by one."""

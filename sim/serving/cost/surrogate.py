@@ -77,8 +77,8 @@ class SurrogateCost:
     prompt_s
         Seconds of the host, in the iteration that ends it, for each prompt beside what is
         simulated.
-    slowdown
-        How many times as long as all that iterations take.
+    iteration_s
+        Seconds of every iteration beside.
     try_at
         Iterations of those that are asked for one by one that are simulated, too, to measure the
         error; none: 0.
@@ -93,11 +93,11 @@ class SurrogateCost:
         swap_block_s: float = 0.0,
         tries: int = 0,
         prompt_s: float = 0.0,
-        slowdown: float = 1.0,
+        iteration_s: float = 0.0,
     ) -> None:
         self._engine, self._topic_Q = engine, topic_Q
         self._draws, self._swap_block_s, self._prompt_s = draws, swap_block_s, prompt_s
-        self._slowdown = slowdown
+        self._iteration_s = iteration_s
         self._own: dict[Part, OwnWork] = {}
         self._points: dict[tuple[Part, int, float], Float] = {}
         self._networks: dict[tuple[Part, int, float], float] = {}
@@ -123,7 +123,7 @@ class SurrogateCost:
         if self._tries and self._asked >= self._next_try and load.scheduled_G:
             self._try(load, found_s)
         prompts_s = self._prompt_s * float(load.prompts_G.max())
-        return self._slowdown * (found_s + prompts_s) + load.swapped_blocks * self._swap_block_s
+        return found_s + prompts_s + self._iteration_s + load.swapped_blocks * self._swap_block_s
 
     def ahead(self, load: StepLoad, steps: int) -> Float:
         """Seconds of so many decode iterations in turn [W]."""
@@ -134,7 +134,7 @@ class SurrogateCost:
         found_W = own_W + np.array([seconds for seconds, _ in drawn])[turn_W]
         self.total_s += float(found_W.sum())
         self.network_s += drawn[0][1] * steps
-        return np.asarray(self._slowdown * found_W)
+        return np.asarray(found_W + self._iteration_s)
 
     def _own_work(self, part: Part) -> OwnWork:
         if part not in self._own:
