@@ -22,7 +22,8 @@ from moecast.errors import MoecastError
 from moecast.sim import ModelShape, Plan, Sites, Step, Workload, draw_steps
 from moecast.sim.checks import check_question
 from moecast.sim.context.shared import home_ranks
-from moecast.topology import Cluster
+from moecast.sim.dispatch_type import dispatch_type_of
+from moecast.topology import Cluster, Hardware
 from moecast.traces import RoutingTrace
 from moecast.validate.experts import ExpertWork
 from moecast.validate.identity import MODE, question_hashes
@@ -97,8 +98,9 @@ def replay(
     steps = draw_steps(trace, workload, ranks=plan.dp)
     group = _join_ep_group(job, plan)
     work = ExpertWork.of(model, plan, job.device) if effort.experts else None
+    sizes = row_bytes(model, plan, cluster.hardware)
     runs = [
-        _StepReplay(job, model, plan, serve_step(layout, plan, trace, step), group, effort, work, exchange)
+        _StepReplay(job, plan, sizes, serve_step(layout, plan, trace, step), group, effort, work, exchange)
         for step in steps
     ]
     seconds_WLX = np.array([run.layers() for run in runs])
@@ -116,7 +118,7 @@ def replay(
         expert_s_WLG=_nested(seconds_GWLX[..., 2]) if effort.experts else None,
         dispatch_bytes=dispatch_bytes / len(steps),
         combine_bytes=combine_bytes / len(steps),
-        row_bytes=row_bytes(model, plan),
+        row_bytes=sizes,
         rows_checked=int(rows),
         repeats=effort.repeats,
         warmup=effort.warmup,
@@ -133,10 +135,10 @@ def serve_step(sites: Sites, plan: Plan, trace: RoutingTrace, step: Step) -> Ser
     return serve(plan, sites.domain_G, choices_TLK, home_T, node_G=sites.node_G)
 
 
-def row_bytes(model: ModelShape, plan: Plan) -> dict[str, int]:
-    """Bytes of a dispatched and of a combined row, as the simulator counts them."""
+def row_bytes(model: ModelShape, plan: Plan, hardware: Hardware) -> dict[str, int]:
+    """Bytes of a dispatched and of a combined row, as the simulator counts them: the engine may say what is sent."""
     return {
-        "dispatch": model.copy_bytes(plan.dispatch_type or model.dispatch_type),
+        "dispatch": model.copy_bytes(dispatch_type_of(plan, model, hardware)),
         "combine": model.copy_bytes(plan.combine_type or "bf16"),
     }
 
@@ -147,8 +149,8 @@ class _StepReplay:
     def __init__(
         self,
         job: Job,
-        model: ModelShape,
         plan: Plan,
+        row_bytes: dict[str, int],
         served: Served,
         group: dist.ProcessGroup,
         effort: Effort,
@@ -157,7 +159,7 @@ class _StepReplay:
     ) -> None:
         self.job, self.plan, self.served, self.group, self.effort, self.work = job, plan, served, group, effort, work
         self.exchange = exchange
-        self.row_bytes = row_bytes(model, plan)
+        self.row_bytes = row_bytes
         # bytes leaving this rank to dispatch and to combine, rows it checked
         self.moved = [0, 0, 0]
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from moecast.errors import MoecastError
-from moecast.sim import Sites, draw_steps
+from moecast.sim import Plan, Sites, draw_steps, kernels_on, load_model
+from moecast.topology import load_cluster
 from moecast.validate import read_measurement, validate
 from moecast.validate.job import Job, join_job
 from moecast.validate.launch import launch_line
@@ -38,7 +39,10 @@ def leaving_bytes(asked: Question) -> dict[str, float]:
     steps = draw_steps(asked.trace, asked.workload, ranks=asked.plan.ranks)
     served = [serve_step(layout, asked.plan, asked.trace, step) for step in steps]
     away = sum(int(((s.rank_TLK >= 0) & (s.rank_TLK != s.source_T[:, None, None])).sum()) for s in served)
-    return {name: away * width / len(steps) for name, width in row_bytes(asked.model, asked.plan).items()}
+    return {
+        name: away * width / len(steps)
+        for name, width in row_bytes(asked.model, asked.plan, asked.cluster.hardware).items()
+    }
 
 
 @pytest.mark.slow
@@ -91,6 +95,17 @@ def test_a_job_of_another_size_says_how_to_start_it(monkeypatch: pytest.MonkeyPa
     ):
         pass
     assert "--nnodes 4 --nproc-per-node 8" in launch_line(32)
+
+
+def test_rows_are_as_wide_as_the_engine_sends_them() -> None:
+    """TensorRT-LLM sends bf16 to experts in FP8 by blocks, others FP8; what the plan says goes before both."""
+    model, cluster = load_model("deepseek-v3"), load_cluster("dgx-h200")
+    plan = Plan.contiguous(model, ep=8, groups=1)
+    widths = [
+        row_bytes(model, asked, kernels_on(cluster, engine=engine).hardware)["dispatch"]
+        for asked, engine in ((plan, "sglang"), (plan, "trtllm"), (plan.with_(dispatch_type="nvfp4"), "trtllm"))
+    ]
+    assert widths == [model.copy_bytes(name) for name in ("fp8", "bf16", "nvfp4")]
 
 
 def test_effort_has_at_least_one_repeat() -> None:
