@@ -33,12 +33,12 @@ def test_seats_of_rows_marked_fit(id_: str, seats: int) -> None:
     assert seats_of(ROWS[id_]) == seats
 
 
-def test_seats_are_a_power_of_two_and_every_row_has_some() -> None:
+def test_seats_are_a_power_of_two_but_under_attention_dp_and_every_row_has_some() -> None:
     for row in ROWS.values():
         if row.mode == "disagg":
             seats = seats_of(row)
             assert seats >= 1
-            assert row.engine != "trtllm" or seats & (seats - 1) == 0
+            assert row.engine != "trtllm" or row.dp > 1 or seats & (seats - 1) == 0
             assert dealt_by(row) == ("instances_in_turn" if row.engine == "trtllm" else "least_requests")
 
 
