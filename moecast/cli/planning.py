@@ -157,8 +157,19 @@ def jobs_for(gpus: int, asked: int | None) -> int:
 
 
 def told(advance: Advance | None) -> Callable[[str, int, int], None] | None:
-    """Tell a progress bar, which has one name for all parts."""
-    return None if advance is None else lambda _what, done, of: advance(done, max(of, done, 1))
+    """Tell a progress bar, which says what part it is of: each counts anew, and some take minutes."""
+    if advance is None:
+        return None
+    said = ""
+
+    def tell(what: str, done: int, of: int) -> None:
+        nonlocal said
+        if what != said:
+            said = what
+            advance.say(what)
+        advance(done, max(of, done, 1))
+
+    return tell
 
 
 def answer(

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from moecast.cli.planning import parse_prices, parse_slo
+from moecast.cli.planning import parse_prices, parse_slo, told
+from moecast.cli.render import Advance
 from moecast.errors import MoecastError
 from tests.cli.conftest import Run
 
@@ -76,3 +77,14 @@ def test_prices() -> None:
     for wrong in ("h100", "h100=0/h", "h100=2.5", "h100=-1/h"):
         with pytest.raises(MoecastError, match="--price"):
             parse_prices([wrong])
+
+
+def test_progress_says_what_part_it_is_of() -> None:
+    """Each part counts anew, and a whole step of a large job takes minutes."""
+    moved: list[tuple[int, int, str]] = []
+    tell = told(Advance(lambda done, of, said: moved.append((done, of, said))))
+    assert tell is not None
+    tell("lower bounds", 3, 4)
+    tell("timing whole steps", 0, 2)
+    assert moved[1] == (3, 4, "lower bounds")
+    assert moved[-1] == (0, 2, "timing whole steps")
