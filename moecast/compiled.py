@@ -38,9 +38,9 @@ def njit(*, cache: bool = True, **options: Any) -> Callable[[Callable[..., Any]]
     """Compile a function as `numba.njit` does with these options, and with `cache` keep what comes out on disk.
 
     It lies where numba would put it: in `NUMBA_CACHE_DIR`, else beside the source, else (read-only
-    packages) in the user's cache folder. It is used while these are what they were: the options,
-    the function's file, the files whose compiled functions or named tuples that file takes, theirs
-    in turn, and its global constants. Where no folder can be written to, every process compiles for
+    packages) in the user's cache folder. It is used while these are what they were: the options, the level of
+    optimisation (`NUMBA_OPT`), the function's file, the files whose compiled functions or named tuples that file
+    takes, theirs in turn, and its global constants. Where no folder can be written to, every process compiles for
     itself; what is damaged is compiled again, and one line on stderr says so.
     """
 
@@ -93,7 +93,9 @@ class _Cache(FunctionCache):  # type: ignore[misc]
         module, source = function.__module__, self._impl.locator.get_source_stamp()
         _digest_of[module] = _digest(repr(source), *_taken(module, function.__globals__))
         self.stamp = _digest("checked data", repr(sorted(options.items())), _digest_of[module].hex()).hex()
-        self._cache_file = _CheckedFiles(self._cache_path, self._impl.filename_base, self.stamp)
+        # numba's key names the processor and not the level of optimisation: slower loops would be taken for fast ones.
+        name = f"{self._impl.filename_base}.O{numba.config.OPT}"
+        self._cache_file = _CheckedFiles(self._cache_path, name, self.stamp)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """What is kept for a signature; None, so that it is compiled, where there is nothing or it cannot be read."""

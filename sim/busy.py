@@ -13,13 +13,8 @@ from moecast.compiled import entry, inner
 from moecast.sim.program import Exchange, Float, Flows, Int, Int32
 
 
-def add_link_units(flows: Flows, units_J: Float) -> None:
-    """Add what flows put on each link [J]: the sum of bytes times share, in place."""
-    _add_link_units(flows.bytes_F, flows.offsets_F1, flows.link_X, flows.share_X, units_J)
-
-
-def add_units(flows: Flows, bytes_F: Float, units_J: Float) -> None:
-    """The same of so many bytes of each flow [F]."""
+def add_link_units(flows: Flows, bytes_F: Float, units_J: Float) -> None:
+    """Add what so many bytes of each flow [F] put on each link [J]: the sum of bytes times share, in place."""
     _add_link_units(bytes_F, flows.offsets_F1, flows.link_X, flows.share_X, units_J)
 
 

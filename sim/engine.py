@@ -127,7 +127,7 @@ class _Step:
     def _meeting(self, index: int, exchange: Exchange) -> _Meeting:
         if index not in self.meetings:
             flows = filled(exchange, self.program)
-            add_link_units(flows, self.units_J)
+            add_link_units(flows, flows.bytes_F, self.units_J)
             meeting = _Meeting(self.env, exchange, flows, self.network)
             self.ended |= meeting.awaited
             self.meetings[index] = meeting

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from moecast.sim.collectives.links import link_capacity, row_max, slowed_sends
+from moecast.sim.collectives.links import link_capacity, slowed_sends
 from moecast.sim.collectives.template import FlowTemplate
+from moecast.sim.network.links import paces
 from moecast.sim.sites import Sites
 from moecast.topology import Hardware
 
@@ -36,11 +37,10 @@ def with_fewer_sms(hardware: Hardware, taken: int | None = None) -> Hardware:
 def beside_compute(template: FlowTemplate, sites: Sites) -> FlowTemplate:
     """The same flows where their senders compute: each sender's own links give 1 / `SLOWDOWN` of their rate."""
     offsets_F1, link_X, share_X = slowed_sends(sites, template.legs.source_F, template, SLOWDOWN)
-    capacity_J = link_capacity(sites)
     return replace(
         template,
         offsets_F1=offsets_F1,
         link_X=link_X,
         share_X=share_X,
-        pace_F=row_max(share_X / capacity_J[link_X], offsets_F1),
+        pace_F=paces(offsets_F1, link_X, share_X, link_capacity(sites)),
     )

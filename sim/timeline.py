@@ -226,7 +226,7 @@ def _link_rates(program: StepProgram, times: StepTimes, link_kind_J: tuple[str, 
             begin, end = times.enter_S[index].min(), times.leave_S[index].max()
             if end > begin:
                 load_J = np.zeros(len(of_kind_J))
-                add_link_units(flows, load_J)
+                add_link_units(flows, flows.bytes_F, load_J)
                 load_J = program.on_every_link(load_J)
                 load = np.bincount(of_kind_J, load_J, len(kinds))
                 changes += [(begin, load / (end - begin)), (end, -load / (end - begin))]

@@ -116,6 +116,13 @@ def test_a_change_in_another_file_is_compiled_anew(run):
     assert run()[0] == want
 
 
+def test_each_level_of_optimisation_has_loops_of_its_own(run):
+    assert run(NUMBA_OPT="1")[1]
+    assert run(NUMBA_OPT="3")[1]
+    assert not run(NUMBA_OPT="1")[1]
+    assert not run(NUMBA_OPT="3")[1]
+
+
 def test_without_a_folder_to_write_to_it_compiles_for_itself(run, tmp_path):
     (tmp_path / "made" / "__pycache__").write_text("no folder")
     nowhere = {"HOME": str(tmp_path / "made" / "main.py"), "XDG_CACHE_HOME": str(tmp_path / "made" / "main.py")}

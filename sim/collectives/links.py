@@ -97,9 +97,9 @@ def with_senders_links(
     kind_J = np.array(link_kinds(cluster))
     sending_J = np.isin(kind_J, ("nvlink-out", "pcie-out", "nic-out"))
     slowness_J = np.where(sending_J, 1 / link_capacity(sites), 0.0)
-    slowness_F = row_max(routes.share_X * slowness_J[routes.link_X], routes.offsets_F1)
+    slowness_F = _row_max(routes.share_X * slowness_J[routes.link_X], routes.offsets_F1)
     over_nic_J = kind_J == "nic-out"  # names are compared once a link, not once a pair
-    nic_F = row_max(over_nic_J[routes.link_X], routes.offsets_F1) > 0
+    nic_F = _row_max(over_nic_J[routes.link_X], routes.offsets_F1) > 0
     gpu_F = sites.gpu_G[source_F]
     sends_F = np.diff(routes.offsets_F1) > 0
     ends = routes.offsets_F1[1:][sends_F]
@@ -112,7 +112,7 @@ def with_senders_links(
     )
 
 
-def row_max(value_X: npt.NDArray[Any], offsets_F1: Int) -> Float:
+def _row_max(value_X: npt.NDArray[Any], offsets_F1: Int) -> Float:
     """Find the largest value of each row of a CSR, 0 where it is empty or nothing is above 0."""
     largest_F, filled_F = np.zeros(len(offsets_F1) - 1), np.diff(offsets_F1) > 0
     # An empty row starts where the next one does: without it each start stands for one row.

@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from moecast.arrays import numbers, whole_numbers
 from moecast.sim.collectives.links import link_capacity, with_issue_links
-from moecast.sim.collectives.template_loops import fill_flows, paces, size_flows
-from moecast.sim.network.links import Paths, kept_pairs
+from moecast.sim.collectives.template_loops import fill_flows, size_flows
+from moecast.sim.network.links import Paths, kept_pairs, paces
 from moecast.sim.program import Flows, Sizes
 from moecast.sim.sites import Sites
 

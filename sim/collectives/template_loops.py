@@ -1,6 +1,6 @@
 """Compiled loops over the flows of a template: their sizes in one exchange, and the flows that there are.
 
-Axes: F flow, X (flow, link) pair, C count, J link.
+Axes: F flow, X (flow, link) pair, C count.
 """
 
 from __future__ import annotations
@@ -30,16 +30,6 @@ def _on_wire(offsets_F1, link_X, share_X, wire_F, n_links):  # type: ignore[no-u
             if link_X[x] < n_links:
                 share[x] *= wire_F[f]
     return share
-
-
-@entry
-def paces(offsets_F1, link_X, share_X, capacity_J):  # type: ignore[no-untyped-def]
-    """Seconds a byte of each flow that has its links to itself."""
-    pace_F = np.zeros(len(offsets_F1) - 1)
-    for f in range(len(pace_F)):
-        for x in range(offsets_F1[f], offsets_F1[f + 1]):
-            pace_F[f] = max(pace_F[f], share_X[x] / capacity_J[link_X[x]])
-    return pace_F
 
 
 @entry

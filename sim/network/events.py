@@ -60,54 +60,34 @@ def submit_all(net: Net, first: int, n: int, flow_A: Int, at_A: Float) -> int:
     return -1
 
 
-# A tolerance has entries of its own: a process compiles only what it uses, and windows take longer than all the rest.
+# `within` is the tolerance or None, and None leaves no trace of windows in what is compiled: a process compiles only
+# what it uses, and windows take longer than all the rest.
 @entry
-def next_event(net: Net) -> float:
-    """When the next flow starts, or the next last byte leaves; infinite when nothing is on its way."""
-    if _is_due(net):
-        _share_out(net)
+def next_event(net: Net, within: float | None) -> float:
+    """When the next flow starts, the next last byte leaves or a window ends; infinite when nothing is on its way."""
+    if net.counts[UNEVEN] != EVEN and net.clock[NOW] >= net.clock[DUE]:
+        if within is None:
+            _share_out(net)
+        else:
+            open_window(net)
     return _next(net)
 
 
 @entry
-def next_event_within(net: Net) -> float:
-    """The same within a tolerance: also when a window ends."""
-    if _is_due(net):
-        open_window(net)
-    return _next(net)
-
-
-@entry
-def advance(net: Net, until: float) -> float:
+def advance(net: Net, until: float, within: float | None) -> float:
     """Move the clock to `until`, or less far: no further than the end of the first group that ends on the way.
 
     The groups that became known to end stand in `ended_K`, none of their ends before the clock. Returns the time of
     the next event.
     """
     net.counts[ENDED] = 0
-    time = next_event(net)
+    time = next_event(net, within)
     while time < until:
         until = _pass(net, time, until)
-        time = next_event(net)
-    _stop(net, until)
+        time = next_event(net, within)
+    if until < np.inf:
+        net.clock[NOW] = max(net.clock[NOW], until)
     return float(time)
-
-
-@entry
-def advance_within(net: Net, until: float) -> float:
-    """The same within a tolerance."""
-    net.counts[ENDED] = 0
-    time = next_event_within(net)
-    while time < until:
-        until = _pass(net, time, until)
-        time = next_event_within(net)
-    _stop(net, until)
-    return float(time)
-
-
-@inner
-def _is_due(net: Net) -> bool:
-    return bool(net.counts[UNEVEN] != EVEN and net.clock[NOW] >= net.clock[DUE])
 
 
 @inner
@@ -131,12 +111,6 @@ def _pass(net: Net, time: float, until: float) -> float:
     for k in range(before, net.counts[ENDED]):
         until = min(until, net.group_K[net.ended_K[k]].end)
     return float(until)
-
-
-@inner
-def _stop(net: Net, until: float) -> None:
-    if until < np.inf:
-        net.clock[NOW] = max(net.clock[NOW], until)
 
 
 @inner

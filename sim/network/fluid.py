@@ -14,7 +14,7 @@ from moecast.arrays import index, numbers, whole_numbers
 from moecast.errors import MoecastError
 from moecast.sim.engine import run_program
 from moecast.sim.network.capped import SETTLED, join
-from moecast.sim.network.events import advance, advance_within, next_event, next_event_within, submit_all
+from moecast.sim.network.events import advance, next_event, submit_all
 from moecast.sim.network.flows import check_axis, check_flows, check_program, children
 from moecast.sim.network.links import kept_pairs, parallel_links
 from moecast.sim.network.maxmin import enlist
@@ -120,7 +120,7 @@ class OpenFluid:
         capacity_J = numbers("capacity_J", capacity_J, positive=True)
         links = len(capacity_J)
         self._net = empty_net(capacity_J, tolerance)
-        self._advance, self._next_event = (advance_within, next_event_within) if tolerance else (advance, next_event)
+        self._within = tolerance or None
         self._sizes = dict.fromkeys("FXCKQ", 0)
         self._next_event_s = np.inf  # no later than the true one
         if bottleneck_J is not None:
@@ -135,7 +135,7 @@ class OpenFluid:
     @property
     def next_event_s(self) -> float:
         """When the next flow starts, or the next last byte leaves; infinite when nothing is on its way."""
-        return float(self._next_event(self._net))
+        return float(next_event(self._net, self._within))
 
     def add(self, flows: Flows, group_F: Int, n_groups: int) -> tuple[int, int]:
         """Make flows known; none starts yet. Returns the index of the first flow and of the first of the groups.
@@ -214,7 +214,7 @@ class OpenFluid:
         if until_s <= self._next_event_s and until_s < np.inf:
             net.clock[0] = max(net.clock[0], until_s)
             return []
-        self._next_event_s = self._advance(net, until_s)
+        self._next_event_s = advance(net, until_s, self._within)
         return [(int(k), float(net.group_K[k]["end"])) for k in net.ended_K[: net.counts[ENDED]]]
 
     def times(self, first: int, n: int) -> tuple[Float, Float]:
@@ -240,7 +240,7 @@ class OpenFluid:
             There are not so many.
         """
         self._check_run(first, n)
-        self._next_event(self._net)
+        next_event(self._net, self._within)
         return self._net.rate_F[first : first + n].copy()
 
     def _check_run(self, first: int, n: int) -> None:

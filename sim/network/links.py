@@ -62,6 +62,16 @@ def kept_pairs(paths: Paths, bottleneck_J: Int | None) -> Paths:
 
 
 @entry
+def paces(offsets_F1: Int, link_X: Int32, share_X: Float, capacity_J: Float) -> Float:
+    """Seconds a byte of each flow [F] that has its links to itself; 0 without any."""
+    pace_F = np.zeros(len(offsets_F1) - 1)
+    for f in range(len(pace_F)):
+        for x in range(offsets_F1[f], offsets_F1[f + 1]):
+            pace_F[f] = max(pace_F[f], share_X[x] / capacity_J[link_X[x]])
+    return pace_F
+
+
+@entry
 def _kept(offsets_F1: Int, link_X: Int32, share_X: Float, bottleneck_J: Int) -> Paths:
     kept_F1, kept_link_X, kept_share_X = np.empty_like(offsets_F1), np.empty_like(link_X), np.empty_like(share_X)
     kept = 0

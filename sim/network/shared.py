@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from moecast.arrays import HUGE
-from moecast.sim.busy import add_units
+from moecast.sim.busy import add_link_units
 from moecast.sim.network.crowds import Crowds, Fed, by_sender, find_crowds, tails
 from moecast.sim.network.exchange_bounds import by_start, flow_bounds
 from moecast.sim.network.flows import PROBLEMS, check_flows, parents_first
-from moecast.sim.network.links import kept_pairs
+from moecast.sim.network.links import kept_pairs, paces
 from moecast.sim.network.served import Begun, Moving
-from moecast.sim.network.slots import Links, Slots, find_slots, renamed, slowest
+from moecast.sim.network.slots import Links, Slots, find_slots, renamed
 from moecast.sim.program import Exchange, Float, Flows, Int, Int32, Sizes
 
 
@@ -126,13 +126,13 @@ class SharedFlows:
         """
         check_flows(flows, n_links=len(capacity_J), n_ranks=exchange.n_ranks)
         offsets_F1, link_X, share_X = kept_pairs(flows.paths, bottleneck_J)
-        pace_X = share_X / capacity_J[link_X]
+        pace_F, pace_X = paces(offsets_F1, link_X, share_X, capacity_J), share_X / capacity_J[link_X]
         link_X, link_I = renamed(link_X, len(capacity_J))
         return cls(
             flows=flows,
             group_R=exchange.group_R,
             structure=structures.of(flows, Links(offsets_F1, link_X, len(link_I)), exchange),
-            pace_F=slowest(offsets_F1, pace_X),
+            pace_F=pace_F,
             pace_X=pace_X,
             link_I=link_I,
             bytes_F=np.zeros(flows.n),
@@ -152,7 +152,7 @@ class SharedFlows:
 
     def add_units(self, units_J: Float) -> None:
         """Add what all exchanges put on each link [J], in place."""
-        add_units(self.flows, self.bytes_F, units_J)
+        add_link_units(self.flows, self.bytes_F, units_J)
 
     def moving(self, sizes: Sizes, begun: Begun) -> Moving:
         """When the flows of an exchange start and end at the earliest, and who waits how long after them."""

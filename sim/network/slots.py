@@ -17,7 +17,7 @@ import numpy as np
 
 from moecast.compiled import entry, inner
 from moecast.sim.network.crowds import Crowds
-from moecast.sim.program import Float, Int, Int32
+from moecast.sim.program import Int, Int32
 
 NONE, ALONE = -1, -2  # in the place of a slot: none; the lone slot 0, and below it the others
 
@@ -93,16 +93,6 @@ class _Room(NamedTuple):
     widest_J: Int
     widest_slot_J: Int32
     widest_group_J: Int
-
-
-@entry
-def slowest(offsets_F1: Int, pace_X: Float) -> Float:
-    """Seconds a byte of each flow on the slowest of its links; 0 without any."""
-    pace_F = np.zeros(len(offsets_F1) - 1)
-    for f in range(len(pace_F)):
-        for x in range(offsets_F1[f], offsets_F1[f + 1]):
-            pace_F[f] = max(pace_F[f], pace_X[x])
-    return pace_F
 
 
 @entry

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from moecast.compiled import entry
+from moecast.compiled import entry, inner
 from moecast.placement.layouts.training.orders import BOTH, FORWARD, INPUTS, WEIGHTS, OrderTable
 
 Float = npt.NDArray[np.float64]
@@ -64,7 +64,7 @@ def time_cells(
     )
 
 
-@entry
+@inner
 def _come(done_CM: Any, chunk: int, microbatch: int, rank: int, rank_C: Any, send_s: float) -> float:
     """When what another chunk gives is here."""
     if chunk < 0:
