@@ -10,6 +10,8 @@ export OMP_NUM_THREADS ?= 1
 # In a checkout loops are compiled in half the time, and run as fast or a tenth slower (docs/benchmarks.md); a wheel's,
 # that of .ci/run too, are compiled at numba's own level, 3.
 export NUMBA_OPT ?= 1
+# Whatever the machine's habit: bytecode is kept, or each of a thousand processes compiles every library that it imports.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test test-latest test-capture-oldest lock lint types tests properties format benchmarks trace policies clean help
 
