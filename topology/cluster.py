@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.topology.hardware import Hardware
-from moecast.topology.nodes import NVLINK_KINDS, Gpu, Link, Nic, Node, Switch, link_kind
+from moecast.topology.nodes import LINK_KINDS, NVLINK_KINDS, Gpu, Link, Nic, Node, Switch, link_kind
 from moecast.topology.paths import Adjacency
 from moecast.topology.routes import Network, Routes, find_routes
 
@@ -100,7 +100,7 @@ class Cluster:
             "_gpu_at": {(gpu.domain, gpu.index): gpu.id for gpu in gpus},
             "_network": Network(
                 inside=Adjacency.of(nodes, self.links, kinds=NVLINK_KINDS),
-                between=Adjacency.of(nodes, self.links),
+                between=Adjacency.of(nodes, self.links, kinds=_kinds_between(gpus, self.links)),
                 domain_of_gpu_G=domain_of_gpu_G,
                 latency_J=latency_J,
             ),
@@ -212,6 +212,17 @@ def _check_links(nodes: Iterable[Node], links: Iterable[Link]) -> None:
         if (link.source, link.destination) in seen:
             raise ValueError(f"link {link.name} is given twice; make parallel cables one link of their summed capacity")
         seen.add((link.source, link.destination))
+
+
+def _kinds_between(gpus: tuple[Gpu, ...], links: Sequence[Link]) -> frozenset[str]:
+    """Kinds of links of paths between domains: those of NVLink switches only where one of them joins two domains."""
+    domain = {gpu.name: gpu.domain for gpu in gpus}
+    of_switch: dict[str, set[int]] = {}
+    for link in links:
+        if link.kind == "nvlink-out":
+            of_switch.setdefault(link.destination, set()).add(domain[link.source])
+    inside = all(len(domains) == 1 for domains in of_switch.values())
+    return frozenset(LINK_KINDS.values()) - ({"nvlink-out", "nvlink-in"} if inside else frozenset())
 
 
 def _check_reachable(gpus: tuple[Gpu, ...], links: tuple[Link, ...]) -> None:

@@ -88,6 +88,51 @@ class Adjacency:
             link_destination_J=place_V[self.link_destination_J],
         )
 
+    def doors(self) -> Doors:
+        """Find where all ways to each GPU come together: back from it while one link leads there, not between switches.
+
+        Behind a link between switches how sprayed bytes divide is another matter (see `next_hops`).
+        """
+        source, after = self.link_source_J[self.out_link], self.link_destination_J[self.out_link]
+        place = np.arange(len(after))
+        links_V = np.bincount(after, minlength=self.n_nodes)
+        places_V = np.bincount(after, place, self.n_nodes).astype(np.int64)  # of one link that is the link
+        pair_J = source * self.n_nodes + after
+        order = np.argsort(pair_J, kind="stable")
+        before = np.concatenate([[0], np.cumsum(order)])
+        door_G, crossed, gpu = np.arange(self.n_gpus), [], np.arange(self.n_gpus)
+        while len(gpu):
+            at = door_G[gpu]
+            # What a GPU itself sends there is no way to it.
+            first, last = (np.searchsorted(pair_J[order], gpu * self.n_nodes + at, side) for side in ("left", "right"))
+            one = np.flatnonzero(links_V[at] - (last - first) == 1)
+            link = places_V[at[one]] - (before[last[one]] - before[first[one]])
+            taken = (source[link] >= self.n_gpus) & ~self.between_switches_J[self.out_link[link]]
+            gpu, link = gpu[one[taken]], link[taken]
+            door_G[gpu] = source[link]
+            link_G = np.full(self.n_gpus, -1)
+            link_G[gpu] = self.out_link[link]
+            crossed.append(link_G)
+        return Doors(door_G=door_G, link_HG=np.array(crossed[::-1]))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Doors:
+    """The node through which every way to a GPU leads, and the links from there to it, -1 where there are fewer.
+
+    GPUs behind one leaf switch share it, so that paths are found to a few doors and not to every GPU.
+    """
+
+    door_G: Ints
+    link_HG: Ints
+
+    def enter(self, found: Found, destination_F: Ints) -> None:
+        """Append the links from the doors to the flows' destinations."""
+        for link_G in self.link_HG:
+            flow = np.flatnonzero(link_G[destination_F] >= 0)
+            if len(flow):
+                found.add(flow, link_G[destination_F[flow]], np.ones(len(flow)))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class NextHops:

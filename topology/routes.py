@@ -112,32 +112,35 @@ def find_routes(
     for whole, part_F in ((network.inside, same_F & (source_F != destination_F)), (network.between, ~same_F)):
         part = np.flatnonzero(part_F)
         gpus = np.union1d(source_F[part], destination_F[part])
-        adjacency = whole.among(gpus) if len(part) else whole
-        for block_F, destination_D, column_F in _blocks(part, destination_F, len(adjacency.out_link)):
-            hops = next_hops(adjacency, np.searchsorted(gpus, destination_D), spray=spray)
+        if not len(part):
+            continue
+        adjacency = whole.among(gpus)
+        doors, end = adjacency.doors(), np.searchsorted(gpus, destination_F[part])
+        for block, door_D, column_F in _blocks(doors.door_G[end], len(adjacency.out_link)):
+            block_F = part[block]
+            hops = next_hops(adjacency, door_D, spray=spray)
             start_F = np.searchsorted(gpus, source_F[block_F])
             if spray:
                 found = follow_all(hops, start_F, column_F)
             else:
                 hash_F = flow_hash(seed, source_F[block_F], destination_F[block_F])
                 found = follow_one(hops, start_F, column_F, hash_F)
+            doors.enter(found, end[block])
             found_of.append(_crossed(block_F, found, network.latency_J))
             _join_last(found_of)
     return _as_routes(found_of, len(source_F))
 
 
-def _blocks(part: Ints, destination_F: Ints, n_links: int) -> Iterator[tuple[Ints, Ints, Ints]]:
-    """Cut some flows by destination: their indices, the distinct destinations, and each flow's place among those."""
-    if not len(part):
-        return
-    every_D, column = np.unique(destination_F[part], return_inverse=True)
-    flows_each = -(-len(part) // len(every_D))
+def _blocks(door_F: Ints, n_links: int) -> Iterator[tuple[Ints, Ints, Ints]]:
+    """Cut flows by the doors they go to: their indices, the distinct doors, and each flow's place among those."""
+    every_D, column = np.unique(door_F, return_inverse=True)
+    flows_each = -(-len(door_F) // len(every_D))
     width = max(1, _BLOCK_ENTRIES // max(n_links, 16 * flows_each))
     order = np.argsort(column, kind="stable")
     cuts = np.searchsorted(column[order], np.arange(0, len(every_D) + width, width))
     for number, (start, end) in enumerate(pairwise(cuts)):
         block = np.sort(order[start:end])
-        yield part[block], every_D[number * width : (number + 1) * width], column[block] - number * width
+        yield block, every_D[number * width : (number + 1) * width], column[block] - number * width
 
 
 class Crossed(NamedTuple):
