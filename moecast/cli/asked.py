@@ -149,7 +149,8 @@ class Asked:
             "kernels", "engine", "dispatch", "replica_rule", *LAYOUT, "sequence_parallel", *CONTEXT, "schedule",
             "microbatches", "weight_type", "dense_type", "kv_type",
         )  # fmt: skip
-        given = {name: getattr(self, name) for name in of_plan}
+        told = {text.split(" = ")[0].rpartition(".")[2] for text in self.overrides}  # beside what the file has
+        given = {name: getattr(self, name) for name in of_plan if name not in told}
         return (*(_said(name, value) for name, value in given.items() if value is not None), *self.overrides)
 
     @property

@@ -125,6 +125,9 @@ def test_set_and_options_change_the_file_and_the_result_says_so() -> None:
     # an option goes before a --set of the same field
     both = json.loads(invoke("simulate", "q.yaml", "--set", "seed=7", "--seed", 3, "--json"))
     assert both["seed"] == 3
+    once = json.loads(invoke("simulate", "q.yaml", "--dispatch", "per_choice", "--json"))
+    said = [line for line in once["warnings"] if line.startswith("override")]
+    assert said == ["override: plan.dispatch = per_choice, in q.yaml not given"]
 
 
 @pytest.mark.parametrize(
