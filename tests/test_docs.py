@@ -26,6 +26,13 @@ def test_readme_session() -> None:
     assert failed == 0
 
 
+@pytest.mark.slow
+def test_readme_question_comes_in_and_configuration_goes_out(tmp_path: Path) -> None:
+    command, shown = re.findall(r"^\$ moecast (.*?)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL | re.M)[0]
+    done = run_command(*shlex.split(command), cwd=tmp_path)
+    assert done.stdout.split() == shown.split(), done.stderr
+
+
 def test_readme_first_screen_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 60
 

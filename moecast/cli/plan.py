@@ -78,6 +78,10 @@ def plan_command(
         int | None,
         typer.Option("--jobs", min=1, help="Processes.", show_default="1; on 16 GPUs and more one a core, at most 8"),
     ] = None,
+    brief: Annotated[
+        bool,
+        typer.Option("--brief", help="Print the winner alone, and what starts it; without --sensitivity."),
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Find the layout that serves most tokens per GPU within limits on latency, or trains fastest, and what to run.
@@ -109,8 +113,9 @@ def plan_command(
             out=out,
             write=write,
             report=report,
-            moved=moved,
+            moved=moved and not brief,
             jobs=jobs,
+            brief=brief,
             json=json,
         )
         return
@@ -135,7 +140,9 @@ def plan_command(
         )
         answer = planning.answer(found, workers, asked, hourly=hourly, plan_file=write)
         answer["requests"] = plan_beside.served(question, found, law, planning.told(advance))
-        answer["sensitivity"] = plan_beside.moved(found, workers, planning.told(advance)) if moved else None
+        answer["sensitivity"] = (
+            plan_beside.moved(found, workers, planning.told(advance)) if moved and not brief else None
+        )
     if write is not None:
         planning.write_winner(found, question, write)
     if out is not None:
@@ -146,5 +153,7 @@ def plan_command(
         write_plan_page(answer, planning.winner_rows(answer), report)
     if json:
         render.echo_json(answer)
+    elif brief:
+        planning.show_brief(planning.winner_rows(answer), answer["launch"])
     else:
         planning.show(answer)

@@ -43,6 +43,7 @@ def plan(
     report: Path | None,
     moved: bool,
     jobs: int | None,
+    brief: bool,
     json: bool,
 ) -> None:
     """Search, and say what was found.
@@ -86,6 +87,8 @@ def plan(
         write_plan_page(value, plan_training_text.winner_rows(value), report)
     if json:
         render.echo_json(value)
+    elif brief:
+        planning.show_brief(plan_training_text.winner_rows(value), value["launch"])
     else:
         plan_training_text.show(value)
 

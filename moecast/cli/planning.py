@@ -225,13 +225,17 @@ def engine_files(plan_file: Path) -> dict[str, Path]:
 
 
 def _launch(found: FoundServing, question: ServingQuestion, files: dict[str, str]) -> list[dict[str, Any]]:
-    steady = found.winner
+    """What starts the winner: the question's engine, or, where it names none, each."""
+    from moecast.placement.layouts.abilities import ENGINES
+
+    steady, named = found.winner, question.cluster.hardware.engine
     usable = files if steady.decode.ep > 1 and steady.decode.etp == 1 and steady.decode.pp == 1 else {}
     roles = (("decode", steady.decode), ("prefill", steady.prefill)) if steady.split else (("", steady.decode),)
     return [
         {"role": role} | {name: getattr(one, name) for name in one.__dataclass_fields__}
         for role, layout in roles
         for one in _started(layout, question, role, usable if role != "prefill" else {})
+        if named not in ENGINES or one.engine == named
     ]
 
 
@@ -291,6 +295,17 @@ def show(value: dict[str, Any]) -> None:
     show_launch(value["launch"])
 
 
+def show_brief(rows: Sequence[tuple[str, str]], launch: Sequence[dict[str, Any]]) -> None:
+    """Print the winner alone: what it is, its numbers, how far from the best it may be, and what to run."""
+    from moecast.cli import render
+
+    told = [f"{name}: {text.partition('. ')[0]}" for name, text in rows]  # of an interval not what it rests on
+    last = [name for name, _ in rows].index("certificate")
+    for line in (told[0], "; ".join(told[1:last]), told[last]):
+        render.console().print(line, markup=False, soft_wrap=True, highlight=False)
+    show_launch(launch)
+
+
 def show_launch(launch: Sequence[dict[str, Any]]) -> None:
     """Print what starts each engine, and what of the layout it has no option for."""
     from moecast.cli import render
@@ -314,6 +329,7 @@ def _numbers(one: dict[str, Any]) -> tuple[str, str, str]:
 
 def winner_rows(value: dict[str, Any]) -> list[tuple[str, str]]:
     """The winner, why it wins, how far from the best it is, and what lies behind it, in words."""
+    from moecast.placement.layouts.abilities import ENGINES
     from moecast.placement.layouts.mappings import OF_RANKS, mapping_told
     from moecast.placement.layouts.told import interval_rows
     from moecast.units import format_percent
@@ -333,7 +349,9 @@ def winner_rows(value: dict[str, Any]) -> list[tuple[str, str]]:
         told = f"{format_percent(other['behind'])} behind; wins if its steps were {wins} shorter"
         told += f". Measured, 80 % of such differences: {other['measured']}"
         rows.append(("runner-up", f"{other['name']}: {told}"))
-    counts = f"{searched['legal']:,} layouts, {searched['fit']:,} fit, {searched['within']:,} could meet the limits"
+    engine = value["question"]["engine"]
+    of = f" that {engine} has options for" if engine in ENGINES else ""
+    counts = f"{searched['legal']:,} layouts{of}, {searched['fit']:,} fit, {searched['within']:,} could meet the limits"
     timed = f"{searched['scored']:,} timed by bound, {len(value['placed'])} by {value['network']}"
     rows.append(("searched", f"{counts}, {timed}"))
     for gpus, near in searched["nearest_that_do_not_fit"].items():

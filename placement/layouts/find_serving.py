@@ -56,7 +56,8 @@ def find_serving(
     gpus
         How many there are to use.
     space
-        What is searched; None: the usual space of the model on so many GPUs.
+        What is searched; None: the usual space of the model on so many GPUs, as far as the question's engine has
+        options for it.
     modes
         `agg`: instances that do both; `disagg`: some run prompts, others decode.
     scored, placed
@@ -75,7 +76,8 @@ def find_serving(
     if gpus > question.cluster.n_gpus or gpus < 1:
         rule = f"{question.cluster.name} has {question.cluster.n_gpus}"
         raise MoecastError(rule, field="gpus", value=gpus)
-    space = Space(model=question.model, gpus=gpus) if space is None else space
+    if space is None:
+        space = Space(model=question.model, gpus=gpus, engine=question.cluster.hardware.engine)
     workers = Workers(LayoutAnswers(question)) if workers is None else workers
     timed = TimedLayouts(workers, gpus, slo, space, progress or _silent)
     timed.time_best(modes, scored)

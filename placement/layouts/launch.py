@@ -2,7 +2,7 @@
 
 Sources: SGLang's server arguments and "Expert Parallelism" (docs.sglang.io), vLLM's "Expert Parallel Deployment" and
 `vllm.config.parallel`, TensorRT-LLM's "Parallelism in TensorRT LLM" and `trtllm-serve`; read on 2026-11-28. None of
-these commands was run.
+these commands was run. What engines have no option for stands in `abilities`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from moecast.placement.layouts.abilities import no_option_for
 from moecast.placement.layouts.space import layers_of_stages
 
 if TYPE_CHECKING:
@@ -100,6 +101,8 @@ def _sglang(layout: ServingLayout, experts: int, role: str, files: Mapping[str, 
         options |= {"--dp-size": layout.dp, "--enable-dp-attention": True}
     if layout.ep > 1:
         options["--ep-size"] = layout.ep
+    if layout.dispatch == "per_rank":
+        options["--moe-a2a-backend"] = "flashinfer"
     if layout.dispatch in ("per_choice", "per_domain"):
         mode = "low_latency" if layout.dispatch == "per_choice" else "normal"
         options |= {"--moe-a2a-backend": "deepep", "--deepep-mode": mode if role else "auto"}
@@ -117,7 +120,7 @@ def _sglang(layout: ServingLayout, experts: int, role: str, files: Mapping[str, 
     return Launch(
         engine="sglang",
         command=command_line("python -m sglang.launch_server --model-path MODEL", options),
-        cannot=_missing(layout, cp=True, etp=True),
+        cannot="; ".join(no_option_for("sglang", layout)),
     )
 
 
@@ -140,9 +143,8 @@ def _vllm(layout: ServingLayout, experts: int, role: str, files: Mapping[str, st
     if layout.schedule == "two-batch":
         options["--enable-dbo"] = True
     options["--max-num-batched-tokens" if role == "prefill" else "--max-num-seqs"] = layout.batch
-    cannot = _missing(layout, cp=False, etp=layout.ep > 1)
-    if role:
-        cannot = "; ".join(filter(None, (cannot, "prefill apart: name a connector with --kv-transfer-config")))
+    apart = ("prefill apart: name a connector with --kv-transfer-config",) if role else ()
+    cannot = "; ".join((*no_option_for("vllm", layout), *apart))
     return Launch(engine="vllm", command=command_line("vllm serve MODEL", options), cannot=cannot)
 
 
@@ -156,27 +158,13 @@ def _trtllm(layout: ServingLayout, experts: int, role: str, files: Mapping[str, 
     lines += [f"moe_tensor_parallel_size: {layout.etp}"]
     if "trtllm" in files:
         lines += ["moe_config:", f"  load_balancer: {files['trtllm']}"]
-    cannot = _missing(layout, cp=True, etp=False)
-    if layout.tp > 1 and layout.dp > 1:
-        cannot = "; ".join(filter(None, (cannot, "attention by TP and DP at once")))
-    if role:
-        cannot = "; ".join(filter(None, (cannot, "prefill apart: start both with `trtllm-serve disaggregated`")))
+    apart = ("prefill apart: start both with `trtllm-serve disaggregated`",) if role else ()
     return Launch(
         engine="trtllm",
         command=command_line("trtllm-serve MODEL", options),
         config="\n".join(lines) + "\n",
-        cannot=cannot,
+        cannot="; ".join((*no_option_for("trtllm", layout), *apart)),
     )
-
-
-def _missing(layout: ServingLayout, *, cp: bool, etp: bool) -> str:
-    """What of a layout an engine has no option for."""
-    parts = [f"CP{layout.cp}"] if cp and layout.cp > 1 else []
-    if etp and layout.etp > 1 and layout.ep > 1:
-        parts.append(f"experts by EP{layout.ep} and ETP{layout.etp} at once")
-    if layout.schedule == "shared-beside":
-        parts.append("shared experts beside dispatch: engines do so by themselves or not")
-    return "; ".join(parts)
 
 
 def command_line(start: str, options: Options) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from moecast.placement.layouts.abilities import no_option_for
 from moecast.placement.layouts.serving_layout import SEQUENTIAL, ServingLayout
 from moecast.sim.attention_shape import AttentionShape, LinearAttention
 from moecast.sim.whole import whole
@@ -41,6 +42,8 @@ class Space:
         The largest degrees to try; None: as many as there are GPUs.
     dispatch, schedules, spare_slots
         Values of these axes. Mode ``stay`` is no engine's; it can be asked for.
+    engine
+        Only what this serving engine has options for; of another name, or none: all.
 
     Raises
     ------
@@ -59,6 +62,7 @@ class Space:
     dispatch: tuple[DispatchMode, ...] = DECODE_MODES
     schedules: tuple[str, ...] = (SEQUENTIAL, "shared-beside", "two-batch")
     spare_slots: tuple[int, ...] = (0, 1)
+    engine: str = ""
     refused: Counter[str] = field(default_factory=Counter, compare=False)
 
     def __post_init__(self) -> None:
@@ -120,7 +124,7 @@ class Space:
                 if reason:
                     self.refused[reason] += 1
                     continue
-                yield ServingLayout(
+                way = ServingLayout(
                     tp=tp,
                     cp=cp,
                     dp=dp,
@@ -131,6 +135,10 @@ class Space:
                     schedule=schedule,
                     spare_slots=spare,
                 )
+                if missing := no_option_for(self.engine, way):
+                    self.refused[f"{self.engine} has no option for {missing[0]}"] += 1
+                    continue
+                yield way
 
     def _way_refusal(self, ep: int, pp: int, spare: int, schedule: str, *, sends: bool) -> str:
         if spare and ep == 1:

@@ -16,6 +16,19 @@ ASKED = ("--cluster", "dgx-h100", "--model", "config.json", "--gpus", "2", "--is
 QUICK = ("--scored", "12", "--placed", "2", "--network", "bound")
 
 
+def test_in_brief_the_winner_alone_is_printed(run: Run, small: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text((small / "config.json").read_text())
+    asked = ("plan", *ASKED, *QUICK, "--engine", "vllm", "--out", "o.json")
+    winner, numbers, certificate, *launch = run(*asked, "--brief", check=True).stdout.splitlines()
+    found = json.loads((tmp_path / "o.json").read_text())
+    assert winner == f"winner: {found['winner']['name']}"
+    assert numbers.startswith(f"tokens/s per GPU: {found['winner']['tokens_per_s_per_gpu']:,.0f}; tpot, ttft: ")
+    assert certificate.startswith("certificate: no layout of the searched space beats this by more than")
+    assert {one["engine"] for one in found["launch"]} == {"vllm"}
+    assert [line for line in launch if line.startswith("vllm serve")] == [one["command"] for one in found["launch"]]
+    assert found["sensitivity"] is None
+
+
 def test_a_question_comes_in_and_a_layout_to_run_goes_out(run: Run, small: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text((small / "config.json").read_text())
     more = ("--slo", "ttft=1s,tpot=20ms", "--price", "h100=2.5/h", "--write-plan", "w.json", "--report", "r.html")

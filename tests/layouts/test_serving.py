@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from moecast.errors import MoecastError
 from moecast.placement.layouts import ServingLayout, ServingQuestion, Slo, Space, StepScores, find_serving, step_floors
+from moecast.placement.layouts.abilities import ENGINES
 from moecast.placement.layouts.fitting import fitting, memory_of
 from moecast.placement.layouts.front import pareto
 from moecast.placement.layouts.launch import launches
@@ -93,6 +94,20 @@ def test_every_layout_is_legal_and_stands_once_and_every_refusal_has_a_reason() 
         assert 8 % layout.gpus == 0
     assert sum(space.refused.values()) > 0
     assert all(reason for reason in space.refused)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_engine_is_asked_for_what_it_has_options_for(engine: str) -> None:
+    every = list(Space(model=MODEL, gpus=8, batches=(2, 4)).layouts())
+    space = Space(model=MODEL, gpus=8, batches=(2, 4), engine=engine)
+    startable = list(space.layouts())
+    told = {layout: {one.engine: one.cannot for one in launches(layout, experts=MODEL.experts)} for layout in every}
+    assert startable == [layout for layout in every if not told[layout][engine]]
+    assert 0 < len(startable) < len(every)
+    assert any(reason.startswith(f"{engine} has no option for") for reason in space.refused)
+    asked = question(engine=engine)
+    found = find_serving(asked, 2, Slo(), scored=4, placed=1, network="bound", modes=("agg",))
+    assert found.legal == len(list(Space(model=MODEL, gpus=2, engine=engine).layouts()))
 
 
 def test_what_does_not_fit_is_what_memory_says() -> None:
