@@ -82,7 +82,7 @@ def find_serving(
     timed = TimedLayouts(workers, gpus, slo, space, progress or _silent)
     timed.time_best(modes, scored)
     last = PlacedLayouts(timed, network, score)
-    last.place_best(placed)
+    last.place_best(modes, scored, placed)
     last.map_best()
     return _found(timed, last, modes, network)
 

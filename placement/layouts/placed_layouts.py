@@ -10,11 +10,11 @@ from moecast.placement.layouts.front import best_of_kinds, by_lateness, ranked
 from moecast.placement.layouts.layout_answers import LayoutAnswers
 from moecast.placement.layouts.mappings import CONSECUTIVE, Tried, other_mappings
 from moecast.placement.layouts.scoring import placed_step
+from moecast.placement.layouts.steady import Slo, Steady
 
 if TYPE_CHECKING:
     from moecast.placement.layouts.scoring import Score
     from moecast.placement.layouts.serving_layout import ServingLayout
-    from moecast.placement.layouts.steady import Slo, Steady
     from moecast.placement.layouts.timed_layouts import TimedLayouts
     from moecast.sim.plan import Plan
 
@@ -64,14 +64,49 @@ class PlacedLayouts:
     """As ``bound`` timed them, with experts in order."""
     placed: list[Placed] = field(default_factory=list)
 
-    def place_best(self, most: int) -> None:
-        """Place those within the limits, the best of each kind first; then the nearest to them until one is within."""
-        scored = list(self.timed.scored().values())
-        self._place(best_of_kinds(ranked(scored, self.timed.slo), most, filled=True))
-        for one in () if self.within() else self._others(scored, most):
+    def place_best(self, modes: Sequence[str], scored: int, most: int) -> None:
+        """Place those within the limits, the best of each kind first, then those that the last score leaves within.
+
+        Where still none is, the nearest to the limits, until one is within.
+
+        Parameters
+        ----------
+        modes, scored
+            As of `find_serving`.
+        most
+            How many each time.
+        """
+        self._place(best_of_kinds(ranked(self.timed.scored().values(), self.timed.slo), most, filled=True))
+        self._place_again(modes, scored // 4, most)
+        for one in () if self.within() else self._others(list(self.timed.scored().values()), most):
             self._place([one])
             if self.within():
                 return
+
+    def _place_again(self, modes: Sequence[str], scored: int, most: int) -> None:
+        """Where the best by ``bound`` are too slow by the last score: as many of those that should not be, if better.
+
+        Nobody has timed these yet, since they promised less than what has been turned down.
+        """
+        best = max((one.tokens_per_s_per_gpu for one in self.within()), default=0.0)
+        if (limit := self._limit_of_bound(best)) is None:
+            return
+        self.timed.time_within(modes, limit, scored)
+        others = [one for one in ranked(self.timed.scored().values(), limit) if one.tokens_per_s_per_gpu > best]
+        self._place(best_of_kinds([one for one in others if one not in self.best], most))
+
+    def _limit_of_bound(self, best: float) -> Slo | None:
+        """The limits, less what the last score added to those that promised more and are too slow; None: nobody is."""
+        slo = self.timed.slo
+        slow = [
+            (one, again) for one, again in self._pairs() if one.tokens_per_s_per_gpu > best and not again.meets(slo)
+        ]
+        if not slow:
+            return None
+        return Slo(
+            ttft_s=slo.ttft_s / max(1.0, *(again.ttft_s / one.ttft_s for one, again in slow)),
+            tpot_s=slo.tpot_s / max(1.0, *(again.tpot_s / one.tpot_s for one, again in slow)),
+        )
 
     def within(self) -> list[Steady]:
         """Those within the limits by the last score, the best first."""

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from moecast.errors import MoecastError
-from moecast.placement.layouts import ServingLayout, Slo, Space, find_serving
+from moecast.placement.layouts import ServingLayout, Slo, Space, StepScores, find_serving
 from moecast.placement.layouts.front import by_lateness
 from moecast.placement.layouts.layout_answers import LayoutAnswers
-from moecast.placement.layouts.steady import Steady
+from moecast.placement.layouts.scoring import prefill_of
+from moecast.placement.layouts.steady import Steady, together
 from moecast.placement.layouts.timed_layouts import NEAREST_AT_LEAST, TimedLayouts
 from moecast.placement.layouts.timing_order import TimingOrder
 from moecast.processes import Workers
@@ -117,3 +118,47 @@ def test_who_misses_says_by_how_much_and_what_would_be_met() -> None:
         ).winner.tpot_s
         <= float(named) / 1e3
     )
+
+
+@dataclass
+class Slower:
+    """Decode steps by ``bound``, and a fifth as long again."""
+
+    bound: StepScores
+
+    def knows(self, layout: ServingLayout, phase: str) -> bool:
+        return self.bound.knows(layout, phase)
+
+    def step_s(self, layout: ServingLayout, phase: str, plan: Plan | None = None) -> float:
+        return self.bound.step_s(layout, phase, plan) * (1.2 if phase == "decode" else 1.0)
+
+
+def served(layout: ServingLayout, scores: StepScores, factor: float) -> Steady:
+    """What instances on two GPUs serve whose decode steps take so many times as long as by ``bound``."""
+    prompts = prefill_of(layout, ASKED.isl)
+    decode_s, prefill_s = factor * scores.step_s(layout, "decode"), scores.step_s(prompts, "prefill")
+    return together(layout, prompts, decode_s, prefill_s, gpus=2, isl=ASKED.isl, osl=ASKED.osl)
+
+
+@pytest.mark.parametrize("part", [0.2, 0.5, 0.8])
+def test_who_is_slower_by_the_last_score_makes_room_for_a_smaller_batch(part: float) -> None:
+    space = Space(
+        model=MODEL,
+        gpus=2,
+        batches=(1, 2, 4, 8, 12, 16, 24, 32, 48, 64),
+        most_pp=1,
+        most_cp=1,
+        dispatch=("per_rank",),
+        spare_slots=(0,),
+        schedules=("sequential",),
+    )
+    scores = StepScores(question=ASKED)
+    every = [served(layout, scores, 1.0) for layout in space.layouts()]
+    limit = Slo(tpot_s=float(np.quantile([one.tpot_s for one in every], part)))
+    again = [served(layout, scores, 1.2) for layout in space.layouts()]
+    best = max(one.tokens_per_s_per_gpu for one in again if one.meets(limit))
+    found = find_serving(
+        ASKED, 2, limit, space=space, scored=len(every), placed=2, score=Slower(scores), modes=("agg",)
+    )
+    assert found.winner.meets(limit)
+    assert found.winner.tokens_per_s_per_gpu >= best * (1 - 1e-12)
