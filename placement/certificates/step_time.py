@@ -51,9 +51,10 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.errors import MoecastError
-from moecast.placement.certificates.relaxed import CopyPorts, relaxed_layer
-from moecast.placement.certificates.segments import Segment, segments_of
+from moecast.placement.certificates.relaxed import relaxed_layer
+from moecast.placement.certificates.segments import Segment, mean_chain, segments_of
 from moecast.placement.certificates.step_copies import proved_copies
+from moecast.placement.certificates.ways import Ways
 from moecast.sim.forward import ForwardPass
 from moecast.sim.placed_model import PlacedModel
 from moecast.sim.schedules import beside_in, schedule_tasks
@@ -92,58 +93,48 @@ def certificate_s(
         rule = f"a certificate holds for tasks on one stream, not for {beside}: use sequential and all-gather"
         raise MoecastError(rule, field="schedule", value=plan.schedule)
     placed = PlacedModel.of(problem.cluster, problem.model, plan, phase=problem.workload.kernels, seed=problem.seed)
-    ports = CopyPorts.of(problem, placed)
+    ways = Ways.of(problem, placed)
     bounds, segments_S = [], []
     steps = problem.steps if steps is None else tuple(steps)
     for step in steps:
         forward = ForwardPass.of(placed, problem.trace, step)
-        relaxed = [relaxed_layer(problem, placed, ports, step, layer) for layer in range(plan.layers)]
+        relaxed = [relaxed_layer(problem, placed, ways, step, layer) for layer in range(plan.layers)]
         tasks = schedule_tasks(forward)
-        segments_S.append(segments_of(forward, tasks, relaxed, ports))
-        bounds.append(_step_bound(segments_S[-1]))
+        segments_S.append(segments_of(forward, tasks, relaxed, ways))
+        bounds.append(max(sum(segment.seconds() for segment in segments) for segments in segments_S[-1]))
     least = float(np.mean(bounds))
-    if prove_nodes and ports.counted:
-        copies_DL = proved_copies(problem, placed, steps, most_nodes=prove_nodes, time_limit_s=time_limit_s, say=say)
-        least = max(least, _pooled_bound(segments_S, copies_DL / len(steps), ports))
+    if prove_nodes and ways.counted:
+        copies_DLW = proved_copies(
+            problem, placed, ways, steps, most_nodes=prove_nodes, time_limit_s=time_limit_s, say=say
+        )
+        least = max(least, _pooled_bound(segments_S, copies_DLW / len(steps)))
     return SAFETY * least
 
 
-def _step_bound(segments_DI: Sequence[Sequence[Segment]]) -> float:
-    """The larger of what the average rank needs and, group by group, what barriers make everybody wait for."""
-    bounds = []
-    for segments in segments_DI:
-        average = sum(segment.mean_s for segment in segments)
-        bounds.append(max(average, sum(max(segment.mean_s, segment.most_s, segment.chain_s()) for segment in segments)))
-    return float(max(bounds))
-
-
-def _pooled_bound(segments_SDI: Sequence[Sequence[Sequence[Segment]]], copies_DL: Float, ports: CopyPorts) -> float:
-    """The same for the mean of all steps, of which the copies are known together: `copies_DL` of a rank and step.
+def _pooled_bound(segments_SDI: Sequence[Sequence[Sequence[Segment]]], copies_DLW: Float) -> float:
+    """The same for the mean of all steps, of which the copies are known together: of a rank and step.
 
     A mean of maxima is at least the maximum of means.
     """
     bounds = []
-    for group, copies_L in enumerate(copies_DL):
+    for group, copies_LW in enumerate(copies_DLW):
         total = 0.0
         for parts in zip(*(segments_DI[group] for segments_DI in segments_SDI), strict=True):
-            known = float(np.mean([max(part.mean_s, part.most_s, part.chain_s()) for part in parts]))
-            chained = float(np.mean([part.chain_s(copies_L) for part in parts]))
-            total += max(known, chained)
+            known = [float(np.mean([part.seconds() for part in parts]))]
+            for chains in zip(*(part.chains for part in parts), strict=True):
+                known.append(mean_chain(chains).seconds(copies_LW[parts[0].layer]))
             # Trips of several layers in one segment: of each layer the better of its two bounds.
             if parts[0].trips:
-                of_layers = [
-                    max(np.mean(own_L), np.mean(base_L) + ports_s * copies_L[layer])
-                    for (layer, ports_s), own_L, base_L in _by_layer(parts, ports)
-                ]
-                total = max(total, float(np.mean([part.rest_s for part in parts])) + float(sum(of_layers)))
+                known.append(float(np.mean([part.rest_s for part in parts])) + sum(_of_layers(parts, copies_LW)))
+            total += max(known)
         bounds.append(total)
     return max(bounds)
 
 
-def _by_layer(
-    parts: Sequence[Segment], ports: CopyPorts
-) -> Iterator[tuple[tuple[int, float], list[float], list[float]]]:
-    """Of each layer of a segment: seconds of a copy, and over steps what a rank needs by itself and for a trip."""
-    copy_s = max(ports.dispatch_out.copy_s, ports.combine_in.copy_s)
+def _of_layers(parts: Sequence[Segment], copies_LW: Float) -> Iterator[float]:
+    """Of each layer's trips in the same segment of all steps, the longest on average."""
     for trips in zip(*(part.trips for part in parts), strict=True):
-        yield (trips[0].layer, copy_s), [trip.own_s for trip in trips], [trip.base_s for trip in trips]
+        own_s = float(np.mean([trip.own_s for trip in trips]))
+        if all(trip.chain.exchanges for trip in trips):
+            own_s = max(own_s, mean_chain([trip.chain for trip in trips]).seconds(copies_LW[trips[0].layer]))
+        yield own_s
