@@ -2,11 +2,12 @@
 
 A lower bound for every plan.
 
-Axes: G rank, E expert, T token, K choice, D EP group, M member of it, W way.
+Axes: G rank, E expert, T token, K choice, D EP group, M member of it, W way, H hot expert.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 Float = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
 
+HOT = 3  # experts that are looked at one by one
 INCOMING = ("nvlink-in", "nic-in")
 
 
@@ -39,7 +41,8 @@ class RelaxedLayer:
     `copies_mean_DW`: that a rank takes in, and sends back, each way; `expert_least_D`: of any one
     rank's experts; `hears_DW`, `sends_DW`: whether every rank takes copies in that way, and every
     rank's own tokens need one that is far; `missed_D`: of copies by relays, those that a rank may
-    not have to wait for (see `moecast.placement.certificates.step_time`).
+    not have to wait for (see `moecast.placement.certificates.step_time`); `hot_s_DH`,
+    `hot_copies_DHW`: seconds of each of the most wanted experts alone, and copies for it each way.
     """
 
     expert_mean_D: Float
@@ -51,6 +54,8 @@ class RelaxedLayer:
     hears_DW: Bool
     sends_DW: Bool
     missed_D: Float
+    hot_s_DH: Float
+    hot_copies_DHW: Float
 
     def copies_s(self, kind: str) -> Float:
         """Of the layer's dispatch or combine; nothing of other exchanges."""
@@ -66,7 +71,7 @@ def relaxed_layer(
     group_T, member_T = group_and_member(placed, step)
     experts_TK = problem.trace.experts_TLK[step.token_T, layer]
     most_replicas = min(wanted.ep, problem.spare_slots + 1)
-    relaxed, copies_DW, hears_DW, sends_DW = [], [], [], []
+    relaxed, copies_DW, hears_DW, sends_DW, hot_s_DH, hot_copies_DHW = [], [], [], [], [], []
     for group in range(wanted.groups):
         of_group_T = group_T == group
         chosen_TK = experts_TK[of_group_T]
@@ -79,11 +84,18 @@ def relaxed_layer(
         hottest = -(-int(load_E.max(initial=0)) // most_replicas)
         hot = _expert_floor(problem, float(hottest), float(hottest > 0))
         known: list[tuple[float, bool, bool]] = [(0.0, False, False) for _ in ways.ways]
+        hot_H = np.argsort(-load_E, kind="stable")[:HOT]
+        copies_HW = np.zeros((len(hot_H), len(ways.ways)))
         if ways.counted:
             tokens, homes_T = LayerTokens.of(chosen_TK, wanted.experts), member_T[of_group_T]
             homes = [way.homes(problem, placed, group, tokens, homes_T) for way in ways.ways]
             known = [_counted_copies(placed, each) for each in homes]
             missed = _missed(problem, placed, tokens, homes_T) if ways.relayed else 0.0
+            if not placed.mode.stay:
+                copies_HW = _copies_for(ways, homes, hot_H)
+        alone = float(ways.counted)  # replicas share an expert's choices
+        hot_s_DH.append([_expert_floor(problem, alone * load, float(alone * load > 0)) for load in load_E[hot_H].tolist()])
+        hot_copies_DHW.append(copies_HW)
         relaxed.append((even, max(even, hot), least, *_copy_floor(problem, placed, chosen_TK), missed))
         for column, values in zip((copies_DW, hears_DW, sends_DW), zip(*known, strict=True), strict=False):
             column.append(values)
@@ -98,6 +110,8 @@ def relaxed_layer(
         copies_mean_DW=np.array(copies_DW, np.float64),
         hears_DW=np.array(hears_DW, bool),
         sends_DW=np.array(sends_DW, bool),
+        hot_s_DH=np.array(hot_s_DH),
+        hot_copies_DHW=np.array(hot_copies_DHW),
     )
 
 
@@ -107,6 +121,16 @@ def _counted_copies(placed: PlacedModel, homes: Homes) -> tuple[float, bool, boo
         return 0.0, False, False
     fewest = homes.remote_choices() if placed.mode.per_choice else homes.counted_copies()
     return fewest / placed.plan.ep, homes.all_hear, homes.all_send
+
+
+def _copies_for(ways: Ways, homes: Sequence[Homes], expert_H: npt.NDArray[np.int64]) -> Float:
+    """Copies that whoever holds an expert takes in for it each way, at the least; of whole domains nothing is known."""
+    copies_HW = np.zeros((len(expert_H), len(homes)))
+    for index, (way, each) in enumerate(zip(ways.ways, homes, strict=True)):
+        if way.name != "domains":
+            chosen_HE = each.chosen_HE[:, expert_H]
+            copies_HW[:, index] = chosen_HE.sum(axis=0) - (each.near_HG.T.astype(np.int64) @ chosen_HE).max(axis=0)
+    return copies_HW
 
 
 def _missed(

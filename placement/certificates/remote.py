@@ -36,7 +36,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.placement.certificates.columns import cheap_sets
-from moecast.placement.certificates.fan_out import LARGE, MOST_NODES, PROPOSALS_PER_PAIR, FanOutBound, fan_out_bound
+from moecast.placement.certificates.fan_out import LARGE, MOST_NODES, FanOutBound, fan_out_bound
 from moecast.placement.certificates.pricing import NO_LIMIT, cheapest_set
 from moecast.placement.certificates.semidefinite import semidefinite_copies
 from moecast.placement.certificates.tokens import LayerTokens
@@ -45,7 +45,7 @@ Int = npt.NDArray[np.int64]
 
 SLACK = 0.01  # of a set's copies below the cheapest known that pricing need not look for
 STARTS = 24
-FEW_PROPOSALS = 8  # for each pair of experts: only prices are wanted
+FEW_PROPOSALS = 2  # for each pair of experts: only prices are wanted, and 8 give the same ones
 
 
 class FewestCopies(NamedTuple):
@@ -115,7 +115,7 @@ class Homes:
         most_nodes: int = MOST_NODES,
         time_limit_s: float = float("inf"),
         seed: int = 0,
-        proposals_per_pair: int = PROPOSALS_PER_PAIR,
+        proposals_per_pair: int = FEW_PROPOSALS,
     ) -> FanOutBound:
         """All copies, near or far, at the least."""
         return fan_out_bound(
@@ -155,9 +155,7 @@ class Homes:
         if self.is_large:
             return FewestCopies(max(counted, self._semidefinite(until_s)), float("nan"))
         if known is None:
-            known = self.fan_out(
-                most_nodes=most_nodes, seed=seed, time_limit_s=time_limit_s, proposals_per_pair=FEW_PROPOSALS
-            )
+            known = self.fan_out(most_nodes=most_nodes, seed=seed, time_limit_s=time_limit_s)
         # Each token has at most one copy to each holder that is near.
         least = known.copies - int(self.near_HG.sum(axis=1).max()) * float(chosen.sum())
         return FewestCopies(max(self._by_sets(known, most_nodes, until_s, seed), least, counted), known.gap)

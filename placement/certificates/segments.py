@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from moecast.placement.certificates.ports import Port
 from moecast.placement.certificates.relaxed import RelaxedLayer
 from moecast.placement.certificates.ways import Ways
 from moecast.sim.forward import ForwardPass
@@ -161,7 +162,7 @@ class _Stretch:
         if self.behind_barrier and len(self._layers) == 1 and isinstance(first, Exchange) and first.kind == "dispatch":
             return replace(plain, layer=first.layer, chains=self._from_dispatch(self.relaxed[first.layer]))
         if isinstance(last, Exchange) and last.barrier and last.kind in {"dispatch", "combine"} and last.fill().n:
-            return replace(plain, layer=last.layer, chains=(self._to_barrier(last, plain.most_s),))
+            return replace(plain, layer=last.layer, chains=self._to_barrier(last, plain.most_s))
         if self.ways.counted and not self.ways.relayed and self._layers:
             return self._with_trips(plain)
         return plain
@@ -180,18 +181,39 @@ class _Stretch:
             back.append(Leg(index, out.copy_s, latencies[1], missed))
         through = Chain(fixed_s + self._experts_mean, (tuple(there), tuple(back)))
         last = Chain(fixed_s + float(layer.expert_least_D[self.group]), (tuple(crowd),))
-        return (through, last) if crowd else (through,)
+        ports = [(way.dispatch_in, way.combine_out) for way in self.ways.ways]
+        hot = Chain(self._hottest(layer, ports, fixed_s), ())
+        return (through, last, hot) if crowd else (through, hot)
 
-    def _to_barrier(self, last: Exchange, most_s: float) -> Chain:
+    def _hottest(
+        self, layer: RelaxedLayer, ports_W: Sequence[tuple[Port, ...]], base_s: float, *, with_experts: bool = True
+    ) -> float:
+        """The chain of a rank that holds a much wanted expert, for it alone, through some ports one after another."""
+        longest = 0.0
+        for expert_s, copies_W in zip(layer.hot_s_DH[self.group], layer.hot_copies_DHW[self.group], strict=True):
+            exchanges = zip(*ports_W, strict=True)
+            legs_s = [
+                max(
+                    (port.latency_s + port.copy_s * copies if copies > 0 else 0.0)
+                    for port, copies in zip(ports, copies_W.tolist(), strict=True)
+                )
+                for ports in exchanges
+            ]
+            longest = max(longest, base_s + with_experts * float(expert_s) + sum(legs_s))
+        return longest
+
+    def _to_barrier(self, last: Exchange, most_s: float) -> tuple[Chain, ...]:
         """All before an exchange that ends at a barrier, and its copies through the slower of a rank's ports."""
-        layer, legs = self.relaxed[last.layer], []
+        layer, legs, hot_ports = self.relaxed[last.layer], [], []
         for index, way in enumerate(self.ways.ways):
             there, back = (way.dispatch_in, way.dispatch_out), (way.combine_in, way.combine_out)
             ports = there if last.kind == "dispatch" else back
             latency_s = float(layer.hears_DW[self.group, index]) * ports[0].latency_s
             legs.append(Leg(index, max(port.copy_s for port in ports), latency_s))
+            hot_ports.append((there[0] if last.kind == "dispatch" else back[1],))
         before_s = max(most_s, self._setups + self._experts_mean + float(self.fixed_G.mean()))
-        return Chain(before_s, (tuple(legs),))
+        hot = Chain(self._hottest(layer, hot_ports, before_s, with_experts=False), ())
+        return Chain(before_s, (tuple(legs),)), hot
 
     def _with_trips(self, plain: Segment) -> Segment:
         """Let each layer be a round trip of every rank's tokens, where no barrier divides them."""
