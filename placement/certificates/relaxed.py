@@ -42,7 +42,8 @@ class RelaxedLayer:
     rank's experts; `hears_DW`, `sends_DW`: whether every rank takes copies in that way, and every
     rank's own tokens need one that is far; `missed_D`: of copies by relays, those that a rank may
     not have to wait for (see `moecast.placement.certificates.step_time`); `hot_s_DH`,
-    `hot_copies_DHW`: seconds of each of the most wanted experts alone, and copies for it each way.
+    `hot_copies_DHW`: seconds of each of the most wanted experts alone, and copies for it each way;
+    `hot_by_all_DH`: whether the tokens of every rank choose it.
     """
 
     expert_mean_D: Float
@@ -56,6 +57,7 @@ class RelaxedLayer:
     missed_D: Float
     hot_s_DH: Float
     hot_copies_DHW: Float
+    hot_by_all_DH: Bool
 
     def copies_s(self, kind: str) -> Float:
         """Of the layer's dispatch or combine; nothing of other exchanges."""
@@ -63,15 +65,14 @@ class RelaxedLayer:
         return known.get(kind, np.zeros_like(self.dispatch_mean_D))
 
 
-def relaxed_layer(
-    problem: PlacementProblem, placed: PlacedModel, ways: Ways, step: Step, layer: int
-) -> RelaxedLayer:
+def relaxed_layer(problem: PlacementProblem, placed: PlacedModel, ways: Ways, step: Step, layer: int) -> RelaxedLayer:
     """Relax one layer: even loads, the hottest expert, the fewest copies."""
     wanted = problem.wanted
     group_T, member_T = group_and_member(placed, step)
     experts_TK = problem.trace.experts_TLK[step.token_T, layer]
     most_replicas = min(wanted.ep, problem.spare_slots + 1)
     relaxed, copies_DW, hears_DW, sends_DW, hot_s_DH, hot_copies_DHW = [], [], [], [], [], []
+    hot_by_all_DH = []
     for group in range(wanted.groups):
         of_group_T = group_T == group
         chosen_TK = experts_TK[of_group_T]
@@ -85,7 +86,7 @@ def relaxed_layer(
         hot = _expert_floor(problem, float(hottest), float(hottest > 0))
         known: list[tuple[float, bool, bool]] = [(0.0, False, False) for _ in ways.ways]
         hot_H = np.argsort(-load_E, kind="stable")[:HOT]
-        copies_HW = np.zeros((len(hot_H), len(ways.ways)))
+        copies_HW, by_all_H = np.zeros((len(hot_H), len(ways.ways))), np.zeros(len(hot_H), bool)
         if ways.counted:
             tokens, homes_T = LayerTokens.of(chosen_TK, wanted.experts), member_T[of_group_T]
             homes = [way.homes(problem, placed, group, tokens, homes_T) for way in ways.ways]
@@ -93,9 +94,13 @@ def relaxed_layer(
             missed = _missed(problem, placed, tokens, homes_T) if ways.relayed else 0.0
             if not placed.mode.stay:
                 copies_HW = _copies_for(ways, homes, hot_H)
+                by_all_H = (homes[0].chosen_HE[:, hot_H] > 0).all(axis=0)
         alone = float(ways.counted)  # replicas share an expert's choices
-        hot_s_DH.append([_expert_floor(problem, alone * load, float(alone * load > 0)) for load in load_E[hot_H].tolist()])
+        hot_s_DH.append(
+            [_expert_floor(problem, alone * load, float(alone * load > 0)) for load in load_E[hot_H].tolist()]
+        )
         hot_copies_DHW.append(copies_HW)
+        hot_by_all_DH.append(by_all_H)
         relaxed.append((even, max(even, hot), least, *_copy_floor(problem, placed, chosen_TK), missed))
         for column, values in zip((copies_DW, hears_DW, sends_DW), zip(*known, strict=True), strict=False):
             column.append(values)
@@ -112,6 +117,7 @@ def relaxed_layer(
         sends_DW=np.array(sends_DW, bool),
         hot_s_DH=np.array(hot_s_DH),
         hot_copies_DHW=np.array(hot_copies_DHW),
+        hot_by_all_DH=np.array(hot_by_all_DH),
     )
 
 

@@ -105,7 +105,7 @@ class Homes:
         return int(chosen_HE.sum() - of_slots[slot, expert].sum())
 
     def counted_copies(self) -> int:
-        """Copies to holders that are far, at the least, by counting choices: no more of them than experts stand near."""
+        """Copies to holders that are far, at the least: a token has no more choices near than experts stand there."""
         room = int((self.near_HG @ self.size_G).max(initial=0))
         return int(np.maximum(-(-(self.tokens.choices_T - room) // int(self.size_G.max())), 0).sum())
 

@@ -1,6 +1,6 @@
 """What an EP group needs between two barriers of a step: its average rank, its slowest, chains and round trips.
 
-Axes: G rank, D EP group, L MoE layer, W way.
+Axes: S task, G rank, D EP group, L MoE layer, W way.
 """
 
 from __future__ import annotations
@@ -42,9 +42,7 @@ class Chain(NamedTuple):
 
     def seconds(self, copies_W: Float) -> float:
         """With so many copies of a rank each way."""
-        return self.base_s + sum(
-            max((leg.seconds(copies_W) for leg in legs), default=0.0) for legs in self.exchanges
-        )
+        return self.base_s + sum(max((leg.seconds(copies_W) for leg in legs), default=0.0) for legs in self.exchanges)
 
 
 def mean_chain(chains: Sequence[Chain]) -> Chain:
@@ -119,7 +117,7 @@ def segments_of(
                 relaxed=relaxed,
                 ways=ways,
                 group=group,
-                fixed_G=_fixed_G(() if moves else part, group_G == group),
+                fixed_SG=_fixed_SG(() if moves else part, group_G == group),
                 behind_barrier=index > 0,
             ).segment()
             for index, part in enumerate(parts)
@@ -128,24 +126,21 @@ def segments_of(
     ]
 
 
-def _fixed_G(tasks: Sequence[Task], members_G: npt.NDArray[np.bool_]) -> Float:
-    """Seconds of what no plan changes, on the ranks of a group."""
-    fixed_G = np.zeros(int(members_G.sum()))
-    for task in tasks:
-        if isinstance(task, Compute) and task.kind != "expert":
-            fixed_G += task.seconds_R[members_G]
-    return fixed_G
+def _fixed_SG(tasks: Sequence[Task], members_G: npt.NDArray[np.bool_]) -> Float:
+    """Seconds of what no plan changes, task by task on the ranks of a group; none at the end of it."""
+    fixed = [task.seconds_R[members_G] for task in tasks if isinstance(task, Compute) and task.kind != "expert"]
+    return np.array([*fixed, np.zeros(int(members_G.sum()))])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Stretch:
-    """The tasks between two barriers, as one EP group goes through them; `fixed_G` is of its ranks."""
+    """The tasks between two barriers, as one EP group goes through them; `fixed_SG` is of its ranks."""
 
     tasks: Sequence[Task]
     relaxed: Sequence[RelaxedLayer]
     ways: Ways
     group: int
-    fixed_G: Float
+    fixed_SG: Float
     behind_barrier: bool
 
     def segment(self) -> Segment:
@@ -189,18 +184,13 @@ class _Stretch:
         self, layer: RelaxedLayer, ports_W: Sequence[tuple[Port, ...]], base_s: float, *, with_experts: bool = True
     ) -> float:
         """The chain of a rank that holds a much wanted expert, for it alone, through some ports one after another."""
-        longest = 0.0
-        for expert_s, copies_W in zip(layer.hot_s_DH[self.group], layer.hot_copies_DHW[self.group], strict=True):
-            exchanges = zip(*ports_W, strict=True)
-            legs_s = [
-                max(
-                    (port.latency_s + port.copy_s * copies if copies > 0 else 0.0)
-                    for port, copies in zip(ports, copies_W.tolist(), strict=True)
-                )
-                for ports in exchanges
-            ]
-            longest = max(longest, base_s + with_experts * float(expert_s) + sum(legs_s))
-        return longest
+        chains_s = [
+            base_s
+            + with_experts * float(expert_s)
+            + sum(_through(ports, copies_W) for ports in zip(*ports_W, strict=True))
+            for expert_s, copies_W in zip(layer.hot_s_DH[self.group], layer.hot_copies_DHW[self.group], strict=True)
+        ]
+        return max(chains_s, default=0.0)
 
     def _to_barrier(self, last: Exchange, most_s: float) -> tuple[Chain, ...]:
         """All before an exchange that ends at a barrier, and its copies through the slower of a rank's ports."""
@@ -231,7 +221,32 @@ class _Stretch:
             ]
             chain = Chain(float(layer.expert_least_D[self.group]), (tuple(legs),) if legs else ())
             trips.append(Trip(layer=index, own_s=float(layer.expert_mean_D[self.group]), chain=chain))
-        return replace(plain, trips=tuple(trips), rest_s=rest_s)
+        most_s = max(plain.most_s, self._by_hot_experts())
+        return replace(plain, most_s=most_s, trips=tuple(trips), rest_s=rest_s)
+
+    def _by_hot_experts(self) -> float:
+        """By two clocks, that of the first rank and that of the last, where all wait for a much wanted expert."""
+        ways, group = self.ways.ways, self.group
+        into, out = (tuple(way.dispatch_in for way in ways),), (tuple(way.combine_out for way in ways),)
+        back_s = max(way.combine_out.latency_s for way in ways)
+        first_s = last_s = 0.0
+        for layer in self._layers:
+            ended_s, began_s = (
+                [first_s + float(layer.expert_least_D[group])],
+                [last_s + float(layer.expert_least_D[group])],
+            )
+            for hot in np.flatnonzero(layer.hot_by_all_DH[group]):
+                expert_s, copies_W = float(layer.hot_s_DH[group, hot]), layer.hot_copies_DHW[group, hot]
+                served_s = first_s + _through(into[0], copies_W) + expert_s
+                ended_s.append(max(served_s, last_s + expert_s))
+                began_s += [served_s + _through(out[0], copies_W), last_s + expert_s + back_s]
+            first_s, last_s = max(ended_s), max(began_s)
+        return last_s + self._setups + float(self.fixed_SG.min(axis=1).sum())
+
+    @property
+    def fixed_G(self) -> Float:
+        """Seconds of what no plan changes on each rank."""
+        return np.asarray(self.fixed_SG.sum(axis=0))
 
     @property
     def _layers(self) -> list[RelaxedLayer]:
@@ -254,6 +269,14 @@ class _Stretch:
             if isinstance(task, Exchange) and at_barrier and task.fill().n:
                 total += float(self.relaxed[task.layer].copies_s(task.kind)[self.group])
         return total
+
+
+def _through(ports: Sequence[Port], copies_W: Float) -> float:
+    """Seconds until copies have gone through a rank's ports, the slowest of those that any go through."""
+    return max(
+        port.latency_s + port.copy_s * copies if copies > 0 else 0.0
+        for port, copies in zip(ports, copies_W.tolist(), strict=True)
+    )
 
 
 def _between_barriers(stages: Sequence[Task], group_G: npt.NDArray[np.int32]) -> list[list[Task]]:

@@ -80,9 +80,7 @@ def proved_copies(
     return copies_DLW
 
 
-def _fewest(
-    homes: Sequence[Homes], mode: Mode, most_nodes: int, until_s: float, seed: int
-) -> list[FewestCopies]:
+def _fewest(homes: Sequence[Homes], mode: Mode, most_nodes: int, until_s: float, seed: int) -> list[FewestCopies]:
     """Fewest copies of the same tokens by each of several ways.
 
     Where tokens stay, each is at home on a rank that serves one of its choices from then on. Which
@@ -104,9 +102,7 @@ def _fewest(
             fewest.append(FewestCopies(known[holders].copies - near * chosen, known[holders].gap))
         else:
             fewest.append(
-                each.remote_copies(
-                    known=known.get(holders), most_nodes=most_nodes, time_limit_s=left_s, seed=seed
-                )
+                each.remote_copies(known=known.get(holders), most_nodes=most_nodes, time_limit_s=left_s, seed=seed)
             )
     return fewest
 

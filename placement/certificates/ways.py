@@ -101,7 +101,9 @@ class Ways:
         sends = plan.ep > 1 and plan.etp == 1 and not mode.gathers and not placed.experts_are_summed
         crosses = placed.sites.crosses_domains
         relayed = mode.relayed and crosses
-        names: tuple[Name, ...] = ("near", "passed", "domains") if relayed else (("any", "far") if crosses else ("any",))
+        names: tuple[Name, ...] = (
+            ("near", "passed", "domains") if relayed else (("any", "far") if crosses else ("any",))
+        )
         return cls(
             ways=tuple(Way.of(placed, name) for name in names) if sends else (),
             counted=sends and problem.spare_slots == 0 and len(set(problem.slots_G.tolist())) == 1,
