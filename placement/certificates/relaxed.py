@@ -2,19 +2,19 @@
 
 A lower bound for every plan.
 
-Axes: G rank, E expert, T token, K choice, D EP group, M member of it, W way, H hot expert.
+Axes: G rank, E expert, T token, K choice, D EP group.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from moecast.placement.certificates.remote import Homes
+from moecast.placement.certificates.sent import Sent
 from moecast.placement.certificates.step_copies import group_and_member
 from moecast.placement.certificates.tokens import LayerTokens
 from moecast.placement.certificates.ways import Ways
@@ -27,9 +27,7 @@ if TYPE_CHECKING:
     from moecast.sim.step import Step
 
 Float = npt.NDArray[np.float64]
-Bool = npt.NDArray[np.bool_]
 
-HOT = 3  # experts that are looked at one by one
 INCOMING = ("nvlink-in", "nic-in")
 
 
@@ -38,12 +36,7 @@ class RelaxedLayer:
     """Lower bounds for one layer of one step, by EP group: the mean over its ranks, and the slowest of them.
 
     Copies have means only: which rank is slowest to take them in depends on the plan.
-    `copies_mean_DW`: that a rank takes in, and sends back, each way; `expert_least_D`: of any one
-    rank's experts; `hears_DW`, `sends_DW`: whether every rank takes copies in that way, and every
-    rank's own tokens need one that is far; `missed_D`: of copies by relays, those that a rank may
-    not have to wait for (see `moecast.placement.certificates.step_time`); `hot_s_DH`,
-    `hot_copies_DHW`: seconds of each of the most wanted experts alone, and copies for it each way;
-    `hot_by_all_DH`: whether the tokens of every rank choose it.
+    `expert_least_D`: of any one rank's experts; `sent_D`: what is known of copies.
     """
 
     expert_mean_D: Float
@@ -51,13 +44,7 @@ class RelaxedLayer:
     expert_least_D: Float
     dispatch_mean_D: Float
     combine_mean_D: Float
-    copies_mean_DW: Float
-    hears_DW: Bool
-    sends_DW: Bool
-    missed_D: Float
-    hot_s_DH: Float
-    hot_copies_DHW: Float
-    hot_by_all_DH: Bool
+    sent_D: tuple[Sent, ...]
 
     def copies_s(self, kind: str) -> Float:
         """Of the layer's dispatch or combine; nothing of other exchanges."""
@@ -71,39 +58,21 @@ def relaxed_layer(problem: PlacementProblem, placed: PlacedModel, ways: Ways, st
     group_T, member_T = group_and_member(placed, step)
     experts_TK = problem.trace.experts_TLK[step.token_T, layer]
     most_replicas = min(wanted.ep, problem.spare_slots + 1)
-    relaxed, copies_DW, hears_DW, sends_DW, hot_s_DH, hot_copies_DHW = [], [], [], [], [], []
-    hot_by_all_DH = []
+    relaxed, sent = [], []
     for group in range(wanted.groups):
         of_group_T = group_T == group
         chosen_TK = experts_TK[of_group_T]
         load_E = np.bincount(chosen_TK[chosen_TK != NO_CHOICE], minlength=wanted.experts)[: wanted.experts]
         even = _expert_floor(problem, float(load_E.sum()) / wanted.ep, np.count_nonzero(load_E) / wanted.ep)
-        least = missed = 0.0
+        least = 0.0
         if problem.spare_slots == 0 and len(set(problem.slots_G.tolist())) == 1 and wanted.etp == 1:
             mean_s, least = _partition_floor(problem, load_E)
             even = max(even, mean_s)
         hottest = -(-int(load_E.max(initial=0)) // most_replicas)
-        hot = _expert_floor(problem, float(hottest), float(hottest > 0))
-        known: list[tuple[float, bool, bool]] = [(0.0, False, False) for _ in ways.ways]
-        hot_H = np.argsort(-load_E, kind="stable")[:HOT]
-        copies_HW, by_all_H = np.zeros((len(hot_H), len(ways.ways))), np.zeros(len(hot_H), bool)
-        if ways.counted:
-            tokens, homes_T = LayerTokens.of(chosen_TK, wanted.experts), member_T[of_group_T]
-            homes = [way.homes(problem, placed, group, tokens, homes_T) for way in ways.ways]
-            known = [_counted_copies(placed, each) for each in homes]
-            missed = _missed(problem, placed, tokens, homes_T) if ways.relayed else 0.0
-            if not placed.mode.stay:
-                copies_HW = _copies_for(ways, homes, hot_H)
-                by_all_H = (homes[0].chosen_HE[:, hot_H] > 0).all(axis=0)
-        alone = float(ways.counted)  # replicas share an expert's choices
-        hot_s_DH.append(
-            [_expert_floor(problem, alone * load, float(alone * load > 0)) for load in load_E[hot_H].tolist()]
-        )
-        hot_copies_DHW.append(copies_HW)
-        hot_by_all_DH.append(by_all_H)
-        relaxed.append((even, max(even, hot), least, *_copy_floor(problem, placed, chosen_TK), missed))
-        for column, values in zip((copies_DW, hears_DW, sends_DW), zip(*known, strict=True), strict=False):
-            column.append(values)
+        hot = _alone(problem, hottest)
+        tokens = LayerTokens.of(chosen_TK, wanted.experts)
+        sent.append(Sent.of(problem, placed, ways, group, tokens, member_T[of_group_T], partial(_alone, problem)))
+        relaxed.append((even, max(even, hot), least, *_copy_floor(problem, placed, chosen_TK)))
     columns = [np.array(column, np.float64) for column in zip(*relaxed, strict=True)]
     return RelaxedLayer(
         expert_mean_D=columns[0],
@@ -111,52 +80,13 @@ def relaxed_layer(problem: PlacementProblem, placed: PlacedModel, ways: Ways, st
         expert_least_D=columns[2],
         dispatch_mean_D=columns[3],
         combine_mean_D=columns[4],
-        missed_D=columns[5],
-        copies_mean_DW=np.array(copies_DW, np.float64),
-        hears_DW=np.array(hears_DW, bool),
-        sends_DW=np.array(sends_DW, bool),
-        hot_s_DH=np.array(hot_s_DH),
-        hot_copies_DHW=np.array(hot_copies_DHW),
-        hot_by_all_DH=np.array(hot_by_all_DH),
+        sent_D=tuple(sent),
     )
 
 
-def _counted_copies(placed: PlacedModel, homes: Homes) -> tuple[float, bool, bool]:
-    """Copies that a rank takes in on average, by counting choices; whether all hear, and all send."""
-    if placed.mode.stay:  # homes move with the plan, and nobody knows who sends what
-        return 0.0, False, False
-    fewest = homes.remote_choices() if placed.mode.per_choice else homes.counted_copies()
-    return fewest / placed.plan.ep, homes.all_hear, homes.all_send
-
-
-def _copies_for(ways: Ways, homes: Sequence[Homes], expert_H: npt.NDArray[np.int64]) -> Float:
-    """Copies that whoever holds an expert takes in for it each way, at the least; of whole domains nothing is known."""
-    copies_HW = np.zeros((len(expert_H), len(homes)))
-    for index, (way, each) in enumerate(zip(ways.ways, homes, strict=True)):
-        if way.name != "domains":
-            chosen_HE = each.chosen_HE[:, expert_H]
-            copies_HW[:, index] = chosen_HE.sum(axis=0) - (each.near_HG.T.astype(np.int64) @ chosen_HE).max(axis=0)
-    return copies_HW
-
-
-def _missed(
-    problem: PlacementProblem, placed: PlacedModel, tokens: LayerTokens, member_T: npt.NDArray[np.int32]
-) -> float:
-    """Copies to domains, of a rank on average, that it may not have to wait for; all where homes move.
-
-    Of a member that leaves u experts unchosen at most ⌊u / P⌋ ranks hear nothing.
-    """
-    if placed.mode.stay:
-        return float("inf")
-    members, experts, slots = problem.wanted.ep, tokens.experts, int(problem.slots_G.min())
-    sites = placed.sites
-    valid_TK = tokens.expert_TK >= 0
-    pair = (member_T[:, None].astype(np.int64) * experts + tokens.expert_TK)[valid_TK]
-    unchosen_M = experts - (np.bincount(pair, minlength=members * experts).reshape(members, experts) > 0).sum(axis=1)
-    tokens_M = np.bincount(member_T[valid_TK.any(axis=1)], minlength=members)
-    in_domain = int(min(np.unique(row, return_counts=True)[1].min() for row in sites.place_SM))
-    part_M = np.minimum(unchosen_M // slots / in_domain, sites.n_places - 1)
-    return float((tokens_M * part_M).sum()) / members
+def _alone(problem: PlacementProblem, load: int) -> float:
+    """At least so long a rank's experts take with one that is chosen so often."""
+    return _expert_floor(problem, float(load), float(load > 0))
 
 
 def _partition_floor(problem: PlacementProblem, load_E: npt.NDArray[np.int64]) -> tuple[float, float]:

@@ -172,7 +172,7 @@ class Homes:
         if not own or self.size_G.min() < self.size_G.max() or time.process_time() >= until_s:
             return 0.0
         return semidefinite_copies(
-            self.tokens.expert_TK.astype(np.int64), self.tokens.experts, sets, home_T=self.home_T
+            self.tokens.expert_TK.astype(np.int64), self.tokens.experts, sets, home_T=self.home_T.astype(np.int64)
         )
 
     def _by_sets(self, known: FanOutBound, most_nodes: int, until_s: float, seed: int) -> float:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from moecast.placement.certificates.ports import Port
 from moecast.placement.certificates.relaxed import RelaxedLayer
+from moecast.placement.certificates.sent import Sent
 from moecast.placement.certificates.ways import Ways
 from moecast.sim.forward import ForwardPass
 from moecast.sim.program import Compute, Exchange, Task
@@ -149,7 +150,7 @@ class _Stretch:
         plain = Segment(
             mean_s=self._setups + self._copies + self._experts_mean + float(self.fixed_G.mean()),
             most_s=self._setups + max(float(self.fixed_G.min()) + most_of_experts, float(self.fixed_G.max())),
-            counted_LW=np.array([layer.copies_mean_DW[self.group] for layer in self.relaxed]),
+            counted_LW=np.array([layer.sent_D[self.group].copies_W for layer in self.relaxed]),
         )
         first, last = (self.tasks[0], self.tasks[-1]) if self.tasks else (None, None)
         if not self.ways.ways:
@@ -164,45 +165,46 @@ class _Stretch:
 
     def _from_dispatch(self, layer: RelaxedLayer) -> tuple[Chain, ...]:
         """The chain behind a barrier: in, experts, out; and that of whoever is last, where relays share copies."""
+        sent = layer.sent_D[self.group]
         fixed_s, there, back, crowd = self._setups + float(self.fixed_G.min()), [], [], []
         for index, way in enumerate(self.ways.ways):
-            hears = float(layer.hears_DW[self.group, index])
+            hears = float(sent.hears_W[index])
             into, out = way.dispatch_in, way.combine_out
             latencies = hears * into.latency_s, hears * out.latency_s
             if way.name == "domains":
                 crowd.append(Leg(index, max(into.copy_s, out.copy_s), sum(latencies)))
-            missed = float(layer.missed_D[self.group]) if way.name == "domains" else 0.0
+            missed = sent.missed if way.name == "domains" else 0.0
             there.append(Leg(index, into.copy_s, latencies[0], missed))
             back.append(Leg(index, out.copy_s, latencies[1], missed))
         through = Chain(fixed_s + self._experts_mean, (tuple(there), tuple(back)))
         last = Chain(fixed_s + float(layer.expert_least_D[self.group]), (tuple(crowd),))
         ports = [(way.dispatch_in, way.combine_out) for way in self.ways.ways]
-        hot = Chain(self._hottest(layer, ports, fixed_s), ())
+        hot = Chain(self._hottest(sent, ports, fixed_s), ())
         return (through, last, hot) if crowd else (through, hot)
 
     def _hottest(
-        self, layer: RelaxedLayer, ports_W: Sequence[tuple[Port, ...]], base_s: float, *, with_experts: bool = True
+        self, sent: Sent, ports_W: Sequence[tuple[Port, ...]], base_s: float, *, with_experts: bool = True
     ) -> float:
         """The chain of a rank that holds a much wanted expert, for it alone, through some ports one after another."""
         chains_s = [
             base_s
             + with_experts * float(expert_s)
             + sum(_through(ports, copies_W) for ports in zip(*ports_W, strict=True))
-            for expert_s, copies_W in zip(layer.hot_s_DH[self.group], layer.hot_copies_DHW[self.group], strict=True)
+            for expert_s, copies_W in zip(sent.hot_s_H, sent.hot_copies_HW, strict=True)
         ]
         return max(chains_s, default=0.0)
 
     def _to_barrier(self, last: Exchange, most_s: float) -> tuple[Chain, ...]:
         """All before an exchange that ends at a barrier, and its copies through the slower of a rank's ports."""
-        layer, legs, hot_ports = self.relaxed[last.layer], [], []
+        sent, legs, hot_ports = self.relaxed[last.layer].sent_D[self.group], [], []
         for index, way in enumerate(self.ways.ways):
             there, back = (way.dispatch_in, way.dispatch_out), (way.combine_in, way.combine_out)
             ports = there if last.kind == "dispatch" else back
-            latency_s = float(layer.hears_DW[self.group, index]) * ports[0].latency_s
+            latency_s = float(sent.hears_W[index]) * ports[0].latency_s
             legs.append(Leg(index, max(port.copy_s for port in ports), latency_s))
             hot_ports.append((there[0] if last.kind == "dispatch" else back[1],))
         before_s = max(most_s, self._setups + self._experts_mean + float(self.fixed_G.mean()))
-        hot = Chain(self._hottest(layer, hot_ports, before_s, with_experts=False), ())
+        hot = Chain(self._hottest(sent, hot_ports, before_s, with_experts=False), ())
         return Chain(before_s, (tuple(legs),)), hot
 
     def _with_trips(self, plain: Segment) -> Segment:
@@ -217,7 +219,7 @@ class _Stretch:
                     way.dispatch_out.latency_s + way.combine_in.latency_s,
                 )
                 for number, way in enumerate(self.ways.ways)
-                if layer.sends_DW[self.group, number]
+                if layer.sent_D[self.group].sends_W[number]
             ]
             chain = Chain(float(layer.expert_least_D[self.group]), (tuple(legs),) if legs else ())
             trips.append(Trip(layer=index, own_s=float(layer.expert_mean_D[self.group]), chain=chain))
@@ -226,21 +228,19 @@ class _Stretch:
 
     def _by_hot_experts(self) -> float:
         """By two clocks, that of the first rank and that of the last, where all wait for a much wanted expert."""
-        ways, group = self.ways.ways, self.group
-        into, out = (tuple(way.dispatch_in for way in ways),), (tuple(way.combine_out for way in ways),)
-        back_s = max(way.combine_out.latency_s for way in ways)
+        into_W = [way.dispatch_in for way in self.ways.ways]
+        out_W = [way.combine_out for way in self.ways.ways]
+        back_s = max(port.latency_s for port in out_W)
         first_s = last_s = 0.0
         for layer in self._layers:
-            ended_s, began_s = (
-                [first_s + float(layer.expert_least_D[group])],
-                [last_s + float(layer.expert_least_D[group])],
-            )
-            for hot in np.flatnonzero(layer.hot_by_all_DH[group]):
-                expert_s, copies_W = float(layer.hot_s_DH[group, hot]), layer.hot_copies_DHW[group, hot]
-                served_s = first_s + _through(into[0], copies_W) + expert_s
-                ended_s.append(max(served_s, last_s + expert_s))
-                began_s += [served_s + _through(out[0], copies_W), last_s + expert_s + back_s]
-            first_s, last_s = max(ended_s), max(began_s)
+            sent, least_s = layer.sent_D[self.group], float(layer.expert_least_D[self.group])
+            firsts, lasts = [first_s + least_s], [last_s + least_s]
+            for hot in np.flatnonzero(sent.hot_by_all_H):
+                expert_s, copies_W = float(sent.hot_s_H[hot]), sent.hot_copies_HW[hot]
+                served_s = first_s + _through(into_W, copies_W) + expert_s
+                firsts += [served_s, last_s + expert_s]
+                lasts += [served_s + _through(out_W, copies_W), last_s + expert_s + back_s]
+            first_s, last_s = max(firsts), max(lasts)
         return last_s + self._setups + float(self.fixed_SG.min(axis=1).sum())
 
     @property

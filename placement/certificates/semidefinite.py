@@ -141,10 +141,11 @@ class _Chords:
         place_TKK = self.pair_TKK + self.at_home_T[:, None, None] * self.nodes**2
         weight_TKK = slope_TK[:, :, None] * self.both_TKK
         w_X = np.bincount(place_TKK.ravel(), weight_TKK.ravel(), self.sets * self.nodes**2)
-        w_NEE = w_X.reshape(self.sets, self.nodes, self.nodes)
+        w_NEE: Float = w_X.astype(np.float64).reshape(self.sets, self.nodes, self.nodes)
         place_TK = self.node_TK + self.at_home_T[:, None] * self.nodes
         a_X = np.bincount(place_TK.ravel(), ((2 * m_TK + 1) * slope_TK * self.valid_TK).ravel(), self.sets * self.nodes)
-        return _Kept((w_NEE + w_NEE.swapaxes(1, 2)) / 2, a_X.reshape(self.sets, self.nodes))
+        a_NE: Float = a_X.astype(np.float64).reshape(self.sets, self.nodes)
+        return _Kept((w_NEE + w_NEE.swapaxes(1, 2)) / 2, a_NE)
 
 
 class _Kept(NamedTuple):
