@@ -25,7 +25,7 @@ Int = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]
 Bool = npt.NDArray[np.bool_]
 
-HOT = 3  # experts that are looked at one by one
+HOT = 3  # experts that are looked at one by one, and more where several are wanted alike
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,13 +86,15 @@ class Sent:
             return cls.nothing(len(ways.ways))
         homes = [way.homes(problem, placed, group, tokens, member_T) for way in ways.ways]
         counted = [each.remote_choices() if placed.mode.per_choice else each.counted_copies() for each in homes]
-        hot_H = np.argsort(-tokens.load_E, kind="stable")[:HOT]
+        # All that are as much wanted as the last of them: which is looked at must not depend on names.
+        hot_H = np.flatnonzero(tokens.load_E >= np.sort(tokens.load_E)[-min(HOT, tokens.experts)])
+        seconds = {load: seconds_of(load) for load in set(tokens.load_E[hot_H].tolist())}
         return cls(
             copies_W=np.array(counted, np.float64) / placed.plan.ep,
             hears_W=np.array([each.all_hear for each in homes]),
             sends_W=np.array([each.all_send for each in homes]),
             missed=_missed(problem, placed, tokens, member_T),
-            hot_s_H=np.array([seconds_of(load) for load in tokens.load_E[hot_H].tolist()]),
+            hot_s_H=np.array([seconds[load] for load in tokens.load_E[hot_H].tolist()]),
             hot_copies_HW=_copies_for(ways, homes, hot_H),
             hot_by_all_H=homes[0].chosen_HE[:, hot_H].min(axis=0) > 0,
         )
