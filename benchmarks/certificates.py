@@ -1,8 +1,12 @@
 """How far certificates are from plans on a real trace: fan-out layer by layer, and the step time.
 
-Planning tokens of DeepSeek-V2-Lite's trace (the first half of each topic), 8 ranks of 8 experts, no replicas.
+Planning tokens of DeepSeek-V2-Lite's trace (the first half of each topic), 8 ranks of 8 experts, no replicas. With
+--nodes N, the step time on so many nodes of 8 GPUs in every dispatch mode instead. With --sets N, the fan-out over N
+sets, such as domains.
 
-Run: python benchmarks/certificates.py [--trace FILE.npz] [--first LAYER] [--last LAYER] [--step prefill|decode|stay]
+Run: python benchmarks/certificates.py [--trace FILE.npz] [--first LAYER] [--last LAYER] [--sets N]
+                                       [--step prefill|decode|stay] [--nodes N [--modes MODE,...]]
+                                       [--moves MOST] [--prove SETS]
 """
 
 from __future__ import annotations
@@ -30,7 +34,10 @@ STEPS = {
 }
 
 
-def fan_outs(planning: RoutingTrace, first: int, last: int) -> None:
+MODES = "per_domain,per_rank,per_choice,nccl,stay"
+
+
+def fan_outs(planning: RoutingTrace, first: int, last: int, sets: int) -> None:
     """Each layer: what is proved, the best plan met, and the gap; without a limit to loads, and with one."""
     rows = np.linspace(0, planning.n_tokens - 1, TOKENS).astype(int)
     _, experts, _ = planning.meta.shape_LEK
@@ -43,7 +50,7 @@ def fan_outs(planning: RoutingTrace, first: int, last: int) -> None:
             found = fan_out_bound(
                 planning.experts_TLK[rows, layer],
                 experts,
-                [experts // RANKS] * RANKS,
+                [experts // sets] * sets,
                 most_load=most_load,
                 most_nodes=NODES,
             )
@@ -52,26 +59,25 @@ def fan_outs(planning: RoutingTrace, first: int, last: int) -> None:
         print(f"| {layer} | {' | '.join(cells)} |", flush=True)
 
 
-def step_time(planning: RoutingTrace, kind: str) -> None:
+def step_time(planning: RoutingTrace, kind: str, mode: str | None, nodes: int, moves: int, prove: int) -> None:
     """The gap of the best plan that local search finds, by counting choices alone and with copies proved."""
-    cluster, model = load_cluster("dgx-h200", nodes=1), load_model("deepseek-v2-lite")
-    options, dispatch = STEPS[kind]
-    workload = Workload(reuse=True, **options)
+    cluster, model = load_cluster("dgx-h200", nodes=nodes), load_model("deepseek-v2-lite")
+    workload, ranks = Workload(reuse=True, **STEPS[kind][0]), RANKS * nodes
     layers, experts, choices = planning.meta.shape_LEK
     wanted = Plan.contiguous(
-        layers=layers, experts=experts, choices=choices, ep=RANKS, slots_per_rank=experts // RANKS
-    ).with_(dispatch=dispatch)
+        layers=layers, experts=experts, choices=choices, ep=ranks, slots_per_rank=experts // ranks
+    ).with_(dispatch=mode)
     problem = PlacementProblem(cluster=cluster, model=model, trace=planning, workload=workload, wanted=wanted)
     objective = Objective(problem)
     found = place(
-        cluster, model, planning, workload, solver="local-search", dispatch=dispatch, work_limit=4_000_000
+        cluster, model, planning, workload, solver="local-search", dispatch=mode, work_limit=moves
     ).plan.slots_DLGP[0]
     step_s, begin = objective.step_s(found), time.process_time()
     counted_s = certificate_s(problem, objective.judged)
-    proved_s = certificate_s(problem, objective.judged, prove_nodes=PROVE_NODES)
-    print("| step | plan, ms | counted, ms | gap | proved, ms | gap | CPU s |\n|---|---:|---:|---:|---:|---:|---:|")
+    proved_s = certificate_s(problem, objective.judged, prove_nodes=prove)
     gaps = [f"{1e3 * bound_s:.2f} | {100 * (1 - bound_s / step_s):.1f} %" for bound_s in (counted_s, proved_s)]
-    print(f"| {kind} | {1e3 * step_s:.2f} | {' | '.join(gaps)} | {time.process_time() - begin:.0f} |")
+    name = f"{kind}, {mode}" if mode and mode != kind else kind
+    print(f"| {name} | {1e3 * step_s:.2f} | {' | '.join(gaps)} | {time.process_time() - begin:.0f} |", flush=True)
 
 
 def main() -> None:
@@ -80,16 +86,27 @@ def main() -> None:
     parser.add_argument("--trace", type=Path, default=SHARED / "traces" / "deepseek-v2-lite.npz")
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--last", type=int, default=26)
+    parser.add_argument("--sets", type=int, default=RANKS)
     parser.add_argument("--step", choices=STEPS)
+    parser.add_argument("--nodes", type=int, default=1)
+    parser.add_argument("--modes", default=MODES)
+    parser.add_argument("--moves", type=int, default=4_000_000)
+    parser.add_argument("--prove", type=int, default=PROVE_NODES)
     arguments = parser.parse_args()
     if not arguments.trace.exists():
         print(f"skipped: {arguments.trace} is absent (set MOECAST_SHARED)")
         return
     planning, _ = import_npz(arguments.trace).split(0.5)
-    if arguments.step:
-        step_time(planning, arguments.step)
-    else:
-        fan_outs(planning, arguments.first, arguments.last)
+    if not arguments.step and arguments.nodes == 1:
+        fan_outs(planning, arguments.first, arguments.last, arguments.sets)
+        return
+    print("| step | plan, ms | counted, ms | gap | proved, ms | gap | CPU s |\n|---|---:|---:|---:|---:|---:|---:|")
+    if arguments.nodes == 1:
+        step_time(planning, arguments.step, STEPS[arguments.step][1], 1, arguments.moves, arguments.prove)
+        return
+    for kind in [arguments.step] if arguments.step else ["prefill", "decode"]:
+        for mode in arguments.modes.split(","):
+            step_time(planning, kind, mode, arguments.nodes, arguments.moves, arguments.prove)
 
 
 if __name__ == "__main__":

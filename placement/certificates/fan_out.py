@@ -19,6 +19,9 @@ Dantzig and Wolfe, 1960), mixed with the best prices yet (Wentges, 1997), since 
 swing wildly. Sets come from local search; only then, once the heuristic value of the prices has
 come close to the program's, are they priced exactly.
 
+Sets of many experts, such as those of domains, cannot be looked at one by one: there, and wherever
+the proof is weak, a semidefinite program bounds the copies, too (`semidefinite`).
+
 Axes: T token, K choice, E expert, G rank, P place in a set, N set.
 """
 
@@ -36,6 +39,7 @@ from moecast.arrays import whole_numbers
 from moecast.errors import MoecastError
 from moecast.placement.certificates.columns import cheap_sets, copies_of, partition
 from moecast.placement.certificates.pricing import NO_LIMIT, cheapest_set
+from moecast.placement.certificates.semidefinite import semidefinite_copies
 from moecast.placement.certificates.tokens import LayerTokens
 
 Float = npt.NDArray[np.float64]
@@ -49,7 +53,8 @@ MOST_ROUNDS = 600
 MOST_PROOFS = 8  # exact pricings, each of which may find sets that local search does not
 MOST_NODES = 4_000_000
 ROUNDING = 1e-9
-WEAK = 0.05  # a gap from which on a bound under a limit to loads is tried without it, too
+WEAK = 0.05  # a gap from which on other bounds are tried, too
+LARGE = 12  # experts of a set from which on looking at sets proves next to nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,14 +150,27 @@ def fan_out_bound(
     limit = NO_LIMIT if most_load is None else most_load * tokens.load_E.sum() / len(sizes_G)
     until_s = time.process_time() + time_limit_s
     program = _Program.of(tokens, sizes_G, limit, seed, proposals_per_pair)
+    if sizes_G.max() > LARGE:
+        return _relaxed(program.known(0.0), tokens, sizes_G, until_s)
     best = _proved(program, most_nodes, until_s)
-    if limit == NO_LIMIT or (best.gap < WEAK and best.copies > 0):
+    if best.gap < WEAK and best.copies > 0:
+        return best
+    best = _relaxed(best, tokens, sizes_G, until_s)
+    if limit == NO_LIMIT:
         return best
     # Few sets keep within a tight limit, and prices made of those that are known prove little. What
     # holds for any loads holds for these.
     free = _Program.of(tokens, sizes_G, NO_LIMIT, seed, proposals_per_pair)
     of_any = _proved(free, max(1, most_nodes - best.nodes), until_s)
     return replace(best.or_better(of_any), plan_copies=best.plan_copies, rank_E=best.rank_E)
+
+
+def _relaxed(found: FanOutBound, tokens: LayerTokens, size_G: Int, until_s: float) -> FanOutBound:
+    """Raise a bound by the semidefinite program, where sets are of one size and there is time."""
+    if size_G.min() < size_G.max() or time.process_time() >= until_s:
+        return found
+    copies = semidefinite_copies(tokens.expert_TK.astype(np.int64), tokens.experts, len(size_G))
+    return replace(found, copies=max(found.copies, copies))
 
 
 def _proved(program: _Program, most_nodes: int, until_s: float) -> FanOutBound:
@@ -326,7 +344,10 @@ class _Program:
             self.learnt = self.learnt or any(new)
         if self.learnt:  # the value that these prices seemed to have was too high
             self.value = copies
-        # each token that chooses anything has a copy somewhere
+        return self.known(copies, nodes, proved=ended)
+
+    def known(self, copies: float, nodes: int = 0, *, proved: bool = False) -> FanOutBound:
+        """What is known with a bound on copies; each token that chooses anything has a copy somewhere."""
         trivial = int((self.tokens.choices_T > 0).sum())
         return FanOutBound(
             copies=max(copies, float(trivial)),
@@ -335,7 +356,7 @@ class _Program:
             rank_E=self.rank_E,
             price_E=self.best_E.copy(),
             nodes=nodes,
-            proved=ended,
+            proved=proved,
         )
 
 

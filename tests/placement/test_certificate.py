@@ -186,3 +186,63 @@ def test_floors_of_several_layers_hold_where_links_are_slow(mode: str, phase: st
         rng = np.random.default_rng(seed)
         plans = [np.stack([rng.permutation(8).reshape(4, 2) for _ in range(3)]).astype(np.int32) for _ in range(25)]
         assert 0 < proved <= min(objective.step_s(slots_LGP) for slots_LGP in plans)
+
+
+def across_domains(
+    mode: str, phase: str, *, seed: int, gpus: tuple[int, ...], slots: int, layers: int, slow: float, network: str
+) -> PlacementProblem:
+    """Ranks in two domains or three, whose NICs are slower than they are sold."""
+    cluster, ep = small_cluster(3), len(gpus)
+    links = tuple(
+        replace(link, capacity_Bps=link.capacity_Bps / (slow if "nic" in link.kind else 1)) for link in cluster.links
+    )
+    layout = Plan.contiguous(layers=layers, experts=ep * slots, choices=3, ep=ep, slots_per_rank=slots)
+    return PlacementProblem(
+        cluster=replace(cluster, links=links),
+        model=small_model(layers, ep * slots, 3),
+        trace=skewed_trace(seed, layers=layers, experts=ep * slots, choices=3, tokens=1600, phase=phase),
+        workload=Workload(phase=phase, tokens_per_rank=16 if phase == "decode" else 48, steps=2),
+        wanted=layout.with_(dispatch=mode, gpu_of_rank=gpus),
+        network=network,
+    )
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+@pytest.mark.parametrize("gpus", [(0, 1, 8), (0, 9, 16)])
+def test_no_plan_over_domains_is_below_the_certificate(mode: str, phase: str, gpus: tuple[int, ...]) -> None:
+    """Every way to put six experts on three ranks, where some of them, or all, are in domains of their own."""
+    problem = across_domains(mode, phase, seed=1, gpus=gpus, slots=2, layers=1, slow=4.0, network="bound")
+    objective = Objective(problem)
+    orders = (np.array(order, np.int32).reshape(1, 3, 2) for order in itertools.permutations(range(6)))
+    fastest = min(objective.step_s(order) for order in orders if (order[0, :, 0] < order[0, :, 1]).all())
+    counted = certificate_s(problem, objective.judged)
+    proved = certificate_s(problem, objective.judged, prove_nodes=10**6)
+    assert 0 < counted <= proved <= fastest
+    assert mode == "stay" or proved > 0.5 * fastest
+
+
+SETTINGS = [
+    ((0, 1, 8, 9), "prefill", 30.0, "fluid"),
+    ((0, 1, 10, 11), "decode", 1.0, "fluid"),
+    ((0, 1, 2, 8, 10, 19), "prefill", 1.0, "bound"),
+]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("setting", SETTINGS, ids=str)
+def test_adversarial_plans_over_domains_are_above_the_certificate(
+    mode: str, setting: tuple[tuple[int, ...], str, float, str]
+) -> None:
+    """Plans climbed to from the best of some drawn at random; relays that are no GPU of the same index, too."""
+    gpus, phase, slow, network = setting
+    problem = across_domains(mode, phase, seed=3, gpus=gpus, slots=3, layers=2, slow=slow, network=network)
+    rng, objective, ep = np.random.default_rng(len(gpus)), Objective(problem), problem.wanted.ep
+    proved = certificate_s(problem, objective.judged, prove_nodes=10**5)
+    plans = [np.stack([rng.permutation(ep * 3) for _ in range(2)]).astype(np.int32) for _ in range(5)]
+    best = min(plans, key=lambda plan_LE: objective.step_s(plan_LE.reshape(2, ep, 3)))
+    for _ in range(10):
+        other, (a, b), layer = best.copy(), rng.integers(ep * 3, size=2), rng.integers(2)
+        other[layer, [a, b]] = other[layer, [b, a]]
+        best = min(best, other, key=lambda plan_LE: objective.step_s(plan_LE.reshape(2, ep, 3)))
+    assert 0 < proved <= objective.step_s(best.reshape(2, ep, 3))

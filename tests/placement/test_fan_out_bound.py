@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from moecast.errors import MoecastError
 from moecast.placement.certificates import fan_out_bound
 from moecast.placement.certificates.pricing import cheapest_set
+from moecast.placement.certificates.semidefinite import semidefinite_copies
 from moecast.placement.certificates.tokens import LayerTokens
 from moecast.traces import NO_CHOICE
 
@@ -129,3 +130,48 @@ def test_questions_without_an_answer_are_refused(size_G, most_load, said):
 def test_choices_that_are_no_experts_are_refused(hostile):
     with pytest.raises((TypeError, ValueError), match="experts_TK"):
         fan_out_bound(np.array(hostile), 8, [4, 4])
+
+
+def least_remote(chosen_TK: np.ndarray, sets: int, experts: int, home_T: np.ndarray | None) -> int:
+    """Copies into sets that are not a token's home, at the least, by trying all placements on labelled sets."""
+    rows = [{int(e) for e in row if e >= 0} for row in chosen_TK]
+    best = np.inf
+    for parts in every_partition([experts // sets] * sets, list(range(experts))):
+        met = [{s for s, part in enumerate(parts) if row & set(part)} for row in rows]
+        own = [set() if home_T is None else {int(home)} for home in (range(len(rows)) if home_T is None else home_T)]
+        best = min(best, sum(len(there - here) for there, here in zip(met, own, strict=True)))
+    return int(best)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 9999), shape=st.sampled_from([(4, 2), (6, 2), (6, 3), (8, 2), (4, 4), (5, 1)]),
+    tokens=st.integers(0, 30), choices=st.integers(1, 4), homes=st.booleans(), rounds=st.sampled_from([0, 10, 60]),
+)  # fmt: skip
+def test_no_placement_is_below_the_semidefinite_bound(seed, shape, tokens, choices, homes, rounds):
+    """However early it stops, with homes and without."""
+    experts, sets = shape
+    chosen_TK = skewed_choices(seed, tokens=tokens, experts=experts, choices=choices).astype(np.int64)
+    chosen_TK[chosen_TK == NO_CHOICE] = -1
+    home_T = np.random.default_rng(seed).integers(0, sets, tokens) if homes else None
+    found = semidefinite_copies(chosen_TK, experts, sets, home_T=home_T, iterations=rounds)
+    assert 0 <= found <= least_remote(chosen_TK, sets, experts, home_T)
+
+
+def test_sets_too_large_to_be_looked_at_have_a_bound_that_says_something():
+    """Two domains of sixteen experts, half of which are chosen together."""
+    rng = np.random.default_rng(0)
+    of_T = rng.integers(0, 2, 400)
+    chosen_TK = np.array([rng.permutation(16)[:4] + 16 * part for part in of_T])
+    chosen_TK[:40, 0] = (chosen_TK[:40, 0] + 16) % 32  # a tenth of the tokens need both
+    found = fan_out_bound(chosen_TK, 32, [16, 16])
+    assert found.plan_copies == 440
+    assert 420 < found.copies <= 440
+    home_T = rng.integers(0, 2, 400)
+    of_plan = sum(len(set((row // 16).tolist()) - {home}) for row, home in zip(chosen_TK, home_T.tolist(), strict=True))
+    assert 0.7 * of_plan < semidefinite_copies(chosen_TK, 32, 2, home_T=home_T) <= of_plan
+
+
+def test_experts_that_do_not_stand_evenly_have_no_semidefinite_bound():
+    with pytest.raises(ValueError, match="sets"):
+        semidefinite_copies(np.zeros((1, 1), np.int64), 7, 2)
