@@ -30,6 +30,8 @@ HOT, COLD = 0.1, 0.02
 """First and last temperature, in median changes of the cost by random swaps, of a search that is long enough."""
 LONG_ENOUGH = 16
 """Proposals for each pair of items; a shorter search is colder, by the root: it has no time to come back from heat."""
+HOTTEST = 4
+"""A longer one begins hotter, in proportion, at most so many times."""
 SAMPLES = 256  # random swaps that say what is typical
 
 
@@ -77,7 +79,8 @@ class LayerSearch:
         self._found: Layer | None = None
         items = len(self._items.rank_V)
         per_pair = LONG_ENOUGH if proposals is None else 2 * proposals / max(1, items * (items - 1))
-        self._heat = min(1.0, per_pair / LONG_ENOUGH) ** 0.5
+        heat, longer = min(1.0, per_pair / LONG_ENOUGH) ** 0.5, max(1.0, per_pair / LONG_ENOUGH)
+        self._hot, self._cold = HOT * heat * min(longer, HOTTEST), COLD * heat
         self._typical = 0.0
 
     @property
@@ -88,7 +91,7 @@ class LayerSearch:
     def anneal(self, proposals: int, *, begin: float, end: float) -> int:
         """Judge random moves as the temperature falls, from part `begin` of its way to part `end`; returns how many."""
         layer = self.prepared()
-        hot, cold = (self._heat * self._typical * HOT * (COLD / HOT) ** part for part in (begin, end))
+        hot, cold = (self._typical * self._hot * (self._cold / self._hot) ** part for part in (begin, end))
         anneal.anneal(layer, proposals, hot, cold)
         return proposals
 

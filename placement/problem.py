@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 Int32 = npt.NDArray[np.int32]
 
-MOST_PAIRS = 120_000  # of ranks, over all layers, for which plans are judged by the rung fluid
+MOST_PAIRS = 90_000  # of ranks, over all layers, for which plans are judged by the rung fluid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -198,8 +198,8 @@ def judging_rung(wanted: Plan) -> Rung:
     """Take ``fluid`` where it times a step in a second or two, else ``bound``.
 
     The time of ``fluid`` grows with the pairs of ranks that exchange tokens, layer by layer: 26
-    layers on 32 ranks take .5 s of a core, 58 on 64 take 5 s, many times what a solver by load
-    needs.
+    layers on 32 ranks take .8 s of a core, 94 on 32 take 3 and 58 on 64 take 5: many times what a
+    solver by load needs.
     """
     pairs = wanted.layers * wanted.ranks * wanted.ep
     return find_rung("bound") if pairs > MOST_PAIRS else usual_rung(wanted.ranks)
