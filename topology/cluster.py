@@ -86,6 +86,8 @@ class Cluster:
         _check_reachable(gpus, self.links)
         nodes: tuple[Node, ...] = (*gpus, *nics, *switches)
         domain_of_gpu_G = np.array([gpu.domain for gpu in gpus], dtype=np.int32)
+        inside = Adjacency.of(nodes, self.links, kinds=NVLINK_KINDS)
+        between = Adjacency.of(nodes, self.links, kinds=_kinds_between(gpus, self.links))
         latency_J = np.array([link.latency_s for link in self.links], dtype=np.float64)
         derived = {
             "nodes": nodes,
@@ -99,8 +101,10 @@ class Cluster:
             "index_in_domain_G": np.array([gpu.index for gpu in gpus], dtype=np.int32),
             "_gpu_at": {(gpu.domain, gpu.index): gpu.id for gpu in gpus},
             "_network": Network(
-                inside=Adjacency.of(nodes, self.links, kinds=NVLINK_KINDS),
-                between=Adjacency.of(nodes, self.links, kinds=_kinds_between(gpus, self.links)),
+                inside=inside,
+                between=between,
+                inside_doors=inside.doors(),
+                between_doors=between.doors(),
                 domain_of_gpu_G=domain_of_gpu_G,
                 latency_J=latency_J,
             ),

@@ -101,6 +101,7 @@ class Adjacency:
         order = np.argsort(pair_J, kind="stable")
         before = np.concatenate([[0], np.cumsum(order)])
         door_G, crossed, gpu = np.arange(self.n_gpus), [], np.arange(self.n_gpus)
+        came_G = door_G.copy()
         while len(gpu):
             at = door_G[gpu]
             # What a GPU itself sends there is no way to it.
@@ -108,23 +109,32 @@ class Adjacency:
             one = np.flatnonzero(links_V[at] - (last - first) == 1)
             link = places_V[at[one]] - (before[last[one]] - before[first[one]])
             taken = (source[link] >= self.n_gpus) & ~self.between_switches_J[self.out_link[link]]
+            taken &= source[link] != came_G[gpu[one]]  # back: nobody else is there
             gpu, link = gpu[one[taken]], link[taken]
-            door_G[gpu] = source[link]
+            came_G[gpu], door_G[gpu] = door_G[gpu], source[link]
             link_G = np.full(self.n_gpus, -1)
             link_G[gpu] = self.out_link[link]
             crossed.append(link_G)
-        return Doors(door_G=door_G, link_HG=np.array(crossed[::-1]))
+        return Doors(link_HG=np.array(crossed[::-1]).reshape(len(crossed), self.n_gpus))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Doors:
-    """The node through which every way to a GPU leads, and the links from there to it, -1 where there are fewer.
+    """The links to a GPU from the node through which every way to it leads, its door; -1 where there are fewer.
 
-    GPUs behind one leaf switch share it, so that paths are found to a few doors and not to every GPU.
+    GPUs behind one leaf switch share it, so that paths are found to a few doors and not to every GPU. They are found
+    once for all GPUs: of some alone others might be found, and shares would differ by a rounding.
     """
 
-    door_G: Ints
     link_HG: Ints
+
+    def among(self, adjacency: Adjacency, gpus: Ints) -> tuple[Ints, Doors]:
+        """The doors of some GPUs as nodes of an adjacency among them, and the links from there."""
+        link_HG = self.link_HG[:, gpus]
+        door_G = np.arange(len(gpus))
+        for link_G in link_HG[::-1]:  # the last to have its say is the link that leaves the door
+            door_G = np.where(link_G >= 0, adjacency.link_source_J[link_G], door_G)
+        return door_G, Doors(link_HG=link_HG)
 
     def enter(self, found: Found, destination_F: Ints) -> None:
         """Append the links from the doors to the flows' destinations."""

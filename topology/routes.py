@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moecast.arrays import whole_numbers
-from moecast.topology.paths import Adjacency, Floats, Found, Ints, flow_hash, follow_all, follow_one, next_hops
+from moecast.topology.paths import Adjacency, Doors, Floats, Found, Ints, flow_hash, follow_all, follow_one, next_hops
 
 # Entries that one block of destinations may take in each scratch array: 1 MiB of int64, so that
 # they stay in the cache.
@@ -77,6 +77,8 @@ class Network:
 
     inside: Adjacency
     between: Adjacency
+    inside_doors: Doors
+    between_doors: Doors
     domain_of_gpu_G: npt.NDArray[np.int32]
     latency_J: Floats
 
@@ -109,14 +111,18 @@ def find_routes(
         raise ValueError(f"source_F has {source_F.size} flows, destination_F has {destination_F.size}")
     same_F = network.domain_of_gpu_G[source_F] == network.domain_of_gpu_G[destination_F]
     found_of: list[Crossed] = []
-    for whole, part_F in ((network.inside, same_F & (source_F != destination_F)), (network.between, ~same_F)):
+    for whole, every, part_F in (
+        (network.inside, network.inside_doors, same_F & (source_F != destination_F)),
+        (network.between, network.between_doors, ~same_F),
+    ):
         part = np.flatnonzero(part_F)
         gpus = np.union1d(source_F[part], destination_F[part])
         if not len(part):
             continue
         adjacency = whole.among(gpus)
-        doors, end = adjacency.doors(), np.searchsorted(gpus, destination_F[part])
-        for block, door_D, column_F in _blocks(doors.door_G[end], len(adjacency.out_link)):
+        end = np.searchsorted(gpus, destination_F[part])
+        door_G, doors = every.among(adjacency, gpus)
+        for block, door_D, column_F in _blocks(door_G[end], len(adjacency.out_link)):
             block_F = part[block]
             hops = next_hops(adjacency, door_D, spray=spray)
             start_F = np.searchsorted(gpus, source_F[block_F])
