@@ -551,6 +551,7 @@ def test_a_claim_of_many_rows_takes_no_memory(tmp_path):
     tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_a_large_log_takes_little_memory(tmp_path):
     """10 MB of lines: what is held at once is the sort's keys and a batch, and a limit below that is one line."""
     path, rows = tmp_path / "moe_routes.jsonl", 80_000

@@ -34,6 +34,7 @@ FLOORS = {id(asked): TrainingFloors(asked) for asked in (*QUESTIONS, HIDDEN)}
 QUICK = [one for one in LAYOUTS if one.microbatches(32) * one.pp * one.virtual <= 64]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(asked=st.sampled_from((*QUESTIONS, HIDDEN)), layout=st.sampled_from(QUICK))
 def test_both_floors_are_below_bound(asked: TrainingQuestion, layout: TrainingLayout) -> None:
@@ -97,6 +98,7 @@ def test_more_microbatches_keep_no_more_in_flight(name: str) -> None:
         assert in_flight(name, pipeline) == tuple(order.peak_in_flight(rank) for rank in range(4))
 
 
+@pytest.mark.slow
 def test_brute_force_finds_the_same_winner_and_the_certificate_is_below_all() -> None:
     asked = question(nodes=1, batch=16)
     found = find_training(asked, 4, space=SMALL, scored=10_000, timed=10_000, recut=0)
@@ -116,6 +118,7 @@ def test_brute_force_finds_the_same_winner_and_the_certificate_is_below_all() ->
         assert not any(two.step_s <= one.step_s and two.held_bytes < one.held_bytes for two in found.timed)
 
 
+@pytest.mark.slow
 def test_two_processes_find_what_one_does() -> None:
     asked = question(nodes=1, batch=16)
     found = find_training(asked, 4, space=SMALL, scored=24, timed=3)
@@ -147,6 +150,7 @@ def test_parameters_are_gathered_beside_passes_with_zero_only() -> None:
     assert space.refused["without ZeRO no parameters are gathered beside passes"] > 0
 
 
+@pytest.mark.slow
 def test_scores_are_near_whole_steps() -> None:
     asked = QUESTIONS[1]
     scores = TrainingScores(asked, FLOORS[id(asked)])

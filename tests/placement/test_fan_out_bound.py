@@ -53,6 +53,7 @@ def least_copies(chosen_TK: np.ndarray, size_G: list[int], experts: int, most_lo
 SIZES = ([2, 2, 2], [3, 3], [4, 3], [2, 2, 2, 2], [4, 4], [1, 2, 3], [5, 3])
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     seed=st.integers(0, 9999), size_G=st.sampled_from(SIZES), tokens=st.integers(0, 40), choices=st.integers(1, 4),

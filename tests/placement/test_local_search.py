@@ -86,6 +86,7 @@ def test_a_candidate_uses_as_many_replicas_as_it_says(replicas: int, full: bool)
     assert problem.plan(slots_LGP).wasted_slots() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["per_rank", "per_choice"])
 def test_full_plans_use_every_slot_and_others_may_not(mode: str) -> None:
     problem = search_problem(phase="decode", mode=mode, layers=1)
@@ -109,6 +110,7 @@ def test_stopped_early_the_plan_is_legal_and_no_slower_than_the_simple_ones(limi
     )
 
 
+@pytest.mark.slow
 def test_work_is_what_was_judged_and_no_more() -> None:
     problem = search_problem()
     budget = Budget(Limit(work=4000))
@@ -137,6 +139,7 @@ def test_where_it_is_reached_nowhere_the_most_even_is_taken() -> None:
     assert balance_L(problem, solved.slots_LGP)[0] >= balance_L(problem, balanced)[0] - 1e-12
 
 
+@pytest.mark.slow
 def test_the_usual_work_is_said_and_asked_for_gives_the_same_plan() -> None:
     """It is counted, so that whoever asks for as much gets the same plan; with a limit nothing is to be said."""
     problem = search_problem(layers=1)

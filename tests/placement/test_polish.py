@@ -31,6 +31,7 @@ def small_cases() -> ModuleType:
 CASES = small_cases()
 
 
+@pytest.mark.slow
 def test_the_search_finds_the_least_step_time_or_nearly() -> None:
     problems = [CASES.case(number) for number in range(9) if number != 7]  # that one has 2,520 placements
     gaps = [

@@ -124,6 +124,7 @@ def test_an_interrupted_or_expired_search_gives_the_best_so_far_with_an_honest_g
         assert found.gap == pytest.approx(1 - found.bound_s / found.objective_s)
 
 
+@pytest.mark.slow
 def test_threads_do_not_change_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     trace = skewed_trace(3, layers=4, experts=16, choices=3, tokens=512, phase="prefill")
     found = []

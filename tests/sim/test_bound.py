@@ -28,6 +28,7 @@ def check_below(bound: StepTimes, fluid: StepTimes) -> None:
     assert bound.step_time_s <= fluid.step_time_s * (1 + 1e-9)
 
 
+@pytest.mark.slow
 def test_bound_is_below_fluid_on_thousands_of_programs() -> None:
     for seed in range(3000):
         rng = np.random.default_rng(seed)

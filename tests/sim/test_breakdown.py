@@ -93,6 +93,7 @@ def test_time_that_no_rank_is_known_to_spend_is_the_exchange_s() -> None:
         assert step == pytest.approx(dict.fromkeys(step, 0.0) | wanted)
 
 
+@pytest.mark.slow
 def test_idle_of_the_bound_is_not_above_that_of_fluid_on_random_programs() -> None:
     """By more than 15 % of a step in three of a thousand, by 1 % on the mean: the bound does not follow events."""
     excess = []

@@ -33,6 +33,7 @@ def compare(only: str) -> None:
 
 
 # One row in six, of every engine, GPU and source; all of them take four minutes: benchmarks/coverage.py --write.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "only", ["h200_trtllm_fp8_disagg_8192x1024", "_c4_", "NCCL all-", "pplx", "simumax-deepseek-v3", "mbridge-gpt"]
 )
