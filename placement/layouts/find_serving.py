@@ -4,7 +4,8 @@
 2. A lower bound on the step of each, for any placement (`step_floor`): what it serves at the most. Whoever cannot meet
    the limits even so is out; so is whoever could not beat what has been found.
 3. The rest in the order of what they promise, timed by the rung ``bound`` (`timed_layouts`); where none of these is
-   within the limits, those that are expected nearest to them; the best by ``fluid``, with a placement of their own.
+   within the limits, those that are expected nearest to them; the best by ``fluid``, with a placement of their own,
+   and where that finds better ones too slow, those that it should leave within the limits.
 4. The best of these with ranks on other GPUs than consecutive ones (`mappings`).
 
 Nothing is left out by a score: scores order layouts, but only floors exclude them. What a limited number of scores
@@ -62,7 +63,8 @@ def find_serving(
         `agg`: instances that do both; `disagg`: some run prompts, others decode.
     scored, placed
         How many layouts are timed by ``bound``, and how many of these by `network` with a placement of their own; as
-        many more of either where none of these is within the limits.
+        many more of either where none of these is within the limits, and a quarter as many more of the first where
+        the last score turns better ones down.
     score
         Times the last ones instead of `network`: for whoever simulates requests.
     workers
